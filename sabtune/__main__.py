@@ -1,0 +1,5 @@
+"""`python -m sabtune`."""
+
+from sabtune.cli import main
+
+main()

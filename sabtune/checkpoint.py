@@ -1,0 +1,148 @@
+"""Checkpoints on disk: safetensors for numbers, JSON for the rest, no pickle.
+
+run.json                 the RunConfig: task, model, training, seed
+weights.safetensors      the model's parameters
+training.safetensors     the optimiser's state and the batch generator's
+progress.json            format, step; written last, so a directory with it is whole
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sabtune.config import RunConfig
+from sabtune.errors import CheckpointError, ConfigError
+from sabtune.models import Model
+from sabtune.seeding import Stream, generator
+
+FORMAT = 1
+MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
+"""What `load_model` reads."""
+_GENERATOR = "batches"
+_OPTIMIZER = "optimizer."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Saved:
+    """Everything a training is made of."""
+
+    run: RunConfig
+    step: int
+    in_a_row: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    batches: Tensor
+
+
+def save(directory: Path, saved: Saved) -> None:
+    """Writes a checkpoint into `directory`, which is made if need be."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / "run.json", saved.run.to_dict())
+    save_file(_contiguous(saved.weights), directory / "weights.safetensors")
+    training = {_OPTIMIZER + name: tensor for name, tensor in saved.optimizer.items()}
+    save_file(
+        _contiguous(training | {_GENERATOR: saved.batches}), directory / "training.safetensors"
+    )
+    _write_json(
+        directory / "progress.json",
+        {"format": FORMAT, "step": saved.step, "in_a_row": saved.in_a_row},
+    )
+
+
+def load(directory: Path) -> Saved:
+    """Reads a checkpoint. Raises CheckpointError, naming the file, if one is missing or damaged."""
+    progress = _read_json(directory / "progress.json")
+    if progress.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{directory} has checkpoint format {progress.get('format')!r}: "
+            f"this version reads {FORMAT}"
+        )
+    training = _read_tensors(directory / "training.safetensors")
+    return Saved(
+        run=load_run(directory),
+        step=progress["step"],
+        in_a_row=progress["in_a_row"],
+        weights=_read_tensors(directory / "weights.safetensors"),
+        batches=training.pop(_GENERATOR),
+        optimizer={name.removeprefix(_OPTIMIZER): t for name, t in training.items()},
+    )
+
+
+def load_run(directory: Path) -> RunConfig:
+    """The configuration that a checkpoint belongs to."""
+    try:
+        return RunConfig.from_dict(_read_json(directory / "run.json"))
+    except ConfigError as problem:
+        raise CheckpointError(f"{directory / 'run.json'}: {problem}") from problem
+
+
+def load_model(directory: Path) -> Model:
+    """The model of a checkpoint as training left it, in evaluation mode."""
+    run = load_run(directory)
+    task = run.task.build()
+    unused = generator(run.seed, Stream.INITIALISATION)
+    model = run.trial.model.build(task.inputs, task.outputs, unused)
+    model.load_state_dict(_read_tensors(directory / "weights.safetensors"))
+    progress = _read_json(directory / "progress.json")
+    model.set_progress(progress["step"] / run.trial.train.updates)
+    return model.eval()
+
+
+def export_model(directory: Path, to: Path) -> None:
+    """Copies what `load_model` needs, which leaves the optimiser behind."""
+    for name in MODEL_FILES:
+        shutil.copy(directory / name, to / name)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state, one tensor for each parameter's number and the state's name."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": tensor for i, of in state.items() for name, tensor in of.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` took out."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds no JSON object: use another checkpoint")
+    return data
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=2) + "\n")
+    part.replace(path)

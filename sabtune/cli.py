@@ -1,0 +1,125 @@
+"""The command line: arguments in, exit codes out. 0 done, 2 a mistake to mend, 130 interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sabtune import __version__
+from sabtune.errors import SabtuneError
+from sabtune.store import DEFAULT, Store
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which sparse memory carries credit furthest? Searches over SAB models.",
+)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="The folder that keeps every study.")]
+
+
+@app.command()
+def search(
+    path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of the study in all; by default the STUDY's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of sampler and trials; by default the STUDY's.")
+    ] = None,
+    store: StoreOption = DEFAULT,
+) -> None:
+    """Search the space of a study file, and report on the best model.
+
+    A study that the store knows is gone on with.
+    """
+    from sabtune.search.run import search as run_search
+    from sabtune.search.study import load
+
+    file = load(path)
+    if seed is not None:
+        file = dataclasses.replace(file, study=dataclasses.replace(file.study, seed=seed))
+    wanted = trials or file.study.trials
+    place = Store.create(store)
+    console = _console()
+    from sabtune.search.progress import Watch
+
+    with Watch(console, wanted) as watch:
+        complete = run_search(file, place, trials=wanted, watchers=[watch])
+    _report(console, file.study.name, place)
+    console.print(Text(f"\nAll trials in the browser:  sabtune ui{_given(store)}"))
+    console.print(
+        Text(f"This page again:            sabtune report {file.study.name}{_given(store)}")
+    )
+    if not complete:
+        again = f"sabtune search {path}{_given(store)}"
+        console.print(Text(f"Interrupted. Go on with:    {again}"))
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def report(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    store: StoreOption = DEFAULT,
+) -> None:
+    """Print what a study found: its best trial, by length."""
+    _report(_console(), study, Store.existing(store))
+
+
+@app.command()
+def ui(
+    store: StoreOption = DEFAULT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On the loopback interface.")] = 5000,
+) -> None:
+    """Open MLflow on the store, at http://127.0.0.1:PORT."""
+    from sabtune.tracking.server import serve
+
+    raise typer.Exit(serve(Store.existing(store), port))
+
+
+def _report(console: Console, study: str, store: Store) -> None:
+    from sabtune.report import summary
+    from sabtune.search.record import open_study
+
+    console.print(summary(open_study(store, study)))
+
+
+def _given(store: Path) -> str:
+    return "" if store == DEFAULT else f" --store {store}"
+
+
+def _console() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sabtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except SabtuneError as mistake:
+        typer.echo(f"sabtune: {mistake}", err=True)
+        sys.exit(2)

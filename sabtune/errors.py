@@ -1,0 +1,29 @@
+"""The mistakes a person can mend. Each message shows the value and the remedy, on one line."""
+
+
+class SabtuneError(Exception):
+    """The family: the command line prints the message alone and exits with 2."""
+
+
+class ConfigError(SabtuneError, ValueError):
+    """A configuration value out of its range, of the wrong type, or under an unknown key."""
+
+
+class StudyFileError(SabtuneError):
+    """A file that should hold a STUDY and a space(trial), and doesn't."""
+
+
+class StoreError(SabtuneError):
+    """A store that can't be written, is in use, or holds no such study."""
+
+
+class ResourceError(SabtuneError):
+    """A trial that asks for more than the machine or cluster has."""
+
+
+class CheckpointError(SabtuneError):
+    """A checkpoint that is missing, damaged, or of another configuration."""
+
+
+class DivergedError(SabtuneError):
+    """Training that can't go on: no finite update for a long stretch."""

@@ -1,0 +1,130 @@
+"""The length ladder: how a model does on sequences longer than those it was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from sabtune.models import Model
+from sabtune.schema import Config, check, check_whole
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Tally, Task
+
+BATCH_STEPS = 65_536
+"""Most sequence steps, batch × T, held at once: it bounds a memory that grows with T."""
+
+WINDOW = 512
+"""Steps whose logits are held at once."""
+
+SOLVED = 0.99
+"""The accuracy at which a length counts as solved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder(Config):
+    """The lengths a model is tested on, the training length first.
+
+    select: the short rungs that are measured during training; they alone choose and prune.
+    sequences: how many each rung is measured on.
+    """
+
+    lengths: tuple[int, ...]
+    select: tuple[int, ...]
+    sequences: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("lengths", "select"):
+            rungs = getattr(self, name)
+            check(len(rungs) > 0, name, rungs, "at least one length")
+            for rung in rungs:
+                check_whole(name, rung, least=1)
+            rising = all(a < b for a, b in pairwise(rungs))
+            check(rising, name, rungs, "lengths in rising order")
+        check_whole("sequences", self.sequences, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """How a model does at one length."""
+
+    length: int
+    accuracy: float
+    loss: float  # nats a step
+    sequences: int
+
+
+@torch.no_grad()
+def measure(
+    model: Model, task: Task, length: int, *, sequences: int, seed: int, stream: Stream
+) -> Rung:
+    """The model on `sequences` sequences of one length, in memory that `BATCH_STEPS` bounds.
+
+    The same seed and stream give the same sequences, whichever the model.
+    """
+    source = generator(seed, stream, index=length)
+    at_once = max(1, BATCH_STEPS // task.steps(length))
+    total = Tally()
+    for done in range(0, sequences, at_once):
+        batch = task.batch(min(at_once, sequences - done), length, source)
+        state = None
+        for window in batch.windows(WINDOW):
+            logits, state = model(window.x, state)
+            total += task.tally(logits, window)
+    return Rung(length=length, accuracy=total.accuracy, loss=total.mean_loss, sequences=sequences)
+
+
+def climb(
+    model: Model,
+    task: Task,
+    lengths: Sequence[int],
+    *,
+    sequences: int,
+    seed: int,
+    stream: Stream,
+) -> list[Rung]:
+    """`measure` at each of the lengths."""
+    return [
+        measure(model, task, length, sequences=sequences, seed=seed, stream=stream)
+        for length in lengths
+    ]
+
+
+def above_chance(accuracy: float, chance: float) -> float:
+    """(accuracy - chance) / (1 - chance), and no less than 0."""
+    return max(0.0, (accuracy - chance) / (1 - chance))
+
+
+def selection_score(rungs: Sequence[Rung], chance: float) -> float:
+    """What a search maximises: the mean of `above_chance` over the rungs given."""
+    return sum(above_chance(rung.accuracy, chance) for rung in rungs) / len(rungs)
+
+
+def length_score(rungs: Sequence[Rung], chance: float) -> float:
+    """`above_chance` averaged over the logarithm of length, from the second rung to the last.
+
+    The first rung is the training length and doesn't count. The average is the trapezoidal rule's,
+    so that rungs standing closely together don't weigh more. One longer rung alone is its own
+    average; a ladder without any scores 0.
+    """
+    longer = sorted(rungs, key=lambda rung: rung.length)[1:]
+    if len(longer) < 2:
+        return above_chance(longer[0].accuracy, chance) if longer else 0.0
+    area = 0.0
+    for a, b in pairwise(longer):
+        height = (above_chance(a.accuracy, chance) + above_chance(b.accuracy, chance)) / 2
+        area += height * math.log(b.length / a.length)
+    return area / math.log(longer[-1].length / longer[0].length)
+
+
+def solve_length(rungs: Sequence[Rung]) -> int:
+    """The largest length that is `SOLVED`, as every shorter rung is; 0 if there is none."""
+    solved = 0
+    for rung in sorted(rungs, key=lambda rung: rung.length):
+        if rung.accuracy < SOLVED:
+            break
+        solved = rung.length
+    return solved

@@ -1,0 +1,1 @@
+"""Pure tensor functions: the equations of the model, and faster paths that agree with them."""

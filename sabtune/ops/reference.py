@@ -1,0 +1,118 @@
+"""Sparse Attentive Backtracking, equation by equation, differentiated by plain autograd.
+
+This is the truth that every faster path is compared with. Ke et al., "Sparse Attentive
+Backtracking: Temporal Credit Assignment Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
+
+For the steps t = 1 … T, with a memory M that starts with one zero vector m_0:
+
+    h'_t, c_t = LSTMCell(x_t, (h_{t-1}, c_{t-1}))   `lstm_cell`; the carried pair is detached
+                                                    wherever (t-1) mod k_trunc == 0
+    a_i       = w3 · tanh(W1 m_i + W2 h'_t)         `scores`
+    θ         = the (k_top+1)-th largest a_i        `threshold`
+    p_i       = max(a_i - θ, 0) / (Σ … + 1e-7)      `sparse_weights`
+    s_t       = Σ p_i m_i;  h_t = h'_t + s_t
+    h_t joins M, not detached, where t mod k_att == 0
+    y_t       = V1 h_t + V2 s_t + b                 `readout`
+
+Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-7
+"""Added to Σ w: a step that keeps no memory has weights of zero, as in the released code."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parameters:
+    """The cell's weights. Gates are stacked in torch's order: input, forget, cell, output."""
+
+    weight_ih: Tensor  # (4H, I)
+    weight_hh: Tensor  # (4H, H)
+    bias_ih: Tensor  # (4H,)
+    bias_hh: Tensor  # (4H,)
+    W1: Tensor  # (H, H), applied to the memories
+    W2: Tensor  # (H, H), applied to the query h'_t
+    w3: Tensor  # (H,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """What is carried from one stretch of a sequence to the next."""
+
+    h: Tensor  # (B, H)
+    c: Tensor  # (B, H)
+    memory: Tensor  # (B, M, H), the remembered h_t, oldest first, m_0 = 0 in front
+    keys: Tensor  # (B, M, H), W1 m_i
+    step: int  # how many steps were taken: k_att and k_trunc count from the sequence's start
+
+
+def initial_state(batch: int, parameters: Parameters) -> State:
+    """The state before the first step: zeros, and a memory that holds the zero vector alone."""
+    w = parameters.weight_hh
+    zeros = w.new_zeros(batch, w.shape[1])
+    nothing = w.new_zeros(batch, 1, w.shape[1])
+    return State(h=zeros, c=zeros, memory=nothing, keys=nothing, step=0)
+
+
+def lstm_cell(x_gates: Tensor, h: Tensor, c: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """One LSTM step: (h'_t, c_t), each (B, H), from x_t's part of the gates, (B, 4H)."""
+    gates = x_gates + h @ p.weight_hh.T + p.bias_hh
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def scores(keys: Tensor, query: Tensor, p: Parameters) -> Tensor:
+    """The paper's scores a_i = w3 · tanh(W1 m_i + W2 h'_t): (B, M) from (B, M, H) and (B, H)."""
+    return torch.tanh(keys + (query @ p.W2.T).unsqueeze(1)) @ p.w3
+
+
+def threshold(a: Tensor, k_top: int) -> Tensor:
+    """θ (B, 1): the (k_top+1)-th largest score of each example, the smallest while M <= k_top."""
+    kept = min(k_top + 1, a.shape[-1])
+    return a.topk(kept, dim=-1).values[..., -1:]
+
+
+def sparse_weights(a: Tensor, k_top: int) -> Tensor:
+    """p (B, M): the scores above θ, lowered by θ and normalised; at most k_top are not zero."""
+    w = torch.relu(a - threshold(a, k_top))
+    return w / (w.sum(dim=-1, keepdim=True) + EPSILON)
+
+
+def sab(
+    x: Tensor, state: State, p: Parameters, *, k_top: int, k_att: int, k_trunc: int
+) -> tuple[Tensor, Tensor, State]:
+    """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
+
+    k_top: memories kept a step; k_att: a state is remembered every k_att steps; k_trunc: length of
+    the window of local back-propagation, 0 for no truncation.
+    """
+    h, c, memory, keys = state.h, state.c, state.memory, state.keys
+    x_gates = x @ p.weight_ih.T + p.bias_ih
+    hidden: list[Tensor] = []
+    summary: list[Tensor] = []
+    for t, gates in enumerate(x_gates.unbind(dim=1), start=state.step + 1):
+        if k_trunc and (t - 1) % k_trunc == 0:
+            h, c = h.detach(), c.detach()
+        h, c = lstm_cell(gates, h, c, p)
+        weights = sparse_weights(scores(keys, h, p), k_top)
+        s = torch.einsum("bm,bmh->bh", weights, memory)
+        h = h + s
+        if t % k_att == 0:
+            memory = torch.cat([memory, h.unsqueeze(1)], dim=1)
+            keys = torch.cat([keys, (h @ p.W1.T).unsqueeze(1)], dim=1)
+        hidden.append(h)
+        summary.append(s)
+    after = State(h=h, c=c, memory=memory, keys=keys, step=state.step + x.shape[1])
+    return torch.stack(hidden, dim=1), torch.stack(summary, dim=1), after
+
+
+def readout(hidden: Tensor, summary: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """y_t = V1 h_t + V2 s_t + b: (B, T, O) from two (B, T, H); `weight` (O, 2H) is V1 beside V2."""
+    return torch.cat([hidden, summary], dim=-1) @ weight.T + bias

@@ -1,0 +1,17 @@
+"""The search: Optuna chooses, Ray Tune runs. Only the modules that need ray load it."""
+
+import os
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",  # on one machine as on a cluster
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths mean what the driver's do
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment as it stands
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's next version does by itself
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
+}
+"""How Ray is to behave, where the user hasn't said otherwise."""
+
+# Here, since ray reads some of these once, when it is first imported.
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

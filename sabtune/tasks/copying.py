@@ -1,0 +1,69 @@
+"""The copying task: recall a few symbols after a long stretch of blanks.
+
+As in Ke et al. (2018) and their released script: `symbols` symbols, length - 1 blanks, a marker,
+and as many blanks again, during which the symbols are to be said in order. At length T and 10
+symbols a sequence has T + 20 steps. The target is blank up to and including the marker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn.functional import one_hot
+
+from sabtune.schema import check_whole
+from sabtune.tasks.base import Batch, Task, TaskConfig
+
+BLANK = 0
+
+
+class Copying(Task):
+    """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(TaskConfig):
+        """length: steps from the last symbol to the marker, which ends them.
+
+        symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
+        or "scalar", the symbol's number itself, as in the authors' released script.
+        """
+
+        length: int = 100
+        symbols: int = 10
+        alphabet: int = 8
+        input: Literal["one-hot", "scalar"] = "one-hot"
+
+        def __post_init__(self) -> None:
+            check_whole("length", self.length, least=1)
+            check_whole("symbols", self.symbols, least=1)
+            check_whole("alphabet", self.alphabet, least=2)
+
+        def build(self) -> Copying:
+            return Copying(self)
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.marker = config.alphabet + 1
+        self.inputs = 1 if config.input == "scalar" else config.alphabet + 2
+        self.outputs = config.alphabet + 1
+        self.chance = 1 / config.alphabet
+
+    def steps(self, length: int) -> int:
+        return length + 2 * self.config.symbols
+
+    def batch(self, size: int, length: int, generator: torch.Generator) -> Batch:
+        n, T = self.config.symbols, self.steps(length)
+        symbols = torch.randint(1, self.config.alphabet + 1, (size, n), generator=generator)
+        shown = torch.full((size, T), BLANK)
+        shown[:, :n] = symbols
+        shown[:, n + length - 1] = self.marker
+        targets = torch.full((size, T), BLANK)
+        targets[:, -n:] = symbols
+        return Batch(x=self._encode(shown), targets=targets, scored=torch.arange(T) >= T - n)
+
+    def _encode(self, shown: torch.Tensor) -> torch.Tensor:
+        if self.config.input == "scalar":
+            return shown.unsqueeze(-1).float()
+        return one_hot(shown, self.inputs).float()

@@ -1,0 +1,136 @@
+"""The training of one configuration, as an iterator of reports. Knows no scheduler, no tracker."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from sabtune import checkpoint
+from sabtune.config import RunConfig
+from sabtune.errors import DivergedError
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Tally
+
+PATIENCE = 100
+"""Updates in a row without a finite gradient after which training counts as diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Training since the report before."""
+
+    step: int  # updates done since the start
+    loss: float  # nats a step, mean over the training batches
+    accuracy: float  # share of scored predictions, over the same
+    gradient_norm: float  # the largest before clipping, finite ones alone
+    skipped: int  # updates left out because their gradient was not finite
+    updates_per_second: float
+    in_force: dict[str, float] = field(default_factory=dict)  # scheduled values, such as k_top
+
+
+class Training:
+    """Trains one configuration; iterate it for reports.
+
+    Between two reports it can be saved and taken up again by `resume`, in another process too: on
+    the same kind of CPU with the same number of threads the reports and weights that follow are
+    those of an unbroken run, bit for bit.
+    """
+
+    def __init__(self, run: RunConfig):
+        self.run = run
+        self.task = run.task.build()
+        self.model = run.trial.model.build(
+            self.task.inputs, self.task.outputs, generator(run.seed, Stream.INITIALISATION)
+        )
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.batches = generator(run.seed, Stream.TRAINING)
+        self.step = 0
+        self.in_a_row = 0  # updates skipped one after the other
+
+    @classmethod
+    def resume(cls, directory: Path) -> Training:
+        """The training that `save` wrote. Raises CheckpointError if the files are damaged."""
+        saved = checkpoint.load(directory)
+        training = cls(saved.run)
+        training.model.load_state_dict(saved.weights)
+        checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
+        training.batches.set_state(saved.batches)
+        training.step, training.in_a_row = saved.step, saved.in_a_row
+        training.model.set_progress(training.progress)
+        return training
+
+    def save(self, directory: Path) -> None:
+        """Writes all that `resume` needs; call it between two reports."""
+        checkpoint.save(
+            directory,
+            checkpoint.Saved(
+                run=self.run,
+                step=self.step,
+                in_a_row=self.in_a_row,
+                weights=self.model.state_dict(),
+                optimizer=checkpoint.optimizer_tensors(self.optimizer),
+                batches=self.batches.get_state(),
+            ),
+        )
+
+    @property
+    def progress(self) -> float:
+        """The share of the updates that is done."""
+        return self.step / self.run.trial.train.updates
+
+    def __iter__(self) -> Iterator[Report]:
+        """Reports until all updates are done. Raises DivergedError where training can't go on."""
+        while self.step < self.run.trial.train.updates:
+            yield self._until_report()
+
+    def _until_report(self) -> Report:
+        train = self.run.trial.train
+        stop = min((self.step // train.report_every + 1) * train.report_every, train.updates)
+        begun, first = time.perf_counter(), self.step
+        total, largest, skipped = Tally(), 0.0, 0
+        while self.step < stop:
+            in_force = self.model.in_force()
+            tally, norm = self._update()
+            total += tally
+            if math.isfinite(norm):
+                largest = max(largest, norm)
+            else:
+                skipped += 1
+        return Report(
+            step=self.step,
+            loss=total.mean_loss,
+            accuracy=total.accuracy,
+            gradient_norm=largest,
+            skipped=skipped,
+            updates_per_second=(self.step - first) / (time.perf_counter() - begun),
+            in_force=in_force,
+        )
+
+    def _update(self) -> tuple[Tally, float]:
+        """One optimiser step: how the batch went, and the gradient's norm before clipping."""
+        train = self.run.trial.train
+        batch = self.task.batch(train.batch_size, self.run.task.length, self.batches)
+        logits, _ = self.model(batch.x)
+        loss = self.task.loss(logits, batch)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        norm = float(clip_grad_norm_(self.model.parameters(), train.clip_norm))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = train.rate(self.step)
+            self.optimizer.step()
+        self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
+        self.step += 1
+        if self.in_a_row >= PATIENCE:
+            raise DivergedError(
+                f"no finite gradient in {PATIENCE} updates up to step {self.step}: "
+                "lower learning_rate or clip_norm"
+            )
+        self.model.set_progress(self.progress)
+        return self.task.tally(logits.detach(), batch), norm
