@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from sabtune import __version__
 from sabtune.errors import SabtuneError
+from sabtune.schema import check_whole
 from sabtune.store import DEFAULT, Store
 
 INTERRUPTED = 130
@@ -31,10 +31,10 @@ StoreOption = Annotated[Path, typer.Option("--store", help="The folder that keep
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the study in all; by default the STUDY's.")
+        int | None, typer.Option(help="Trials of the study in all; by default the STUDY's.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of sampler and trials; by default the STUDY's.")
+        int | None, typer.Option(help="Of sampler and trials; by default the STUDY's.")
     ] = None,
     store: StoreOption = DEFAULT,
 ) -> None:
@@ -42,19 +42,23 @@ def search(
 
     A study that the store knows is gone on with.
     """
-    from sabtune.search.run import search as run_search
     from sabtune.search.study import load
 
-    file = load(path)
-    if seed is not None:
-        file = dataclasses.replace(file, study=dataclasses.replace(file.study, seed=seed))
-    wanted = trials or file.study.trials
+    for name, value, least in (("--trials", trials, 1), ("--seed", seed, 0)):
+        if value is not None:
+            check_whole(name, value, least)
+    file = load(path).with_limits(trials=trials, seed=seed)
     place = Store.create(store)
-    console = _console()
-    from sabtune.search.progress import Watch
 
-    with Watch(console, wanted) as watch:
-        complete = run_search(file, place, trials=wanted, watchers=[watch])
+    from sabtune.search.progress import Watch  # ray and mlflow take seconds: not before a mistake
+    from sabtune.search.run import search as run_search
+
+    console = _console()
+    try:
+        with Watch(console, file.study.trials) as watch:
+            complete = run_search(file, place, [watch])
+    except KeyboardInterrupt:  # before Tune takes it over, or a second one
+        complete = False
     _report(console, file.study.name, place)
     console.print(Text(f"\nAll trials in the browser:  sabtune ui{_given(store)}"))
     console.print(

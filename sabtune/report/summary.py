@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.evaluation import Rung, length_score, solve_length
+from sabtune.evaluation import SOLVED, Rung, length_score, solve_length
 from sabtune.search import record
 from sabtune.search.record import TrialRecord
 
@@ -71,12 +71,21 @@ def _ladder(rungs: Sequence[Rung], chance: float) -> Table:
     return table
 
 
+def _solved(rungs: Sequence[Rung]) -> str:
+    length = solve_length(rungs)
+    return (
+        f"Solved ({SOLVED:.0%}) up to {length:,}"
+        if length
+        else f"No length is solved ({SOLVED:.0%})"
+    )
+
+
 def _reading(best: TrialRecord) -> Iterator[str]:
     assert best.run is not None
     chance = best.run.task.build().chance
     yield (
         f"{best.test[0].sequences:,} fresh sequences a length, none of which chose this trial. "
-        f"Solved up to length {solve_length(best.test)}; "
+        f"{_solved(best.test)}; "
         f"length score {length_score(best.test, chance):.3f}."
     )
     yield "One trained model of one seed: another seed of this configuration may do otherwise."

@@ -9,6 +9,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's next version does by itself
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's other output prints even when it is to be silent
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # its state is never read
 }
 """How Ray is to behave, where the user hasn't said otherwise."""
 

@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from sabtune.errors import ResourceError, StoreError
 from sabtune.search import record
-from sabtune.search.searcher import Asker, Teller
+from sabtune.search.searcher import INTERRUPTED, LOST, Asker, Teller
 from sabtune.search.study import ASHA, Resources, Study, StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
@@ -26,8 +26,8 @@ WORKER_DEATHS = 3
 """How often a trial is taken up again from its checkpoint after its worker died."""
 
 
-def search(file: StudyFile, store: Store, *, trials: int, watchers: Sequence[Watcher] = ()) -> bool:
-    """Searches until `trials` trials of the study have ended in a result; False if interrupted.
+def search(file: StudyFile, store: Store, watchers: Sequence[Watcher] = ()) -> bool:
+    """Searches until the study's trials have ended in a result; False if interrupted.
 
     A study that the store knows is gone on with. The best model is kept in MLflow. Raises
     StudyFileError if the space fails, ResourceError if no trial can ever be placed, StoreError if
@@ -35,18 +35,21 @@ def search(file: StudyFile, store: Store, *, trials: int, watchers: Sequence[Wat
     """
     with _locked(file.study.name, store):
         study = _optuna_study(file.study, store)
-        missing = trials - record.resulted(study)
+        missing = file.study.trials - record.resulted(study)
         if missing <= 0:
             return True
         with _ray(store.log(file.study.name)):
             at_once = _places(file.study.resources)
             tracker = Tracker(store, file.study.name)
             asker, teller = Asker(file, study), Teller(study, [tracker, *watchers])
-            teller.close_lost()
-            _tuner(asker, teller, file.study, store, missing, at_once).fit()
-            complete = not teller.close_interrupted() and asker.problem is None
+            teller.close_running(LOST)
+            try:
+                _tuner(asker, teller, file.study, store, missing, at_once).fit()
+            finally:
+                interrupted = teller.close_running(INTERRUPTED)
         _keep_best(study, tracker)
         best = record.best(record.records(study))
+        complete = asker.handed_out == missing and not interrupted
         tracker.search_ended(complete, best.test if best else [])
     if asker.problem is not None:
         raise asker.problem
@@ -67,7 +70,6 @@ def _locked(name: str, store: Store) -> Iterator[None]:
 
 def _optuna_study(study: Study, store: Store) -> optuna.Study:
     """The study in the store's database, new or as an earlier search left it."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened = optuna.create_study(
         study_name=study.name,
         storage=optuna.storages.RDBStorage(store.optuna_url),
@@ -147,14 +149,13 @@ def _ray(log: Path) -> Iterator[None]:
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
     ray.init(
         address="local",
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
     )
+    logger.handlers = [handler]
     try:
         yield
     finally:

@@ -45,6 +45,7 @@ class Asker(_Stays, Searcher):
         self.file = file
         self.optuna_study = study
         self.problem: StudyFileError | None = None
+        self.handed_out = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.problem is not None:
@@ -60,6 +61,7 @@ class Asker(_Stays, Searcher):
             return Searcher.FINISHED
         run = RunConfig(task=study.task, trial=config, seed=trial_seed(study.seed, trial.number))
         trial.set_user_attr(record.RUN, run.to_dict())
+        self.handed_out += 1
         return Assignment(
             number=trial.number,
             run=run,
@@ -135,18 +137,13 @@ class Teller(_Stays, tune.Callback):
         text = str(error).strip().splitlines()[-1] if error else "its worker died"
         self._end(trial, "FAIL", None, text)
 
-    def close_lost(self) -> None:
-        """Ends what a killed search left running; call it before Tune starts, under the lock."""
-        for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._tell(_reopen(self.optuna_study, frozen.number), "FAIL", None, LOST)
-
-    def close_interrupted(self) -> bool:
-        """Ends the trials that Tune stopped without an end of their own; True if there were any."""
-        interrupted = list(self.started.values())
-        for open_trial in interrupted:
-            self._tell(open_trial, "FAIL", None, INTERRUPTED)
+    def close_running(self, reason: str) -> bool:
+        """Ends what the study holds as running while no Tune runs; True if there was anything."""
+        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for frozen in running:
+            self._tell(_reopen(self.optuna_study, frozen.number), "FAIL", None, reason)
         self.started.clear()
-        return bool(interrupted)
+        return bool(running)
 
     def _end(self, trial: TuneTrial, state: State, progress: Progress | None, reason: str) -> None:
         open_trial = self.started.pop(trial.trial_id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import traceback
@@ -88,52 +89,62 @@ class StudyFile:
     study: Study
     space: Space
 
+    def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
+        """The same file with another number of trials or seed, where one is given."""
+        study = dataclasses.replace(
+            self.study,
+            trials=self.study.trials if trials is None else trials,
+            seed=self.study.seed if seed is None else seed,
+        )
+        return dataclasses.replace(self, study=study)
+
     def config(self, trial: optuna.Trial) -> TrialConfig:
         """What the space returns for `trial`. Raises StudyFileError if it can't."""
         try:
             config = self.space(trial)
         except Exception as problem:
-            raise StudyFileError(
-                f"{_where(self.path, problem)}: space(trial): {problem}"
-            ) from problem
+            raise StudyFileError(_told(self.path, problem)) from problem
         if not isinstance(config, TrialConfig):
             raise StudyFileError(
                 f"{self.path}: space(trial) returned {config!r}: return a TrialConfig"
             )
         return config
 
+    def try_space(self) -> None:
+        """Calls the space once, on a study thrown away after. Raises StudyFileError if it fails."""
+        sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
+        self.config(optuna.create_study(sampler=sampler).ask())
+
 
 def load(path: Path) -> StudyFile:
-    """Runs the study file. Raises StudyFileError, or ConfigError with the file and line."""
+    """Runs the study file and tries its space. Raises StudyFileError, with the line if it can."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not path.is_file():
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"sabtune_study_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"sabtune_study_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise StudyFileError(f"{path} is no Python file: give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as problem:
-        text = str(problem) if isinstance(problem, SabtuneError) else _named(problem)
-        raise StudyFileError(f"{_where(path, problem)}: {text}") from problem
+        raise StudyFileError(_told(path, problem)) from problem
     study, space = getattr(module, "STUDY", None), getattr(module, "space", None)
     if not isinstance(study, Study):
         raise StudyFileError(f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)")
     if not callable(space):
         raise StudyFileError(f"{path} has no space: add def space(trial): return TrialConfig(...)")
-    return StudyFile(path, study, space)
+    file = StudyFile(path, study, space)
+    file.try_space()
+    return file
 
 
-def _where(path: Path, problem: Exception) -> str:
-    """The file and, if the problem passed through it, the line."""
+def _told(path: Path, problem: Exception) -> str:
+    """The file, the line if the problem passed through it, and the problem, on one line."""
     if isinstance(problem, SyntaxError):
-        return f"{path}:{problem.lineno}"
-    lines = [
-        f.lineno for f in traceback.extract_tb(problem.__traceback__) if Path(f.filename) == path
-    ]
-    return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def _named(problem: Exception) -> str:
-    text = problem.msg if isinstance(problem, SyntaxError) else str(problem)
-    return f"{type(problem).__name__}: {text}".splitlines()[0]
+        return f"{path}:{problem.lineno}: {problem.msg}"
+    frames = traceback.extract_tb(problem.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    kind = "" if isinstance(problem, SabtuneError) else f"{type(problem).__name__}: "
+    return " ".join(f"{place}: {kind}{problem}".split())

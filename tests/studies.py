@@ -1,0 +1,49 @@
+"""Study files that tests search for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LEARNABLE = '''
+"""One symbol of two, two steps later: learned in seconds, or not at all."""
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.schedule import Linear
+from sabtune.search.study import ASHA, Resources, Study
+from sabtune.tasks import Copying
+
+STUDY = Study(
+    name="learnable",
+    task=Copying.Config(length=2, symbols=1, alphabet=2),
+    ladder=Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=64),
+    trials=8,
+    startup=8,
+    pruning=ASHA(grace=30, reduction=2),
+)
+
+RATES = {"good": 0.02, "bad": 1e-6, "mad": 1e30}
+
+
+def space(trial):
+    rate = RATES[trial.suggest_categorical("rate", list(RATES))]
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=12,
+            k_top=trial.suggest_int("k_top", 1, 3),
+            k_att=1,
+            k_trunc=2,
+            schedule=Linear(start=6),
+        ),
+        train=TrainConfig(updates=UPDATES, batch_size=16, learning_rate=rate, report_every=30),
+    )
+'''
+
+
+def learnable(directory: Path, updates: int = 120, name: str = "learnable") -> Path:
+    """Writes the study; its trials make a report every 30 updates."""
+    path = directory / f"{name}.py"
+    text = LEARNABLE.replace("UPDATES", str(updates))
+    path.write_text(text.replace('name="learnable"', f'name="{name}"'))
+    return path

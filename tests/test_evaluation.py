@@ -1,0 +1,139 @@
+"""The length ladder, against counting by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from sabtune import evaluation
+from sabtune.errors import ConfigError
+from sabtune.evaluation import Ladder, Rung, climb, length_score, measure, solve_length
+from sabtune.models import SAB, Model
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Copying
+
+TASK = Copying.Config(length=5, symbols=3).build()
+
+
+class Oracle(Model):
+    """Recalls right as long as at most `reach` steps went by, and says blank after."""
+
+    def __init__(self, reach: int):
+        super().__init__()
+        self.reach = reach
+        self.largest = 0
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        self.largest = max(self.largest, x.shape[0] * x.shape[1])
+        seen = x if state is None else torch.cat([state, x], dim=1)
+        T, n = seen.shape[1], TASK.config.symbols
+        said = torch.zeros(seen.shape[:2], dtype=torch.long)
+        marker = int(seen[0].argmax(dim=-1).eq(TASK.marker).int().argmax())
+        for i in range(n):
+            if marker and marker + 1 + i < min(T, self.reach):
+                said[:, marker + 1 + i] = seen[:, i].argmax(dim=-1)
+        return one_hot(said, TASK.outputs).float()[:, -x.shape[1] :] * 50, seen
+
+
+def rungs(**accuracy: float) -> list[Rung]:
+    return [
+        Rung(length=int(key[1:]), accuracy=value, loss=0.0, sequences=1)
+        for key, value in accuracy.items()
+    ]
+
+
+def test_a_rung_counts_every_scored_prediction() -> None:
+    kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
+    assert measure(Oracle(10**6), TASK, 40, **kept).accuracy == 1.0  # type: ignore[arg-type]
+    # Of a sequence of 46 steps the last prediction is out of reach, one in three.
+    assert measure(Oracle(45), TASK, 40, **kept).accuracy == pytest.approx(2 / 3)  # type: ignore[arg-type]
+
+
+def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SAB.Config(hidden=8, k_top=2, k_att=2).build(
+        TASK.inputs, TASK.outputs, generator(0, Stream.INITIALISATION)
+    )
+    model = model.double()
+    double = Copying.Config(length=5, symbols=3).build()
+    draw = double.batch
+
+    def batch(*arguments: Any) -> Any:
+        made = draw(*arguments)
+        return type(made)(x=made.x.double(), targets=made.targets, scored=made.scored)
+
+    monkeypatch.setattr(double, "batch", batch)
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 10**6)
+    whole = measure(model, double, 50, sequences=12, seed=0, stream=Stream.TEST)
+    monkeypatch.setattr(evaluation, "WINDOW", 7)
+    pieces = measure(model, double, 50, sequences=12, seed=0, stream=Stream.TEST)
+    assert pieces.accuracy == whole.accuracy
+    assert pieces.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_what_is_held_at_once_is_bounded() -> None:
+    model = Oracle(10)
+    measure(model, TASK, 30_000, sequences=5, seed=0, stream=Stream.TEST)
+    assert 0 < model.largest <= evaluation.BATCH_STEPS / 30_000 * evaluation.WINDOW
+
+
+def test_the_same_sequences_for_every_model_and_others_for_another_stream() -> None:
+    seen: dict[str, list[Tensor]] = {"a": [], "b": [], "c": []}
+
+    class Spy(Oracle):
+        def __init__(self, name: str):
+            super().__init__(10)
+            self.name = name
+
+        def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+            seen[self.name].append(x)
+            return super().forward(x, state)
+
+    for name, stream in (("a", Stream.TEST), ("b", Stream.TEST), ("c", Stream.SELECTION)):
+        climb(Spy(name), TASK, (5, 10), sequences=4, seed=3, stream=stream)
+    assert all(torch.equal(a, b) for a, b in zip(seen["a"], seen["b"], strict=True))
+    assert not any(torch.equal(a, c) for a, c in zip(seen["a"], seen["c"], strict=True))
+
+
+def test_above_chance() -> None:
+    assert evaluation.above_chance(1.0, 0.125) == 1.0
+    assert evaluation.above_chance(0.125, 0.125) == 0.0
+    assert evaluation.above_chance(0.0, 0.125) == 0.0
+    assert evaluation.above_chance(0.5625, 0.125) == pytest.approx(0.5)
+
+
+def test_the_length_score_averages_over_the_logarithm_of_length() -> None:
+    assert length_score(rungs(l10=0.0, l20=1.0, l40=1.0, l80=1.0), 0.0) == pytest.approx(1.0)
+    # From 20 to 40, an octave, the mean is 0.75; from 40 to 160, two octaves, it is 0.25.
+    score = length_score(rungs(l10=1.0, l20=1.0, l40=0.5, l160=0.0), 0.0)
+    assert score == pytest.approx((0.75 + 2 * 0.25) / 3)
+    # A rung more on the same line changes nothing.
+    middle = length_score(rungs(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), 0.0)
+    plain = length_score(rungs(l10=1.0, l20=1.0, l40=1.0, l160=0.0), 0.0)
+    assert middle == pytest.approx(plain)
+    assert length_score(rungs(l10=1.0, l20=0.5), 0.0) == 0.5
+    assert length_score(rungs(l10=1.0), 0.0) == 0.0
+
+
+def test_the_selection_score_is_the_mean_over_its_rungs() -> None:
+    assert evaluation.selection_score(rungs(l5=1.0, l10=0.5625), 0.125) == pytest.approx(0.75)
+
+
+def test_the_solve_length_ends_at_the_first_rung_below() -> None:
+    assert solve_length(rungs(l10=1.0, l20=0.99, l40=0.98, l80=1.0)) == 20
+    assert solve_length(rungs(l10=0.5, l20=1.0)) == 0
+    assert solve_length(rungs(l10=1.0, l20=1.0)) == 20
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [((), "at least one length"), ((20, 10), "rising order"), ((0, 5), "at least 1")],
+)
+def test_a_ladder_rises(lengths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Ladder(lengths=lengths, select=(5,))
+    with pytest.raises(ConfigError, match=message):
+        Ladder(lengths=(5,), select=lengths)

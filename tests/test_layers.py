@@ -1,0 +1,116 @@
+"""Imports point down, and each outside library has the one place it is used from."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sabtune"
+
+LAYERS = [
+    ["sabtune"],
+    ["sabtune.errors"],
+    ["sabtune.schema"],
+    ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store"],
+    ["sabtune.models", "sabtune.tasks"],
+    ["sabtune.config"],
+    ["sabtune.checkpoint", "sabtune.evaluation"],
+    ["sabtune.training"],
+    ["sabtune.watcher"],
+    ["sabtune.tracking"],
+    ["sabtune.search"],
+    ["sabtune.report"],
+    ["sabtune.cli"],
+    ["sabtune.__main__"],
+]
+"""From the bottom up; a part imports from lower rows and from itself."""
+
+OUTSIDE = {
+    "numba": {"sabtune.ops"},
+    "llvmlite": {"sabtune.ops"},
+    "ray": {"sabtune.search"},
+    "filelock": {"sabtune.search"},
+    "optuna": {"sabtune.search", "sabtune.report"},
+    "mlflow": {"sabtune.tracking"},
+    "rich": {"sabtune.search", "sabtune.report", "sabtune.cli"},
+    "typer": {"sabtune.cli"},
+}
+"""Who may import what, beside torch, numpy, safetensors and the standard library."""
+
+FOR_ALL = {"torch", "numpy", "safetensors"} | set(sys.stdlib_module_names)
+
+modules = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(PACKAGE.rglob("*.py"))
+]
+
+
+def part(module: str) -> str:
+    """The row entry that a module belongs to: its package below sabtune, or itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def rank(module: str) -> int:
+    return next(i for i, row in enumerate(LAYERS) if part(module) in row)
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that `module` imports, inside functions too."""
+    path = ROOT / Path(*module.split("."))
+    source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            assert node.module is not None
+            inner = [f"{node.module}.{name.name}" for name in node.names]
+            yield from (name if name in modules else node.module for name in inner)
+
+
+def test_every_part_has_a_layer() -> None:
+    assert {part(module) for module in modules} == {name for row in LAYERS for name in row}
+
+
+@pytest.mark.parametrize("module", modules)
+def test_imports_point_down(module: str) -> None:
+    for name in imports(module):
+        if name.split(".")[0] == "sabtune" and part(name) != part(module):
+            assert rank(name) < rank(module), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", modules)
+def test_outside_libraries_stay_in_their_places(module: str) -> None:
+    for name in imports(module):
+        top = name.split(".")[0]
+        if top not in FOR_ALL | {"sabtune"}:
+            assert part(module) in OUTSIDE[top], f"{module} imports {name}"
+
+
+def loads(code: str, *, without: str = "") -> None:
+    """Runs `code` in a fresh interpreter in which the modules of `without` can't be imported."""
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without.split())
+    subprocess.run([sys.executable, "-c", f"import sys; {blocked}{code}"], check=True)
+
+
+def test_importing_sabtune_loads_neither_ray_nor_mlflow() -> None:
+    loads("import sabtune; assert not {'ray', 'mlflow', 'optuna', 'torch'} & sys.modules.keys()")
+
+
+def test_the_core_runs_where_there_is_only_pytorch() -> None:
+    loads(
+        "from sabtune.training import Training; from sabtune.config import *; "
+        "from sabtune.models import SAB; from sabtune.tasks import Copying; "
+        "import sabtune.evaluation, sabtune.checkpoint; "
+        "train = TrainConfig(updates=2, batch_size=2); "
+        "trial = TrialConfig(model=SAB.Config(hidden=4), train=train); "
+        "run = RunConfig(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
+        "assert len(list(Training(run))) == 1",
+        without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite",
+    )

@@ -1,0 +1,168 @@
+"""The equations against independent float64 runs and against finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sabtune.models import SAB
+from sabtune.ops import reference
+from sabtune.ops.reference import Parameters
+from sabtune.seeding import Stream, generator
+from tests.conftest import GOLDEN
+
+PAPER = GOLDEN / "paper_T37_trunc5_att2_top3.npz"
+NAMES = {"fc_weight": "V", "fc_bias": "b"}  # the golden file's names for the readout
+
+
+@pytest.fixture(scope="module")
+def golden() -> Mapping[str, np.ndarray]:
+    with np.load(PAPER, allow_pickle=False) as data:
+        return dict(data)
+
+
+def of(golden: Mapping[str, np.ndarray], kind: str) -> dict[str, Tensor]:
+    prefix = f"{kind}/"
+    return {
+        NAMES.get(key.removeprefix(prefix), key.removeprefix(prefix)): torch.from_numpy(value)
+        for key, value in golden.items()
+        if key.startswith(prefix)
+    }
+
+
+def golden_model(golden: Mapping[str, np.ndarray]) -> SAB:
+    inputs, hidden = golden["param/weight_ih"].shape[1], golden["param/W1"].shape[0]
+    config = SAB.Config(
+        hidden=hidden, **{name: int(golden[name]) for name in ("k_top", "k_att", "k_trunc")}
+    )
+    model = SAB(config, inputs, len(golden["param/fc_bias"]), generator(0, Stream.TEST)).double()
+    model.load_state_dict(of(golden, "param"))
+    return model
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_values_agree_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+    model = golden_model(golden)
+    x = torch.from_numpy(golden["x"])
+    hidden, summary, _ = model.recall(x)
+    logits, _ = model(x)
+    close(hidden, torch.from_numpy(golden["hidden"]))
+    close(summary, torch.from_numpy(golden["summary"]))
+    close(logits, torch.from_numpy(golden["logits"]))
+
+
+def test_every_gradient_agrees_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+    model = golden_model(golden)
+    logits, _ = model(torch.from_numpy(golden["x"]))
+    (logits * torch.from_numpy(golden["cotangent"])).sum().backward()
+    gradients = of(golden, "grad")
+    assert gradients.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        close(parameter.grad, gradients[name])
+
+
+def test_as_many_memories_are_kept_as_in_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+    model = golden_model(golden)
+    p = Parameters(
+        **{k: v for k, v in model.named_parameters() if k in Parameters.__dataclass_fields__}
+    )
+    x = torch.from_numpy(golden["x"])
+    state = reference.initial_state(x.shape[0], p)
+    for t in range(x.shape[1]):
+        gates = x[:, t] @ p.weight_ih.T + p.bias_ih
+        h, _ = reference.lstm_cell(gates, state.h, state.c, p)
+        a = reference.scores(state.keys, h, p)
+        kept = (reference.sparse_weights(a, model.config.k_top) > 0).sum(dim=-1)
+        assert kept.tolist() == golden["selected"][:, t].tolist()
+        _, _, state = reference.sab(
+            x[:, t : t + 1],
+            state,
+            p,
+            k_top=model.config.k_top,
+            k_att=model.config.k_att,
+            k_trunc=model.config.k_trunc,
+        )
+
+
+def random_parameters(inputs: int, hidden: int) -> dict[str, Tensor]:
+    source = generator(3, Stream.TEST)
+    shapes = {
+        "weight_ih": (4 * hidden, inputs),
+        "weight_hh": (4 * hidden, hidden),
+        "bias_ih": (4 * hidden,),
+        "bias_hh": (4 * hidden,),
+        "W1": (hidden, hidden),
+        "W2": (hidden, hidden),
+        "w3": (hidden,),
+    }
+    return {
+        name: torch.randn(shape, generator=source, dtype=torch.float64).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("k_top", "k_att", "k_trunc"),
+    [(1, 1, 0), (2, 2, 0), (3, 1, 0), (50, 2, 0)],
+    ids=["one kept", "every other", "every step", "all kept"],
+)
+def test_gradcheck(k_top: int, k_att: int, k_trunc: int) -> None:
+    """Without truncation the gradient is the function's own, away from ties."""
+    parameters = random_parameters(inputs=2, hidden=3)
+    x = torch.randn(2, 6, 2, generator=generator(4, Stream.TEST), dtype=torch.float64)
+
+    def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        p = Parameters(**dict(zip(parameters, values, strict=True)))
+        h, s, _ = reference.sab(
+            x, reference.initial_state(2, p), p, k_top=k_top, k_att=k_att, k_trunc=k_trunc
+        )
+        return h, s
+
+    assert torch.autograd.gradcheck(function, (x.requires_grad_(), *parameters.values()))
+
+
+def reached(k_top: int, k_att: int, k_trunc: int, T: int = 9) -> list[int]:
+    """The steps, from 1, whose input the last step's summary and state send a gradient to."""
+    p = Parameters(**random_parameters(inputs=2, hidden=3))
+    x = torch.randn(1, T, 2, generator=generator(5, Stream.TEST), dtype=torch.float64)
+    x.requires_grad_()
+    h, _, _ = reference.sab(
+        x, reference.initial_state(1, p), p, k_top=k_top, k_att=k_att, k_trunc=k_trunc
+    )
+    h[:, -1].sum().backward()
+    assert x.grad is not None
+    return [t + 1 for t in range(T) if x.grad[0, t].abs().sum() > 0]
+
+
+def test_truncation_cuts_after_every_k_trunc_th_step() -> None:
+    assert reached(k_top=5, k_att=100, k_trunc=4) == [9]  # blocks of 1-4, 5-8 and 9
+    assert reached(k_top=5, k_att=100, k_trunc=5) == [6, 7, 8, 9]
+    assert reached(k_top=5, k_att=100, k_trunc=0) == list(range(1, 10))
+
+
+def test_credit_skips_back_to_a_remembered_step_and_to_the_start_of_its_block() -> None:
+    # At step 9 the memory holds h_4 and h_8, each the end of a block: nothing is out of reach.
+    assert reached(k_top=5, k_att=4, k_trunc=4) == list(range(1, 10))
+    # Now it holds h_3 and h_6: steps 4, 7 and 8 lie after them in their blocks.
+    assert reached(k_top=5, k_att=3, k_trunc=4) == [1, 2, 3, 5, 6, 9]
+
+
+def test_the_threshold_is_the_next_score_below_those_kept() -> None:
+    a = torch.tensor([[3.0, 1.0, 4.0, 1.5, 9.0]])
+    assert reference.threshold(a, 2).item() == 3.0
+    assert reference.threshold(a, 5).item() == 1.0  # the smallest while |M| <= k_top
+    torch.testing.assert_close(
+        reference.sparse_weights(a, 2), torch.tensor([[0.0, 0.0, 1 / 7, 0.0, 6 / 7]])
+    )
+
+
+def test_a_lone_memory_has_no_weight() -> None:
+    assert reference.sparse_weights(torch.tensor([[2.0]]), 3).tolist() == [[0.0]]

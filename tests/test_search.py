@@ -1,0 +1,272 @@
+"""Searches for real: Ray Tune, an Optuna study in SQLite, MLflow, and the command that joins them."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from sabtune import checkpoint
+from sabtune.errors import StoreError
+from sabtune.evaluation import measure
+from sabtune.search import record
+from sabtune.search.record import TrialRecord
+from sabtune.search.run import search
+from sabtune.search.searcher import INTERRUPTED, LOST, trial_seed
+from sabtune.search.study import load
+from sabtune.seeding import Stream
+from sabtune.store import Store
+from tests.studies import learnable
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a user does, away from any terminal."""
+    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A search that has ended."""
+
+    file: Path
+    store: Store
+    shown: subprocess.CompletedProcess[str]
+
+    @property
+    def study(self) -> optuna.Study:
+        return record.open_study(self.store, "learnable")
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        return record.records(self.study)
+
+    @property
+    def best(self) -> TrialRecord:
+        best = record.best(self.trials)
+        assert best is not None
+        return best
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("search")
+    file = learnable(folder)
+    shown = sabtune("search", file, "--store", "store", cwd=folder)
+    return Done(file, Store(folder / "store"), shown)
+
+
+@pytest.fixture(scope="module")
+def client(done: Done) -> MlflowClient:
+    return MlflowClient(done.store.mlflow_uri)
+
+
+def test_it_ends_well_and_says_nothing_but_its_own_words(done: Done) -> None:
+    assert done.shown.stderr == ""
+    assert done.shown.returncode == 0
+
+
+def test_every_trial_ends_in_the_state_that_befell_it(done: Done) -> None:
+    for trial in done.trials:
+        assert trial.run is not None
+        steps = list(done.study.get_trials()[trial.number].intermediate_values)
+        if trial.params["rate"] == "mad":
+            assert trial.state == TrialState.FAIL
+            assert "DivergedError: no finite gradient" in trial.reason
+        elif trial.state == TrialState.COMPLETE:
+            assert steps == [30, 60, 90, 120]
+            assert trial.reason == ""
+        else:
+            assert trial.state == TrialState.PRUNED
+            assert steps[-1] < 120
+            assert trial.reason.startswith("score ")
+            assert trial.value is None
+
+
+def test_pruning_stopped_the_hopeless_and_spared_the_best(done: Done) -> None:
+    pruned = [trial for trial in done.trials if trial.state == TrialState.PRUNED]
+    assert {trial.params["rate"] for trial in pruned} >= {"bad"}
+    assert done.best.params["rate"] == "good"
+    assert done.best.value is not None
+    assert done.best.value > 0.9
+
+
+def test_it_ran_as_many_trials_as_the_study_says(done: Done) -> None:
+    assert len(done.trials) == 8
+
+
+def test_each_trial_has_its_own_recorded_seed(done: Done) -> None:
+    seeds = [trial.run.seed for trial in done.trials if trial.run]
+    assert seeds == [trial_seed(0, number) for number in range(8)]
+
+
+def test_what_is_recorded_is_what_the_checkpoint_does(done: Done) -> None:
+    best = done.best
+    assert best.checkpoint is not None
+    assert best.run is not None
+    model, task = checkpoint.load_model(best.checkpoint), best.run.task.build()
+    torch.set_num_threads(1)
+    for stream, rungs in ((Stream.SELECTION, best.ladder), (Stream.TEST, best.test)):
+        assert [rung.length for rung in rungs] == [2, 4, 8]
+        for rung in rungs:
+            again = measure(model, task, rung.length, sequences=64, seed=0, stream=stream)
+            assert again.accuracy == rung.accuracy
+            assert math.isclose(again.loss, rung.loss, rel_tol=1e-5)
+
+
+def test_mlflow_shows_one_parent_and_a_child_for_each_trial(
+    done: Done, client: MlflowClient
+) -> None:
+    experiment = client.get_experiment_by_name("learnable")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert parents[0].info.status == "FINISHED"
+
+    by_number = {int(run.data.tags["sabtune.number"]): run for run in children}
+    assert sorted(by_number) == [trial.number for trial in done.trials]
+    statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    for trial in done.trials:
+        run = by_number[trial.number]
+        assert run.info.status == statuses[trial.state.name]
+        assert run.data.tags["sabtune.state"] == trial.state.name
+        assert run.data.tags["sabtune.reason"] == trial.reason
+        assert run.data.params["trial.model.k_top"] == str(trial.params["k_top"])
+        assert run.info.run_name == f"#{trial.number} k_top={trial.params['k_top']} " + (
+            "k_att=1 k_trunc=2 linear"
+        )
+
+
+def test_mlflow_has_the_ladder_by_length_and_the_curves_by_step(
+    done: Done, client: MlflowClient
+) -> None:
+    for trial in (trial for trial in done.trials if trial.state != TrialState.FAIL):
+        run = client.search_runs(
+            [client.get_experiment_by_name("learnable").experiment_id],  # type: ignore[union-attr]
+            f"tags.`sabtune.number` = '{trial.number}'",
+        )[0].info.run_id
+        ladder = client.get_metric_history(run, "ladder_accuracy")
+        assert {m.step: m.value for m in ladder} == {r.length: r.accuracy for r in trial.ladder}
+        assert len(trial.ladder) >= 2
+        steps = list(done.study.get_trials()[trial.number].intermediate_values)
+        for key in ("loss", "accuracy", "gradient_norm", "updates_per_second", "score", "k_top"):
+            assert [m.step for m in client.get_metric_history(run, key)] == steps, key
+
+
+def test_the_best_model_loads_in_a_fresh_process_and_gives_the_checkpoints_logits(
+    done: Done, tmp_path: Path
+) -> None:
+    kept = record.model(done.study)
+    assert kept is not None
+    assert kept.trial == done.best.number
+    assert done.best.checkpoint is not None
+    x = np.random.default_rng(0).standard_normal((3, 57, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import mlflow, numpy, sys; "
+        f"mlflow.set_tracking_uri({done.store.mlflow_uri!r}); "
+        f"model = mlflow.pyfunc.load_model({kept.uri!r}); "
+        "numpy.save('y.npy', model.predict(numpy.load('x.npy'))); "
+        "assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with torch.no_grad():
+        logits, _ = checkpoint.load_model(done.best.checkpoint)(torch.from_numpy(x))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_no_pickle_is_kept_with_the_model(done: Done) -> None:
+    kinds = {path.suffix for path in done.store.artifacts.rglob("*") if path.is_file()}
+    assert ".safetensors" in kinds
+    assert not kinds & {".pkl", ".pickle", ".pt", ".pth", ".bin"}
+
+
+def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> None:
+    shown = sabtune("report", "learnable", "--store", done.store.root, cwd=done.file.parent)
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    for rung in done.best.test:
+        line = next(
+            line for line in shown.stdout.splitlines() if line.startswith(f"│{rung.length:>7}")
+        )
+        assert f"{rung.accuracy:.1%}" in line
+        assert f"{rung.loss:.4f}" in line
+    assert shown.stdout.strip() in done.shown.stdout  # the search ends with the same page
+
+
+def test_a_search_goes_on_where_the_study_stands(done: Done, tmp_path: Path) -> None:
+    """With a trial that a killed search left running; done after the tests that count trials."""
+    before = done.trials
+    lost = done.study.ask()
+    resulted = record.resulted(done.study)
+    shown = sabtune(
+        "search", done.file, "--store", done.store.root, "--trials", resulted + 1, cwd=tmp_path
+    )
+    assert shown.returncode == 0, shown.stderr
+    after = done.trials
+    assert after[: len(before)] == before
+    assert len(after) == len(before) + 2
+    assert after[lost.number].state == TrialState.FAIL
+    assert after[lost.number].reason == LOST
+    experiments = MlflowClient(done.store.mlflow_uri)
+    runs = experiments.search_runs(
+        [experiments.get_experiment_by_name("learnable").experiment_id]  # type: ignore[union-attr]
+    )
+    assert sum("mlflow.parentRunId" not in run.data.tags for run in runs) == 1
+
+
+def test_enough_trials_are_enough(done: Done, tmp_path: Path) -> None:
+    shown = sabtune("search", done.file, "--store", done.store.root, "--trials", 1, cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "starts" not in shown.stdout
+
+
+def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
+    file = learnable(tmp_path, updates=60_000, name="endless")
+    command = [sys.executable, "-u", "-m", "sabtune", "search", str(file), "--store", "store"]
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "updates" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "Interrupted. Go on with:    sabtune search" in shown
+    trials = record.records(record.open_study(Store(tmp_path / "store"), "endless"))
+    assert trials
+    assert all(trial.state != TrialState.RUNNING for trial in trials)
+    assert INTERRUPTED in {trial.reason for trial in trials}
+
+
+def test_one_search_at_a_time_writes_to_a_study(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    with filelock.FileLock(store.lock("learnable")), pytest.raises(StoreError, match="another"):
+        search(load(learnable(tmp_path)), store)

@@ -1,0 +1,120 @@
+"""Study files: what a person can get wrong in one, and what they are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sabtune.config import TrialConfig
+from sabtune.errors import ConfigError, StudyFileError
+from sabtune.evaluation import Ladder
+from sabtune.search.study import ASHA, Resources, Study, load
+from sabtune.tasks import Copying
+
+GOOD = """
+from sabtune.config import TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import Study
+from sabtune.tasks import Copying
+
+STUDY = Study(name="s", task=Copying.Config(length=4), ladder=Ladder(lengths=(4, 8), select=(4,)))
+
+def space(trial):
+    return TrialConfig(model=SAB.Config(k_top=trial.suggest_int("k_top", 1, 3)))
+"""
+
+SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.py"))
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_loads(tmp_path: Path) -> None:
+    file = load(written(tmp_path, GOOD))
+    assert file.study.name == "s"
+    config = file.config(optuna.trial.FixedTrial({"k_top": 2}))  # type: ignore[arg-type]
+    assert config.model.label().startswith("k_top=2")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
+    file = load(path)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    configs = [file.config(study.ask()) for _ in range(50)]
+    assert all(isinstance(config, TrialConfig) for config in configs)
+    assert file.study.name == path.stem
+    assert len({repr(config) for config in configs}) > 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("STUDY =", "STUDIE ="), "study.py has no STUDY: add"),
+        (("STUDY = Study(", "STUDY = dict("), "study.py has no STUDY: add"),
+        (("def space", "def room"), "study.py has no space: add"),
+        (("k_top=trial", "ktop=trial"), r"study.py:11: SAB.Config has no key 'ktop': did you mean"),
+        (('"k_top", 1, 3', '"k_top", -3, -3'), r"study.py:11: k_top is -3: give a whole number"),
+        (("return TrialConfig", "TrialConfig"), r"space\(trial\) returned None: return a"),
+        (("import SAB", "import SABBATH"), r"study.py:4: ImportError: cannot import name"),
+        (("def space(trial):", "def space(trial)"), "study.py:10: expected ':'"),
+        (('name="s"', 'name="a/b"'), "study.py:8: name is 'a/b': give letters"),
+        (("(4, 8)", "(5, 8)"), r"study.py:8: ladder.lengths is \(5, 8\): give the training length"),
+        (("select=(4,)", "slect=(4,)"), "study.py:8: Ladder has no key 'slect': did you mean"),
+        (("Config(length=4)", "Config(length=-4)"), "study.py:8: length is -4: give a whole"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_a_bad_file_is_told_with_line_and_remedy(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    assert change[0] in GOOD
+    with pytest.raises(StudyFileError, match=message) as told:
+        load(written(tmp_path, GOOD.replace(*change)))
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyFileError, match=r"there is no study file .*nowhere.py"):
+        load(tmp_path / "nowhere.py")
+    with pytest.raises(StudyFileError, match="there is no study file"):
+        load(tmp_path)
+
+
+def test_limits_replace_the_studys_own(tmp_path: Path) -> None:
+    file = load(written(tmp_path, GOOD))
+    assert file.with_limits(trials=None, seed=None) == file
+    changed = file.with_limits(trials=3, seed=9).study
+    assert (changed.trials, changed.seed) == (3, 9)
+    with pytest.raises(ConfigError, match="trials is 0"):
+        file.with_limits(trials=0, seed=None)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (ASHA, {"grace": 0}, "grace is 0"),
+        (ASHA, {"grace": 5, "reduction": 1}, "reduction is 1"),
+        (Resources, {"cpus": 0}, "cpus is 0"),
+        (Resources, {"gpus": -0.5}, "gpus is -0.5"),
+    ],
+)
+def test_parts_name_a_value_out_of_range(
+    part: type, values: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        part(**values)
+
+
+def test_a_study_needs_the_training_length_first() -> None:
+    with pytest.raises(ConfigError, match="the training length, 7, first"):
+        Study(
+            name="x",
+            task=Copying.Config(length=7),
+            ladder=Ladder(lengths=(8, 16), select=(8,)),
+        )

@@ -1,0 +1,162 @@
+"""Training: it learns, it can be taken up again to the bit, and it says when it can't go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sabtune import checkpoint
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.errors import CheckpointError, DivergedError
+from sabtune.models import SAB
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Copying
+from sabtune.training import PATIENCE, Report, Training
+
+
+def timeless(reports: list[Report]) -> list[Report]:
+    return [dataclasses.replace(report, updates_per_second=0.0) for report in reports]
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+
+
+def test_reports_come_at_their_steps_with_the_schedule_in_force(run: RunConfig) -> None:
+    reports = list(Training(run))
+    assert [report.step for report in reports] == [5, 10, 15, 20]
+    # From 6 to 2 over the first half: the last updates before steps 5 and 10, and after.
+    assert [report.in_force for report in reports] == [
+        {"k_top": 4},
+        {"k_top": 2},
+        {"k_top": 2},
+        {"k_top": 2},
+    ]
+    assert all(report.updates_per_second > 0 for report in reports)
+    assert all(report.skipped == 0 for report in reports)
+
+
+def test_it_learns() -> None:
+    run = RunConfig(
+        task=Copying.Config(length=2, symbols=1, alphabet=2),
+        trial=TrialConfig(
+            model=SAB.Config(hidden=16, k_top=2, k_att=1, k_trunc=2),
+            train=TrainConfig(updates=400, batch_size=32, learning_rate=0.01, report_every=100),
+        ),
+        seed=0,
+    )
+    reports = list(Training(run))
+    assert reports[-1].accuracy > 0.95
+    assert reports[-1].loss < reports[0].loss / 4
+
+
+def test_a_seed_gives_the_same_again_and_another_does_not(run: RunConfig) -> None:
+    one, same = timeless(list(Training(run))), timeless(list(Training(run)))
+    other = timeless(list(Training(dataclasses.replace(run, seed=8))))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize("stops", [[0], [1], [3], [1, 2]], ids=str)
+def test_resumed_equals_unbroken_to_the_bit(
+    run: RunConfig, tmp_path: Path, stops: list[int]
+) -> None:
+    unbroken = Training(run)
+    expected = list(unbroken)
+
+    training, got = Training(run), []
+    for i, stop in enumerate(stops):
+        reports = iter(training)
+        while len(got) < stop:
+            got.append(next(reports))
+        training.save(tmp_path / str(i))
+        torch.manual_seed(i)  # the global generator has no say
+        training = Training.resume(tmp_path / str(i))
+    got += list(training)
+
+    assert timeless(got) == timeless(expected)
+    for name, tensor in weights(unbroken).items():
+        assert torch.equal(weights(training)[name], tensor), name
+
+
+def test_a_checkpoint_holds_no_pickle(run: RunConfig, tmp_path: Path) -> None:
+    training = Training(run)
+    next(iter(training))
+    training.save(tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.suffix in (".json", ".safetensors")
+
+
+def test_the_model_of_a_checkpoint_is_the_trained_one(run: RunConfig, tmp_path: Path) -> None:
+    training = Training(run)
+    next(iter(training))
+    training.save(tmp_path)
+    loaded = checkpoint.load_model(tmp_path)
+    x = torch.randn(2, 30, training.task.inputs, generator=generator(0, Stream.TEST))
+    assert loaded.in_force() == {"k_top": 4}
+    assert torch.equal(loaded(x)[0], training.model(x)[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "weights.safetensors", "training.safetensors", "progress.json"]
+)
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_damaged_checkpoint_names_the_file(
+    run: RunConfig, tmp_path: Path, name: str, damage: str
+) -> None:
+    Training(run).save(tmp_path)
+    next_to_it = tmp_path / name
+    if damage == "missing":
+        next_to_it.unlink()
+    else:
+        next_to_it.write_bytes(next_to_it.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match=name):
+        Training.resume(tmp_path)
+
+
+def test_a_checkpoint_of_another_format_is_refused(run: RunConfig, tmp_path: Path) -> None:
+    Training(run).save(tmp_path)
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    (tmp_path / "progress.json").write_text(json.dumps(progress | {"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        Training.resume(tmp_path)
+
+
+def poison(training: Training, updates: set[int]) -> None:
+    """Makes the gradient of these updates not finite."""
+    loss = training.task.loss
+
+    def poisoned(logits: torch.Tensor, batch: object) -> torch.Tensor:
+        value = loss(logits, batch)  # type: ignore[arg-type]
+        return value * float("nan") if training.step in updates and logits.requires_grad else value
+
+    training.task.loss = poisoned  # type: ignore[method-assign]
+
+
+def test_an_update_without_a_finite_gradient_is_skipped_and_counted(run: RunConfig) -> None:
+    training = Training(run)
+    poison(training, {5, 6})
+    reports = iter(training)
+    next(reports)
+    before = weights(training)
+    training.run = dataclasses.replace(
+        run, trial=dataclasses.replace(run.trial, train=TrainConfig(updates=20, report_every=1))
+    )
+    assert next(reports).skipped == 1
+    assert all(torch.equal(before[k], v) for k, v in weights(training).items())
+    assert [next(reports).skipped, next(reports).skipped] == [1, 0]
+    assert any(not torch.equal(before[k], v) for k, v in weights(training).items())
+    assert all(v.isfinite().all() for v in weights(training).values())
+
+
+def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConfig) -> None:
+    train = TrainConfig(updates=10 * PATIENCE, batch_size=1, report_every=10 * PATIENCE)
+    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    poison(training, set(range(3, 10 * PATIENCE)))
+    with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE} updates"):
+        list(training)
+    assert training.step == 3 + PATIENCE
