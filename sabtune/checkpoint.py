@@ -22,7 +22,6 @@ from torch import Tensor
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, ConfigError
 from sabtune.models import Model
-from sabtune.seeding import Stream, generator
 
 FORMAT = 1
 MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
@@ -88,9 +87,7 @@ def load_run(directory: Path) -> RunConfig:
 def load_model(directory: Path) -> Model:
     """The model of a checkpoint as training left it, in evaluation mode."""
     run = load_run(directory)
-    task = run.task.build()
-    unused = generator(run.seed, Stream.INITIALISATION)
-    model = run.trial.model.build(task.inputs, task.outputs, unused)
+    model = run.build_model(run.task.build())
     model.load_state_dict(_read_tensors(directory / "weights.safetensors"))
     progress = _read_json(directory / "progress.json")
     model.set_progress(progress["step"] / run.trial.train.updates)

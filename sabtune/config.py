@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sabtune import schema
-from sabtune.models import MODELS, ModelConfig
+from sabtune.models import MODELS, Model, ModelConfig
 from sabtune.schedule import SCHEDULES, Schedule
 from sabtune.schema import Config, check, check_whole
-from sabtune.tasks import TASKS, TaskConfig
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import TASKS, Task, TaskConfig
 
 PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDULES}
 
@@ -63,6 +64,15 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, least=0)
+
+    def build_model(self, task: Task) -> Model:
+        """The model before its first update."""
+        return self.trial.model.build(
+            task.inputs,
+            task.outputs,
+            steps=task.steps(task.length),
+            generator=generator(self.seed, Stream.INITIALISATION),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for checkpoints, workers and MLflow."""

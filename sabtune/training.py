@@ -45,9 +45,7 @@ class Training:
     def __init__(self, run: RunConfig):
         self.run = run
         self.task = run.task.build()
-        self.model = run.trial.model.build(
-            self.task.inputs, self.task.outputs, generator(run.seed, Stream.INITIALISATION)
-        )
+        self.model = run.build_model(self.task)
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.batches = generator(run.seed, Stream.TRAINING)
         self.step = 0

@@ -55,7 +55,7 @@ def test_a_rung_counts_every_scored_prediction() -> None:
 
 def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SAB.Config(hidden=8, k_top=2, k_att=2).build(
-        TASK.inputs, TASK.outputs, generator(0, Stream.INITIALISATION)
+        TASK.inputs, TASK.outputs, steps=11, generator=generator(0, Stream.INITIALISATION)
     )
     model = model.double()
     double = Copying.Config(length=5, symbols=3).build()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sabtune.models import SAB
-from sabtune.ops import reference
+from sabtune.ops import fused, reference
 from sabtune.ops.reference import Parameters
 from sabtune.seeding import Stream, generator
 from tests.conftest import GOLDEN
@@ -25,6 +25,13 @@ def golden() -> Mapping[str, np.ndarray]:
         return dict(data)
 
 
+@pytest.fixture(params=["reference", "fused"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model on either path: by the equations themselves, and by the fast one."""
+    if request.param == "reference":
+        monkeypatch.setattr(fused, "sab", reference.sab)
+
+
 def of(golden: Mapping[str, np.ndarray], kind: str) -> dict[str, Tensor]:
     prefix = f"{kind}/"
     return {
@@ -35,11 +42,15 @@ def of(golden: Mapping[str, np.ndarray], kind: str) -> dict[str, Tensor]:
 
 
 def golden_model(golden: Mapping[str, np.ndarray]) -> SAB:
-    inputs, hidden = golden["param/weight_ih"].shape[1], golden["param/W1"].shape[0]
+    inputs = golden["param/weight_ih"].shape[1]
     config = SAB.Config(
-        hidden=hidden, **{name: int(golden[name]) for name in ("k_top", "k_att", "k_trunc")}
+        hidden=golden["param/W1"].shape[0],
+        k_top=int(golden["k_top"]),
+        k_att=int(golden["k_att"]),
+        k_trunc=int(golden["k_trunc"]),
     )
-    model = SAB(config, inputs, len(golden["param/fc_bias"]), generator(0, Stream.TEST)).double()
+    outputs = len(golden["param/fc_bias"])
+    model = SAB(config, inputs, outputs, steps=37, generator=generator(0, Stream.TEST)).double()
     model.load_state_dict(of(golden, "param"))
     return model
 
@@ -48,6 +59,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("path")
 def test_values_agree_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
     model = golden_model(golden)
     x = torch.from_numpy(golden["x"])
@@ -58,6 +70,7 @@ def test_values_agree_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> N
     close(logits, torch.from_numpy(golden["logits"]))
 
 
+@pytest.mark.usefixtures("path")
 def test_every_gradient_agrees_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
     model = golden_model(golden)
     logits, _ = model(torch.from_numpy(golden["x"]))
@@ -137,7 +150,7 @@ def reached(k_top: int, k_att: int, k_trunc: int, T: int = 9) -> list[int]:
     h, _, _ = reference.sab(
         x, reference.initial_state(1, p), p, k_top=k_top, k_att=k_att, k_trunc=k_trunc
     )
-    h[:, -1].sum().backward()
+    torch.autograd.backward(h[:, -1].sum())
     assert x.grad is not None
     return [t + 1 for t in range(T) if x.grad[0, t].abs().sum() > 0]
 

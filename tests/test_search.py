@@ -1,4 +1,4 @@
-"""Searches for real: Ray Tune, an Optuna study in SQLite, MLflow, and the command that joins them."""
+"""Searches for real: Ray Tune, an Optuna study in SQLite, MLflow, and the command itself."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def test_streams_never_share_a_seed() -> None:
 
 
 def test_the_purpose_survives_what_torch_drops() -> None:
-    """Torch's generator keeps 32 bits of a seed: two that differ above them are one and the same."""
+    """Torch's generator keeps 32 bits of a seed: two that differ above them are the same."""
     assert torch.equal(
         torch.rand(3, generator=torch.Generator().manual_seed(5 + 2**32)),
         torch.rand(3, generator=torch.Generator().manual_seed(5)),

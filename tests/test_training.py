@@ -68,7 +68,7 @@ def test_resumed_equals_unbroken_to_the_bit(
     unbroken = Training(run)
     expected = list(unbroken)
 
-    training, got = Training(run), []
+    training, got = Training(run), list[Report]()
     for i, stop in enumerate(stops):
         reports = iter(training)
         while len(got) < stop:

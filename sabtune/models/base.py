@@ -29,8 +29,14 @@ class ModelConfig(Config, ABC):
         """The few words that tell this configuration from its neighbours in a list."""
 
     @abstractmethod
-    def build(self, inputs: int, outputs: int, generator: torch.Generator) -> Model:
-        """A new model, every weight drawn from `generator`."""
+    def build(self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator) -> Model:
+        """A new model, every weight drawn from `generator`; `steps`: T of a training sequence."""
+
+
+def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:
+    """A weight drawn within ±1/√fan_in, which is torch's own default for nn.LSTM and nn.Linear."""
+    bound = fan_in**-0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
 class Model(nn.Module, ABC):

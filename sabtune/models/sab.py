@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sabtune.models.base import Model, ModelConfig
-from sabtune.ops import reference
+from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.ops import fused, reference
 from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check_whole
 
 
 class SAB(Model):
-    """The paper's model; `sabtune.ops.reference` holds its equations."""
+    """The paper's model: its equations are in `ops.reference`, and `ops.fused` is their fast path."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
@@ -41,28 +42,31 @@ class SAB(Model):
             schedule = type(self.schedule).__name__.lower()
             return f"k_top={self.k_top} k_att={self.k_att} k_trunc={self.k_trunc} {schedule}"
 
-        def build(self, inputs: int, outputs: int, generator: torch.Generator) -> SAB:
-            return SAB(self, inputs, outputs, generator)
+        def build(
+            self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
+        ) -> SAB:
+            return SAB(self, inputs, outputs, steps=steps, generator=generator)
 
-    def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
+    def __init__(
+        self, config: Config, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
+    ):
         super().__init__()
         self.config = config
-        self.k_top = config.schedule.k_top(0.0, config.k_top)
+        self.dense = 1 + steps // config.k_att  # the memories of a training sequence, m_0 with them
+        self.set_progress(0.0)
         H = config.hidden
 
-        def uniform(*shape: int, fan_in: int = H) -> nn.Parameter:
-            bound = fan_in**-0.5  # torch's own default for nn.LSTM and nn.Linear
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
-        self.weight_ih = uniform(4 * H, inputs)
-        self.weight_hh = uniform(4 * H, H)
-        self.bias_ih = uniform(4 * H)
-        self.bias_hh = uniform(4 * H)
-        self.W1 = uniform(H, H)
-        self.W2 = uniform(H, H)
-        self.w3 = uniform(H)
-        self.V = uniform(outputs, 2 * H, fan_in=2 * H)  # V1 beside V2
-        self.b = uniform(outputs, fan_in=2 * H)
+        cell = partial(uniform, fan_in=H, generator=generator)
+        self.weight_ih = cell(4 * H, inputs)
+        self.weight_hh = cell(4 * H, H)
+        self.bias_ih = cell(4 * H)
+        self.bias_hh = cell(4 * H)
+        self.W1 = cell(H, H)
+        self.W2 = cell(H, H)
+        self.w3 = cell(H)
+        readout = partial(uniform, fan_in=2 * H, generator=generator)
+        self.V = readout(outputs, 2 * H)  # V1 beside V2
+        self.b = readout(outputs)
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
@@ -83,7 +87,7 @@ class SAB(Model):
             W2=self.W2,
             w3=self.w3,
         )
-        return reference.sab(
+        return fused.sab(
             x,
             state or reference.initial_state(x.shape[0], parameters),
             parameters,
@@ -93,7 +97,7 @@ class SAB(Model):
         )
 
     def set_progress(self, progress: float) -> None:
-        self.k_top = self.config.schedule.k_top(progress, self.config.k_top)
+        self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)
 
     def in_force(self) -> dict[str, float]:
         return {"k_top": self.k_top}

@@ -81,6 +81,9 @@ class Task(ABC):
     chance: float
     """The accuracy of a model that has learned everything but what must be remembered."""
 
+    length: int
+    """The length that training uses."""
+
     @abstractmethod
     def steps(self, length: int) -> int:
         """How many steps T a sequence of this length has."""

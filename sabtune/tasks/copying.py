@@ -45,6 +45,7 @@ class Copying(Task):
 
     def __init__(self, config: Config):
         self.config = config
+        self.length = config.length
         self.marker = config.alphabet + 1
         self.inputs = 1 if config.input == "scalar" else config.alphabet + 2
         self.outputs = config.alphabet + 1

@@ -1,0 +1,82 @@
+"""The LSTM that SAB is measured against, under full or truncated back-propagation through time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.schema import check_whole
+
+
+@dataclass(frozen=True)
+class State:
+    """What is carried: h and c, each (1, B, H) as torch has them, and the steps taken so far."""
+
+    h: Tensor
+    c: Tensor
+    step: int
+
+
+class LSTM(Model):
+    """torch's own LSTM with a linear readout: y_t = V h_t + b."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        """k_trunc: steps of back-propagation, in blocks as SAB's are; 0 for all of them."""
+
+        k_trunc: int = 0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_whole("k_trunc", self.k_trunc, least=0)
+
+        def label(self) -> str:
+            return f"lstm k_trunc={self.k_trunc}" if self.k_trunc else "lstm full BPTT"
+
+        def build(
+            self,
+            inputs: int,
+            outputs: int,
+            *,
+            steps: int,
+            generator: torch.Generator,
+        ) -> LSTM:
+            return LSTM(self, inputs, outputs, generator)
+
+    def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
+        super().__init__()
+        self.config = config
+        H = config.hidden
+        self.lstm = nn.LSTM(inputs, H, batch_first=True)
+        with torch.no_grad():
+            for weight in self.lstm.parameters():
+                weight.copy_(uniform(*weight.shape, fan_in=H, generator=generator))
+        self.V = uniform(outputs, H, fan_in=H, generator=generator)
+        self.b = uniform(outputs, fan_in=H, generator=generator)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if state is None:
+            nothing = x.new_zeros(1, x.shape[0], self.config.hidden)
+            state = State(nothing, nothing, 0)
+        h, c = state.h, state.c
+        hidden = []
+        for block in x.split(self._blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
+            if self.config.k_trunc:
+                h, c = h.detach(), c.detach()
+            out, (h, c) = self.lstm(block, (h, c))
+            hidden.append(out)
+        after = State(h, c, state.step + x.shape[1])
+        return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
+
+    def _blocks(self, done: int, steps: int) -> list[int]:
+        """The lengths of the stretches between two cuts, for steps done + 1 to done + `steps`."""
+        k = self.config.k_trunc
+        if not k:
+            return [steps]
+        blocks = [min(-done % k, steps)] if done % k else []
+        while sum(blocks) < steps:
+            blocks.append(min(k, steps - sum(blocks)))
+        return blocks

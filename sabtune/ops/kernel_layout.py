@@ -1,0 +1,121 @@
+"""How the kernels want their numbers: H filled up to whole vectors, the weights in panels.
+
+H hidden, W the same filled up with zeros to a multiple of LANES: a unit whose weights are all zero
+stays zero and takes no credit, so the kernels know no remainders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sabtune.ops.kernel_simd import LANES
+from sabtune.ops.reference import Parameters
+
+Array = NDArray[Any]
+
+
+def packed(weight: Tensor) -> Array:
+    """(in, out) -> (out / LANES, in, LANES): a product reads it from front to back."""
+    panels = weight.reshape(weight.shape[0], -1, LANES).transpose(0, 1)
+    return panels.contiguous().numpy()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The padding for a hidden size, and its removal; everything is detached."""
+
+    H: int
+
+    @property
+    def width(self) -> int:
+        return -(-self.H // LANES) * LANES
+
+    @property
+    def more(self) -> int:
+        return self.width - self.H
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """(…, H) -> (…, W), contiguous."""
+        tensor = tensor.detach()
+        return (pad(tensor, (0, self.more)) if self.more else tensor).contiguous()
+
+    def square(self, weight: Tensor) -> Tensor:
+        """(n·H, H) -> (n·W, W), each block of H rows filled up."""
+        weight = weight.detach()
+        if not self.more:
+            return weight
+        return pad(weight.view(-1, self.H, self.H), (0, self.more, 0, self.more)).flatten(0, 1)
+
+    def gates(self, weight: Tensor) -> Tensor:
+        """(4H, n) -> (4W, n), each gate filled up."""
+        weight = weight.detach()
+        if not self.more:
+            return weight
+        return pad(weight.view(4, self.H, -1), (0, 0, 0, self.more)).flatten(0, 1)
+
+    def no_rows(self, tensor: Tensor) -> Tensor:
+        """(…, W) -> (…, H)."""
+        return tensor[..., : self.H] if self.more else tensor
+
+    def no_square(self, weight: Tensor) -> Tensor:
+        """(n·W, W) -> (n·H, H)."""
+        return weight.view(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
+
+    def no_gates(self, weight: Tensor) -> Tensor:
+        """(4W, n) -> (4H, n)."""
+        return weight.view(4, self.width, -1)[:, : self.H].flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """The weights of the forward pass. The cell's gate is doubled: tanh(x) = 2σ(2x) - 1."""
+
+    inputs: Tensor  # (I, 4W)
+    bias: Tensor  # (4W,)
+    W_hh: Array
+    W1: Array
+    W2: Array
+    w3: Array
+
+    @staticmethod
+    def of(p: Parameters, layout: Layout) -> Forward:
+        def doubled(weight: Tensor) -> Tensor:
+            twice = layout.gates(weight).clone()
+            twice[2 * layout.width : 3 * layout.width] *= 2
+            return twice
+
+        bias = (p.bias_ih + p.bias_hh).unsqueeze(1)
+        recurrent = layout.square(p.weight_hh).clone()
+        recurrent[2 * layout.width : 3 * layout.width] *= 2
+        return Forward(
+            inputs=doubled(p.weight_ih).T,
+            bias=doubled(bias).squeeze(1),
+            W_hh=packed(recurrent.T),
+            W1=packed(layout.square(p.W1).T),
+            W2=packed(layout.square(p.W2).T),
+            w3=layout.rows(p.w3).numpy(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """The weights of the backward pass."""
+
+    W_hh: Array
+    W1: Array
+    W2: Array
+    w3: Array
+
+    @staticmethod
+    def of(p: Parameters, layout: Layout) -> Backward:
+        return Backward(
+            W_hh=packed(layout.square(p.weight_hh)),
+            W1=packed(layout.square(p.W1)),
+            W2=packed(layout.square(p.W2)),
+            w3=layout.rows(p.w3).numpy(),
+        )

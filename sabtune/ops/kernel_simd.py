@@ -1,0 +1,233 @@
+"""Sixteen numbers at a time: the vector type that the compiled kernels are written in.
+
+The loop vectoriser gives up on loops over many arrays (it must first prove that they do not
+overlap) and on a small matrix product with its sums in registers. So the kernels name their
+vectors: `load` gives sixteen neighbouring elements, `+ - * /` work on them, `store` puts them back.
+LLVM splits the sixteen into whatever registers the processor has (two of AVX2, one of AVX-512).
+Arrays are addressed by one flat offset from their first element and must be contiguous; nothing is
+checked. Nothing here may be reordered: a sum is added as written, so results repeat to the bit.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending
+from numba.core import types
+
+LANES = 16
+FUSE = ("contract",)  # a·b + c may become one instruction; no other liberty
+Code = Callable[..., Any]
+Number = Any  # a scalar of the arrays' dtype
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """A function of the kernels' own, compiled into each of its callers."""
+    return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
+
+
+def instruction(function: Code) -> Code:
+    """An operation given by the LLVM code it stands for."""
+    return cast(Code, extending.intrinsic(function))
+
+
+class LanesType(types.Type):
+    """LANES numbers of one dtype in registers."""
+
+    def __init__(self, dtype: Any):
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@extending.register_model(LanesType)
+class _LanesModel(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Any):
+        super().__init__(  # type: ignore[no-untyped-call]
+            manager, lanes, ir.VectorType(manager.lookup(lanes.dtype).get_value_type(), LANES)
+        )
+
+
+def _address(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
+    data = context.make_array(array)(context, builder, value).data
+    return builder.gep(data, [at])
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    vector = ir.VectorType(number.type, LANES)
+    one = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+@instruction
+def load(typing: Any, array: Any, at: Any) -> Any:
+    """The LANES elements of `array` from the flat offset `at` on."""
+    size = array.dtype.bitwidth // 8
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, array, *args)
+        vector = ir.VectorType(address.type.pointee, LANES)
+        return builder.load(builder.bitcast(address, vector.as_pointer()), align=size)
+
+    return LanesType(array.dtype)(array, types.intp), code
+
+
+@instruction
+def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
+    """Writes LANES elements of `array` from the flat offset `at` on."""
+    size = array.dtype.bitwidth // 8
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, array, args[0], args[1])
+        builder.store(args[2], builder.bitcast(address, args[2].type.as_pointer()), align=size)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), code
+
+
+@instruction
+def spread(typing: Any, array: Any, at: Any) -> Any:
+    """The one element of `array` at the flat offset `at`, LANES times."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, builder.load(_address(context, builder, array, *args)))
+
+    return LanesType(array.dtype)(array, types.intp), code
+
+
+@instruction
+def lanes_of(typing: Any, number: Any) -> Any:
+    """A number LANES times."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0])
+
+    return LanesType(number)(number), code
+
+
+def _folded(fold: Code) -> Code:
+    """One number out of LANES, halves first."""
+
+    def instruction_of(typing: Any, lanes: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            (value,) = args
+            index = ir.IntType(32)
+            nothing = ir.Constant(value.type, ir.Undefined)
+            width = LANES
+            while width > 1:
+                width //= 2
+                parts = (range(width), range(width, 2 * width))
+                low, high = (
+                    builder.shuffle_vector(
+                        value, nothing, ir.Constant(ir.VectorType(index, width), list(part))
+                    )
+                    for part in parts
+                )
+                value = fold(builder, low, high)
+                nothing = ir.Constant(value.type, ir.Undefined)
+            return builder.extract_element(value, ir.Constant(index, 0))
+
+        return lanes.dtype(lanes), code
+
+    return instruction(instruction_of)
+
+
+total = _folded(lambda builder, a, b: builder.fadd(a, b))
+largest = _folded(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+def _binary(name: str) -> Code:
+    def instruction_of(typing: Any, a: Any, b: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, name)(*args, flags=FUSE)
+
+        return a(a, b), code
+
+    return instruction(instruction_of)
+
+
+def _overload(symbol: Code, name: str) -> None:
+    apply = _binary(name)
+
+    extending.overload(symbol, jit_options={"forceinline": True})(
+        lambda a, b: (lambda a, b: apply(a, b)) if isinstance(a, LanesType) and a == b else None
+    )
+
+
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _overload(_symbol, _name)
+
+
+def _select(sign: str) -> Code:
+    def instruction_of(typing: Any, a: Any, b: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            bound, value = args
+            return builder.select(builder.fcmp_ordered(sign, bound, value), bound, value)
+
+        return a(a, b), code
+
+    return instruction(instruction_of)
+
+
+at_most = _select("<")  # at_most(bound, v): the lesser; NaN where v is
+at_least = _select(">")  # at_least(bound, v): the greater; NaN where v is
+
+
+# e^r on |r| <= ln 2 / 2, highest power first, the final 1 + r apart. float32: Cephes' expf, off by
+# 2e-8; float64: Taylor to r^13, off by 1e-17.
+_FLOAT = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+_DOUBLE = tuple(
+    1.0 / f
+    for f in (6227020800, 479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2)
+)
+_FORMATS = {  # dtype: coefficients, bits, of the mantissa, bias, ln 2 in two parts, largest |x|
+    types.float32: (_FLOAT, 32, 23, 127, (0.693359375, -2.12194440e-4), 87.0),
+    types.float64: (_DOUBLE, 64, 52, 1023, (0.693145751953125, 1.42860682030941723212e-6), 708.0),
+}
+
+
+@instruction
+def exp(typing: Any, lanes: Any) -> Any:
+    """e^x, x held to ±87 (float32) or ±708 (float64), so that no result is 0, inf or subnormal."""
+    powers, bits, mantissa, bias, (ln2_high, ln2_low), furthest = _FORMATS[lanes.dtype]
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (x,) = args
+        whole = ir.VectorType(ir.IntType(32), LANES)
+        word = ir.VectorType(ir.IntType(bits), LANES)
+
+        def number(value: float) -> Any:
+            return ir.Constant(x.type, [value] * LANES)
+
+        def fused(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=FUSE), c, flags=FUSE)
+
+        for sign, bound in (("<", number(furthest)), (">", number(-furthest))):
+            x = builder.select(builder.fcmp_ordered(sign, bound, x), bound, x)
+        # x·log2 e + bias is positive, so truncation rounds it down: the biased exponent.
+        n = builder.fptosi(fused(x, number(1.4426950408889634), number(bias + 0.5)), whole)
+        k = builder.fsub(builder.sitofp(n, x.type), number(bias))
+        r = fused(k, number(-ln2_high), x)
+        r = fused(k, number(-ln2_low), r)
+        e = number(powers[0])
+        for power in powers[1:]:
+            e = fused(e, r, number(power))
+        e = fused(e, builder.fmul(r, r, flags=FUSE), builder.fadd(r, number(1.0)))
+        if bits > 32:
+            n = builder.zext(n, word)
+        n = builder.shl(n, ir.Constant(word, [mantissa] * LANES))
+        return builder.fmul(e, builder.bitcast(n, x.type), flags=FUSE)
+
+    return lanes(lanes), code

@@ -1,0 +1,293 @@
+"""The compiled pass against the equations: values and every gradient."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sabtune.ops import fused, reference
+from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops.reference import Parameters, State
+
+GOLDEN = Path(__file__).parent / "golden" / "paper_T37_trunc5_att2_top3.npz"
+NAMES = [field.name for field in fields(Parameters)]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def parameters(H: int, inputs: int, dtype: torch.dtype, scale: float = 2.0) -> Parameters:
+    """`scale` times as large as torch's own; at twice, gates and scores are all at work."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> Tensor:
+        bound = scale * H**-0.5
+        weight = torch.empty(shape, dtype=torch.float64)
+        return weight.uniform_(-bound, bound, generator=generator).to(dtype)
+
+    return Parameters(
+        weight_ih=uniform(4 * H, inputs),
+        weight_hh=uniform(4 * H, H),
+        bias_ih=uniform(4 * H),
+        bias_hh=uniform(4 * H),
+        W1=uniform(H, H),
+        W2=uniform(H, H),
+        w3=uniform(H),
+    )
+
+
+def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
+
+
+def results(
+    sab: object, x: Tensor, p: Parameters, sparsity: dict[str, int], state: State | None = None
+) -> dict[str, Tensor]:
+    """All that a call gives: outputs, the state after, and the gradients of a random functional."""
+    assert callable(sab)
+    x = x.clone().requires_grad_()
+    p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
+    state = state or reference.initial_state(x.shape[0], p)
+    hidden, summary, after = sab(x, state, p, **sparsity)
+    weigh = noise(*hidden.shape, 2, dtype=x.dtype, seed=2)
+    (hidden * weigh[..., 0] + summary * weigh[..., 1]).sum().backward()
+    found = {"hidden": hidden, "summary": summary}
+    found |= {name: getattr(after, name) for name in ("h", "c", "memory", "keys")}
+    leaves = {"x": x} | {name: getattr(p, name) for name in NAMES}
+    for name, leaf in leaves.items():
+        found["d_" + name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def check_same(
+    found: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    tolerance: float,
+    rounded: dict[str, Tensor] | None = None,
+) -> None:
+    """Each within `tolerance` of its largest entry, or as near as `rounded`, the equations in the
+    same dtype: where w_i / Σ w is nearly a constant, its gradient is little but rounding.
+    """
+    for name, true in truth.items():
+        assert found[name].shape == true.shape, name
+        assert found[name].isfinite().all(), name
+        if true.numel():
+            size = true.abs().max().clamp_min(1e-3)
+            allowed = size * tolerance
+            if rounded is not None:
+                allowed = allowed.maximum(8 * (rounded[name] - true).abs().max())
+            error = (found[name] - true).abs().max()
+            assert error < allowed, f"{name} is off by {error / size:.1e} of its largest entry"
+
+
+def to(p: Parameters, dtype: torch.dtype) -> Parameters:
+    return Parameters(**{name: getattr(p, name).to(dtype) for name in NAMES})
+
+
+SHAPES = [  # B, T, H, k_top, k_att, k_trunc
+    (1, 37, 5, 3, 2, 5),
+    (3, 37, 17, 1, 2, 7),
+    (63, 12, 17, 4, 1, 5),
+    (64, 37, 64, 10, 2, 10),
+    (3, 1, 17, 3, 1, 5),
+    (3, 2, 5, 3, 1, 1),
+    (3, 37, 17, 3, 40, 5),  # nothing is ever remembered
+    (3, 37, 17, 50, 2, 5),  # more kept than remembered
+    (3, 37, 17, 3, 1, 1),
+    (3, 37, 17, 3, 3, 0),  # no truncation
+    (35, 20, 33, 5, 1, 4),
+    (2, 9, 300, 2, 1, 3),
+]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """Whatever is read before it is written shows as NaN."""
+    SHELF.poisoned = True
+    yield
+    SHELF.poisoned = False
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_is_compiled() -> None:
+    assert fused.COMPILED
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_as_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    B, T, H, k_top, k_att, k_trunc = shape
+    x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
+    sparsity = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
+    rounded = results(reference.sab, x, p, sparsity)
+    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.usefixtures("_two_threads")
+def test_two_threads(dtype: torch.dtype) -> None:
+    x, p = noise(7, 20, 4, dtype=dtype), parameters(17, 4, dtype)
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": 5}
+    truth = results(reference.sab, x, p, sparsity)
+    found = results(fused.sab, x, p, sparsity)
+    check_same(found, truth, TOLERANCE[dtype])
+    again = results(fused.sab, x, p, sparsity)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
+    x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": 5}
+    first = results(fused.sab, x, p, sparsity)
+    results(fused.sab, noise(9, 31, 4, dtype=dtype), p, {"k_top": 7, "k_att": 1, "k_trunc": 0})
+    SHELF.poisoned = False
+    again = results(fused.sab, x, p, sparsity)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_k_top_changes_between_two_calls() -> None:
+    x, p = noise(3, 30, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
+    for k_top in (1000, 5, 2, 1):
+        sparsity = {"k_top": k_top, "k_att": 1, "k_trunc": 5}
+        check_same(results(fused.sab, x, p, sparsity), results(reference.sab, x, p, sparsity), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
+    x, p = 100 * noise(3, 30, 4, dtype=dtype), parameters(17, 4, dtype)
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": 5}
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
+    rounded = results(reference.sab, x, p, sparsity)
+    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("keys", "query"), [(100.0, 1.0), (1.0, 40.0), (60.0, 60.0), (1e4, 1e4)])
+def test_keys_and_queries_beyond_the_exponential(
+    keys: float, query: float, dtype: torch.dtype
+) -> None:
+    p = parameters(17, 4, dtype)
+    p = replace(p, W1=p.W1 * keys, W2=p.W2 * query)
+    x = noise(4, 30, 4, dtype=dtype)
+    x[0] = 0  # one example that is tame for longer than the others
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": 5}
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
+    rounded = results(reference.sab, x, p, sparsity)
+    # scores that are all but saturated lie so near each other that Σ w is mostly rounding
+    tolerance = max(TOLERANCE[dtype], 1e-7)
+    check_same(results(fused.sab, x, p, sparsity), truth, tolerance, rounded)
+
+
+@pytest.mark.parametrize("H", [17, 64])
+@pytest.mark.parametrize("k_att", [1, 3, 20])
+def test_stretches_give_the_whole(H: int, k_att: int) -> None:
+    x, p = noise(3, 300, 4, dtype=torch.float64), parameters(H, 4, torch.float64, scale=0.5)
+    sparsity = {"k_top": 3, "k_att": k_att, "k_trunc": 7}
+    with torch.no_grad():
+        truth = reference.sab(x, reference.initial_state(3, p), p, **sparsity)
+        for cuts in ((), (1, 3, 40), (150,)):
+            state = reference.initial_state(3, p)
+            parts = []
+            for stretch in x.tensor_split(cuts, dim=1):
+                hidden, summary, state = fused.sab(stretch, state, p, **sparsity)
+                parts.append((hidden, summary))
+            for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
+                torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-9)
+            for name in ("h", "c", "memory", "keys"):
+                torch.testing.assert_close(getattr(state, name), getattr(truth[2], name))
+            assert state.step == truth[2].step
+
+
+def test_two_ways_on_from_one_state() -> None:
+    x, p = noise(2, 40, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": 5}
+    with torch.no_grad():
+        state = fused.sab(x, reference.initial_state(2, p), p, **sparsity)[2]
+        ways = [fused.sab(step * x, state, p, **sparsity) for step in (1, 2, 1)]
+        for name in ("h", "c", "memory", "keys"):
+            assert torch.equal(getattr(ways[0][2], name), getattr(ways[2][2], name))
+        truth = reference.sab(2 * x, state, p, **sparsity)
+    torch.testing.assert_close(ways[1][0], truth[0])
+    torch.testing.assert_close(ways[1][2].memory, truth[2].memory)
+
+
+@pytest.mark.parametrize("k_trunc", [0, 4])
+def test_gradients_from_a_carried_state(k_trunc: int) -> None:
+    x, p = noise(3, 30, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
+    sparsity = {"k_top": 3, "k_att": 2, "k_trunc": k_trunc}
+    with torch.no_grad():
+        state = reference.sab(x[:, :13], reference.initial_state(3, p), p, **sparsity)[2]
+    found, truth = (
+        results(sab, x[:, 13:], p, sparsity, state) for sab in (fused.sab, reference.sab)
+    )
+    check_same(found, truth, 1e-9)
+
+
+def test_gradients_of_a_state_are_left_to_the_reference() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    state = reference.initial_state(2, p)
+    h = state.h.clone().requires_grad_()
+    hidden, _, _ = fused.sab(x, replace(state, h=h), p, k_top=2, k_att=1, k_trunc=0)
+    hidden.sum().backward()  # type: ignore[no-untyped-call]
+    assert h.grad is not None
+    assert h.grad.abs().sum() > 0
+
+
+def test_gradients_of_any_strides() -> None:
+    x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
+    W1 = p.W1.requires_grad_()
+    found = []
+    for sab, view in itertools.product((fused.sab, reference.sab), ("expanded", "transposed")):
+        state = reference.initial_state(3, p)
+        hidden, summary, _ = sab(x, state, p, k_top=2, k_att=1, k_trunc=3)
+        if view == "expanded":
+            hidden.sum().backward()  # type: ignore[no-untyped-call]
+        else:
+            (
+                hidden.transpose(0, 2) * summary.detach().transpose(0, 2).contiguous()
+            ).sum().backward()  # type: ignore[no-untyped-call]
+        assert W1.grad is not None
+        found.append(W1.grad)
+        W1.grad = None
+    torch.testing.assert_close(found[:2], found[2:])
+
+
+def test_a_second_backward_is_refused() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden, _, _ = fused.sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)
+    hidden.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="second time"):
+        hidden.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_golden_run() -> None:
+    with np.load(GOLDEN) as file:
+        golden = {
+            name: torch.from_numpy(file[name]) for name in file if file[name].dtype.kind == "f"
+        }
+        sparsity = {name: int(file[name]) for name in ("k_top", "k_att", "k_trunc")}
+    p = Parameters(**{name: golden["param/" + name].requires_grad_() for name in NAMES})
+    state = reference.initial_state(golden["x"].shape[0], p)
+    hidden, summary, _ = fused.sab(golden["x"], state, p, **sparsity)
+    logits = reference.readout(hidden, summary, golden["param/fc_weight"], golden["param/fc_bias"])
+    (logits * golden["cotangent"]).sum().backward()  # type: ignore[no-untyped-call]
+    found = {"hidden": hidden, "summary": summary, "logits": logits}
+    found |= {"grad/" + name: getattr(p, name).grad for name in NAMES}
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor.detach(), golden[name], rtol=1e-10, atol=1e-10)
