@@ -13,27 +13,27 @@ STUDY = Study(
     name="copying_quick",
     task=Copying.Config(length=20, symbols=5),
     ladder=Ladder(lengths=(20, 40, 100, 200), select=(20, 40)),
-    trials=12,
-    startup=6,
-    pruning=ASHA(grace=500, reduction=2),
+    trials=16,
+    startup=8,
+    pruning=ASHA(grace=3000, reduction=2),
 )
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, its schedule and the learning rate."""
-    k_top = trial.suggest_int("k_top", 2, 8)
-    dense_first = trial.suggest_categorical("schedule", ["constant", "linear"]) == "linear"
+    """Sparsity, how it sets in, and the learning rate."""
+    sets_in = trial.suggest_categorical("schedule", ["constant", "linear"])
     return TrialConfig(
         model=SAB.Config(
             hidden=64,
-            k_top=k_top,
+            k_top=trial.suggest_int("k_top", 2, 8),
             k_att=trial.suggest_int("k_att", 1, 5),
-            k_trunc=trial.suggest_int("k_trunc", 1, 10),
-            schedule=Linear(start=16) if dense_first else Constant(),
+            k_trunc=trial.suggest_int("k_trunc", 2, 10),
+            schedule=Linear(start="all") if sets_in == "linear" else Constant(),
         ),
         train=TrainConfig(
-            updates=4000,
-            learning_rate=trial.suggest_float("learning_rate", 1e-3, 8e-3, log=True),
+            updates=16_000,
+            batch_size=32,
+            learning_rate=trial.suggest_float("learning_rate", 1e-3, 5e-3, log=True),
             report_every=500,
         ),
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from sabtune.errors import ConfigError
-from sabtune.models import MODELS, SAB
+from sabtune.models import LSTM, MODELS, SAB, SelfAttention
+from sabtune.ops import reference
+from sabtune.ops.reference import Normalizer, Scoring
 from sabtune.schedule import Linear
 from sabtune.seeding import Stream, generator
 
@@ -60,6 +63,82 @@ def test_one_example_does_not_depend_on_its_batch(kind: str) -> None:
     )
     x = torch.randn(5, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
     torch.testing.assert_close(model(x)[0][2:3], model(x[2:3])[0], rtol=1e-12, atol=1e-12)
+
+
+SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
+
+
+@pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])
+@pytest.mark.parametrize("normalizer", ["sum", "softmax"])
+def test_every_parameter_of_every_rule_gets_a_gradient(
+    scoring: Scoring, normalizer: Normalizer
+) -> None:
+    config = SAB.Config(hidden=6, scoring=scoring, normalizer=normalizer, **SPARSITY)  # type: ignore[arg-type]
+    model = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+    model(torch.randn(2, 20, 4, generator=generator(0, Stream.TEST)))[0].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_labels_tell_rules_apart() -> None:
+    assert SAB.Config(scoring="dot").label().endswith("constant dot")
+    assert SAB.Config(normalizer="softmax").label().endswith("constant softmax")
+    assert SAB.Config(form="released").label().endswith("constant released")
+
+
+def test_the_released_form_has_its_own_scoring() -> None:
+    with pytest.raises(ConfigError, match="scoring is 'dot': give the default"):
+        SAB.Config(form="released", scoring="dot")
+
+
+def blockwise(model: LSTM, x: Tensor, k_trunc: int) -> Tensor:
+    """The same LSTM run block by block, cut by hand: what truncation is to give."""
+    state, out = None, []
+    for start in range(0, x.shape[1], k_trunc):
+        hidden, state = model.lstm(x[:, start : start + k_trunc], state)
+        state = tuple(tensor.detach() for tensor in state)
+        out.append(hidden)
+    return torch.cat(out, dim=1) @ model.V.T + model.b
+
+
+@pytest.mark.parametrize("k_trunc", [1, 4, 5, 19, 100])
+def test_a_truncated_lstm_is_cut_after_every_block(k_trunc: int) -> None:
+    config = LSTM.Config(hidden=6, k_trunc=k_trunc)
+    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALISATION)).double()
+    assert isinstance(model, LSTM)
+    x = torch.randn(2, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
+    weigh = torch.randn(2, 19, 3, dtype=torch.float64, generator=generator(1, Stream.TEST))
+    gradients = []
+    for logits in (model(x)[0], blockwise(model, x, k_trunc)):
+        gradients.append(torch.autograd.grad((logits * weigh).sum(), list(model.parameters())))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_stretch_does_not_move_the_cuts() -> None:
+    """Blocks count from the sequence's start: after 6 steps of a k_trunc of 4, two are left."""
+    config = LSTM.Config(hidden=6, k_trunc=4)
+    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALISATION))
+    assert isinstance(model, LSTM)
+    assert [model.blocks(done, 9) for done in (0, 4, 6)] == [[4, 4, 1], [4, 4, 1], [2, 4, 3]]
+    assert model.blocks(6, 1) == [1]
+
+
+def test_self_attention_looks_at_every_step_before() -> None:
+    """The last step sends credit to each of them, and weighs them by a softmax of the scores."""
+    config = SelfAttention.Config(hidden=5)
+    model = config.build(3, 2, steps=9, generator=generator(0, Stream.INITIALISATION)).double()
+    assert isinstance(model, SelfAttention)
+    x = torch.randn(1, 9, 3, dtype=torch.float64, generator=generator(0, Stream.TEST))
+    _, before = model(x[:, :8])
+    _, after = model(x[:, 8:], before)
+    p = model.weights()
+    query, _ = reference.lstm_cell(x[:, 8] @ p.weight_ih.T + p.bias_ih, before.h, before.c, p)
+    score = torch.tanh(before.memory @ p.W1.T + (query @ p.W2.T)[:, None]) @ p.w3
+    summary = (torch.softmax(score, dim=-1)[..., None] * before.memory).sum(dim=1)
+    torch.testing.assert_close(after.h, query + summary, rtol=1e-12, atol=1e-12)
+    assert before.memory.shape == (1, 8, 5)
 
 
 def test_sab_follows_its_schedule() -> None:

@@ -1,4 +1,4 @@
-"""The equations against independent float64 runs and against finite differences."""
+"""The equations against independent float64 runs of both forms and against finite differences."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import torch
 from torch import Tensor
 
 from sabtune.models import SAB
+from sabtune.models.attentive import attention_shapes
 from sabtune.ops import fused, reference
-from sabtune.ops.reference import Parameters
+from sabtune.ops.reference import PAPER, Parameters, Rule
 from sabtune.seeding import Stream, generator
 from tests.conftest import GOLDEN
 
-PAPER = GOLDEN / "paper_T37_trunc5_att2_top3.npz"
-NAMES = {"fc_weight": "V", "fc_bias": "b"}  # the golden file's names for the readout
+FILES = {
+    "paper": GOLDEN / "paper_T37_trunc5_att2_top3.npz",
+    "released": GOLDEN / "released_T37_trunc5_att2_top4.npz",
+}
+NAMES = {"fc_weight": "V", "fc_bias": "b"}  # the golden files' names for the readout
+
+Golden = Mapping[str, np.ndarray]
 
 
-@pytest.fixture(scope="module")
-def golden() -> Mapping[str, np.ndarray]:
-    with np.load(PAPER, allow_pickle=False) as data:
+@pytest.fixture(scope="module", params=FILES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    with np.load(FILES[request.param], allow_pickle=False) as data:
         return dict(data)
 
 
@@ -32,7 +38,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(fused, "sab", reference.sab)
 
 
-def of(golden: Mapping[str, np.ndarray], kind: str) -> dict[str, Tensor]:
+def of(golden: Golden, kind: str) -> dict[str, Tensor]:
     prefix = f"{kind}/"
     return {
         NAMES.get(key.removeprefix(prefix), key.removeprefix(prefix)): torch.from_numpy(value)
@@ -41,10 +47,11 @@ def of(golden: Mapping[str, np.ndarray], kind: str) -> dict[str, Tensor]:
     }
 
 
-def golden_model(golden: Mapping[str, np.ndarray]) -> SAB:
+def golden_model(golden: Golden) -> SAB:
     inputs = golden["param/weight_ih"].shape[1]
     config = SAB.Config(
-        hidden=golden["param/W1"].shape[0],
+        hidden=golden["param/weight_hh"].shape[1],
+        form="released" if golden["form"] == "released" else "paper",
         k_top=int(golden["k_top"]),
         k_att=int(golden["k_att"]),
         k_trunc=int(golden["k_trunc"]),
@@ -60,7 +67,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("path")
-def test_values_agree_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+def test_values_agree_with_the_golden_run(golden: Golden) -> None:
     model = golden_model(golden)
     x = torch.from_numpy(golden["x"])
     hidden, summary, _ = model.recall(x)
@@ -71,7 +78,7 @@ def test_values_agree_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> N
 
 
 @pytest.mark.usefixtures("path")
-def test_every_gradient_agrees_with_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+def test_every_gradient_agrees_with_the_golden_run(golden: Golden) -> None:
     model = golden_model(golden)
     logits, _ = model(torch.from_numpy(golden["x"]))
     (logits * torch.from_numpy(golden["cotangent"])).sum().backward()
@@ -82,18 +89,16 @@ def test_every_gradient_agrees_with_the_golden_run(golden: Mapping[str, np.ndarr
         close(parameter.grad, gradients[name])
 
 
-def test_as_many_memories_are_kept_as_in_the_golden_run(golden: Mapping[str, np.ndarray]) -> None:
+def test_as_many_memories_are_kept_as_in_the_golden_run(golden: Golden) -> None:
     model = golden_model(golden)
-    p = Parameters(
-        **{k: v for k, v in model.named_parameters() if k in Parameters.__dataclass_fields__}
-    )
+    p = model.weights()
     x = torch.from_numpy(golden["x"])
     state = reference.initial_state(x.shape[0], p)
     for t in range(x.shape[1]):
         gates = x[:, t] @ p.weight_ih.T + p.bias_ih
         h, _ = reference.lstm_cell(gates, state.h, state.c, p)
-        a = reference.scores(state.keys, h, p)
-        kept = (reference.sparse_weights(a, model.config.k_top) > 0).sum(dim=-1)
+        a = reference.scores(state.keys, h, p, model.rule)
+        kept = (reference.sparse_weights(a, model.config.k_top, model.rule) != 0).sum(dim=-1)
         assert kept.tolist() == golden["selected"][:, t].tolist()
         _, _, state = reference.sab(
             x[:, t : t + 1],
@@ -102,19 +107,19 @@ def test_as_many_memories_are_kept_as_in_the_golden_run(golden: Mapping[str, np.
             k_top=model.config.k_top,
             k_att=model.config.k_att,
             k_trunc=model.config.k_trunc,
+            rule=model.rule,
         )
 
 
-def random_parameters(inputs: int, hidden: int) -> dict[str, Tensor]:
+def random_parameters(inputs: int, hidden: int, rule: Rule = PAPER) -> dict[str, Tensor]:
     source = generator(3, Stream.TEST)
     shapes = {
         "weight_ih": (4 * hidden, inputs),
         "weight_hh": (4 * hidden, hidden),
         "bias_ih": (4 * hidden,),
         "bias_hh": (4 * hidden,),
-        "W1": (hidden, hidden),
-        "W2": (hidden, hidden),
-        "w3": (hidden,),
+        **dict.fromkeys(("W1", "W2", "w3"), (0,)),
+        **{"w3" if name == "w" else name: s for name, s in attention_shapes(rule, hidden).items()},
     }
     return {
         name: torch.randn(shape, generator=source, dtype=torch.float64).requires_grad_()
@@ -122,29 +127,64 @@ def random_parameters(inputs: int, hidden: int) -> dict[str, Tensor]:
     }
 
 
+RULES = {
+    "mlp": PAPER,
+    "dot": Rule(scoring="dot"),
+    "separable": Rule(scoring="separable"),
+    "softmax": Rule(normalizer="softmax"),
+    "large epsilon": Rule(epsilon=0.5),
+    "released": Rule(form="released"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize(
-    ("k_top", "k_att", "k_trunc"),
-    [(1, 1, 0), (2, 2, 0), (3, 1, 0), (50, 2, 0)],
+    ("k_top", "k_att"),
+    [(1, 1), (2, 2), (3, 1), (50, 2)],
     ids=["one kept", "every other", "every step", "all kept"],
 )
-def test_gradcheck(k_top: int, k_att: int, k_trunc: int) -> None:
+def test_gradcheck(k_top: int, k_att: int, rule: Rule) -> None:
     """Without truncation the gradient is the function's own, away from ties."""
-    parameters = random_parameters(inputs=2, hidden=3)
+    parameters = random_parameters(2, 3, rule)
     x = torch.randn(2, 6, 2, generator=generator(4, Stream.TEST), dtype=torch.float64)
 
     def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
         p = Parameters(**dict(zip(parameters, values, strict=True)))
         h, s, _ = reference.sab(
-            x, reference.initial_state(2, p), p, k_top=k_top, k_att=k_att, k_trunc=k_trunc
+            x, reference.initial_state(2, p), p, k_top=k_top, k_att=k_att, k_trunc=0, rule=rule
         )
         return h, s
 
     assert torch.autograd.gradcheck(function, (x.requires_grad_(), *parameters.values()))
 
 
+def test_each_scoring_by_its_formula() -> None:
+    p = Parameters(**random_parameters(2, 3))
+    m, q = (
+        torch.randn(3, generator=generator(i, Stream.TEST), dtype=torch.float64) for i in (1, 2)
+    )
+    dot, separable = Rule(scoring="dot"), Rule(scoring="separable")
+    for rule, expected in (
+        (PAPER, p.w3 @ torch.tanh(p.W1 @ m + p.W2 @ q)),
+        (dot, (p.W1 @ m) @ (p.W2 @ q) / 3**0.5),
+        (separable, p.w3 @ torch.tanh(p.W1 @ m)),
+    ):
+        keys = reference.key(m, p, rule).reshape(1, 1, 3)
+        close(reference.scores(keys, q.reshape(1, 3), p, rule), expected.reshape(1, 1))
+
+
+def test_softmax_is_over_the_scores_above_the_threshold() -> None:
+    a = torch.tensor([[3.0, 1.0, 4.0, 1.5, 9.0]])
+    kept = torch.softmax(torch.tensor([4.0, 9.0]), dim=0).tolist()
+    weights = reference.sparse_weights(a, 2, Rule(normalizer="softmax"))
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0, kept[0], 0.0, kept[1]]]))
+    alone = reference.sparse_weights(torch.tensor([[2.0]]), 3, Rule(normalizer="softmax"))
+    assert alone.tolist() == [[0.0]]
+
+
 def reached(k_top: int, k_att: int, k_trunc: int, T: int = 9) -> list[int]:
     """The steps, from 1, whose input the last step's summary and state send a gradient to."""
-    p = Parameters(**random_parameters(inputs=2, hidden=3))
+    p = Parameters(**random_parameters(2, 3))
     x = torch.randn(1, T, 2, generator=generator(5, Stream.TEST), dtype=torch.float64)
     x.requires_grad_()
     h, _, _ = reference.sab(

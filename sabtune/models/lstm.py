@@ -63,7 +63,7 @@ class LSTM(Model):
             state = State(nothing, nothing, 0)
         h, c = state.h, state.c
         hidden = []
-        for block in x.split(self._blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
+        for block in x.split(self.blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
             if self.config.k_trunc:
                 h, c = h.detach(), c.detach()
             out, (h, c) = self.lstm(block, (h, c))
@@ -71,7 +71,7 @@ class LSTM(Model):
         after = State(h, c, state.step + x.shape[1])
         return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
 
-    def _blocks(self, done: int, steps: int) -> list[int]:
+    def blocks(self, done: int, steps: int) -> list[int]:
         """The lengths of the stretches between two cuts, for steps done + 1 to done + `steps`."""
         k = self.config.k_trunc
         if not k:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.models.attentive import Attentive
+from sabtune.models.base import ModelConfig
 from sabtune.ops import fused, reference
+from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
 from sabtune.schedule import Constant, Schedule
-from sabtune.schema import check_whole
+from sabtune.schema import check, check_whole
 
 
-class SAB(Model):
-    """The paper's model: its equations are in `ops.reference`, and `ops.fused` is their fast path."""
+class SAB(Attentive):
+    """The paper's model: its equations are in `ops.reference`, their fast path in `ops.fused`."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
@@ -25,22 +26,36 @@ class SAB(Model):
         k_att: every k_att-th state is remembered.
         k_trunc: steps of local back-propagation; 0 for no truncation.
         schedule: how k_top gets there.
+        scoring, normalizer, epsilon, form: as `ops.reference.Rule` has them.
         """
 
         k_top: int = 5
         k_att: int = 5
         k_trunc: int = 5
         schedule: Schedule = field(default_factory=Constant)
+        scoring: Scoring = "mlp"
+        normalizer: Normalizer = "sum"
+        epsilon: float = 1e-7
+        form: Form = "paper"
 
         def __post_init__(self) -> None:
             super().__post_init__()
             check_whole("k_top", self.k_top, least=1)
             check_whole("k_att", self.k_att, least=1)
             check_whole("k_trunc", self.k_trunc, least=0)
+            check(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
+            if self.form == "released":
+                own = "the default: the released form has a way of its own"
+                check(self.scoring == "mlp", "scoring", self.scoring, own)
+                check(self.normalizer == "sum", "normalizer", self.normalizer, own)
 
         def label(self) -> str:
             schedule = type(self.schedule).__name__.lower()
-            return f"k_top={self.k_top} k_att={self.k_att} k_trunc={self.k_trunc} {schedule}"
+            words = [f"k_top={self.k_top} k_att={self.k_att} k_trunc={self.k_trunc} {schedule}"]
+            words += [self.scoring] * (self.scoring != "mlp")
+            words += [self.normalizer] * (self.normalizer != "sum")
+            words += [self.form] * (self.form != "paper")
+            return " ".join(words)
 
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
@@ -50,50 +65,36 @@ class SAB(Model):
     def __init__(
         self, config: Config, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
     ):
-        super().__init__()
+        rule = Rule(
+            scoring=config.scoring,
+            normalizer=config.normalizer,
+            epsilon=config.epsilon,
+            form=config.form,
+        )
+        super().__init__(config.hidden, inputs, outputs, generator, rule)
         self.config = config
         self.dense = 1 + steps // config.k_att  # the memories of a training sequence, m_0 with them
         self.set_progress(0.0)
-        H = config.hidden
-
-        cell = partial(uniform, fan_in=H, generator=generator)
-        self.weight_ih = cell(4 * H, inputs)
-        self.weight_hh = cell(4 * H, H)
-        self.bias_ih = cell(4 * H)
-        self.bias_hh = cell(4 * H)
-        self.W1 = cell(H, H)
-        self.W2 = cell(H, H)
-        self.w3 = cell(H)
-        readout = partial(uniform, fan_in=2 * H, generator=generator)
-        self.V = readout(outputs, 2 * H)  # V1 beside V2
-        self.b = readout(outputs)
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, reference.State]:
         hidden, summary, state = self.recall(x, state)
-        return reference.readout(hidden, summary, self.V, self.b), state
+        return self.readout(hidden, summary), state
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, Tensor, reference.State]:
         """h and s, each (B, T, H), of the cell under x (B, T, I), and the state to go on from."""
-        parameters = reference.Parameters(
-            weight_ih=self.weight_ih,
-            weight_hh=self.weight_hh,
-            bias_ih=self.bias_ih,
-            bias_hh=self.bias_hh,
-            W1=self.W1,
-            W2=self.W2,
-            w3=self.w3,
-        )
+        p = self.weights()
         return fused.sab(
             x,
-            state or reference.initial_state(x.shape[0], parameters),
-            parameters,
+            state or reference.initial_state(x.shape[0], p),
+            p,
             k_top=self.k_top,
             k_att=self.config.k_att,
             k_trunc=self.config.k_trunc,
+            rule=self.rule,
         )
 
     def set_progress(self, progress: float) -> None:

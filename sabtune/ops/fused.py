@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sabtune.ops import reference
-from sabtune.ops.reference import Parameters, State
+from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
     from sabtune.ops.kernel import REACH, forward
@@ -52,11 +52,18 @@ def supports(x: Tensor, state: State) -> bool:
 
 
 def sab(
-    x: Tensor, state: State, p: Parameters, *, k_top: int, k_att: int, k_trunc: int
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    *,
+    k_top: int,
+    k_att: int,
+    k_trunc: int,
+    rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
     """`reference.sab`, faster; the state after is detached."""
-    if not supports(x, state):
-        return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc)
+    if rule != PAPER or not supports(x, state):
+        return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
     call = Call(state, p, x.shape[1], k_top, k_att, k_trunc)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):

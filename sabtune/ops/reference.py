@@ -9,10 +9,12 @@ For the steps t = 1 … T, with a memory M that starts with one zero vector m_0:
                                                     wherever (t-1) mod k_trunc == 0
     a_i       = w3 · tanh(W1 m_i + W2 h'_t)         `scores`
     θ         = the (k_top+1)-th largest a_i        `threshold`
-    p_i       = max(a_i - θ, 0) / (Σ … + 1e-7)      `sparse_weights`
+    p_i       = max(a_i - θ, 0) / (Σ … + ε)         `sparse_weights`
     s_t       = Σ p_i m_i;  h_t = h'_t + s_t
     h_t joins M, not detached, where t mod k_att == 0
     y_t       = V1 h_t + V2 s_t + b                 `readout`
+
+A `Rule` changes how memories are scored and weighed.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 """
@@ -20,17 +22,47 @@ Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-EPSILON = 1e-7
-"""Added to Σ w: a step that keeps no memory has weights of zero, as in the released code."""
+Scoring = Literal["mlp", "dot", "separable"]
+Normalizer = Literal["sum", "softmax"]
+Form = Literal["paper", "released"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How memories are scored and weighed; as it stands, the paper's way.
+
+    scoring: "mlp", w3 · tanh(W1 m + W2 h'); "dot", (W1 m) · (W2 h') / √H; "separable",
+    w3 · tanh(W1 m), whatever the query.
+    normalizer: of the scores kept, "sum", (a - θ) / (Σ (a - θ) + ε); or "softmax".
+    epsilon: ε. A step that keeps no memory has weights of zero by it.
+    form: "paper"; or "released", what the authors' released code does instead:
+    a_i = w · [tanh h'_t; tanh m_i], so that the query cancels; θ the k_top-th largest score + 1e-7,
+    so that k_top - 1 are kept; the scores themselves as weights while |M| <= k_top; and a cut
+    before the steps t with t mod k_trunc == 0.
+    """
+
+    scoring: Scoring = "mlp"
+    normalizer: Normalizer = "sum"
+    epsilon: float = 1e-7
+    form: Form = "paper"
+
+
+PAPER = Rule()
+RELEASED_MARGIN = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parameters:
-    """The cell's weights. Gates are stacked in torch's order: input, forget, cell, output."""
+    """The cell's weights. Gates are stacked in torch's order: input, forget, cell, output.
+
+    What a rule doesn't use is an empty tensor: w3 under "dot", W2 under "separable", both W under
+    the released form, whose w stands in w3's place.
+    """
 
     weight_ih: Tensor  # (4H, I)
     weight_hh: Tensor  # (4H, H)
@@ -38,7 +70,7 @@ class Parameters:
     bias_hh: Tensor  # (4H,)
     W1: Tensor  # (H, H), applied to the memories
     W2: Tensor  # (H, H), applied to the query h'_t
-    w3: Tensor  # (H,)
+    w3: Tensor  # (H,); in the released form (2H,), the first H for tanh h'_t
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +80,7 @@ class State:
     h: Tensor  # (B, H)
     c: Tensor  # (B, H)
     memory: Tensor  # (B, M, H), the remembered h_t, oldest first, m_0 = 0 in front
-    keys: Tensor  # (B, M, H), W1 m_i
+    keys: Tensor  # (B, M, H), the part of a score that is the memory's own: W1 m_i
     step: int  # how many steps were taken: k_att and k_trunc count from the sequence's start
 
 
@@ -68,9 +100,22 @@ def lstm_cell(x_gates: Tensor, h: Tensor, c: Tensor, p: Parameters) -> tuple[Ten
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def scores(keys: Tensor, query: Tensor, p: Parameters) -> Tensor:
-    """The paper's scores a_i = w3 · tanh(W1 m_i + W2 h'_t): (B, M) from (B, M, H) and (B, H)."""
-    return torch.tanh(keys + (query @ p.W2.T).unsqueeze(1)) @ p.w3
+def key(m: Tensor, p: Parameters, rule: Rule = PAPER) -> Tensor:
+    """What is kept of a memory m (…, H) for scoring it: (…, H)."""
+    return torch.tanh(m) if rule.form == "released" else m @ p.W1.T
+
+
+def scores(keys: Tensor, query: Tensor, p: Parameters, rule: Rule = PAPER) -> Tensor:
+    """a (B, M), from the memories' keys (B, M, H) and the query h'_t (B, H)."""
+    H = query.shape[-1]
+    if rule.form == "released":
+        return (torch.tanh(query) @ p.w3[:H]).unsqueeze(1) + keys @ p.w3[H:]
+    if rule.scoring == "separable":
+        return torch.tanh(keys) @ p.w3
+    q = (query @ p.W2.T).unsqueeze(1)
+    if rule.scoring == "dot":
+        return (keys * q).sum(dim=-1) / H**0.5
+    return torch.tanh(keys + q) @ p.w3
 
 
 def threshold(a: Tensor, k_top: int) -> Tensor:
@@ -79,14 +124,43 @@ def threshold(a: Tensor, k_top: int) -> Tensor:
     return a.topk(kept, dim=-1).values[..., -1:]
 
 
-def sparse_weights(a: Tensor, k_top: int) -> Tensor:
-    """p (B, M): the scores above θ, lowered by θ and normalised; at most k_top are not zero."""
-    w = torch.relu(a - threshold(a, k_top))
-    return w / (w.sum(dim=-1, keepdim=True) + EPSILON)
+def sparse_weights(a: Tensor, k_top: int, rule: Rule = PAPER) -> Tensor:
+    """p (B, M): of the scores above θ, lowered by θ and normalised; at most k_top are not zero."""
+    if rule.form == "released":
+        return released_weights(a, k_top, rule)
+    theta = threshold(a, k_top)
+    if rule.normalizer == "softmax":
+        kept = torch.exp(a - a.amax(dim=-1, keepdim=True)) * (a > theta)
+        return kept / kept.sum(dim=-1, keepdim=True).clamp_min(1.0)  # the largest, if kept, is 1
+    w = torch.relu(a - theta)
+    return w / (w.sum(dim=-1, keepdim=True) + rule.epsilon)
+
+
+def released_weights(a: Tensor, k_top: int, rule: Rule) -> Tensor:
+    """p (B, M) as the authors' released code has it."""
+    if a.shape[-1] <= k_top:
+        return a
+    theta = a.topk(k_top, dim=-1).values[..., -1:] + RELEASED_MARGIN
+    w = torch.relu(a - theta)
+    return w / (w.sum(dim=-1, keepdim=True) + rule.epsilon)
+
+
+def is_cut(t: int, k_trunc: int, rule: Rule = PAPER) -> bool:
+    """Whether the carried h and c are detached before step t, counted from 1."""
+    if not k_trunc:
+        return False
+    return t % k_trunc == 0 if rule.form == "released" else (t - 1) % k_trunc == 0
 
 
 def sab(
-    x: Tensor, state: State, p: Parameters, *, k_top: int, k_att: int, k_trunc: int
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    *,
+    k_top: int,
+    k_att: int,
+    k_trunc: int,
+    rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
     """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
 
@@ -98,15 +172,15 @@ def sab(
     hidden: list[Tensor] = []
     summary: list[Tensor] = []
     for t, gates in enumerate(x_gates.unbind(dim=1), start=state.step + 1):
-        if k_trunc and (t - 1) % k_trunc == 0:
+        if is_cut(t, k_trunc, rule):
             h, c = h.detach(), c.detach()
         h, c = lstm_cell(gates, h, c, p)
-        weights = sparse_weights(scores(keys, h, p), k_top)
+        weights = sparse_weights(scores(keys, h, p, rule), k_top, rule)
         s = torch.einsum("bm,bmh->bh", weights, memory)
         h = h + s
         if t % k_att == 0:
             memory = torch.cat([memory, h.unsqueeze(1)], dim=1)
-            keys = torch.cat([keys, (h @ p.W1.T).unsqueeze(1)], dim=1)
+            keys = torch.cat([keys, key(h, p, rule).unsqueeze(1)], dim=1)
         hidden.append(h)
         summary.append(s)
     after = State(h=h, c=c, memory=memory, keys=keys, step=state.step + x.shape[1])

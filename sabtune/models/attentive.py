@@ -1,0 +1,71 @@
+"""What the models that attend to their own past have in common: weights and readout."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sabtune.models.base import Model, uniform
+from sabtune.ops import reference
+from sabtune.ops.reference import PAPER, Parameters, Rule
+
+
+class Attentive(Model):
+    """An LSTM cell, an attention over remembered states, and y_t = V1 h_t + V2 s_t + b."""
+
+    def __init__(
+        self,
+        hidden: int,
+        inputs: int,
+        outputs: int,
+        generator: torch.Generator,
+        rule: Rule = PAPER,
+    ):
+        super().__init__()
+        self.rule = rule
+        H = hidden
+        cell = partial(uniform, fan_in=H, generator=generator)
+        self.weight_ih = cell(4 * H, inputs)
+        self.weight_hh = cell(4 * H, H)
+        self.bias_ih = cell(4 * H)
+        self.bias_hh = cell(4 * H)
+        for name, shape in attention_shapes(rule, H).items():
+            self.register_parameter(name, cell(*shape))
+        readout = partial(uniform, fan_in=2 * H, generator=generator)
+        self.V = readout(outputs, 2 * H)  # V1 beside V2
+        self.b = readout(outputs)
+
+    def weights(self) -> Parameters:
+        """The cell's parameters as the operations take them."""
+        unused = self.bias_hh.new_empty(0)
+        attention: dict[str, Tensor] = dict.fromkeys(("W1", "W2", "w3"), unused)
+        for name in attention_shapes(self.rule, 0):
+            attention["w3" if name == "w" else name] = self.get_parameter(name)
+        return Parameters(
+            weight_ih=self.weight_ih,
+            weight_hh=self.weight_hh,
+            bias_ih=self.bias_ih,
+            bias_hh=self.bias_hh,
+            **attention,
+        )
+
+    def readout(self, hidden: Tensor, summary: Tensor) -> Tensor:
+        """Logits (B, T, O) from h and s, each (B, T, H)."""
+        return reference.readout(hidden, summary, self.V, self.b)
+
+
+def attention_shapes(rule: Rule, hidden: int) -> dict[str, tuple[int, ...]]:
+    """The parameters that a rule scores with, by the paper's names."""
+    H = hidden
+    if rule.form == "released":
+        return {"w": (2 * H,)}
+    square = {"W1": (H, H), "W2": (H, H)}
+    match rule.scoring:
+        case "mlp":
+            return square | {"w3": (H,)}
+        case "dot":
+            return dict(square)
+        case "separable":
+            return {"W1": (H, H), "w3": (H,)}

@@ -1,0 +1,70 @@
+"""The LSTM with full self-attention that SAB is measured against: dense, and never truncated.
+
+As SAB with every state remembered and recalled, and softmax weights. At each step t
+
+    a_i = w3 · tanh(W1 h_i + W2 h'_t)  for every i < t;   p = softmax(a)
+    s_t = Σ p_i h_i;   h_t = h'_t + s_t;   y_t = V1 h_t + V2 s_t + b
+
+and s_1 = 0, where nothing is there to attend to. Time and memory grow with T².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sabtune.models.attentive import Attentive
+from sabtune.models.base import ModelConfig
+from sabtune.ops import reference
+
+
+@dataclass(frozen=True)
+class State:
+    """What is carried: h and c (B, H), every h_i so far and its W1 h_i, (B, t, H)."""
+
+    h: Tensor
+    c: Tensor
+    memory: Tensor
+    keys: Tensor
+
+
+class SelfAttention(Attentive):
+    """Has the parameters and the readout of SAB with its scoring "mlp"."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        """Nothing but `hidden`: no sparsity, no truncation."""
+
+        def label(self) -> str:
+            return "lstm self-attention"
+
+        def build(
+            self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
+        ) -> SelfAttention:
+            return SelfAttention(self, inputs, outputs, generator)
+
+    def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
+        super().__init__(config.hidden, inputs, outputs, generator)
+        self.config = config
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        p = self.weights()
+        if state is None:
+            nothing = x.new_zeros(x.shape[0], self.config.hidden)
+            empty = nothing.unsqueeze(1)[:, :0]
+            state = State(nothing, nothing, empty, empty)
+        h, c, memory, keys = state.h, state.c, state.memory, state.keys
+        hidden, summary = [], []
+        for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
+            h, c = reference.lstm_cell(gates, h, c, p)
+            weights = torch.softmax(reference.scores(keys, h, p), dim=-1)
+            s = torch.einsum("bm,bmh->bh", weights, memory)
+            h = h + s
+            memory = torch.cat([memory, h.unsqueeze(1)], dim=1)
+            keys = torch.cat([keys, (h @ p.W1.T).unsqueeze(1)], dim=1)
+            hidden.append(h)
+            summary.append(s)
+        logits = self.readout(torch.stack(hidden, dim=1), torch.stack(summary, dim=1))
+        return logits, State(h, c, memory, keys)
