@@ -20,13 +20,15 @@ class TrainConfig(Config):
     """How a model is trained.
 
     updates: optimiser steps. batch_size: sequences an update. learning_rate: Adam's, at its peak.
-    decay: share of the updates, at the end, over which the rate falls to zero in a straight line.
+    warmup, decay: shares of the updates, at the start and at the end, over which the rate rises from
+    zero and falls to it in a straight line.
     clip_norm: the largest gradient norm that is applied. report_every: updates between two reports.
     """
 
     updates: int = 5000
     batch_size: int = 64
     learning_rate: float = 1e-3
+    warmup: float = 0.0
     decay: float = 0.0
     clip_norm: float = 1.0
     report_every: int = 250
@@ -35,15 +37,18 @@ class TrainConfig(Config):
         check_whole("updates", self.updates, least=1)
         check_whole("batch_size", self.batch_size, least=1)
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "a rate above 0")
-        check(0 <= self.decay <= 1, "decay", self.decay, "a share of the updates, from 0 to 1")
+        for name in ("warmup", "decay"):
+            share = getattr(self, name)
+            check(0 <= share <= 1, name, share, "a share of the updates, from 0 to 1")
         check(self.clip_norm > 0, "clip_norm", self.clip_norm, "a norm above 0")
         check_whole("report_every", self.report_every, least=1)
 
     def rate(self, step: int) -> float:
         """The learning rate of the update that takes training from `step` to `step` + 1."""
-        falling = self.decay * self.updates
-        left = self.updates - step
-        return self.learning_rate * min(left / falling, 1.0) if falling else self.learning_rate
+        rising, falling = self.warmup * self.updates, self.decay * self.updates
+        up = (step + 1) / rising if rising else 1.0
+        down = (self.updates - step) / falling if falling else 1.0
+        return self.learning_rate * min(up, down, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,3 +103,14 @@ def test_the_rate_falls_to_zero_over_the_last_share() -> None:
     train = TrainConfig(updates=100, learning_rate=1.0, decay=0.5)
     assert [train.rate(step) for step in (0, 50, 75, 99)] == [1.0, 1.0, 0.5, 0.02]
     assert TrainConfig(updates=100, learning_rate=1.0).rate(99) == 1.0
+
+
+def test_the_rate_rises_from_zero_over_the_first_share() -> None:
+    train = TrainConfig(updates=100, learning_rate=1.0, warmup=0.1, decay=0.1)
+    assert [train.rate(step) for step in (0, 4, 9, 50, 95)] == [0.1, 0.5, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("key", ["warmup", "decay"])
+def test_a_share_of_the_updates_is_a_share(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is 1.5: give a share of the updates"):
+        TrainConfig(**{key: 1.5})  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ LAYERS = [
     ["sabtune.schema"],
     ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store"],
     ["sabtune.models", "sabtune.tasks"],
-    ["sabtune.config"],
+    ["sabtune.config", "sabtune.diagnostics"],
     ["sabtune.checkpoint", "sabtune.evaluation"],
     ["sabtune.training"],
     ["sabtune.watcher"],

@@ -21,6 +21,8 @@ Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,7 +116,7 @@ def scores(keys: Tensor, query: Tensor, p: Parameters, rule: Rule = PAPER) -> Te
         return torch.tanh(keys) @ p.w3
     q = (query @ p.W2.T).unsqueeze(1)
     if rule.scoring == "dot":
-        return (keys * q).sum(dim=-1) / H**0.5
+        return (keys * q).sum(dim=-1) / math.sqrt(H)
     return torch.tanh(keys + q) @ p.w3
 
 
@@ -161,11 +163,13 @@ def sab(
     k_att: int,
     k_trunc: int,
     rule: Rule = PAPER,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, State]:
     """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
 
     k_top: memories kept a step; k_att: a state is remembered every k_att steps; k_trunc: length of
-    the window of local back-propagation, 0 for no truncation.
+    the window of local back-propagation, 0 for no truncation. watch: is given each step's number
+    and its weights p (B, M).
     """
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
     x_gates = x @ p.weight_ih.T + p.bias_ih
@@ -176,6 +180,8 @@ def sab(
             h, c = h.detach(), c.detach()
         h, c = lstm_cell(gates, h, c, p)
         weights = sparse_weights(scores(keys, h, p, rule), k_top, rule)
+        if watch is not None:
+            watch(t, weights)
         s = torch.einsum("bm,bmh->bh", weights, memory)
         h = h + s
         if t % k_att == 0:
