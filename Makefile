@@ -1,5 +1,5 @@
 # `make search` and `make test` do everything from a bare Python 3.11 to 3.13.
-PYTHON ?= python3
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -20,8 +20,8 @@ class TrainConfig(Config):
     """How a model is trained.
 
     updates: optimiser steps. batch_size: sequences an update. learning_rate: Adam's, at its peak.
-    warmup, decay: shares of the updates, at the start and at the end, over which the rate rises from
-    zero and falls to it in a straight line.
+    warmup, decay: shares of the updates, at the start and at the end, over which the rate rises
+    from zero and falls to it in a straight line.
     clip_norm: the largest gradient norm that is applied. report_every: updates between two reports.
     """
 

@@ -15,7 +15,7 @@ STUDY = Study(
     ladder=Ladder(lengths=(20, 40, 100, 200), select=(20, 40)),
     trials=16,
     startup=8,
-    pruning=ASHA(grace=3000, reduction=2),
+    pruning=ASHA(grace=2000, reduction=2),
 )
 
 
@@ -31,7 +31,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
             schedule=Linear(start="all") if sets_in == "linear" else Constant(),
         ),
         train=TrainConfig(
-            updates=16_000,
+            updates=8000,
             batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 1e-3, 5e-3, log=True),
             report_every=500,
