@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,3 +273,53 @@ def test_one_search_at_a_time_writes_to_a_study(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     with filelock.FileLock(store.lock("learnable")), pytest.raises(StoreError, match="another"):
         search(load(learnable(tmp_path)), store)
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port
+
+
+def test_ui_serves_the_study_on_loopback_alone(done: Done, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "sabtune", "ui", "--port", str(port)]
+    command += ["--store", str(done.store.root)]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
+    ):
+        try:
+            client = MlflowClient(answering(f"http://127.0.0.1:{port}", process))
+            experiment = client.get_experiment_by_name("learnable")
+            assert experiment is not None
+            runs = client.search_runs([experiment.experiment_id])
+            assert any("test_accuracy" in run.data.metrics for run in runs)
+            assert listening(port) == {"0100007F"}  # 127.0.0.1, as Linux writes it
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert listening(port) == set()
+
+
+def listening(port: int) -> set[str]:
+    """The addresses that are listened on at a port, in hexadecimal."""
+    table = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for lines in table for line in lines]
+    local = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return {address for address, at in local if int(at, 16) == port}
+
+
+def answering(url: str, process: subprocess.Popen[str]) -> str:
+    """The URL, once a server answers there with MLflow's page."""
+    for _ in range(240):
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as page:
+                assert b"MLflow" in page.read()
+                return url
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"nothing answers at {url}")

@@ -1,0 +1,98 @@
+"""How stably SAB trains at length 100 under each choice of ε, clipping, warm-up and rate.
+
+    python benchmarks/stability.py [--updates 3000] [--hidden 64] [--seeds 2]
+
+Copying, 10 symbols, one-hot; k_top 5 from dense, k_att 5, k_trunc 5; Adam; one thread. One choice
+is varied at a time around the defaults. For each, over its seeds: the median and the largest
+gradient norm before clipping (of stretches of 100 updates, the largest each), the updates skipped
+since their gradient was not finite, the greatest rise of the loss above its lowest value so far, the
+loss of the last stretch, and the accuracy at lengths 100 and 200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.evaluation import climb
+from sabtune.models import SAB
+from sabtune.schedule import Linear
+from sabtune.seeding import Stream
+from sabtune.tasks import Copying
+from sabtune.training import Training
+
+
+def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:
+    """The defaults, and each departure from them."""
+    model = SAB.Config(hidden=hidden, k_top=5, k_att=5, k_trunc=5, schedule=Linear(start="all"))
+    train = TrainConfig(updates=updates, batch_size=32, report_every=100)
+    yield "defaults", TrialConfig(model=model, train=train)
+    for epsilon in (1e-3, 1e-1):
+        changed = replace(model, epsilon=epsilon)
+        yield f"epsilon {epsilon:g}", TrialConfig(model=changed, train=train)
+    yield "softmax", TrialConfig(model=replace(model, normalizer="softmax"), train=train)
+    for clip in (0.1, 0.5):
+        changed_train = replace(train, clip_norm=clip)
+        yield f"clip_norm {clip:g}", TrialConfig(model=model, train=changed_train)
+    yield "warmup 0.1", TrialConfig(model=model, train=replace(train, warmup=0.1))
+    for rate in (2e-3, 4e-3):
+        faster = replace(train, learning_rate=rate)
+        yield f"learning_rate {rate:g}", TrialConfig(model=model, train=faster)
+
+
+def row(name: str, trial: TrialConfig, seeds: int) -> str:
+    norms, skipped, rises, last, short, long = [], 0, [], [], [], []
+    for seed in range(seeds):
+        training = Training(RunConfig(task=Copying.Config(length=100), trial=trial, seed=seed))
+        lowest, rise, loss = float("inf"), 0.0, 0.0
+        for report in training:
+            loss = report.loss
+            rise, lowest = max(rise, loss - lowest), min(lowest, loss)
+            norms.append(report.gradient_norm)
+            skipped += report.skipped
+        rungs = climb(
+            training.model,
+            training.task,
+            (100, 200),
+            sequences=128,
+            seed=0,
+            stream=Stream.SELECTION,
+        )
+        rises.append(rise)
+        last.append(loss)
+        short.append(rungs[0].accuracy)
+        long.append(rungs[1].accuracy)
+    return (
+        f"{name:20} {statistics.median(norms):9.2g} {max(norms):9.2g} {skipped:7} "
+        f"{max(rises):7.3f} {spread(last, '.3f'):>13} {spread(short, '.0%'):>11} "
+        f"{spread(long, '.0%'):>11}"
+    )
+
+
+def spread(values: list[float], form: str) -> str:
+    return "-".join(dict.fromkeys(format(value, form) for value in (min(values), max(values))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"hidden {options.hidden}, {options.updates} updates, {options.seeds} seeds")
+    print(
+        f"{'':20} {'norm':>9} {'largest':>9} {'skipped':>7} {'rise':>7} "
+        f"{'last loss':>13} {'at 100':>11} {'at 200':>11}"
+    )
+    for name, trial in choices(options.hidden, options.updates):
+        print(row(name, trial, options.seeds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
