@@ -5,7 +5,7 @@
 Copying, 10 symbols, one-hot; k_top 5 from dense, k_att 5, k_trunc 5; Adam; one thread. One choice
 is varied at a time around the defaults. For each, over its seeds: the median and the largest
 gradient norm before clipping (of stretches of 100 updates, the largest each), the updates skipped
-since their gradient was not finite, the greatest rise of the loss above its lowest value so far, the
+since their gradient was not finite, the greatest rise of the loss above its lowest so far, the
 loss of the last stretch, and the accuracy at lengths 100 and 200.
 """
 

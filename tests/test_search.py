@@ -312,7 +312,7 @@ def listening(port: int) -> set[str]:
     return {address for address, at in local if int(at, 16) == port}
 
 
-def answering(url: str, process: subprocess.Popen[str]) -> str:
+def answering(url: str, process: subprocess.Popen[bytes]) -> str:
     """The URL, once a server answers there with MLflow's page."""
     for _ in range(240):
         assert process.poll() is None, "the server ended"
