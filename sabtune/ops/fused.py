@@ -1,17 +1,16 @@
 """SAB as one compiled pass over the sequence and one back, for the CPU.
 
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
-of an LSTM. What it cannot do (no numba, another device or dtype, a gradient of the incoming state)
-the reference does.
+of an LSTM. What it cannot do (no numba, another device or dtype, a gradient of the incoming state,
+another rule than the paper's) the reference does.
 
-B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, M memories, N of them made
-in this call, K kept.
+B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, M memories, M0 of them there
+before the call and N made in it, K kept.
 """
 
 from __future__ import annotations
 
-from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
-    from sabtune.ops.kernel import REACH, forward
     from sabtune.ops.kernel_backward import backward
-    from sabtune.ops.kernel_layout import Backward, Forward, Layout
+    from sabtune.ops.kernel_forward import forward
+    from sabtune.ops.kernel_layout import Backward, Forward, Layout, unpacked
+    from sabtune.ops.kernel_memory import Carried, bank_of, raw_keys, start_keys
     from sabtune.ops.kernel_workspace import SHELF, in_parts, parts
 except ImportError:
     COMPILED = False
@@ -32,16 +32,17 @@ else:
     COMPILED = True
 
 DTYPES = (torch.float32, torch.float64)
-STRETCH = 128  # steps of x @ W_ih at once where nothing is kept for a backward pass
 
 Array = NDArray[Any]
 
 
-def supports(x: Tensor, state: State) -> bool:
+def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
     """Whether the compiled pass computes this call; otherwise the reference does."""
-    before = (state.h, state.c, state.memory, state.keys)
+    ends = (state.h, state.c)
+    before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
     return (
         COMPILED
+        and (rule.scoring, rule.normalizer, rule.form) == ("mlp", "sum", "paper")
         and x.device.type == "cpu"
         and x.dtype in DTYPES
         and x.shape[0] > 0
@@ -62,134 +63,146 @@ def sab(
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
     """`reference.sab`, faster; the state after is detached."""
-    if rule != PAPER or not supports(x, state):
+    if not supports(x, state, rule):
         return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
-    call = Call(state, p, x.shape[1], k_top, k_att, k_trunc)
+    call = Call(x, state, p, k_top, k_att, k_trunc, rule.epsilon)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         hidden, summary = _Sab.apply(call, *inputs)  # type: ignore[no-untyped-call]
-    else:
-        with torch.no_grad():
-            hidden, summary = call.evaluate(x)
-    return hidden, summary, call.after(hidden.detach(), p)
+        return hidden, summary, call.after_training(hidden.detach())
+    with torch.no_grad():
+        return call.evaluate()
 
 
 class Call:
-    """One call: its sizes and the state it goes on from."""
+    """One call: its sizes, the state it goes on from, its weights as the kernels want them."""
 
     def __init__(
-        self, state: State, p: Parameters, steps: int, k_top: int, k_att: int, k_trunc: int
+        self,
+        x: Tensor,
+        state: State,
+        p: Parameters,
+        k_top: int,
+        k_att: int,
+        k_trunc: int,
+        epsilon: float,
     ):
         self.layout = Layout(state.h.shape[1])
+        self.x = x.detach().contiguous()
         self.state = state
-        self.B, self.T, self.width = state.h.shape[0], steps, self.layout.width
-        self.k_top, self.k_att, self.k_trunc = k_top, k_att, k_trunc
+        self.B, self.T = x.shape[:2]
+        self.k_top, self.k_att, self.k_trunc, self.epsilon = k_top, k_att, k_trunc, epsilon
+        self.N = (state.step + self.T) // k_att - state.step // k_att
         self.h = self.layout.rows(state.h).clone()
         self.c = self.layout.rows(state.c).clone()
-        self.old = self.layout.rows(state.memory)
-        self.M0 = self.old.shape[1]
-        self.N = (state.step + steps) // k_att - state.step // k_att
         self.weights = Forward.of(p, self.layout)
         self.dtype = self.weights.w3.dtype
 
-    def outputs(self) -> tuple[Tensor, Tensor]:
-        hidden = self.h.new_empty(self.B, self.T, self.width)
-        return hidden, torch.empty_like(hidden)
-
-    def start_keys(self, keys: Array) -> NDArray[np.bool_]:
-        """Writes the keys of the memories that are there; says in which examples they are wide."""
-        raw = self.layout.rows(self.state.keys)
-        wide = raw.abs().amax(dim=(1, 2)) > REACH
-        known = torch.from_numpy(keys)[:, : self.M0]
-        torch.exp(raw + raw, out=known)
-        if wide.any():
-            known[wide] = raw[wide]
-        return cast("NDArray[np.bool_]", wide.numpy())
-
-    def project(self, x: Tensor, tape: Tape) -> None:
-        """The gates' part of x, W_ih x_t + b."""
-        gates = torch.from_numpy(tape.gates).flatten(0, 1)
-        inputs = x.detach().flatten(0, 1)
-        torch.addmm(self.weights.bias, inputs, self.weights.inputs, out=gates)
-
     def run(
-        self, begin: int, end: int, keep: bool, tape: Tape, hidden: Tensor, summary: Tensor
-    ) -> None:
+        self, tape: Tape, old: Array, M0: int, keys: Array, wide: Array, *, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        """h and s, each (B, T, W); self.h and self.c go on to the last step's."""
+        hidden = self.h.new_empty(self.B, self.T, self.layout.width)
+        summary = torch.empty_like(hidden)
+        x, h, c, w = self.x.numpy(), self.h.numpy(), self.c.numpy(), self.weights
+        outputs = hidden.numpy(), summary.numpy()
+
         def part(low: int, high: int) -> None:
             forward(
-                low, high, begin, end, self.state.step, self.k_top, self.k_att, keep,
-                tape.gates, self.h.numpy(), self.c.numpy(), hidden.numpy(), summary.numpy(),
-                tape.cells, tape.queries, self.old.numpy(), tape.keys, tape.wide,
+                low, high, self.state.step, self.k_top, self.k_att, self.epsilon, keep,
+                x, tape.gates, h, c, *outputs, tape.cells, tape.queries, M0, old, keys, wide,
                 tape.chosen, tape.weights, tape.sums, tape.starts,
-                self.weights.W_hh, self.weights.W1, self.weights.W2, self.weights.w3,
+                w.W_in, w.bias, w.W1, w.W2, w.w3,
             )  # fmt: skip
 
         in_parts(parts(self.B), part)
+        return hidden, summary
 
-    def train(self, x: Tensor) -> tuple[Tensor, Tensor, Tape]:
+    def made(self, hidden: Tensor) -> Tensor:
+        """The memories made in this call, (B, N, …)."""
+        first = (self.state.step // self.k_att + 1) * self.k_att - self.state.step - 1
+        return hidden[:, first :: self.k_att]
+
+    def evaluate(self) -> tuple[Tensor, Tensor, State]:
+        layout = self.layout
+        bank, M0 = bank_of(self.state, layout, self.N)
+        count = bank.count
+        tape = Tape(self, 0, np.array([0, min(self.k_top + 1, count)]))
+        hidden, summary = self.run(tape, bank.memory, M0, bank.keys, bank.wide, keep=False)
+        tape.release()
+        bank.memory[:, M0:count] = self.made(hidden).numpy()
+        after = Carried.after(
+            self.state,
+            layout.no_rows(self.h),
+            layout.no_rows(self.c),
+            self.T,
+            memory=lambda: layout.no_rows(torch.from_numpy(bank.memory[:, :count])),
+            keys=lambda: raw_keys(bank, count, layout),
+            bank=bank,
+        )
+        return layout.no_rows(hidden), layout.no_rows(summary), after
+
+    def train(self) -> tuple[Tensor, Tensor, Tape]:
         """h and s (B, T, W), and what the way back needs."""
+        M0 = self.state.memory.shape[1]
         steps = self.state.step + np.arange(self.T)
-        memories = self.M0 + steps // self.k_att - self.state.step // self.k_att
+        memories = M0 + steps // self.k_att - self.state.step // self.k_att
         starts = np.zeros(self.T + 1, np.int64)
         np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
-        tape = Tape(self, self.T, self.T, starts)
-        self.project(x, tape)
-        hidden, summary = self.outputs()
-        self.run(0, self.T, True, tape, hidden, summary)
+        tape = Tape(self, self.T, starts, M0 + self.N)
+        tape.c = self.c.numpy().copy()
+        tape.h = self.h.numpy().copy()
+        tape.old = self.layout.rows(self.state.memory).numpy()
+        tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys)
+        hidden, summary = self.run(tape, tape.old, M0, tape.keys, tape.wide, keep=True)
         return hidden, summary, tape
 
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """h and s (B, T, H); the gates are made for STRETCH steps at a time and kept for none."""
-        size = min(STRETCH, self.T)
-        most = min(self.k_top + 1, self.M0 + self.N)
-        tape = Tape(self, size, 0, np.array([0, most]))
-        hidden, summary = self.outputs()
-        room = tape.gates.reshape(-1)
-        for begin in range(0, self.T, size):
-            end = min(begin + size, self.T)
-            shape = (self.B, end - begin, 4 * self.width)
-            tape.gates = room[: prod(shape)].reshape(shape)
-            self.project(x[:, begin:end], tape)
-            self.run(begin, end, False, tape, hidden, summary)
-        tape.release()
-        return self.layout.no_rows(hidden), self.layout.no_rows(summary)
+    def after_training(self, hidden: Tensor) -> State:
+        layout, before, W1 = self.layout, self.state, self.weights.W1
 
-    def after(self, hidden: Tensor, p: Parameters) -> State:
-        first = (self.state.step // self.k_att + 1) * self.k_att - self.state.step - 1
-        made = hidden[:, first :: self.k_att]
-        with torch.no_grad():
-            keys = made @ p.W1.T
-        return State(
-            h=self.layout.no_rows(self.h),
-            c=self.layout.no_rows(self.c),
-            memory=torch.cat([self.state.memory.detach(), made], dim=1),
-            keys=torch.cat([self.state.keys.detach(), keys], dim=1),
-            step=self.state.step + self.T,
+        def keys() -> Tensor:
+            made = layout.rows(self.made(hidden)) @ unpacked(W1)
+            return torch.cat([before.keys.detach(), layout.no_rows(made)], dim=1)
+
+        return Carried.after(
+            before,
+            layout.no_rows(self.h),
+            layout.no_rows(self.c),
+            self.T,
+            memory=lambda: torch.cat([before.memory.detach(), self.made(hidden)], dim=1),
+            keys=keys,
         )
 
 
 class Tape:
-    """What a pass writes beside its outputs, in a workspace; shapes as in `kernel`."""
+    """What a pass writes beside its outputs, in a workspace; shapes as in `kernel`.
 
-    def __init__(self, call: Call, steps: int, kept: int, starts: NDArray[np.int64]):
-        B, W, real = call.B, call.width, call.dtype
+    `kept` steps are kept for a backward pass: all, or none.
+    """
+
+    h: Array  # (B, W), before the pass, as are c and old (B, M0, W)
+    c: Array
+    old: Array
+    wide: Array  # (B,)
+
+    def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):
+        B, W, real = call.B, call.layout.width, call.dtype
         S = int(starts[-1])
-        shapes: list[tuple[tuple[int, ...], Any]] = [
-            ((B, steps, 4 * W), real),
-            ((B, kept, W), real),
-            ((B, kept, W), real),
-            ((B, call.M0 + call.N, W), real),
-            ((B, S), np.dtype(np.int32)),
-            ((B, S), real),
-            ((B, kept), real),
-        ]
-        self.workspace = SHELF.take(shapes)
+        self.starts = starts
+        self.workspace = SHELF.take(
+            [
+                ((B, kept, 4 * W), real),
+                ((B, kept, W), real),
+                ((B, kept, W), real),
+                ((B, memories, W), real),
+                ((B, S), np.dtype(np.int32)),
+                ((B, S), real),
+                ((B, kept), real),
+            ]
+        )
         arrays = self.workspace.arrays
         self.gates, self.cells, self.queries, self.keys = arrays[:4]
         self.chosen, self.weights, self.sums = arrays[4:]
-        self.starts = starts
-        self.h, self.c = call.h.numpy().copy(), call.c.numpy().copy()  # before the pass
-        self.wide = call.start_keys(self.keys)
 
     def release(self) -> None:
         SHELF.give_back(self.workspace)
@@ -197,17 +210,16 @@ class Tape:
 
 class _Sab(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, summary, tape = call.train(x)
-        ctx.call, ctx.tape = call, tape
+    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, summary, ctx.tape = call.train()
+        ctx.call = call
         # the outputs as the kernels see them; without padding they are the outputs themselves
-        ctx.save_for_backward(x, *parameters, hidden, summary)
+        ctx.save_for_backward(*inputs, hidden, summary)
         return call.layout.no_rows(hidden), call.layout.no_rows(summary)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        call, tape = cast(Call, ctx.call), cast(Tape | None, ctx.tape)
-        if tape is None:
+        if ctx.tape is None:
             raise RuntimeError(
                 "the fused pass was differentiated a second time; its record is used up by the "
                 "first: run it forward again, or use sabtune.ops.reference"
@@ -217,9 +229,9 @@ class _Sab(torch.autograd.Function):
         p = Parameters(
             weight_ih=w_ih, weight_hh=w_hh, bias_ih=b_ih, bias_hh=b_hh, W1=W1, W2=W2, w3=w3
         )
-        ctx.tape = None
+        tape, ctx.tape = ctx.tape, None
         of_x = ctx.needs_input_grad[1]
-        return (None, *differentiate(call, tape, x, p, hidden, summary, gradients, of_x))
+        return (None, *differentiate(ctx.call, tape, x, p, hidden, summary, gradients, of_x))
 
 
 def differentiate(
@@ -233,11 +245,12 @@ def differentiate(
     of_x: bool,
 ) -> tuple[Tensor | None, ...]:
     """dL/dx (None where nobody asks) and dL/d of the parameters, in their order."""
-    layout, B, T, W, N = call.layout, call.B, call.T, call.width, call.N
-    weights = Backward.of(p, layout)
-    d_hidden, d_summary = (strided(layout, gradient) for gradient in gradients)
+    layout, B, T, N = call.layout, call.B, call.T, call.N
+    W, real = layout.width, call.dtype
+    w = Backward.of(p, layout)
+    outside = (*strided(layout, gradients[0]), *strided(layout, gradients[1]))
+    outputs = hidden.numpy(), summary.numpy()
     ranges = parts(B)
-    real = call.dtype
     workspace = SHELF.take(
         [
             ((B, N, W), real),
@@ -251,27 +264,24 @@ def differentiate(
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
         backward(
-            low, high, call.state.step, call.k_top, call.k_att, call.k_trunc,
-            *d_hidden, *d_summary,
-            tape.gates, tape.cells, tape.queries, hidden.numpy(), summary.numpy(),
-            tape.c, call.old.numpy(), tape.keys, tape.wide,
+            low, high, call.state.step, call.k_top, call.k_att, call.k_trunc, *outside,
+            tape.gates, tape.cells, tape.queries, *outputs,
+            tape.c, tape.old.shape[1], tape.old, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
-            weights.W_hh, weights.W1, weights.W2, weights.w3,
-            d_memory, d_keys, d_w3[mine], d_bias[mine],
+            w.W_hh, w.W1, w.W2, w.w3, d_memory, d_keys, d_w3[mine], d_bias[mine],
         )  # fmt: skip
 
     in_parts(ranges, part)
     d_gates = torch.from_numpy(tape.gates)
-    before = torch.from_numpy(tape.h)
-    # h_{t-1} is the row before in `hidden`, but for t = 1: its gradient is set aside
+    # h_{t-1} is the row before in `hidden`, but for the first step: its gradient is set aside
     d_first = d_gates[:, 0].clone()
     d_gates[:, 0] = 0
     flat = d_gates.view(B * T, 4 * W)
-    d_hh = torch.addmm(d_first.T @ before, flat[1:].T, hidden.view(B * T, W)[:-1])
+    d_hh = torch.addmm(d_first.T @ torch.from_numpy(tape.h), flat[1:].T, hidden.view(B * T, W)[:-1])
     d_gates[:, 0] = d_first
     # (I, BT) @ (BT, 4W): the other way round it takes MKL ten times as long for few inputs
     d_ih = layout.no_gates((x.flatten(0, 1).T @ flat).T)
-    d_x = (d_gates @ layout.gates(p.weight_ih)) if of_x else None
+    d_x = d_gates @ layout.gates(p.weight_ih) if of_x else None
     d_query, query = (torch.from_numpy(a).view(B * T, W) for a in (tape.queries, tape.cells))
     d_key, memory = (torch.from_numpy(a).view(B * N, W) for a in (d_keys, d_memory))
     d_b = layout.no_gates(torch.from_numpy(d_bias).sum(0).unsqueeze(1)).squeeze(1)

@@ -1,24 +1,21 @@
-"""The forward pass of SAB for a range of the batch, compiled: one call runs every step.
+"""What the two compiled passes share: products, scores, and where a memory lies.
 
-The examples `low` … `high` are taken TILE at a time through the whole sequence, so that what a tile
-works on stays in the processor's own cache while the products with the weights share their loads.
+B batch, T steps, I inputs, H hidden (a multiple of LANES: the caller pads with zeros, and a zero
+stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ and θ itself.
 
-B batch, T steps, H hidden (a multiple of LANES: the caller pads with zeros, and a zero stays zero),
-M memories, K kept = min(k_top + 1, M): the scores above θ and θ itself.
-
-    gates    (B, S, 4H)  in: x_t's part of the S steps from `begin` on; out: σ of input, forget,
-                         cell and output gate. The cell's comes doubled: tanh(x) = 2σ(2x) - 1
+    gates    (B, T, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
+                         sum: tanh(x) = 2σ(2x) - 1
     hidden, summary, cells, queries (B, T, H)   h_t, s_t, c_t and W2 h'_t
-    old      (B, M0, H)  the memories that were there before step 0 of this call; those made since
-                         are the rows of `hidden` where they were made
-    keys     (B, M, H)   e^{2 W1 m}, or W1 m itself in the examples that are `wide`
+    old      (B, …, H)   the M0 memories that were there before this call; those made since are the
+                         rows of `hidden` where they were made
+    keys     (B, …, H)   e^{2 W1 m}, or W1 m itself in the examples that are `wide`
     chosen, weights      the K memories of every step and their p_i, θ's own first, rows packed one
-                         step behind the other from `starts` on; sums (B, T): Σ w + 1e-7
-    W_hh, W1, W2         as `fused.packed` lays them out
+                         step behind the other from `starts` on; sums (B, T): Σ w + ε
+    W_in, W_hh, W1, W2   as `kernel_layout.packed` lays them out
 
 tanh(k + q) = 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} made once for a memory: a score takes a
-multiplication and a division for each unit, and two units share the division. An example in which
-some |k| or |q| passes REACH would overflow; it turns `wide`: exact, at a third of the speed.
+multiplication and a division for each unit, and two units share the division: 0.13 ns a unit. An
+example in which some |k| or |q| passes REACH would overflow; it turns `wide`: exact, but slower.
 """
 
 from __future__ import annotations
@@ -46,15 +43,15 @@ from sabtune.ops.kernel_simd import (
     total,
 )
 
-TILE = 32
+TILE = 32  # examples that go through the sequence together, sharing the loads of the weights
 ROWS = 4  # of a product at once: 4 × 16 sums fill AVX2's registers
-DEPTH = 128  # of a product at once: its 128 × 16 weights stay in the first-level cache
+DEPTH = 256  # of a product at once: its 256 × 16 weights stay in the first-level cache
 REACH = 21.5  # e^{2·21.5} squared is 5e37, still a float32
 SATURATED = 1e18  # 1 + x and the product of two of them: finite, and 1 - 2/x is 1
-EPSILON = 1e-7
 
 Array = NDArray[np.floating]
 Whole = NDArray[np.integer]
+Flags = NDArray[np.bool_]
 
 
 def kernel(function: F) -> F:
@@ -68,10 +65,14 @@ def padded(rows: int) -> int:
 
 
 @compiled
-def product(rows: int, a: Array, depth: int, w: Array, width: int, c: Array) -> None:
-    """c += a @ w for `rows` rows, a multiple of ROWS: c (rows, width), a (rows, depth)."""
-    for k0 in range(0, depth, DEPTH):
-        k1 = min(k0 + DEPTH, depth)
+def product(
+    rows: int, a: Array, start: int, step: int, depth: int, w: Array, width: int, c: Array
+) -> None:
+    """c (rows, width) += a @ w, for a multiple of ROWS; a row of a: `depth` of its `step`."""
+    pieces = (depth + DEPTH - 1) // DEPTH
+    for piece in range(pieces):
+        k0 = depth * piece // pieces
+        k1 = depth * (piece + 1) // pieces
         for n in range(0, width, LANES):
             for r in range(0, rows, ROWS):
                 at = r * width + n
@@ -79,10 +80,10 @@ def product(rows: int, a: Array, depth: int, w: Array, width: int, c: Array) -> 
                 c1 = load(c, at + width)
                 c2 = load(c, at + 2 * width)
                 c3 = load(c, at + 3 * width)
-                a0 = r * depth
-                a1 = a0 + depth
-                a2 = a1 + depth
-                a3 = a2 + depth
+                a0 = start + r * step
+                a1 = a0 + step
+                a2 = a1 + step
+                a3 = a2 + step
                 for k in range(k0, k1):
                     wk = load(w, n * depth + k * LANES)
                     c0 = c0 + spread(a, a0 + k) * wk
@@ -150,26 +151,6 @@ def score(key: Array, at: int, query: Array, q: int, w3: Array, H: int, wide: bo
 
 
 @compiled
-def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
-    """Lets entry i of the heap a[at : at + count], least first, down to its place."""
-    value = a[at + i]
-    index = which[at + i]
-    while True:
-        child = 2 * i + 1
-        if child >= count:
-            break
-        if child + 1 < count and a[at + child + 1] < a[at + child]:
-            child += 1
-        if not a[at + child] < value:
-            break
-        a[at + i] = a[at + child]
-        which[at + i] = which[at + child]
-        i = child
-    a[at + i] = value
-    which[at + i] = index
-
-
-@compiled
 def made_at(j: int, step: int, k_att: int) -> int:
     """The step of this call, from 0, whose h_t became its j-th memory."""
     return (step // k_att + 1 + j) * k_att - step - 1
@@ -178,153 +159,6 @@ def made_at(j: int, step: int, k_att: int) -> int:
 @compiled
 def widen(keys: Array, at: int, count: int) -> None:
     """e^{2k} -> k."""
+    flat = keys.reshape(-1)
     for j in range(at, at + count):
-        keys[j] = 0.5 * math.log(keys[j])
-
-
-@kernel
-def forward(
-    low: int,
-    high: int,
-    begin: int,
-    end: int,
-    step: int,
-    k_top: int,
-    k_att: int,
-    keep: bool,
-    gates: Array,
-    h: Array,
-    c: Array,
-    hidden: Array,
-    summary: Array,
-    cells: Array,
-    queries: Array,
-    old: Array,
-    keys: Array,
-    wide: NDArray[np.bool_],
-    chosen: Whole,
-    weights: Array,
-    sums: Array,
-    starts: Whole,
-    W_hh: Array,
-    W1: Array,
-    W2: Array,
-    w3: Array,
-) -> None:
-    """Steps `begin` … `end` of a call; h, c (B, H) are the state before and, then, after them.
-
-    `step` were taken before the call. `keep`: leave behind what the backward pass needs; otherwise
-    cells, queries and sums are not touched, and chosen and weights hold one step only.
-    """
-    T, H = hidden.shape[1], hidden.shape[2]
-    G = 4 * H
-    number = w3.dtype.type
-    one = lanes_of(number(1))
-    two = lanes_of(number(2))
-    M0, capacity = old.shape[1], keys.shape[1]
-    packed = chosen.shape[1]
-    rows = padded(min(TILE, high - low))
-    a = np.empty(capacity, w3.dtype)
-    carried = np.zeros((rows, H), w3.dtype)
-    states = np.zeros((rows, H), w3.dtype)
-    q = np.empty((rows, H), w3.dtype)
-    e = np.empty(H, w3.dtype)
-    S = np.zeros((rows, G), w3.dtype)
-    all_w3 = number(0)
-    for j in range(H):
-        all_w3 += w3[j]
-    # flat views: one offset addresses all
-    flat_keys = keys.reshape(-1)
-    flat_chosen = chosen.reshape(-1)
-    flat_weights = weights.reshape(-1)
-    for first in range(low, high, TILE):
-        B = min(TILE, high - first)
-        rows = padded(B)
-        for r in range(B):
-            copy(carried, r * H, h, (first + r) * H, H)
-        for t in range(begin, end):
-            M = M0 + (step + t) // k_att - step // k_att
-            K = min(k_top + 1, M)
-            for r in range(B):
-                row = ((first + r) * gates.shape[1] + t - begin) * G
-                copy(S, r * G, gates, row, G)
-            product(rows, carried, H, W_hh, G, S)
-            squash(S, rows * G)
-            for r in range(B):
-                b = first + r
-                at = r * G
-                for j in range(0, H, LANES):
-                    i = load(S, at + j)
-                    f = load(S, at + H + j)
-                    g = two * load(S, at + 2 * H + j) - one
-                    o = load(S, at + 3 * H + j)
-                    v = f * load(c, b * H + j) + i * g
-                    store(c, b * H + j, v)
-                    store(states, r * H + j, o * (one - two / (one + exp(v + v))))
-                if keep:
-                    copy(gates, (b * gates.shape[1] + t - begin) * G, S, at, G)
-                    copy(cells, (b * T + t) * H, c, b * H, H)
-            q[:rows] = number(0)
-            product(rows, states, H, W2, H, q)
-            for r in range(B):
-                b = first + r
-                now = (b * T + t) * H
-                if keep:
-                    copy(queries, now, q, r * H, H)
-                if not wide[b] and furthest(q, r * H, H) > REACH:
-                    wide[b] = True
-                    widen(flat_keys, b * capacity * H, M * H)
-                for j in range(0, H, LANES):
-                    v = load(q, r * H + j)
-                    store(e, j, v if wide[b] else exp(v + v))
-                for i in range(M):
-                    half = score(keys, (b * capacity + i) * H, e, 0, w3, H, wide[b])
-                    a[i] = all_w3 - half - half
-                at = b * packed + (starts[t] if keep else 0)
-                for i in range(K):
-                    flat_weights[at + i] = a[i]
-                    flat_chosen[at + i] = i
-                for i in range(K // 2 - 1, -1, -1):
-                    sink(flat_weights, flat_chosen, at, K, i)
-                for i in range(K, M):
-                    if a[i] > flat_weights[at]:
-                        flat_weights[at] = a[i]
-                        flat_chosen[at] = i
-                        sink(flat_weights, flat_chosen, at, K, 0)
-                theta = flat_weights[at]
-                w = number(EPSILON)
-                for i in range(K):
-                    flat_weights[at + i] -= theta
-                    w += flat_weights[at + i]
-                if keep:
-                    sums[b, t] = w
-                for j in range(0, H, LANES):
-                    store(summary, now + j, one - one)
-                for i in range(K):
-                    p = flat_weights[at + i] / w
-                    flat_weights[at + i] = p
-                    if p != 0:
-                        j = flat_chosen[at + i]
-                        if j < M0:
-                            add(summary, now, p, old, (b * M0 + j) * H, H)
-                        else:
-                            j = made_at(j - M0, step, k_att)
-                            add(summary, now, p, hidden, (b * T + j) * H, H)
-                for j in range(0, H, LANES):
-                    v = load(states, r * H + j) + load(summary, now + j)
-                    store(carried, r * H + j, v)
-                    store(hidden, now + j, v)
-            if (step + t + 1) % k_att == 0:
-                q[:rows] = number(0)
-                product(rows, carried, H, W1, H, q)
-                for r in range(B):
-                    b = first + r
-                    at = (b * capacity + M) * H
-                    if not wide[b] and furthest(q, r * H, H) > REACH:
-                        wide[b] = True
-                        widen(flat_keys, b * capacity * H, M * H)
-                    for j in range(0, H, LANES):
-                        v = load(q, r * H + j)
-                        store(keys, at + j, v if wide[b] else exp(v + v))
-        for r in range(B):
-            copy(h, (first + r) * H, carried, r * H, H)
+        flat[j] = 0.5 * math.log(flat[j])

@@ -16,12 +16,12 @@ gradients, which the caller multiplies in one go:
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sabtune.ops.kernel import (
     SATURATED,
     TILE,
     Array,
+    Flags,
     Whole,
     add,
     copy,
@@ -38,6 +38,7 @@ from sabtune.ops.kernel_simd import (
     exp,
     lanes_of,
     load,
+    spread,
     store,
     total,
 )
@@ -69,9 +70,10 @@ def backward(
     hidden: Array,
     summary: Array,
     c: Array,
+    M0: int,
     old: Array,
     keys: Array,
-    wide: NDArray[np.bool_],
+    wide: Flags,
     chosen: Whole,
     weights: Array,
     sums: Array,
@@ -98,14 +100,17 @@ def backward(
     two = lanes_of(number(2))
     four = lanes_of(number(4))
     most = lanes_of(number(SATURATED))
-    M0, capacity, N = old.shape[1], keys.shape[1], d_keys.shape[1]
+    capacity, N = keys.shape[1], d_keys.shape[1]
     rows = padded(min(TILE, high - low))
     dh = np.zeros((rows, H), w3.dtype)
     dc = np.zeros((rows, H), w3.dtype)
     dq = np.zeros((rows, H), w3.dtype)
     ds = np.empty(H, w3.dtype)
     e = np.empty(H, w3.dtype)
-    da = np.empty(min(k_top + 1, M0 + N), w3.dtype)
+    most_kept = min(k_top + 1, M0 + N)
+    da = np.empty(most_kept, w3.dtype)
+    key_at = np.empty(most_kept, np.int64)
+    to = np.empty(most_kept, np.int64)
     S = np.zeros((rows, G), w3.dtype)
     flat_chosen = chosen.reshape(-1)
     flat_weights = weights.reshape(-1)
@@ -132,7 +137,7 @@ def backward(
                     add(dh, r * H, number(1), d_memory, at, H)
                     copy(d_memory, at, hidden, (b * T + t) * H, H)
                     copy(dq, r * H, d_keys, at, H)
-                product(rows, dq, H, W1, H, dh)
+                product(rows, dq, 0, H, H, W1, H, dh)
             dq[:rows] = zero
             for r in range(B):
                 b = first + r
@@ -145,43 +150,50 @@ def backward(
                 at = b * chosen.shape[1] + starts[t]
                 mean = zero
                 for i in range(K):
+                    m = flat_chosen[at + i]
                     p = flat_weights[at + i]
                     da[i] = zero
+                    key_at[i] = (b * capacity + m) * H
+                    # what a memory from before this call is credited with, nobody reads
+                    to[i] = (b * N + m - M0) * H if m >= M0 else -1
                     if p != 0:
-                        m = flat_chosen[at + i]
                         if m < M0:
-                            da[i] = dot(ds, 0, old, (b * M0 + m) * H, H)
+                            da[i] = dot(ds, 0, old, (b * old.shape[1] + m) * H, H)
                         else:
                             m = made_at(m - M0, step, k_att)
                             da[i] = dot(ds, 0, hidden, (b * T + m) * H, H)
-                            add(d_memory, (b * N + flat_chosen[at + i] - M0) * H, p, ds, 0, H)
                         mean += p * da[i]
                 # p_i = (a_i - θ) / Σ: θ, the first of the chosen, takes what the others give
                 for i in range(1, K):
                     if flat_weights[at + i] != 0:
                         da[i] = (da[i] - mean) / sums[b, t]
                         da[0] -= da[i]
-                for i in range(K):
-                    if da[i] == 0:
-                        continue
-                    m = flat_chosen[at + i]
-                    key = (b * capacity + m) * H
-                    gain = lanes_of(da[i])
-                    for j in range(0, H, LANES):
+                for j in range(0, H, LANES):
+                    query = load(e, j)
+                    w = four * load(w3, j)
+                    d_s = load(ds, j)
+                    d_q = one - one
+                    d_w = load(d_w3, j)
+                    for i in range(K):
                         if wide[b]:
-                            u = load(keys, key + j) + load(e, j)
+                            u = load(keys, key_at[i] + j) + query
                             u = exp(u + u)
                         else:
-                            u = at_most(most, load(keys, key + j) * load(e, j))
-                        x = one / (one + u)
-                        store(d_w3, j, load(d_w3, j) + gain * (one - two * x))
-                        v = gain * load(w3, j) * (four * x * (one - x))
-                        store(dq, r * H + j, load(dq, r * H + j) + v)
-                        if m >= M0:
-                            to = (b * N + m - M0) * H + j
-                            store(d_keys, to, load(d_keys, to) + v)
+                            u = at_most(most, load(keys, key_at[i] + j) * query)
+                        z = one / (one + u)
+                        gain = spread(da, i)
+                        d_w = d_w + gain * (one - two * z)
+                        v = gain * w * (z - z * z)
+                        d_q = d_q + v
+                        if to[i] >= 0:
+                            d = to[i] + j
+                            store(d_keys, d, load(d_keys, d) + v)
+                            by = spread(flat_weights, at + i)
+                            store(d_memory, d, load(d_memory, d) + by * d_s)
+                    store(dq, r * H + j, d_q)
+                    store(d_w3, j, d_w)
                 copy(queries, now, dq, r * H, H)
-            product(rows, dq, H, W2, H, dh)
+            product(rows, dq, 0, H, H, W2, H, dh)
             for r in range(B):
                 b = first + r
                 now = (b * T + t) * H
@@ -197,11 +209,11 @@ def backward(
                     d_c = load(dc, r * H + j) + d * o * (one - tanh_c * tanh_c)
                     before = load(cells, now - H + j) if t > 0 else load(c, b * H + j)
                     store(dc, r * H + j, d_c * f)
-                    to = r * G + j
-                    store(S, to, d_c * g * i * (one - i))
-                    store(S, to + H, d_c * before * f * (one - f))
-                    store(S, to + 2 * H, d_c * i * (one - g * g))
-                    store(S, to + 3 * H, d * tanh_c * o * (one - o))
+                    at_S = r * G + j
+                    store(S, at_S, d_c * g * i * (one - i))
+                    store(S, at_S + H, d_c * before * f * (one - f))
+                    store(S, at_S + 2 * H, d_c * i * (one - g * g))
+                    store(S, at_S + 3 * H, d * tanh_c * o * (one - o))
                     store(cells, now + j, load(hidden, now + j) - load(summary, now + j))
                 copy(gates, at, S, r * G, G)
                 add(d_bias, 0, number(1), S, r * G, G)
@@ -209,4 +221,4 @@ def backward(
             if t > 0 and k_trunc > 0 and (step + t) % k_trunc == 0:
                 dc[:] = zero
             elif t > 0:
-                product(rows, S, G, W_hh, H, dh)
+                product(rows, S, 0, G, G, W_hh, H, dh)

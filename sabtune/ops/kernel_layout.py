@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
@@ -23,6 +24,11 @@ def packed(weight: Tensor) -> Array:
     """(in, out) -> (out / LANES, in, LANES): a product reads it from front to back."""
     panels = weight.reshape(weight.shape[0], -1, LANES).transpose(0, 1)
     return panels.contiguous().numpy()
+
+
+def unpacked(panels: Array) -> Tensor:
+    """The inverse of `packed`."""
+    return torch.from_numpy(panels).transpose(0, 1).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -75,27 +81,21 @@ class Layout:
 class Forward:
     """The weights of the forward pass. The cell's gate is doubled: tanh(x) = 2σ(2x) - 1."""
 
-    inputs: Tensor  # (I, 4W)
-    bias: Tensor  # (4W,)
-    W_hh: Array
+    W_in: Array  # W_ih above W_hh
+    bias: Array  # (4W,)
     W1: Array
     W2: Array
     w3: Array
 
     @staticmethod
     def of(p: Parameters, layout: Layout) -> Forward:
-        def doubled(weight: Tensor) -> Tensor:
-            twice = layout.gates(weight).clone()
-            twice[2 * layout.width : 3 * layout.width] *= 2
-            return twice
-
-        bias = (p.bias_ih + p.bias_hh).unsqueeze(1)
-        recurrent = layout.square(p.weight_hh).clone()
-        recurrent[2 * layout.width : 3 * layout.width] *= 2
+        both = torch.cat([layout.gates(p.weight_ih), layout.square(p.weight_hh)], dim=1)
+        bias = layout.gates((p.bias_ih + p.bias_hh).unsqueeze(1)).flatten().clone()
+        for weight in (both, bias):
+            weight[2 * layout.width : 3 * layout.width] *= 2
         return Forward(
-            inputs=doubled(p.weight_ih).T,
-            bias=doubled(bias).squeeze(1),
-            W_hh=packed(recurrent.T),
+            W_in=packed(both.T),
+            bias=bias.numpy(),
             W1=packed(layout.square(p.W1).T),
             W2=packed(layout.square(p.W2).T),
             w3=layout.rows(p.w3).numpy(),

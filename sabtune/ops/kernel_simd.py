@@ -231,3 +231,25 @@ def exp(typing: Any, lanes: Any) -> Any:
         return builder.fmul(e, builder.bitcast(n, x.type), flags=FUSE)
 
     return lanes(lanes), code
+
+
+@instruction
+def where_less(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
+    """where_less(a, b, x, y): x where a < b, else y."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return a(a, b, then, otherwise), code
+
+
+@instruction
+def any_above(typing: Any, lanes: Any, bound: Any) -> Any:
+    """Whether one of the LANES is greater than the number `bound`."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        above = builder.fcmp_ordered(">", args[0], _splat(builder, args[1]))
+        mask = builder.bitcast(above, ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0))
+
+    return types.boolean(lanes, lanes.dtype), code

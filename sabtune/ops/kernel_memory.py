@@ -1,0 +1,106 @@
+"""The memory that one call leaves to the next.
+
+A sequence may come in stretches. `Bank` holds the memories and their keys as the kernels want them,
+with room to spare, so that a stretch adds its own and copies none; `Carried` is the state that
+stands on it, and makes the tensors of `State` when somebody asks for them: training never does.
+
+B batch, M memories, H hidden, W = H filled up to whole vectors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sabtune.ops.kernel import REACH, Array, Flags
+from sabtune.ops.kernel_layout import Layout
+from sabtune.ops.reference import State
+
+
+def start_keys(raw: Tensor, keys: Array) -> Flags:
+    """Writes W1 m (B, M, W) as the kernels' keys; says which examples are wide."""
+    wide = raw.abs().amax(dim=(1, 2)) > REACH
+    target = torch.from_numpy(keys)[:, : raw.shape[1]]
+    torch.exp(raw + raw, out=target)
+    if wide.any():
+        target[wide] = raw[wide]
+    return np.asarray(wide)
+
+
+class Bank:
+    """Memories and keys (B, capacity, W), of which `count` are there."""
+
+    def __init__(self, state: State, layout: Layout, capacity: int):
+        memory, raw = layout.rows(state.memory), layout.rows(state.keys)
+        B, self.count, W = memory.shape
+        self.memory: Array = memory.new_empty(B, capacity, W).numpy()
+        self.keys = np.empty_like(self.memory)
+        self.memory[:, : self.count] = memory.numpy()
+        self.wide = start_keys(raw, self.keys)
+        self._lock = threading.Lock()
+
+    def claim(self, count: int, more: int) -> bool:
+        """Makes room for `more` behind the first `count`; False where others are there already."""
+        with self._lock:
+            if self.count != count:
+                return False
+            self.count += more
+        if self.count > self.memory.shape[1]:
+            room = ((0, 0), (0, max(more, self.memory.shape[1])), (0, 0))
+            self.memory, self.keys = np.pad(self.memory, room), np.pad(self.keys, room)
+        return True
+
+
+class Carried(State):
+    """A state whose memory and keys are made when first asked for."""
+
+    bank: Bank | None = None
+    count: int = 0
+
+    @cached_property
+    def memory(self) -> Tensor:
+        made: Tensor = vars(self).pop("_make_memory")()  # and lets go of what it was made from
+        return made
+
+    @cached_property
+    def keys(self) -> Tensor:
+        made: Tensor = vars(self).pop("_make_keys")()
+        return made
+
+    @staticmethod
+    def after(
+        before: State,
+        h: Tensor,
+        c: Tensor,
+        steps: int,
+        memory: Callable[[], Tensor],
+        keys: Callable[[], Tensor],
+        bank: Bank | None = None,
+    ) -> Carried:
+        state = object.__new__(Carried)
+        values = {"h": h, "c": c, "step": before.step + steps, "bank": bank}
+        values |= {"_make_memory": memory, "_make_keys": keys}
+        vars(state).update(values, count=bank.count if bank else 0)
+        return state
+
+
+def bank_of(state: State, layout: Layout, more: int) -> tuple[Bank, int]:
+    """A bank with the state's memories and room for `more`; how many the state has."""
+    if isinstance(state, Carried) and state.bank and state.bank.claim(state.count, more):
+        return state.bank, state.count
+    M0 = state.memory.shape[1]
+    bank = Bank(state, layout, M0 + more)
+    bank.claim(M0, more)
+    return bank, M0
+
+
+def raw_keys(bank: Bank, count: int, layout: Layout) -> Tensor:
+    """W1 m (B, M, H) of a bank's first `count`."""
+    kept = torch.from_numpy(bank.keys[:, :count])
+    wide = torch.from_numpy(bank.wide)[:, None, None]
+    return layout.no_rows(torch.where(wide, kept, 0.5 * kept.log()))
