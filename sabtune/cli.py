@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -60,13 +62,11 @@ def search(
     except KeyboardInterrupt:  # before Tune takes it over, or a second one
         complete = False
     _report(console, file.study.name, place)
-    console.print(Text(f"\nAll trials in the browser:  sabtune ui{_given(store)}"))
-    console.print(
-        Text(f"This page again:            sabtune report {file.study.name}{_given(store)}")
-    )
+    command, where = _command(), "" if store == DEFAULT else f" --store {store}"
+    console.print(Text(f"\nAll trials in the browser:  {command} ui{where}"))
+    console.print(Text(f"This page again:            {command} report {file.study.name}{where}"))
     if not complete:
-        again = f"sabtune search {path}{_given(store)}"
-        console.print(Text(f"Interrupted. Go on with:    {again}"))
+        console.print(Text(f"Interrupted. Go on with:    {command} search {path}{where}"))
         raise typer.Exit(INTERRUPTED)
 
 
@@ -97,8 +97,12 @@ def _report(console: Console, study: str, store: Store) -> None:
     console.print(summary(open_study(store, study)))
 
 
-def _given(store: Path) -> str:
-    return "" if store == DEFAULT else f" --store {store}"
+def _command() -> str:
+    """What to type for this command here: its path, where it isn't found by its name."""
+    called = Path(sys.argv[0])
+    if called.name != "sabtune":
+        return "python -m sabtune"
+    return "sabtune" if shutil.which("sabtune") else os.path.relpath(called)
 
 
 def _console() -> Console:

@@ -262,7 +262,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
         shown, errors = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "Interrupted. Go on with:    sabtune search" in shown
+    assert "Interrupted. Go on with:    python -m sabtune search" in shown
     trials = record.records(record.open_study(Store(tmp_path / "store"), "endless"))
     assert trials
     assert all(trial.state != TrialState.RUNNING for trial in trials)
