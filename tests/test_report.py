@@ -1,0 +1,78 @@
+"""What a study is said to have found, from a database filled by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from sabtune.config import RunConfig
+from sabtune.errors import StoreError
+from sabtune.evaluation import Rung
+from sabtune.report import summary
+from sabtune.search import record
+from sabtune.search.record import KeptModel
+from sabtune.store import Store
+
+
+def shown(study: optuna.Study) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary(study))
+    return captured.get()
+
+
+def add(study: optuna.Study, run: RunConfig, state: TrialState, score: float | None = None) -> None:
+    trial = study.ask()
+    trial.set_user_attr(record.RUN, run.to_dict())
+    rungs = [
+        Rung(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
+        for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))
+    ]
+    trial.set_user_attr(record.TEST, record.plain(rungs))
+    study.tell(trial, score, state=state)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = optuna.storages.RDBStorage(Store.create(tmp_path).optuna_url)
+    return optuna.create_study(study_name="found", storage=storage, direction="maximize")
+
+
+def test_the_best_is_the_completed_trial_with_the_highest_score(
+    study: optuna.Study, run: RunConfig
+) -> None:
+    add(study, run, TrialState.COMPLETE, 0.5)
+    add(study, run, TrialState.COMPLETE, 0.8)
+    add(study, run, TrialState.PRUNED)
+    add(study, run, TrialState.FAIL)
+    record.set_model(study, KeptModel(trial=1, uri="models:/m-1"))
+    page = shown(study)
+    assert "Study found: 4 trials (2 complete, 1 pruned, 1 failed)" in page
+    assert "trial 1, 0.800" in page
+    assert "k_top=2 k_att=2 k_trunc=3 linear hidden=8" in page
+    assert "Solved (99%) up to 10" in page
+    assert 'mlflow.pyfunc.load_model("models:/m-1")' in page
+    rows = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["5", "1", "99.9%", "0.2500"],
+        ["10", "2", "99.0%", "0.2500"],
+        ["1,000", "200", "40.0%", "0.2500"],
+        ["chance", "", "12.5%", ""],
+    ]
+
+
+def test_a_study_without_a_completed_trial_says_so(study: optuna.Study, run: RunConfig) -> None:
+    add(study, run, TrialState.PRUNED)
+    assert "No trial has completed yet." in shown(study)
+
+
+def test_an_unknown_study_is_told_those_that_exist(study: optuna.Study, tmp_path: Path) -> None:
+    store = Store.existing(tmp_path)
+    with pytest.raises(StoreError, match="has no study 'fund': did you mean 'found'"):
+        record.open_study(store, "fund")
+    with pytest.raises(StoreError, match="known: found"):
+        record.open_study(store, "xyz")
