@@ -32,10 +32,6 @@ def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:
     model = SAB.Config(hidden=hidden, k_top=5, k_att=5, k_trunc=5, schedule=Linear(start="all"))
     train = TrainConfig(updates=updates, batch_size=32, report_every=100)
     yield "defaults", TrialConfig(model=model, train=train)
-    for epsilon in (1e-3, 1e-1):
-        changed = replace(model, epsilon=epsilon)
-        yield f"epsilon {epsilon:g}", TrialConfig(model=changed, train=train)
-    yield "softmax", TrialConfig(model=replace(model, normalizer="softmax"), train=train)
     for clip in (0.1, 0.5):
         changed_train = replace(train, clip_norm=clip)
         yield f"clip_norm {clip:g}", TrialConfig(model=model, train=changed_train)
@@ -43,6 +39,10 @@ def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:
     for rate in (2e-3, 4e-3):
         faster = replace(train, learning_rate=rate)
         yield f"learning_rate {rate:g}", TrialConfig(model=model, train=faster)
+    for epsilon in (1e-3, 1e-1):
+        changed = replace(model, epsilon=epsilon)
+        yield f"epsilon {epsilon:g}", TrialConfig(model=changed, train=train)
+    yield "softmax", TrialConfig(model=replace(model, normalizer="softmax"), train=train)
 
 
 def row(name: str, trial: TrialConfig, seeds: int) -> str:
