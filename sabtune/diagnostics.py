@@ -33,7 +33,7 @@ class RecallMap:
     def distances(self) -> Tensor:
         """(T,): the weight recalled from d steps back, for d from 0 to T - 1, summed over all."""
         T = self.weights.shape[1]
-        now = torch.arange(1, T + 1).unsqueeze(1)
+        now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
         back = (now - self.made_at[1:]).clamp_min(0).expand(self.weights.shape[0], -1, -1)
         total = self.weights.new_zeros(T)
         return total.index_add(0, back.flatten(), self.weights[:, :, 1:].flatten())
@@ -45,7 +45,8 @@ class RecallMap:
     def sparsity(self) -> float:
         """The share of the memories at hand that were not recalled, over all steps."""
         T = self.weights.shape[1]
-        there = (self.made_at < torch.arange(1, T + 1).unsqueeze(1)).sum()
+        now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
+        there = (self.made_at < now).sum()
         return 1 - float(self.kept().sum() / there)
 
 
@@ -57,7 +58,7 @@ def recall_map(model: SAB, x: Tensor) -> RecallMap:
     """
     B, T, _ = x.shape
     k_att = model.config.k_att
-    made_at = torch.arange(0, T + 1, k_att)
+    made_at = torch.arange(0, T + 1, k_att, device=x.device)
     weights = x.new_zeros(B, T, len(made_at))
 
     def keep(t: int, p: Tensor) -> None:

@@ -69,7 +69,7 @@ def measure(
     at_once = max(1, BATCH_STEPS // task.steps(length))
     total = Tally()
     for done in range(0, sequences, at_once):
-        batch = task.batch(min(at_once, sequences - done), length, source)
+        batch = task.batch(min(at_once, sequences - done), length, source).to(model.device)
         state = None
         for window in batch.windows(WINDOW):
             logits, state = model(window.x, state)

@@ -37,25 +37,27 @@ class Report:
 class Training:
     """Trains one configuration; iterate it for reports.
 
+    Weights and sequences are drawn on the CPU, so that a run has the same ones on every device.
+
     Between two reports it can be saved and taken up again by `resume`, in another process too: on
     the same kind of CPU with the same number of threads the reports and weights that follow are
     those of an unbroken run, bit for bit.
     """
 
-    def __init__(self, run: RunConfig):
+    def __init__(self, run: RunConfig, device: torch.device | str = "cpu"):
         self.run = run
         self.task = run.task.build()
-        self.model = run.build_model(self.task)
+        self.model = run.build_model(self.task).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.batches = generator(run.seed, Stream.TRAINING)
         self.step = 0
         self.in_a_row = 0  # updates skipped one after the other
 
     @classmethod
-    def resume(cls, directory: Path) -> Training:
+    def resume(cls, directory: Path, device: torch.device | str = "cpu") -> Training:
         """The training that `save` wrote. Raises CheckpointError if the files are damaged."""
         saved = checkpoint.load(directory)
-        training = cls(saved.run)
+        training = cls(saved.run, device)
         training.model.load_state_dict(saved.weights)
         checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
         training.batches.set_state(saved.batches)
@@ -114,6 +116,7 @@ class Training:
         """One optimiser step: how the batch went, and the gradient's norm before clipping."""
         train = self.run.trial.train
         batch = self.task.batch(train.batch_size, self.run.task.length, self.batches)
+        batch = batch.to(self.model.device)
         logits, _ = self.model(batch.x)
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()

@@ -12,7 +12,7 @@ import torch
 from sabtune import checkpoint
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import CheckpointError, DivergedError
-from sabtune.models import SAB
+from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
 from sabtune.training import PATIENCE, Report, Training
@@ -81,6 +81,18 @@ def test_resumed_equals_unbroken_to_the_bit(
     assert timeless(got) == timeless(expected)
     for name, tensor in weights(unbroken).items():
         assert torch.equal(weights(training)[name], tensor), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("model", [SAB.Config(hidden=8), LSTM.Config(), SelfAttention.Config()])
+def test_a_gpu_trains_as_a_cpu_does(run: RunConfig, model: ModelConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(run, trial=dataclasses.replace(run.trial, model=model))
+    training = Training(run, "cuda")
+    for ours, theirs in zip(training, Training(run), strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+    training.save(tmp_path)
+    assert Training.resume(tmp_path, "cuda").model.device.type == "cuda"
 
 
 def test_a_checkpoint_holds_no_pickle(run: RunConfig, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ class Model(nn.Module, ABC):
         in stretches gives the logits of running it whole.
         """
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where sequences are to be."""
+        return next(self.parameters()).device
+
     def set_progress(self, progress: float) -> None:
         """Takes the share of training done (0 to 1); a model without a schedule ignores it."""
 

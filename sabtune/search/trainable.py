@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
@@ -97,7 +98,7 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.assignment = Assignment.from_dict(new_config)
         torch.set_num_threads(self.assignment.threads)
-        self._train(Training(self.assignment.run))
+        self._train(Training(self.assignment.run, device()))
         return True
 
     def _train(self, training: Training) -> None:
@@ -140,4 +141,9 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
         assert isinstance(checkpoint, str)
-        self._train(Training.resume(Path(checkpoint)))
+        self._train(Training.resume(Path(checkpoint), device()))
+
+
+def device() -> torch.device:
+    """The GPU that Ray gave this worker, if it gave one."""
+    return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")

@@ -36,6 +36,12 @@ class Batch:
     targets: Tensor  # (B, T), the right class at every step
     scored: Tensor  # (T,), True where accuracy counts; the loss counts every step
 
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+        return type(self)(
+            x=self.x.to(device), targets=self.targets.to(device), scored=self.scored.to(device)
+        )
+
     def windows(self, steps: int) -> Iterator[Self]:
         """The batch cut along time into stretches of `steps`, the last one shorter."""
         for start in range(0, self.x.shape[1], steps):
