@@ -21,6 +21,7 @@ from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
+    from sabtune.ops.kernel import SEGMENT
     from sabtune.ops.kernel_backward import backward
     from sabtune.ops.kernel_forward import forward
     from sabtune.ops.kernel_layout import Backward, Forward, Layout, unpacked
@@ -110,7 +111,7 @@ class Call:
         def part(low: int, high: int) -> None:
             forward(
                 low, high, self.state.step, self.k_top, self.k_att, self.epsilon, keep,
-                x, tape.gates, h, c, *outputs, tape.cells, tape.queries, M0, old, keys, wide,
+                x, tape.gates, h, c, *outputs, tape.cells, M0, old, keys, wide,
                 tape.chosen, tape.weights, tape.sums, tape.starts,
                 w.W_in, w.bias, w.W1, w.W2, w.w3,
             )  # fmt: skip
@@ -150,7 +151,6 @@ class Call:
         starts = np.zeros(self.T + 1, np.int64)
         np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
         tape = Tape(self, self.T, starts, M0 + self.N)
-        tape.c = self.c.numpy().copy()
         tape.h = self.h.numpy().copy()
         tape.old = self.layout.rows(self.state.memory).numpy()
         tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys)
@@ -180,8 +180,7 @@ class Tape:
     `kept` steps are kept for a backward pass: all, or none.
     """
 
-    h: Array  # (B, W), before the pass, as are c and old (B, M0, W)
-    c: Array
+    h: Array  # (B, W), before the pass, as is old (B, M0, W)
     old: Array
     wide: Array  # (B,)
 
@@ -192,8 +191,7 @@ class Tape:
         self.workspace = SHELF.take(
             [
                 ((B, kept, 4 * W), real),
-                ((B, kept, W), real),
-                ((B, kept, W), real),
+                ((B, -(-kept // SEGMENT), W), real),
                 ((B, memories, W), real),
                 ((B, S), np.dtype(np.int32)),
                 ((B, S), real),
@@ -201,8 +199,7 @@ class Tape:
             ]
         )
         arrays = self.workspace.arrays
-        self.gates, self.cells, self.queries, self.keys = arrays[:4]
-        self.chosen, self.weights, self.sums = arrays[4:]
+        self.gates, self.cells, self.keys, self.chosen, self.weights, self.sums = arrays
 
     def release(self) -> None:
         SHELF.give_back(self.workspace)
@@ -245,59 +242,54 @@ def differentiate(
     of_x: bool,
 ) -> tuple[Tensor | None, ...]:
     """dL/dx (None where nobody asks) and dL/d of the parameters, in their order."""
-    layout, B, T, N = call.layout, call.B, call.T, call.N
+    layout, B, N, inputs = call.layout, call.B, call.N, x.shape[2]
     W, real = layout.width, call.dtype
     w = Backward.of(p, layout)
+    across = W + Layout(inputs).width
     outside = (*strided(layout, gradients[0]), *strided(layout, gradients[1]))
     outputs = hidden.numpy(), summary.numpy()
+    d_x = torch.empty(x.shape if of_x else (0, 0, 0), dtype=x.dtype)
     ranges = parts(B)
+    each = len(ranges)
     workspace = SHELF.take(
         [
             ((B, N, W), real),
             ((B, N, W), real),
-            ((len(ranges), W), real),
-            ((len(ranges), 4 * W), real),
+            ((each, 4 * W, across), real),
+            ((each, 4 * W), real),
+            ((each, W, W), real),
+            ((each, W, W), real),
+            ((each, W), real),
         ]
     )
-    d_memory, d_keys, d_w3, d_bias = workspace.arrays
+    d_memory, d_keys, *sums = workspace.arrays
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
         backward(
             low, high, call.state.step, call.k_top, call.k_att, call.k_trunc, *outside,
-            tape.gates, tape.cells, tape.queries, *outputs,
-            tape.c, tape.old.shape[1], tape.old, tape.keys, tape.wide,
+            call.x.numpy(), tape.gates, tape.cells, *outputs,
+            tape.h, tape.old.shape[1], tape.old, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
-            w.W_hh, w.W1, w.W2, w.w3, d_memory, d_keys, d_w3[mine], d_bias[mine],
+            w.W_query, w.W_ih, w.W_hh, w.W1, w.W2, w.w3,
+            d_memory, d_keys, d_x.numpy(), *(total[mine] for total in sums),
         )  # fmt: skip
 
     in_parts(ranges, part)
-    d_gates = torch.from_numpy(tape.gates)
-    # h_{t-1} is the row before in `hidden`, but for the first step: its gradient is set aside
-    d_first = d_gates[:, 0].clone()
-    d_gates[:, 0] = 0
-    flat = d_gates.view(B * T, 4 * W)
-    d_hh = torch.addmm(d_first.T @ torch.from_numpy(tape.h), flat[1:].T, hidden.view(B * T, W)[:-1])
-    d_gates[:, 0] = d_first
-    # (I, BT) @ (BT, 4W): the other way round it takes MKL ten times as long for few inputs
-    d_ih = layout.no_gates((x.flatten(0, 1).T @ flat).T)
-    d_x = d_gates @ layout.gates(p.weight_ih) if of_x else None
-    d_query, query = (torch.from_numpy(a).view(B * T, W) for a in (tape.queries, tape.cells))
-    d_key, memory = (torch.from_numpy(a).view(B * N, W) for a in (d_keys, d_memory))
-    d_b = layout.no_gates(torch.from_numpy(d_bias).sum(0).unsqueeze(1)).squeeze(1)
-    found = (
-        d_x,
-        d_ih,
-        layout.no_square(d_hh),
-        d_b,
-        d_b.clone(),
-        layout.no_square(d_key.T @ memory),
-        layout.no_square(d_query.T @ query),
-        layout.no_rows(torch.from_numpy(d_w3).sum(0)),
-    )
+    d_in, d_bias, d_W1, d_W2, d_w3 = (torch.from_numpy(total).sum(0) for total in sums)
     SHELF.give_back(workspace)
     tape.release()
-    return found
+    d_b = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
+    return (
+        d_x if of_x else None,
+        layout.no_gates(d_in[:, W : W + inputs]),
+        layout.no_square(d_in[:, :W]),
+        d_b,
+        d_b.clone(),
+        layout.no_square(d_W1),
+        layout.no_square(d_W2),
+        layout.no_rows(d_w3),
+    )
 
 
 def strided(layout: Layout, gradient: Tensor) -> tuple[Array, tuple[int, int]]:

@@ -5,7 +5,8 @@ stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ
 
     gates    (B, T, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
                          sum: tanh(x) = 2σ(2x) - 1
-    hidden, summary, cells, queries (B, T, H)   h_t, s_t, c_t and W2 h'_t
+    hidden, summary (B, T, H)   h_t and s_t
+    cells    (B, …, H)   c before every SEGMENT-th step; the way back makes those between again
     old      (B, …, H)   the M0 memories that were there before this call; those made since are the
                          rows of `hidden` where they were made
     keys     (B, …, H)   e^{2 W1 m}, or W1 m itself in the examples that are `wide`
@@ -20,7 +21,9 @@ example in which some |k| or |q| passes REACH would overflow; it turns `wide`: e
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 from typing import cast
 
 import numba
@@ -46,6 +49,7 @@ from sabtune.ops.kernel_simd import (
 TILE = 32  # examples that go through the sequence together, sharing the loads of the weights
 ROWS = 4  # of a product at once: 4 × 16 sums fill AVX2's registers
 DEPTH = 256  # of a product at once: its 256 × 16 weights stay in the first-level cache
+SEGMENT = 16  # steps
 REACH = 21.5  # e^{2·21.5} squared is 5e37, still a float32
 SATURATED = 1e18  # 1 + x and the product of two of them: finite, and 1 - 2/x is 1
 
@@ -54,9 +58,26 @@ Whole = NDArray[np.integer]
 Flags = NDArray[np.bool_]
 
 
+def _digest() -> str:
+    """Of the text of all kernels: numba itself looks only at the file that a function is in."""
+    files = sorted(Path(__file__).parent.glob("kernel*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+SOURCES = _digest()
+
+
 def kernel(function: F) -> F:
-    """A function that Python calls: compiled for a dtype, kept on disk, run without the GIL."""
-    return cast(F, numba.njit(error_model="numpy", nogil=True, cache=True)(function))
+    """A function that Python calls: compiled once for a dtype, run without the GIL.
+
+    The code is kept on disk, beside the package or in the user's cache, under the name of the
+    function and SOURCES. Where neither can be written each process compiles for itself.
+    """
+    function.__qualname__ += f"_{SOURCES}"
+    try:
+        return cast(F, numba.njit(error_model="numpy", nogil=True, cache=True)(function))
+    except RuntimeError:  # no place for a cache
+        return cast(F, numba.njit(error_model="numpy", nogil=True)(function))
 
 
 @compiled
@@ -94,6 +115,31 @@ def product(
                 store(c, at + width, c1)
                 store(c, at + 2 * width, c2)
                 store(c, at + 3 * width, c3)
+
+
+@compiled
+def outer(
+    rows: int, a: Array, a_step: int, a_width: int, b: Array, b_step: int, b_width: int, c: Array
+) -> None:
+    """c (a_width, b_width) += aᵀ @ b over `rows` rows, each the first of its `step`."""
+    for n in range(0, b_width, LANES):
+        for m in range(0, a_width, ROWS):
+            at = m * b_width + n
+            c0 = load(c, at)
+            c1 = load(c, at + b_width)
+            c2 = load(c, at + 2 * b_width)
+            c3 = load(c, at + 3 * b_width)
+            for r in range(rows):
+                by = load(b, r * b_step + n)
+                ar = r * a_step + m
+                c0 = c0 + spread(a, ar) * by
+                c1 = c1 + spread(a, ar + 1) * by
+                c2 = c2 + spread(a, ar + 2) * by
+                c3 = c3 + spread(a, ar + 3) * by
+            store(c, at, c0)
+            store(c, at + b_width, c1)
+            store(c, at + 2 * b_width, c2)
+            store(c, at + 3 * b_width, c3)
 
 
 @compiled

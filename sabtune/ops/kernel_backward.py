@@ -5,12 +5,9 @@ The legend is that of `sabtune.ops.kernel`. Credit for a memory gathers in `d_me
 the step that made it, all of it is there and joins dL/dh_t. Only the K chosen scores have a
 gradient, so their tanh is made again here and nothing of size (B, M, H) is kept a step.
 
-What is left behind, each in the place of what it was made from, are the factors of the weights'
-gradients, which the caller multiplies in one go:
-
-    gates    -> dL/d the gates' sums   with h_{t-1} (W_hh) and x_t (W_ih)
-    queries  -> dL/d W2 h'_t           with cells -> h'_t
-    d_keys   -> dL/d W1 m              with d_memory -> m
+The weights' gradients are summed up step by step, while their factors are at hand: dL/dW_hh is the
+outer product of the gates' gradients and h_{t-1}, and so on. That is quicker than one large product
+at the end, which would have to fetch all of them again, and it needs no memory.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ import numpy as np
 
 from sabtune.ops.kernel import (
     SATURATED,
+    SEGMENT,
     TILE,
     Array,
     Flags,
@@ -27,6 +25,7 @@ from sabtune.ops.kernel import (
     copy,
     kernel,
     made_at,
+    outer,
     padded,
     product,
 )
@@ -38,7 +37,6 @@ from sabtune.ops.kernel_simd import (
     exp,
     lanes_of,
     load,
-    spread,
     store,
     total,
 )
@@ -64,12 +62,12 @@ def backward(
     hidden_strides: tuple[int, int],
     d_summary: Array,
     summary_strides: tuple[int, int],
+    x: Array,
     gates: Array,
     cells: Array,
-    queries: Array,
     hidden: Array,
     summary: Array,
-    c: Array,
+    h: Array,
     M0: int,
     old: Array,
     keys: Array,
@@ -78,22 +76,36 @@ def backward(
     weights: Array,
     sums: Array,
     starts: Whole,
+    W_query: Array,
+    W_ih: Array,
     W_hh: Array,
     W1: Array,
     W2: Array,
     w3: Array,
     d_memory: Array,
     d_keys: Array,
-    d_w3: Array,
+    d_x: Array,
+    d_in: Array,
     d_bias: Array,
+    d_W1: Array,
+    d_W2: Array,
+    d_w3: Array,
 ) -> None:
-    """c (B, H) is c_0; the weights are those of `forward` transposed, then packed.
+    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h (B, H) is that before step 1.
 
-    d_hidden, d_summary: dL/d of the outputs, flat, with the strides of batch and step.
-    d_w3 (H,) and d_bias (4H,) are sums over this call's examples.
+    W_query is W2 as in `forward`; the other weights are transposed before they are packed, W_ih
+    with its rows filled up to whole vectors. d_hidden, d_summary: dL/d of the outputs, flat, with
+    the strides of batch and step. d_in (G, H + I filled up): W_hh beside W_ih; it, d_bias (G,),
+    d_W1, d_W2 (H, H) and d_w3 (H,) are sums over this call's examples.
     """
-    T, H = hidden.shape[1], hidden.shape[2]
+    T, inputs = x.shape[1], x.shape[2]
+    H = hidden.shape[2]
     G = 4 * H
+    across = d_in.shape[1]  # of h_{t-1} and x_t beside each other
+    # rows one vector longer than they need be: at a power of two they would share cache lines
+    S_step = G + LANES
+    H_step = H + LANES
+    x_width = across - H
     number = w3.dtype.type
     zero = number(0)
     one = lanes_of(number(1))
@@ -104,18 +116,24 @@ def backward(
     rows = padded(min(TILE, high - low))
     dh = np.zeros((rows, H), w3.dtype)
     dc = np.zeros((rows, H), w3.dtype)
-    dq = np.zeros((rows, H), w3.dtype)
+    q = np.zeros((rows, H), w3.dtype)
+    states = np.zeros((rows, H_step), w3.dtype)
+    d = np.zeros((rows, H_step), w3.dtype)
+    m_t = np.zeros((rows, H_step), w3.dtype)
+    before = np.zeros((rows, across), w3.dtype)
+    S = np.zeros((rows, S_step), w3.dtype)
+    dx = np.zeros((rows, x_width), w3.dtype)
+    c = np.empty((rows, SEGMENT + 1, H), w3.dtype)  # from the one before a segment's first step on
     ds = np.empty(H, w3.dtype)
     e = np.empty(H, w3.dtype)
-    most_kept = min(k_top + 1, M0 + N)
-    da = np.empty(most_kept, w3.dtype)
-    key_at = np.empty(most_kept, np.int64)
-    to = np.empty(most_kept, np.int64)
-    S = np.zeros((rows, G), w3.dtype)
-    flat_chosen = chosen.reshape(-1)
-    flat_weights = weights.reshape(-1)
-    d_w3[:] = zero
+    da = np.empty(min(k_top + 1, M0 + N), w3.dtype)
+    chosen_flat = chosen.reshape(-1)
+    weights_flat = weights.reshape(-1)
+    d_in[:] = zero
     d_bias[:] = zero
+    d_W1[:] = zero
+    d_W2[:] = zero
+    d_w3[:] = zero
     d_keys[low:high] = zero
     d_memory[low:high] = zero
     for first in range(low, high, TILE):
@@ -135,27 +153,30 @@ def backward(
                     b = first + r
                     at = (b * N + M - M0) * H
                     add(dh, r * H, number(1), d_memory, at, H)
-                    copy(d_memory, at, hidden, (b * T + t) * H, H)
-                    copy(dq, r * H, d_keys, at, H)
-                product(rows, dq, 0, H, H, W1, H, dh)
-            dq[:rows] = zero
+                    copy(d, r * H_step, d_keys, at, H)
+                    copy(m_t, r * H_step, hidden, (b * T + t) * H, H)
+                outer(B, d, H_step, H, m_t, H_step, H, d_W1)
+                product(rows, d, 0, H_step, H, W1, H, dh)
+            for r in range(B):
+                now = ((first + r) * T + t) * H
+                for j in range(0, H, LANES):
+                    store(states, r * H_step + j, load(hidden, now + j) - load(summary, now + j))
+            q[:rows] = zero
+            product(rows, states, 0, H_step, H, W_query, H, q)
+            d[:rows] = zero
             for r in range(B):
                 b = first + r
                 at = b * summary_strides[0] + t * summary_strides[1]
-                now = (b * T + t) * H
                 for j in range(0, H, LANES):
                     store(ds, j, load(d_summary, at + j) + load(dh, r * H + j))
-                    v = load(queries, now + j)
+                    v = load(q, r * H + j)
                     store(e, j, v if wide[b] else exp(v + v))
                 at = b * chosen.shape[1] + starts[t]
                 mean = zero
                 for i in range(K):
-                    m = flat_chosen[at + i]
-                    p = flat_weights[at + i]
+                    m = chosen_flat[at + i]
+                    p = weights_flat[at + i]
                     da[i] = zero
-                    key_at[i] = (b * capacity + m) * H
-                    # what a memory from before this call is credited with, nobody reads
-                    to[i] = (b * N + m - M0) * H if m >= M0 else -1
                     if p != 0:
                         if m < M0:
                             da[i] = dot(ds, 0, old, (b * old.shape[1] + m) * H, H)
@@ -165,60 +186,81 @@ def backward(
                         mean += p * da[i]
                 # p_i = (a_i - θ) / Σ: θ, the first of the chosen, takes what the others give
                 for i in range(1, K):
-                    if flat_weights[at + i] != 0:
+                    if weights_flat[at + i] != 0:
                         da[i] = (da[i] - mean) / sums[b, t]
                         da[0] -= da[i]
-                for j in range(0, H, LANES):
-                    query = load(e, j)
-                    w = four * load(w3, j)
-                    d_s = load(ds, j)
-                    d_q = one - one
-                    d_w = load(d_w3, j)
-                    for i in range(K):
+                for i in range(K):
+                    if da[i] == 0 and weights_flat[at + i] == 0:
+                        continue
+                    m = chosen_flat[at + i]
+                    key = (b * capacity + m) * H
+                    to = (b * N + m - M0) * H
+                    gain = lanes_of(da[i])
+                    p = lanes_of(weights_flat[at + i])
+                    for j in range(0, H, LANES):
                         if wide[b]:
-                            u = load(keys, key_at[i] + j) + query
+                            u = load(keys, key + j) + load(e, j)
                             u = exp(u + u)
                         else:
-                            u = at_most(most, load(keys, key_at[i] + j) * query)
+                            u = at_most(most, load(keys, key + j) * load(e, j))
                         z = one / (one + u)
-                        gain = spread(da, i)
-                        d_w = d_w + gain * (one - two * z)
-                        v = gain * w * (z - z * z)
-                        d_q = d_q + v
-                        if to[i] >= 0:
-                            d = to[i] + j
-                            store(d_keys, d, load(d_keys, d) + v)
-                            by = spread(flat_weights, at + i)
-                            store(d_memory, d, load(d_memory, d) + by * d_s)
-                    store(dq, r * H + j, d_q)
-                    store(d_w3, j, d_w)
-                copy(queries, now, dq, r * H, H)
-            product(rows, dq, 0, H, H, W2, H, dh)
+                        store(d_w3, j, load(d_w3, j) + gain * (one - two * z))
+                        v = gain * load(w3, j) * (four * (z - z * z))
+                        store(d, r * H_step + j, load(d, r * H_step + j) + v)
+                        if m >= M0:
+                            store(d_keys, to + j, load(d_keys, to + j) + v)
+                            store(d_memory, to + j, load(d_memory, to + j) + p * load(ds, j))
+            outer(B, d, H_step, H, states, H_step, H, d_W2)
+            product(rows, d, 0, H_step, H, W2, H, dh)
+            of_segment = t % SEGMENT
             for r in range(B):
                 b = first + r
                 now = (b * T + t) * H
                 at = (b * T + t) * G
+                row = r * (SEGMENT + 1) * H
+                if t == T - 1 or of_segment == SEGMENT - 1:
+                    copy(c, row, cells, (b * cells.shape[1] + t // SEGMENT) * H, H)
+                    for u in range(of_segment + 1):
+                        from_gates = at - (of_segment - u) * G
+                        for j in range(0, H, LANES):
+                            i = load(gates, from_gates + j)
+                            f = load(gates, from_gates + H + j)
+                            g = two * load(gates, from_gates + 2 * H + j) - one
+                            v = f * load(c, row + u * H + j) + i * g
+                            store(c, row + (u + 1) * H + j, v)
+                row += of_segment * H
                 for j in range(0, H, LANES):
                     i = load(gates, at + j)
                     f = load(gates, at + H + j)
                     g = two * load(gates, at + 2 * H + j) - one
                     o = load(gates, at + 3 * H + j)
-                    v = load(cells, now + j)
+                    v = load(c, row + H + j)
                     tanh_c = one - two / (one + exp(v + v))
-                    d = load(dh, r * H + j)
-                    d_c = load(dc, r * H + j) + d * o * (one - tanh_c * tanh_c)
-                    before = load(cells, now - H + j) if t > 0 else load(c, b * H + j)
+                    d_h = load(dh, r * H + j)
+                    d_c = load(dc, r * H + j) + d_h * o * (one - tanh_c * tanh_c)
+                    c_before = load(c, row + j)
                     store(dc, r * H + j, d_c * f)
-                    at_S = r * G + j
-                    store(S, at_S, d_c * g * i * (one - i))
-                    store(S, at_S + H, d_c * before * f * (one - f))
-                    store(S, at_S + 2 * H, d_c * i * (one - g * g))
-                    store(S, at_S + 3 * H, d * tanh_c * o * (one - o))
-                    store(cells, now + j, load(hidden, now + j) - load(summary, now + j))
-                copy(gates, at, S, r * G, G)
-                add(d_bias, 0, number(1), S, r * G, G)
+                    to = r * S_step + j
+                    store(S, to, d_c * g * i * (one - i))
+                    store(S, to + H, d_c * c_before * f * (one - f))
+                    store(S, to + 2 * H, d_c * i * (one - g * g))
+                    store(S, to + 3 * H, d_h * tanh_c * o * (one - o))
+                add(d_bias, 0, number(1), S, r * S_step, G)
+                if t > 0:
+                    copy(before, r * across, hidden, now - H, H)
+                else:
+                    copy(before, r * across, h, b * H, H)
+                for j in range(inputs):
+                    before[r, H + j] = x[b, t, j]
+            outer(B, S, S_step, G, before, across, across, d_in)
+            if d_x.size > 0:
+                dx[:rows] = zero
+                product(rows, S, 0, S_step, G, W_ih, x_width, dx)
+                for r in range(B):
+                    for j in range(inputs):
+                        d_x[first + r, t, j] = dx[r, j]
             dh[:] = zero
             if t > 0 and k_trunc > 0 and (step + t) % k_trunc == 0:
                 dc[:] = zero
             elif t > 0:
-                product(rows, S, 0, G, G, W_hh, H, dh)
+                product(rows, S, 0, S_step, G, W_hh, H, dh)

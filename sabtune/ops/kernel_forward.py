@@ -10,6 +10,7 @@ import numpy as np
 
 from sabtune.ops.kernel import (
     REACH,
+    SEGMENT,
     TILE,
     Array,
     Flags,
@@ -44,7 +45,6 @@ def forward(
     hidden: Array,
     summary: Array,
     cells: Array,
-    queries: Array,
     M0: int,
     old: Array,
     keys: Array,
@@ -62,8 +62,8 @@ def forward(
     """x (B, T, I); h, c (B, H): the state before and, then, after. `step` were taken before.
 
     W_in (I + H, G): W_ih and W_hh above each other, the cell's gate of both, and of bias (G,),
-    doubled. `keep`: leave behind what the backward pass needs; otherwise gates, cells, queries and
-    sums are not touched, and chosen and weights hold one step only.
+    doubled. `keep`: leave behind what the backward pass needs; otherwise gates, cells and sums
+    are not touched, and chosen and weights hold one step only.
     """
     T, inputs = x.shape[1], x.shape[2]
     H = hidden.shape[2]
@@ -128,6 +128,8 @@ def forward(
             for r in range(B):
                 b = first + r
                 at = r * G
+                if keep and t % SEGMENT == 0:
+                    copy(cells, (b * cells.shape[1] + t // SEGMENT) * H, c, b * H, H)
                 for j in range(0, H, LANES):
                     i = load(S, at + j)
                     f = load(S, at + H + j)
@@ -138,7 +140,6 @@ def forward(
                     store(states, r * H + j, o * (one - two / (one + exp(v + v))))
                 if keep:
                     copy(gates, (b * T + t) * G, S, at, G)
-                    copy(cells, (b * T + t) * H, c, b * H, H)
             q[:rows] = zero
             product(rows, states, 0, H, H, W2, H, q)
             for r in range(B):
@@ -146,7 +147,6 @@ def forward(
                 now = (b * T + t) * H
                 at = b * chosen.shape[1]
                 if keep:
-                    copy(queries, now, q, r * H, H)
                     at += starts[t]
                     for i in range(known):  # the step before's are the first to be tried
                         chosen_flat[at + i] = chosen_flat[at - known + i]

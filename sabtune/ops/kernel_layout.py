@@ -70,11 +70,11 @@ class Layout:
 
     def no_square(self, weight: Tensor) -> Tensor:
         """(n·W, W) -> (n·H, H)."""
-        return weight.view(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
+        return weight.reshape(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
 
     def no_gates(self, weight: Tensor) -> Tensor:
         """(4W, n) -> (4H, n)."""
-        return weight.view(4, self.width, -1)[:, : self.H].flatten(0, 1)
+        return weight.reshape(4, self.width, -1)[:, : self.H].flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +106,8 @@ class Forward:
 class Backward:
     """The weights of the backward pass."""
 
+    W_query: Array  # W2 as the forward pass has it
+    W_ih: Array  # of inputs filled up
     W_hh: Array
     W1: Array
     W2: Array
@@ -114,6 +116,8 @@ class Backward:
     @staticmethod
     def of(p: Parameters, layout: Layout) -> Backward:
         return Backward(
+            W_query=packed(layout.square(p.W2).T),
+            W_ih=packed(Layout(p.weight_ih.shape[1]).rows(layout.gates(p.weight_ih))),
             W_hh=packed(layout.square(p.weight_hh)),
             W1=packed(layout.square(p.W1)),
             W2=packed(layout.square(p.W2)),

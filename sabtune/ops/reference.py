@@ -195,4 +195,5 @@ def sab(
 
 def readout(hidden: Tensor, summary: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """y_t = V1 h_t + V2 s_t + b: (B, T, O) from two (B, T, H); `weight` (O, 2H) is V1 beside V2."""
-    return torch.cat([hidden, summary], dim=-1) @ weight.T + bias
+    V1, V2 = weight.chunk(2, dim=1)
+    return hidden @ V1.T + summary @ V2.T + bias

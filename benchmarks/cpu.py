@@ -1,0 +1,225 @@
+"""How fast SAB trains and runs on this CPU, and in how much memory, beside torch.nn.LSTM.
+
+    python benchmarks/cpu.py [--quick]
+
+First the compiled pass is compared with the equations, values and every gradient; if they differ
+no time is printed. Then, on copying (10 symbols, one-hot, a linear readout): forward + loss +
+backward of nn.LSTM, of the compiled pass and of the equations under plain autograd, in turn, again
+and again; the median of each, and in brackets the least and the greatest. Memory is the growth of
+the largest resident size of a process that makes three updates. Minutes; --quick leaves out the
+equations' longest runs and takes fewer rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from sabtune.ops import fused, reference
+from sabtune.ops.reference import Parameters
+
+SYMBOLS = 10
+RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes and sparsity of one row."""
+
+    B: int
+    T: int
+    H: int = 128
+    k_top: int = 10
+    k_att: int = 2
+    k_trunc: int = 10
+
+
+TRAINING = (Case(64, 30, 64, 3, 2, 5), Case(64, 100), Case(64, 200), Case(64, 400))
+EVALUATION = (Case(16, 1000), Case(16, 5000))
+MEMORY = (Case(64, 400), Case(64, 1000))
+
+
+class Bench:
+    """The models of a case, on the same input."""
+
+    def __init__(self, case: Case, dtype: torch.dtype = torch.float32):
+        generator = torch.Generator().manual_seed(0)
+        self.case = case
+        B, T, H = case.B, case.T, case.H
+        symbols = torch.randint(1, SYMBOLS - 1, (B, T), generator=generator)
+        symbols[:, RECALLED : max(RECALLED, T - RECALLED)] = 0
+        self.symbols = symbols
+        self.x = one_hot(symbols, SYMBOLS).to(dtype)
+
+        def uniform(*shape: int) -> Tensor:
+            weight = torch.empty(shape, dtype=torch.float64)
+            return weight.uniform_(-(H**-0.5), H**-0.5, generator=generator).to(dtype)
+
+        self.p = Parameters(
+            weight_ih=uniform(4 * H, SYMBOLS),
+            weight_hh=uniform(4 * H, H),
+            bias_ih=uniform(4 * H),
+            bias_hh=uniform(4 * H),
+            W1=uniform(H, H),
+            W2=uniform(H, H),
+            w3=uniform(H),
+        )
+        self.V, self.b = uniform(SYMBOLS, 2 * H), uniform(SYMBOLS)
+        self.weights = [getattr(self.p, field.name) for field in fields(Parameters)]
+        self.weights += [self.V, self.b]
+        for weight in self.weights:
+            weight.requires_grad_()
+        self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, dtype=dtype)
+        self.head = nn.Linear(H, SYMBOLS, dtype=dtype)
+
+    def run_sab(self, sab: Callable[..., tuple[Tensor, Tensor, object]]) -> Tensor:
+        case = self.case
+        state = reference.initial_state(case.B, self.p)
+        hidden, summary, _ = sab(
+            self.x, state, self.p, k_top=case.k_top, k_att=case.k_att, k_trunc=case.k_trunc
+        )
+        return reference.readout(hidden, summary, self.V, self.b)
+
+    def logits(self, model: str) -> Tensor:
+        if model == "nn.LSTM":
+            logits: Tensor = self.head(self.lstm(self.x)[0])
+            return logits
+        return self.run_sab(fused.sab if model == "compiled" else reference.sab)
+
+    def train(self, model: str) -> Tensor:
+        for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
+            weight.grad = None
+        logits = self.logits(model)
+        cross_entropy(logits.flatten(0, 1), self.symbols.flatten()).backward()  # type: ignore[no-untyped-call]
+        return logits.detach()
+
+    def evaluate(self, model: str) -> Tensor:
+        with torch.no_grad():
+            return self.logits(model)
+
+
+def verify() -> None:
+    """Ends the program if the compiled pass and the equations differ."""
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        for case in (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0)):
+            bench = Bench(case, dtype)
+            bench.x += 0.3 * torch.randn(bench.x.shape, generator=torch.Generator().manual_seed(1))
+            found = {}
+            for model in ("compiled", "equations"):
+                logits = bench.train(model)
+                found[model] = [logits, *(weight.grad for weight in bench.weights)]
+            for ours, truth in zip(found["compiled"], found["equations"], strict=True):
+                assert ours is not None
+                assert truth is not None
+                error = (ours - truth).abs().max() / truth.abs().max()
+                if not error < tolerance:
+                    sys.exit(f"{case} in {dtype}: off by {error:.1e}. No times for a wrong result.")
+
+
+def measure(bench: Bench, way: str, models: list[str], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every round, the models in turn."""
+    times: dict[str, list[float]] = {model: [] for model in models}
+    for round_ in range(rounds + 1):
+        for model in models:
+            if round_ > 2 and model == "equations":
+                continue  # slow enough to be steady
+            start = time.perf_counter()
+            getattr(bench, way)(model)
+            if round_:  # the first warms up
+                times[model].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def table(way: str, case: Case, threads: int, models: list[str], rounds: int) -> str:
+    torch.set_num_threads(threads)
+    times = measure(Bench(case), way, models, rounds)
+    middle = {model: statistics.median(values) for model, values in times.items()}
+    cells = [f"{way} B {case.B} H {case.H} T {case.T}", str(threads)]
+    for model in ("nn.LSTM", "compiled", "equations"):
+        spread = times.get(model)
+        cells.append(
+            f"{middle[model]:.1f} ({min(spread):.1f}–{max(spread):.1f})" if spread else "–"
+        )
+    cells.append(f"{middle['compiled'] / middle['nn.LSTM']:.2f}×")
+    slow = middle.get("equations")
+    cells.append(f"{slow / middle['compiled']:.0f}×" if slow else "–")
+    return "| " + " | ".join(cells) + " |"
+
+
+def growth(model: str, case: Case) -> float:
+    """MiB by which a fresh process grows."""
+    command = [sys.executable, __file__, "--grow", model, str(case.B), str(case.T)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def grow(model: str, case: Case) -> float:
+    torch.set_num_threads(1)
+    Bench(Case(2, 5)).train(model)  # libraries and compiled code are no part of it
+    bench = Bench(case)
+    before = most_resident()
+    for _ in range(3):
+        bench.train(model)
+    return most_resident() - before
+
+
+def most_resident() -> float:
+    """MiB that this process held at most; Linux (ru_maxrss would count its parent in)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM"))
+    return float(line.split()[1]) / 1024
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--grow", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.grow:
+        model, B, T = options.grow
+        print(grow(model, Case(int(B), int(T))))
+        return
+    verify()
+    malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC")}
+    print(f"{processor()}, {os.cpu_count()} CPUs, torch {torch.__version__},", end=" ")
+    print(f"allocator: {malloc or 'as it comes'}, load {os.getloadavg()[0]:.1f}\n")
+    print("| ms | threads | nn.LSTM | compiled | equations | of nn.LSTM | faster than equations |")
+    print("|---|---|---|---|---|---|---|")
+    rounds = 5 if options.quick else 9
+    for threads in (1, 2):
+        for case in TRAINING:
+            models = ["nn.LSTM", "compiled"]
+            if threads == 1 and not (options.quick and case.T > 100):
+                models.append("equations")
+            print(table("train", case, threads, models, rounds), flush=True)
+    for case in EVALUATION:
+        print(table("evaluate", case, 1, ["nn.LSTM", "compiled"], 5), flush=True)
+    print("\n| MiB at the peak | nn.LSTM | compiled | of nn.LSTM |")
+    print("|---|---|---|---|")
+    for case in MEMORY:
+        lstm, ours = growth("nn.LSTM", case), growth("compiled", case)
+        print(
+            f"| B {case.B} T {case.T} | {lstm:.0f} | {ours:.0f} | {ours / lstm:.2f}× |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
