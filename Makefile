@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: search test lint format clean
+.PHONY: search test lint format bench clean
 
 search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
@@ -16,6 +16,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# With an allocator that keeps what it has: torch.nn.LSTM gains most by that.
+bench: $(READY)
+	MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 $(BIN)/python benchmarks/cpu.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -12,8 +12,8 @@ from sabtune.tasks import Copying
 STUDY = Study(
     name="copying_quick",
     task=Copying.Config(length=20, symbols=5),
-    ladder=Ladder(lengths=(20, 40, 100, 200), select=(20, 40)),
-    trials=16,
+    ladder=Ladder(lengths=(20, 40, 100, 200), select=(20, 40, 100)),
+    trials=20,
     startup=8,
     pruning=ASHA(grace=2000, reduction=2),
 )

@@ -252,6 +252,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -282,13 +283,17 @@ def free_port() -> int:
         return port
 
 
-def test_ui_serves_the_study_on_loopback_alone(done: Done, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_the_study_on_loopback_until_it_is_ended(
+    done: Done, tmp_path: Path, how: signal.Signals
+) -> None:
     port = free_port()
     command = [sys.executable, "-m", "sabtune", "ui", "--port", str(port)]
     command += ["--store", str(done.store.root)]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log) as process,
+        # A shell's background job ignores SIGINT, and what it starts inherits that.
+        subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed_interrupts) as process,
     ):
         try:
             client = MlflowClient(answering(f"http://127.0.0.1:{port}", process))
@@ -298,10 +303,14 @@ def test_ui_serves_the_study_on_loopback_alone(done: Done, tmp_path: Path) -> No
             assert any("test_accuracy" in run.data.metrics for run in runs)
             assert listening(port) == {"0100007F"}  # 127.0.0.1, as Linux writes it
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(how)
     assert process.returncode == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert listening(port) == set()
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def listening(port: int) -> set[str]:

@@ -11,11 +11,15 @@ from sabtune.store import Store
 
 
 def serve(store: Store, port: int) -> int:
-    """Runs MLflow's server on the loopback interface until it ends or Ctrl-C; its exit code."""
+    """Runs MLflow's server on the loopback interface until it ends; its exit code.
+
+    Ctrl-C and SIGTERM end it, and all its processes, in order.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", store.mlflow_uri]
     command += ["--default-artifact-root", store.artifacts.as_uri()]
-    # In a session of its own: Ctrl-C reaches us alone, and its processes are ended without a trace.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # In a session of its own: Ctrl-C reaches us alone, and no process of its is left to itself.
     with subprocess.Popen(command, start_new_session=True) as server:
         try:
             return server.wait()
