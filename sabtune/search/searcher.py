@@ -89,6 +89,7 @@ class Teller(_Stays, tune.Callback):
         self.optuna_study = study
         self.watchers = watchers
         self.started: dict[str, optuna.Trial] = {}  # by Tune's trial id
+        self.reported: dict[str, int] = {}  # the last step that each has reported
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -109,8 +110,9 @@ class Teller(_Stays, tune.Callback):
         **info: Any,
     ) -> None:
         progress = Progress.from_result(result)
-        if progress.report is None:
-            return
+        if progress.report is None or progress.report.step <= self.reported.get(trial.trial_id, 0):
+            return  # it failed, or its worker died after this report and before its checkpoint
+        self.reported[trial.trial_id] = progress.report.step
         open_trial = self.started[trial.trial_id]
         open_trial.report(progress.score, progress.report.step)
         for watcher in self.watchers:
