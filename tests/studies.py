@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 LEARNABLE = '''
@@ -47,3 +48,8 @@ def learnable(directory: Path, updates: int = 120, name: str = "learnable") -> P
     text = LEARNABLE.replace("UPDATES", str(updates))
     path.write_text(text.replace('name="learnable"', f'name="{name}"'))
     return path
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: a shell's background job ignores SIGINT, and so does what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

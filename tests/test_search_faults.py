@@ -1,0 +1,115 @@
+"""Searches that end otherwise than by themselves: interrupted, short of a worker, or locked out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.errors import StoreError
+from sabtune.evaluation import climb
+from sabtune.search import record
+from sabtune.search.run import search
+from sabtune.search.searcher import INTERRUPTED
+from sabtune.search.study import load
+from sabtune.seeding import Stream
+from sabtune.store import Store
+from sabtune.training import Training
+from tests.studies import heed_interrupts, learnable
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
+    file = learnable(tmp_path, updates=60_000, name="endless")
+    command = [sys.executable, "-u", "-m", "sabtune", "search", str(file), "--store", "store"]
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=heed_interrupts,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "updates" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "Interrupted. Go on with:    python -m sabtune search" in shown
+    trials = record.records(record.open_study(Store(tmp_path / "store"), "endless"))
+    assert trials
+    assert all(trial.state != TrialState.RUNNING for trial in trials)
+    assert INTERRUPTED in {trial.reason for trial in trials}
+
+
+def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    file = learnable(tmp_path, updates=1500, name="killed")
+    only_good = '{"good": 0.02}'
+    text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 1e30}', only_good)
+    file.write_text(text.replace("pruning=ASHA(grace=30, reduction=2)", "pruning=None"))
+    command = [sys.executable, "-u", "-m", "sabtune", "search", str(file)]
+    command += ["--store", "store", "--trials", "1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "#0 300/1500 updates" in line:
+                break
+        for worker in workers(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        shown, errors = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 0
+    assert "Warning" not in errors  # a report that comes a second time is not made again
+    assert "#0 1500/1500 updates" in shown
+
+    study = record.open_study(Store(tmp_path / "store"), "killed")
+    (trial,) = record.records(study)
+    assert trial.state == TrialState.COMPLETE
+    assert trial.run is not None
+    assert list(study.trials[0].intermediate_values) == list(range(30, 1501, 30))
+    unbroken = Training(trial.run)
+    list(unbroken)
+    measured = climb(
+        unbroken.model, unbroken.task, (2, 4, 8), sequences=64, seed=0, stream=Stream.TEST
+    )
+    assert trial.test == measured
+
+
+def workers(driver: int) -> list[int]:
+    """The processes below `driver` that train. Ray names one so only while it is at it."""
+    for _ in range(200):
+        parents, training = dict[int, int](), list[int]()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(entry.name)
+                parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if "Trainable" in (entry / "cmdline").read_text():
+                    training.append(pid)
+        ours = [pid for pid in training if parents.get(parents[pid]) == driver]  # raylet's child
+        if ours:
+            return ours
+        time.sleep(0.01)
+    raise AssertionError("nothing trains")
+
+
+def test_one_search_at_a_time_writes_to_a_study(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    with filelock.FileLock(store.lock("learnable")), pytest.raises(StoreError, match="another"):
+        search(load(learnable(tmp_path)), store)
