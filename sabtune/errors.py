@@ -27,3 +27,11 @@ class CheckpointError(SabtuneError):
 
 class DivergedError(SabtuneError):
     """Training that can't go on: no finite update for a long stretch."""
+
+
+class LimitError(SabtuneError):
+    """A trial past what its study lets it take."""
+
+
+class TrackingError(SabtuneError):
+    """An MLflow that can't be reached, refuses what is written, or shows another study."""

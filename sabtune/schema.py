@@ -46,6 +46,11 @@ def check_whole(name: str, value: object, least: int) -> None:
     check(whole and value >= least, name, value, f"a whole number of at least {least}")  # type: ignore[operator]
 
 
+def check_name(name: str, value: object, known: typing.Sequence[str]) -> None:
+    """Raises ConfigError unless `value` is one of the known names."""
+    check(value in known, name, value, "one of " + ", ".join(known))
+
+
 def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
     """The config as plain JSON values; a part of a table is marked with its name under "kind"."""
     data: dict[str, Any] = {}

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sabtune.config import RunConfig
 from sabtune.evaluation import Rung
-from sabtune.training import Report
+from sabtune.trial import Assignment, Progress
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 """How a trial can end, in Optuna's words."""
@@ -25,13 +24,21 @@ class Outcome:
     test: Sequence[Rung] = ()  # on the test sequences
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """All that is known of one trial, for those who show it."""
+
+    assignment: Assignment
+    history: Sequence[Progress]
+    outcome: Outcome | None  # None while it runs, or waits to be taken up again
+
+
 class Watcher(Protocol):
     """Called in the driver, between two steps of Ray Tune: be quick, and raise nothing."""
 
-    def trial_started(self, number: int, run: RunConfig) -> None: ...
+    def trial_started(self, assignment: Assignment) -> None:
+        """It starts, or is taken up again."""
 
-    def trial_reported(
-        self, number: int, report: Report, ladder: Sequence[Rung], score: float
-    ) -> None: ...
+    def trial_reported(self, number: int, progress: Progress) -> None: ...
 
     def trial_ended(self, number: int, outcome: Outcome) -> None: ...

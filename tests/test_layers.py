@@ -17,11 +17,12 @@ LAYERS = [
     ["sabtune"],
     ["sabtune.errors"],
     ["sabtune.schema"],
-    ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store"],
+    ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store", "sabtune.provenance"],
     ["sabtune.models", "sabtune.tasks"],
     ["sabtune.config", "sabtune.diagnostics"],
     ["sabtune.checkpoint", "sabtune.evaluation"],
     ["sabtune.training"],
+    ["sabtune.trial"],
     ["sabtune.watcher"],
     ["sabtune.tracking"],
     ["sabtune.search"],
@@ -36,10 +37,12 @@ OUTSIDE = {
     "llvmlite": {"sabtune.ops"},
     "ray": {"sabtune.search"},
     "filelock": {"sabtune.search"},
+    "sqlalchemy": {"sabtune.search"},
     "optuna": {"sabtune.search", "sabtune.report"},
     "mlflow": {"sabtune.tracking"},
     "rich": {"sabtune.search", "sabtune.report", "sabtune.cli"},
     "typer": {"sabtune.cli"},
+    "scipy": {"sabtune.report"},
 }
 """Who may import what, beside torch, numpy, safetensors and the standard library."""
 

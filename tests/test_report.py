@@ -16,6 +16,8 @@ from sabtune.report import summary
 from sabtune.search import record
 from sabtune.search.record import KeptModel
 from sabtune.store import Store
+from sabtune.trial import plain
+from tests.records import assignment
 
 
 def shown(study: optuna.Study) -> str:
@@ -25,20 +27,28 @@ def shown(study: optuna.Study) -> str:
     return captured.get()
 
 
-def add(study: optuna.Study, run: RunConfig, state: TrialState, score: float | None = None) -> None:
+def add(
+    study: optuna.Study,
+    run: RunConfig,
+    state: TrialState,
+    *values: float,
+    configuration: int | None = None,
+) -> None:
     trial = study.ask()
-    trial.set_user_attr(record.RUN, run.to_dict())
+    score = values[0] if values else None
+    made = assignment(trial.number, configuration, run=run)
+    trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
     rungs = [
         Rung(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
         for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))
     ]
-    trial.set_user_attr(record.TEST, record.plain(rungs))
-    study.tell(trial, score, state=state)
+    trial.set_user_attr(record.TEST, plain(rungs))
+    study.tell(trial, values or None, state=state)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(Store.create(tmp_path).optuna_url)
+    storage = optuna.storages.RDBStorage(Store(tmp_path).optuna_url)
     return optuna.create_study(study_name="found", storage=storage, direction="maximize")
 
 
@@ -65,13 +75,39 @@ def test_the_best_is_the_completed_trial_with_the_highest_score(
     ]
 
 
+def test_seeds_of_one_configuration_are_taken_together(study: optuna.Study, run: RunConfig) -> None:
+    add(study, run, TrialState.COMPLETE, 0.8)
+    add(study, run, TrialState.COMPLETE, 0.85)
+    add(study, run, TrialState.COMPLETE, 0.9, configuration=1)
+    add(study, run, TrialState.COMPLETE, 0.7, configuration=1)
+    page = shown(study)
+    assert "configuration #1" in page
+    assert "3 seeds: mean score 0.817, 0 solved" in page
+    assert "trial 2, 0.900" in page
+
+
+def test_several_objectives_have_a_pareto_front(tmp_path: Path, run: RunConfig) -> None:
+    study = optuna.create_study(study_name="two", directions=["maximize", "minimize"])
+    record.set_plan(study, {"objectives": ["score", "seconds_per_update"]})
+    add(study, run, TrialState.COMPLETE, 0.5, 0.010)
+    add(study, run, TrialState.COMPLETE, 0.4, 0.020)  # worse in both
+    add(study, run, TrialState.COMPLETE, 0.9, 0.030)
+    page = shown(study)
+    front = page[page.index("Pareto front") :]
+    rows = [line.split("│")[1:-1] for line in front.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row][:3] for row in rows] == [
+        ["2", "0.900", "0.03"],
+        ["0", "0.500", "0.01"],
+    ]
+
+
 def test_a_study_without_a_completed_trial_says_so(study: optuna.Study, run: RunConfig) -> None:
     add(study, run, TrialState.PRUNED)
     assert "No trial has completed yet." in shown(study)
 
 
 def test_an_unknown_study_is_told_those_that_exist(study: optuna.Study, tmp_path: Path) -> None:
-    store = Store.existing(tmp_path)
+    store = Store(tmp_path).existing()
     with pytest.raises(StoreError, match="has no study 'fund': did you mean 'found'"):
         record.open_study(store, "fund")
     with pytest.raises(StoreError, match="known: found"):

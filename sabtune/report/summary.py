@@ -12,21 +12,27 @@ from rich.text import Text
 
 from sabtune.evaluation import SOLVED, Rung, length_score, solve_length
 from sabtune.search import record
+from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
 
 
 def summary(study: optuna.Study) -> RenderableType:
     """The report on a study as something rich can print."""
     trials = record.records(study)
-    best = record.best(trials)
+    race = Race.of(study)
+    ranked = race.ranked()
+    best = ranked[0].best if ranked else None
     parts: list[RenderableType] = [Text(_counts(study.study_name, trials))]
     if best is None:
         parts.append(Text("No trial has completed yet."))
         return Group(*parts)
     assert best.run is not None
     parts += [Text(line) for line in _best(best)]
+    parts += [Text(line) for line in _seeds(ranked[0], race.seeds)]
     parts += [Text(""), _ladder(best.test, best.run.task.build().chance)]
-    parts += [Text(line) for line in _reading(best)]
+    parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
+    if len(study.directions) > 1:
+        parts += [Text(""), _front(study)]
     kept = record.model(study)
     if kept is not None:
         parts += [Text(""), Text("The model, ready to predict at any length:")]
@@ -36,7 +42,7 @@ def summary(study: optuna.Study) -> RenderableType:
 
 def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
     by_state = Counter(trial.state.name.lower() for trial in trials)
-    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running"}
+    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "unfinished"}
     states = ", ".join(
         f"{by_state[state]} {word}" for state, word in words.items() if by_state[state]
     )
@@ -53,6 +59,34 @@ def _best(best: TrialRecord) -> Iterator[str]:
         f"  learning_rate={train.learning_rate:.4g} updates={train.updates} "
         f"batch_size={train.batch_size} seed={best.run.seed}"
     )
+
+
+def _seeds(best: Configuration, seeds: Seeds) -> Iterator[str]:
+    count = len(best.scores)
+    if count > 1 or seeds.most > 1:
+        yield (
+            f"  configuration #{best.number}, {count} seed{'s' if count > 1 else ''}: "
+            f"mean score {best.value('mean'):.3f}, {sum(best.solved)} solved; "
+            f"compared by {seeds.objective}"
+        )
+
+
+def _front(study: optuna.Study) -> Table:
+    """The trials that no other beats in every objective, by the first."""
+    table = Table(title="Pareto front", title_justify="left")
+    names = record.plan(study).get("objectives", [])
+    for name in ("trial", *(UNITS.get(name, name) for name in names)):
+        table.add_column(name, justify="right")
+    table.add_column("configuration")
+    for trial in sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=True):
+        run = TrialRecord.of(trial).run
+        score, *others = trial.values
+        values = [f"{score:.3f}", *(f"{value:.3g}" for value in others)]
+        table.add_row(str(trial.number), *values, run.trial.model.label() if run else "")
+    return table
+
+
+UNITS = {"seconds_per_update": "s an update", "peak_memory": "peak memory (MiB)"}
 
 
 def _ladder(rungs: Sequence[Rung], chance: float) -> Table:
@@ -80,7 +114,7 @@ def _solved(rungs: Sequence[Rung]) -> str:
     )
 
 
-def _reading(best: TrialRecord) -> Iterator[str]:
+def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     assert best.run is not None
     chance = best.run.task.build().chance
     yield (
@@ -88,4 +122,7 @@ def _reading(best: TrialRecord) -> Iterator[str]:
         f"{_solved(best.test)}; "
         f"length score {length_score(best.test, chance):.3f}."
     )
-    yield "One trained model of one seed: another seed of this configuration may do otherwise."
+    if seeds == 1:
+        yield "One trained model of one seed: another seed of this configuration may do otherwise."
+    else:
+        yield f"The best of {seeds} seeds: what a fresh seed does is for `sabtune confirm` to say."

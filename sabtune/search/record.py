@@ -1,31 +1,51 @@
 """What the Optuna study holds of a search, written and read in this one place.
 
 Optuna's database owns the trials. Beside parameters, state and values, which are Optuna's own, a
-trial carries these user attributes; nothing else in sabtune spells their names.
+trial carries user attributes; nothing else in sabtune spells their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.evaluation import Rung
+from sabtune.evaluation import SOLVED, Rung
 from sabtune.schema import suggest
 from sabtune.store import Store
+from sabtune.trial import Assignment, Progress, plain
+from sabtune.watcher import Outcome, State
 
-RUN = "run"  # the RunConfig
+# of a trial
+ASSIGNMENT = "assignment"  # all that decides what it does
+FIXED = "fixed"  # of an enqueued one: the run to make, whatever the space says
+LABEL = "label"  # of an enqueued one: whom it stands for in a comparison
+RETRY_OF = "retry_of"  # the number of the failed trial that this one runs again
 LADDER = "ladder"  # rungs on the selection sequences: they chose
 TEST = "test"  # rungs on the test sequences: they are reported
-REASON = "reason"  # why a trial failed or was pruned
+REASON = "reason"  # why it failed or was pruned
 CHECKPOINT = "checkpoint"  # where its last one is
-MODEL = "model"  # of the study: which trial's model MLflow keeps, and its URI
+SCORES = "scores"  # by updates, where Optuna takes no intermediate values: several objectives
+ATTEMPTS = "attempts"  # how often it was taken up again
+SECONDS = "seconds"  # that it computed for, over all attempts
+MEMORY = "memory"  # MiB, the most it held
+ENVIRONMENT = "environment"  # what it ran on: see `sabtune.provenance`
+# of the study
+MODEL = "model"  # which trial's model MLflow keeps, and its URI
+PLAN = "plan"  # what the study file says that a report must know
+
+FRESH_SEED = 10**12
+"""The first seed of a comparison on fresh seeds; a search's seeds lie far below."""
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,54 +54,164 @@ class TrialRecord:
 
     number: int
     state: TrialState
-    value: float | None
+    values: list[float]  # one for each objective; empty unless it is complete
     params: dict[str, Any]
-    run: RunConfig | None  # None if it ended before it had one
+    assignment: Assignment | None  # None if it ended before it had one
+    scores: dict[int, float]  # by updates
     ladder: list[Rung]
     test: list[Rung]
     reason: str
+    label: str
+    retry_of: int | None
     checkpoint: Path | None
     seconds: float
+    memory: float
+    started: datetime | None
+    environment: dict[str, Any]
+
+    @property
+    def run(self) -> RunConfig | None:
+        """What was trained."""
+        return self.assignment.run if self.assignment else None
+
+    @property
+    def configuration(self) -> int:
+        """The number of the first trial of the same configuration."""
+        return self.assignment.configuration if self.assignment else self.number
+
+    @property
+    def value(self) -> float | None:
+        """The score of a complete trial."""
+        return self.values[0] if self.values else None
+
+    @property
+    def score(self) -> float:
+        """The last score there is; 0 where there is none, as for a failed trial."""
+        if self.values:
+            return self.values[0]
+        last = max(self.scores, default=None)
+        return 0.0 if last is None or self.state == TrialState.FAIL else self.scores[last]
+
+    @property
+    def solved(self) -> bool:
+        """Whether it was trained to the end and solves every length that chose."""
+        if self.assignment is None or self.state != TrialState.COMPLETE:
+            return False
+        select = self.assignment.ladder.select
+        rungs = [rung for rung in self.ladder if rung.length in select]
+        return bool(rungs) and all(rung.accuracy >= SOLVED for rung in rungs)
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
         """The record of an Optuna trial."""
         attrs = trial.user_attrs
-        took = trial.duration
+        scores = {int(step): score for step, score in attrs.get(SCORES, {}).items()}
         return cls(
             number=trial.number,
             state=trial.state,
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            values=list(trial.values or []) if trial.state == TrialState.COMPLETE else [],
             params=dict(trial.params),
-            run=RunConfig.from_dict(attrs[RUN]) if RUN in attrs else None,
+            assignment=Assignment.from_dict(attrs[ASSIGNMENT]) if ASSIGNMENT in attrs else None,
+            scores=scores or dict(trial.intermediate_values),
             ladder=[Rung(**rung) for rung in attrs.get(LADDER, [])],
             test=[Rung(**rung) for rung in attrs.get(TEST, [])],
             reason=attrs.get(REASON, ""),
+            label=attrs.get(LABEL, ""),
+            retry_of=attrs.get(RETRY_OF),
             checkpoint=Path(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
-            seconds=took.total_seconds() if took else 0.0,
+            seconds=attrs.get(SECONDS, 0.0),
+            memory=attrs.get(MEMORY, 0.0),
+            started=trial.datetime_start,
+            environment=attrs.get(ENVIRONMENT, {}),
+        )
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None if it hasn't."""
+        states: dict[TrialState, State] = {
+            TrialState.COMPLETE: "COMPLETE",
+            TrialState.PRUNED: "PRUNED",
+            TrialState.FAIL: "FAIL",
+        }
+        if self.state not in states:
+            return None
+        return Outcome(
+            state=states[self.state],
+            score=self.value,
+            reason=self.reason,
+            ladder=self.ladder,
+            test=self.test,
         )
 
 
-def plain(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
-    """Rungs as the database and a worker's result hold them."""
-    return [asdict(rung) for rung in rungs]
-
-
 def records(study: optuna.Study) -> list[TrialRecord]:
-    """Every trial of the study, by number."""
-    return [TrialRecord.of(trial) for trial in study.get_trials(deepcopy=False)]
+    """Every trial of the study that has begun, by number."""
+    trials = study.get_trials(deepcopy=False)
+    return [TrialRecord.of(trial) for trial in trials if trial.state != TrialState.WAITING]
 
 
-def best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The completed trial with the highest score, the earliest of equals."""
-    done = [trial for trial in trials if trial.value is not None]
-    return max(done, key=lambda trial: trial.value or 0.0, default=None)
+def one(study: optuna.Study, number: int) -> TrialRecord:
+    """One trial. Raises StoreError if there is none of that number."""
+    trials = study.get_trials(deepcopy=False)
+    if number >= len(trials):
+        raise StoreError(
+            f"study {study.study_name!r} has no trial {number}: it has 0 to {len(trials) - 1}"
+        )
+    return TrialRecord.of(trials[number])
 
 
-def resulted(study: optuna.Study) -> int:
-    """How many trials ended in a result: completed, or pruned with their last score."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    return len(study.get_trials(deepcopy=False, states=states))
+def enqueue(
+    study: optuna.Study,
+    run: RunConfig,
+    *,
+    params: Mapping[str, Any] | None = None,
+    label: str = "",
+    retry_of: int | None = None,
+) -> None:
+    """Has `run` made as a trial of its own, whatever the space says.
+
+    params: what the space is to have drawn for it; None where no space has to do with it.
+    """
+    attrs: dict[str, Any] = {FIXED: {"run": run.to_dict(), "space": params is not None}}
+    attrs |= {LABEL: label} if label else {}
+    attrs |= {RETRY_OF: retry_of} if retry_of is not None else {}
+    study.enqueue_trial(dict(params or {}), user_attrs=attrs)
+
+
+def reopen(study: optuna.Study, number: int) -> optuna.Trial:
+    """A trial that hasn't ended, to write to."""
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def report(trial: optuna.Trial, progress: Progress) -> None:
+    """Writes one report's score."""
+    step = progress.report.step
+    if len(trial.study.directions) == 1:
+        trial.report(progress.score, step)
+    else:
+        scores = trial.user_attrs.get(SCORES, {})
+        trial.set_user_attr(SCORES, scores | {str(step): progress.score})
+
+
+def end(
+    trial: optuna.Trial, outcome: Outcome, values: Sequence[float] | None, last: Progress | None
+) -> None:
+    """Writes how a trial ended; the state last, so that a record with a state is whole."""
+    trial.set_user_attr(LADDER, plain(outcome.ladder))
+    trial.set_user_attr(TEST, plain(outcome.test))
+    trial.set_user_attr(REASON, outcome.reason)
+    if last is not None:
+        trial.set_user_attr(SECONDS, last.seconds)
+        trial.set_user_attr(MEMORY, last.memory)
+    trial.study.tell(trial, values, state=TrialState[outcome.state])
+
+
+def ended(study: optuna.Study) -> int:
+    """How many trials have ended, those left out that were run again under another number."""
+    trials = study.get_trials(deepcopy=False, states=ENDED)
+    every = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs[RETRY_OF] for trial in every if RETRY_OF in trial.user_attrs}
+    return sum(trial.number not in again for trial in trials)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +233,39 @@ def set_model(study: optuna.Study, kept: KeptModel) -> None:
     study.set_user_attr(MODEL, asdict(kept))
 
 
+def plan(study: optuna.Study) -> Mapping[str, Any]:
+    """What `set_plan` wrote: objectives, what seeds are compared by, trials, the file."""
+    content: Mapping[str, Any] = study.user_attrs.get(PLAN, {})
+    return content
+
+
+def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
+    """Writes down what a report must know of the study file."""
+    if plan(study) != content:
+        study.set_user_attr(PLAN, dict(content))
+
+
+def names(store: Store) -> list[str]:
+    """The studies of a store."""
+    return [study.study_name for study in store_of(store).get_all_studies()]
+
+
+def store_of(store: Store) -> optuna.storages.RDBStorage:
+    """The store's database. Raises StoreError, without the password, if it can't be reached."""
+    try:
+        return optuna.storages.RDBStorage(store.optuna_url)
+    except (SQLAlchemyError, ImportError) as problem:
+        cause = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
+        raise StoreError(
+            f"the database of {store.shown} can't be used ({cause}): "
+            "give another --store, or see that it runs"
+        ) from None
+
+
 def open_study(store: Store, name: str) -> optuna.Study:
     """A study to read. Raises StoreError, with a name that exists, if there is none such."""
-    storage = optuna.storages.RDBStorage(store.optuna_url)
-    names = [study.study_name for study in storage.get_all_studies()]
-    if name not in names:
-        raise StoreError(f"{store.root} has no study {name!r}: {suggest(name, names)}")
+    storage = store_of(store)
+    known = [study.study_name for study in storage.get_all_studies()]
+    if name not in known:
+        raise StoreError(f"{store.shown} has no study {name!r}: {suggest(name, known)}")
     return optuna.load_study(study_name=name, storage=storage)

@@ -1,164 +1,199 @@
-"""A search from end to end: a study file and a store in, a finished Optuna study out."""
+"""A search from end to end: a study file and a store in, an Optuna study out."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
-import filelock
 import optuna
-import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 
-from sabtune.errors import ResourceError, StoreError
 from sabtune.search import record
-from sabtune.search.searcher import INTERRUPTED, LOST, Asker, Teller
-from sabtune.search.study import ASHA, Resources, Study, StudyFile
+from sabtune.search.asha import Halving, Scheduler
+from sabtune.search.assigning import Assigner
+from sabtune.search.budget import Budget
+from sabtune.search.cluster import own_ray, places
+from sabtune.search.locks import locked
+from sabtune.search.objectives import directions, values
+from sabtune.search.projection import Projection
+from sabtune.search.racing import Race
+from sabtune.search.samplers import sampler
+from sabtune.search.searcher import Asker, Teller
+from sabtune.search.study import Study, StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
-from sabtune.tracking import Tracker
 from sabtune.watcher import Watcher
 
 WORKER_DEATHS = 3
 """How often a trial is taken up again from its checkpoint after its worker died."""
 
 
-def search(file: StudyFile, store: Store, watchers: Sequence[Watcher] = ()) -> bool:
-    """Searches until the study's trials have ended in a result; False if interrupted.
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a search ended. `behind`: why MLflow doesn't hold everything; "" if it does."""
 
-    A study that the store knows is gone on with. The best model is kept in MLflow. Raises
-    StudyFileError if the space fails, ResourceError if no trial can ever be placed, StoreError if
-    another search is writing to the study.
+    complete: bool
+    out_of_budget: bool = False
+    behind: str = ""
+
+
+def search(
+    file: StudyFile,
+    store: Store,
+    watchers: Sequence[Watcher] = (),
+    *,
+    budget: Budget | None = None,
+    retry_failed: bool = False,
+    warm_start: str | None = None,
+) -> Ending:
+    """Searches until the study's trials have ended, or the budget has.
+
+    A study that the store knows is gone on with: trials that an earlier search left unfinished
+    come first, from their last checkpoints and under their own numbers. retry_failed: failed
+    trials are run again, from their start and under new numbers. warm_start: a study of the store
+    whose best points are tried first. The best model is kept in MLflow. Raises StudyFileError if
+    the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
+    writing to the study.
     """
-    with _locked(file.study.name, store):
-        study = _optuna_study(file.study, store)
-        missing = file.study.trials - record.resulted(study)
-        if missing <= 0:
-            return True
-        with _ray(store.log(file.study.name)):
-            at_once = _places(file.study.resources)
-            tracker = Tracker(store, file.study.name)
-            asker, teller = Asker(file, study), Teller(study, [tracker, *watchers])
-            teller.close_running(LOST)
-            try:
-                _tuner(asker, teller, file.study, store, missing, at_once).fit()
-            finally:
-                interrupted = teller.close_running(INTERRUPTED)
-        _keep_best(study, tracker)
-        best = record.best(record.records(study))
-        complete = asker.handed_out == missing and not interrupted
-        tracker.search_ended(complete, best.test if best else [])
+    with locked(file.study.name, store):
+        study, new = open_or_create(file, store)
+        if new:
+            for point in file.study.points:
+                study.enqueue_trial(dict(point))
+        if warm_start is not None:
+            enqueue_best(study, record.open_study(store, warm_start))
+        if retry_failed:
+            enqueue_failed(study)
+        return execute(study, file, store, watchers, budget=budget, trials=file.study.trials)
+
+
+def execute(
+    study: optuna.Study,
+    file: StudyFile,
+    store: Store,
+    watchers: Sequence[Watcher],
+    *,
+    trials: int,
+    budget: Budget | None = None,
+    assigner: Assigner | None = None,
+) -> Ending:
+    """Runs trials of an open, locked study until `trials` of them have ended in all."""
+    missing = trials - record.ended(study)
+    if missing <= 0:
+        return Ending(complete=True)
+    known = record.records(study)
+    budget = budget or Budget()
+    budget.gpus = file.study.resources.gpus
+    for trial in known:
+        budget.known(trial.number, trial.seconds)
+    race = Race(file.study.seeds).add(known)
+    asker = Asker(
+        study,
+        assigner or Assigner(file, known),
+        race,
+        store.trials / study.study_name,
+        budget,
+    )
+    projection = Projection(study, store)
+    teller = Teller(
+        study,
+        race,
+        budget,
+        partial(values, file.study.objectives),
+        [projection.tracker, *watchers],
+    )
+    halving = Halving(file.study.pruning) if file.study.pruning else None
+    if halving:
+        for trial in known:
+            halving.remember(trial.number, trial.scores)
+    with own_ray(store.ray_log(study.study_name)):
+        at_once = places(file.study.resources)
+        tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
+    complete = record.ended(study) >= trials
+    behind = projection.finish(complete)
     if asker.problem is not None:
         raise asker.problem
-    return complete
+    return Ending(complete=complete, out_of_budget=budget.spent, behind=behind)
 
 
-@contextmanager
-def _locked(name: str, store: Store) -> Iterator[None]:
-    try:
-        with filelock.FileLock(store.lock(name), timeout=0):
-            yield
-    except filelock.Timeout:
-        raise StoreError(
-            f"study {name!r} in {store.root} is being searched by another process: "
-            "wait for it, or give another --store"
-        ) from None
-
-
-def _optuna_study(study: Study, store: Store) -> optuna.Study:
-    """The study in the store's database, new or as an earlier search left it."""
-    opened = optuna.create_study(
-        study_name=study.name,
-        storage=optuna.storages.RDBStorage(store.optuna_url),
-        direction="maximize",
+def open_or_create(file: StudyFile, store: Store) -> tuple[optuna.Study, bool]:
+    """The study in the store's database, and whether it is new."""
+    storage = record.store_of(store)
+    known = [study.study_name for study in storage.get_all_studies()]
+    study = optuna.create_study(
+        study_name=file.study.name,
+        storage=storage,
+        directions=directions(file.study.objectives),
         load_if_exists=True,
     )
-    told = len(opened.get_trials(deepcopy=False))  # or a search gone on with draws the same again
-    opened.sampler = optuna.samplers.TPESampler(
-        seed=study.seed + told, n_startup_trials=study.startup
+    told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again
+    study.sampler = sampler(file, told)
+    record.set_plan(
+        study,
+        {
+            "objectives": list(file.study.objectives),
+            "seeds": asdict(file.study.seeds),
+            "searched": list(file.study.ladder.lengths),
+            "file": str(file.path.resolve()),
+        },
     )
-    return opened
+    return study, file.study.name not in known
 
 
-def _tuner(
-    asker: Asker, teller: Teller, study: Study, store: Store, trials: int, at_once: int
+def enqueue_failed(study: optuna.Study) -> None:
+    """Failed trials again, each once, with the seed it had."""
+    trials = record.records(study)
+    waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+    again = {trial.retry_of for trial in trials}
+    again |= {trial.user_attrs.get(record.RETRY_OF) for trial in waiting}
+    for trial in trials:
+        failed = trial.state == optuna.trial.TrialState.FAIL
+        if failed and trial.run is not None and trial.number not in again:
+            params = trial.params or None
+            record.enqueue(
+                study, trial.run, params=params, label=trial.label, retry_of=trial.number
+            )
+
+
+WARM_POINTS = 5
+"""How many of an earlier study's configurations are tried first."""
+
+
+def enqueue_best(study: optuna.Study, earlier: optuna.Study) -> None:
+    """The parameters of the best configurations of `earlier`, unless they were tried."""
+    for configuration in Race.of(earlier).ranked()[:WARM_POINTS]:
+        study.enqueue_trial(configuration.best.params, skip_if_exists=True)
+
+
+def tuner(
+    asker: Asker,
+    teller: Teller,
+    scheduler: Scheduler,
+    budget: Budget,
+    study: Study,
+    store: Store,
+    trials: int,
+    at_once: int,
 ) -> tune.Tuner:
+    """Tune, told to do nothing but run what it is given."""
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": study.resources.cpus, "gpu": study.resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=asker,
-            scheduler=_asha(study.pruning) if study.pruning else None,
+            scheduler=scheduler,
             num_samples=trials,
             max_concurrent_trials=at_once,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+            trial_dirname_creator=lambda trial: trial.config["directory"],
         ),
         run_config=tune.RunConfig(
-            name=study.name,
+            name=asker.trials.name,
             storage_path=str(store.trials),
             callbacks=[teller],
+            stop=budget,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
             verbose=0,
         ),
     )
-
-
-def _asha(pruning: ASHA) -> ASHAScheduler:
-    return ASHAScheduler(
-        time_attr="step",
-        metric="score",
-        mode="max",
-        grace_period=pruning.grace,
-        reduction_factor=pruning.reduction,
-        max_t=10**9,  # a trial ends with its own last update
-    )
-
-
-def _places(resources: Resources) -> int:
-    """How many trials fit at once. Raises ResourceError if not even one does."""
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    for name, wanted, there in (("CPUs", resources.cpus, cpus), ("GPUs", resources.gpus, gpus)):
-        if wanted > there:
-            raise ResourceError(
-                f"a trial asks for {wanted:g} {name} and there are {there:g}: "
-                "lower resources in the STUDY, or search on a larger machine"
-            )
-    fit = cpus // resources.cpus
-    return int(min(fit, gpus // resources.gpus) if resources.gpus else fit)
-
-
-def _keep_best(study: optuna.Study, tracker: Tracker) -> None:
-    """Sees to it that MLflow holds the model of the best trial, and that the study says where."""
-    best = record.best(record.records(study))
-    if best is None or best.checkpoint is None:
-        return
-    kept = record.model(study)
-    if kept is None or kept.trial != best.number:
-        uri = tracker.keep_model(best.number, best.checkpoint)
-        record.set_model(study, record.KeptModel(trial=best.number, uri=uri))
-
-
-@contextmanager
-def _ray(log: Path) -> Iterator[None]:
-    """A Ray of our own on this machine, on loopback, quiet: what it logs goes to the file `log`."""
-    logger = logging.getLogger("ray")
-    handler = logging.FileHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
-    logger.handlers = [handler]
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        logger.handlers = []
-        handler.close()

@@ -6,7 +6,9 @@ tells Optuna that a trial which the scheduler stopped is complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,15 +17,16 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from sabtune.config import RunConfig
 from sabtune.errors import StudyFileError
 from sabtune.search import record
-from sabtune.search.study import StudyFile
-from sabtune.search.trainable import Assignment, Progress
+from sabtune.search.assigning import Assigner
+from sabtune.search.attempts import checkpoints, directory, history
+from sabtune.search.budget import Budget
+from sabtune.search.racing import Race
+from sabtune.search.record import TrialRecord
+from sabtune.search.trainable import Answer, Order
+from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
-
-LOST = "lost: the search that ran it ended before it did"
-INTERRUPTED = "interrupted: the search was stopped"
 
 
 class _Stays:
@@ -35,40 +38,55 @@ class _Stays:
 
 
 class Asker(_Stays, Searcher):
-    """Asks the study for a trial's parameters and turns them into what a worker is given.
+    """Hands out trials: first those that an earlier search left unfinished, from their last
+    checkpoint; then those that were enqueued; then further seeds and new configurations.
 
-    Once the space has raised, no more trials are handed out and `problem` says what it was.
+    Once a space has raised, no more trials are handed out and `problem` says what it was.
     """
 
-    def __init__(self, file: StudyFile, study: optuna.Study):
+    def __init__(
+        self, study: optuna.Study, assigner: Assigner, race: Race, trials: Path, budget: Budget
+    ):
         super().__init__(metric="score", mode="max")
-        self.file = file
-        self.optuna_study = study
+        self.study, self.assigner, self.race = study, assigner, race
+        self.trials, self.budget = trials, budget
+        self.unfinished = deque(
+            trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        )
         self.problem: StudyFileError | None = None
         self.handed_out = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if self.problem is not None:
+        if self.problem is not None or self.budget.spent:
             return Searcher.FINISHED
-        study = self.file.study
-        trial = self.optuna_study.ask()
+        trial, attempt = self._next()
         try:
-            config = self.file.config(trial)
+            assignment = self.assigner.assignment(trial)
         except StudyFileError as problem:
             self.problem = problem
-            trial.set_user_attr(record.REASON, str(problem))
-            self.optuna_study.tell(trial, state=TrialState.FAIL)
+            record.end(trial, Outcome(state="FAIL", reason=str(problem)), None, None)
             return Searcher.FINISHED
-        run = RunConfig(task=study.task, trial=config, seed=trial_seed(study.seed, trial.number))
-        trial.set_user_attr(record.RUN, run.to_dict())
+        if not attempt:
+            self.race.start(assignment.configuration)
         self.handed_out += 1
-        return Assignment(
-            number=trial.number,
-            run=run,
-            ladder=study.ladder,
-            evaluation_seed=study.seed,
-            threads=study.resources.cpus,
-        ).to_dict()
+        return Order(
+            assignment=assignment,
+            directory=directory(trial.number, attempt),
+            checkpoints=tuple(map(str, checkpoints(self.trials, trial.number))) if attempt else (),
+        ).to_config()
+
+    def _next(self) -> tuple[optuna.Trial, int]:
+        """A trial and how often it was begun before."""
+        if self.unfinished:
+            trial = record.reopen(self.study, self.unfinished.popleft())
+            attempt = trial.user_attrs.get(record.ATTEMPTS, 0) + 1
+            trial.set_user_attr(record.ATTEMPTS, attempt)
+            return trial, attempt
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        again = self.race.next() if not waiting else None
+        if again is not None:
+            self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[again].params)
+        return self.study.ask(), 0
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -83,23 +101,39 @@ class Asker(_Stays, Searcher):
 
 
 class Teller(_Stays, tune.Callback):
-    """Writes each report and each end of a trial to the study, then tells the watchers."""
+    """Writes each report and each end of a trial to the study, then tells the watchers.
 
-    def __init__(self, study: optuna.Study, watchers: Sequence[Watcher]):
-        self.optuna_study = study
-        self.watchers = watchers
-        self.started: dict[str, optuna.Trial] = {}  # by Tune's trial id
-        self.reported: dict[str, int] = {}  # the last step that each has reported
+    What an interrupted search leaves running stays so in the study: the next takes it up.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        race: Race,
+        budget: Budget,
+        values: Callable[[Sequence[Progress]], list[float]],
+        watchers: Sequence[Watcher],
+    ):
+        self.study, self.race, self.budget = study, race, budget
+        self.values, self.watchers = values, watchers
+        self.running: dict[int, Running] = {}  # by number
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        if trial.trial_id in self.started:
+        order = Order.from_config(trial.config)
+        if order.assignment.number in self.running:
             return  # taken up again after its worker died
-        assignment = Assignment.from_dict(trial.config)
-        self.started[trial.trial_id] = _reopen(self.optuna_study, assignment.number)
+        running = self._start(order.assignment)
+        for progress in history(map(Path, order.checkpoints)):
+            self._report(running, progress)  # what the search that was ended didn't come to tell
+
+    def _start(self, assignment: Assignment) -> Running:
+        running = Running(assignment, record.reopen(self.study, assignment.number))
+        self.running[assignment.number] = running
         for watcher in self.watchers:
-            watcher.trial_started(assignment.number, assignment.run)
+            watcher.trial_started(assignment)
+        return running
 
     def on_trial_result(
         self,
@@ -109,75 +143,80 @@ class Teller(_Stays, tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        progress = Progress.from_result(result)
-        if progress.report is None or progress.report.step <= self.reported.get(trial.trial_id, 0):
-            return  # it failed, or its worker died after this report and before its checkpoint
-        self.reported[trial.trial_id] = progress.report.step
-        open_trial = self.started[trial.trial_id]
-        open_trial.report(progress.score, progress.report.step)
-        for watcher in self.watchers:
-            watcher.trial_reported(
-                open_trial.number, progress.report, progress.ladder, progress.score
+        answer = Answer.from_result(result)
+        running = self.running[trial.config["assignment"]["number"]]
+        if answer.hardware is not None:
+            environment = running.trial.user_attrs.get(record.ENVIRONMENT, {})
+            running.trial.set_user_attr(
+                record.ENVIRONMENT, environment | {"hardware": answer.hardware}
             )
+        if answer.progress is not None:
+            self.budget.count(running.assignment.number, answer.progress.seconds)
+            self._report(running, answer.progress)
+
+    def _report(self, running: Running, progress: Progress) -> None:
+        """Unless it came before, from a worker that died between its report and its checkpoint."""
+        if running.history and progress.report.step <= running.history[-1].report.step:
+            return
+        running.history.append(progress)
+        if progress.report.step > running.told:
+            record.report(running.trial, progress)
+        for watcher in self.watchers:
+            watcher.trial_reported(running.assignment.number, progress)
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        progress = Progress.from_result(trial.last_result)
-        if progress.failed:
-            self._end(trial, "FAIL", progress, progress.failed)
-        elif progress.finished:
-            self._end(trial, "COMPLETE", progress, "")
-        else:
-            step = progress.report.step if progress.report else 0
-            self._end(trial, "PRUNED", progress, f"score {progress.score:.3f} at {step} updates")
+        running = self.running[trial.config["assignment"]["number"]]
+        last = trial.last_result or {}
+        if last.get("failed"):
+            self._end(trial, running, "FAIL", last["failed"])
+        elif last.get("progress") and last["progress"]["finished"]:
+            self._end(trial, running, "COMPLETE", "")
+        elif self.budget.spent:
+            return  # stopped with all others; the next search goes on with it
+        elif running.history:
+            progress = running.history[-1]
+            reason = f"score {progress.score:.3f} at {progress.report.step} updates"
+            self._end(trial, running, "PRUNED", reason)
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
+        number = trial.config["assignment"]["number"]
+        running = self.running.get(number) or self._start(
+            Assignment.from_dict(trial.config["assignment"])
+        )
         error = trial.get_error()
         text = str(error).strip().splitlines()[-1] if error else "its worker died"
-        self._end(trial, "FAIL", None, text)
+        self._end(trial, running, "FAIL", text)
 
-    def close_running(self, reason: str) -> bool:
-        """Ends what the study holds as running while no Tune runs; True if there was anything."""
-        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for frozen in running:
-            self._tell(_reopen(self.optuna_study, frozen.number), "FAIL", None, reason)
-        self.started.clear()
-        return bool(running)
-
-    def _end(self, trial: TuneTrial, state: State, progress: Progress | None, reason: str) -> None:
-        open_trial = self.started.pop(trial.trial_id, None)
-        if open_trial is None:  # it failed before it started
-            open_trial = _reopen(self.optuna_study, Assignment.from_dict(trial.config).number)
-        if trial.checkpoint is not None:
-            open_trial.set_user_attr(record.CHECKPOINT, trial.checkpoint.path)
-        self._tell(open_trial, state, progress, reason)
-
-    def _tell(
-        self, trial: optuna.Trial, state: State, progress: Progress | None, reason: str
-    ) -> None:
+    def _end(self, trial: TuneTrial, running: Running, state: State, reason: str) -> None:
+        del self.running[running.assignment.number]
+        last = running.history[-1] if running.history else None
+        complete = state == "COMPLETE"
         outcome = Outcome(
             state=state,
-            score=progress.score if progress and state == "COMPLETE" else None,
+            score=last.score if last and complete else None,
             reason=reason,
-            ladder=progress.ladder if progress else (),
-            test=progress.test if progress else (),
+            ladder=last.ladder if last else (),
+            test=last.test if last and complete else (),
         )
-        trial.set_user_attr(record.LADDER, record.plain(outcome.ladder))
-        trial.set_user_attr(record.TEST, record.plain(outcome.test))
-        trial.set_user_attr(record.REASON, reason)
-        self.optuna_study.tell(trial, outcome.score, state=TrialState[state])
+        if trial.checkpoint is not None:
+            running.trial.set_user_attr(record.CHECKPOINT, trial.checkpoint.path)
+        values = self.values(running.history) if complete else None
+        record.end(running.trial, outcome, values, last)
+        ended = self.study.get_trials(deepcopy=False)[running.assignment.number]
+        self.race.end(TrialRecord.of(ended))
         for watcher in self.watchers:
-            watcher.trial_ended(trial.number, outcome)
+            watcher.trial_ended(running.assignment.number, outcome)
 
 
-def trial_seed(study_seed: int, number: int) -> int:
-    """The seed of trial `number`: another for each trial, the same whenever it is run again."""
-    return study_seed * 1_000_003 + number
+class Running:
+    """A trial that runs: what it does, its entry in the study, what it reported."""
 
-
-def _reopen(study: optuna.Study, number: int) -> optuna.Trial:
-    frozen = study.get_trials(deepcopy=False)[number]
-    return optuna.Trial(study, frozen._trial_id)
+    def __init__(self, assignment: Assignment, trial: optuna.Trial):
+        self.assignment, self.trial = assignment, trial
+        self.history: list[Progress] = []
+        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+        self.told = max(TrialRecord.of(frozen).scores, default=0)  # updates, by the study

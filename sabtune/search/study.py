@@ -6,19 +6,27 @@ import dataclasses
 import importlib.util
 import re
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import optuna
 
 from sabtune.config import TrialConfig
 from sabtune.errors import SabtuneError, StudyFileError
 from sabtune.evaluation import Ladder
-from sabtune.schema import Config, check, check_whole
+from sabtune.schema import Config, check, check_name, check_whole, suggest
+from sabtune.search.racing import Seeds
+from sabtune.search.record import TrialRecord
 from sabtune.tasks import TaskConfig
+from sabtune.trial import Limits
 
 Space = Callable[[optuna.Trial], TrialConfig]
+Constraints = Callable[[TrialRecord], Sequence[float]]
+Sampler = Literal["tpe", "cmaes", "gp", "random"]
+Objective = Literal["score", "seconds_per_update", "peak_memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +61,11 @@ class ASHA(Config):
 class Study(Config):
     """What is asked and what may be spent on it.
 
-    trials: how many in all. seed: of the sampler and of every trial. pruning: None runs every
-    trial to its end. startup: trials drawn at random before the sampler models the space.
+    trials: how many in all, each seed of a configuration counted. seed: of the sampler and of
+    every trial. pruning: None runs every trial to its end. startup: trials drawn at random before
+    the sampler models the space. sampler: Optuna's, by name. objectives: the first is what a trial
+    is pruned by; with more than one the study has a Pareto front. points: parameters, by name,
+    that are tried first; the sampler draws those that a point leaves out. limits: of each trial.
     """
 
     name: str
@@ -65,6 +76,11 @@ class Study(Config):
     startup: int = 10
     resources: Resources = field(default_factory=Resources)
     pruning: ASHA | None = None
+    sampler: Sampler = "tpe"
+    objectives: tuple[Objective, ...] = ("score",)
+    seeds: Seeds = field(default_factory=Seeds)
+    points: tuple[dict[str, Any], ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None
@@ -72,6 +88,14 @@ class Study(Config):
         check_whole("trials", self.trials, least=1)
         check_whole("seed", self.seed, least=0)
         check_whole("startup", self.startup, least=1)
+        check_name("sampler", self.sampler, get_args(Sampler))
+        for objective in self.objectives:
+            check_name("objectives", objective, get_args(Objective))
+        once = len(set(self.objectives)) == len(self.objectives)
+        lead = once and self.objectives[:1] == ("score",)
+        check(lead, "objectives", self.objectives, '"score" first, and each one once')
+        single = len(self.objectives) == 1 or self.sampler != "cmaes"
+        check(single, "sampler", self.sampler, "tpe, gp or random where objectives are several")
         first = self.ladder.lengths[0]
         check(
             first == self.task.length,
@@ -83,20 +107,25 @@ class Study(Config):
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A loaded study file."""
+    """A loaded study file. `constraints`: numbers above 0 where a trial breaks one."""
 
     path: Path
     study: Study
     space: Space
+    constraints: Constraints | None = None
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
-        """The same file with another number of trials or seed, where one is given."""
+        """The same file with another number of trials or seed, where it is given."""
         study = dataclasses.replace(
             self.study,
             trials=self.study.trials if trials is None else trials,
             seed=self.study.seed if seed is None else seed,
         )
         return dataclasses.replace(self, study=study)
+
+    def renamed(self, name: str) -> StudyFile:
+        """The same file, its study under another name."""
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, name=name))
 
     def config(self, trial: optuna.Trial) -> TrialConfig:
         """What the space returns for `trial`. Raises StudyFileError if it can't."""
@@ -110,10 +139,32 @@ class StudyFile:
             )
         return config
 
-    def try_space(self) -> None:
-        """Calls the space once, on a study thrown away after. Raises StudyFileError if it fails."""
+    def try_space(self) -> TrialConfig:
+        """What the space gives first, on a study thrown away after: the first point, if any.
+
+        Raises StudyFileError if the space fails, or if a point names what it doesn't ask for.
+        """
         sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
-        self.config(optuna.create_study(sampler=sampler).ask())
+        tried = optuna.create_study(sampler=sampler)
+        configs = []
+        for point in (*self.study.points, {}):
+            tried.enqueue_trial(point)
+            trial = tried.ask()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Fixed parameter")  # told below
+                configs.append(self.config(trial))
+            for name in point:
+                if name not in trial.params:
+                    raise StudyFileError(
+                        f"{self.path}: a point gives {name!r}, which the space doesn't ask for: "
+                        f"{suggest(name, list(trial.params))}"
+                    )
+                if trial.params[name] != point[name]:
+                    raise StudyFileError(
+                        f"{self.path}: a point gives {name}={point[name]!r}, "
+                        "which is outside the space: give a value inside"
+                    )
+        return configs[0]
 
 
 def load(path: Path) -> StudyFile:
@@ -134,7 +185,7 @@ def load(path: Path) -> StudyFile:
         raise StudyFileError(f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)")
     if not callable(space):
         raise StudyFileError(f"{path} has no space: add def space(trial): return TrialConfig(...)")
-    file = StudyFile(path, study, space)
+    file = StudyFile(path, study, space, getattr(module, "constraints", None))
     file.try_space()
     return file
 

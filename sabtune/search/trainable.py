@@ -1,147 +1,131 @@
-"""One trial as Ray Tune runs it: trains until a report, climbs the short rungs, and again."""
+"""A trial as Ray Tune runs it: a worker process that takes one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import torch
 from ray import tune
 
-from sabtune.config import RunConfig
-from sabtune.evaluation import Ladder, Rung, climb, selection_score
-from sabtune.schema import from_dict, to_dict
-from sabtune.search.record import plain
-from sabtune.seeding import Stream
-from sabtune.training import Report, Training
+from sabtune.errors import CheckpointError
+from sabtune.provenance import hardware
+from sabtune.trial import Assignment, Progress, TrialRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a worker is given: all of it plain values under Tune's `config`."""
+class Order:
+    """What a worker is given: plain values under Tune's `config`.
 
-    number: int
-    run: RunConfig
-    ladder: Ladder
-    evaluation_seed: int  # of the sequences that the ladder is measured on, the study's own
-    threads: int
+    directory: the name of the folder for its checkpoints. checkpoints: those of earlier attempts,
+    newest first; the first that can be read is gone on from.
+    """
 
-    def to_dict(self) -> dict[str, Any]:
+    assignment: Assignment
+    directory: str
+    checkpoints: tuple[str, ...] = ()
+
+    def to_config(self) -> dict[str, Any]:
         return {
-            "number": self.number,
-            "run": self.run.to_dict(),
-            "ladder": to_dict(self.ladder, {}),
-            "evaluation_seed": self.evaluation_seed,
-            "threads": self.threads,
+            "assignment": self.assignment.to_dict(),
+            "directory": self.directory,
+            "checkpoints": list(self.checkpoints),
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Assignment:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(
-            number=data["number"],
-            run=RunConfig.from_dict(data["run"]),
-            ladder=from_dict(Ladder, data["ladder"], {}),
-            evaluation_seed=data["evaluation_seed"],
-            threads=data["threads"],
+            assignment=Assignment.from_dict(config["assignment"]),
+            directory=config["directory"],
+            checkpoints=tuple(config["checkpoints"]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What a worker tells the driver after each stretch of training.
+class Answer:
+    """What comes back after each stretch: progress, or why the trial can't go on."""
 
-    `failed` is why the trial can't go on; then there is no report.
-    """
-
-    report: Report | None
-    ladder: Sequence[Rung] = ()  # on the selection sequences
-    test: Sequence[Rung] = ()  # on the test sequences, once training is done
-    score: float = 0.0
-    finished: bool = False  # trained to its end, not stopped by a scheduler
+    progress: Progress | None
     failed: str = ""
+    hardware: dict[str, Any] | None = None  # with the first of an attempt
 
     def to_result(self) -> dict[str, Any]:
         """As Tune's result: `score` and `step` are what its scheduler compares."""
+        progress = self.progress
         return {
-            "step": self.report.step if self.report else 0,
-            "score": self.score,
-            "done": self.finished or bool(self.failed),
-            "finished": self.finished,
+            "step": progress.report.step if progress else 0,
+            "score": progress.score if progress else 0.0,
+            "seconds": progress.seconds if progress else 0.0,
+            "done": progress is None or progress.finished,
+            "progress": progress.to_dict() if progress else None,
             "failed": self.failed,
-            "report": asdict(self.report) if self.report else None,
-            "ladder": plain(self.ladder),
-            "test": plain(self.test),
+            "hardware": self.hardware,
         }
 
     @classmethod
-    def from_result(cls, result: dict[str, Any]) -> Progress:
-        report = result["report"]
+    def from_result(cls, result: dict[str, Any]) -> Self:
+        data = result["progress"]
         return cls(
-            report=Report(**report) if report else None,
-            ladder=[Rung(**rung) for rung in result["ladder"]],
-            test=[Rung(**rung) for rung in result["test"]],
-            score=result["score"],
-            finished=result["finished"],
+            progress=Progress.from_dict(data) if data else None,
             failed=result["failed"],
+            hardware=result["hardware"],
         )
 
 
 class Trial(tune.Trainable):
-    """A worker process runs one trial after another: all state is made anew in `reset_config`."""
+    """All state is made anew in `reset_config`, and only when the first step asks for it."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.assignment = Assignment.from_dict(new_config)
-        torch.set_num_threads(self.assignment.threads)
-        self._train(Training(self.assignment.run, device()))
+        self.order = Order.from_config(new_config)
+        self._begin_from([Path(directory) for directory in self.order.checkpoints])
         return True
 
-    def _train(self, training: Training) -> None:
-        self.training = training
-        self.reports = iter(training)
+    def _begin_from(self, checkpoints: list[Path]) -> None:
+        self.checkpoints = checkpoints
+        self.run: TrialRun | None = None
+        self.stretches: Iterator[Progress] = iter(())
 
     def step(self) -> dict[str, Any]:
+        first = self.run is None
         try:
-            return self._advance().to_result()
+            if first:
+                torch.set_num_threads(self.order.assignment.threads)
+                self.run = newest(self.order.assignment, self.checkpoints, device())
+                self.stretches = iter(self.run)
+            progress = next(self.stretches)
         except Exception as problem:  # the trial's own fault: Tune would only try it again
-            return Progress(report=None, failed=f"{type(problem).__name__}: {problem}").to_result()
-
-    def _advance(self) -> Progress:
-        report = next(self.reports)
-        finished = self.training.progress >= 1
-        ladder = self.assignment.ladder
-        rungs = self._climb(ladder.lengths if finished else ladder.select, Stream.SELECTION)
-        return Progress(
-            report=report,
-            ladder=rungs,
-            test=self._climb(ladder.lengths, Stream.TEST) if finished else (),
-            score=selection_score(
-                [rung for rung in rungs if rung.length in ladder.select], self.training.task.chance
-            ),
-            finished=finished,
-        )
-
-    def _climb(self, lengths: Sequence[int], stream: Stream) -> list[Rung]:
-        return climb(
-            self.training.model,
-            self.training.task,
-            lengths,
-            sequences=self.assignment.ladder.sequences,
-            seed=self.assignment.evaluation_seed,
-            stream=stream,
-        )
+            self.run = None
+            text = " ".join(str(problem).split())
+            return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
+        return Answer(progress=progress, hardware=hardware() if first else None).to_result()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self.training.save(Path(checkpoint_dir))
+        if self.run is not None:  # a trial that failed leaves an empty one, which is never read
+            self.run.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
+        """After the death of a worker: the last checkpoint, and those before it."""
         assert isinstance(checkpoint, str)
-        self._train(Training.resume(Path(checkpoint), device()))
+        last = Path(checkpoint)
+        before = [path for path in last.parent.glob("checkpoint_*") if path.name < last.name]
+        earlier = [Path(directory) for directory in self.order.checkpoints]
+        self._begin_from([last, *sorted(before, reverse=True), *earlier])
+
+
+def newest(assignment: Assignment, checkpoints: list[Path], device: torch.device) -> TrialRun:
+    """The trial from the first of these checkpoints that can be read; from its start, if none."""
+    for directory in checkpoints:
+        try:
+            return TrialRun.resume(assignment, directory, device)
+        except CheckpointError:
+            continue
+    return TrialRun(assignment, device)
 
 
 def device() -> torch.device:

@@ -9,7 +9,6 @@ pickle is written or read.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -45,9 +44,11 @@ def _load_pyfunc(path: str) -> Recall:
     return Recall(checkpoint.load_model(Path(path)))
 
 
-def log(directory: Path, *, run_id: str | None, name: str) -> str:
-    """Logs the model of a checkpoint to a run of MLflow; returns the model's URI."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+def log(directory: Path, *, run_id: str, name: str) -> str:
+    """Logs the model of a checkpoint to a run of MLflow; returns the model's URI.
+
+    Raises CheckpointError if the checkpoint is damaged, and whatever MLflow raises.
+    """
     task = checkpoint.load_run(directory).task.build()
     with tempfile.TemporaryDirectory() as staged:
         checkpoint.export_model(directory, Path(staged))

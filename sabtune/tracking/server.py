@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 
+from sabtune.errors import TrackingError
 from sabtune.store import Store
+from sabtune.tracking.manners import shown
 
 
 def serve(store: Store, port: int) -> int:
     """Runs MLflow's server on the loopback interface until it ends; its exit code.
 
-    Ctrl-C and SIGTERM end it, and all its processes, in order.
+    Ctrl-C and SIGTERM end it, and all its processes, in order. Raises TrackingError if the store's
+    MLflow is a server already.
     """
+    if store.artifacts is None:
+        raise TrackingError(f"the store's MLflow has its page: open {shown(store.mlflow_uri)}")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", store.mlflow_uri]
     command += ["--default-artifact-root", store.artifacts.as_uri()]

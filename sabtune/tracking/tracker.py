@@ -1,123 +1,244 @@
-"""A study as an MLflow experiment: a run for the search, below it a run for each trial.
+"""What a search talks to: it takes every event at once, and a thread of its own writes to MLflow.
 
-Metrics of a trial, all but the ladder's by training step:
-
-    loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, k_top
-    ladder_accuracy    the step is the length; on the sequences that chose
-    test_accuracy      the step is the length; on sequences that chose nothing
+MLflow is a projection of the study: what could not be written is dropped, the tracker is then
+`behind`, and `sync` makes MLflow whole again from the study.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from sabtune.config import RunConfig
+from sabtune.errors import SabtuneError, TrackingError
 from sabtune.evaluation import Rung
-from sabtune.schema import flatten
-from sabtune.store import Store
-from sabtune.tracking import recall
-from sabtune.training import Report
-from sabtune.watcher import Outcome, State
+from sabtune.tracking import manners, recall
+from sabtune.tracking.board import Board, now
+from sabtune.tracking.page import Page, ladder_points, report_points
+from sabtune.trial import Assignment, Progress
+from sabtune.watcher import Outcome, Picture
 
-SEARCH = "sabtune.search"
-NUMBER = "sabtune.number"
-REASON = "sabtune.reason"
-STATE = "sabtune.state"
+TRIES = 3
+"""How often the same is tried before it is dropped."""
 
-STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""MLflow's run status for each way a trial can end."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries to reach an MLflow that stays away."""
+
+PATIENCE = 60.0
+"""Seconds that `keep_model` waits for what is queued to be written."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a search."""
+
+    complete: bool
+    best: Sequence[Rung]
 
 
 class Tracker:
-    """Shows a search in MLflow. The runs of an earlier search of the study are gone on with."""
+    """Shows a search in MLflow. The runs of an earlier search of the study are gone on with.
 
-    def __init__(self, store: Store, study: str):
-        for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(store.mlflow_uri)
-        self.client = MlflowClient()
-        self.experiment = self._experiment(study, store.artifacts)
-        self.search = self._search_run(study)
-        self.runs: dict[int, str] = {}  # the MLflow run of each trial number
+    uri: sqlite:///… of an embedded store, made if need be, or http(s)://… of a server.
+    artifacts: where files go; None where a server decides. No event raises, or waits for MLflow.
+    """
 
-    def trial_started(self, number: int, run: RunConfig) -> None:
-        tags = {MLFLOW_PARENT_RUN_ID: self.search, NUMBER: str(number)}
-        name = f"#{number} {run.trial.model.label()}"
-        self.runs[number] = self.client.create_run(
-            self.experiment, run_name=name, tags=tags
-        ).info.run_id
-        values = flatten(run.to_dict())
-        params = [Param(key, str(value)) for key, value in values.items()]
-        self.client.log_batch(self.runs[number], params=params)
+    def __init__(self, uri: str, study: str, artifacts: Path | None):
+        manners.hasten(uri)
+        self.uri, self.study, self.artifacts = uri, study, artifacts
+        self._assignments: dict[int, Assignment] = {}
+        self._queue = threading.Condition()  # guards all up to the thread
+        self._pages: dict[int, Page] = {}  # what is new, by trial
+        self._ending: Ending | None = None
+        self._writing = True  # opening, at first
+        self._closed = False
+        self._failing = False  # it was so at the last try
+        self._lost = False  # something was dropped
+        self._problem: str | None = None
+        self._mlflow = threading.Lock()  # guards the board, and all that MLflow does for us
+        self._board: Board | None = None
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
 
-    def trial_reported(
-        self, number: int, report: Report, ladder: Sequence[Rung], score: float
-    ) -> None:
-        now = _now()
-        values = {
-            "loss": report.loss,
-            "accuracy": report.accuracy,
-            "gradient_norm": report.gradient_norm,
-            "skipped_updates": report.skipped,
-            "updates_per_second": report.updates_per_second,
-            "score": score,
-        } | report.in_force
-        metrics = [Metric(key, value, now, report.step) for key, value in values.items()]
-        self.client.log_batch(self.runs[number], metrics=metrics)
+    @property
+    def behind(self) -> str | None:
+        """Why MLflow shows less than was told, in one line; None if it will show all."""
+        return self._problem
+
+    def trial_started(self, assignment: Assignment) -> None:
+        self._assignments[assignment.number] = assignment
+        with self._queue:
+            self._page(assignment.number).outcome = None
+
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        with self._queue:
+            page = self._page(number)
+            page.points += report_points(progress, page.until)
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
-        run = self.runs.get(number) or self._find(f"tags.`{NUMBER}` = '{number}'")
-        if run is None:
-            return  # it ended before it began
-        metrics = _by_length("ladder_accuracy", outcome.ladder)
-        metrics += _by_length("test_accuracy", outcome.test)
-        tags = [RunTag(STATE, outcome.state), RunTag(REASON, outcome.reason)]
-        self.client.log_batch(run, metrics=metrics, tags=tags)
-        self.client.set_terminated(run, STATUS[outcome.state])
+        with self._queue:
+            page = self._page(number)
+            page.points += ladder_points(outcome, page.until)
+            page.outcome = outcome
 
     def search_ended(self, complete: bool, best: Sequence[Rung]) -> None:
-        """Closes the search's run, with the best trial's ladder on the test sequences."""
-        self.client.log_batch(self.search, metrics=_by_length("best_test_accuracy", best))
-        self.client.set_terminated(self.search, "FINISHED" if complete else "KILLED")
+        """Closes the search's run; `best`: the best trial on the test sequences."""
+        with self._queue:
+            self._ending = Ending(complete, best)
+            self._told()
 
-    def keep_model(self, number: int, checkpoint: Path) -> str:
-        """Logs a trial's model; returns the URI that mlflow.pyfunc.load_model takes."""
-        run = self._find(f"tags.`{NUMBER}` = '{number}'")
-        return recall.log(checkpoint, run_id=run, name=f"trial-{number}")
+    def close(self, timeout: float) -> bool:
+        """Writes what is queued, for at most `timeout` seconds; whether MLflow now shows all.
 
-    def _experiment(self, study: str, artifacts: Path) -> str:
-        found = self.client.get_experiment_by_name(study)
-        if found is not None:
-            return str(found.experiment_id)
-        return self.client.create_experiment(study, artifact_location=artifacts.as_uri())
+        What is told from here on is dropped.
+        """
+        with self._queue:
+            self._closed = True
+            self._queue.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive() and not self._lost
 
-    def _search_run(self, study: str) -> str:
-        run = self._find(f"tags.`{SEARCH}` = '{study}'")
-        if run is None:
-            created = self.client.create_run(
-                self.experiment, run_name=f"search {study}", tags={SEARCH: study}
-            )
-            return str(created.info.run_id)
-        self.client.update_run(run, status="RUNNING")
-        return run
+    def sync(self, pictures: Sequence[Picture], complete: bool, best: Sequence[Rung]) -> None:
+        """Makes MLflow show just these trials' state, whatever it showed of them before.
 
-    def _find(self, condition: str) -> str | None:
-        runs = self.client.search_runs([self.experiment], condition, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        Nothing that is there is written again. May be called before, during and after a search.
+        Raises TrackingError if MLflow can't be reached or refuses, or if another study of the
+        same name is shown there.
+        """
+        with self._mlflow:
+            self._board = None  # read anew, by the thread too
+            try:
+                board = Board(self.uri, self.study, self.artifacts)
+                board.delete_doubles()
+                for picture in pictures:
+                    board.put_right(picture)
+                board.end(complete, best)
+            except SabtuneError:
+                raise
+            except Exception as problem:
+                why = manners.describe(problem, self.uri)
+                raise TrackingError(f"{why}: see to it, then do this again") from None
+        with self._queue:
+            self._lost, self._problem = False, None
 
+    def keep_model(self, number: int, checkpoint: Path) -> str | None:
+        """Logs a trial's model; returns the URI that mlflow.pyfunc.load_model takes.
 
-def _by_length(key: str, rungs: Sequence[Rung]) -> list[Metric]:
-    now = _now()
-    return [Metric(key, rung.accuracy, now, rung.length) for rung in rungs]
+        None if MLflow is away, or has no run of the trial. Raises CheckpointError if the
+        checkpoint is damaged.
+        """
+        with self._queue:
+            self._queue.wait_for(self._rests, PATIENCE)
+        with self._mlflow:
+            try:
+                runs = self._opened().trials.get(number)
+                if runs is None:
+                    return None
+                mlflow.set_tracking_uri(self.uri)
+                return recall.log(checkpoint, run_id=runs[0].id, name=f"trial-{number}")
+            except SabtuneError:
+                raise
+            except Exception as problem:
+                self._board = None
+                with self._queue:
+                    self._note(problem)
+                return None
 
+    def _page(self, number: int) -> Page:
+        """What is not yet written of a trial, to be added to."""
+        when = now()
+        if number not in self._pages:
+            self._pages[number] = Page(None, since=when)
+        page = self._pages[number]
+        page.assignment, page.until = self._assignments.get(number), when
+        self._told()
+        return page
 
-def _now() -> int:
-    return int(time.time() * 1000)
+    def _told(self) -> None:
+        if self._closed:
+            self._lost, self._problem = True, "events came after the end of tracking"
+        self._queue.notify_all()
+
+    def _rests(self) -> bool:
+        """Nothing is queued, or nothing can be written."""
+        return self._failing or not (self._pages or self._ending or self._writing)
+
+    def _work(self) -> None:
+        """Opens MLflow, then writes what is told, until that is all and the tracker is closed."""
+        pages: dict[int, Page] = {}
+        ending: Ending | None = None
+        failures = 0  # in a row
+        while True:
+            try:
+                self._write(pages, ending)
+                failures = 0
+            except Exception as problem:
+                failures += 1
+                self._put_back(pages, ending, problem, drop=failures >= TRIES)
+            with self._queue:
+                self._writing, self._failing = False, failures > 0
+                if not self._failing and not self._lost:
+                    self._problem = None
+                self._queue.notify_all()
+                if self._failing:
+                    pause = min(2.0 ** (failures - 1), LONGEST_PAUSE)
+                    self._queue.wait_for(lambda: self._closed, pause)
+                self._queue.wait_for(lambda: self._pages or self._ending or self._closed)
+                if not self._pages and not self._ending:
+                    return
+                pages, self._pages = self._pages, {}
+                ending, self._ending = self._ending, None
+                self._writing = True
+
+    def _write(self, pages: dict[int, Page], ending: Ending | None) -> None:
+        """Writes the pages and takes them out of `pages`; raises what keeps MLflow from it."""
+        with self._mlflow:
+            self._opened()
+            if pages:
+                self._opened().go_on()
+            try:
+                for number in list(pages):
+                    try:
+                        self._opened().add(number, pages[number])
+                    except Exception as problem:
+                        if not manners.is_about_one_run(problem):
+                            raise
+                        self._board = None  # it is not as we thought
+                        with self._queue:
+                            self._lost = True
+                            self._note(problem)
+                    del pages[number]
+                if ending is not None:
+                    self._opened().end(ending.complete, ending.best)
+            except Exception:
+                self._board = None
+                raise
+
+    def _opened(self) -> Board:
+        if self._board is None:
+            self._board = Board(self.uri, self.study, self.artifacts)
+        return self._board
+
+    def _put_back(
+        self, pages: dict[int, Page], ending: Ending | None, problem: Exception, drop: bool
+    ) -> None:
+        """Queues again what could not be written, before what came since; or drops it."""
+        with self._queue:
+            self._note(problem)
+            if drop or self._closed:
+                self._lost = self._lost or bool(pages) or ending is not None
+                return
+            for number, page in pages.items():
+                newer = self._pages.get(number)
+                if newer is None:
+                    self._pages[number] = page
+                else:
+                    newer.points[:0] = page.points
+                    newer.since = page.since
+            self._ending = self._ending or ending
+
+    def _note(self, problem: Exception) -> None:
+        self._problem = manners.describe(problem, self.uri)

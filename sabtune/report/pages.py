@@ -1,0 +1,59 @@
+"""What a probe predicts, and what a trial did when it was run again, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sabtune.search.forecast import Forecast
+from sabtune.search.reproduce import Reproduction
+from sabtune.search.study import Study
+
+
+def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
+    """The prediction of a dry run."""
+    table = Table(title="Each rung of the ladder", title_justify="left")
+    for name in ("length", "seconds", "peak memory (MiB)", "measured"):
+        table.add_column(name, justify="right")
+    for rung in forecast.rungs:
+        when = "at every report" if rung.selects else "at the end"
+        table.add_row(f"{rung.length:,}", f"{rung.seconds:.2f}", f"{rung.memory:,.0f}", when)
+    pruned = "; pruning makes it less" if study.pruning else ""
+    lines = [
+        f"Study {study.name}, probed with {forecast.label}, "
+        f"{forecast.updates} updates on {study.resources.cpus} threads:",
+        f"  {1000 * forecast.seconds_per_update:.1f} ms an update, "
+        f"{forecast.training_memory:,.0f} MiB at the peak",
+        f"  {forecast.trial_seconds:,.0f} s a trial, its ladder included",
+        f"  {forecast.hours:.2f} h for {study.trials} trials, {forecast.at_once} at once, "
+        f"none pruned{pruned}",
+    ]
+    note = "Of one configuration, alone on this machine: others take more or less."
+    return Group(*(Text(line) for line in lines), Text(""), table, Text(note))
+
+
+def reproduction_page(number: int, found: Reproduction) -> RenderableType:
+    """Whether a trial came out the same."""
+    parts: list[RenderableType] = []
+    if found.differences:
+        parts.append(
+            Text(f"Trial {number}: {len(found.differences)} of {found.metrics} metrics differ.")
+        )
+        parts.append(_table(found.differences))
+    else:
+        parts.append(Text(f"Trial {number}: all {found.metrics} metrics came back, bit for bit."))
+    if found.environment:
+        parts += [Text("What is otherwise here:"), _table(found.environment)]
+    return Group(*parts)
+
+
+def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
+    table = Table()
+    for name in ("", "recorded", "now"):
+        table.add_column(name)
+    for name, recorded, now in rows:
+        table.add_row(name, str(recorded), str(now))
+    return table

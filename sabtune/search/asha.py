@@ -1,0 +1,70 @@
+"""ASHA (Li et al., MLSys 2020, arXiv 1810.05934) over a study that outlives its searches.
+
+Tune's own keeps what it has compared in memory, and a search that goes on would begin without it;
+this one is given what earlier searches reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from sabtune.search.study import ASHA
+
+
+class Halving:
+    """The scores of all trials at every rung: `grace` updates times the powers of `reduction`."""
+
+    def __init__(self, config: ASHA):
+        self.config = config
+        self.rungs: dict[int, dict[int, float]] = {}  # by rung's index: scores by trial
+
+    def goes_on(self, trial: int, step: int, score: float) -> bool:
+        """Whether a trial with this score after `step` updates is to be trained further.
+
+        At a rung that it comes to for the first time it goes on if it is among the best
+        1/reduction that came there so far, itself counted; the first one always is.
+        """
+        rung = self.rung(step)
+        if rung is None:
+            return True
+        scores = self.rungs.setdefault(rung, {})
+        if trial in scores:
+            return True
+        scores[trial] = score
+        places = max(1, int(len(scores) / self.config.reduction))
+        return sum(other > score for other in scores.values()) < places
+
+    def rung(self, step: int) -> int | None:
+        """The last rung at or below `step`; None below the first."""
+        if step < self.config.grace:
+            return None
+        exact = math.log(step / self.config.grace, self.config.reduction)
+        return math.floor(exact + 1e-9)
+
+    def remember(self, trial: int, scores: Mapping[int, float]) -> None:
+        """Takes in what a trial reported in an earlier search, by updates."""
+        for step in sorted(scores):
+            self.goes_on(trial, step, scores[step])
+
+
+class Scheduler(FIFOScheduler):
+    """Tune's scheduler: first come, first served; stops what ASHA, if there is one, gives up."""
+
+    def __init__(self, halving: Halving | None):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.halving = halving
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        if self.halving is None or result["done"]:
+            return TrialScheduler.CONTINUE
+        number = trial.config["assignment"]["number"]
+        goes_on = self.halving.goes_on(number, result["step"], result["score"])
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP

@@ -1,0 +1,85 @@
+"""From a trial of the study to what it does: the space is asked, the seed is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+
+from sabtune.config import RunConfig
+from sabtune.evaluation import Ladder
+from sabtune.provenance import revision, software
+from sabtune.search import record
+from sabtune.search.record import TrialRecord
+from sabtune.search.study import StudyFile
+from sabtune.trial import Assignment
+
+
+class Assigner:
+    """Makes the assignments of one study; one that a trial has already is never made again.
+
+    ladder, evaluation_seed: where they are not the study's own. Two trials with the same task,
+    model and training are seeds of one configuration, however they came about.
+    """
+
+    def __init__(
+        self,
+        file: StudyFile,
+        trials: Iterable[TrialRecord],
+        *,
+        ladder: Ladder | None = None,
+        evaluation_seed: int | None = None,
+    ):
+        self.file = file
+        self.ladder = ladder or file.study.ladder
+        seed = file.study.seed
+        self.evaluation_seed = seed if evaluation_seed is None else evaluation_seed
+        self.environment = software() | {"study": revision(file.path)}
+        self.configurations: dict[str, int] = {}  # the first trial of each
+        for trial in trials:
+            if trial.run is not None:
+                self.configurations.setdefault(_key(trial.run), trial.configuration)
+
+    def assignment(self, trial: optuna.Trial) -> Assignment:
+        """What `trial` is to do, written to the study. Raises StudyFileError if the space fails."""
+        made = trial.user_attrs.get(record.ASSIGNMENT)
+        if made is not None:
+            return Assignment.from_dict(made)
+        study = self.file.study
+        run = self._run(trial)
+        configuration = self.configurations.setdefault(_key(run), trial.number)
+        assignment = Assignment(
+            number=trial.number,
+            configuration=configuration,
+            run=run,
+            ladder=self.ladder,
+            evaluation_seed=self.evaluation_seed,
+            threads=study.resources.cpus,
+            limits=study.limits,
+        )
+        trial.set_user_attr(record.ENVIRONMENT, self.environment)
+        trial.set_user_attr(record.ASSIGNMENT, assignment.to_dict())
+        return assignment
+
+    def _run(self, trial: optuna.Trial) -> RunConfig:
+        fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
+        if fixed is not None:
+            if fixed["space"]:
+                self.file.config(trial)  # so that the study knows its parameters
+            return RunConfig.from_dict(fixed["run"])
+        study = self.file.study
+        config = self.file.config(trial)
+        return RunConfig(task=study.task, trial=config, seed=trial_seed(study.seed, trial.number))
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """The seed of trial `number`: another for each trial, the same whenever it is run again."""
+    return study_seed * 1_000_003 + number
+
+
+def _key(run: RunConfig) -> str:
+    data = run.to_dict()
+    del data["seed"]
+    return json.dumps(data, sort_keys=True)

@@ -1,0 +1,48 @@
+"""Ray: started, asked what it has, and kept quiet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from sabtune.errors import ResourceError
+from sabtune.search.study import Resources
+
+
+def places(resources: Resources) -> int:
+    """How many trials fit at once. Raises ResourceError if not even one does."""
+    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    for name, wanted, there in (("CPUs", resources.cpus, cpus), ("GPUs", resources.gpus, gpus)):
+        if wanted > there:
+            raise ResourceError(
+                f"a trial asks for {wanted:g} {name} and there are {there:g}: "
+                "lower resources in the STUDY, or search on a larger machine"
+            )
+    fit = cpus // resources.cpus
+    return int(min(fit, gpus // resources.gpus) if resources.gpus else fit)
+
+
+@contextmanager
+def own_ray(log: Path) -> Iterator[None]:
+    """A Ray of our own on this machine, on loopback, quiet: what it logs goes to the file `log`."""
+    logger = logging.getLogger("ray")
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    logger.handlers = [handler]
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        logger.handlers = []
+        handler.close()

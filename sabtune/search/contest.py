@@ -1,0 +1,137 @@
+"""Configurations against each other on fresh seeds: `confirm` and `ablate`.
+
+The runs of a contest are a study of their own, NAME.confirm or NAME.ablate, searched by the same
+engine without pruning: an interrupted contest goes on, and more seeds can be added to one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import optuna
+
+from sabtune.config import RunConfig, TrialConfig
+from sabtune.errors import StoreError
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.schedule import Constant
+from sabtune.schema import KIND
+from sabtune.search import record
+from sabtune.search.assigning import Assigner
+from sabtune.search.locks import locked
+from sabtune.search.racing import Race, Seeds
+from sabtune.search.run import Ending, execute, open_or_create
+from sabtune.search.study import StudyFile, load
+from sabtune.store import Store
+from sabtune.watcher import Watcher
+
+EVALUATION_SEED = record.FRESH_SEED
+"""Of a contest's sequences: none that a search was measured on."""
+
+
+def study_file(store: Store, name: str) -> StudyFile:
+    """The file that a study was searched from. Raises StudyFileError if it is gone."""
+    return load(Path(record.plan(record.open_study(store, name))["file"]))
+
+
+def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, TrialConfig]:
+    """By label: the best `top` configurations of the first study, and of each other study the
+    best one of every kind of model. Raises StoreError if a study has no complete trial.
+    """
+    found: dict[str, TrialConfig] = {}
+    for place, name in enumerate(names):
+        ranked = Race.of(record.open_study(store, name)).ranked()
+        if not ranked:
+            raise StoreError(f"study {name!r} has no complete trial yet: search it first")
+        kinds: set[object] = set()
+        for configuration in ranked:
+            run = configuration.best.run
+            assert run is not None
+            kind = run.to_dict()["trial"]["model"][KIND]
+            if len(found) < top if place == 0 else kind not in kinds:
+                found[f"{name} #{configuration.number} {run.trial.model.label()}"] = run.trial
+            kinds.add(kind)
+    return found
+
+
+def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
+    """The winner and, by what is changed, its neighbours that differ in one thing."""
+    model = config.model
+    if not isinstance(model, SAB.Config):
+        raise StoreError(f"the winner is {model.label()}: an ablation wants a SAB model")
+    changes: dict[str, dict[str, object]] = {
+        "k_top → all": {"k_top": DENSE, "schedule": Constant()},
+        "k_att → 1": {"k_att": 1},
+        "k_trunc → full": {"k_trunc": 0},
+        "schedule → constant": {"schedule": Constant()},
+        "form → released": {"form": "released", "scoring": "mlp", "normalizer": "sum"},
+    }
+    grid = {f"winner: {model.label()}": config}
+    for label, change in changes.items():
+        other = dataclasses.replace(model, **change)  # type: ignore[arg-type]
+        if other != model:
+            grid[label] = dataclasses.replace(config, model=other)
+    return grid
+
+
+DENSE = 10**9
+"""A k_top that keeps every memory."""
+
+
+def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
+    """The training length, then lengths that the ladder leaves out: between its rungs, and twice
+    its last one."""
+    between = [round(math.sqrt(a * b)) for a, b in pairwise(ladder.lengths)]
+    lengths = {*between, 2 * ladder.lengths[-1]} - set(ladder.lengths)
+    return (ladder.lengths[0], *sorted(length for length in lengths if length > ladder.lengths[0]))
+
+
+def contest(
+    name: str,
+    file: StudyFile,
+    store: Store,
+    configs: Mapping[str, TrialConfig],
+    *,
+    seeds: int,
+    lengths: Sequence[int] | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> tuple[Ending, optuna.Study]:
+    """Trains every configuration on the same `seeds` fresh seeds and measures it at `lengths`
+    (by default `fresh_lengths`), on sequences that no search has seen.
+    """
+    study = dataclasses.replace(
+        file.study,
+        name=name,
+        pruning=None,
+        seeds=Seeds(),
+        objectives=("score",),
+        points=(),
+        ladder=Ladder(
+            lengths=tuple(lengths or fresh_lengths(file.study.ladder)),
+            select=file.study.ladder.lengths[:1],
+            sequences=file.study.ladder.sequences,
+        ),
+    )
+    own = dataclasses.replace(file, study=study)
+    with locked(name, store):
+        opened, _ = open_or_create(own, store)
+        record.set_plan(
+            opened, {**record.plan(opened), "searched": list(file.study.ladder.lengths)}
+        )
+        enqueued = {
+            (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"])
+            for trial in opened.get_trials(deepcopy=False)
+        }
+        for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds):
+            for label, config in configs.items():
+                if (label, seed) not in enqueued:
+                    run = RunConfig(task=study.task, trial=config, seed=seed)
+                    record.enqueue(opened, run, label=label)
+        assigner = Assigner(own, record.records(opened), evaluation_seed=EVALUATION_SEED)
+        total = len(opened.get_trials(deepcopy=False))
+        ending = execute(opened, own, store, watchers, trials=total, assigner=assigner)
+    return ending, opened

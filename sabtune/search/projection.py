@@ -1,0 +1,85 @@
+"""MLflow's picture of a study, made from the study and its trials' checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+
+from sabtune.errors import TrackingError
+from sabtune.evaluation import Rung
+from sabtune.search import record
+from sabtune.search.attempts import checkpoints, history
+from sabtune.search.racing import best_trial
+from sabtune.search.record import TrialRecord
+from sabtune.store import Store
+from sabtune.tracking import Tracker
+from sabtune.watcher import Picture
+
+DRAIN = 60.0
+"""Seconds that a search waits at its end for what MLflow hasn't taken yet."""
+
+
+class Projection:
+    """MLflow beside a search: told as it goes on, made whole at its end."""
+
+    def __init__(self, study: optuna.Study, store: Store):
+        self.study, self.store = study, store
+        self.tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+
+    def finish(self, complete: bool) -> str:
+        """Keeps the best model; why MLflow doesn't hold everything, or ""."""
+        keep_best(self.study, self.tracker)
+        self.tracker.search_ended(complete, best_test(self.study))
+        if self.tracker.close(DRAIN):
+            return ""
+        try:
+            sync(self.study, self.store)
+        except TrackingError as problem:
+            return str(problem)
+        return ""
+
+
+def sync(study: optuna.Study, store: Store) -> None:
+    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away."""
+    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    trials = record.records(study)
+    folder = store.trials / study.study_name
+    complete = all(trial.outcome is not None for trial in trials)
+    try:
+        tracker.sync(pictures(trials, folder), complete, best_test(study))
+        keep_best(study, tracker)
+    finally:
+        tracker.close(DRAIN)
+
+
+def pictures(trials: Sequence[TrialRecord], folder: Path) -> list[Picture]:
+    """All that is known of the trials that were begun."""
+    return [
+        Picture(
+            assignment=trial.assignment,
+            history=history(checkpoints(folder, trial.number)),
+            outcome=trial.outcome,
+        )
+        for trial in trials
+        if trial.assignment is not None
+    ]
+
+
+def best_test(study: optuna.Study) -> Sequence[Rung]:
+    """The best trial's ladder on the test sequences."""
+    best = best_trial(study)
+    return best.test if best else []
+
+
+def keep_best(study: optuna.Study, tracker: Tracker) -> None:
+    """Sees to it that MLflow holds the model of the best trial, and that the study says where."""
+    best = best_trial(study)
+    if best is None or best.checkpoint is None:
+        return
+    kept = record.model(study)
+    if kept is None or kept.trial != best.number:
+        uri = tracker.keep_model(best.number, best.checkpoint)
+        if uri is not None:
+            record.set_model(study, record.KeptModel(trial=best.number, uri=uri))

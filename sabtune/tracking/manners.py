@@ -1,0 +1,97 @@
+"""MLflow's manners within this process: quiet, quick to give up, its problems told in one line.
+
+What a person has set in the environment holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from mlflow.exceptions import MlflowException, RestException
+
+from sabtune.errors import SabtuneError
+
+QUIET = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's own are 7, with pauses of minutes between them, and 120 s."""
+
+NOISY = ("alembic", "mlflow", "urllib3.connectionpool")
+"""Loggers that tell of creating a database, and of every request that is tried again."""
+
+ABOUT_ONE_RUN = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "BAD_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+"""Answers that don't speak against asking about the next run."""
+
+LONGEST = 200
+"""Characters of MLflow's own words in a message."""
+
+
+def quieten() -> None:
+    """Nothing of MLflow reaches the terminal: its problems are told by who asked for the work."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def hasten(uri: str) -> None:
+    """Makes a server that is away cost seconds, not minutes."""
+    if is_server(uri):
+        for name, value in QUICK.items():
+            os.environ.setdefault(name, value)
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is a server's address, not a database that we open ourselves."""
+    return uri.startswith(("http://", "https://"))
+
+
+def is_about_one_run(problem: Exception) -> bool:
+    """Whether MLflow is there, and only this run can't be written."""
+    if isinstance(problem, SabtuneError):
+        return True
+    return isinstance(problem, MlflowException) and problem.error_code in ABOUT_ONE_RUN
+
+
+def describe(problem: Exception, uri: str) -> str:
+    """A problem in one line, without the password that the address may hold."""
+    if isinstance(problem, SabtuneError):
+        return str(problem)
+    where = f"MLflow at {shown(uri)}"
+    answered = isinstance(problem, RestException) or is_about_one_run(problem)
+    refused = isinstance(problem, MlflowException) and problem.error_code not in (
+        "INTERNAL_ERROR",
+        "TEMPORARILY_UNAVAILABLE",
+    )
+    if is_server(uri) and not answered and not refused:
+        return f"{where} can't be reached"
+    words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    return f"{where} fails: {_without_secrets(words, uri)[:LONGEST]}"
+
+
+def shown(uri: str) -> str:
+    """The address, for people: no user, no password, no query."""
+    if uri.startswith("sqlite:"):
+        return uri
+    return re.sub(r"//.*@", "//", uri).partition("?")[0]
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    found = re.search(r"//(.*)@", uri)
+    if found is None or uri.startswith("sqlite:"):
+        return text
+    user, _, password = found[1].partition(":")
+    for secret in filter(None, (found[1], password or user)):
+        text = text.replace(secret, "***")
+    return text

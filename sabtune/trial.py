@@ -1,0 +1,237 @@
+"""One trial: trains until a report, climbs the short rungs, and again. Knows no Ray, no MLflow.
+
+The worker of a search, `sabtune reproduce` and the probe of a dry run all run trials by this. A
+trial's directory holds, beside the checkpoint of its training,
+
+trial.json    the Assignment, and what was reported so far
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from sabtune.config import RunConfig
+from sabtune.errors import CheckpointError, LimitError
+from sabtune.evaluation import Ladder, Rung, climb, selection_score
+from sabtune.schema import Config, check, from_dict, to_dict
+from sabtune.seeding import Stream
+from sabtune.training import Report, Training
+
+FILE = "trial.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Config):
+    """What one trial may take; past it, it fails. None: no limit.
+
+    hours: of training and measuring, over all its attempts. memory: GiB, the most that its process
+    (on a GPU: its tensors there) held.
+    """
+
+    hours: float | None = None
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "memory"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "a number above 0, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """All that decides what a trial does; the same assignment gives the same trial again.
+
+    configuration: the number of the first trial of the same configuration; its own, unless this
+    trial is that one under another seed.
+    """
+
+    number: int
+    configuration: int
+    run: RunConfig
+    ladder: Ladder
+    evaluation_seed: int  # of the sequences that the ladder is measured on
+    threads: int
+    limits: Limits = field(default_factory=Limits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "number": self.number,
+            "configuration": self.configuration,
+            "run": self.run.to_dict(),
+            "ladder": to_dict(self.ladder, {}),
+            "evaluation_seed": self.evaluation_seed,
+            "threads": self.threads,
+            "limits": to_dict(self.limits, {}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` wrote. Raises ConfigError if a key is unknown or missing."""
+        return cls(
+            number=data["number"],
+            configuration=data["configuration"],
+            run=RunConfig.from_dict(data["run"]),
+            ladder=from_dict(Ladder, data["ladder"], {}),
+            evaluation_seed=data["evaluation_seed"],
+            threads=data["threads"],
+            limits=from_dict(Limits, data["limits"], {}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What came of one stretch of training, up to a report."""
+
+    report: Report
+    ladder: Sequence[Rung]  # on the selection sequences: the short rungs; at the end, all
+    test: Sequence[Rung] = ()  # on the test sequences, once training is done
+    score: float  # what the search maximises: the selection score over the short rungs
+    seconds: float  # that the trial took so far, over all its attempts
+    memory: float  # MiB, the most that was held so far
+    finished: bool = False  # trained to its end
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"ladder": plain(self.ladder), "test": plain(self.test)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` wrote."""
+        rungs = {name: [Rung(**rung) for rung in data[name]] for name in ("ladder", "test")}
+        return cls(**(data | rungs | {"report": Report(**data["report"])}))
+
+
+def plain(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+    """Rungs as plain JSON values."""
+    return [asdict(rung) for rung in rungs]
+
+
+class TrialRun:
+    """Runs one assignment; iterate it for progress, which `history` keeps.
+
+    Between two of them it can be saved and taken up again, in another process too: what follows
+    is then, numbers that a clock gives apart, that of an unbroken run (see `Training`).
+    """
+
+    def __init__(self, assignment: Assignment, device: torch.device | str = "cpu"):
+        self._begin(assignment, Training(assignment.run, device), [])
+
+    @classmethod
+    def resume(
+        cls, assignment: Assignment, directory: Path, device: torch.device | str = "cpu"
+    ) -> Self:
+        """The trial that `save` wrote. Raises CheckpointError if its files are damaged."""
+        history = load_history(directory)
+        run = cls.__new__(cls)
+        run._begin(assignment, Training.resume(directory, device), history)
+        return run
+
+    def _begin(self, assignment: Assignment, training: Training, history: list[Progress]) -> None:
+        self.assignment, self.training, self.history = assignment, training, history
+        self._reports = iter(training)
+        self._before = history[-1].seconds if history else 0.0
+        self._least = history[-1].memory if history else 0.0
+        self._begun = time.perf_counter()
+        forget_peak(training.model.device)
+
+    def save(self, directory: Path) -> None:
+        """Writes all that `resume` needs."""
+        directory.mkdir(parents=True, exist_ok=True)
+        content = {
+            "assignment": self.assignment.to_dict(),
+            "history": [progress.to_dict() for progress in self.history],
+        }
+        (directory / FILE).write_text(json.dumps(content) + "\n")
+        self.training.save(directory)  # last: a directory with its progress.json is whole
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Progress until the training's end; at least one, also if it had ended before.
+
+        Raises DivergedError where training can't go on, LimitError past one of the limits.
+        """
+        if self.training.progress >= 1:
+            yield self.history[-1]
+        while self.training.progress < 1:
+            report = next(self._reports)
+            self.history.append(self._measure(report))
+            self._check_limits(self.history[-1])
+            yield self.history[-1]
+
+    def _measure(self, report: Report) -> Progress:
+        finished = self.training.progress >= 1
+        ladder = self.assignment.ladder
+        rungs = self._climb(ladder.lengths if finished else ladder.select, Stream.SELECTION)
+        select = [rung for rung in rungs if rung.length in ladder.select]
+        return Progress(
+            report=report,
+            ladder=rungs,
+            test=self._climb(ladder.lengths, Stream.TEST) if finished else (),
+            score=selection_score(select, self.training.task.chance),
+            seconds=self._before + time.perf_counter() - self._begun,
+            memory=max(self._least, peak(self.training.model.device)),
+            finished=finished,
+        )
+
+    def _climb(self, lengths: Sequence[int], stream: Stream) -> list[Rung]:
+        return climb(
+            self.training.model,
+            self.training.task,
+            lengths,
+            sequences=self.assignment.ladder.sequences,
+            seed=self.assignment.evaluation_seed,
+            stream=stream,
+        )
+
+    def _check_limits(self, progress: Progress) -> None:
+        limits = self.assignment.limits
+        hours, memory = progress.seconds / 3600, progress.memory / 1024
+        if limits.hours is not None and hours > limits.hours:
+            raise LimitError(
+                f"{hours:.3g} h at {progress.report.step} updates is past the trial's limit of "
+                f"{limits.hours:g} h: raise limits.hours in the STUDY, or lower updates"
+            )
+        if limits.memory is not None and memory > limits.memory:
+            raise LimitError(
+                f"{memory:.3g} GiB at {progress.report.step} updates is past the trial's limit of "
+                f"{limits.memory:g} GiB: raise limits.memory in the STUDY, or lower batch_size"
+            )
+
+
+def load_history(directory: Path) -> list[Progress]:
+    """What a trial had reported when it wrote `directory`. Raises CheckpointError if damaged."""
+    path = directory / FILE
+    try:
+        return [Progress.from_dict(data) for data in json.loads(path.read_text())["history"]]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets the peak count from here: a process may run many trials, one after the other."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: proc(5)
+
+
+def peak(device: torch.device) -> float:
+    """MiB: the GPU's most allocated, or the process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

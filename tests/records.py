@@ -1,0 +1,61 @@
+"""Trial records made by hand, for the logic that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import TrialState
+
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder, Rung
+from sabtune.models import SAB
+from sabtune.search.record import TrialRecord
+from sabtune.tasks import Copying
+from sabtune.trial import Assignment
+
+
+def assignment(number: int = 0, configuration: int | None = None, **changes: Any) -> Assignment:
+    """A small trial of two reports."""
+    train = TrainConfig(updates=20, batch_size=4, report_every=10)
+    trial = TrialConfig(model=SAB.Config(hidden=4, k_top=2, k_att=2, k_trunc=3), train=train)
+    values: dict[str, Any] = {
+        "number": number,
+        "configuration": number if configuration is None else configuration,
+        "run": RunConfig(task=Copying.Config(length=4, symbols=1), trial=trial, seed=number),
+        "ladder": Ladder(lengths=(4, 8), select=(4,), sequences=8),
+        "evaluation_seed": 0,
+        "threads": 1,
+    }
+    return Assignment(**(values | changes))
+
+
+def trial(
+    number: int,
+    configuration: int | None = None,
+    *,
+    score: float | None = None,
+    state: TrialState = TrialState.COMPLETE,
+    accuracy: float = 0.5,
+) -> TrialRecord:
+    """A trial that ended with this score; with none, it still runs."""
+    if score is None:
+        state = TrialState.RUNNING
+    complete = state == TrialState.COMPLETE and score is not None
+    return TrialRecord(
+        number=number,
+        state=state,
+        values=[score] if complete and score is not None else [],
+        params={},
+        assignment=assignment(number, configuration),
+        scores={10: score} if score is not None else {},
+        ladder=[Rung(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
+        test=[],
+        reason="",
+        label="",
+        retry_of=None,
+        checkpoint=None,
+        seconds=1.0,
+        memory=1.0,
+        started=None,
+        environment={},
+    )

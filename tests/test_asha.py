@@ -1,0 +1,58 @@
+"""Successive halving, asynchronously."""
+
+from __future__ import annotations
+
+import random
+
+from sabtune.search.asha import Halving
+from sabtune.search.study import ASHA
+
+
+def test_nothing_is_given_up_before_the_first_rung() -> None:
+    halving = Halving(ASHA(grace=100))
+    assert all(halving.goes_on(trial, 99, 0.0) for trial in range(10))
+
+
+def test_a_trial_goes_on_if_it_is_among_the_best_half_that_came() -> None:
+    halving = Halving(ASHA(grace=10, reduction=2))
+    came = [(0, 0.5, True), (1, 0.4, False), (2, 0.6, True), (3, 0.55, True), (4, 0.3, False)]
+    for trial, score, expected in came:
+        assert halving.goes_on(trial, 10, score) == expected
+
+
+def test_a_trial_is_judged_once_a_rung() -> None:
+    halving = Halving(ASHA(grace=10, reduction=2))
+    for trial in range(4):
+        halving.goes_on(trial, 10, 0.1 * trial)
+    assert halving.goes_on(3, 19, 0.0)  # between two rungs a score may fall
+    assert halving.goes_on(3, 20, 0.0)  # the first at the next
+
+
+def test_rungs_are_the_powers_of_the_reduction_even_where_reports_miss_them() -> None:
+    halving = Halving(ASHA(grace=30, reduction=3))
+    steps = [1, 29, 30, 45, 89, 90, 100, 269, 270, 809, 810]
+    assert [halving.rung(step) for step in steps] == [
+        None, None, 0, 0, 0, 1, 1, 1, 2, 2, 3,
+    ]  # fmt: skip
+
+
+def test_what_earlier_searches_reported_counts() -> None:
+    """A search in two halves decides as one that was never interrupted."""
+    draw = random.Random(0)
+    scores = [[draw.random() for _ in range(4)] for _ in range(30)]
+    whole, first = (Halving(ASHA(grace=1, reduction=2)) for _ in range(2))
+
+    def run(halving: Halving, trial: int) -> dict[int, float]:
+        told = {}
+        for i, score in enumerate(scores[trial]):
+            told[2**i] = score
+            if not halving.goes_on(trial, 2**i, score):
+                break
+        return told
+
+    expected = [run(whole, trial) for trial in range(30)]
+    told = [run(first, trial) for trial in range(15)]
+    second = Halving(ASHA(grace=1, reduction=2))
+    for trial, reported in enumerate(told):
+        second.remember(trial, reported)
+    assert told + [run(second, trial) for trial in range(15, 30)] == expected

@@ -1,0 +1,259 @@
+"""Methods side by side: each number in the tables is worked out again here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from sabtune.errors import ConfigError
+from sabtune.evaluation import Rung
+from sabtune.report import statistics
+from sabtune.report.comparison import (
+    NOT_DISTINGUISHABLE,
+    Comparison,
+    Group,
+    accuracy_rows,
+    accuracy_sheet,
+    contrast_rows,
+    contrast_sheet,
+    longest_sheet,
+    markdown,
+    notes,
+    page,
+    sheets,
+)
+
+LENGTHS = (300, 1000, 5000)
+
+
+def rungs(*accuracies: float) -> list[Rung]:
+    pairs = zip(LENGTHS, accuracies, strict=True)
+    return [Rung(length=at, accuracy=found, loss=0.1, sequences=512) for at, found in pairs]
+
+
+def group(label: str, longest: Sequence[float], *, failed: int = 0, first: int = 0) -> Group:
+    runs = {first + i: rungs(1.0, 0.99, accuracy) for i, accuracy in enumerate(longest)}
+    return Group(label=label, runs=runs, failed=failed)
+
+
+def compare(*groups: Group, length: int | None = None, searched: Sequence[int] = ()) -> Comparison:
+    return Comparison(groups=groups, chance=0.125, searched=searched, length=length)
+
+
+def shown(what: RenderableType) -> str:
+    console = Console(width=250)
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+SAB = group("SAB", [1.0, 0.995, 0.99, 1.0, 0.3, 0.992])
+LSTM = group("LSTM", [0.2, 0.15, 0.3, 0.25, 0.2, 0.18])
+ATTENTION = group("attention", [0.9, 1.0, 0.4, 0.99, 0.6, 0.7])
+
+
+def test_accuracies_by_method_and_length() -> None:
+    sheet = accuracy_sheet(compare(SAB, LSTM))
+    assert sheet.header == ("method", "seeds", "length 300", "length 1,000", "length 5,000")
+    assert [row[:4] for row in sheet.body] == [
+        ("SAB", "6", "100.0 [100.0, 100.0]", "99.0 [99.0, 99.0]"),
+        ("LSTM", "6", "100.0 [100.0, 100.0]", "99.0 [99.0, 99.0]"),
+    ]
+    mean = (1 + 0.995 + 0.99 + 1 + 0.3 + 0.992) / 6
+    interval = statistics.mean([1, 0.995, 0.99, 1, 0.3, 0.992]).interval
+    assert interval is not None
+    ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    assert sheet.body[0][4] == f"{100 * mean:.1f} {ends}"
+
+
+def test_the_longest_length_has_the_middle_half_and_the_share_that_solves() -> None:
+    sheet = longest_sheet(compare(SAB, LSTM))
+    assert sheet.title == "At length 5,000, the longest"
+    # The middle 3 of 6: half of the second, the third and fourth, half of the fifth.
+    middle = (0.99 / 2 + 0.992 + 0.995 + 1.0 / 2) / 3
+    assert sheet.body[0][2].startswith(f"{100 * middle:.1f} [")
+    assert sheet.body[0][3:] == ("5 of 6", "83.3 [35.9, 99.6]")
+    assert sheet.body[1][3:] == ("0 of 6", "0.0 [0.0, 45.9]")
+
+
+def test_a_length_is_solved_only_if_every_shorter_one_is() -> None:
+    runs = {0: rungs(1, 0.9, 1), 1: rungs(1, 1, 1), 2: rungs(1, 1, 0.5)}
+    method = Group(label="SAB", runs=runs)
+    assert [method.solved(length).count for length in LENGTHS] == [3, 2, 1]
+
+
+def test_failed_seeds_count_and_are_shown() -> None:
+    comparison = compare(group("SAB", [1.0, 1.0, 0.99], failed=1))
+    rows = accuracy_rows(comparison)
+    assert [row["mean"] for row in rows] == pytest.approx(
+        [(3 + 0.125) / 4, (2.97 + 0.125) / 4, (2.99 + 0.125) / 4]
+    )
+    assert {(row["seeds"], row["failed"], row["solved"]) for row in rows} == {(4, 1, 3)}
+    assert accuracy_sheet(comparison).body[0][1] == "4 (1 failed)"
+    assert longest_sheet(comparison).body[0][3] == "3 of 4"
+    assert any(
+        "(1 of SAB) count: as unsolved, at chance accuracy (12.5%)" in note
+        for note in notes(comparison)
+    )
+
+
+def test_a_method_of_which_every_seed_failed_stands_at_chance() -> None:
+    comparison = compare(SAB, Group(label="LSTM", runs={}, failed=6))
+    assert accuracy_sheet(comparison).body[1][2:] == ("12.5 [12.5, 12.5]",) * 3
+    assert comparison.contrasts[0].difference.paired
+
+
+def test_the_first_method_is_held_against_each_other() -> None:
+    comparison = compare(SAB, LSTM, ATTENTION)
+    against_lstm, against_attention = comparison.contrasts
+    ours = np.array([1.0, 0.995, 0.99, 1.0, 0.3, 0.992])
+    theirs = np.array([0.2, 0.15, 0.3, 0.25, 0.2, 0.18])
+    assert against_lstm.difference.value == pytest.approx((ours - theirs).mean())
+    assert against_lstm.difference.p == pytest.approx(2 / 64)  # each of six pairs agrees
+    assert against_lstm.corrected == pytest.approx(4 / 64)
+    assert against_attention.corrected == pytest.approx(against_attention.difference.p)
+    sheet = contrast_sheet(comparison)
+    assert sheet.title == "SAB against the others at length 5,000"
+    assert [row[:2] for row in sheet.body] == [("LSTM", "6 pairs"), ("attention", "6 pairs")]
+    assert sheet.body[0][3:] == ("0.031", "0.062", NOT_DISTINGUISHABLE)
+    assert sheet.body[0][2].startswith(f"{100 * (ours - theirs).mean():+.1f} [+")
+
+
+def test_a_difference_that_holds_is_put_in_words() -> None:
+    assert compare(SAB, LSTM).contrasts[0].reading == "higher"
+    assert compare(LSTM, SAB).contrasts[0].reading == "lower"
+
+
+def test_contrasts_are_taken_at_the_length_chosen() -> None:
+    comparison = compare(SAB, LSTM, length=1000)
+    assert comparison.contrasts[0].difference.value == 0
+    assert contrast_rows(comparison)[0]["length"] == 1000
+
+
+def test_seeds_are_paired_by_their_index_whatever_their_order() -> None:
+    turned = Group(label="turned", runs=dict(reversed(LSTM.runs.items())))
+    found = compare(SAB, LSTM, turned).contrasts
+    assert found[0].difference == found[1].difference
+
+
+def test_a_failed_seed_is_paired_with_the_seed_the_other_method_has() -> None:
+    runs = {seed: runs for seed, runs in LSTM.runs.items() if seed != 4}
+    contrast = compare(SAB, Group(label="LSTM", runs=runs, failed=1)).contrasts[0]
+    by_hand = statistics.paired_difference(
+        [1.0, 0.995, 0.99, 1.0, 0.3, 0.992], [0.2, 0.15, 0.3, 0.25, 0.125, 0.18]
+    )
+    assert contrast.difference == by_hand
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        group("LSTM", [0.2, 0.15, 0.3, 0.25, 0.2]),
+        group("LSTM", [0.2, 0.15, 0.3, 0.25, 0.2, 0.18], first=1),
+        group("LSTM", [0.2, 0.15, 0.3, 0.25, 0.2, 0.18], failed=1),
+    ],
+)
+def test_methods_of_other_seeds_are_compared_unpaired_with_none_left_out(other: Group) -> None:
+    comparison = compare(SAB, other)
+    difference = comparison.contrasts[0].difference
+    assert not difference.paired
+    theirs = [*(runs[-1].accuracy for runs in other.runs.values()), *[0.125] * other.failed]
+    assert difference.value == pytest.approx(5.277 / 6 - np.mean(theirs))
+    assert contrast_sheet(comparison).body[0][1] == f"6 and {other.n}"
+    assert any("regroupings of all seeds" in note for note in notes(comparison))
+
+
+def test_notes_say_what_so_few_seeds_cannot_show() -> None:
+    three = [group(label, [0.99, 1.0, 0.995]) for label in ("SAB", "LSTM", "attention")]
+    text = "\n".join(notes(compare(*three)))
+    assert "With 3 pairs no p below 0.25 is possible." in text
+    assert "After Holm no p below 0.5 is possible" in text
+    assert "Holm's correction over 2 comparisons" in text
+    assert "Bootstrap intervals of fewer than 10 seeds are too narrow" in text
+
+
+def test_notes_on_enough_seeds_leave_the_warnings_out() -> None:
+    ten = [group(label, np.linspace(0.5, 1, 10).tolist()) for label in ("SAB", "LSTM")]
+    text = "\n".join(notes(compare(*ten)))
+    assert "too narrow" not in text
+    assert "is possible" not in text
+    assert "Holm's correction over 1 comparison." in text
+
+
+def test_notes_say_what_the_search_has_seen() -> None:
+    assert notes(compare(SAB))[0] == (
+        "Fresh seeds, 6 a method; 512 fresh sequences a length. "
+        "The search used none of these lengths, seeds or sequences."
+    )
+    assert (
+        "The search chose by length 300, 1,000 too, with other seeds and sequences."
+        in (notes(compare(SAB, searched=(100, 300, 1000)))[0])
+    )
+
+
+def test_one_method_alone_has_no_contrasts() -> None:
+    comparison = compare(SAB)
+    assert len(sheets(comparison)) == 2
+    assert contrast_rows(comparison) == []
+    assert not any("Holm" in note for note in notes(comparison))
+
+
+def test_one_seed_has_no_interval() -> None:
+    comparison = compare(group("SAB", [0.9]), group("LSTM", [0.3]))
+    assert accuracy_sheet(comparison).body[0][4] == "90.0 [no interval]"
+    assert contrast_sheet(comparison).body[0][2:] == (
+        "+60.0 [no interval]", "1.000", "1.000", NOT_DISTINGUISHABLE
+    )  # fmt: skip
+    assert "With 1 pair no p below 1 is possible." in notes(comparison)
+
+
+def test_the_page_and_the_markdown_hold_every_cell_and_note() -> None:
+    comparison = compare(group("SAB [k_top=3] | mlp", [1.0, 0.9, 1.0]), LSTM)
+    screen, text = shown(page(comparison)), markdown(comparison)
+    for sheet in sheets(comparison):
+        for row in (sheet.header, *sheet.body):
+            assert all(cell in screen for cell in row)
+            escaped = [cell.replace("|", "\\|") for cell in row]
+            assert f"| {' | '.join(escaped)} |" in text
+    for note in notes(comparison):
+        assert note in screen
+        assert f"- {note}\n" in text
+
+
+def test_rows_hold_the_numbers_in_full() -> None:
+    comparison = compare(SAB, LSTM)
+    rows = accuracy_rows(comparison)
+    assert [(row["method"], row["length"]) for row in rows] == [
+        (label, length) for label in ("SAB", "LSTM") for length in LENGTHS
+    ]
+    share = statistics.solve_share([True] * 5 + [False])
+    assert share.interval is not None
+    assert rows[2]["p_solve"] == share.value
+    assert (rows[2]["p_solve_low"], rows[2]["p_solve_high"]) == (
+        share.interval.low, share.interval.high
+    )  # fmt: skip
+    (row,) = contrast_rows(comparison)
+    assert row["p"] == row["p_holm"] == row["least_p"] == 2 / 64
+    assert (row["method"], row["against"], row["seeds"]) == ("SAB", "LSTM", 6)
+    assert (row["paired"], row["exact"], row["reading"]) == (True, True, "higher")
+
+
+@pytest.mark.parametrize(
+    ("groups", "length", "message"),
+    [
+        ([SAB, SAB], None, "a label of its own"),
+        ([SAB, Group(label="LSTM", runs={})], None, "LSTM: 0 seeds"),
+        ([SAB, Group(label="LSTM", runs={0: rungs(1, 1, 1)[:2]})], None, "the same in every run"),
+        ([Group(label="LSTM", runs={}, failed=3)], None, "the same in every run"),
+        ([Group(label="LSTM", runs={0: []})], None, "the same in every run"),
+        ([SAB], 700, r"length=700: expected one of \[300, 1000, 5000\]"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    groups: Sequence[Group], length: int | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(*groups, length=length)

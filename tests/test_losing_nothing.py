@@ -1,0 +1,122 @@
+"""A search that is killed, again and again, ends as one that wasn't. Minutes: `pytest -m slow`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from sabtune.search import record
+from sabtune.store import Store
+from tests.studies import learnable
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TRIALS = 12
+KILLS = 5
+
+
+def study_file(folder: Path) -> Path:
+    """Twelve trials, all given beforehand; some fail, none is pruned."""
+    path = learnable(folder, updates=900, name="killed")
+    text = path.read_text().replace("pruning=ASHA(grace=30, reduction=2)", "pruning=None")
+    points = [
+        {"rate": rate, "k_top": k_top}
+        for rate, k_top in zip(["good", "bad", "mad"] * 4, [1, 2, 3, 2] * 3, strict=True)
+    ]
+    text = text.replace("trials=8", f"trials={TRIALS}, points={tuple(points)!r}")
+    path.write_text(text)
+    return path
+
+
+def command(file: Path, store: Path) -> list[str]:
+    return [sys.executable, "-u", "-m", "sabtune", "search", str(file), "--store", str(store)]
+
+
+def kill_somewhere(file: Path, store: Path, after: float) -> None:
+    """Starts a search and kills its driver so long after its first trial started or went on."""
+    with subprocess.Popen(
+        command(file, store),
+        cwd=file.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("#0") or "starts" in line or "goes on" in line:
+                break
+        time.sleep(after)
+        process.kill()
+        process.stdout.close()
+    reap(process.pid)
+
+
+def reap(driver: int) -> None:
+    """Ends what a killed driver left behind: with its machine it would have gone, too."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+            if session == driver and int(entry.name) != driver:
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def outcomes(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
+    return {
+        trial.number: (trial.state, trial.params, trial.scores, trial.ladder, trial.test)
+        for trial in record.records(study)
+    }
+
+
+def test_killed_five_times_it_ends_with_every_trial_as_if_it_had_never_been(
+    tmp_path: Path,
+) -> None:
+    file = study_file(tmp_path)
+    draw = random.Random(20)
+    for _ in range(KILLS):
+        kill_somewhere(file, tmp_path / "broken", draw.uniform(0, 6))
+    for store in ("broken", "whole"):
+        shown = subprocess.run(
+            command(file, tmp_path / store),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stderr == ""
+
+    broken, whole = (
+        record.open_study(Store(tmp_path / store), "killed") for store in ("broken", "whole")
+    )
+    trials = broken.get_trials()
+    assert len(trials) == TRIALS
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    assert outcomes(broken) == outcomes(whole)
+
+    client = MlflowClient(Store(tmp_path / "broken").mlflow_uri)
+    experiment = client.get_experiment_by_name("killed")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert len(children) == TRIALS
+    assert {run.info.status for run in children} == {"FINISHED", "FAILED"}
+    steps = list(range(30, 901, 30))
+    for run in children:
+        if run.info.status == "FINISHED":
+            history = client.get_metric_history(run.info.run_id, "loss")
+            assert [metric.step for metric in history] == steps, run.info.run_name

@@ -1,0 +1,211 @@
+"""Each statistic against a truth reached another way: by enumeration, by hand, from a table."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sabtune.report import statistics
+from sabtune.report.statistics import Floats, Interval
+
+
+def two_heaps(rng: np.random.Generator, n: int) -> Floats:
+    solved = rng.random(n) < 0.6
+    return np.where(solved, 1 - 0.01 * rng.random(n), 0.2 + 0.1 * rng.random(n))
+
+
+@pytest.mark.parametrize("n", [4, 8, 12])
+def test_the_interquartile_mean_is_the_trimmed_mean_where_four_divides_n(n: int) -> None:
+    values = np.random.default_rng(n).random(n)
+    assert statistics.middle_half_mean(values) == pytest.approx(stats.trim_mean(values, 0.25))
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_the_interquartile_mean_counts_border_values_in_part(n: int) -> None:
+    """Four copies of a sample have its quartiles, and a number of values that 4 divides."""
+    values = np.random.default_rng(n).random(n)
+    copies = np.tile(values, 4)
+    assert statistics.middle_half_mean(values) == pytest.approx(stats.trim_mean(copies, 0.25))
+
+
+def test_an_interquartile_mean_by_hand() -> None:
+    found = statistics.interquartile_mean([10, 0, 2, 1, 0])
+    assert found.value == pytest.approx((0.75 * 0 + 1 + 0.75 * 2) / 2.5)
+
+
+def test_the_interquartile_mean_runs_along_the_axis_asked_for() -> None:
+    values = np.random.default_rng(0).random((5, 7))
+    by_column = [statistics.middle_half_mean(values[:, i]) for i in range(7)]
+    np.testing.assert_allclose(statistics.middle_half_mean(values, axis=0), by_column)
+
+
+@pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
+def test_an_interval_is_that_of_resampling_done_another_way(statistic: object) -> None:
+    assert callable(statistic)
+    rng = np.random.default_rng(7)
+    values = two_heaps(rng, 9)
+    found = statistic(values)
+    drawn = values[rng.integers(0, 9, size=(40_000, 9))]
+    replicates = (
+        drawn.mean(axis=1)
+        if statistic is statistics.mean
+        else stats.trim_mean(np.tile(drawn, 4), 0.25, axis=1)
+    )
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    assert found.interval.low == pytest.approx(low, abs=0.02)
+    assert found.interval.high == pytest.approx(high, abs=0.02)
+
+
+def test_a_bootstrap_of_three_reaches_from_the_lowest_to_the_highest() -> None:
+    """Of the 27 resamples one is the lowest value three times: more than 2.5 % of them."""
+    assert statistics.mean([0.2, 0.5, 1.0]).interval == Interval(
+        pytest.approx(0.2), pytest.approx(1.0)
+    )
+
+
+def test_bootstrap_intervals_of_twenty_seeds_mostly_hold_the_true_mean() -> None:
+    rng = np.random.default_rng(0)
+    truth = 0.6 * 0.995 + 0.4 * 0.25
+    held = 0
+    for _ in range(200):
+        interval = statistics.mean(two_heaps(rng, 20)).interval
+        assert interval is not None
+        held += interval.low <= truth <= interval.high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_the_same_sample_has_the_same_interval_every_time() -> None:
+    values = np.random.default_rng(3).random(6)
+    assert statistics.mean(values) == statistics.mean(values)
+    a, b = values[:3], values[3:]
+    assert statistics.paired_difference(a, b) == statistics.paired_difference(a, b)
+
+
+@pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
+def test_one_seed_has_no_interval_and_equal_seeds_one_without_width(statistic: object) -> None:
+    assert callable(statistic)
+    alone = statistic([0.7])
+    assert (alone.value, alone.interval) == (pytest.approx(0.7), None)
+    equal = statistic([0.7, 0.7, 0.7])
+    assert equal.value == pytest.approx(0.7)
+    assert equal.interval == Interval(equal.value, equal.value)
+
+
+@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf], [[0.5], [0.6]]])
+def test_what_is_no_sample_is_refused(values: object) -> None:
+    with pytest.raises(ValueError, match="is no sample"):
+        statistics.mean(np.array(values))
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "low", "high"),
+    [
+        (5, 10, 0.1871, 0.8129),
+        (8, 10, 0.4439, 0.9748),
+        (0, 5, 0.0, 1 - 0.025**0.2),
+        (5, 5, 0.025**0.2, 1.0),
+        (0, 1, 0.0, 0.975),
+    ],
+)
+def test_the_share_of_seeds_has_the_textbook_interval(
+    count: int, n: int, low: float, high: float
+) -> None:
+    share = statistics.solve_share([True] * count + [False] * (n - count))
+    assert (share.count, share.n, share.value) == (count, n, count / n)
+    assert share.interval is not None
+    assert share.interval.low == pytest.approx(low, abs=1e-4)
+    assert share.interval.high == pytest.approx(high, abs=1e-4)
+
+
+def test_a_share_of_no_seeds_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.solve_share([])
+
+
+def test_the_paired_p_is_that_of_all_sign_flips() -> None:
+    ours = np.array([0.99, 0.95, 0.40, 1.00, 0.80])
+    theirs = np.array([0.60, 0.70, 0.55, 0.30, 0.75])
+    gaps = ours - theirs
+    means = [np.mean(gaps * signs) for signs in product((-1, 1), repeat=5)]
+    as_far = sum(abs(mean) >= abs(gaps.mean()) - 1e-12 for mean in means)
+    found = statistics.paired_difference(ours, theirs)
+    assert found.p == pytest.approx(as_far / 32)
+    assert found.value == pytest.approx(gaps.mean())
+    assert (found.least_p, found.paired, found.exact) == (2 / 32, True, True)
+    assert found.interval == statistics.mean(gaps).interval
+
+
+def test_the_unpaired_p_is_that_of_all_regroupings() -> None:
+    ours, theirs = [0.99, 0.95, 0.40, 1.00], [0.60, 0.50, 0.30, 0.75]
+    everyone, observed = [*ours, *theirs], np.mean(ours) - np.mean(theirs)
+    gaps = []
+    for chosen in combinations(range(8), 4):
+        rest = [everyone[i] for i in range(8) if i not in chosen]
+        gaps.append(np.mean([everyone[i] for i in chosen]) - np.mean(rest))
+    as_far = sum(abs(gap) >= abs(observed) - 1e-12 for gap in gaps)
+    found = statistics.unpaired_difference(ours, theirs)
+    assert found.p == pytest.approx(as_far / 70)
+    assert found.value == pytest.approx(observed)
+    assert (found.least_p, found.paired, found.exact) == (2 / 70, False, True)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+def test_the_least_p_is_reached_when_every_seed_agrees(n: int) -> None:
+    ours, theirs = 1 - 0.01 * np.arange(n), 0.1 * 0.9 ** np.arange(n)
+    paired = statistics.paired_difference(ours, theirs)
+    assert paired.p == pytest.approx(paired.least_p)
+    unpaired = statistics.unpaired_difference(ours, theirs[:2])
+    assert unpaired.p == pytest.approx(unpaired.least_p)
+
+
+def test_many_seeds_are_rearranged_at_random_and_come_near_the_t_test() -> None:
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.normal(0.5, 1, 40), rng.normal(0, 1, 40)
+    paired = statistics.paired_difference(ours, theirs)
+    assert not paired.exact
+    assert paired.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, abs=0.02)
+    unpaired = statistics.unpaired_difference(ours, theirs)
+    assert not unpaired.exact
+    assert unpaired.p == pytest.approx(stats.ttest_ind(ours, theirs).pvalue, abs=0.02)
+
+
+def test_methods_without_any_difference() -> None:
+    paired = statistics.paired_difference([1, 1, 1], [1, 1, 1])
+    assert (paired.value, paired.p, paired.interval) == (0, 1, Interval(0, 0))
+    unpaired = statistics.unpaired_difference([1, 1, 1], [1, 1])
+    assert (unpaired.value, unpaired.p, unpaired.interval) == (0, 1, Interval(0, 0))
+
+
+def test_a_single_seed_shows_no_difference() -> None:
+    for found in (
+        statistics.paired_difference([1], [0]),
+        statistics.unpaired_difference([1], [0, 0, 0]),
+    ):
+        assert (found.value, found.interval, found.p, found.least_p) == (1, None, 1, 1)
+
+
+def test_pairs_need_as_many_on_either_side() -> None:
+    with pytest.raises(ValueError, match="3 seeds against 2"):
+        statistics.paired_difference([1, 2, 3], [1, 2])
+
+
+def test_holm_by_hand() -> None:
+    corrected = statistics.holm([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(corrected, [3 * 0.01, 2 * 0.03, 2 * 0.03, 4 * 0.005])
+    np.testing.assert_allclose(statistics.holm([0.6, 0.5]), [1, 1])
+    np.testing.assert_allclose(statistics.holm([0.03]), [0.03])
+    assert len(statistics.holm([])) == 0
+
+
+def test_numbers_in_per_cent_and_by_name() -> None:
+    found = statistics.Estimate(0.25, Interval(-0.1, 0.5))
+    assert found.percent() == "25.0 [-10.0, 50.0]"
+    assert found.percent(sign="+") == "+25.0 [-10.0, +50.0]"
+    assert found.named("mean") == {"mean": 0.25, "mean_low": -0.1, "mean_high": 0.5}
+    alone = statistics.Estimate(0.25, None)
+    assert alone.percent() == "25.0 [no interval]"
+    assert alone.named("mean") == {"mean": 0.25, "mean_low": None, "mean_high": None}
