@@ -134,7 +134,7 @@ def test_contrasts_are_taken_at_the_length_chosen() -> None:
 
 
 def test_seeds_are_paired_by_their_index_whatever_their_order() -> None:
-    turned = Group(label="turned", runs=dict(reversed(LSTM.runs.items())))
+    turned = Group(label="turned", runs=dict(reversed([*LSTM.runs.items()])))
     found = compare(SAB, LSTM, turned).contrasts
     assert found[0].difference == found[1].difference
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations, product
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from sabtune.report import statistics
-from sabtune.report.statistics import Floats, Interval
+from sabtune.report.statistics import Estimate, Floats, Interval
+
+Averaging = Callable[[ArrayLike], Estimate]
 
 
 def two_heaps(rng: np.random.Generator, n: int) -> Floats:
@@ -44,8 +48,7 @@ def test_the_interquartile_mean_runs_along_the_axis_asked_for() -> None:
 
 
 @pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
-def test_an_interval_is_that_of_resampling_done_another_way(statistic: object) -> None:
-    assert callable(statistic)
+def test_an_interval_is_that_of_resampling_done_another_way(statistic: Averaging) -> None:
     rng = np.random.default_rng(7)
     values = two_heaps(rng, 9)
     found = statistic(values)
@@ -56,15 +59,16 @@ def test_an_interval_is_that_of_resampling_done_another_way(statistic: object) -
         else stats.trim_mean(np.tile(drawn, 4), 0.25, axis=1)
     )
     low, high = np.percentile(replicates, [2.5, 97.5])
+    assert found.interval is not None
     assert found.interval.low == pytest.approx(low, abs=0.02)
     assert found.interval.high == pytest.approx(high, abs=0.02)
 
 
 def test_a_bootstrap_of_three_reaches_from_the_lowest_to_the_highest() -> None:
     """Of the 27 resamples one is the lowest value three times: more than 2.5 % of them."""
-    assert statistics.mean([0.2, 0.5, 1.0]).interval == Interval(
-        pytest.approx(0.2), pytest.approx(1.0)
-    )
+    interval = statistics.mean([0.2, 0.5, 1.0]).interval
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((0.2, 1.0))
 
 
 def test_bootstrap_intervals_of_twenty_seeds_mostly_hold_the_true_mean() -> None:
@@ -86,10 +90,10 @@ def test_the_same_sample_has_the_same_interval_every_time() -> None:
 
 
 @pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
-def test_one_seed_has_no_interval_and_equal_seeds_one_without_width(statistic: object) -> None:
-    assert callable(statistic)
+def test_one_seed_has_no_interval_and_equal_seeds_one_without_width(statistic: Averaging) -> None:
     alone = statistic([0.7])
-    assert (alone.value, alone.interval) == (pytest.approx(0.7), None)
+    assert alone.value == pytest.approx(0.7)
+    assert alone.interval is None
     equal = statistic([0.7, 0.7, 0.7])
     assert equal.value == pytest.approx(0.7)
     assert equal.interval == Interval(equal.value, equal.value)
@@ -202,10 +206,10 @@ def test_holm_by_hand() -> None:
 
 
 def test_numbers_in_per_cent_and_by_name() -> None:
-    found = statistics.Estimate(0.25, Interval(-0.1, 0.5))
+    found = Estimate(0.25, Interval(-0.1, 0.5))
     assert found.percent() == "25.0 [-10.0, 50.0]"
     assert found.percent(sign="+") == "+25.0 [-10.0, +50.0]"
     assert found.named("mean") == {"mean": 0.25, "mean_low": -0.1, "mean_high": 0.5}
-    alone = statistics.Estimate(0.25, None)
+    alone = Estimate(0.25, None)
     assert alone.percent() == "25.0 [no interval]"
     assert alone.named("mean") == {"mean": 0.25, "mean_low": None, "mean_high": None}
