@@ -215,7 +215,7 @@ def test_the_page_and_the_markdown_hold_every_cell_and_note() -> None:
     screen, text = shown(page(comparison)), markdown(comparison)
     for sheet in sheets(comparison):
         for row in (sheet.header, *sheet.body):
-            assert all(cell in screen for cell in row)
+            assert all(cell in screen and cell in shown(sheet.rich()) for cell in row)
             escaped = [cell.replace("|", "\\|") for cell in row]
             assert f"| {' | '.join(escaped)} |" in text
     for note in notes(comparison):
