@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
+import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
-from sabtune.config import RunConfig
-from sabtune.evaluation import Rung
-from sabtune.search.progress import Watch
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder, Rung
+from sabtune.models import SAB
+from sabtune.search.progress import Pace, Watch, duration
 from sabtune.training import Report
+from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
+from tests import records
+
+LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
+LADDER = Ladder(lengths=(5, 10, 20), select=(5, 10), sequences=8)
+
+
+class Clock:
+    """Stands still until it is set on."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def assignment(number: int, configuration: int | None = None) -> Assignment:
+    return records.assignment(number, configuration, ladder=LADDER)
 
 
 def rungs(*accuracies: float) -> list[Rung]:
@@ -19,26 +42,48 @@ def rungs(*accuracies: float) -> list[Rung]:
     ]
 
 
-def report(step: int) -> Report:
-    return Report(
+def progress(
+    step: int, *accuracies: float, score: float = 0.6, seconds: float = 1.0, loss: float = 0.5
+) -> Progress:
+    report = Report(
         step=step,
-        loss=0.5,
+        loss=loss,
         accuracy=0.8,
         gradient_norm=1.0,
         skipped=0,
         updates_per_second=123.4,
         in_force={"k_top": 4},
     )
+    return Progress(
+        report=report, ladder=rungs(*accuracies), score=score, seconds=seconds, memory=1.0
+    )
 
 
-def play(console: Console, run: RunConfig) -> Watch:
-    """A search of three trials: one completes, one is pruned, one fails."""
-    watch = Watch(console, 12)
+def terminal(width: int = 160, height: int = 30) -> Console:
+    return Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None
+    )
+
+
+def shown(watch: Watch) -> list[str]:
+    """The lines that stand on the terminal now."""
+    lines = watch.console.render_lines(watch._screen(), watch.console.options)
+    return ["".join(segment.text for segment in line).rstrip() for line in lines]
+
+
+def row(lines: list[str], number: int) -> str:
+    return next(line for line in lines if re.match(rf"\s*{number}  ", line))
+
+
+def play(console: Console, clock: Clock) -> Watch:
+    """A search of twelve: one completes, one is pruned, one of its configuration fails."""
+    watch = Watch(console, 12, clock=clock)
     with watch:
         for number in range(3):
-            watch.trial_started(number, run)
+            watch.trial_started(assignment(number, 1 if number == 2 else None))
             if number < 2:
-                watch.trial_reported(number, report(10), rungs(0.9, 0.4 + number / 10), 0.6)
+                watch.trial_reported(number, progress(10, 0.9, 0.4 + number / 10))
+        clock.now = 1800.0
         done = rungs(0.95, 0.85, 0.75)
         watch.trial_ended(0, Outcome(state="COMPLETE", score=0.9, ladder=done, test=done))
         watch.trial_ended(1, Outcome(state="PRUNED", reason="score 0.600 at 10 updates"))
@@ -46,46 +91,198 @@ def play(console: Console, run: RunConfig) -> Watch:
     return watch
 
 
-def test_plain_lines_away_from_a_terminal(run: RunConfig) -> None:
-    shown = io.StringIO()
-    play(Console(file=shown, width=40), run)  # narrower than the lines: none is broken
-    assert shown.getvalue().splitlines() == [
-        "#0 starts: k_top=2 k_att=2 k_trunc=3 linear rate=0.01",
+def test_plain_lines_away_from_a_terminal() -> None:
+    lines = io.StringIO()
+    play(Console(file=lines, width=40), Clock())  # narrower than the lines: none is broken
+    assert lines.getvalue().splitlines() == [
+        f"#0 starts: {LABEL}",
         "#0 10/20 updates, 123/s, loss 0.500, 5: 90.0%  10: 40.0%, score 0.600",
-        "#1 starts: k_top=2 k_att=2 k_trunc=3 linear rate=0.01",
+        f"#1 starts: {LABEL}",
         "#1 10/20 updates, 123/s, loss 0.500, 5: 90.0%  10: 50.0%, score 0.600",
-        "#2 starts: k_top=2 k_att=2 k_trunc=3 linear rate=0.01",
-        "#0 done: 5: 95.0%  10: 85.0%  20: 75.0%  [1 of 12]",
-        "#1 pruned: score 0.600 at 10 updates  [2 of 12]",
-        "#2 failed: DivergedError: no finite gradient  [2 of 12]",
+        f"#2 starts: as #1  {LABEL}",
+        "#0 done: 5: 95.0%  10: 85.0%  20: 75.0%  [1 of 12, left –]",
+        "#1 pruned: score 0.600 at 10 updates  [2 of 12, left 1 h 40 min]",
+        "#2 (as #1) failed: DivergedError: no finite gradient  [3 of 12, left 1 h 40 min]",
     ]
 
 
-def test_a_table_on_a_terminal(run: RunConfig) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, width=160, height=30, force_terminal=True, color_system=None)
-    play(console, run)
-    last = shown.getvalue().split("trials: ")[-1]
-    assert last.startswith("2 of 12")
-    rows = {line.split("│")[1].strip(): line for line in last.splitlines() if line.startswith("│")}
-    assert "done" in rows["0"]
-    assert "5: 95.0%  10: 85.0%  20: 75.0%" in rows["0"]
-    assert "pruned" in rows["1"]
-    assert "5: 90.0%  10: 50.0%" in rows["1"]
-    assert "DivergedError: no finite gradient" in rows["2"]
-    assert "starts" not in shown.getvalue()
+def test_a_table_on_a_terminal() -> None:
+    console = terminal()
+    watch = play(console, Clock())
+    lines = shown(watch)
+    assert lines[0] == (
+        "0 running, 1 pruned, 1 failed, 1 done of 12 · best 0.900 by #0 · 6 trials/h · "
+        "left 1 h 40 min"
+    )
+    assert re.split(r"\s{2,}", lines[1].strip()) == [
+        *("#", "state", "configuration", "update", "per s", "loss", "score"),
+        *("at 5", "at 10", "at 20"),
+    ]
+    assert re.split(r"\s{2,}", row(lines, 0).strip()) == [
+        *("0", "done", LABEL, "10/20", "123", "0.500", "0.900", "95.0%", "85.0%", "75.0%")
+    ]
+    assert re.split(r"\s{2,}", row(lines, 1).strip())[6:] == ["0.600", "90.0%", "50.0%"]
+    assert f"failed  as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert lines[0] in out  # drawn live
+    assert "starts" not in out
 
 
-def test_the_table_never_outgrows_the_terminal(run: RunConfig) -> None:
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_configuration_alone_gives_way_on_a_narrow_terminal(width: int) -> None:
+    model = SAB.Config(hidden=4, k_top=10, k_att=10, k_trunc=100, normalizer="softmax")
+    train = TrainConfig(updates=20000)
+    run = records.assignment().run
+    run = type(run)(task=run.task, trial=TrialConfig(model=model, train=train), seed=0)
+    watch = Watch(terminal(width), 9)
+    ladder = Ladder(lengths=(5, 10, 20, 500, 1000), select=(5, 10, 20), sequences=8)
+    watch.trial_started(records.assignment(7, 5, run=run, ladder=ladder))
+    watch.trial_reported(7, progress(10000, 1.0, 0.5, 0.25, loss=1e30))
+    lines = shown(watch)
+    assert max(map(len, lines)) <= width
+    head, cells = lines[-2], re.split(r"\s{2,}", lines[-1].strip())  # one line a trial
+    assert cells[:3] == ["7", "running", "as #5"]
+    assert cells[-3:] == ["100.0%", "50.0%", "25.0%"]
+    assert {"10000/20000", "0.600"} < set(cells)
+    assert ("softmax" in cells[3]) == (width == 200)
+    assert cells[3].endswith("…") == (width == 80)
+    assert ("1.0e+30" in cells) == (width == 200)  # speed and loss need room
+    assert ("at 1000" in head) == (width == 200)
+
+
+def test_the_table_never_outgrows_the_terminal() -> None:
     """The latest trials stay in sight, those that run below those that ended."""
-    console = Console(file=io.StringIO(), width=160, height=14, force_terminal=True)
-    watch = Watch(console, 40)
-    for number in range(40):
-        watch.trial_started(number, run)
-        if number != 5:
+    watch = Watch(terminal(height=14), 100)
+    for number in range(100):
+        watch.trial_started(assignment(number))
+        if number % 2 and number != 5:
             watch.trial_ended(number, Outcome(state="PRUNED", reason="low"))
-    lines = console.render_lines(watch._table(), console.options)
-    assert len(lines) <= 14
-    text = ["".join(segment.text for segment in line) for line in lines]
-    numbers = [row.split("│")[1].strip() for row in text if row.startswith("│")]
-    assert numbers == [str(n) for n in range(33, 40)] + ["5"]
+    lines = shown(watch)
+    assert len(lines) == 13  # and the cursor on the last
+    assert lines[1] == "… and 90 more, 41 of them running"
+    numbers = [int(line.split()[0]) for line in lines[3:]]
+    assert numbers == list(range(80, 100, 2))
+    few = Watch(terminal(height=14), 100)
+    for number in range(4):
+        few.trial_started(assignment(number))
+        few.trial_ended(number, Outcome(state="PRUNED")) if number != 1 else None
+    assert [int(line.split()[0]) for line in shown(few)[2:]] == [0, 2, 3, 1]
+
+
+def test_a_trial_that_is_taken_up_again_goes_on() -> None:
+    """By an earlier search's record, updates and all; or because it started here before."""
+    earlier = [
+        records.trial(3, score=0.7),
+        records.trial(4, score=0.9, state=TrialState.FAIL),
+        records.trial(5),
+    ]
+    earlier[2].scores[10] = 0.4
+    lines = io.StringIO()
+    watch = Watch(Console(file=lines), 12, ended=2, earlier=earlier)
+    watch.trial_started(assignment(5))
+    assert re.search(r"5  goes on  .* 10/20", row(shown(watch), 5))
+    watch.trial_reported(5, progress(10, 0.5))  # told again; the earlier search has shown it
+    watch.trial_reported(5, progress(20, 0.6))
+    watch.trial_started(assignment(6))
+    watch.trial_started(assignment(6))
+    assert [line.split(":")[0] for line in lines.getvalue().splitlines()] == [
+        "#5 goes on at 10/20 updates",
+        "#5 20/20 updates, 123/s, loss 0.500, 5",
+        "#6 starts",
+        "#6 goes on",
+    ]
+    summary = shown(watch)[0]
+    assert "2 running, 0 pruned, 0 failed, 0 done, 2 before of 12 · best 0.700 by #3" in summary
+    watch.trial_ended(5, Outcome(state="COMPLETE", score=0.8, ladder=rungs(0.8)))
+    assert "best 0.800 by #5" in shown(watch)[0]
+    assert "[3 of 12, left –]" in lines.getvalue()
+    assert "5  done " in row(shown(watch), 5)
+
+
+def test_the_best_is_never_a_failed_trial() -> None:
+    watch = Watch(terminal(), 12)
+    assert "best –" in shown(watch)[0]
+    for number, score in enumerate((0.5, 0.9, 0.5)):
+        watch.trial_started(assignment(number))
+        watch.trial_reported(number, progress(10, 0.5, score=score))
+    assert "best 0.900 by #1" in shown(watch)[0]
+    bold = [
+        line[0].text.strip()
+        for line in watch.console.render_lines(watch._screen(), watch.console.options)[2:]
+        if line[0].style and line[0].style.bold
+    ]
+    assert bold == ["1"]
+    watch.trial_ended(1, Outcome(state="FAIL", reason="lost"))
+    assert "best 0.500 by #0" in shown(watch)[0]
+
+
+def test_time_left_counts_on_as_many_places_as_ran_at_once() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    for number in range(4):
+        pace.start(number)
+    clock.now = 100.0
+    pace.end(0)
+    assert (pace.left(9), pace.rate) == (None, 36.0)
+    pace.end(1)
+    # 2 run and are to take 100 s in all, as 2 did; 6 wait; 4 places, and 3 empty half a round.
+    assert pace.left(8) == pytest.approx((6 * 100 + 100 / 2 * 3) / 4)
+    assert pace.rate == 72.0
+
+
+def test_time_left_is_not_taken_from_the_quick_ones_alone() -> None:
+    """Half are pruned after a tenth: the others, which still run, take their full time."""
+    clock = Clock()
+    pace = Pace(clock)
+    for number in range(8):
+        pace.start(number)
+    clock.now = 10.0
+    for number in range(8):
+        pace.report(number, 90.0)
+    for number in range(4):
+        pace.end(number)
+    clock.now = 20.0
+    mean = (4 * 10 + 4 * 100) / 8
+    assert pace.left(24) == pytest.approx((20 * mean + 4 * 80 + mean / 2 * 7) / 8)
+    assert pace.left(4) == 80.0  # none waits: the longest of those that run
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (42.4, "42 s"),
+        (59.9, "1 min"),
+        (3599, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (273600, "3 d 4 h"),
+    ],
+)
+def test_a_duration_in_words(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_console_that_fails_does_not_end_the_search() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    watch = Watch(Console(file=Full()), 2)
+    watch.trial_started(assignment(0))
+    watch.trial_reported(0, progress(10, 0.5))
+    watch.trial_ended(0, Outcome(state="PRUNED", reason="low"))
+    assert watch.rows[0].state == "pruned"
+
+
+@pytest.mark.parametrize("console", [terminal(), Console(file=io.StringIO())])
+def test_a_report_takes_less_than_a_millisecond(console: Console) -> None:
+    watch = Watch(console, 1000)
+    for number in range(500):
+        watch.trial_started(assignment(number))
+    reports = [progress(10, 0.5, 0.5, seconds=n) for n in range(300)]
+    took = []
+    for number, report in enumerate(reports):
+        begun = time.perf_counter()
+        watch.trial_reported(number, report)
+        took.append(time.perf_counter() - begun)
+    assert sorted(took)[len(took) // 2] < 1e-3

@@ -35,7 +35,7 @@ def status(study: optuna.Study, alive: bool) -> RenderableType:
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
     ends = sorted((t for t in frozen if t.state.is_finished()), key=_when)
     parts: list[RenderableType] = [
-        Text(f"Study {study.study_name}: {_counts(study, frozen, alive)}"),
+        Text(f"Study {study.study_name}: {_counts(frozen, alive)}"),
         Text("A search is writing to it now." if alive else "No search is writing to it now."),
         Text(_best(list(trials.values()), _states(alive))),
     ]
@@ -51,12 +51,10 @@ def _states(alive: bool) -> dict[TrialState, str]:
     return STATES if alive else STATES | {TrialState.RUNNING: "interrupted"}
 
 
-def _counts(study: optuna.Study, frozen: Sequence[FrozenTrial], alive: bool) -> str:
+def _counts(frozen: Sequence[FrozenTrial], alive: bool) -> str:
     by_state = Counter(trial.state for trial in frozen)
     states = ", ".join(f"{by_state[s]} {word}" for s, word in _states(alive).items() if by_state[s])
-    planned = record.plan(study).get("trials")
-    wanted = f"; {record.ended(study)} of {planned} ended" if planned else ""
-    return (states or "no trial yet") + wanted
+    return states or "no trial yet"
 
 
 def _best(trials: Sequence[TrialRecord], states: dict[TrialState, str]) -> str:

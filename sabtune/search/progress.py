@@ -109,7 +109,7 @@ def duration(seconds: float | None) -> str:
     """In the two largest units that matter; – if it isn't known."""
     if seconds is None:
         return "–"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
