@@ -10,6 +10,7 @@ pickle is written or read.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,13 +46,16 @@ def _load_pyfunc(path: str) -> Recall:
 
 
 def log(directory: Path, *, run_id: str, name: str) -> str:
-    """Logs the model of a checkpoint to a run of MLflow; returns the model's URI.
+    """Logs the model of a checkpoint to a run of MLflow that has ended; returns the model's URI.
 
     Raises CheckpointError if the checkpoint is damaged, and whatever MLflow raises.
     """
     task = checkpoint.load_run(directory).task.build()
-    with tempfile.TemporaryDirectory() as staged:
+    with tempfile.TemporaryDirectory() as staged, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about type hints of MLflow's own, when it loads pyfunc
         checkpoint.export_model(directory, Path(staged))
+        client = mlflow.MlflowClient()
+        before = client.get_run(run_id).info
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name=name,
@@ -64,4 +68,5 @@ def log(directory: Path, *, run_id: str, name: str) -> str:
                 input_example=np.zeros((1, 1, task.inputs), np.float32),
                 pip_requirements=[f"{package}=={version(package)}" for package in REQUIRED],
             )
+        client.set_terminated(run_id, before.status, before.end_time)  # not as FINISHED just now
     return str(info.model_uri)

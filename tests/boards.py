@@ -1,0 +1,202 @@
+"""MLflow as tests need it: a real server, a study's runs, trials to show there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from sabtune.config import RunConfig
+from sabtune.evaluation import Ladder, Rung
+from sabtune.schema import flatten
+from sabtune.tracking import Tracker
+from sabtune.training import Report
+from sabtune.trial import Assignment, Progress
+from sabtune.watcher import Outcome, Picture
+
+ENOUGH = 100.0
+"""Seconds that are plenty for what is waited for."""
+
+
+class Server:
+    """A real MLflow server, which can be stopped and started again."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}"]
+        command += ["--artifacts-destination", str(self.root / "artifacts")]
+        with (self.root / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True
+            )
+        until(self._is_healthy)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test's study is shown."""
+
+    uri: str
+    study: str
+    artifacts: Path | None
+
+    def tracker(self) -> Tracker:
+        return Tracker(self.uri, self.study, self.artifacts)
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    @property
+    def experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        assert found is not None
+        return str(found.experiment_id)
+
+    def searches(self) -> list[Run]:
+        return [run for run in self.runs() if "sabtune.search" in run.data.tags]
+
+    def trials(self) -> dict[int, Run]:
+        """By number, of which each has just one run, below the search's."""
+        runs = [run for run in self.runs() if "sabtune.number" in run.data.tags]
+        found = {int(run.data.tags["sabtune.number"]): run for run in runs}
+        assert len(found) == len(runs)
+        parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
+        assert parents <= {run.info.run_id for run in self.searches()}
+        return found
+
+    def runs(self) -> list[Run]:
+        return list(self.client.search_runs([self.experiment]))
+
+    def curve(self, run: Run, key: str) -> list[tuple[int, float]]:
+        """(step, value) of every point, by step."""
+        points = self.client.get_metric_history(run.info.run_id, key)
+        return [(point.step, point.value) for point in sorted(points, key=lambda p: p.step)]
+
+    def everything(self) -> dict[str, Any]:
+        """All that MLflow knows of the study."""
+        found = {}
+        for run in self.client.search_runs([self.experiment], run_view_type=ViewType.ALL):
+            history = self.client.get_metric_history
+            curves = {
+                key: [vars(p) for p in history(run.info.run_id, key)] for key in run.data.metrics
+            }
+            found[run.info.run_id] = (dict(run.info), run.data.params, run.data.tags, curves)
+        return found
+
+
+def until(holds: Callable[[], object]) -> None:
+    limit = time.monotonic() + ENOUGH
+    while not holds():
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.05)
+
+
+def assignment(run: RunConfig, number: int, configuration: int | None = None) -> Assignment:
+    return Assignment(
+        number=number,
+        configuration=number if configuration is None else configuration,
+        run=run,
+        ladder=Ladder(lengths=(5, 10), select=(5,)),
+        evaluation_seed=1,
+        threads=1,
+    )
+
+
+def progress(step: int, loss: float = 1.0) -> Progress:
+    report = Report(
+        step=step,
+        loss=loss,
+        accuracy=0.5,
+        gradient_norm=2.0,
+        skipped=0,
+        updates_per_second=9.0,
+        in_force={"k_top": 3.0},
+    )
+    return Progress(report=report, ladder=(), score=0.1, seconds=step / 10, memory=64.0)
+
+
+def rungs(accuracy: float) -> list[Rung]:
+    return [Rung(length=at, accuracy=accuracy, loss=0.5, sequences=8) for at in (5, 10)]
+
+
+COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=rungs(0.75), test=rungs(0.5))
+
+
+def pictures(run: RunConfig) -> list[Picture]:
+    """One trial of each kind."""
+    history = [progress(step) for step in (5, 10, 15)]
+    pruned = Outcome(state="PRUNED", reason="behind its rivals", ladder=rungs(0.25))
+    return [
+        Picture(assignment=assignment(run, 0), history=history, outcome=COMPLETE),
+        Picture(assignment=assignment(run, 1), history=history[:2], outcome=pruned),
+        Picture(assignment=assignment(run, 2), history=history[:1], outcome=None),
+        Picture(
+            assignment=assignment(run, 3),
+            history=[],
+            outcome=Outcome(state="FAIL", reason="diverged"),
+        ),
+    ]
+
+
+def tell(tracker: Tracker, picture: Picture) -> None:
+    number = picture.assignment.number
+    tracker.trial_started(picture.assignment)
+    for reported in picture.history:
+        tracker.trial_reported(number, reported)
+    if picture.outcome is not None:
+        tracker.trial_ended(number, picture.outcome)
+
+
+def assert_shows(place: Place, told: list[Picture]) -> None:
+    trials = place.trials()
+    assert sorted(trials) == [picture.assignment.number for picture in told]
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
+    for picture in told:
+        shown = trials[picture.assignment.number]
+        state = picture.outcome.state if picture.outcome else "RUNNING"
+        assert shown.info.status == status[state]
+        assert shown.data.tags["sabtune.state"] == state
+        reason = picture.outcome.reason if picture.outcome else ""
+        assert shown.data.tags["sabtune.reason"] == reason
+        params = flatten(picture.assignment.run.to_dict())
+        assert shown.data.params == {key: str(value) for key, value in params.items()}
+        steps = [reported.report.step for reported in picture.history]
+        for key in ("loss", "score", "k_top", "skipped_updates"):
+            assert [step for step, _ in place.curve(shown, key)] == steps, key
+        assert place.curve(shown, "seconds") == [(step, step / 10) for step in steps]
+        assert place.curve(shown, "peak_memory_mib") == [(step, 64.0) for step in steps]
+        for key in ("ladder", "test"):
+            carried = getattr(picture.outcome, key) if picture.outcome else ()
+            curve = place.curve(shown, f"{key}_accuracy")
+            assert curve == [(rung.length, rung.accuracy) for rung in carried]

@@ -1,0 +1,216 @@
+"""MLflow's view of a study: written beside the search, made whole again, nothing there twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import pyfunc
+
+from sabtune import checkpoint
+from sabtune.config import RunConfig
+from sabtune.errors import TrackingError
+from sabtune.training import Training
+from sabtune.watcher import Outcome
+from tests.boards import (
+    ENOUGH,
+    Place,
+    Server,
+    assert_shows,
+    assignment,
+    pictures,
+    progress,
+    rungs,
+    tell,
+)
+
+pytestmark = pytest.mark.timeout(300)  # the server alone may take a minute on a busy machine
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(params=["embedded", "server"])
+def place(request: pytest.FixtureRequest, folder: Path) -> Place:
+    """A study of its own for each test, in either kind of MLflow."""
+    study = request.node.name
+    if request.param == "server":
+        return Place(request.getfixturevalue("server").uri, study, None)
+    return Place(f"sqlite:///{folder / 'mlflow.db'}", study, folder / "artifacts")
+
+
+@pytest.fixture
+def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
+    """A study of its own where the kind of MLflow makes no difference."""
+    return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
+
+
+def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
+    told = pictures(run)
+    tracker = place.tracker()
+    for picture in told:
+        tell(tracker, picture)
+    tracker.trial_reported(2, progress(10, loss=math.nan))
+    tracker.search_ended(complete=False, best=rungs(0.5))
+    assert tracker.close(ENOUGH)
+    assert tracker.behind is None
+    told[2] = replace(told[2], history=[*told[2].history, progress(10)])
+    assert_shows(place, told)
+    assert math.isnan(place.curve(place.trials()[2], "loss")[1][1])
+    (search,) = place.searches()
+    assert search.info.status == "KILLED"
+    assert sorted(place.curve(search, "best_test_accuracy")) == [(5, 0.5), (10, 0.5)]
+
+
+def test_a_run_says_whose_seed_it_is(embedded: Place, run: RunConfig) -> None:
+    tracker = embedded.tracker()
+    tracker.trial_started(assignment(run, 5))
+    tracker.trial_started(assignment(replace(run, seed=2), 17, configuration=5))
+    assert tracker.close(ENOUGH)
+    first, further = (embedded.trials()[number] for number in (5, 17))
+    label = run.trial.model.label()
+    assert first.info.run_name == f"#5 {label}"
+    assert further.info.run_name == f"#17 (as #5) {label} seed 2"
+    tags = ("sabtune.number", "sabtune.configuration", "sabtune.seed")
+    assert [further.data.tags[tag] for tag in tags] == ["17", "5", "2"]
+
+
+def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: RunConfig) -> None:
+    (told, *_) = pictures(run)
+    lost = Outcome(state="FAIL", reason="its worker was lost")
+    before = place.tracker()
+    tell(before, replace(told, history=told.history[:2], outcome=lost))
+    assert before.close(ENOUGH)
+    assert place.trials()[0].info.status == "FAILED"
+    after = place.tracker()
+    after.trial_started(told.assignment)
+    after.trial_reported(0, told.history[1])  # from a checkpoint before it: told once more
+    assert after.close(ENOUGH)
+    waiting = replace(told, history=told.history[:2], outcome=None)
+    assert_shows(place, [waiting])
+    last = place.tracker()
+    tell(last, told)
+    assert last.close(ENOUGH)
+    assert_shows(place, [told])
+
+
+def test_what_is_told_of_an_earlier_searchs_trial_is_shown(embedded: Place, run: RunConfig) -> None:
+    told = pictures(run)[2]
+    before = embedded.tracker()
+    tell(before, told)
+    assert before.close(ENOUGH)
+    lost = Outcome(state="FAIL", reason="its worker was lost")
+    after = embedded.tracker()
+    after.trial_ended(2, lost)
+    assert after.close(ENOUGH)
+    assert_shows(embedded, [replace(told, outcome=lost)])
+
+
+def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: RunConfig) -> None:
+    told = pictures(run)
+    tracker = place.tracker()
+    tell(tracker, replace(told[0], history=told[0].history[:1], outcome=None))
+    tell(tracker, replace(told[1], history=told[1].history[1:]))  # one report is missing
+    assert tracker.close(ENOUGH)
+    tracker.sync(told, complete=True, best=rungs(0.5))
+    assert_shows(place, told)
+    (search,) = place.searches()
+    assert search.info.status == "FINISHED"
+    before = place.everything()
+    tracker.sync(told, complete=True, best=rungs(0.5))
+    again = place.tracker()
+    again.sync(told, complete=True, best=rungs(0.5))
+    assert again.close(ENOUGH)
+    assert place.everything() == before
+
+
+def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: RunConfig) -> None:
+    """Seen from outside: it does not notice that the study has a report more, of the same count."""
+    told = pictures(run)
+    tracker = embedded.tracker()
+    for picture in told:
+        tell(tracker, picture)
+    assert tracker.close(ENOUGH)
+    tags = {number: run.data.tags["sabtune.written"] for number, run in embedded.trials().items()}
+    assert tags == {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
+    other = [replace(told[2], history=[progress(20)])]
+    tracker.sync(other, complete=False, best=())
+    assert_shows(embedded, told)
+    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], False, ())
+    assert embedded.curve(embedded.trials()[2], "loss") == [(5, 1.0), (20, 1.0)]
+
+
+def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
+    told = pictures(run)
+    tracker = embedded.tracker()
+    tracker.sync(told, complete=False, best=())
+    first = {number: run.info.run_id for number, run in embedded.trials().items()}
+    (search,) = (run.info.run_id for run in embedded.searches())
+    double = {"sabtune.search": embedded.study}
+    later = embedded.client.create_run(embedded.experiment, tags=double).info.run_id
+    for number in (0, 0, 2):
+        tags = {"sabtune.number": str(number), "mlflow.parentRunId": later}
+        embedded.client.create_run(embedded.experiment, tags=tags)
+    tracker.sync(told, complete=False, best=())
+    assert {number: run.info.run_id for number, run in embedded.trials().items()} == first
+    assert [run.info.run_id for run in embedded.searches()] == [search]
+    assert tracker.close(ENOUGH)
+
+
+def test_a_new_best_trial_is_shown(embedded: Place, run: RunConfig) -> None:
+    tracker = embedded.tracker()
+    for accuracy in (0.5, 0.5, 0.75, 0.75):
+        tracker.sync([], complete=True, best=rungs(accuracy))
+    assert tracker.close(ENOUGH)
+    (search,) = embedded.searches()
+    assert search.data.metrics["best_test_accuracy"] == 0.75
+    assert len(embedded.curve(search, "best_test_accuracy")) == 4
+
+
+def test_another_study_of_the_same_name_is_not_written_over(
+    embedded: Place, run: RunConfig
+) -> None:
+    theirs, ours = pictures(run)[:1], pictures(replace(run, seed=8))[:1]
+    tracker = embedded.tracker()
+    tracker.sync(theirs, complete=True, best=())
+    with pytest.raises(TrackingError, match=r"trial 0 has seed 8, .* of it 7: another study"):
+        tracker.sync(ours, complete=True, best=())
+    tell(tracker, ours[0])
+    assert not tracker.close(ENOUGH)
+    assert "another study" in str(tracker.behind)
+    assert_shows(embedded, theirs)
+
+
+def test_a_model_is_kept_and_its_run_stays_as_it_was(
+    place: Place, run: RunConfig, tmp_path: Path
+) -> None:
+    training = Training(run)
+    next(iter(training))
+    training.save(tmp_path)
+    told = [replace(pictures(run)[1], assignment=assignment(run, 0))]
+    tracker = place.tracker()
+    tell(tracker, told[0])
+    uri = tracker.keep_model(0, tmp_path)
+    assert uri is not None, tracker.behind
+    assert tracker.keep_model(1, tmp_path) is None
+    assert tracker.close(ENOUGH)
+    assert_shows(place, told)
+    x = np.random.default_rng(0).standard_normal((2, 7, training.task.inputs)).astype(np.float32)
+    with torch.no_grad():
+        logits, _ = checkpoint.load_model(tmp_path)(torch.from_numpy(x))
+    np.testing.assert_allclose(pyfunc.load_model(uri).predict(x), logits, rtol=1e-5, atol=1e-6)

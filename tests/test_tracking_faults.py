@@ -1,0 +1,134 @@
+"""MLflow away: a search goes on, and what MLflow missed is shown later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sabtune.config import RunConfig
+from sabtune.errors import TrackingError
+from sabtune.tracking import Tracker
+from tests.boards import (
+    ENOUGH,
+    Place,
+    Server,
+    assert_shows,
+    assignment,
+    pictures,
+    progress,
+    rungs,
+    tell,
+    until,
+)
+
+NOBODY = "http://anna:s3cr3t@127.0.0.1:9"
+"""Port 9 is that of a service long forgotten: nothing listens there."""
+
+AWAY = "MLflow at http://127.0.0.1:9 can't be reached"
+
+QUIET = """
+import sys
+from pathlib import Path
+from tests.boards import ENOUGH, pictures, tell
+from tests.conftest import run
+from sabtune.tracking import Tracker
+
+told = pictures(run.__wrapped__())
+artifacts = Path("artifacts").absolute() if "sqlite" in sys.argv[1] else None
+tracker = Tracker(sys.argv[1], "quiet", artifacts)
+for picture in told:
+    tell(tracker, picture)
+sys.exit(0 if tracker.close(ENOUGH) else 7)
+"""
+
+
+def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_path: Path) -> None:
+    tracker = Tracker(NOBODY, "study", None)
+    for number in range(200):
+        tracker.trial_started(assignment(run, number))
+        tracker.trial_reported(number, progress(5))
+    until(lambda: tracker.behind)
+    assert tracker.behind == AWAY
+    assert tracker.keep_model(0, tmp_path) is None
+    with pytest.raises(TrackingError) as raised:
+        tracker.sync(pictures(run), complete=False, best=())
+    assert str(raised.value) == f"{AWAY}: see to it, then do this again"
+    assert not tracker.close(ENOUGH)
+    tracker.trial_reported(0, progress(10))  # too late, and still no trouble
+    assert "s3cr3t" not in str(tracker.behind)
+
+
+def test_a_tracker_that_had_nothing_to_tell_has_lost_nothing(run: RunConfig) -> None:
+    tracker = Tracker(NOBODY, "study", None)
+    until(lambda: tracker.behind)
+    assert tracker.behind == AWAY
+    assert tracker.close(ENOUGH)
+
+
+def test_what_failed_once_is_tried_again(run: RunConfig, tmp_path: Path) -> None:
+    database = tmp_path / "not yet" / "mlflow.db"
+    database.parent.write_text("a file where the folder should be")
+    place = Place(f"sqlite:///{database}", "study", tmp_path)
+    tracker = place.tracker()
+    until(lambda: tracker.behind)
+    tell(tracker, pictures(run)[0])
+    database.parent.unlink()
+    database.parent.mkdir()
+    until(lambda: tracker.behind is None)
+    assert tracker.close(ENOUGH)
+    assert_shows(place, pictures(run)[:1])
+
+
+@pytest.mark.parametrize(("uri", "code"), [("sqlite:///mlflow.db", 0), (NOBODY, 7)])
+def test_mlflow_says_nothing(uri: str, code: int, tmp_path: Path) -> None:
+    """Neither when its database is made, nor when its server is away."""
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, uri],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == code
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_server_that_comes_back_is_made_whole(server: Server, run: RunConfig) -> None:
+    told = pictures(run)
+    place = Place(server.uri, "study", None)
+    tracker = place.tracker()
+    tell(tracker, told[0])
+    tracker.trial_started(told[1].assignment)
+    tracker.trial_reported(1, told[1].history[0])
+    until(lambda: place.client.get_experiment_by_name("study") and 1 in place.trials())
+    server.stop()
+    for picture in told[2:]:
+        tell(tracker, picture)
+    until(lambda: tracker.behind)
+    with pytest.raises(TrackingError, match="can't be reached"):
+        tracker.sync(told, complete=False, best=())
+    server.start()
+    tracker.trial_reported(1, told[1].history[1])
+    assert told[1].outcome is not None
+    tracker.trial_ended(1, told[1].outcome)
+    tracker.close(ENOUGH)
+    tracker.sync(told, complete=True, best=rungs(0.5))
+    assert tracker.behind is None
+    assert_shows(place, told)
+    before = place.everything()
+    tracker.sync(told, complete=True, best=rungs(0.5))
+    assert place.everything() == before
