@@ -117,7 +117,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    with _watch(console, file, place) as watchers:
+    with _watch(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     _report(console, name, place)
     where = _where(store, files, tracking)
@@ -274,13 +274,23 @@ def _lengths(text: str | None) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def _watch(console: Console, file: StudyFile, store: Store) -> Iterator[list[Watcher]]:
-    """Those who watch a search; an interrupt that Tune doesn't take ends the search like one."""
+def _watch(
+    console: Console, file: StudyFile, store: Store, retry_failed: bool = False
+) -> Iterator[list[Watcher]]:
+    """Those who watch a search, told how the study stands before it."""
+    from sabtune.search import record
     from sabtune.search.logbook import Logbook
     from sabtune.search.progress import Watch
+    from sabtune.search.run import failed
 
-    with Watch(console, file.study.trials) as watch:
-        yield [watch, Logbook(store.log(file.study.name))]
+    name = file.study.name
+    study = record.open_study(store, name) if name in record.names(store) else None
+    ended = record.ended(study) if study else 0
+    if study and retry_failed:
+        ended -= len(failed(study))
+    earlier = record.records(study) if study else []
+    with Watch(console, file.study.trials, ended=ended, earlier=earlier) as watch:
+        yield [watch, Logbook(store.log(name))]
 
 
 def _close(console: Console, ending: Ending, again: str, sync: str) -> None:
@@ -306,10 +316,11 @@ def _where(store: str, files: Path | None, tracking: str | None) -> str:
 
 
 def _report(console: Console, study: str, store: Store) -> None:
-    from sabtune.report import summary
-    from sabtune.search.record import open_study
+    from sabtune.report import contest, summary
+    from sabtune.search.record import open_study, plan
 
-    console.print(summary(open_study(store, study)))
+    opened = open_study(store, study)
+    console.print(contest.page(opened) if "contest" in plan(opened) else summary(opened))
 
 
 def _command() -> str:

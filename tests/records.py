@@ -58,4 +58,5 @@ def trial(
         memory=1.0,
         started=None,
         environment={},
+        constraints={},
     )

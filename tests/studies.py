@@ -24,7 +24,7 @@ STUDY = Study(
     pruning=ASHA(grace=30, reduction=2),
 )
 
-RATES = {"good": 0.02, "bad": 1e-6, "mad": 1e30}
+RATES = {"good": 0.02, "bad": 1e-6, "mad": 3e38}
 
 
 def space(trial):

@@ -66,7 +66,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
 def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     file = learnable(tmp_path, updates=1500, name="killed")
     only_good = '{"good": 0.02}'
-    text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 1e30}', only_good)
+    text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', only_good)
     file.write_text(text.replace("pruning=ASHA(grace=30, reduction=2)", "pruning=None"))
     command = [sys.executable, "-u", "-m", "sabtune", "search", str(file)]
     command += ["--store", "store", "--trials", "1"]

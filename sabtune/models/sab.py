@@ -14,6 +14,9 @@ from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
 from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check, check_whole
 
+ALL = 10**9
+"""A k_top that keeps every memory, however long the sequence."""
+
 
 class SAB(Attentive):
     """The paper's model: its equations are in `ops.reference`, their fast path in `ops.fused`."""
@@ -22,7 +25,7 @@ class SAB(Attentive):
     class Config(ModelConfig):
         """The sparsity of the memory, in the paper's names.
 
-        k_top: memories kept a step, at the end of the schedule.
+        k_top: memories kept a step, at the end of the schedule; ALL for every one.
         k_att: every k_att-th state is remembered.
         k_trunc: steps of local back-propagation; 0 for no truncation.
         schedule: how k_top gets there.
@@ -51,7 +54,8 @@ class SAB(Attentive):
 
         def label(self) -> str:
             schedule = type(self.schedule).__name__.lower()
-            words = [f"k_top={self.k_top} k_att={self.k_att} k_trunc={self.k_trunc} {schedule}"]
+            k_top = "all" if self.k_top >= ALL else self.k_top
+            words = [f"k_top={k_top} k_att={self.k_att} k_trunc={self.k_trunc} {schedule}"]
             words += [self.scoring] * (self.scoring != "mlp")
             words += [self.normalizer] * (self.normalizer != "sum")
             words += [self.form] * (self.form != "paper")

@@ -18,6 +18,7 @@ from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Ladder
 from sabtune.models import SAB
+from sabtune.models.sab import ALL
 from sabtune.schedule import Constant
 from sabtune.schema import KIND
 from sabtune.search import record
@@ -53,7 +54,8 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, TrialCo
             assert run is not None
             kind = run.to_dict()["trial"]["model"][KIND]
             if len(found) < top if place == 0 else kind not in kinds:
-                found[f"{name} #{configuration.number} {run.trial.model.label()}"] = run.trial
+                of = f"{name} " if len(names) > 1 else ""
+                found[f"{of}#{configuration.number} {run.trial.model.label()}"] = run.trial
             kinds.add(kind)
     return found
 
@@ -64,22 +66,18 @@ def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
     if not isinstance(model, SAB.Config):
         raise StoreError(f"the winner is {model.label()}: an ablation wants a SAB model")
     changes: dict[str, dict[str, object]] = {
-        "k_top → all": {"k_top": DENSE, "schedule": Constant()},
+        "k_top → all": {"k_top": ALL, "schedule": Constant()},
         "k_att → 1": {"k_att": 1},
         "k_trunc → full": {"k_trunc": 0},
         "schedule → constant": {"schedule": Constant()},
         "form → released": {"form": "released", "scoring": "mlp", "normalizer": "sum"},
     }
-    grid = {f"winner: {model.label()}": config}
+    grid = {"winner": config}
     for label, change in changes.items():
         other = dataclasses.replace(model, **change)  # type: ignore[arg-type]
         if other != model:
             grid[label] = dataclasses.replace(config, model=other)
     return grid
-
-
-DENSE = 10**9
-"""A k_top that keeps every memory."""
 
 
 def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
@@ -118,9 +116,14 @@ def contest(
     )
     own = dataclasses.replace(file, study=study)
     with locked(name, store):
-        opened, _ = open_or_create(own, store)
+        opened = open_or_create(own, store)
         record.set_plan(
-            opened, {**record.plan(opened), "searched": list(file.study.ladder.lengths)}
+            opened,
+            {
+                **record.plan(opened),
+                "searched": list(file.study.ladder.lengths),
+                "contest": {label: config.model.label() for label, config in configs.items()},
+            },
         )
         enqueued = {
             (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"])

@@ -84,11 +84,14 @@ class Race:
         found.started += 1
 
     def end(self, trial: TrialRecord) -> None:
-        """One has ended: a failed one with a score of 0, a pruned one with its last."""
+        """One has ended: a failed one with a score of 0, a pruned one with its last.
+
+        One that breaks a constraint counts, and is never the best.
+        """
         configuration = self.configurations[trial.configuration]
         configuration.scores.append(trial.score)
         configuration.solved.append(trial.solved)
-        if trial.state == TrialState.COMPLETE:
+        if trial.state == TrialState.COMPLETE and trial.feasible:
             configuration.complete.append(trial)
 
     @classmethod

@@ -68,6 +68,12 @@ class TrialRecord:
     memory: float
     started: datetime | None
     environment: dict[str, Any]
+    constraints: dict[str, float]  # above 0 where one is broken
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it breaks no constraint."""
+        return all(value <= 0 for value in self.constraints.values())
 
     @property
     def run(self) -> RunConfig | None:
@@ -123,6 +129,7 @@ class TrialRecord:
             memory=attrs.get(MEMORY, 0.0),
             started=trial.datetime_start,
             environment=attrs.get(ENVIRONMENT, {}),
+            constraints=dict(trial.constraints),
         )
 
     @property

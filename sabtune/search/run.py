@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import optuna
+from optuna.trial import TrialState
 from ray import tune
 
 from sabtune.search import record
@@ -15,9 +15,10 @@ from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
 from sabtune.search.cluster import own_ray, places
 from sabtune.search.locks import locked
-from sabtune.search.objectives import directions, values
+from sabtune.search.objectives import directions
 from sabtune.search.projection import Projection
 from sabtune.search.racing import Race
+from sabtune.search.record import TrialRecord
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.study import Study, StudyFile
@@ -57,10 +58,9 @@ def search(
     writing to the study.
     """
     with locked(file.study.name, store):
-        study, new = open_or_create(file, store)
-        if new:
-            for point in file.study.points:
-                study.enqueue_trial(dict(point))
+        study = open_or_create(file, store)
+        for point in file.study.points:
+            study.enqueue_trial(dict(point), skip_if_exists=True)
         if warm_start is not None:
             enqueue_best(study, record.open_study(store, warm_start))
         if retry_failed:
@@ -96,13 +96,7 @@ def execute(
         budget,
     )
     projection = Projection(study, store)
-    teller = Teller(
-        study,
-        race,
-        budget,
-        partial(values, file.study.objectives),
-        [projection.tracker, *watchers],
-    )
+    teller = Teller(study, race, budget, file, [projection.tracker, *watchers])
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in known:
@@ -112,18 +106,17 @@ def execute(
         tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
     complete = record.ended(study) >= trials
     behind = projection.finish(complete)
-    if asker.problem is not None:
-        raise asker.problem
+    problem = asker.problem or teller.problem
+    if problem is not None:
+        raise problem
     return Ending(complete=complete, out_of_budget=budget.spent, behind=behind)
 
 
-def open_or_create(file: StudyFile, store: Store) -> tuple[optuna.Study, bool]:
-    """The study in the store's database, and whether it is new."""
-    storage = record.store_of(store)
-    known = [study.study_name for study in storage.get_all_studies()]
+def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
+    """The study in the store's database, made if need be."""
     study = optuna.create_study(
         study_name=file.study.name,
-        storage=storage,
+        storage=record.store_of(store),
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
@@ -138,22 +131,31 @@ def open_or_create(file: StudyFile, store: Store) -> tuple[optuna.Study, bool]:
             "file": str(file.path.resolve()),
         },
     )
-    return study, file.study.name not in known
+    return study
+
+
+def failed(study: optuna.Study) -> list[TrialRecord]:
+    """Failed trials that nobody has run again, or is about to."""
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get(record.RETRY_OF) for trial in trials}
+    return [
+        trial
+        for trial in record.records(study)
+        if trial.state == TrialState.FAIL and trial.run is not None and trial.number not in again
+    ]
 
 
 def enqueue_failed(study: optuna.Study) -> None:
     """Failed trials again, each once, with the seed it had."""
-    trials = record.records(study)
-    waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
-    again = {trial.retry_of for trial in trials}
-    again |= {trial.user_attrs.get(record.RETRY_OF) for trial in waiting}
-    for trial in trials:
-        failed = trial.state == optuna.trial.TrialState.FAIL
-        if failed and trial.run is not None and trial.number not in again:
-            params = trial.params or None
-            record.enqueue(
-                study, trial.run, params=params, label=trial.label, retry_of=trial.number
-            )
+    for trial in failed(study):
+        assert trial.run is not None
+        record.enqueue(
+            study,
+            trial.run,
+            params=trial.params or None,
+            label=trial.label,
+            retry_of=trial.number,
+        )
 
 
 WARM_POINTS = 5

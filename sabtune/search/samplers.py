@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
 
-from sabtune.search.record import TrialRecord
 from sabtune.search.study import StudyFile
 
 
@@ -21,7 +18,6 @@ def sampler(file: StudyFile, told: int) -> BaseSampler:
     """
     study = file.study
     seed = study.seed + told
-    constraints = _constraints(file)
     match study.sampler:
         case "tpe":
             together = len(study.objectives) == 1
@@ -32,14 +28,12 @@ def sampler(file: StudyFile, told: int) -> BaseSampler:
                     n_startup_trials=study.startup,
                     multivariate=together,
                     group=together,
-                    constraints_func=constraints,
                 )
         case "gp":
             return GPSampler(
                 seed=seed,
                 n_startup_trials=study.startup,
                 warn_independent_sampling=False,
-                constraints_func=constraints,
             )
         case "cmaes":
             return CmaEsSampler(
@@ -47,14 +41,3 @@ def sampler(file: StudyFile, told: int) -> BaseSampler:
             )
         case "random":
             return RandomSampler(seed=seed)
-
-
-def _constraints(file: StudyFile) -> Callable[[FrozenTrial], Sequence[float]] | None:
-    given = file.constraints
-    if given is None:
-        return None
-
-    def of(trial: FrozenTrial) -> Sequence[float]:
-        return given(TrialRecord.of(trial))
-
-    return of

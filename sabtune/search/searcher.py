@@ -6,8 +6,9 @@ tells Optuna that a trial which the scheduler stopped is complete.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from sabtune.search import record
 from sabtune.search.assigning import Assigner
 from sabtune.search.attempts import checkpoints, directory, history
 from sabtune.search.budget import Budget
+from sabtune.search.objectives import values
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
+from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Answer, Order
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
@@ -111,12 +114,13 @@ class Teller(_Stays, tune.Callback):
         study: optuna.Study,
         race: Race,
         budget: Budget,
-        values: Callable[[Sequence[Progress]], list[float]],
+        file: StudyFile,
         watchers: Sequence[Watcher],
     ):
         self.study, self.race, self.budget = study, race, budget
-        self.values, self.watchers = values, watchers
+        self.file, self.watchers = file, watchers
         self.running: dict[int, Running] = {}  # by number
+        self.problem: StudyFileError | None = None  # of the constraints
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -204,12 +208,34 @@ class Teller(_Stays, tune.Callback):
         )
         if trial.checkpoint is not None:
             running.trial.set_user_attr(record.CHECKPOINT, trial.checkpoint.path)
-        values = self.values(running.history) if complete else None
-        record.end(running.trial, outcome, values, last)
+        made = values(self.file.study.objectives, running.history) if complete else None
+        if made is not None:
+            for name, value in self._constraints(running, outcome, made).items():
+                running.trial.set_constraint(name, value)
+        record.end(running.trial, outcome, made, last)
         ended = self.study.get_trials(deepcopy=False)[running.assignment.number]
         self.race.end(TrialRecord.of(ended))
         for watcher in self.watchers:
             watcher.trial_ended(running.assignment.number, outcome)
+
+    def _constraints(
+        self, running: Running, outcome: Outcome, values: list[float]
+    ) -> dict[str, float]:
+        """What the study file says of a trial that is about to be complete."""
+        frozen = self.study.get_trials(deepcopy=False)[running.assignment.number]
+        trial = dataclasses.replace(
+            TrialRecord.of(frozen),
+            state=TrialState.COMPLETE,
+            values=values,
+            ladder=list(outcome.ladder),
+            seconds=running.history[-1].seconds,
+            memory=running.history[-1].memory,
+        )
+        try:
+            return self.file.constrained(trial)
+        except StudyFileError as problem:
+            self.problem = problem
+            return {"the study file's constraints failed": 1.0}
 
 
 class Running:

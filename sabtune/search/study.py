@@ -7,7 +7,7 @@ import importlib.util
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from sabtune.tasks import TaskConfig
 from sabtune.trial import Limits
 
 Space = Callable[[optuna.Trial], TrialConfig]
-Constraints = Callable[[TrialRecord], Sequence[float]]
+Constraints = Callable[[TrialRecord], Mapping[str, float]]
 Sampler = Literal["tpe", "cmaes", "gp", "random"]
 Objective = Literal["score", "seconds_per_update", "peak_memory"]
 
@@ -107,7 +107,8 @@ class Study(Config):
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A loaded study file. `constraints`: numbers above 0 where a trial breaks one."""
+    """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
+    one; such a trial is never the best."""
 
     path: Path
     study: Study
@@ -138,6 +139,15 @@ class StudyFile:
                 f"{self.path}: space(trial) returned {config!r}: return a TrialConfig"
             )
         return config
+
+    def constrained(self, trial: TrialRecord) -> dict[str, float]:
+        """What the constraints give for a trial. Raises StudyFileError if they can't."""
+        if self.constraints is None:
+            return {}
+        try:
+            return {name: float(value) for name, value in self.constraints(trial).items()}
+        except Exception as problem:
+            raise StudyFileError(_told(self.path, problem)) from problem
 
     def try_space(self) -> TrialConfig:
         """What the space gives first, on a study thrown away after: the first point, if any.

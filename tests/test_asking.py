@@ -1,0 +1,258 @@
+"""What the searcher hands out, in which order, under which number and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from sabtune.errors import StudyFileError
+from sabtune.search import record
+from sabtune.search.assigning import Assigner, trial_seed
+from sabtune.search.budget import Budget
+from sabtune.search.objectives import directions
+from sabtune.search.racing import Race, Seeds
+from sabtune.search.record import TrialRecord
+from sabtune.search.run import enqueue_best, enqueue_failed
+from sabtune.search.samplers import sampler
+from sabtune.search.searcher import Asker
+from sabtune.search.study import StudyFile, load
+from sabtune.search.trainable import Order
+from sabtune.trial import TrialRun
+from sabtune.watcher import Outcome
+from tests.studies import learnable
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StudyFile:
+    return load(learnable(tmp_path))
+
+
+def changed(file: StudyFile, **changes: Any) -> StudyFile:
+    return dataclasses.replace(file, study=dataclasses.replace(file.study, **changes))
+
+
+def opened(file: StudyFile) -> optuna.Study:
+    study = optuna.create_study(directions=directions(file.study.objectives))
+    study.sampler = sampler(file, 0)
+    return study
+
+
+def asker(
+    study: optuna.Study, file: StudyFile, trials: Path, budget: Budget | None = None
+) -> Asker:
+    known = record.records(study)
+    race = Race(file.study.seeds).add(known)
+    return Asker(study, Assigner(file, known), race, trials, budget or Budget())
+
+
+def order(asker: Asker) -> Order:
+    config = asker.suggest("any")
+    assert isinstance(config, dict)
+    return Order.from_config(config)
+
+
+def end(study: optuna.Study, asker: Asker, number: int, *values: float) -> None:
+    state = "COMPLETE" if values else "FAIL"
+    outcome = Outcome(state=state)  # type: ignore[arg-type]
+    record.end(record.reopen(study, number), outcome, values or None, None)
+    asker.race.end(TrialRecord.of(study.get_trials()[number]))
+
+
+def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
+    points = ({"rate": "bad", "k_top": 3}, {"rate": "good"})
+    study = opened(changed(file, points=points))
+    for point in points:
+        study.enqueue_trial(dict(point))
+    asking = asker(study, file, tmp_path)
+    first, second = order(asking), order(asking)
+    assert study.trials[0].params == {"rate": "bad", "k_top": 3}
+    assert study.trials[1].params["rate"] == "good"
+    assert first.assignment.run.trial.train.learning_rate == 1e-6
+    assert second.assignment.run.trial.train.learning_rate == 0.02
+
+
+def test_every_trial_has_the_seed_of_its_number(file: StudyFile, tmp_path: Path) -> None:
+    asking = asker(opened(file), file, tmp_path)
+    seeds = [order(asking).assignment.run.seed for _ in range(4)]
+    assert seeds == [trial_seed(0, number) for number in range(4)]
+
+
+def test_an_unfinished_trial_comes_first_as_it_was_and_from_its_newest_checkpoint(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    study = opened(file)
+    before = order(asker(study, file, tmp_path))
+    run = TrialRun(before.assignment)
+    for i, _ in zip(range(2), run, strict=False):
+        run.save(tmp_path / before.directory / f"checkpoint_{i:06d}")
+    again = order(asker(study, file, tmp_path))
+    assert again.assignment == before.assignment
+    assert again.directory == "0000.1"
+    assert [Path(path).name for path in again.checkpoints] == [
+        "checkpoint_000001",
+        "checkpoint_000000",
+    ]
+    third = order(asker(study, file, tmp_path))
+    assert third.directory == "0000.2"
+    assert len(study.trials) == 1
+
+
+def test_a_trial_that_was_killed_before_it_had_an_assignment_gets_the_same(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    study = opened(file)
+    study.enqueue_trial({"rate": "bad", "k_top": 2})
+    study.ask()
+    again = order(asker(study, file, tmp_path))
+    assert again.assignment.number == 0
+    assert again.assignment.run.trial.train.learning_rate == 1e-6
+
+
+def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: Path) -> None:
+    file = changed(file, seeds=Seeds(most=2, reduction=2))
+    study = opened(file)
+    asking = asker(study, file, tmp_path)
+    for k_top, score in ((1, 0.3), (2, 0.9)):
+        study.enqueue_trial({"rate": "good", "k_top": k_top})
+        end(study, asking, order(asking).assignment.number, score)
+    further = order(asking).assignment
+    assert further.configuration == 1
+    assert further.number == 2
+    first = record.records(study)[1].run
+    assert first is not None
+    assert further.run.trial == first.trial
+    assert further.run.seed != first.seed
+    assert study.trials[2].params == study.trials[1].params
+
+
+def test_a_configuration_drawn_again_is_told_from_a_new_one(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    study = opened(file)
+    for k_top in (1, 2, 1):
+        study.enqueue_trial({"rate": "good", "k_top": k_top})
+    asking = asker(study, file, tmp_path)
+    assert [order(asking).assignment.configuration for _ in range(3)] == [0, 1, 0]
+    study.enqueue_trial({"rate": "good", "k_top": 2})
+    later = asker(study, file, tmp_path)  # another search, after the three that are unfinished
+    assert [order(later).assignment.configuration for _ in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_spent_budget_hands_out_nothing(file: StudyFile, tmp_path: Path) -> None:
+    budget = Budget(gpu_hours=1.0, gpus=0.5)
+    asking = asker(opened(file), file, tmp_path, budget)
+    order(asking)
+    budget.count(0, 3600.0)
+    assert not budget.stop_all()  # half a GPU for an hour
+    budget.count(1, 3600.0)
+    assert budget.stop_all()
+    assert asking.suggest("any") == Searcher.FINISHED
+
+
+def test_a_trial_that_is_gone_on_with_costs_only_what_it_takes_from_here() -> None:
+    budget = Budget(gpu_hours=1.0, gpus=1.0)
+    budget.known(0, 36_000.0)
+    budget.count(0, 36_000.0 + 1800.0)
+    assert budget.used_gpu_hours == 0.5
+    assert not budget.stop_all()
+
+
+def test_a_failed_trial_is_run_again_with_its_own_seed_under_a_new_number(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    study = opened(file)
+    asking = asker(study, file, tmp_path)
+    failed, fine = order(asking).assignment, order(asking).assignment
+    end(study, asking, failed.number)
+    end(study, asking, fine.number, 0.5)
+    assert record.ended(study) == 2
+    for _ in range(2):  # asked for twice, it runs once
+        enqueue_failed(study)
+    assert record.ended(study) == 1
+    again = order(asking).assignment
+    assert again.number == 2
+    assert again.run == failed.run
+    assert study.trials[2].params == study.trials[0].params
+    waiting = study.get_trials(states=(TrialState.WAITING,))
+    assert not waiting
+
+
+def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path) -> None:
+    earlier = opened(file)
+    asking = asker(earlier, file, tmp_path)
+    for k_top, score in ((1, 0.3), (2, 0.9), (3, 0.6)):
+        earlier.enqueue_trial({"rate": "good", "k_top": k_top})
+        end(earlier, asking, order(asking).assignment.number, score)
+    study = opened(file)
+    enqueue_best(study, earlier)
+    enqueue_best(study, earlier)  # a search that goes on
+    warm = asker(study, file, tmp_path)
+    for _ in range(3):
+        order(warm)
+    assert [trial.params["k_top"] for trial in study.trials] == [2, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes", "random"])
+def test_every_sampler_draws_from_the_space_and_repeats_by_its_seed(
+    file: StudyFile, tmp_path: Path, name: str
+) -> None:
+    file = changed(file, sampler=name, startup=2)
+    drawn = []
+    for _ in range(2):
+        study = opened(file)
+        asking = asker(study, file, tmp_path)
+        for number in range(5):
+            end(study, asking, order(asking).assignment.number, 0.1 * number)
+        drawn.append([trial.params for trial in study.trials])
+    assert drawn[0] == drawn[1]
+    other = opened(changed(file, seed=1))
+    asking = asker(other, file, tmp_path)
+    for _ in range(5):
+        end(other, asking, order(asking).assignment.number, 0.1)
+    assert [trial.params for trial in other.trials] != drawn[0]
+
+
+def test_a_trial_that_breaks_a_constraint_is_never_the_best(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    def constraints(trial: TrialRecord) -> dict[str, float]:
+        return {"k_top": trial.params["k_top"] - 2.5}
+
+    file = dataclasses.replace(file, constraints=constraints)
+    study = opened(file)
+    asking = asker(study, file, tmp_path)
+    for k_top, score in ((2, 0.5), (3, 0.9)):
+        study.enqueue_trial({"rate": "good", "k_top": k_top})
+        number = order(asking).assignment.number
+        trial = record.one(study, number)
+        for name, value in file.constrained(trial).items():
+            record.reopen(study, number).set_constraint(name, value)
+        end(study, asking, number, score)
+    assert study.best_trial.number == 0
+    assert [c.number for c in asking.race.ranked()] == [0]
+
+
+def test_constraints_that_fail_name_the_file(file: StudyFile) -> None:
+    broken = dataclasses.replace(file, constraints=lambda trial: trial.nothing)  # type: ignore[attr-defined]
+    study = opened(file)
+    study.ask()
+    with pytest.raises(StudyFileError, match=r"learnable\.py: AttributeError"):
+        broken.constrained(record.one(study, 0))
+
+
+def test_several_objectives_are_written_with_their_scores(file: StudyFile, tmp_path: Path) -> None:
+    file = changed(file, objectives=("score", "seconds_per_update", "peak_memory"))
+    study = opened(file)
+    asking = asker(study, file, tmp_path)
+    assignment = order(asking).assignment
+    progress = next(iter(TrialRun(assignment)))
+    record.report(record.reopen(study, 0), progress)
+    assert record.records(study)[0].scores == {30: progress.score}
+    end(study, asking, 0, 0.5, 0.01, 100.0)
+    assert [trial.number for trial in study.best_trials] == [0]

@@ -1,0 +1,145 @@
+"""Configurations against each other on fresh seeds: who takes part, and a contest for real."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.errors import StoreError
+from sabtune.evaluation import Ladder
+from sabtune.models import LSTM, SAB
+from sabtune.models.sab import ALL
+from sabtune.report.contest import comparison
+from sabtune.schedule import Constant, Linear
+from sabtune.search import record
+from sabtune.search.contest import ablations, finalists, fresh_lengths
+from sabtune.search.racing import Race
+from sabtune.store import Store
+from sabtune.trial import Assignment
+from tests.records import assignment
+from tests.studies import learnable
+
+
+def config(model: SAB.Config | LSTM.Config) -> TrialConfig:
+    return TrialConfig(model=model, train=TrainConfig(updates=10))
+
+
+def test_fresh_lengths_are_none_of_the_ladders_but_the_first() -> None:
+    ladder = Ladder(lengths=(100, 200, 400, 2000, 5000), select=(100, 200))
+    assert fresh_lengths(ladder) == (100, 141, 283, 894, 3162, 10000)
+    assert fresh_lengths(Ladder(lengths=(5,), select=(5,))) == (5, 10)
+
+
+def test_an_ablation_changes_one_thing_at_a_time() -> None:
+    winner = SAB.Config(k_top=3, k_att=4, k_trunc=5, schedule=Linear(start="all"))
+    grid = {label: c.model for label, c in ablations(config(winner)).items()}
+    assert grid.pop("winner") == winner
+    labels = {label: model.label() for label, model in grid.items()}
+    assert labels == {
+        "k_top → all": "k_top=all k_att=4 k_trunc=5 constant",
+        "k_att → 1": "k_top=3 k_att=1 k_trunc=5 linear",
+        "k_trunc → full": "k_top=3 k_att=4 k_trunc=0 linear",
+        "schedule → constant": "k_top=3 k_att=4 k_trunc=5 constant",
+        "form → released": "k_top=3 k_att=4 k_trunc=5 linear released",
+    }
+
+
+def test_an_ablation_leaves_out_what_the_winner_is_already() -> None:
+    winner = SAB.Config(k_top=ALL, k_att=1, k_trunc=0, schedule=Constant(), scoring="dot")
+    grid = ablations(config(winner))
+    assert list(grid) == ["winner", "form → released"]
+    with pytest.raises(StoreError, match="an ablation wants a SAB model"):
+        ablations(config(LSTM.Config()))
+
+
+def fill(study: optuna.Study, models: Sequence[SAB.Config | LSTM.Config]) -> None:
+    """One complete trial a model, each better than the one before."""
+    for number, model in enumerate(models):
+        trial = study.ask()
+        run = assignment().run
+        made: Assignment = assignment(number, run=replace(run, trial=config(model), seed=number))
+        trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+        study.tell(trial, 0.1 * number)
+
+
+def test_finalists_are_the_best_and_the_rivals_the_best_of_each_kind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    storage = record.store_of(store)
+    ours = optuna.create_study(study_name="ours", storage=storage, direction="maximize")
+    rivals = optuna.create_study(study_name="rivals", storage=storage, direction="maximize")
+    empty = optuna.create_study(study_name="empty", storage=storage, direction="maximize")
+    fill(ours, [SAB.Config(k_top=k_top) for k_top in (1, 2, 3)])
+    fill(rivals, [LSTM.Config(k_trunc=5), SAB.Config(k_top=9), LSTM.Config(k_trunc=7)])
+    assert list(finalists(store, ["ours"], 2)) == [
+        "#2 k_top=3 k_att=5 k_trunc=5 constant",
+        "#1 k_top=2 k_att=5 k_trunc=5 constant",
+    ]
+    assert list(finalists(store, ["ours", "rivals"], 1)) == [
+        "ours #2 k_top=3 k_att=5 k_trunc=5 constant",
+        "rivals #2 lstm k_trunc=7",
+        "rivals #1 k_top=9 k_att=5 k_trunc=5 constant",
+    ]
+    with pytest.raises(StoreError, match="study 'empty' has no complete trial yet"):
+        finalists(store, [empty.study_name], 1)
+
+
+def sabtune(*arguments: object, cwd: Path) -> str:
+    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
+    file = learnable(tmp_path)
+    text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', '{"good": 0.02}')
+    file.write_text(text)
+    sabtune("search", file, "--trials", 3, cwd=tmp_path)
+    store = Store(tmp_path / "sabtune-store")
+    searched = record.records(record.open_study(store, "learnable"))
+
+    shown = sabtune("confirm", "learnable", "--top", 2, "--seeds", 2, cwd=tmp_path)
+    study = record.open_study(store, "learnable.confirm")
+    trials = record.records(study)
+    assert len(trials) == 4
+    assert {trial.run.seed for trial in trials if trial.run} == {
+        record.FRESH_SEED,
+        record.FRESH_SEED + 1,
+    }
+    assert not {t.run.seed for t in trials if t.run} & {t.run.seed for t in searched if t.run}
+    best = Race.of(record.open_study(store, "learnable")).ranked()[:2]
+    expected = {c.best.run.trial.model.label() for c in best if c.best.run}
+    assert {t.run.trial.model.label() for t in trials if t.run} == expected
+    for trial in trials:
+        assert [rung.length for rung in trial.test] == [2, 3, 6, 16]
+        assert trial.label in shown.replace("\n", "") or "…" in shown
+    found = comparison(study)
+    assert found is not None
+    assert [group.n for group in found.groups] == [2, 2]
+
+    # more seeds are added to those that are there
+    sabtune("confirm", "learnable", "--top", 2, "--seeds", 3, cwd=tmp_path)
+    after = record.records(record.open_study(store, "learnable.confirm"))
+    assert after[:4] == trials
+    assert len(after) == 6
+
+    sabtune("ablate", "learnable", "--seeds", 1, "--lengths", "2,9", cwd=tmp_path)
+    ablated = record.records(record.open_study(store, "learnable.ablate"))
+    assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
+    assert all([rung.length for rung in trial.test] == [2, 9] for trial in ablated)
+    page = sabtune("report", "learnable.ablate", cwd=tmp_path)
+    assert "p after Holm" in page
+    assert "winner:" in page
+
+    again = sabtune("reproduce", "learnable", 0, cwd=tmp_path)
+    assert "Trial 0: all" in again

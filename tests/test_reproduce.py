@@ -1,0 +1,94 @@
+"""A trial trained again: the same, or what differs; and the forecast of a dry run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from sabtune.errors import StoreError
+from sabtune.report.pages import forecast_page, reproduction_page
+from sabtune.search.forecast import forecast
+from sabtune.search.record import TrialRecord
+from sabtune.search.reproduce import reproduce
+from sabtune.search.study import load
+from sabtune.trial import TrialRun
+from tests.records import assignment, trial
+from tests.studies import learnable
+
+
+@pytest.fixture
+def trained() -> TrialRecord:
+    """A complete trial, as a search would have recorded it."""
+    run = TrialRun(assignment())
+    history = list(run)
+    return dataclasses.replace(
+        trial(0, score=history[-1].score),
+        assignment=assignment(),
+        scores={progress.report.step: progress.score for progress in history},
+        ladder=list(history[-1].ladder),
+        test=list(history[-1].test),
+    )
+
+
+def test_a_recorded_trial_comes_back_bit_for_bit(trained: TrialRecord) -> None:
+    found = reproduce(trained)
+    assert found.differences == []
+    assert found.metrics == 2 + 2 * 2 * 2  # two reports; accuracy and loss, twice, at two lengths
+    assert found.environment == []
+
+
+def test_a_pruned_trial_is_trained_as_far_as_it_came(trained: TrialRecord) -> None:
+    first = next(iter(TrialRun(assignment())))
+    pruned = dataclasses.replace(
+        trained,
+        state=TrialState.PRUNED,
+        scores={10: first.score},
+        ladder=list(first.ladder),
+        test=[],
+    )
+    assert reproduce(pruned).differences == []
+
+
+def test_a_metric_that_differs_is_told_with_both_values(trained: TrialRecord) -> None:
+    other = dataclasses.replace(trained.test[1], loss=trained.test[1].loss + 1e-12)
+    changed = dataclasses.replace(
+        trained, test=[trained.test[0], other], environment={"torch": "1.0", "host": "elsewhere"}
+    )
+    found = reproduce(changed)
+    ((name, recorded, now),) = found.differences
+    assert name == "test loss at length 8"
+    assert recorded == other.loss
+    assert now == trained.test[1].loss
+    assert [name for name, _, _ in found.environment] == ["torch"]
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(reproduction_page(0, found))
+    assert "1 of 10 metrics differ" in captured.get()
+
+
+def test_a_trial_without_a_result_cannot_be_compared(trained: TrialRecord) -> None:
+    with pytest.raises(StoreError, match="trial 0 ended before its first report"):
+        reproduce(dataclasses.replace(trained, scores={}))
+
+
+def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
+    file = load(learnable(tmp_path))
+    found = forecast(file)
+    assert [rung.length for rung in found.rungs] == [2, 4, 8]
+    assert [rung.selects for rung in found.rungs] == [True, True, False]
+    select = sum(rung.seconds for rung in found.rungs if rung.selects)
+    whole = sum(rung.seconds for rung in found.rungs)
+    expected = 120 * found.seconds_per_update + 3 * select + 2 * whole
+    assert found.trial_seconds == pytest.approx(expected)
+    assert found.hours == pytest.approx(8 * found.trial_seconds / found.at_once / 3600)
+    assert found.seconds_per_update > 0
+    assert found.training_memory > 1
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(forecast_page(found, file.study))
+    assert "h for 8 trials" in captured.get()
+    assert not (tmp_path / "sabtune-store").exists()
