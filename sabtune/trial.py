@@ -176,7 +176,7 @@ class TrialRun:
         return Progress(
             report=report,
             ladder=rungs,
-            test=self._climb(ladder.lengths, Stream.TEST) if finished else (),
+            test=self._climb(ladder.lengths, Stream.TEST) if finished else [],
             score=selection_score(select, self.training.task.chance),
             seconds=self._before + time.perf_counter() - self._begun,
             memory=max(self._least, peak(self.training.model.device)),

@@ -110,7 +110,7 @@ def test_the_core_runs_where_there_is_only_pytorch() -> None:
     loads(
         "from sabtune.training import Training; from sabtune.config import *; "
         "from sabtune.models import SAB; from sabtune.tasks import Copying; "
-        "import sabtune.evaluation, sabtune.checkpoint; "
+        "import sabtune.evaluation, sabtune.checkpoint, sabtune.trial; "
         "train = TrainConfig(updates=2, batch_size=2); "
         "trial = TrialConfig(model=SAB.Config(hidden=4), train=train); "
         "run = RunConfig(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "

@@ -1,0 +1,96 @@
+"""One trial: measured as it trains, taken up again, and held to its limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from sabtune.errors import CheckpointError, ConfigError, LimitError
+from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
+from tests.records import assignment
+
+
+def unclocked(history: list[Progress]) -> list[Progress]:
+    """Without the numbers that a clock or the process gives."""
+    return [
+        dataclasses.replace(
+            progress,
+            seconds=0.0,
+            memory=0.0,
+            report=dataclasses.replace(progress.report, updates_per_second=0.0),
+        )
+        for progress in history
+    ]
+
+
+def test_the_short_rungs_are_measured_on_the_way_and_all_at_the_end() -> None:
+    first, last = TrialRun(assignment())
+    assert [rung.length for rung in first.ladder] == [4]
+    assert not first.finished
+    assert not first.test
+    assert [rung.length for rung in last.ladder] == [4, 8]
+    assert [rung.length for rung in last.test] == [4, 8]
+    assert last.finished
+    assert last.ladder != last.test  # other sequences
+
+
+def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    next(iter(run))
+    run.save(tmp_path)
+    again = TrialRun.resume(assignment(), tmp_path)
+    assert again.history == run.history
+    list(again)
+    whole = TrialRun(assignment())
+    list(whole)
+    assert unclocked(again.history) == unclocked(whole.history)
+    assert again.history[-1].seconds > run.history[-1].seconds
+
+
+def test_a_finished_trial_that_is_taken_up_again_says_what_it_said(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    history = list(run)
+    run.save(tmp_path)
+    assert list(TrialRun.resume(assignment(), tmp_path)) == history[-1:]
+
+
+def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
+    for limits, message in (
+        (Limits(hours=1e-9), r"h at 10 updates is past the trial's limit of 1e-09 h: raise"),
+        (Limits(memory=1e-3), r"GiB at 10 updates is past the trial's limit of 0.001 GiB: raise"),
+    ):
+        with pytest.raises(LimitError, match=message):
+            next(iter(TrialRun(assignment(limits=limits))))
+
+
+def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    next(iter(run))
+    run.history[-1] = dataclasses.replace(run.history[-1], seconds=7200.0)
+    run.save(tmp_path)
+    with pytest.raises(LimitError, match=r"^2 h at 20 updates"):
+        list(TrialRun.resume(assignment(limits=Limits(hours=1)), tmp_path))
+
+
+def test_an_assignment_and_its_progress_come_back_from_plain_values() -> None:
+    made = assignment(3, 1, limits=Limits(hours=2))
+    assert Assignment.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    for progress in TrialRun(assignment()):
+        again = Progress.from_dict(json.loads(json.dumps(progress.to_dict())))
+        assert again.to_dict() == progress.to_dict()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"history": [{}]}', '{"assignment": {}}'])
+def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(CheckpointError, match=r"trial\.json can't be read"):
+        load_history(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -1.0])
+def test_bad_limits(value: float) -> None:
+    with pytest.raises(ConfigError, match="hours is"):
+        Limits(hours=value)
