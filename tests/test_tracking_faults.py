@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,18 +70,23 @@ def test_a_tracker_that_had_nothing_to_tell_has_lost_nothing(run: RunConfig) -> 
     assert tracker.close(ENOUGH)
 
 
-def test_what_failed_once_is_tried_again(run: RunConfig, tmp_path: Path) -> None:
-    database = tmp_path / "not yet" / "mlflow.db"
-    database.parent.write_text("a file where the folder should be")
-    place = Place(f"sqlite:///{database}", "study", tmp_path)
+@pytest.mark.slow  # SQLite waits 20 s for a lock
+def test_what_could_not_be_written_is_tried_again(run: RunConfig, tmp_path: Path) -> None:
+    told = pictures(run)
+    place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "study", tmp_path)
+    before = place.tracker()
+    tell(before, told[0])
+    assert before.close(ENOUGH)
     tracker = place.tracker()
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")  # it can be read, and so opened, but not written
+    tell(tracker, told[1])
     until(lambda: tracker.behind)
-    tell(tracker, pictures(run)[0])
-    database.parent.unlink()
-    database.parent.mkdir()
+    lock.execute("ROLLBACK")
+    lock.close()
     until(lambda: tracker.behind is None)
     assert tracker.close(ENOUGH)
-    assert_shows(place, pictures(run)[:1])
+    assert_shows(place, told[:2])
 
 
 @pytest.mark.parametrize(("uri", "code"), [("sqlite:///mlflow.db", 0), (NOBODY, 7)])
