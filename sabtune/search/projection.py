@@ -29,13 +29,13 @@ class Projection:
         self.tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
 
     def finish(self, complete: bool) -> str:
-        """Keeps the best model; why MLflow doesn't hold everything, or ""."""
-        keep_best(self.study, self.tracker)
+        """Writes what is left and keeps the best model; why MLflow lacks something, or ""."""
         self.tracker.search_ended(complete, best_test(self.study))
-        if self.tracker.close(DRAIN):
-            return ""
         try:
-            sync(self.study, self.store)
+            if not self.tracker.close(DRAIN):
+                sync(self.study, self.store)
+            elif not keep_best(self.study, self.tracker):
+                return self.tracker.behind or "the best model could not be kept"
         except TrackingError as problem:
             return str(problem)
         return ""
@@ -73,13 +73,18 @@ def best_test(study: optuna.Study) -> Sequence[Rung]:
     return best.test if best else []
 
 
-def keep_best(study: optuna.Study, tracker: Tracker) -> None:
-    """Sees to it that MLflow holds the model of the best trial, and that the study says where."""
+def keep_best(study: optuna.Study, tracker: Tracker) -> bool:
+    """Sees to it that MLflow holds the model of the best trial, and that the study says where.
+
+    False if there is one to keep and MLflow didn't take it.
+    """
     best = best_trial(study)
     if best is None or best.checkpoint is None:
-        return
+        return True
     kept = record.model(study)
-    if kept is None or kept.trial != best.number:
-        uri = tracker.keep_model(best.number, best.checkpoint)
-        if uri is not None:
-            record.set_model(study, record.KeptModel(trial=best.number, uri=uri))
+    if kept is not None and kept.trial == best.number:
+        return True
+    uri = tracker.keep_model(best.number, best.checkpoint)
+    if uri is not None:
+        record.set_model(study, record.KeptModel(trial=best.number, uri=uri))
+    return uri is not None

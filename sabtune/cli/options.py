@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        "--store", help="The folder that keeps every study, or postgresql://USER@HOST/DATABASE."
+    ),
+]
+FilesOption = Annotated[
+    Path | None,
+    typer.Option("--files", help="The folder for checkpoints, where the store is a database."),
+]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option(help="Lengths to measure at, such as 100,200; by default none of the ladder's."),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking",
+        envvar="MLFLOW_TRACKING_URI",
+        help="The URI of an MLflow server; by default the store has its own MLflow.",
+    ),
+]

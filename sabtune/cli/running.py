@@ -1,0 +1,151 @@
+"""The commands that train: search, confirm, ablate, reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabtune.cli.app import app
+from sabtune.cli.options import FilesOption, LengthsOption, StoreOption, TrackingOption
+from sabtune.cli.screen import (
+    close,
+    console_of_terminal,
+    hint,
+    run_contest,
+    show_report,
+    watching,
+    where_of,
+)
+from sabtune.schema import check, check_whole
+from sabtune.store import DEFAULT, Store
+
+
+@app.command()
+def search(
+    path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
+    trials: Annotated[
+        int | None, typer.Option(help="Trials of the study in all; by default the STUDY's.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Most hours that this search takes.")] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="Most GPU hours that this search's trials take.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of sampler and trials; by default the STUDY's.")
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start another study beside the one that is there.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials again.")
+    ] = False,
+    warm_start: Annotated[
+        str | None, typer.Option(help="A study of the store whose best points are tried first.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Probe one trial, and say what a search would take.")
+    ] = False,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Search the space of a study file, and report on the best model.
+
+    A study that the store knows is gone on with: unfinished trials first, from their checkpoints.
+    """
+    from sabtune.search.study import load
+
+    for name, whole, least in (("--trials", trials, 1), ("--seed", seed, 0)):
+        if whole is not None:
+            check_whole(name, whole, least)
+    for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
+        check(bound is None or bound > 0, name, bound, "a number above 0")
+    file = load(path).with_limits(trials=trials, seed=seed)
+    console = console_of_terminal()
+    if dry_run:
+        from sabtune.report.pages import forecast_page
+        from sabtune.search.forecast import forecast
+
+        console.print(forecast_page(forecast(file), file.study))
+        return
+    place = Store.at(store, files, tracking).made()
+
+    from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
+    from sabtune.search.naming import free_name
+    from sabtune.search.run import search as run_search
+
+    if new:
+        file = file.renamed(free_name(file.study.name, place))
+    name = file.study.name
+    budget = Budget(hours=hours, gpu_hours=gpu_hours)
+    options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
+    with watching(console, file, place, retry_failed) as watchers:
+        ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
+    show_report(console, name, place)
+    where = where_of(store, files, tracking)
+    hint(console, "All trials in the browser:", f"ui{where}")
+    hint(console, "This page again:", f"report {name}{where}")
+    hint(console, "On fresh seeds:", f"confirm {name}{where}")
+    close(console, ending, f"search {path}{where}", f"sync {name}{where}")
+
+
+@app.command()
+def confirm(
+    studies: Annotated[
+        list[str], typer.Argument(help="A study, and others whose best are its rivals.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Configurations of the first study.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 10,
+    lengths: LengthsOption = None,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Train the best again on fresh seeds, and measure them at lengths the search never used."""
+    from sabtune.search.contest import finalists, study_file
+
+    place = Store.at(store, files, tracking).existing()
+    configs = finalists(place, studies, top)
+    where = where_of(store, files, tracking)
+    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{where}"
+    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
+             seeds, lengths, again)  # fmt: skip
+
+
+@app.command()
+def ablate(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 5,
+    lengths: LengthsOption = None,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Change one thing of the winner at a time, and measure what it was worth."""
+    from sabtune.search.contest import ablations, finalists, study_file
+
+    place = Store.at(store, files, tracking).existing()
+    (winner,) = finalists(place, [study], 1).values()
+    again = f"ablate {study} --seeds {seeds}{where_of(store, files, tracking)}"
+    run_contest(f"{study}.ablate", study_file(place, study), place, ablations(winner),
+             seeds, lengths, again)  # fmt: skip
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    trial: Annotated[int, typer.Argument(min=0, help="The number of one of its trials.")],
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+) -> None:
+    """Train a trial again from what was recorded. Exit 0 if every metric came back, else 1."""
+    from sabtune.report.pages import reproduction_page
+    from sabtune.search.record import one, open_study
+    from sabtune.search.reproduce import reproduce as run_again
+
+    place = Store.at(store, files).existing()
+    found = run_again(one(open_study(place, study), trial))
+    console_of_terminal().print(reproduction_page(trial, found))
+    raise typer.Exit(1 if found.differences else 0)

@@ -1,0 +1,120 @@
+"""What the commands have in common: who watches, what is printed, and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sabtune.errors import ConfigError
+from sabtune.store import DEFAULT, Store, hide_password
+
+if TYPE_CHECKING:
+    from sabtune.config import TrialConfig
+    from sabtune.search.run import Ending
+    from sabtune.search.study import StudyFile
+    from sabtune.watcher import Watcher
+
+INTERRUPTED = 130
+
+
+def run_contest(
+    name: str,
+    file: StudyFile,
+    store: Store,
+    configs: Mapping[str, TrialConfig],
+    seeds: int,
+    lengths: str | None,
+    again: str,
+) -> None:
+    from sabtune.report.contest import page
+    from sabtune.search.contest import contest
+
+    console = console_of_terminal()
+    own = file.renamed(name).with_limits(trials=seeds * len(configs), seed=None)
+    with watching(console, own, store) as watchers:
+        ending, study = contest(
+            name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
+        )
+    console.print(page(study))
+    close(console, ending, again, f"sync {name}")
+
+
+def lengths_of(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(length) for length in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
+
+
+@contextmanager
+def watching(
+    console: Console, file: StudyFile, store: Store, retry_failed: bool = False
+) -> Iterator[list[Watcher]]:
+    """Those who watch a search, told how the study stands before it."""
+    from sabtune.search import record
+    from sabtune.search.logbook import Logbook
+    from sabtune.search.progress import Watch
+    from sabtune.search.run import failed
+
+    name = file.study.name
+    study = record.open_study(store, name) if name in record.names(store) else None
+    ended = record.ended(study) if study else 0
+    if study and retry_failed:
+        ended -= len(failed(study))
+    earlier = record.records(study) if study else []
+    with Watch(console, file.study.trials, ended=ended, earlier=earlier) as watch:
+        yield [watch, Logbook(store.log(name))]
+
+
+def close(console: Console, ending: Ending, again: str, sync: str) -> None:
+    """The last lines of a search, and its exit code."""
+    if ending.behind:
+        console.print(Text(f"MLflow doesn't hold everything: {ending.behind}"))
+        hint(console, "Once it is back:", sync)
+    if not ending.complete:
+        word = "The budget is spent." if ending.out_of_budget else "Interrupted."
+        hint(console, f"{word} Go on with:", again)
+        raise typer.Exit(0 if ending.out_of_budget else INTERRUPTED)
+
+
+def hint(console: Console, text: str, arguments: str) -> None:
+    """What to type next, and what for."""
+    console.print(Text(f"{text:<27}{command()} {arguments}"))
+
+
+def where_of(store: str, files: Path | None, tracking: str | None) -> str:
+    """The options that lead to the same store again; no password."""
+    where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"
+    where += f" --files {files}" if files else ""
+    return where + (f" --tracking {hide_password(tracking)}" if tracking else "")
+
+
+def show_report(console: Console, study: str, store: Store) -> None:
+    from sabtune.report import contest, summary
+    from sabtune.search.record import open_study, plan
+
+    opened = open_study(store, study)
+    console.print(contest.page(opened) if "contest" in plan(opened) else summary(opened))
+
+
+def command() -> str:
+    """What to type for this command here: its path, where it isn't found by its name."""
+    called = Path(sys.argv[0])
+    if called.name != "sabtune":
+        return "python -m sabtune"
+    return "sabtune" if shutil.which("sabtune") else os.path.relpath(called)
+
+
+def console_of_terminal() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())

@@ -1,0 +1,70 @@
+"""The commands that show what there is: status, report, ui; and sync."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sabtune.cli.app import app
+from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
+from sabtune.cli.screen import (
+    console_of_terminal,
+    show_report,
+)
+from sabtune.store import DEFAULT, Store
+
+
+@app.command()
+def status(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+) -> None:
+    """Print how a study stands; from another terminal while it is searched, too."""
+    from sabtune.report.status import status as page
+    from sabtune.search.locks import is_held
+    from sabtune.search.record import open_study
+
+    place = Store.at(store, files).existing()
+    console_of_terminal().print(page(open_study(place, study), is_held(study, place)))
+
+
+@app.command()
+def sync(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Make MLflow hold all of a study, nothing twice."""
+    from sabtune.search.projection import sync as run_sync
+    from sabtune.search.record import open_study
+
+    place = Store.at(store, files, tracking).existing()
+    opened = open_study(place, study)
+    run_sync(opened, place)
+    console_of_terminal().print(
+        f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}."
+    )
+
+
+@app.command()
+def report(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+) -> None:
+    """Print what a study found: its best trial, by length."""
+    show_report(console_of_terminal(), study, Store.at(store, files).existing())
+
+
+@app.command()
+def ui(
+    store: StoreOption = str(DEFAULT),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On the loopback interface.")] = 5000,
+) -> None:
+    """Open MLflow on the store, at http://127.0.0.1:PORT."""
+    from sabtune.tracking.server import serve
+
+    raise typer.Exit(serve(Store.at(store).existing(), port))
