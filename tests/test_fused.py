@@ -1,116 +1,32 @@
-"""The compiled pass against the equations: values and every gradient."""
+"""The compiled pass against the equations: values and every gradient, by the paper's rule."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from sabtune.ops import fused, reference
 from sabtune.ops.kernel_workspace import SHELF
-from sabtune.ops.reference import Parameters, State
+from sabtune.ops.reference import Parameters
+from tests.fused_cases import (
+    NAMES,
+    SHAPES,
+    TOLERANCE,
+    Sparsity,
+    check_same,
+    noise,
+    parameters,
+    results,
+    to,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "paper_T37_trunc5_att2_top3.npz"
-NAMES = [field.name for field in fields(Parameters)]
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-
-
-class Sparsity(TypedDict):
-    k_top: int
-    k_att: int
-    k_trunc: int
-
-
-def parameters(H: int, inputs: int, dtype: torch.dtype, scale: float = 2.0) -> Parameters:
-    """`scale` times as large as torch's own; at twice, gates and scores are all at work."""
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(*shape: int) -> Tensor:
-        bound = scale * H**-0.5
-        weight = torch.empty(shape, dtype=torch.float64)
-        return weight.uniform_(-bound, bound, generator=generator).to(dtype)
-
-    return Parameters(
-        weight_ih=uniform(4 * H, inputs),
-        weight_hh=uniform(4 * H, H),
-        bias_ih=uniform(4 * H),
-        bias_hh=uniform(4 * H),
-        W1=uniform(H, H),
-        W2=uniform(H, H),
-        w3=uniform(H),
-    )
-
-
-def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
-
-
-def results(
-    sab: object, x: Tensor, p: Parameters, sparsity: Sparsity, state: State | None = None
-) -> dict[str, Tensor]:
-    """All that a call gives: outputs, the state after, and the gradients of a random functional."""
-    assert callable(sab)
-    x = x.clone().requires_grad_()
-    p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
-    state = state or reference.initial_state(x.shape[0], p)
-    hidden, summary, after = sab(x, state, p, **sparsity)
-    weigh = noise(*hidden.shape, 2, dtype=x.dtype, seed=2)
-    (hidden * weigh[..., 0] + summary * weigh[..., 1]).sum().backward()
-    found = {"hidden": hidden, "summary": summary}
-    found |= {name: getattr(after, name) for name in ("h", "c", "memory", "keys")}
-    leaves = {"x": x} | {name: getattr(p, name) for name in NAMES}
-    for name, leaf in leaves.items():
-        found["d_" + name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    return {name: tensor.detach() for name, tensor in found.items()}
-
-
-def check_same(
-    found: dict[str, Tensor],
-    truth: dict[str, Tensor],
-    tolerance: float,
-    rounded: dict[str, Tensor] | None = None,
-) -> None:
-    """Each within `tolerance` of its largest entry, or as near as `rounded`, the equations in the
-    same dtype: where w_i / Σ w is nearly a constant, its gradient is little but rounding.
-    """
-    for name, true in truth.items():
-        assert found[name].shape == true.shape, name
-        assert found[name].isfinite().all(), name
-        if true.numel():
-            size = true.abs().max().clamp_min(1e-3)
-            allowed = size * tolerance
-            if rounded is not None:
-                allowed = allowed.maximum(8 * (rounded[name] - true).abs().max())
-            error = (found[name] - true).abs().max()
-            assert error < allowed, f"{name} is off by {error / size:.1e} of its largest entry"
-
-
-def to(p: Parameters, dtype: torch.dtype) -> Parameters:
-    return Parameters(**{name: getattr(p, name).to(dtype) for name in NAMES})
-
-
-SHAPES = [  # B, T, H, k_top, k_att, k_trunc
-    (1, 37, 5, 3, 2, 5),
-    (3, 37, 17, 1, 2, 7),
-    (63, 12, 17, 4, 1, 5),
-    (64, 37, 64, 10, 2, 10),
-    (3, 1, 17, 3, 1, 5),
-    (3, 2, 5, 3, 1, 1),
-    (3, 37, 17, 3, 40, 5),  # nothing is ever remembered
-    (3, 37, 17, 50, 2, 5),  # more kept than remembered
-    (3, 37, 17, 3, 1, 1),
-    (3, 37, 17, 3, 3, 0),  # no truncation
-    (35, 20, 33, 5, 1, 4),
-    (2, 9, 300, 2, 1, 3),
-]
 
 
 @pytest.fixture(autouse=True)

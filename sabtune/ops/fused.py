@@ -1,8 +1,8 @@
 """SAB as one compiled pass over the sequence and one back, for the CPU.
 
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
-of an LSTM. What it cannot do (no numba, another device or dtype, a gradient of the incoming state,
-another rule than the paper's) the reference does.
+of an LSTM: with every scoring, normalizer and ε of the paper's form. What it cannot do (no numba,
+another device or dtype, a gradient of the incoming state, the released form) the reference does.
 
 B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, M memories, M0 of them there
 before the call and N made in it, K kept.
@@ -21,16 +21,17 @@ from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
-    from sabtune.ops.kernel import SEGMENT
+    from sabtune.ops.kernel import DOT, MLP, SEGMENT, SEPARABLE
     from sabtune.ops.kernel_backward import backward
     from sabtune.ops.kernel_forward import forward
-    from sabtune.ops.kernel_layout import Backward, Forward, Layout, unpacked
+    from sabtune.ops.kernel_layout import Backward, Forward, Layout, query_scale, unpacked
     from sabtune.ops.kernel_memory import Carried, bank_of, raw_keys, start_keys
     from sabtune.ops.kernel_workspace import SHELF, in_parts, parts
 except ImportError:
     COMPILED = False
 else:
     COMPILED = True
+    SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -43,7 +44,7 @@ def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
     before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
     return (
         COMPILED
-        and (rule.scoring, rule.normalizer, rule.form) == ("mlp", "sum", "paper")
+        and rule.form == "paper"
         and x.device.type == "cpu"
         and x.dtype in DTYPES
         and x.shape[0] > 0
@@ -67,7 +68,7 @@ def sab(
     if not supports(x, state, rule):
         return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
-    call = Call(x, state, p, k_top, k_att, k_trunc, rule.epsilon)
+    call = Call(x, state, p, k_top, k_att, k_trunc, rule)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         hidden, summary = _Sab.apply(call, *inputs)  # type: ignore[no-untyped-call]
         return hidden, summary, call.after_training(hidden.detach())
@@ -86,17 +87,19 @@ class Call:
         k_top: int,
         k_att: int,
         k_trunc: int,
-        epsilon: float,
+        rule: Rule,
     ):
         self.layout = Layout(state.h.shape[1])
         self.x = x.detach().contiguous()
         self.state = state
         self.B, self.T = x.shape[:2]
-        self.k_top, self.k_att, self.k_trunc, self.epsilon = k_top, k_att, k_trunc, epsilon
+        self.k_top, self.k_att, self.k_trunc, self.rule = k_top, k_att, k_trunc, rule
+        self.way = SCORINGS[rule.scoring], rule.normalizer == "softmax"
         self.N = (state.step + self.T) // k_att - state.step // k_att
+        self.raw = rule.scoring != "mlp"  # the kernels' keys are W1 m itself
         self.h = self.layout.rows(state.h).clone()
         self.c = self.layout.rows(state.c).clone()
-        self.weights = Forward.of(p, self.layout)
+        self.weights = Forward.of(p, self.layout, rule)
         self.dtype = self.weights.w3.dtype
 
     def run(
@@ -110,7 +113,8 @@ class Call:
 
         def part(low: int, high: int) -> None:
             forward(
-                low, high, self.state.step, self.k_top, self.k_att, self.epsilon, keep,
+                low, high, *self.way, self.state.step, self.k_top, self.k_att,
+                self.rule.epsilon, keep,
                 x, tape.gates, h, c, *outputs, tape.cells, M0, old, keys, wide,
                 tape.chosen, tape.weights, tape.sums, tape.starts,
                 w.W_in, w.bias, w.W1, w.W2, w.w3,
@@ -126,7 +130,7 @@ class Call:
 
     def evaluate(self) -> tuple[Tensor, Tensor, State]:
         layout = self.layout
-        bank, M0 = bank_of(self.state, layout, self.N)
+        bank, M0 = bank_of(self.state, layout, self.N, self.raw)
         count = bank.count
         tape = Tape(self, 0, np.array([0, min(self.k_top + 1, count)]))
         hidden, summary = self.run(tape, bank.memory, M0, bank.keys, bank.wide, keep=False)
@@ -153,7 +157,7 @@ class Call:
         tape = Tape(self, self.T, starts, M0 + self.N)
         tape.h = self.h.numpy().copy()
         tape.old = self.layout.rows(self.state.memory).numpy()
-        tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys)
+        tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys, self.raw)
         hidden, summary = self.run(tape, tape.old, M0, tape.keys, tape.wide, keep=True)
         return hidden, summary, tape
 
@@ -244,7 +248,7 @@ def differentiate(
     """dL/dx (None where nobody asks) and dL/d of the parameters, in their order."""
     layout, B, N, inputs = call.layout, call.B, call.N, x.shape[2]
     W, real = layout.width, call.dtype
-    w = Backward.of(p, layout)
+    w = Backward.of(p, layout, call.rule)
     across = W + Layout(inputs).width
     outside = (*strided(layout, gradients[0]), *strided(layout, gradients[1]))
     outputs = hidden.numpy(), summary.numpy()
@@ -253,8 +257,8 @@ def differentiate(
     each = len(ranges)
     workspace = SHELF.take(
         [
-            ((B, N, W), real),
-            ((B, N, W), real),
+            ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
+            ((B, 0 if call.rule.scoring == "separable" else N + 1, W), real),
             ((each, 4 * W, across), real),
             ((each, 4 * W), real),
             ((each, W, W), real),
@@ -267,7 +271,7 @@ def differentiate(
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
         backward(
-            low, high, call.state.step, call.k_top, call.k_att, call.k_trunc, *outside,
+            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc, *outside,
             call.x.numpy(), tape.gates, tape.cells, *outputs,
             tape.h, tape.old.shape[1], tape.old, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
@@ -287,8 +291,8 @@ def differentiate(
         d_b,
         d_b.clone(),
         layout.no_square(d_W1),
-        layout.no_square(d_W2),
-        layout.no_rows(d_w3),
+        layout.no_square(d_W2) * query_scale(call.rule, layout.H) if p.W2.numel() else None,
+        layout.no_rows(d_w3) if p.w3.numel() else None,
     )
 
 

@@ -1,9 +1,9 @@
 """The backward pass of SAB for a range of the batch, compiled: from the last step to the first.
 
 The legend is that of `sabtune.ops.kernel`. Credit for a memory gathers in `d_memory` and `d_keys`
-(B, N, H), N memories made in this call, as the steps that recalled it go by; when the pass comes to
-the step that made it, all of it is there and joins dL/dh_t. Only the K chosen scores have a
-gradient, so their tanh is made again here and nothing of size (B, M, H) is kept a step.
+(B, N + 1, H), N memories made in this call, as the steps that recalled it go by; when the pass
+comes to the step that made it, all of it is there and joins dL/dh_t. The last row takes what would
+go to memories from before the call, and is not read.
 
 The weights' gradients are summed up step by step, while their factors are at hand: dL/dW_hh is the
 outer product of the gates' gradients and h_{t-1}, and so on. That is quicker than one large product
@@ -15,8 +15,9 @@ from __future__ import annotations
 import numpy as np
 
 from sabtune.ops.kernel import (
-    SATURATED,
+    DOT,
     SEGMENT,
+    SEPARABLE,
     TILE,
     Array,
     Flags,
@@ -25,35 +26,66 @@ from sabtune.ops.kernel import (
     copy,
     kernel,
     made_at,
-    outer,
-    padded,
-    product,
 )
-from sabtune.ops.kernel_simd import (
-    LANES,
-    Number,
-    at_most,
-    compiled,
-    exp,
-    lanes_of,
-    load,
-    store,
-    total,
+from sabtune.ops.kernel_credit import (
+    of_own_score,
+    of_products,
+    of_scores,
+    of_sum,
+    of_weights,
 )
+from sabtune.ops.kernel_product import outer, padded, product
+from sabtune.ops.kernel_recall import listed
+from sabtune.ops.kernel_simd import LANES, called, exp, lanes_of, load, store
 
 
-@compiled
-def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
-    sums = load(a, at) * load(b, start)
-    for j in range(LANES, count, LANES):
-        sums = sums + load(a, at + j) * load(b, start + j)
-    return total(sums)
+@called
+def cells_again(
+    c: Array, row: int, cells: Array, cells_at: int, gates: Array, gates_at: int, count: int, H: int
+) -> None:
+    """c of the `count` first steps of a segment, behind the one before them."""
+    one = lanes_of(c.dtype.type(1))
+    copy(c, row, cells, cells_at, H)
+    for u in range(count):
+        at = gates_at + u * 4 * H
+        for j in range(0, H, LANES):
+            i = load(gates, at + j)
+            f = load(gates, at + H + j)
+            g = load(gates, at + 2 * H + j)
+            v = f * load(c, row + u * H + j) + i * (g + g - one)
+            store(c, row + (u + 1) * H + j, v)
+
+
+@called
+def of_cell(
+    dh: Array, dc: Array, at: int, c: Array, c_at: int, gates: Array, gates_at: int, H: int,
+    S: Array, to: int,
+) -> None:  # fmt: skip
+    """From dL/dh'_t and dL/dc_t those of the gates' sums, in S, and of c_{t-1}, in dc's place."""
+    one = lanes_of(c.dtype.type(1))
+    two = one + one
+    for j in range(0, H, LANES):
+        i = load(gates, gates_at + j)
+        f = load(gates, gates_at + H + j)
+        g = two * load(gates, gates_at + 2 * H + j) - one
+        o = load(gates, gates_at + 3 * H + j)
+        v = load(c, c_at + H + j)
+        tanh_c = one - two / (one + exp(v + v))
+        d_h = load(dh, at + j)
+        d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
+        store(dc, at + j, d_c * f)
+        store(S, to + j, d_c * g * i * (one - i))
+        store(S, to + H + j, d_c * load(c, c_at + j) * f * (one - f))
+        store(S, to + 2 * H + j, d_c * i * (one - g * g))
+        store(S, to + 3 * H + j, d_h * tanh_c * o * (one - o))
 
 
 @kernel
 def backward(
     low: int,
     high: int,
+    scoring: int,
+    softmax: bool,
     step: int,
     k_top: int,
     k_att: int,
@@ -108,11 +140,7 @@ def backward(
     x_width = across - H
     number = w3.dtype.type
     zero = number(0)
-    one = lanes_of(number(1))
-    two = lanes_of(number(2))
-    four = lanes_of(number(4))
-    most = lanes_of(number(SATURATED))
-    capacity, N = keys.shape[1], d_keys.shape[1]
+    capacity, N = keys.shape[1], d_memory.shape[1] - 1
     rows = padded(min(TILE, high - low))
     dh = np.zeros((rows, H), w3.dtype)
     dc = np.zeros((rows, H), w3.dtype)
@@ -126,7 +154,14 @@ def backward(
     c = np.empty((rows, SEGMENT + 1, H), w3.dtype)  # from the one before a segment's first step on
     ds = np.empty(H, w3.dtype)
     e = np.empty(H, w3.dtype)
-    da = np.empty(min(k_top + 1, M0 + N), w3.dtype)
+    most = min(k_top + 1, M0 + N)
+    which = np.empty(most, np.int64)
+    where = np.empty(most, np.int64)  # in old or hidden
+    from_ = np.empty(most + 1, np.int64)  # in keys
+    to = np.empty(most + 1, np.int64)  # in d_keys and d_memory
+    p = np.empty(most + 1, w3.dtype)
+    da = np.empty(most + 1, w3.dtype)
+    d_a = np.zeros((rows, capacity if scoring == SEPARABLE else 0), w3.dtype)
     chosen_flat = chosen.reshape(-1)
     weights_flat = weights.reshape(-1)
     d_in[:] = zero
@@ -141,6 +176,7 @@ def backward(
         rows = padded(B)
         dh[:] = zero
         dc[:] = zero
+        d_a[:] = zero
         for t in range(T - 1, -1, -1):
             M = M0 + (step + t) // k_att - step // k_att
             K = min(k_top + 1, M)
@@ -151,9 +187,13 @@ def backward(
             if (step + t + 1) % k_att == 0:
                 for r in range(B):
                     b = first + r
-                    at = (b * N + M - M0) * H
+                    at = (b * (N + 1) + M - M0) * H
                     add(dh, r * H, number(1), d_memory, at, H)
-                    copy(d, r * H_step, d_keys, at, H)
+                    if scoring == SEPARABLE:
+                        key = (b * capacity + M) * H
+                        of_own_score(d_a[r, M], keys, key, w3, H, d, r * H_step, d_w3)
+                    else:
+                        copy(d, r * H_step, d_keys, at, H)
                     copy(m_t, r * H_step, hidden, (b * T + t) * H, H)
                 outer(B, d, H_step, H, m_t, H_step, H, d_W1)
                 product(rows, d, 0, H_step, H, W1, H, dh)
@@ -161,57 +201,47 @@ def backward(
                 now = ((first + r) * T + t) * H
                 for j in range(0, H, LANES):
                     store(states, r * H_step + j, load(hidden, now + j) - load(summary, now + j))
-            q[:rows] = zero
-            product(rows, states, 0, H_step, H, W_query, H, q)
+            if scoring != SEPARABLE:
+                q[:rows] = zero
+                product(rows, states, 0, H_step, H, W_query, H, q)
             d[:rows] = zero
             for r in range(B):
                 b = first + r
                 at = b * summary_strides[0] + t * summary_strides[1]
                 for j in range(0, H, LANES):
                     store(ds, j, load(d_summary, at + j) + load(dh, r * H + j))
-                    v = load(q, r * H + j)
-                    store(e, j, v if wide[b] else exp(v + v))
                 at = b * chosen.shape[1] + starts[t]
-                mean = zero
-                for i in range(K):
-                    m = chosen_flat[at + i]
-                    p = weights_flat[at + i]
-                    da[i] = zero
-                    if p != 0:
-                        if m < M0:
-                            da[i] = dot(ds, 0, old, (b * old.shape[1] + m) * H, H)
-                        else:
-                            m = made_at(m - M0, step, k_att)
-                            da[i] = dot(ds, 0, hidden, (b * T + m) * H, H)
-                        mean += p * da[i]
-                # p_i = (a_i - θ) / Σ: θ, the first of the chosen, takes what the others give
-                for i in range(1, K):
-                    if weights_flat[at + i] != 0:
-                        da[i] = (da[i] - mean) / sums[b, t]
-                        da[0] -= da[i]
-                for i in range(K):
-                    if da[i] == 0 and weights_flat[at + i] == 0:
-                        continue
-                    m = chosen_flat[at + i]
-                    key = (b * capacity + m) * H
-                    to = (b * N + m - M0) * H
-                    gain = lanes_of(da[i])
-                    p = lanes_of(weights_flat[at + i])
+                front, count = listed(K, M0, True, chosen_flat, weights_flat, at, which, p)
+                for i in range(count):
+                    m = which[i]
+                    from_[i] = (b * capacity + m) * H
+                    to[i] = (b * (N + 1) + (m - M0 if m >= M0 else N)) * H
+                    if m < M0:
+                        where[i] = (b * old.shape[1] + m) * H
+                    else:
+                        where[i] = (b * T + made_at(m - M0, step, k_att)) * H
+                of_weights(front, count, where, p, old, hidden, ds, H, softmax, sums[b, t], da)
+                if scoring == SEPARABLE:
+                    for i in range(count):
+                        d_a[r, which[i]] += da[i]
+                    of_sum(count, p, to, ds, H, d_memory)
+                elif scoring == DOT:
+                    copy(e, 0, q, r * H, H)
+                    of_products(count, da, from_, to, keys, e, H, d, r * H_step, d_keys)
+                    of_sum(count, p, to, ds, H, d_memory)
+                else:
                     for j in range(0, H, LANES):
-                        if wide[b]:
-                            u = load(keys, key + j) + load(e, j)
-                            u = exp(u + u)
-                        else:
-                            u = at_most(most, load(keys, key + j) * load(e, j))
-                        z = one / (one + u)
-                        store(d_w3, j, load(d_w3, j) + gain * (one - two * z))
-                        v = gain * load(w3, j) * (four * (z - z * z))
-                        store(d, r * H_step + j, load(d, r * H_step + j) + v)
-                        if m >= M0:
-                            store(d_keys, to + j, load(d_keys, to + j) + v)
-                            store(d_memory, to + j, load(d_memory, to + j) + p * load(ds, j))
-            outer(B, d, H_step, H, states, H_step, H, d_W2)
-            product(rows, d, 0, H_step, H, W2, H, dh)
+                        v = load(q, r * H + j)
+                        store(e, j, v if wide[b] else exp(v + v))
+                    from_[count], to[count] = from_[0], (b * (N + 1) + N) * H
+                    p[count], da[count] = zero, zero
+                    of_scores(
+                        count, da, p, from_, to, keys, wide[b], e, ds, w3, H,
+                        d, r * H_step, d_w3, d_keys, d_memory,
+                    )  # fmt: skip
+            if scoring != SEPARABLE:
+                outer(B, d, H_step, H, states, H_step, H, d_W2)
+                product(rows, d, 0, H_step, H, W2, H, dh)
             of_segment = t % SEGMENT
             for r in range(B):
                 b = first + r
@@ -219,32 +249,11 @@ def backward(
                 at = (b * T + t) * G
                 row = r * (SEGMENT + 1) * H
                 if t == T - 1 or of_segment == SEGMENT - 1:
-                    copy(c, row, cells, (b * cells.shape[1] + t // SEGMENT) * H, H)
-                    for u in range(of_segment + 1):
-                        from_gates = at - (of_segment - u) * G
-                        for j in range(0, H, LANES):
-                            i = load(gates, from_gates + j)
-                            f = load(gates, from_gates + H + j)
-                            g = two * load(gates, from_gates + 2 * H + j) - one
-                            v = f * load(c, row + u * H + j) + i * g
-                            store(c, row + (u + 1) * H + j, v)
+                    from_cells = (b * cells.shape[1] + t // SEGMENT) * H
+                    from_gates = at - of_segment * G
+                    cells_again(c, row, cells, from_cells, gates, from_gates, of_segment + 1, H)
                 row += of_segment * H
-                for j in range(0, H, LANES):
-                    i = load(gates, at + j)
-                    f = load(gates, at + H + j)
-                    g = two * load(gates, at + 2 * H + j) - one
-                    o = load(gates, at + 3 * H + j)
-                    v = load(c, row + H + j)
-                    tanh_c = one - two / (one + exp(v + v))
-                    d_h = load(dh, r * H + j)
-                    d_c = load(dc, r * H + j) + d_h * o * (one - tanh_c * tanh_c)
-                    c_before = load(c, row + j)
-                    store(dc, r * H + j, d_c * f)
-                    to = r * S_step + j
-                    store(S, to, d_c * g * i * (one - i))
-                    store(S, to + H, d_c * c_before * f * (one - f))
-                    store(S, to + 2 * H, d_c * i * (one - g * g))
-                    store(S, to + 3 * H, d_h * tanh_c * o * (one - o))
+                of_cell(dh, dc, r * H, c, row, gates, at, H, S, r * S_step)
                 add(d_bias, 0, number(1), S, r * S_step, G)
                 if t > 0:
                     copy(before, r * across, hidden, now - H, H)
@@ -264,3 +273,8 @@ def backward(
                 dc[:] = zero
             elif t > 0:
                 product(rows, S, 0, S_step, G, W_hh, H, dh)
+        if scoring == SEPARABLE:
+            for r in range(B):
+                for m in range(M0):
+                    key = ((first + r) * capacity + m) * H
+                    of_own_score(d_a[r, m], keys, key, w3, H, e, 0, d_w3)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sabtune.ops.kernel_simd import LANES
-from sabtune.ops.reference import Parameters
+from sabtune.ops.reference import Parameters, Rule
 
 Array = NDArray[Any]
 
@@ -29,6 +29,11 @@ def packed(weight: Tensor) -> Array:
 def unpacked(panels: Array) -> Tensor:
     """The inverse of `packed`."""
     return torch.from_numpy(panels).transpose(0, 1).flatten(1)
+
+
+def query_scale(rule: Rule, H: int) -> float:
+    """What W2 is multiplied with for the kernels: they have scores k·q without the 1 / √H."""
+    return float(H**-0.5) if rule.scoring == "dot" else 1.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ class Layout:
             return weight
         return pad(weight.view(4, self.H, -1), (0, 0, 0, self.more)).flatten(0, 1)
 
+    def scores(self, p: Parameters, rule: Rule) -> tuple[Tensor, Tensor]:
+        """W2 (W, W) and w3 (W,), zeros for what the rule doesn't have."""
+        H = self.H
+        W2 = p.W2 if p.W2.numel() else p.W1.new_zeros(H, H)
+        w3 = p.w3 if p.w3.numel() else p.W1.new_zeros(H)
+        return self.square(W2) * query_scale(rule, H), self.rows(w3)
+
     def no_rows(self, tensor: Tensor) -> Tensor:
         """(…, W) -> (…, H)."""
         return tensor[..., : self.H] if self.more else tensor
@@ -88,7 +100,8 @@ class Forward:
     w3: Array
 
     @staticmethod
-    def of(p: Parameters, layout: Layout) -> Forward:
+    def of(p: Parameters, layout: Layout, rule: Rule) -> Forward:
+        W2, w3 = layout.scores(p, rule)
         both = torch.cat([layout.gates(p.weight_ih), layout.square(p.weight_hh)], dim=1)
         bias = layout.gates((p.bias_ih + p.bias_hh).unsqueeze(1)).flatten().clone()
         for weight in (both, bias):
@@ -97,8 +110,8 @@ class Forward:
             W_in=packed(both.T),
             bias=bias.numpy(),
             W1=packed(layout.square(p.W1).T),
-            W2=packed(layout.square(p.W2).T),
-            w3=layout.rows(p.w3).numpy(),
+            W2=packed(W2.T),
+            w3=w3.numpy(),
         )
 
 
@@ -114,12 +127,13 @@ class Backward:
     w3: Array
 
     @staticmethod
-    def of(p: Parameters, layout: Layout) -> Backward:
+    def of(p: Parameters, layout: Layout, rule: Rule) -> Backward:
+        W2, w3 = layout.scores(p, rule)
         return Backward(
-            W_query=packed(layout.square(p.W2).T),
+            W_query=packed(W2.T),
             W_ih=packed(Layout(p.weight_ih.shape[1]).rows(layout.gates(p.weight_ih))),
             W_hh=packed(layout.square(p.weight_hh)),
             W1=packed(layout.square(p.W1)),
-            W2=packed(layout.square(p.W2)),
-            w3=layout.rows(p.w3).numpy(),
+            W2=packed(W2),
+            w3=w3.numpy(),
         )

@@ -22,9 +22,9 @@ from sabtune.ops.kernel_layout import Layout
 from sabtune.ops.reference import State
 
 
-def start_keys(raw: Tensor, keys: Array) -> Flags:
-    """Writes W1 m (B, M, W) as the kernels' keys; says which examples are wide."""
-    wide = raw.abs().amax(dim=(1, 2)) > REACH
+def start_keys(raw: Tensor, keys: Array, all_wide: bool) -> Flags:
+    """Writes W1 m (B, M, W) as the kernels' keys; says which examples are wide, (B,)."""
+    wide = (raw.abs().amax(dim=(1, 2)) > REACH).logical_or_(torch.tensor(all_wide))
     target = torch.from_numpy(keys)[:, : raw.shape[1]]
     torch.exp(raw + raw, out=target)
     if wide.any():
@@ -35,13 +35,14 @@ def start_keys(raw: Tensor, keys: Array) -> Flags:
 class Bank:
     """Memories and keys (B, capacity, W), of which `count` are there."""
 
-    def __init__(self, state: State, layout: Layout, capacity: int):
+    def __init__(self, state: State, layout: Layout, capacity: int, all_wide: bool):
         memory, raw = layout.rows(state.memory), layout.rows(state.keys)
         B, self.count, W = memory.shape
         self.memory: Array = memory.new_empty(B, capacity, W).numpy()
         self.keys = np.empty_like(self.memory)
         self.memory[:, : self.count] = memory.numpy()
-        self.wide = start_keys(raw, self.keys)
+        self.wide = start_keys(raw, self.keys, all_wide)
+        self.all_wide = all_wide
         self._lock = threading.Lock()
 
     def claim(self, count: int, more: int) -> bool:
@@ -89,12 +90,14 @@ class Carried(State):
         return state
 
 
-def bank_of(state: State, layout: Layout, more: int) -> tuple[Bank, int]:
+def bank_of(state: State, layout: Layout, more: int, all_wide: bool) -> tuple[Bank, int]:
     """A bank with the state's memories and room for `more`; how many the state has."""
-    if isinstance(state, Carried) and state.bank and state.bank.claim(state.count, more):
-        return state.bank, state.count
+    if isinstance(state, Carried):
+        bank = state.bank
+        if bank and bank.all_wide == all_wide and bank.claim(state.count, more):
+            return bank, state.count
     M0 = state.memory.shape[1]
-    bank = Bank(state, layout, M0 + more)
+    bank = Bank(state, layout, M0 + more, all_wide)
     bank.claim(M0, more)
     return bank, M0
 

@@ -1,33 +1,34 @@
 """Which memories a step recalls: the K highest scores, without making most of the others.
 
-A score moves little from one step to the next. How far it may have risen is bounded: with every
-e^{2k} of an example between two known numbers, w3·(tanh(k+q') - tanh(k+q)) is highest at one end of
-that range or, if the range holds the point where tanh is steepest, at most w3·(q' - q). `drift`
-adds that up over the units and the steps, so that
+A score moves little from one step to the next. How far it may have risen is bounded by `rise`, from
+the range that all keys of an example lie in; `drift` adds that up over the steps, so that
 
     a_i now <= bound[i] + drift,    bound[i] = a_i - drift when it was last made,
 
 and only the memories of which this passes the K-th highest score so far are scored again. The
 result is that of scoring all: scores nearer than their own rounding, `tie`, are ties, and any
 choice among ties is right. Where more than half must be scored all the same, as under noise, the
-bound is left alone for some steps, for it costs as much as four scores.
+bound is left alone for some steps, for it costs as much as four scores. Where a memory's score is
+its own whatever the query, nothing is scored again: the highest so far stay, and a new one is
+`offered` a place among them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from sabtune.ops.kernel import Array, Whole, score
+from sabtune.ops.kernel import Array, Whole, made_at
+from sabtune.ops.kernel_score import score
 from sabtune.ops.kernel_simd import (
     LANES,
     Number,
     any_above,
-    at_least,
+    called,
     compiled,
     lanes_of,
     load,
-    total,
-    where_less,
+    spread,
+    store,
 )
 
 PAUSE = 8  # steps for which all are scored after a step in which more than half were
@@ -54,52 +55,17 @@ def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
     which[at + i] = index
 
 
-@compiled
-def rise(
-    lowest: Array, highest: Array, row: int, e: Array, q: Array, e0: Array, q0: Array, w3: Array
-) -> Number:
-    """How far, at most, the scores of an example rise as its query goes from q0 to q.
-
-    lowest, highest: the range of its e^{2k}; e, e0: e^{2q}, e^{2 q0}; all (rows, H), at `row`.
-    """
-    number = w3.dtype.type
-    one = lanes_of(number(1))
-    zero = one - one
-    sums = zero
-    sizes = zero
-    for j in range(0, w3.shape[0], LANES):
-        w = load(w3, j)
-        now = load(e, j)
-        before = load(e0, row + j)
-        low = load(lowest, row + j)
-        high = load(highest, row + j)
-        x0 = low * before
-        x1 = low * now
-        y0 = high * before
-        y1 = high * now
-        at_low = w * ((x1 - x0) / ((one + x0) * (one + x1)))
-        at_high = w * ((y1 - y0) / ((one + y0) * (one + y1)))
-        most = at_least(at_low, at_high)
-        steep = w * (load(q, row + j) - load(q0, row + j))
-        # the steepest point, k = -(q + q')/2, lies within: e^{2k} e^{q+q'} is 1 there
-        within = (x0 * x1 - one) * (y0 * y1 - one)
-        inside = where_less(within, zero, at_least(most + most, steep), most + most)
-        sums = sums + inside
-        sizes = sizes + at_least(inside, zero - inside)
-    return total(sums) + number(8) * np.finfo(w3.dtype).eps * total(sizes)  # and its rounding
-
-
-@compiled
+@called
 def choose(
     K: int,
     M: int,
     known: int,
     keys: Array,
     first: int,
-    e: Array,
+    query: Array,
     w3: Array,
     all_w3: Number,
-    wide: bool,
+    how: int,
     bound: Array,
     row: int,
     drift: Number,
@@ -119,8 +85,7 @@ def choose(
         chosen[at + i] = M - K + i
     for i in range(K):
         m = chosen[at + i]
-        half = score(keys, first + m * H, e, 0, w3, H, wide)
-        weights[at + i] = all_w3 - half - half
+        weights[at + i] = score(keys, first + m * H, query, 0, w3, all_w3, how)
         bound[row + m] = nothing
     for i in range(K // 2 - 1, -1, -1):
         sink(weights, chosen, at, K, i)
@@ -130,8 +95,7 @@ def choose(
             continue
         for m in range(block, min(block + LANES, M)):
             if bound[row + m] > weights[at] + tie - drift:
-                half = score(keys, first + m * H, e, 0, w3, H, wide)
-                a = all_w3 - half - half
+                a = score(keys, first + m * H, query, 0, w3, all_w3, how)
                 scored += 1
                 if a > weights[at]:
                     bound[row + chosen[at]] = weights[at] - drift
@@ -146,14 +110,58 @@ def choose(
     return scored
 
 
-@compiled
-def weigh(K: int, epsilon: Number, weights: Array, at: int) -> Number:
-    """Scores -> p_i = (a_i - θ) / (Σ + ε), θ being the first; returns the divisor."""
-    theta = weights[at]
-    w = weights.dtype.type(epsilon)
-    for i in range(K):
-        weights[at + i] -= theta
-        w += weights[at + i]
-    for i in range(K):
-        weights[at + i] /= w
-    return w
+@called
+def offer(a: Number, m: int, held: int, most: int, scores: Array, which: Whole, at: int) -> None:
+    """Memory m, with score a, among the `most` highest; a heap, of which `held` are there."""
+    if held < most:
+        scores[at + held] = a
+        which[at + held] = m
+        for i in range((held + 1) // 2 - 1, -1, -1):
+            sink(scores, which, at, held + 1, i)
+    elif a > scores[at]:
+        scores[at] = a
+        which[at] = m
+        sink(scores, which, at, most, 0)
+
+
+@called
+def listed(
+    K: int, M0: int, theta: bool, chosen: Whole, weights: Array, at: int, which: Whole, p: Array
+) -> tuple[int, int]:
+    """Of a step's chosen memories those with a weight, and θ's own if it is asked for.
+
+    Leaves them in `which` and p, those before M0 first; returns how many these are, and all.
+    """
+    front = 0
+    count = 0
+    for late in range(2):
+        for i in range(K):
+            wanted = weights[at + i] != 0 or (theta and i == 0)
+            if wanted and (chosen[at + i] >= M0) == (late == 1):
+                which[count] = chosen[at + i]
+                p[count] = weights[at + i]
+                count += 1
+        if late == 0:
+            front = count
+    return front, count
+
+
+@called
+def recall(
+    front: int, count: int, which: Whole, p: Array, old: Array, old_at: int, hidden: Array,
+    hidden_at: int, M0: int, step: int, k_att: int, H: int, summary: Array, at: int,
+) -> None:  # fmt: skip
+    """s = Σ p_i m_i of the `listed`; `which` is used up."""
+    for i in range(count):
+        m = which[i]
+        if i < front:
+            which[i] = old_at + m * H
+        else:
+            which[i] = hidden_at + made_at(m - M0, step, k_att) * H
+    for j in range(0, H, LANES):
+        v = lanes_of(p.dtype.type(0))
+        for i in range(front):
+            v = v + spread(p, i) * load(old, which[i] + j)
+        for i in range(front, count):
+            v = v + spread(p, i) * load(hidden, which[i] + j)
+        store(summary, at + j, v)

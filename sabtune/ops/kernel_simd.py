@@ -31,6 +31,11 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
+def called(function: F) -> F:
+    """A function of the kernels' own, large enough to be compiled once and called."""
+    return cast(F, numba.njit(error_model="numpy")(function))
+
+
 def instruction(function: Code) -> Code:
     """An operation given by the LLVM code it stands for."""
     return cast(Code, extending.intrinsic(function))
