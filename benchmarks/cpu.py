@@ -2,33 +2,35 @@
 
     python benchmarks/cpu.py [--quick]
 
-First the compiled pass is compared with the equations, values and every gradient; if they differ
-no time is printed. Then, on copying (10 symbols, one-hot, a linear readout): forward + loss +
-backward of nn.LSTM, of the compiled pass and of the equations under plain autograd, in turn, again
-and again; the median of each, and in brackets the least and the greatest. Memory is the growth of
-the largest resident size of a process that makes three updates. Minutes; --quick leaves out the
+First the compiled pass is compared with the equations, values and every gradient, by every rule; if
+they differ no time is printed. Then, on copying (10 symbols, one-hot, a linear readout): forward +
+loss + backward of nn.LSTM, of the compiled pass and of the equations under plain autograd, in turn,
+again and again; the median of each, and in brackets the least and greatest. Memory is the growth
+of the largest resident size of a process that makes three updates. Minutes; --quick leaves out the
 equations' longest runs and takes fewer rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from sabtune.ops import fused, reference
-from sabtune.ops.reference import Parameters
+from sabtune.models import SAB
+from sabtune.ops import reference
+from sabtune.ops.reference import Normalizer, Scoring
 
 SYMBOLS = 10
 RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
@@ -36,7 +38,7 @@ RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and sparsity of one row."""
+    """Sizes, sparsity and rule of one row; `noise`: on normal noise instead of copying."""
 
     B: int
     T: int
@@ -44,10 +46,21 @@ class Case:
     k_top: int = 10
     k_att: int = 2
     k_trunc: int = 10
+    scoring: Scoring = "mlp"
+    normalizer: Normalizer = "sum"
+    noise: bool = False
+
+    def label(self) -> str:
+        words = [f"B {self.B} H {self.H} T {self.T}"]
+        words += [self.scoring] * (self.scoring != "mlp")
+        words += [self.normalizer] * (self.normalizer != "sum")
+        words += ["noise"] * self.noise
+        return " ".join(words)
 
 
 TRAINING = (Case(64, 30, 64, 3, 2, 5), Case(64, 100), Case(64, 200), Case(64, 400))
-EVALUATION = (Case(16, 1000), Case(16, 5000))
+SCORINGS = (Case(64, 100, scoring="dot"), Case(64, 100, scoring="separable"))  # on one thread
+EVALUATION = (Case(16, 1000), Case(16, 5000), Case(16, 5000, noise=True))
 MEMORY = (Case(64, 400), Case(64, 1000))
 
 
@@ -63,40 +76,40 @@ class Bench:
         self.symbols = symbols
         self.x = one_hot(symbols, SYMBOLS).to(dtype)
 
-        def uniform(*shape: int) -> Tensor:
-            weight = torch.empty(shape, dtype=torch.float64)
-            return weight.uniform_(-(H**-0.5), H**-0.5, generator=generator).to(dtype)
-
-        self.p = Parameters(
-            weight_ih=uniform(4 * H, SYMBOLS),
-            weight_hh=uniform(4 * H, H),
-            bias_ih=uniform(4 * H),
-            bias_hh=uniform(4 * H),
-            W1=uniform(H, H),
-            W2=uniform(H, H),
-            w3=uniform(H),
+        if case.noise:
+            self.x = torch.randn(B, T, SYMBOLS, generator=generator).to(dtype)
+        config = SAB.Config(
+            hidden=H,
+            k_top=case.k_top,
+            k_att=case.k_att,
+            k_trunc=case.k_trunc,
+            scoring=case.scoring,
+            normalizer=case.normalizer,
         )
-        self.V, self.b = uniform(SYMBOLS, 2 * H), uniform(SYMBOLS)
-        self.weights = [getattr(self.p, field.name) for field in fields(Parameters)]
-        self.weights += [self.V, self.b]
-        for weight in self.weights:
-            weight.requires_grad_()
+        self.sab = config.build(SYMBOLS, SYMBOLS, steps=T, generator=generator).to(dtype)
+        self.weights = list(self.sab.parameters())
         self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, dtype=dtype)
         self.head = nn.Linear(H, SYMBOLS, dtype=dtype)
 
-    def run_sab(self, sab: Callable[..., tuple[Tensor, Tensor, object]]) -> Tensor:
-        case = self.case
-        state = reference.initial_state(case.B, self.p)
-        hidden, summary, _ = sab(
-            self.x, state, self.p, k_top=case.k_top, k_att=case.k_att, k_trunc=case.k_trunc
+    def equations(self) -> Tensor:
+        case, p = self.case, self.sab.weights()
+        state = reference.initial_state(case.B, p)
+        hidden, summary, _ = reference.sab(
+            self.x,
+            state,
+            p,
+            k_top=case.k_top,
+            k_att=case.k_att,
+            k_trunc=case.k_trunc,
+            rule=self.sab.rule,
         )
-        return reference.readout(hidden, summary, self.V, self.b)
+        return self.sab.readout(hidden, summary)
 
     def logits(self, model: str) -> Tensor:
         if model == "nn.LSTM":
             logits: Tensor = self.head(self.lstm(self.x)[0])
             return logits
-        return self.run_sab(fused.sab if model == "compiled" else reference.sab)
+        return self.sab(self.x)[0] if model == "compiled" else self.equations()
 
     def train(self, model: str) -> Tensor:
         for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
@@ -113,7 +126,10 @@ class Bench:
 def verify() -> None:
     """Ends the program if the compiled pass and the equations differ."""
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
-        for case in (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0)):
+        sizes = (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0))
+        rules = itertools.product(get_args(Scoring), get_args(Normalizer))
+        for size, (scoring, normalizer) in itertools.product(sizes, rules):
+            case = replace(size, scoring=scoring, normalizer=normalizer)
             bench = Bench(case, dtype)
             bench.x += 0.3 * torch.randn(bench.x.shape, generator=torch.Generator().manual_seed(1))
             found = {}
@@ -146,7 +162,7 @@ def table(way: str, case: Case, threads: int, models: list[str], rounds: int) ->
     torch.set_num_threads(threads)
     times = measure(Bench(case), way, models, rounds)
     middle = {model: statistics.median(values) for model, values in times.items()}
-    cells = [f"{way} B {case.B} H {case.H} T {case.T}", str(threads)]
+    cells = [f"{way} {case.label()}", str(threads)]
     for model in ("nn.LSTM", "compiled", "equations"):
         spread = times.get(model)
         cells.append(
@@ -205,9 +221,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     rounds = 5 if options.quick else 9
     for threads in (1, 2):
-        for case in TRAINING:
+        for case in (*TRAINING, *SCORINGS * (threads == 1)):
             models = ["nn.LSTM", "compiled"]
-            if threads == 1 and not (options.quick and case.T > 100):
+            if not (options.quick and case.T > 100):
                 models.append("equations")
             print(table("train", case, threads, models, rounds), flush=True)
     for case in EVALUATION:
