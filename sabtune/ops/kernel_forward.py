@@ -23,8 +23,17 @@ from sabtune.ops.kernel import (
     widen,
 )
 from sabtune.ops.kernel_product import padded, product
-from sabtune.ops.kernel_recall import FEW, PAUSE, choose, listed, offer, recall
-from sabtune.ops.kernel_score import PRODUCT, TAME, WIDE, rise, rise_of_products, score, weigh
+from sabtune.ops.kernel_recall import (
+    FEW,
+    PAUSE,
+    choose_dot,
+    choose_tame,
+    choose_wide,
+    listed,
+    offer,
+    recall,
+)
+from sabtune.ops.kernel_score import rise, rise_of_products, weigh, wide_score
 from sabtune.ops.kernel_simd import (
     LANES,
     Number,
@@ -155,7 +164,7 @@ def forward(
                     store(highest, r * H + j, at_least(v, load(highest, r * H + j)))
             if scoring == SEPARABLE:
                 for m in range(M0):
-                    a = score(keys, at + m * H, e, 0, w3, all_w3, WIDE)
+                    a = wide_score(keys, at + m * H, e, 0, w3, all_w3)
                     offer(a, m, min(m, most), most, top_flat, top_which_flat, r * most)
         known = 0
         for t in range(T):
@@ -192,11 +201,11 @@ def forward(
                     if not wide[b] and furthest(q, r * H, H) > REACH:
                         wide[b] = True
                         widen(keys, b * capacity * H, M * H)
-                    how = PRODUCT if scoring == DOT else (WIDE if wide[b] else TAME)
+                    tame = scoring != DOT and not wide[b]
                     for j in range(0, H, LANES):
                         v = load(q, r * H + j)
-                        store(e, j, exp(v + v) if how == TAME else v)
-                    bounded = M > FEW * K and how != WIDE and t > 0 and pause[r] == 0
+                        store(e, j, exp(v + v) if tame else v)
+                    bounded = M > FEW * K and (tame or scoring == DOT) and t > 0 and pause[r] == 0
                     if bounded:
                         if scoring == DOT:
                             more, size = rise_of_products(lowest, highest, r * H, q, q0, H)
@@ -208,10 +217,21 @@ def forward(
                         drift[r] = 0.0
                     # nearer, two scores differ by rounding alone
                     tie = number(4) * np.finfo(w3.dtype).eps * size
-                    scored = choose(
-                        K, M, known, keys, b * capacity * H, e, w3, all_w3, how,
-                        bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
-                    )  # fmt: skip
+                    if tame:
+                        scored = choose_tame(
+                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
+                        )  # fmt: skip
+                    elif scoring == DOT:
+                        scored = choose_dot(
+                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
+                        )  # fmt: skip
+                    else:
+                        scored = choose_wide(
+                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
+                        )  # fmt: skip
                     if bounded and 2 * scored > M:
                         pause[r] = PAUSE
                     elif pause[r] > 0:
@@ -248,7 +268,7 @@ def forward(
                         store(lowest, r * H + j, at_most(v, load(lowest, r * H + j)))
                         store(highest, r * H + j, at_least(v, load(highest, r * H + j)))
                     if scoring == SEPARABLE:
-                        a = score(keys, at, e, 0, w3, all_w3, WIDE)
+                        a = wide_score(keys, at, e, 0, w3, all_w3)
                         offer(a, M, min(M, most), most, top_flat, top_which_flat, r * most)
         for r in range(B):
             copy(h, (first + r) * H, carried, r * depth + inputs, H)

@@ -15,12 +15,15 @@ its own whatever the query, nothing is scored again: the highest so far stay, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sabtune.ops.kernel import Array, Whole, made_at
-from sabtune.ops.kernel_score import score
+from sabtune.ops.kernel_score import dot_score, tame_score, wide_score
 from sabtune.ops.kernel_simd import (
     LANES,
+    F,
     Number,
     any_above,
     called,
@@ -55,59 +58,66 @@ def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
     which[at + i] = index
 
 
-@called
-def choose(
-    K: int,
-    M: int,
-    known: int,
-    keys: Array,
-    first: int,
-    query: Array,
-    w3: Array,
-    all_w3: Number,
-    how: int,
-    bound: Array,
-    row: int,
-    drift: Number,
-    tie: Number,
-    chosen: Whole,
-    weights: Array,
-    at: int,
-) -> int:
-    """Leaves the K memories of M with the highest scores, as a heap, in chosen and weights.
+def chooser(score: F) -> Callable[..., int]:
+    """`choose` by one way of scoring: a choice for every score would cost as much as the score."""
 
-    chosen[at : at + K] holds those to begin with (the step before's), `known` of them valid; the
-    rest are filled up with the last memories. Returns how many were scored.
-    """
-    H = w3.shape[0]
-    nothing = w3.dtype.type(-np.inf)
-    for i in range(known, K):
-        chosen[at + i] = M - K + i
-    for i in range(K):
-        m = chosen[at + i]
-        weights[at + i] = score(keys, first + m * H, query, 0, w3, all_w3, how)
-        bound[row + m] = nothing
-    for i in range(K // 2 - 1, -1, -1):
-        sink(weights, chosen, at, K, i)
-    scored = K
-    for block in range(0, M, LANES):
-        if not any_above(load(bound, row + block), weights[at] + tie - drift):
-            continue
-        for m in range(block, min(block + LANES, M)):
-            if bound[row + m] > weights[at] + tie - drift:
-                a = score(keys, first + m * H, query, 0, w3, all_w3, how)
-                scored += 1
-                if a > weights[at]:
-                    bound[row + chosen[at]] = weights[at] - drift
-                    weights[at] = a
-                    chosen[at] = m
-                    bound[row + m] = nothing
-                    sink(weights, chosen, at, K, 0)
-                else:
-                    bound[row + m] = a - drift
-    for i in range(K):
-        bound[row + chosen[at + i]] = weights[at + i] - drift
-    return scored
+    @called
+    def choose(
+        K: int,
+        M: int,
+        known: int,
+        keys: Array,
+        first: int,
+        query: Array,
+        w3: Array,
+        all_w3: Number,
+        bound: Array,
+        row: int,
+        drift: Number,
+        tie: Number,
+        chosen: Whole,
+        weights: Array,
+        at: int,
+    ) -> int:
+        """Leaves the K memories of M with the highest scores, as a heap, in chosen and weights.
+
+        chosen[at : at + K] holds those to begin with (the step before's), `known` of them valid;
+        the rest are filled up with the last memories. Returns how many were scored.
+        """
+        H = w3.shape[0]
+        nothing = w3.dtype.type(-np.inf)
+        for i in range(known, K):
+            chosen[at + i] = M - K + i
+        for i in range(K):
+            m = chosen[at + i]
+            weights[at + i] = score(keys, first + m * H, query, 0, w3, all_w3)
+            bound[row + m] = nothing
+        for i in range(K // 2 - 1, -1, -1):
+            sink(weights, chosen, at, K, i)
+        scored = K
+        for block in range(0, M, LANES):
+            if not any_above(load(bound, row + block), weights[at] + tie - drift):
+                continue
+            for m in range(block, min(block + LANES, M)):
+                if bound[row + m] > weights[at] + tie - drift:
+                    a = score(keys, first + m * H, query, 0, w3, all_w3)
+                    scored += 1
+                    if a > weights[at]:
+                        bound[row + chosen[at]] = weights[at] - drift
+                        weights[at] = a
+                        chosen[at] = m
+                        bound[row + m] = nothing
+                        sink(weights, chosen, at, K, 0)
+                    else:
+                        bound[row + m] = a - drift
+        for i in range(K):
+            bound[row + chosen[at + i]] = weights[at + i] - drift
+        return scored
+
+    return choose
+
+
+choose_tame, choose_wide, choose_dot = map(chooser, (tame_score, wide_score, dot_score))
 
 
 @called

@@ -29,7 +29,6 @@ from sabtune.ops.kernel_simd import (
 )
 
 SATURATED = 1e18  # 1 + x and the product of two of them: finite, and 1 - 2/x is 1
-TAME, WIDE, PRODUCT = range(3)  # e^{2k} and e^{2q} are given; k and q; k and q, to be multiplied
 
 
 @compiled
@@ -47,30 +46,40 @@ def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
 
 
 @compiled
-def score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number, how: int) -> Number:
-    """a of one memory, its key at `at`, as `how` says; all_w3: Σ w3."""
-    H = w3.shape[0]
-    if how == PRODUCT:
-        return dot(key, at, query, q, H)
-    number = w3.dtype.type
-    one = lanes_of(number(1))
+def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
+    """a of one memory from e^{2k}, at `at`, and e^{2q}; all_w3: Σ w3."""
+    one = lanes_of(w3.dtype.type(1))
+    most = lanes_of(w3.dtype.type(SATURATED))
     sums = one - one
-    if how == WIDE:
-        for j in range(0, H, LANES):
-            u = load(key, at + j) + load(query, q + j)
-            sums = sums + load(w3, j) / (one + exp(u + u))
-    else:
-        most = lanes_of(number(SATURATED))
-        part = H // LANES // 2 * LANES
-        for j in range(0, part, LANES):
-            x0 = at_most(most, one + load(key, at + j) * load(query, q + j))
-            x1 = at_most(most, one + load(key, at + part + j) * load(query, q + part + j))
-            sums = sums + (load(w3, j) * x1 + load(w3, part + j) * x0) / (x0 * x1)
-        for j in range(2 * part, H, LANES):
-            x0 = at_most(most, one + load(key, at + j) * load(query, q + j))
-            sums = sums + load(w3, j) / x0
+    H = w3.shape[0]
+    part = H // LANES // 2 * LANES
+    for j in range(0, part, LANES):
+        x0 = one + at_most(most, load(key, at + j) * load(query, q + j))
+        x1 = one + at_most(most, load(key, at + part + j) * load(query, q + part + j))
+        sums = sums + (load(w3, j) * x1 + load(w3, part + j) * x0) / (x0 * x1)
+    for j in range(2 * part, H, LANES):
+        x0 = one + at_most(most, load(key, at + j) * load(query, q + j))
+        sums = sums + load(w3, j) / x0
     half = total(sums)
     return all_w3 - half - half
+
+
+@compiled
+def wide_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
+    """The same from k and q."""
+    one = lanes_of(w3.dtype.type(1))
+    sums = one - one
+    for j in range(0, w3.shape[0], LANES):
+        u = load(key, at + j) + load(query, q + j)
+        sums = sums + load(w3, j) / (one + exp(u + u))
+    half = total(sums)
+    return all_w3 - half - half
+
+
+@compiled
+def dot_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
+    """k·q."""
+    return dot(key, at, query, q, w3.shape[0])
 
 
 @called
