@@ -66,14 +66,18 @@ def load(directory: Path) -> Saved:
             f"this version reads {FORMAT}"
         )
     training = _read_tensors(directory / "training.safetensors")
-    return Saved(
-        run=load_run(directory),
-        step=progress["step"],
-        in_a_row=progress["in_a_row"],
-        weights=_read_tensors(directory / "weights.safetensors"),
-        batches=training.pop(_GENERATOR),
-        optimizer={name.removeprefix(_OPTIMIZER): t for name, t in training.items()},
-    )
+    run, weights = load_run(directory), _read_tensors(directory / "weights.safetensors")
+    try:
+        return Saved(
+            run=run,
+            step=progress["step"],
+            in_a_row=progress["in_a_row"],
+            weights=weights,
+            batches=training.pop(_GENERATOR),
+            optimizer={name.removeprefix(_OPTIMIZER): t for name, t in training.items()},
+        )
+    except KeyError as problem:
+        raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
 
 
 def load_run(directory: Path) -> RunConfig:

@@ -131,8 +131,9 @@ class TrialRun:
     def resume(
         cls, assignment: Assignment, directory: Path, device: torch.device | str = "cpu"
     ) -> Self:
-        """The trial that `save` wrote. Raises CheckpointError if its files are damaged."""
-        history = load_history(directory)
+        """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
+        trial's."""
+        history = load_history(directory, assignment)
         run = cls.__new__(cls)
         run._begin(assignment, Training.resume(directory, device), history)
         return run
@@ -208,13 +209,24 @@ class TrialRun:
             )
 
 
-def load_history(directory: Path) -> list[Progress]:
-    """What a trial had reported when it wrote `directory`. Raises CheckpointError if damaged."""
+def load_history(directory: Path, assignment: Assignment | None = None) -> list[Progress]:
+    """What a trial had reported when it wrote `directory`.
+
+    Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
+    limits may differ.
+    """
     path = directory / FILE
     try:
-        return [Progress.from_dict(data) for data in json.loads(path.read_text())["history"]]
+        content = json.loads(path.read_text())
+        history = [Progress.from_dict(data) for data in content["history"]]
+        kept = content["assignment"] | {"limits": None}
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
+    if assignment is not None:
+        plain = json.loads(json.dumps(assignment.to_dict())) | {"limits": None}
+        if kept != plain:
+            raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
+    return history
 
 
 def forget_peak(device: torch.device) -> None:

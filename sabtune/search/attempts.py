@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sabtune.errors import CheckpointError
-from sabtune.trial import Progress, load_history
+from sabtune.trial import Assignment, Progress, load_history
 
 
 def directory(number: int, attempt: int) -> str:
@@ -21,11 +21,14 @@ def checkpoints(trials: Path, number: int) -> list[Path]:
     return [path for at in attempts for path in sorted(at.glob("checkpoint_*"), reverse=True)]
 
 
-def history(directories: Iterable[Path]) -> list[Progress]:
-    """What the first of these checkpoints that can be read says was reported; else nothing."""
+def history(directories: Iterable[Path], assignment: Assignment | None = None) -> list[Progress]:
+    """What the first of these checkpoints that can be read says was reported; else nothing.
+
+    assignment: those of another are passed over.
+    """
     for directory in directories:
         try:
-            return load_history(directory)
+            return load_history(directory, assignment)
         except CheckpointError:
             continue
     return []

@@ -27,11 +27,18 @@ def places(resources: Resources) -> int:
     return int(min(fit, gpus // resources.gpus) if resources.gpus else fit)
 
 
+class _Log(logging.FileHandler):
+    """What can't be written, as on a full disk, is lost in silence: Python would tell at length."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 @contextmanager
 def own_ray(log: Path) -> Iterator[None]:
     """A Ray of our own on this machine, on loopback, quiet: what it logs goes to the file `log`."""
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(log)
+    handler = _Log(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ray.init(
         address="local",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import filelock
 import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
 
-from sabtune.errors import StoreError
+from sabtune.errors import SabtuneError, StoreError
 from sabtune.search import record
 from sabtune.store import Store
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What a disk says that takes no more."""
 
 
 @contextmanager
 def locked(name: str, store: Store) -> Iterator[None]:
-    """Holds the study, on this machine and in a shared database. Raises StoreError if it is held.
+    """Holds the study, on this machine and in a shared database. Raises StoreError if it is held,
+    and if the store fails while it is: a disk that is full, a database that went away.
 
     Both locks end with the process that holds them.
     """
@@ -25,6 +31,31 @@ def locked(name: str, store: Store) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise _held(name, store) from None
+    except SabtuneError:
+        raise
+    except Exception as problem:
+        failure = _failure(problem, store)
+        if failure is None:
+            raise
+        raise failure from problem
+
+
+def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
+    """What to say if a problem came of the store, however Tune and Optuna have wrapped it."""
+    while problem is not None:
+        if isinstance(problem, SQLAlchemyError):
+            words = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
+            return StoreError(
+                f"the database of {store.shown} fails ({words}): "
+                "see that it runs and has room, then search again; nothing that it holds is lost"
+            )
+        if isinstance(problem, OSError) and problem.errno in DISK:
+            return StoreError(
+                f"the store {store.root} can't be written ({problem.strerror}): "
+                "make room, then search again; nothing that it holds is lost"
+            )
+        problem = problem.__cause__ or problem.__context__
+    return None
 
 
 def is_held(name: str, store: Store) -> bool:
@@ -42,12 +73,16 @@ def _in_database(name: str, store: Store) -> Iterator[None]:
         yield
         return
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
-    with record.store_of(store).engine.connect() as connection:
-        ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-        if not connection.execute(ask, {"key": key}).scalar():
-            raise _held(name, store)
-        connection.commit()  # the lock is the connection's, not the transaction's
-        yield
+    engine = record.store_of(store).engine
+    try:
+        with engine.connect() as connection:
+            ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+            if not connection.execute(ask, {"key": key}).scalar():
+                raise _held(name, store)
+            connection.commit()  # the lock is the connection's, not the transaction's
+            yield
+    finally:
+        engine.dispose()  # a connection that is only given back to the pool keeps the lock
 
 
 def _held(name: str, store: Store) -> StoreError:

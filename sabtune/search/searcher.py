@@ -129,7 +129,7 @@ class Teller(_Stays, tune.Callback):
         if order.assignment.number in self.running:
             return  # taken up again after its worker died
         running = self._start(order.assignment)
-        for progress in history(map(Path, order.checkpoints)):
+        for progress in history(map(Path, order.checkpoints), order.assignment):
             self._report(running, progress)  # what the search that was ended didn't come to tell
 
     def _start(self, assignment: Assignment) -> Running:
@@ -191,9 +191,7 @@ class Teller(_Stays, tune.Callback):
         running = self.running.get(number) or self._start(
             Assignment.from_dict(trial.config["assignment"])
         )
-        error = trial.get_error()
-        text = str(error).strip().splitlines()[-1] if error else "its worker died"
-        self._end(trial, running, "FAIL", text)
+        self._end(trial, running, "FAIL", _error(trial))
 
     def _end(self, trial: TuneTrial, running: Running, state: State, reason: str) -> None:
         del self.running[running.assignment.number]
@@ -236,6 +234,18 @@ class Teller(_Stays, tune.Callback):
         except StudyFileError as problem:
             self.problem = problem
             return {"the study file's constraints failed": 1.0}
+
+
+def _error(trial: TuneTrial) -> str:
+    """What Tune gave the trial up for, in one line.
+
+    Taken from Tune's own folder and then forgotten by it: the copy in the store, which Tune would
+    read at the end, is cut short if the store's disk is full.
+    """
+    kept, data = trial.error_file, trial.run_metadata
+    data.error_filename = data.pickled_error_filename = None
+    lines = Path(kept).read_text().splitlines() if kept else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its worker died")
 
 
 class Running:

@@ -1,0 +1,184 @@
+"""Searches that something happens to: studies whose trials are given, a hand on their driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sabtune.search import record
+from sabtune.search.record import TrialRecord
+from sabtune.store import Store
+from sabtune.trial import Progress, TrialRun
+
+STUDY = '''
+"""One symbol of two, two steps later; each kind of trial trains in its own way."""
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import LSTM
+from sabtune.search.study import Study
+from sabtune.tasks import Copying
+from sabtune.trial import Limits
+
+KINDS = {kinds!r}
+
+STUDY = Study(
+    name={name!r},
+    task=Copying.Config(length=2, symbols=1, alphabet=2),
+    ladder=Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=64),
+    trials={trials!r},
+    points={points!r},
+    limits=Limits(**{limits!r}),
+)
+
+
+def space(trial):
+    train = dict(updates={updates!r}, batch_size=16, learning_rate=0.02, report_every=30)
+    train |= KINDS[trial.suggest_categorical("kind", list(KINDS))]
+    model = LSTM.Config(hidden=trial.suggest_int("hidden", 12, 40))  # needs no compiling
+    return TrialConfig(model=model, train=TrainConfig(**train))
+'''
+
+PLAIN: dict[str, dict[str, Any]] = {"plain": {}}
+
+
+def study(
+    directory: Path,
+    name: str,
+    points: Sequence[str],
+    *,
+    updates: int = 120,
+    kinds: Mapping[str, Mapping[str, Any]] = PLAIN,
+    limits: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a study whose trials are of these kinds, one after the other; none is pruned.
+
+    kinds: what is other in their training.
+    """
+    content = STUDY.format(
+        name=name,
+        kinds=dict(kinds),
+        trials=len(points),
+        points=tuple({"kind": kind, "hidden": at} for at, kind in enumerate(points, start=12)),
+        limits=dict(limits or {}),
+        updates=updates,
+    )
+    path = directory / f"{name}.py"
+    path.write_text(content)
+    return path
+
+
+def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a user does, away from any terminal."""
+    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+class Driver:
+    """The command, while it runs; what it has shown so far."""
+
+    def __init__(self, *arguments: object, cwd: Path):
+        command = [sys.executable, "-u", "-m", "sabtune", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.shown, self.errors = "", ""
+        self.readers = [
+            threading.Thread(target=self._read, args=("shown", self.process.stdout), daemon=True),
+            threading.Thread(target=self._read, args=("errors", self.process.stderr), daemon=True),
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    def _read(self, name: str, stream: Any) -> None:
+        for line in stream:
+            setattr(self, name, getattr(self, name) + line)
+
+    def until(self, holds: str | Callable[[], object], seconds: float = 300) -> None:
+        """Waits until it has shown these words, or until something holds."""
+        limit = time.monotonic() + seconds
+        while not (holds in self.shown if isinstance(holds, str) else holds()):
+            assert self.process.poll() is None, f"it ended:\n{self.shown}{self.errors}"
+            assert time.monotonic() < limit, f"waited too long for {holds}:\n{self.shown}"
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """Waits for its end; its exit code."""
+        code = self.process.wait()
+        for reader in self.readers:
+            reader.join(20)
+        return code
+
+    def kill(self) -> None:
+        """At once, and what it leaves behind too: with its machine it would have gone."""
+        self.process.kill()
+        self.process.wait()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+                if session == self.process.pid and int(entry.name) != session:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
+@contextmanager
+def driver(*arguments: object, cwd: Path) -> Iterator[Driver]:
+    """Starts the command; whatever a test does, nothing of it is left running."""
+    started = Driver(*arguments, cwd=cwd)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def records(store: Store | Path, name: str) -> list[TrialRecord]:
+    """The trials of a study; no connection to its database is left open."""
+    study = record.open_study(store if isinstance(store, Store) else Store(store), name)
+    try:
+        return record.records(study)
+    finally:
+        cached: Any = study._storage
+        cached.remove_session()
+        cached._backend.engine.dispose()
+
+
+def assert_as_unbroken(trial: TrialRecord) -> None:
+    """What the study says of a complete trial is what comes of it in one go, in this process."""
+    assert trial.assignment is not None
+    told: list[Progress] = list(TrialRun(trial.assignment))
+    assert trial.scores == {progress.report.step: progress.score for progress in told}
+    assert trial.ladder == told[-1].ladder
+    assert trial.test == told[-1].test
+
+
+@contextmanager
+def small_disk(at: Path, size: str) -> Iterator[Path]:
+    """A disk of its own, so small, at this folder; skips the test where we may not mount one."""
+    at.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(at)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        problem = mounted.stderr.strip() if mounted.returncode else ""
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        pytest.skip(f"a disk that fills up can't be had here: {problem}")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True)

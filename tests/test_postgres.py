@@ -1,0 +1,197 @@
+"""A store in PostgreSQL: a real server of the tests' own, on loopback and with a password."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.search.locks import is_held
+from sabtune.store import Store
+from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@dataclass
+class Server:
+    """A PostgreSQL server in a folder; as root it runs as the user `postgres`."""
+
+    folder: Path
+    binaries: Path
+    user: list[str]  # what comes before a command, for it to run as that user
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://anna:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    def create(self) -> None:
+        secret = self.folder / "password"
+        secret.write_text(self.password)
+        if self.user:
+            for path in (self.folder, secret):
+                shutil.chown(path, "postgres")
+        self._run(
+            "initdb", "--username=anna", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"
+        )
+        secret.unlink()
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -F"
+        self._run("pg_ctl", "start", "-w", f"--log={self.folder / 'log'}", f"--options={options}")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "-w", "--mode=immediate")
+
+    def _run(self, name: str, *arguments: str) -> None:
+        command = [*self.user, str(self.binaries / name), f"--pgdata={self.folder / 'data'}"]
+        with (self.folder.parent / f"{self.folder.name}.out").open("w") as shown:
+            done = subprocess.run(
+                [*command, *arguments], cwd="/", stdout=shown, stderr=shown, check=False
+            )
+        assert done.returncode == 0, Path(shown.name).read_text()
+
+
+def binaries() -> Path:
+    """Where PostgreSQL's commands are. Skips the test where they aren't."""
+    places = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
+    found = shutil.which("pg_ctl", path=os.pathsep.join([os.environ.get("PATH", ""), *places]))
+    if found is None:
+        pytest.skip(f"PostgreSQL's pg_ctl is neither on the PATH nor in {places or 'its places'}")
+    return Path(found).resolve().parent
+
+
+def as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root. Skips the test where root can't become another."""
+    if os.geteuid() != 0:
+        return []
+    try:
+        pwd.getpwnam("postgres")
+    except KeyError:
+        pytest.skip("PostgreSQL refuses root, and there is no user postgres")
+    if shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL refuses root, and there is no setpriv to become postgres by")
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    user, place = as_postgres(), binaries()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as outer:  # pytest's own are closed to other users
+        Path(outer).chmod(0o755)
+        folder = Path(outer) / "postgres"
+        folder.mkdir()
+        server = Server(folder, place, user, port, secrets.token_hex(12))
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def assert_secret(server: Server, folder: Path, *shown: str) -> None:
+    """The password is neither in what was shown nor in any file of the folder."""
+    assert all(server.password not in text for text in shown)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert server.password.encode() not in file.read_bytes(), file
+
+
+def test_a_search_in_postgres_from_end_to_end_and_on(server: Server, tmp_path: Path) -> None:
+    file = study(tmp_path, "end-to-end", ["plain"] * 3)
+    where = ["--store", server.url, "--files", "files"]
+    first = sabtune("search", file, "--trials", 2, *where, cwd=tmp_path)
+    second = sabtune("search", file, *where, cwd=tmp_path)
+    status = sabtune("status", "end-to-end", *where, cwd=tmp_path)
+    report = sabtune("report", "end-to-end", *where, cwd=tmp_path)
+    for done in (first, second, status, report):
+        assert done.stderr == ""
+        assert done.returncode == 0
+    assert f"--store postgresql://anna:***@127.0.0.1:{server.port}/postgres" in first.stdout
+    assert "#0" not in second.stdout.partition("Study")[0]
+    assert "3 trials" in report.stdout
+    assert "3" in status.stdout
+    trials = records(Store.at(server.url, tmp_path / "files"), "end-to-end")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    for trial in trials:
+        assert_as_unbroken(trial)
+    assert not (tmp_path / "files" / "optuna.db").exists()
+    shown = [done.stdout + done.stderr for done in (first, second, status, report)]
+    assert_secret(server, tmp_path, *shown)
+
+
+def test_one_search_at_a_time_wherever_its_files_are(server: Server, tmp_path: Path) -> None:
+    file = study(tmp_path, "shared", ["plain"], updates=100_000)
+    other = Store.at(server.url, tmp_path / "there").made()
+    with driver("search", file, "--store", server.url, "--files", "here", cwd=tmp_path) as search:
+        search.until("#0 30/100000 updates")
+        assert is_held("shared", other)
+        refused = sabtune("search", file, "--store", server.url, "--files", "there", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("sabtune: study 'shared' in postgresql://anna:***@127.0.0.1")
+    assert "is being searched by another process" in line
+    assert_secret(server, tmp_path, search.shown, search.errors, refused.stderr)
+    assert not is_held("shared", other)  # the lock went with the search that was killed
+
+
+@pytest.mark.parametrize("mistake", ["password", "port"])
+def test_a_server_that_lets_nobody_in_is_one_line(
+    server: Server, mistake: str, tmp_path: Path
+) -> None:
+    file = study(tmp_path, "outside", ["plain"])
+    wrong = {"password": (server.password, "s3cr3t"), "port": (f":{server.port}/", ":9/")}
+    url = server.url.replace(*wrong[mistake])
+    for command in (("search", file), ("status", "outside"), ("report", "outside")):
+        refused = sabtune(*command, "--store", url, "--files", "files", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stdout == ""
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith("sabtune: the database of postgresql://anna:***@127.0.0.1")
+        assert "s3cr3t" not in line
+        assert_secret(server, tmp_path, line)
+
+
+def test_a_server_that_goes_away_ends_the_search_in_one_line_and_nothing_is_lost(
+    server: Server, tmp_path: Path
+) -> None:
+    file = study(tmp_path, "away", ["plain"] * 2, updates=1500)
+    where = ["--store", server.url, "--files", "files"]
+    with driver("search", file, *where, cwd=tmp_path) as search:
+        search.until("#0 90/1500 updates")
+        server.stop()
+        try:
+            code = search.end()
+        finally:
+            server.start()
+        shown, errors = search.shown, search.errors
+    (line,) = errors.splitlines()
+    assert line.startswith("sabtune: the database of postgresql://anna:***@127.0.0.1")
+    assert code == 2
+    again = sabtune("search", file, *where, cwd=tmp_path)
+    assert again.stderr == ""
+    assert again.returncode == 0
+    assert "#0 goes on at " in again.stdout
+    store = Store.at(server.url, tmp_path / "files")
+    trials = records(store, "away")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    for trial in trials:
+        assert_as_unbroken(trial)
+    assert_secret(server, tmp_path, shown, errors, again.stdout)

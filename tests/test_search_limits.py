@@ -1,0 +1,87 @@
+"""Searches that run out of what they need: room on the disk, or the time they were given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.store import Store
+from tests.faults import assert_as_unbroken, driver, records, sabtune, small_disk, study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+
+def test_trials_whose_checkpoints_find_no_room_fail_and_say_so(tmp_path: Path) -> None:
+    file = study(tmp_path, "full", ["plain"] * 2)
+    with small_disk(tmp_path / "store" / "trials", "64k"):
+        done = sabtune("search", file, "--store", "store", cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    for trial in records(tmp_path / "store", "full"):
+        assert trial.state == TrialState.FAIL
+        assert trial.reason.startswith("OSError: ")
+        assert trial.reason.endswith("No space left on device")
+        assert f"#{trial.number} failed: {trial.reason}  [" in done.stdout
+
+
+def test_a_store_that_is_full_ends_the_search_in_one_line_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
+    file = study(tmp_path, "full", ["plain"] * 2, updates=900)
+    with small_disk(tmp_path / "store", "8m") as disk:
+        with driver("search", file, "--store", "store", cwd=tmp_path) as search:
+            search.until("#0 60/900 updates")
+            fill(disk / "filler")
+            code = search.end()
+            errors = search.errors
+        (line,) = errors.splitlines()
+        assert line.startswith("sabtune: the database of ")
+        assert "database or disk is full" in line
+        assert code == 2
+        (disk / "filler").unlink()
+        again = sabtune("search", file, "--store", "store", cwd=tmp_path)
+        assert again.stderr == ""
+        assert again.returncode == 0
+        assert "#0 goes on at " in again.stdout
+        trials = records(Store(disk), "full")
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+        for trial in trials:
+            assert_as_unbroken(trial)
+
+
+def fill(path: Path) -> None:
+    """Writes until nothing more fits."""
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(os.urandom(size))
+            except OSError:
+                continue
+
+
+def test_a_spent_budget_ends_the_search_in_order_and_the_next_goes_on(tmp_path: Path) -> None:
+    file = study(tmp_path, "budget", ["plain"] * 2, updates=2400)
+    command = ["search", file, "--store", "store"]
+    first = sabtune(*command, "--hours", 0.007, cwd=tmp_path)
+    assert first.stderr == ""
+    assert first.returncode == 0
+    assert "The budget is spent. Go on with:" in first.stdout
+    store = Store(tmp_path / "store")
+    before = records(store, "budget")
+    assert [trial.state for trial in before] == [TrialState.RUNNING] * 2
+    assert all(trial.scores for trial in before)
+    second = sabtune(*command, cwd=tmp_path)
+    assert second.stderr == ""
+    assert second.returncode == 0
+    assert "budget" not in second.stdout.partition("Study")[0]
+    for trial in before:
+        assert f"#{trial.number} goes on at {max(trial.scores)}/2400 updates" in second.stdout
+        assert f"#{trial.number} 30/2400 updates" not in second.stdout
+    after = records(store, "budget")
+    assert [trial.state for trial in after] == [TrialState.COMPLETE] * 2
+    for trial in after:
+        assert_as_unbroken(trial)
