@@ -134,6 +134,11 @@ class Driver:
                 session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
                 if session == self.process.pid and int(entry.name) != session:
                     os.kill(int(entry.name), signal.SIGKILL)
+        for reader in self.readers:
+            reader.join(20)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @contextmanager
