@@ -10,7 +10,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's other output prints even when it is to be silent
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # its state is never read
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its state, which grows with the trials, is never read
 }
 """How Ray is to behave, where the user hasn't said otherwise."""
 

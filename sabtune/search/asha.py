@@ -60,6 +60,15 @@ class Scheduler(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.halving = halving
 
+    def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
+        """The first that waits, of the few that live: FIFOScheduler looks at all there were."""
+        live: set[TuneTrial] = tune_controller.get_live_trials()  # type: ignore[no-untyped-call]
+        for status in (TuneTrial.PENDING, TuneTrial.PAUSED):
+            waiting = [trial for trial in live if trial.status == status]
+            if waiting:
+                return min(waiting, key=lambda trial: int(trial.config["assignment"]["number"]))
+        return None
+
     def on_trial_result(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> str:

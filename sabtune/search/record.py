@@ -38,6 +38,7 @@ ATTEMPTS = "attempts"  # how often it was taken up again
 SECONDS = "seconds"  # that it computed for, over all attempts
 MEMORY = "memory"  # MiB, the most it held
 ENVIRONMENT = "environment"  # what it ran on: see `sabtune.provenance`
+RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY: one write, for speed
 # of the study
 MODEL = "model"  # which trial's model MLflow keeps, and its URI
 PLAN = "plan"  # what the study file says that a report must know
@@ -110,7 +111,7 @@ class TrialRecord:
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
         """The record of an Optuna trial."""
-        attrs = trial.user_attrs
+        attrs = trial.user_attrs | trial.user_attrs.get(RESULT, {})
         scores = {int(step): score for step, score in attrs.get(SCORES, {}).items()}
         return cls(
             number=trial.number,
@@ -187,7 +188,13 @@ def enqueue(
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial:
     """A trial that hasn't ended, to write to."""
-    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return optuna.Trial(study, known)
+
+
+def told(trial: optuna.Trial) -> int:
+    """The updates of the last report that the study had of a trial when it was opened."""
+    return max(TrialRecord.of(trial._cached_frozen_trial).scores, default=0)
 
 
 def report(trial: optuna.Trial, progress: Progress) -> None:
@@ -201,16 +208,22 @@ def report(trial: optuna.Trial, progress: Progress) -> None:
 
 
 def end(
-    trial: optuna.Trial, outcome: Outcome, values: Sequence[float] | None, last: Progress | None
-) -> None:
+    trial: optuna.Trial,
+    outcome: Outcome,
+    values: Sequence[float] | None,
+    last: Progress | None,
+    checkpoint: str | None = None,
+) -> TrialRecord:
     """Writes how a trial ended; the state last, so that a record with a state is whole."""
-    trial.set_user_attr(LADDER, plain(outcome.ladder))
-    trial.set_user_attr(TEST, plain(outcome.test))
-    trial.set_user_attr(REASON, outcome.reason)
-    if last is not None:
-        trial.set_user_attr(SECONDS, last.seconds)
-        trial.set_user_attr(MEMORY, last.memory)
-    trial.study.tell(trial, values, state=TrialState[outcome.state])
+    result: dict[str, Any] = {
+        LADDER: plain(outcome.ladder),
+        TEST: plain(outcome.test),
+        REASON: outcome.reason,
+    }
+    result |= {SECONDS: last.seconds, MEMORY: last.memory} if last is not None else {}
+    result |= {CHECKPOINT: checkpoint} if checkpoint is not None else {}
+    trial.set_user_attr(RESULT, result)
+    return TrialRecord.of(trial.study.tell(trial, values, state=TrialState[outcome.state]))
 
 
 def ended(study: optuna.Study) -> int:

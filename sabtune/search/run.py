@@ -195,7 +195,7 @@ def tuner(
             callbacks=[teller],
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             verbose=0,
         ),
     )

@@ -7,6 +7,7 @@ tells Optuna that a trial which the scheduler stopped is complete.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ class Asker(_Stays, Searcher):
         self.unfinished = deque(
             trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         )
+        self.waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
         self.problem: StudyFileError | None = None
         self.handed_out = 0
 
@@ -85,8 +87,8 @@ class Asker(_Stays, Searcher):
             attempt = trial.user_attrs.get(record.ATTEMPTS, 0) + 1
             trial.set_user_attr(record.ATTEMPTS, attempt)
             return trial, attempt
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        again = self.race.next() if not waiting else None
+        again = self.race.next() if not self.waiting else None
+        self.waiting = max(0, self.waiting - 1)
         if again is not None:
             self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[again].params)
         return self.study.ask(), 0
@@ -168,6 +170,23 @@ class Teller(_Stays, tune.Callback):
         for watcher in self.watchers:
             watcher.trial_reported(running.assignment.number, progress)
 
+    def on_checkpoint(
+        self,
+        iteration: int,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        checkpoint: tune.Checkpoint,
+        **info: Any,
+    ) -> None:
+        """Leaves a trial its newest checkpoint and the one before.
+
+        Not Tune's `num_to_keep`, with which it writes the state of every trial down each time.
+        """
+        kept = {Path(one.path).name for one in (checkpoint, trial.checkpoint) if one is not None}
+        for found in Path(checkpoint.path).parent.glob("checkpoint_*"):
+            if found.name not in kept:
+                shutil.rmtree(found, ignore_errors=True)
+
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
@@ -204,15 +223,12 @@ class Teller(_Stays, tune.Callback):
             ladder=last.ladder if last else (),
             test=last.test if last and complete else (),
         )
-        if trial.checkpoint is not None:
-            running.trial.set_user_attr(record.CHECKPOINT, trial.checkpoint.path)
+        checkpoint = trial.checkpoint.path if trial.checkpoint is not None else None
         made = values(self.file.study.objectives, running.history) if complete else None
         if made is not None:
             for name, value in self._constraints(running, outcome, made).items():
                 running.trial.set_constraint(name, value)
-        record.end(running.trial, outcome, made, last)
-        ended = self.study.get_trials(deepcopy=False)[running.assignment.number]
-        self.race.end(TrialRecord.of(ended))
+        self.race.end(record.end(running.trial, outcome, made, last, checkpoint))
         for watcher in self.watchers:
             watcher.trial_ended(running.assignment.number, outcome)
 
@@ -220,6 +236,8 @@ class Teller(_Stays, tune.Callback):
         self, running: Running, outcome: Outcome, values: list[float]
     ) -> dict[str, float]:
         """What the study file says of a trial that is about to be complete."""
+        if self.file.constraints is None:
+            return {}
         frozen = self.study.get_trials(deepcopy=False)[running.assignment.number]
         trial = dataclasses.replace(
             TrialRecord.of(frozen),
@@ -254,5 +272,4 @@ class Running:
     def __init__(self, assignment: Assignment, trial: optuna.Trial):
         self.assignment, self.trial = assignment, trial
         self.history: list[Progress] = []
-        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-        self.told = max(TrialRecord.of(frozen).scores, default=0)  # updates, by the study
+        self.told = record.told(trial)

@@ -1,0 +1,292 @@
+"""What the engine itself costs a trial: 1,000 trials that compute nothing, through the real search.
+
+    python benchmarks/engine.py [--trials 1000] [--sampler random] [--plain]
+
+Each trial makes 5 reports, each with a checkpoint of a few KB. Optuna's study on SQLite, ASHA,
+the race of seeds and MLflow beside it (embedded, on SQLite) are those of `sabtune search`; only
+the trainable is another. ASHA compares and stops none, for all scores but the last are equal. The
+time of a hundred trials is that from the hundredth end before to theirs; the processor's seconds
+are the driver's, all its threads together, and hardly feel what else the machine does.
+
+--plain adds Ray Tune by itself on the same trainable: without a study, a searcher or MLflow, and,
+for 100 trials, with Tune's own MLflow callback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+
+# isort: split
+import optuna
+import ray
+from cpu import processor
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder, Rung
+from sabtune.models import SAB
+from sabtune.search import run
+from sabtune.search.cluster import own_ray
+from sabtune.search.racing import Seeds
+from sabtune.search.study import ASHA, Sampler, Study, StudyFile
+from sabtune.search.trainable import Answer, Trial
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from sabtune.tracking import manners
+from sabtune.training import Report
+from sabtune.trial import Assignment, Progress, TrialRun
+from sabtune.watcher import Outcome
+
+REPORTS = 5
+STEP = 10  # updates a report
+HUNDRED = 100
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    """Five parameters, of a model that is hardly there."""
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=4,
+            k_top=trial.suggest_int("k_top", 1, 8),
+            k_att=trial.suggest_int("k_att", 1, 5),
+            k_trunc=trial.suggest_int("k_trunc", 1, 10),
+        ),
+        train=TrainConfig(
+            updates=REPORTS * STEP,
+            batch_size=trial.suggest_categorical("batch_size", [16, 32, 64]),
+            learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+            report_every=STEP,
+        ),
+    )
+
+
+def made_up(trials: int, sampler: Sampler, name: str) -> StudyFile:
+    """Its seeds race too: a third of the configurations gets a second one, and so on."""
+    study = Study(
+        name=name,
+        task=Copying.Config(length=2, symbols=1, alphabet=2),
+        ladder=Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=8),
+        trials=trials,
+        sampler=sampler,
+        seeds=Seeds(most=3),
+        pruning=ASHA(grace=STEP, reduction=2),
+    )
+    return StudyFile(Path(__file__), study, space)
+
+
+class Idle(Trial):
+    """Reports without training. Its checkpoints are whole, of a model that never changes."""
+
+    written: Path | None = None  # a checkpoint, by the first trial of the process
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        super().reset_config(new_config)
+        self.stretches = progress_of(self.order.assignment)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return Answer(progress=next(self.stretches)).to_result()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if Idle.written is None:
+            Idle.written = Path(tempfile.mkdtemp())
+            TrialRun(self.order.assignment).save(Idle.written)
+        shutil.copytree(Idle.written, checkpoint_dir, dirs_exist_ok=True)
+
+
+def progress_of(assignment: Assignment) -> Iterator[Progress]:
+    """Reports as a training would make them; the last score is the trial's own."""
+    last = (assignment.number * 7919 % 1000) / 1000
+    for index in range(1, REPORTS + 1):
+        finished = index == REPORTS
+        lengths = assignment.ladder.lengths if finished else assignment.ladder.select
+        score = last if finished else 0.5
+        rungs = [Rung(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
+        yield Progress(
+            report=Report(
+                step=index * STEP,
+                loss=0.7,
+                accuracy=score,
+                gradient_norm=1.0,
+                skipped=0,
+                updates_per_second=100.0,
+                in_force={"k_top": 2.0},
+            ),
+            ladder=rungs,
+            test=rungs if finished else (),
+            score=score,
+            seconds=0.1 * index,
+            memory=100.0,
+            finished=finished,
+        )
+
+
+class Clock:
+    """A watcher: when each trial ended, by the wall's and by the driver's processor time."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.driver: list[float] = []
+        self.load: list[float] = []
+
+    def trial_started(self, assignment: Assignment) -> None: ...
+
+    def trial_reported(self, number: int, progress: Progress) -> None: ...
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        self.note()
+
+    def note(self) -> None:
+        self.wall.append(time.perf_counter())
+        self.driver.append(time.process_time())
+        self.load.append(os.getloadavg()[0])
+
+
+class PlainClock(tune.Callback):
+    """The same of a search without our engine."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        self.clock.note()
+
+
+class Untracked:
+    """In place of the projection: no MLflow."""
+
+    class Nobody:
+        def trial_started(self, assignment: Assignment) -> None: ...
+
+        def trial_reported(self, number: int, progress: Progress) -> None: ...
+
+        def trial_ended(self, number: int, outcome: Outcome) -> None: ...
+
+    def __init__(self, study: optuna.Study, store: Store):
+        self.tracker = self.Nobody()
+
+    def finish(self, complete: bool) -> str:
+        return ""
+
+
+def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
+    """Our engine, whole but for the trainable."""
+    file = made_up(trials, sampler, f"{sampler}-{mlflow}")
+    clock = Clock()
+    with patch.object(run, "Trial", Idle):
+        if mlflow:
+            ending = run.search(file, Store(root).made(), [clock])
+        else:
+            with patch.object(run, "Projection", Untracked):
+                ending = run.search(file, Store(root).made(), [clock])
+    assert ending.complete, ending
+    if ending.behind:
+        print(f"MLflow fell behind: {ending.behind}")
+    return clock
+
+
+def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> Clock:
+    """Tune's own random search over as many trials, no pruning, no study."""
+    file = made_up(trials, "random", "plain")
+    assignment = Assignment(
+        number=0,
+        configuration=0,
+        run=some_run(file),
+        ladder=file.study.ladder,
+        evaluation_seed=0,
+        threads=1,
+    )
+    clock = Clock()
+    with own_ray(root / "plain.log"):
+        tune.Tuner(
+            tune.with_resources(Idle, {"cpu": 1}),
+            param_space={
+                "assignment": assignment.to_dict(),
+                "directory": "",
+                "checkpoints": [],
+                "draw": tune.uniform(0, 1),
+            },
+            tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"plain-{len(callbacks)}",
+                storage_path=str(root),
+                callbacks=[PlainClock(clock), *callbacks],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
+                verbose=0,
+            ),
+        ).fit()
+    return clock
+
+
+def some_run(file: StudyFile) -> RunConfig:
+    return RunConfig(task=file.study.task, trial=file.try_space(), seed=0)
+
+
+def hundreds(times: Sequence[float]) -> list[float]:
+    """Seconds a trial, of each hundred; the first trial, which starts the processes, left out."""
+    ends = [*range(0, len(times) - 1, HUNDRED), len(times) - 1]
+    return [(times[b] - times[a]) / (b - a) for a, b in itertools.pairwise(ends)]
+
+
+def table(name: str, clock: Clock) -> None:
+    """A row for each hundred, and what the last costs beside the first."""
+    wall, driver = hundreds(clock.wall), hundreds(clock.driver)
+    gaps = [b - a for a, b in itertools.pairwise(clock.wall)]
+    print(f"\n| {name} | s a trial | median between two ends | driver's CPU s | load |")
+    print("|---|---|---|---|---|")
+    for index, (a, b) in enumerate(zip(wall, driver, strict=True)):
+        gap = statistics.median(gaps[index * HUNDRED : (index + 1) * HUNDRED])
+        last = min((index + 1) * HUNDRED, len(clock.wall) - 1)
+        row = f"| {index * HUNDRED + 1}–{last} | {a:.3f} | {gap:.3f} | {b:.3f} |"
+        print(f"{row} {clock.load[last]:.1f} |")
+    if len(wall) > 1:
+        print(f"| last ÷ first | {wall[-1] / wall[0]:.2f} | | {driver[-1] / driver[0]:.2f} | |")
+    print(
+        f"| all | {statistics.fmean(wall):.3f} | | {statistics.fmean(driver):.3f} | |", flush=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--sampler", choices=("random", "tpe"), default="random")
+    parser.add_argument("--only", choices=("on", "off"), help="with MLflow, or without")
+    parser.add_argument("--plain", action="store_true", help="Ray Tune by itself too")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    manners.quieten()
+    print(
+        f"{processor()}, {os.cpu_count()} CPUs, ray {ray.__version__}, {options.trials} trials",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for mlflow in (True, False):
+            way = "on" if mlflow else "off"
+            if options.only not in (None, way):
+                continue
+            load = os.getloadavg()[0]
+            clock = engine(root, options.trials, options.sampler, mlflow)
+            table(f"{options.sampler}, MLflow {way}, load {load:.1f} before", clock)
+        if options.plain:
+            load = os.getloadavg()[0]
+            table(f"Tune alone, load {load:.1f} before", plain(root, options.trials))
+            theirs = MLflowLoggerCallback(f"sqlite:///{root / 'plain.db'}", experiment_name="plain")
+            table("Tune, its MLflow callback", plain(root, HUNDRED + 1, [theirs]))
+
+
+if __name__ == "__main__":
+    main()
