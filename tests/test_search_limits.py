@@ -64,9 +64,9 @@ def fill(path: Path) -> None:
 
 
 def test_a_spent_budget_ends_the_search_in_order_and_the_next_goes_on(tmp_path: Path) -> None:
-    file = study(tmp_path, "budget", ["plain"] * 2, updates=2400)
+    file = study(tmp_path, "budget", ["plain"] * 2, updates=7200)
     command = ["search", file, "--store", "store"]
-    first = sabtune(*command, "--hours", 0.007, cwd=tmp_path)
+    first = sabtune(*command, "--hours", 0.005, cwd=tmp_path)
     assert first.stderr == ""
     assert first.returncode == 0
     assert "The budget is spent. Go on with:" in first.stdout
@@ -79,8 +79,8 @@ def test_a_spent_budget_ends_the_search_in_order_and_the_next_goes_on(tmp_path: 
     assert second.returncode == 0
     assert "budget" not in second.stdout.partition("Study")[0]
     for trial in before:
-        assert f"#{trial.number} goes on at {max(trial.scores)}/2400 updates" in second.stdout
-        assert f"#{trial.number} 30/2400 updates" not in second.stdout
+        assert f"#{trial.number} goes on at {max(trial.scores)}/7200 updates" in second.stdout
+        assert f"#{trial.number} 30/7200 updates" not in second.stdout
     after = records(store, "budget")
     assert [trial.state for trial in after] == [TrialState.COMPLETE] * 2
     for trial in after:

@@ -19,10 +19,14 @@ class Budget(Stopper):
         self, hours: float | None = None, gpu_hours: float | None = None, gpus: float = 0.0
     ):
         self.hours, self.gpu_hours, self.gpus = hours, gpu_hours, gpus
-        self.begun = time.monotonic()
+        self.begun: float | None = None
         self.first: dict[int, float] = {}  # seconds that trials had taken when first heard of
         self.last: dict[int, float] = {}
         self.spent = False
+
+    def start(self) -> None:
+        """The hours count from here: when Ray is up."""
+        self.begun = time.monotonic()
 
     def count(self, trial: int, seconds: float) -> None:
         """A trial has taken this long so far, over all its attempts."""
@@ -40,9 +44,8 @@ class Budget(Stopper):
         return seconds * self.gpus / 3600
 
     def stop_all(self) -> bool:
-        hours = (time.monotonic() - self.begun) / 3600
-        if self.hours is not None and hours >= self.hours:
-            self.spent = True
+        if self.hours is not None and self.begun is not None:
+            self.spent = self.spent or time.monotonic() - self.begun >= 3600 * self.hours
         if self.gpu_hours is not None and self.used_gpu_hours >= self.gpu_hours:
             self.spent = True
         return self.spent

@@ -103,6 +103,7 @@ def execute(
             halving.remember(trial.number, trial.scores)
     with own_ray(store.ray_log(study.study_name)):
         at_once = places(file.study.resources)
+        budget.start()
         tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
     complete = record.ended(study) >= trials
     behind = projection.finish(complete)
