@@ -85,7 +85,7 @@ def test_every_trial_ends_in_the_state_that_befell_it(done: Done) -> None:
         steps = list(done.study.get_trials()[trial.number].intermediate_values)
         if trial.params["rate"] == "mad":
             assert trial.state == TrialState.FAIL
-            assert "DivergedError: no finite gradient" in trial.reason
+            assert trial.reason.startswith(("DivergedError: ", "RuntimeError: "))
         elif trial.state == TrialState.COMPLETE:
             assert steps == [30, 60, 90, 120]
             assert trial.reason == ""

@@ -26,13 +26,15 @@ class Projection:
 
     def __init__(self, study: optuna.Study, store: Store):
         self.study, self.store = study, store
+        self.goes_on = bool(record.records(study))
         self.tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
 
     def finish(self, complete: bool) -> str:
         """Writes what is left and keeps the best model; why MLflow lacks something, or ""."""
         self.tracker.search_ended(complete, best_test(self.study))
         try:
-            if not self.tracker.close(DRAIN):
+            written = self.tracker.close(DRAIN)
+            if self.goes_on or not written:  # an earlier search may have died before it was told
                 sync(self.study, self.store)
             elif not keep_best(self.study, self.tracker):
                 return self.tracker.behind or "the best model could not be kept"
