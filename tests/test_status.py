@@ -16,7 +16,6 @@ from sabtune.search import record
 from tests.records import assignment
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
-NOW = datetime.now()
 
 
 @pytest.fixture
@@ -45,8 +44,8 @@ def add(
             state=state,
             value=scores[max(scores)] if complete else None,
             values=None,
-            datetime_start=NOW - timedelta(minutes=began),
-            datetime_complete=NOW - timedelta(minutes=ended) if finished else None,
+            datetime_start=datetime.now() - timedelta(minutes=began),
+            datetime_complete=datetime.now() - timedelta(minutes=ended) if finished else None,
             params={},
             distributions={},
             user_attrs={
