@@ -109,9 +109,9 @@ def confirm(
     place = Store.at(store, files, tracking).existing()
     configs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
-    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{where}"
+    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
-             seeds, lengths, again)  # fmt: skip
+             seeds, lengths, again, where)  # fmt: skip
 
 
 @app.command()
@@ -128,9 +128,10 @@ def ablate(
 
     place = Store.at(store, files, tracking).existing()
     (winner,) = finalists(place, [study], 1).values()
-    again = f"ablate {study} --seeds {seeds}{where_of(store, files, tracking)}"
+    where = where_of(store, files, tracking)
+    again = f"ablate {study} --seeds {seeds}"
     run_contest(f"{study}.ablate", study_file(place, study), place, ablations(winner),
-             seeds, lengths, again)  # fmt: skip
+             seeds, lengths, again, where)  # fmt: skip
 
 
 @app.command()

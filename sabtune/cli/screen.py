@@ -33,8 +33,10 @@ def run_contest(
     configs: Mapping[str, TrialConfig],
     seeds: int,
     lengths: str | None,
-    again: str,
+    command_line: str,
+    where: str,
 ) -> None:
+    """Runs a contest and prints its page; `command_line` and `where` go on with it."""
     from sabtune.report.contest import page
     from sabtune.search.contest import contest
 
@@ -45,7 +47,7 @@ def run_contest(
             name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
         )
     console.print(page(study))
-    close(console, ending, again, f"sync {name}")
+    close(console, ending, command_line + where, f"sync {name}{where}")
 
 
 def lengths_of(text: str | None) -> tuple[int, ...] | None:

@@ -229,9 +229,14 @@ def end(
 def ended(study: optuna.Study) -> int:
     """How many trials have ended, those left out that were run again under another number."""
     trials = study.get_trials(deepcopy=False, states=ENDED)
-    every = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs[RETRY_OF] for trial in every if RETRY_OF in trial.user_attrs}
+    again = run_again(study)
     return sum(trial.number not in again for trial in trials)
+
+
+def run_again(study: optuna.Study) -> set[int]:
+    """The numbers of failed trials that were run again, or are about to be."""
+    attrs = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return {of[RETRY_OF] for of in attrs if RETRY_OF in of}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,8 +137,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
 
 def failed(study: optuna.Study) -> list[TrialRecord]:
     """Failed trials that nobody has run again, or is about to."""
-    trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get(record.RETRY_OF) for trial in trials}
+    again = record.run_again(study)
     return [
         trial
         for trial in record.records(study)

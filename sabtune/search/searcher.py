@@ -59,7 +59,6 @@ class Asker(_Stays, Searcher):
         )
         self.waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
         self.problem: StudyFileError | None = None
-        self.handed_out = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.problem is not None or self.budget.spent:
@@ -73,7 +72,6 @@ class Asker(_Stays, Searcher):
             return Searcher.FINISHED
         if not attempt:
             self.race.start(assignment.configuration)
-        self.handed_out += 1
         return Order(
             assignment=assignment,
             directory=directory(trial.number, attempt),
