@@ -14,6 +14,7 @@ from sabtune.evaluation import SOLVED, Rung, length_score, solve_length
 from sabtune.search import record
 from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
+from sabtune.tasks import Task
 
 
 def summary(study: optuna.Study) -> RenderableType:
@@ -29,7 +30,7 @@ def summary(study: optuna.Study) -> RenderableType:
     assert best.run is not None
     parts += [Text(line) for line in _best(best)]
     parts += [Text(line) for line in _seeds(ranked[0], race.seeds)]
-    parts += [Text(""), _ladder(best.test, best.run.task.build().chance)]
+    parts += [Text(""), _ladder(best.test, best.run.task.build())]
     parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
     if len(study.directions) > 1:
         parts += [Text(""), _front(study)]
@@ -89,9 +90,9 @@ def _front(study: optuna.Study) -> Table:
 UNITS = {"seconds_per_update": "s an update", "peak_memory": "peak memory (MiB)"}
 
 
-def _ladder(rungs: Sequence[Rung], chance: float) -> Table:
+def _ladder(rungs: Sequence[Rung], task: Task) -> Table:
     table = Table(title="Accuracy by length", title_justify="left")
-    for name in ("length", "× training", "accuracy", "loss (nats a step)"):
+    for name in ("length", "× training", "accuracy", f"loss ({task.loss_unit})"):
         table.add_column(name, justify="right")
     for rung in rungs:
         table.add_row(
@@ -101,7 +102,7 @@ def _ladder(rungs: Sequence[Rung], chance: float) -> Table:
             f"{rung.loss:.4f}",
         )
     table.add_section()
-    table.add_row("chance", "", f"{chance:.1%}", "")
+    table.add_row("chance", "", f"{task.chance:.1%}", "")
     return table
 
 

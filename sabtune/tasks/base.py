@@ -90,6 +90,9 @@ class Task(ABC):
     length: int
     """The length that training uses."""
 
+    loss_unit: str = "nats a step"
+    """Of the loss, for people."""
+
     @abstractmethod
     def steps(self, length: int) -> int:
         """How many steps T a sequence of this length has."""
