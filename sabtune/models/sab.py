@@ -83,23 +83,26 @@ class SAB(Attentive):
     def forward(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, reference.State]:
-        hidden, summary, state = self.recall(x, state)
-        return self.readout(hidden, summary), state
+        p = self.weights()
+        state = state or reference.initial_state(x.shape[0], p)
+        return fused.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, Tensor, reference.State]:
         """h and s, each (B, T, H), of the cell under x (B, T, I), and the state to go on from."""
         p = self.weights()
-        return fused.sab(
-            x,
-            state or reference.initial_state(x.shape[0], p),
-            p,
-            k_top=self.k_top,
-            k_att=self.config.k_att,
-            k_trunc=self.config.k_trunc,
-            rule=self.rule,
-        )
+        state = state or reference.initial_state(x.shape[0], p)
+        return fused.sab(x, state, p, **self.sparsity, rule=self.rule)
+
+    @property
+    def sparsity(self) -> dict[str, int]:
+        """k_top, as the schedule has it now, k_att and k_trunc."""
+        return {
+            "k_top": self.k_top,
+            "k_att": self.config.k_att,
+            "k_trunc": self.config.k_trunc,
+        }
 
     def set_progress(self, progress: float) -> None:
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)

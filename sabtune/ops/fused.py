@@ -1,11 +1,12 @@
 """SAB as one compiled pass over the sequence and one back, for the CPU.
 
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
-of an LSTM: with every scoring, normalizer and ε of the paper's form. What it cannot do (no numba,
-another device or dtype, a gradient of the incoming state, the released form) the reference does.
+of an LSTM: with every scoring, normalizer and ε of the paper's form; `predict` has the readout in
+the same pass. What they cannot do (no numba, another device or dtype, a gradient of the incoming
+state, the released form) the reference does.
 
-B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, M memories, M0 of them there
-before the call and N made in it, K kept.
+B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, O outputs, M memories, M0 of
+them there before the call and N made in it, K kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
     from sabtune.ops.kernel import DOT, MLP, SEGMENT, SEPARABLE
+    from sabtune.ops import kernel_backward, kernel_forward
     from sabtune.ops.kernel_backward import backward
     from sabtune.ops.kernel_forward import forward
     from sabtune.ops.kernel_layout import Backward, Forward, Layout, query_scale, unpacked
@@ -36,6 +38,7 @@ else:
 DTYPES = (torch.float32, torch.float64)
 
 Array = NDArray[Any]
+Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
 
 
 def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
@@ -67,13 +70,30 @@ def sab(
     """`reference.sab`, faster; the state after is detached."""
     if not supports(x, state, rule):
         return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
-    inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
-    call = Call(x, state, p, k_top, k_att, k_trunc, rule)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        hidden, summary = _Sab.apply(call, *inputs)  # type: ignore[no-untyped-call]
-        return hidden, summary, call.after_training(hidden.detach())
-    with torch.no_grad():
-        return call.evaluate()
+    call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
+    hidden, summary, _, after = call.done()
+    return hidden, summary, after
+
+
+def predict(
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    readout: Readout,
+    *,
+    k_top: int,
+    k_att: int,
+    k_trunc: int,
+    rule: Rule = PAPER,
+) -> tuple[Tensor, State]:
+    """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached."""
+    if not supports(x, state, rule):
+        hidden, summary, after = reference.sab(
+            x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
+        )
+        return reference.readout(hidden, summary, *readout), after
+    _, _, logits, after = Call(x, state, p, readout, k_top, k_att, k_trunc, rule).done()
+    return logits, after
 
 
 class Call:
@@ -84,12 +104,16 @@ class Call:
         x: Tensor,
         state: State,
         p: Parameters,
+        readout: Readout | None,
         k_top: int,
         k_att: int,
         k_trunc: int,
         rule: Rule,
     ):
         self.layout = Layout(state.h.shape[1])
+        self.shows_states = readout is None
+        V, b = readout or (x.new_empty(0, 2 * self.layout.H), x.new_empty(0))
+        self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3, V, b)
         self.x = x.detach().contiguous()
         self.state = state
         self.B, self.T = x.shape[:2]
@@ -99,43 +123,61 @@ class Call:
         self.raw = rule.scoring != "mlp"  # the kernels' keys are W1 m itself
         self.h = self.layout.rows(state.h).clone()
         self.c = self.layout.rows(state.c).clone()
-        self.weights = Forward.of(p, self.layout, rule)
+        self.weights = Forward.of(p, V.detach(), b.detach(), self.layout, rule)
         self.dtype = self.weights.w3.dtype
 
+    def done(self) -> tuple[Tensor, Tensor, Tensor, State]:
+        """h, s (B, T, H), logits (B, T, O) and the state after; recorded if anybody learns."""
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
+            hidden, summary, logits = _Sab.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
+            return hidden, summary, logits, self.after_training(hidden.detach())
+        with torch.no_grad():
+            return self.evaluate()
+
     def run(
-        self, tape: Tape, old: Array, M0: int, keys: Array, wide: Array, *, keep: bool
-    ) -> tuple[Tensor, Tensor]:
-        """h and s, each (B, T, W); self.h and self.c go on to the last step's."""
-        hidden = self.h.new_empty(self.B, self.T, self.layout.width)
+        self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h and s, each (B, T, W), and logits (B, T, O filled up).
+
+        self.h and self.c go on to the last step's. Where nobody wants them h and s have no steps.
+        """
+        w = self.weights
+        steps = self.T if keep or self.shows_states else 0
+        hidden = self.h.new_empty(self.B, steps, self.layout.width)
         summary = torch.empty_like(hidden)
-        x, h, c, w = self.x.numpy(), self.h.numpy(), self.c.numpy(), self.weights
-        outputs = hidden.numpy(), summary.numpy()
+        logits = self.h.new_empty(self.B, self.T, len(w.b))
+        x, h, c = self.x.numpy(), self.h.numpy(), self.c.numpy()
+        outputs = hidden.numpy(), summary.numpy(), logits.numpy()
 
         def part(low: int, high: int) -> None:
+            sizes = self.x.shape[2], len(w.b), keys.shape[1], self.k_top
+            scratch = SHELF.take(kernel_forward.scratch(high - low, h.shape[1], *sizes, self.dtype))
             forward(
                 low, high, *self.way, self.state.step, self.k_top, self.k_att,
                 self.rule.epsilon, keep,
-                x, tape.gates, h, c, *outputs, tape.cells, M0, old, keys, wide,
+                x, tape.gates, h, c, *outputs, tape.cells, M0, memory, keys, wide,
                 tape.chosen, tape.weights, tape.sums, tape.starts,
-                w.W_in, w.bias, w.W1, w.W2, w.w3,
+                w.W_in, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
             )  # fmt: skip
+            SHELF.give_back(scratch)
 
         in_parts(parts(self.B), part)
-        return hidden, summary
+        return hidden, summary, logits
 
-    def made(self, hidden: Tensor) -> Tensor:
-        """The memories made in this call, (B, N, …)."""
-        first = (self.state.step // self.k_att + 1) * self.k_att - self.state.step - 1
-        return hidden[:, first :: self.k_att]
+    def shown(
+        self, hidden: Tensor, summary: Tensor, logits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `run` gave, without what was filled up."""
+        layout, O = self.layout, self.inputs[-1].shape[0]
+        return layout.no_rows(hidden), layout.no_rows(summary), logits[..., :O]
 
-    def evaluate(self) -> tuple[Tensor, Tensor, State]:
+    def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
         count = bank.count
         tape = Tape(self, 0, np.array([0, min(self.k_top + 1, count)]))
-        hidden, summary = self.run(tape, bank.memory, M0, bank.keys, bank.wide, keep=False)
+        outputs = self.run(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
         tape.release()
-        bank.memory[:, M0:count] = self.made(hidden).numpy()
         after = Carried.after(
             self.state,
             layout.no_rows(self.h),
@@ -145,10 +187,10 @@ class Call:
             keys=lambda: raw_keys(bank, count, layout),
             bank=bank,
         )
-        return layout.no_rows(hidden), layout.no_rows(summary), after
+        return *self.shown(*outputs), after
 
-    def train(self) -> tuple[Tensor, Tensor, Tape]:
-        """h and s (B, T, W), and what the way back needs."""
+    def train(self) -> tuple[Tensor, Tensor, Tensor, Tape]:
+        """What `run` gives, and what the way back needs."""
         M0 = self.state.memory.shape[1]
         steps = self.state.step + np.arange(self.T)
         memories = M0 + steps // self.k_att - self.state.step // self.k_att
@@ -156,24 +198,25 @@ class Call:
         np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
         tape = Tape(self, self.T, starts, M0 + self.N)
         tape.h = self.h.numpy().copy()
-        tape.old = self.layout.rows(self.state.memory).numpy()
+        tape.memory[:, :M0] = self.layout.rows(self.state.memory).numpy()
         tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys, self.raw)
-        hidden, summary = self.run(tape, tape.old, M0, tape.keys, tape.wide, keep=True)
-        return hidden, summary, tape
+        return *self.run(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
 
     def after_training(self, hidden: Tensor) -> State:
         layout, before, W1 = self.layout, self.state, self.weights.W1
+        first = (before.step // self.k_att + 1) * self.k_att - before.step - 1
+        made = hidden[:, first :: self.k_att]  # the memories of this call, (B, N, H)
 
         def keys() -> Tensor:
-            made = layout.rows(self.made(hidden)) @ unpacked(W1)
-            return torch.cat([before.keys.detach(), layout.no_rows(made)], dim=1)
+            new = layout.rows(made) @ unpacked(W1)
+            return torch.cat([before.keys.detach(), layout.no_rows(new)], dim=1)
 
         return Carried.after(
             before,
             layout.no_rows(self.h),
             layout.no_rows(self.c),
             self.T,
-            memory=lambda: torch.cat([before.memory.detach(), self.made(hidden)], dim=1),
+            memory=lambda: torch.cat([before.memory.detach(), made], dim=1),
             keys=keys,
         )
 
@@ -184,8 +227,7 @@ class Tape:
     `kept` steps are kept for a backward pass: all, or none.
     """
 
-    h: Array  # (B, W), before the pass, as is old (B, M0, W)
-    old: Array
+    h: Array  # (B, W), before the pass
     wide: Array  # (B,)
 
     def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):
@@ -197,13 +239,14 @@ class Tape:
                 ((B, kept, 4 * W), real),
                 ((B, -(-kept // SEGMENT), W), real),
                 ((B, memories, W), real),
+                ((B, memories, W), real),
                 ((B, S), np.dtype(np.int32)),
                 ((B, S), real),
                 ((B, kept), real),
             ]
         )
-        arrays = self.workspace.arrays
-        self.gates, self.cells, self.keys, self.chosen, self.weights, self.sums = arrays
+        self.gates, self.cells, self.memory, self.keys, *recalled = self.workspace.arrays
+        self.chosen, self.weights, self.sums = recalled
 
     def release(self) -> None:
         SHELF.give_back(self.workspace)
@@ -211,93 +254,110 @@ class Tape:
 
 class _Sab(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, summary, ctx.tape = call.train()
+    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, summary, logits, ctx.tape = call.train()
         ctx.call = call
+        ctx.set_materialize_grads(False)
         # the outputs as the kernels see them; without padding they are the outputs themselves
         ctx.save_for_backward(*inputs, hidden, summary)
-        return call.layout.no_rows(hidden), call.layout.no_rows(summary)
+        return call.shown(hidden, summary, logits)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.tape is None:
             raise RuntimeError(
                 "the fused pass was differentiated a second time; its record is used up by the "
                 "first: run it forward again, or use sabtune.ops.reference"
             )
         saved = (tensor.detach() for tensor in ctx.saved_tensors)
-        x, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, hidden, summary = saved
+        _, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, _, hidden, summary = saved
         p = Parameters(
             weight_ih=w_ih, weight_hh=w_hh, bias_ih=b_ih, bias_hh=b_hh, W1=W1, W2=W2, w3=w3
         )
         tape, ctx.tape = ctx.tape, None
         of_x = ctx.needs_input_grad[1]
-        return (None, *differentiate(ctx.call, tape, x, p, hidden, summary, gradients, of_x))
+        return (None, *differentiate(ctx.call, tape, p, V, hidden, summary, gradients, of_x))
 
 
 def differentiate(
     call: Call,
     tape: Tape,
-    x: Tensor,
     p: Parameters,
+    V: Tensor,
     hidden: Tensor,
     summary: Tensor,
-    gradients: tuple[Tensor, ...],
+    gradients: tuple[Tensor | None, ...],
     of_x: bool,
 ) -> tuple[Tensor | None, ...]:
-    """dL/dx (None where nobody asks) and dL/d of the parameters, in their order."""
-    layout, B, N, inputs = call.layout, call.B, call.N, x.shape[2]
-    W, real = layout.width, call.dtype
-    w = Backward.of(p, layout, call.rule)
-    across = W + Layout(inputs).width
-    outside = (*strided(layout, gradients[0]), *strided(layout, gradients[1]))
-    outputs = hidden.numpy(), summary.numpy()
-    d_x = torch.empty(x.shape if of_x else (0, 0, 0), dtype=x.dtype)
+    """dL/dx (None where nobody asks) and dL/d of the parameters and the readout, in their order."""
+    layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
+    W, O, real = layout.width, len(V), call.dtype
+    w = Backward.of(p, V, layout, call.rule)
+    across, outputs = W + Layout(inputs).width, Layout(O).width
+    of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
+    of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
+    states = hidden.numpy(), summary.numpy()
+    d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
+    separable = call.rule.scoring == "separable"
+    sizes = across - W, outputs, tape.keys.shape[1], call.k_top
     ranges = parts(B)
     each = len(ranges)
     workspace = SHELF.take(
         [
             ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
-            ((B, 0 if call.rule.scoring == "separable" else N + 1, W), real),
+            ((B, 0 if separable else N + 1, W), real),
             ((each, 4 * W, across), real),
             ((each, 4 * W), real),
             ((each, W, W), real),
             ((each, W, W), real),
             ((each, W), real),
+            ((each, outputs, 2 * W), real),
+            ((each, outputs), real),
         ]
     )
     d_memory, d_keys, *sums = workspace.arrays
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
+        scratch = SHELF.take(kernel_backward.scratch(high - low, W, *sizes, separable, real))
         backward(
-            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc, *outside,
-            call.x.numpy(), tape.gates, tape.cells, *outputs,
-            tape.h, tape.old.shape[1], tape.old, tape.keys, tape.wide,
+            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
+            *of_states, of_logits.detach().numpy(),
+            call.x.numpy(), tape.gates, tape.cells, *states,
+            tape.h, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
-            w.W_query, w.W_ih, w.W_hh, w.W1, w.W2, w.w3,
+            w.W_query, w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
             d_memory, d_keys, d_x.numpy(), *(total[mine] for total in sums),
+            tuple(scratch.arrays),
         )  # fmt: skip
+        SHELF.give_back(scratch)
 
     in_parts(ranges, part)
-    d_in, d_bias, d_W1, d_W2, d_w3 = (torch.from_numpy(total).sum(0) for total in sums)
+    d_in, d_bias, d_W1, d_W2, d_w3, d_V, d_b = (torch.from_numpy(total).sum(0) for total in sums)
     SHELF.give_back(workspace)
     tape.release()
-    d_b = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
+    d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
     return (
         d_x if of_x else None,
         layout.no_gates(d_in[:, W : W + inputs]),
         layout.no_square(d_in[:, :W]),
-        d_b,
-        d_b.clone(),
+        d_gates,
+        d_gates.clone(),
         layout.no_square(d_W1),
         layout.no_square(d_W2) * query_scale(call.rule, layout.H) if p.W2.numel() else None,
         layout.no_rows(d_w3) if p.w3.numel() else None,
+        layout.no_readout(d_V[:O]),
+        d_b[:O],
     )
 
 
-def strided(layout: Layout, gradient: Tensor) -> tuple[Array, tuple[int, int]]:
-    """A gradient (B, T, H) as flat numbers and the strides of batch and step; copied if need be."""
+def strided(layout: Layout, gradient: Tensor | None, like: Tensor) -> tuple[Array, tuple[int, int]]:
+    """A gradient (B, T, H) as flat numbers and the strides of batch and step; copied if need be.
+
+    No numbers where there is none.
+    """
+    if gradient is None:
+        return like.new_empty(0).numpy(), (0, 0)
     if layout.more or gradient.stride(2) != 1:
         gradient = layout.rows(gradient)
     B, T, W = gradient.shape

@@ -22,13 +22,14 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from sabtune.ops.kernel_simd import (
+    BARE,
     LANES,
     F,
     Number,
@@ -48,6 +49,13 @@ MLP, DOT, SEPARABLE = range(3)  # ways of scoring
 Array = NDArray[np.floating]
 Whole = NDArray[np.integer]
 Flags = NDArray[np.bool_]
+Shape = tuple[tuple[int, ...], Any]  # an array's shape and dtype
+Scratch = tuple[NDArray[Any], ...]
+
+
+def filled(count: int) -> int:
+    """The next multiple of LANES."""
+    return -(-count // LANES) * LANES
 
 
 def _digest() -> str:
@@ -67,9 +75,9 @@ def kernel(function: F) -> F:
     """
     function.__qualname__ += f"_{SOURCES}"
     try:
-        return cast(F, numba.njit(error_model="numpy", nogil=True, cache=True)(function))
+        return cast(F, numba.njit(nogil=True, cache=True, **BARE)(function))
     except RuntimeError:  # no place for a cache
-        return cast(F, numba.njit(error_model="numpy", nogil=True)(function))
+        return cast(F, numba.njit(nogil=True, **BARE)(function))
 
 
 @compiled
@@ -93,12 +101,6 @@ def furthest(a: Array, at: int, count: int) -> Number:
         v = load(a, at + j)
         most = at_least(most, at_least(v, most - most - v))
     return largest(most)
-
-
-@compiled
-def made_at(j: int, step: int, k_att: int) -> int:
-    """The step of this call, from 0, whose h_t became its j-th memory."""
-    return (step // k_att + 1 + j) * k_att - step - 1
 
 
 @compiled

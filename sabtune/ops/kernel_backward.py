@@ -5,12 +5,15 @@ The legend is that of `sabtune.ops.kernel`. Credit for a memory gathers in `d_me
 comes to the step that made it, all of it is there and joins dL/dh_t. The last row takes what would
 go to memories from before the call, and is not read.
 
-The weights' gradients are summed up step by step, while their factors are at hand: dL/dW_hh is the
-outer product of the gates' gradients and h_{t-1}, and so on. That is quicker than one large product
-at the end, which would have to fetch all of them again, and it needs no memory.
+The weights' gradients are summed up on the way, LEDGER rows at once, while their factors are at
+hand: dL/dW_hh is the outer product of the gates' gradients and h_{t-1}, and so on. That is quicker
+than one large product at the end, which would have to fetch all of them again, and it needs no
+memory.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +24,12 @@ from sabtune.ops.kernel import (
     TILE,
     Array,
     Flags,
+    Scratch,
+    Shape,
     Whole,
     add,
     copy,
     kernel,
-    made_at,
 )
 from sabtune.ops.kernel_credit import (
     of_own_score,
@@ -34,9 +38,11 @@ from sabtune.ops.kernel_credit import (
     of_sum,
     of_weights,
 )
-from sabtune.ops.kernel_product import outer, padded, product
-from sabtune.ops.kernel_recall import listed
+from sabtune.ops.kernel_product import ROWS, outer, padded, product
 from sabtune.ops.kernel_simd import LANES, called, exp, lanes_of, load, store
+
+
+LEDGER = 2 * TILE  # rows
 
 
 @called
@@ -58,8 +64,8 @@ def cells_again(
 
 @called
 def of_cell(
-    dh: Array, dc: Array, at: int, c: Array, c_at: int, gates: Array, gates_at: int, H: int,
-    S: Array, to: int,
+    dh: Array, dh_at: int, dc: Array, at: int, c: Array, c_at: int, gates: Array, gates_at: int,
+    H: int, S: Array, to: int,
 ) -> None:  # fmt: skip
     """From dL/dh'_t and dL/dc_t those of the gates' sums, in S, and of c_{t-1}, in dc's place."""
     one = lanes_of(c.dtype.type(1))
@@ -71,13 +77,43 @@ def of_cell(
         o = load(gates, gates_at + 3 * H + j)
         v = load(c, c_at + H + j)
         tanh_c = one - two / (one + exp(v + v))
-        d_h = load(dh, at + j)
+        d_h = load(dh, dh_at + j)
         d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
         store(dc, at + j, d_c * f)
         store(S, to + j, d_c * g * i * (one - i))
         store(S, to + H + j, d_c * load(c, c_at + j) * f * (one - f))
         store(S, to + 2 * H + j, d_c * i * (one - g * g))
         store(S, to + 3 * H + j, d_h * tanh_c * o * (one - o))
+
+
+def scratch(
+    examples: int, H: int, inputs: int, O: int, capacity: int, k_top: int, separable: bool, real: Any
+) -> list[Shape]:
+    """The arrays that a call works in, for so many examples; inputs and O outputs, filled up."""
+    rows, room = min(TILE, -(-examples // ROWS) * ROWS), LEDGER + ROWS
+    listed = min(k_top + 1, capacity) + 1
+    # one vector longer than need be: rows at a power of two would share cache lines
+    return [
+        ((rows, 2 * H + LANES), real),  # du: dL/ds_t, dL/dh_t
+        ((rows, H), real),  # dc
+        ((rows, H), real),  # q: W2 h'_t
+        ((rows, inputs), real),  # dx
+        ((rows, SEGMENT + 1, H), real),  # c: from the one before a segment's first step on
+        ((room, 4 * H + LANES), real),  # S: dL/d of the gates' sums
+        ((room, H + inputs + LANES), real),  # before: h_{t-1}, x_t
+        ((room, H + LANES), real),  # d: dL/dq
+        ((room, H + LANES), real),  # states: h'_t
+        ((room, O), real),  # dy
+        ((room, 2 * H + LANES), real),  # u: s_t, h_t
+        ((room, H + LANES), real),  # d_k: dL/d of a memory's key
+        ((room, H + LANES), real),  # m: the memory
+        ((H,), real),  # e: e^{2q}
+        ((rows, capacity if separable else 0), real),  # d_a: dL/d of the memories' own scores
+        ((listed,), real),  # p
+        ((listed,), real),  # da
+        ((listed,), np.int64),  # from_: where the memories lie in memory and keys
+        ((listed,), np.int64),  # to: and in d_memory and d_keys
+    ]
 
 
 @kernel
@@ -94,6 +130,7 @@ def backward(
     hidden_strides: tuple[int, int],
     d_summary: Array,
     summary_strides: tuple[int, int],
+    d_logits: Array,
     x: Array,
     gates: Array,
     cells: Array,
@@ -101,7 +138,7 @@ def backward(
     summary: Array,
     h: Array,
     M0: int,
-    old: Array,
+    memory: Array,
     keys: Array,
     wide: Flags,
     chosen: Whole,
@@ -114,6 +151,7 @@ def backward(
     W1: Array,
     W2: Array,
     w3: Array,
+    V: Array,
     d_memory: Array,
     d_keys: Array,
     d_x: Array,
@@ -122,46 +160,33 @@ def backward(
     d_W1: Array,
     d_W2: Array,
     d_w3: Array,
+    d_V: Array,
+    d_b: Array,
+    scratch: Scratch,
 ) -> None:
     """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h (B, H) is that before step 1.
 
     W_query is W2 as in `forward`; the other weights are transposed before they are packed, W_ih
     with its rows filled up to whole vectors. d_hidden, d_summary: dL/d of the outputs, flat, with
-    the strides of batch and step. d_in (G, H + I filled up): W_hh beside W_ih; it, d_bias (G,),
-    d_W1, d_W2 (H, H) and d_w3 (H,) are sums over this call's examples.
+    the strides of batch and step; empty for zeros. d_logits (B, T, O), or (0, 0, 0). d_in (G, H + I
+    filled up): W_hh beside W_ih; d_V (O filled up, 2H): V2 beside V1; they, d_bias (G,), d_b (O
+    filled up,), d_W1, d_W2 (H, H) and d_w3 (H,) are sums over this call's examples. scratch: as
+    `scratch` has it.
     """
     T, inputs = x.shape[1], x.shape[2]
     H = hidden.shape[2]
     G = 4 * H
     across = d_in.shape[1]  # of h_{t-1} and x_t beside each other
-    # rows one vector longer than they need be: at a power of two they would share cache lines
-    S_step = G + LANES
-    H_step = H + LANES
+    outputs, O = d_logits.shape[2], d_b.shape[0]
     x_width = across - H
     number = w3.dtype.type
     zero = number(0)
     capacity, N = keys.shape[1], d_memory.shape[1] - 1
-    rows = padded(min(TILE, high - low))
-    dh = np.zeros((rows, H), w3.dtype)
-    dc = np.zeros((rows, H), w3.dtype)
-    q = np.zeros((rows, H), w3.dtype)
-    states = np.zeros((rows, H_step), w3.dtype)
-    d = np.zeros((rows, H_step), w3.dtype)
-    m_t = np.zeros((rows, H_step), w3.dtype)
-    before = np.zeros((rows, across), w3.dtype)
-    S = np.zeros((rows, S_step), w3.dtype)
-    dx = np.zeros((rows, x_width), w3.dtype)
-    c = np.empty((rows, SEGMENT + 1, H), w3.dtype)  # from the one before a segment's first step on
-    ds = np.empty(H, w3.dtype)
-    e = np.empty(H, w3.dtype)
-    most = min(k_top + 1, M0 + N)
-    which = np.empty(most, np.int64)
-    where = np.empty(most, np.int64)  # in old or hidden
-    from_ = np.empty(most + 1, np.int64)  # in keys
-    to = np.empty(most + 1, np.int64)  # in d_keys and d_memory
-    p = np.empty(most + 1, w3.dtype)
-    da = np.empty(most + 1, w3.dtype)
-    d_a = np.zeros((rows, capacity if scoring == SEPARABLE else 0), w3.dtype)
+    du, dc, q, dx, c, S, before, d, states, dy, u, d_k, m, e, d_a, p, da, from_, to = scratch
+    S_step, H_step, u_step = S.shape[1], d.shape[1], u.shape[1]
+    before_step = before.shape[1]
+    for array in (q, dx, S, before, d, states, dy, u, d_k, m):  # what fills up counts, too
+        array[:] = zero
     chosen_flat = chosen.reshape(-1)
     weights_flat = weights.reshape(-1)
     d_in[:] = zero
@@ -169,112 +194,139 @@ def backward(
     d_W1[:] = zero
     d_W2[:] = zero
     d_w3[:] = zero
+    d_V[:] = zero
+    d_b[:] = zero
     d_keys[low:high] = zero
     d_memory[low:high] = zero
+    steps_held = 0  # rows of the ledger: of the steps, of the memories
+    made_held = 0
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
         rows = padded(B)
-        dh[:] = zero
+        du[:] = zero
         dc[:] = zero
         d_a[:] = zero
         for t in range(T - 1, -1, -1):
             M = M0 + (step + t) // k_att - step // k_att
             K = min(k_top + 1, M)
+            row = steps_held
             for r in range(B):
                 b = first + r
-                at = b * hidden_strides[0] + t * hidden_strides[1]
-                add(dh, r * H, number(1), d_hidden, at, H)
+                now = (b * T + t) * H
+                for j in range(0, H, LANES):
+                    s_t = load(summary, now + j)
+                    h_t = load(hidden, now + j)
+                    store(u, (row + r) * u_step + j, s_t)
+                    store(u, (row + r) * u_step + H + j, h_t)
+                    store(states, (row + r) * H_step + j, h_t - s_t)
+                if d_summary.size > 0:
+                    at = b * summary_strides[0] + t * summary_strides[1]
+                    copy(du, r * u_step, d_summary, at, H)
+                if d_hidden.size > 0:
+                    at = b * hidden_strides[0] + t * hidden_strides[1]
+                    add(du, r * u_step + H, number(1), d_hidden, at, H)
+                for o in range(outputs):
+                    dy[row + r, o] = d_logits[b, t, o]
+                add(d_b, 0, number(1), dy, (row + r) * O, O)
+            product(rows, dy, row * O, O, O, V, 2 * H, du, 0, u_step)
             if (step + t + 1) % k_att == 0:
                 for r in range(B):
                     b = first + r
                     at = (b * (N + 1) + M - M0) * H
-                    add(dh, r * H, number(1), d_memory, at, H)
+                    add(du, r * u_step + H, number(1), d_memory, at, H)
+                    to_key = (made_held + r) * H_step
                     if scoring == SEPARABLE:
                         key = (b * capacity + M) * H
-                        of_own_score(d_a[r, M], keys, key, w3, H, d, r * H_step, d_w3)
+                        of_own_score(d_a[r, M], keys, key, w3, H, d_k, to_key, d_w3)
                     else:
-                        copy(d, r * H_step, d_keys, at, H)
-                    copy(m_t, r * H_step, hidden, (b * T + t) * H, H)
-                outer(B, d, H_step, H, m_t, H_step, H, d_W1)
-                product(rows, d, 0, H_step, H, W1, H, dh)
-            for r in range(B):
-                now = ((first + r) * T + t) * H
-                for j in range(0, H, LANES):
-                    store(states, r * H_step + j, load(hidden, now + j) - load(summary, now + j))
+                        copy(d_k, to_key, d_keys, at, H)
+                    copy(m, to_key, u, (row + r) * u_step + H, H)
+                product(rows, d_k, made_held * H_step, H_step, H, W1, H, du, H, u_step)
+                made_held += B
+                if made_held + TILE > LEDGER:
+                    outer(made_held, d_k, H_step, H, m, H_step, H, d_W1)
+                    made_held = 0
             if scoring != SEPARABLE:
                 q[:rows] = zero
-                product(rows, states, 0, H_step, H, W_query, H, q)
-            d[:rows] = zero
+                product(rows, states, row * H_step, H_step, H, W_query, H, q, 0, H)
+            d[row : row + rows] = zero
             for r in range(B):
                 b = first + r
-                at = b * summary_strides[0] + t * summary_strides[1]
-                for j in range(0, H, LANES):
-                    store(ds, j, load(d_summary, at + j) + load(dh, r * H + j))
+                ds = r * u_step
+                for j in range(ds, ds + H, LANES):
+                    store(du, j, load(du, j) + load(du, H + j))
                 at = b * chosen.shape[1] + starts[t]
-                front, count = listed(K, M0, True, chosen_flat, weights_flat, at, which, p)
-                for i in range(count):
-                    m = which[i]
-                    from_[i] = (b * capacity + m) * H
-                    to[i] = (b * (N + 1) + (m - M0 if m >= M0 else N)) * H
-                    if m < M0:
-                        where[i] = (b * old.shape[1] + m) * H
-                    else:
-                        where[i] = (b * T + made_at(m - M0, step, k_att)) * H
-                of_weights(front, count, where, p, old, hidden, ds, H, softmax, sums[b, t], da)
+                for i in range(K):
+                    index = chosen_flat[at + i]
+                    from_[i] = (b * capacity + index) * H
+                    to[i] = (b * (N + 1) + (index - M0 if index >= M0 else N)) * H
+                    p[i] = weights_flat[at + i]
+                of_weights(K, from_, p, memory, du, ds, H, softmax, sums[b, t], da)
                 if scoring == SEPARABLE:
-                    for i in range(count):
-                        d_a[r, which[i]] += da[i]
-                    of_sum(count, p, to, ds, H, d_memory)
+                    for i in range(K):
+                        d_a[r, chosen_flat[at + i]] += da[i]
+                    of_sum(K, p, to, du, ds, H, d_memory)
                 elif scoring == DOT:
                     copy(e, 0, q, r * H, H)
-                    of_products(count, da, from_, to, keys, e, H, d, r * H_step, d_keys)
-                    of_sum(count, p, to, ds, H, d_memory)
+                    of_products(K, da, from_, to, keys, e, H, d, (row + r) * H_step, d_keys)
+                    of_sum(K, p, to, du, ds, H, d_memory)
                 else:
                     for j in range(0, H, LANES):
                         v = load(q, r * H + j)
                         store(e, j, v if wide[b] else exp(v + v))
-                    from_[count], to[count] = from_[0], (b * (N + 1) + N) * H
-                    p[count], da[count] = zero, zero
+                    from_[K], to[K] = from_[0], (b * (N + 1) + N) * H
+                    p[K], da[K] = zero, zero
                     of_scores(
-                        count, da, p, from_, to, keys, wide[b], e, ds, w3, H,
-                        d, r * H_step, d_w3, d_keys, d_memory,
+                        K, da, p, from_, to, keys, wide[b], e, du, ds, w3, H,
+                        d, (row + r) * H_step, d_w3, d_keys, d_memory,
                     )  # fmt: skip
             if scoring != SEPARABLE:
-                outer(B, d, H_step, H, states, H_step, H, d_W2)
-                product(rows, d, 0, H_step, H, W2, H, dh)
+                product(rows, d, row * H_step, H_step, H, W2, H, du, H, u_step)
             of_segment = t % SEGMENT
             for r in range(B):
                 b = first + r
-                now = (b * T + t) * H
                 at = (b * T + t) * G
-                row = r * (SEGMENT + 1) * H
+                segment = r * (SEGMENT + 1) * H
                 if t == T - 1 or of_segment == SEGMENT - 1:
                     from_cells = (b * cells.shape[1] + t // SEGMENT) * H
                     from_gates = at - of_segment * G
-                    cells_again(c, row, cells, from_cells, gates, from_gates, of_segment + 1, H)
-                row += of_segment * H
-                of_cell(dh, dc, r * H, c, row, gates, at, H, S, r * S_step)
-                add(d_bias, 0, number(1), S, r * S_step, G)
+                    cells_again(
+                        c, segment, cells, from_cells, gates, from_gates, of_segment + 1, H
+                    )
+                segment += of_segment * H
+                to_S = (row + r) * S_step
+                of_cell(
+                    du, r * u_step + H, dc, r * H, c, segment, gates, at, H, S, to_S
+                )
+                add(d_bias, 0, number(1), S, to_S, G)
+                to_before = (row + r) * (before_step)
                 if t > 0:
-                    copy(before, r * across, hidden, now - H, H)
+                    copy(before, to_before, hidden, (b * T + t - 1) * H, H)
                 else:
-                    copy(before, r * across, h, b * H, H)
+                    copy(before, to_before, h, b * H, H)
                 for j in range(inputs):
-                    before[r, H + j] = x[b, t, j]
-            outer(B, S, S_step, G, before, across, across, d_in)
+                    before[row + r, H + j] = x[b, t, j]
             if d_x.size > 0:
                 dx[:rows] = zero
-                product(rows, S, 0, S_step, G, W_ih, x_width, dx)
+                product(rows, S, row * S_step, S_step, G, W_ih, x_width, dx, 0, x_width)
                 for r in range(B):
                     for j in range(inputs):
                         d_x[first + r, t, j] = dx[r, j]
-            dh[:] = zero
+            du[:] = zero
             if t > 0 and k_trunc > 0 and (step + t) % k_trunc == 0:
                 dc[:] = zero
             elif t > 0:
-                product(rows, S, 0, S_step, G, W_hh, H, dh)
+                product(rows, S, row * S_step, S_step, G, W_hh, H, du, H, u_step)
+            steps_held += B
+            if steps_held + TILE > LEDGER or (t == 0 and first + TILE >= high):
+                outer(steps_held, dy, O, O, u, u_step, 2 * H, d_V)
+                if scoring != SEPARABLE:
+                    outer(steps_held, d, H_step, H, states, H_step, H, d_W2)
+                outer(steps_held, S, S_step, G, before, before_step, across, d_in)
+                steps_held = 0
         if scoring == SEPARABLE:
             for r in range(B):
-                for m in range(M0):
-                    key = ((first + r) * capacity + m) * H
-                    of_own_score(d_a[r, m], keys, key, w3, H, e, 0, d_w3)
+                for i in range(M0):
+                    key = ((first + r) * capacity + i) * H
+                    of_own_score(d_a[r, i], keys, key, w3, H, e, 0, d_w3)
+    outer(made_held, d_k, H_step, H, m, H_step, H, d_W1)

@@ -25,40 +25,33 @@ from sabtune.ops.kernel_simd import (
 
 @called
 def of_weights(
-    front: int, count: int, where: Whole, p: Array, old: Array, hidden: Array, ds: Array, H: int,
-    softmax: bool, divisor: Number, da: Array,
+    K: int, from_: Whole, p: Array, memory: Array, ds: Array, at: int, H: int, softmax: bool,
+    divisor: Number, da: Array,
 ) -> None:  # fmt: skip
-    """dL/da of a step's `listed` memories, which lie at `where`, from dL/ds.
+    """dL/da of a step's K memories, which lie at `from_`, from dL/ds.
 
-    Σ lowered scores: p_i = (a_i - θ) / Σ, and θ, the one without a weight, takes what the others
-    give. Under softmax it takes nothing.
+    Σ lowered scores: p_i = (a_i - θ) / Σ, and θ, the first, takes what the others give. Under
+    softmax it takes nothing. Another one without a weight lies below θ by rounding alone.
     """
     mean = p.dtype.type(0)
-    for i in range(count):
-        da[i] = mean - mean
-        if p[i] != 0:
-            if i < front:
-                da[i] = dot(ds, 0, old, where[i], H)
-            else:
-                da[i] = dot(ds, 0, hidden, where[i], H)
-            mean += p[i] * da[i]
+    for i in range(1, K):
+        da[i] = dot(ds, at, memory, from_[i], H)
+        mean += p[i] * da[i]
     others = mean - mean
-    for i in range(count):
-        if p[i] != 0:
-            if softmax:
-                da[i] = p[i] * (da[i] - mean)
-            else:
-                da[i] = (da[i] - mean) / divisor
-                others -= da[i]
-    for i in range(count):
-        if p[i] == 0 and not softmax:
-            da[i] = others
+    for i in range(1, K):
+        if softmax:
+            da[i] = p[i] * (da[i] - mean)
+        else:
+            da[i] = (da[i] - mean) / divisor if p[i] != 0 else mean - mean
+            others -= da[i]
+    da[0] = others
 
 
 @called
 def of_scores(
     count: int, da: Array, p: Array, from_: Whole, to: Whole, keys: Array, wide: bool, e: Array,
-    ds: Array, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array, d_memory: Array,
+    ds: Array, ds_at: int, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array,
+    d_memory: Array,
 ) -> None:  # fmt: skip
     """Adds dL/d of w3, keys (in `from_`, to go `to`) and memories, and to d dL/dq.
 
@@ -95,7 +88,7 @@ def of_scores(
             v0 = a0 * w * (z0 - z0 * z0)
             v1 = a1 * w * (z1 - z1 * z1)
             store(d, at + j, load(d, at + j) + (v0 + v1))
-            of_s = load(ds, j)
+            of_s = load(ds, ds_at + j)
             store(d_keys, to0 + j, load(d_keys, to0 + j) + v0)
             store(d_memory, to0 + j, load(d_memory, to0 + j) + p0 * of_s)
             store(d_keys, to1 + j, load(d_keys, to1 + j) + v1)
@@ -114,10 +107,12 @@ def of_products(
 
 
 @called
-def of_sum(count: int, p: Array, to: Whole, ds: Array, H: int, d_memory: Array) -> None:
+def of_sum(
+    count: int, p: Array, to: Whole, ds: Array, ds_at: int, H: int, d_memory: Array
+) -> None:
     """Adds dL/d of the memories, for s = Σ p_i m_i."""
     for i in range(count):
-        add(d_memory, to[i], p[i], ds, 0, H)
+        add(d_memory, to[i], p[i], ds, ds_at, H)
 
 
 @called

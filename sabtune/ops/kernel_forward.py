@@ -6,6 +6,8 @@ that what they work on stays in the processor's own cache; no thread waits for a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sabtune.ops.kernel import (
@@ -16,20 +18,22 @@ from sabtune.ops.kernel import (
     TILE,
     Array,
     Flags,
+    Scratch,
+    Shape,
     Whole,
     copy,
+    filled,
     furthest,
     kernel,
     widen,
 )
-from sabtune.ops.kernel_product import padded, product
+from sabtune.ops.kernel_product import ROWS, padded, product
 from sabtune.ops.kernel_recall import (
     FEW,
     PAUSE,
     choose_dot,
     choose_tame,
     choose_wide,
-    listed,
     offer,
     recall,
 )
@@ -71,6 +75,32 @@ def cell(
         store(states, to + j, o * (one - two / (one + exp(v + v))))
 
 
+def scratch(
+    examples: int, H: int, inputs: int, O: int, capacity: int, k_top: int, real: Any
+) -> list[Shape]:
+    """The arrays that a call works in, for so many examples and O outputs, filled up."""
+    rows, most = min(TILE, -(-examples // ROWS) * ROWS), min(k_top + 1, capacity)
+    # one vector longer than need be: rows at a power of two would share cache lines
+    across = filled(2 * H + inputs) + LANES
+    return [
+        ((rows, across), real),  # carried: s_t, h_t, x_{t+1}
+        ((rows, H), real),  # states: h'_t
+        ((rows, O), real),  # y
+        ((rows, H), real),  # q: W2 h'_t
+        ((rows, H), real),  # q0: of the step before
+        ((rows, H), real),  # e0: e^{2 q0}
+        ((H,), real),  # e: e^{2q}
+        ((rows, 4 * H), real),  # S: the gates' sums
+        ((rows, H), real),  # lowest: of the keys
+        ((rows, H), real),  # highest
+        ((rows, filled(capacity)), real),  # bound: of the scores
+        ((rows, most), real),  # top: the highest scores, where they are the memories' own
+        ((rows,), np.float64),  # drift: of the bounds
+        ((rows,), np.int64),  # pause: steps to go without bounds
+        ((rows, most), np.int32),  # which: whose `top` are
+    ]
+
+
 @kernel
 def forward(
     low: int,
@@ -88,9 +118,10 @@ def forward(
     c: Array,
     hidden: Array,
     summary: Array,
+    logits: Array,
     cells: Array,
     M0: int,
-    old: Array,
+    memory: Array,
     keys: Array,
     wide: Flags,
     chosen: Whole,
@@ -102,39 +133,33 @@ def forward(
     W1: Array,
     W2: Array,
     w3: Array,
+    V: Array,
+    b_out: Array,
+    scratch: Scratch,
 ) -> None:
     """x (B, T, I); h, c (B, H): the state before and, then, after. `step` were taken before.
 
-    W_in (I + H, G): W_ih and W_hh above each other, the cell's gate of both, and of bias (G,),
-    doubled. `keep`: leave behind what the backward pass needs; otherwise gates, cells and sums
-    are not touched, and chosen and weights hold one step only.
+    W_in (H + I, G): W_hh and W_ih above each other, the cell's gate of both, and of bias (G,),
+    doubled. V (2H, O filled up): V2 and V1; without a readout O is 0. `keep`: leave behind what the
+    backward pass needs; otherwise hidden, summary, gates, cells and sums may have no steps and are
+    then not touched, and chosen and weights hold one step only. scratch: as `scratch` has it.
     """
     T, inputs = x.shape[1], x.shape[2]
-    H = hidden.shape[2]
+    H = h.shape[1]
     G = 4 * H
-    depth = inputs + H
+    O = logits.shape[2]
+    depth = H + inputs
+    shown = hidden.shape[1] > 0
+    front, at_h, at_x = 0, H, 2 * H  # in a row of `carried`
     number = w3.dtype.type
     zero = number(0)
     capacity = keys.shape[1]
-    span = (capacity + LANES - 1) // LANES * LANES
     most = min(k_top + 1, capacity)
-    rows = padded(min(TILE, high - low))
-    carried = np.zeros((rows, depth), w3.dtype)  # x_t, then h_{t-1}
-    states = np.zeros((rows, H), w3.dtype)  # h'_t
-    q = np.empty((rows, H), w3.dtype)
-    q0 = np.empty((rows, H), w3.dtype)  # of the step before
-    e0 = np.empty((rows, H), w3.dtype)
-    e = np.zeros(H, w3.dtype)
-    S = np.zeros((rows, G), w3.dtype)
-    lowest = np.empty((rows, H), w3.dtype)  # the range of the keys
-    highest = np.empty((rows, H), w3.dtype)
-    bound = np.empty((rows, span), w3.dtype)
-    drift = np.empty(rows, np.float64)
-    pause = np.empty(rows, np.int64)
-    which = np.empty(most, np.int64)
-    p = np.empty(most, w3.dtype)
-    top = np.empty((rows, most), w3.dtype)  # the highest scores, where they are the memories' own
-    top_which = np.empty((rows, most), chosen.dtype)
+    carried, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = scratch
+    across, span = carried.shape[1], bound.shape[1]
+    carried[:] = zero
+    states[:] = zero
+    e[:] = zero
     all_w3 = zero
     size = zero  # no score is further from 0
     for j in range(H):
@@ -144,7 +169,7 @@ def forward(
     weights_flat = weights.reshape(-1)
     bounds = bound.reshape(-1)
     top_flat = top.reshape(-1)
-    top_which_flat = top_which.reshape(-1)
+    which_flat = which.reshape(-1)
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
         rows = padded(B)
@@ -153,7 +178,7 @@ def forward(
         drift[:] = 0.0
         pause[:] = 0
         for r in range(B):
-            copy(carried, r * depth + inputs, h, (first + r) * H, H)
+            copy(carried, r * across + at_h, h, (first + r) * H, H)
             at = (first + r) * capacity * H
             copy(lowest, r * H, keys, at, H)
             copy(highest, r * H, keys, at, H)
@@ -165,7 +190,7 @@ def forward(
             if scoring == SEPARABLE:
                 for m in range(M0):
                     a = wide_score(keys, at + m * H, e, 0, w3, all_w3)
-                    offer(a, m, min(m, most), most, top_flat, top_which_flat, r * most)
+                    offer(a, m, min(m, most), most, top_flat, which_flat, r * most)
         known = 0
         for t in range(T):
             M = M0 + (step + t) // k_att - step // k_att
@@ -174,8 +199,8 @@ def forward(
                 copy(S, r * G, bias, 0, G)
             for r in range(B):
                 for j in range(inputs):
-                    carried[r, j] = x[first + r, t, j]
-            product(rows, carried, 0, depth, depth, W_in, G, S)
+                    carried[r, at_x + j] = x[first + r, t, j]
+            product(rows, carried, at_h, across, depth, W_in, G, S, front, G)
             for r in range(B):
                 b = first + r
                 if keep and t % SEGMENT == 0:
@@ -183,21 +208,18 @@ def forward(
                 cell(S, r * G, c, b * H, H, keep, gates, (b * T + t) * G, states, r * H)
             if scoring != SEPARABLE:
                 q[:rows] = zero
-                product(rows, states, 0, H, H, W2, H, q)
+                product(rows, states, front, H, H, W2, H, q, front, H)
             for r in range(B):
                 b = first + r
-                now = (b * T + t) * H
                 at = b * chosen.shape[1]
                 if keep:
                     at += starts[t]
                 if scoring == SEPARABLE:
                     for i in range(K):
                         weights_flat[at + i] = top[r, i]
-                        chosen_flat[at + i] = top_which[r, i]
+                        chosen_flat[at + i] = which[r, i]
                 else:
-                    if keep:
-                        for i in range(known):  # the step before's are the first to be tried
-                            chosen_flat[at + i] = chosen_flat[at - known + i]
+                    before = at - known if keep else at
                     if not wide[b] and furthest(q, r * H, H) > REACH:
                         wide[b] = True
                         widen(keys, b * capacity * H, M * H)
@@ -219,17 +241,17 @@ def forward(
                     tie = number(4) * np.finfo(w3.dtype).eps * size
                     if tame:
                         scored = choose_tame(
-                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
                             bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
                         )  # fmt: skip
                     elif scoring == DOT:
                         scored = choose_dot(
-                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
                             bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
                         )  # fmt: skip
                     else:
                         scored = choose_wide(
-                            K, M, known, keys, b * capacity * H, e, w3, all_w3,
+                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
                             bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
                         )  # fmt: skip
                     if bounded and 2 * scored > M:
@@ -241,22 +263,30 @@ def forward(
                 divisor = weigh(K, softmax, epsilon, weights_flat, at)
                 if keep:
                     sums[b, t] = divisor
-                front, count = listed(K, M0, False, chosen_flat, weights_flat, at, which, p)
+                row = r * across
                 recall(
-                    front, count, which, p, old, b * old.shape[1] * H, hidden, b * T * H,
-                    M0, step, k_att, H, summary, now,
-                )  # fmt: skip
+                    K, chosen_flat, weights_flat, at, memory, b * capacity * H, H, carried, row
+                )
                 for j in range(0, H, LANES):
-                    v = load(states, r * H + j) + load(summary, now + j)
-                    store(carried, r * depth + inputs + j, v)
-                    store(hidden, now + j, v)
+                    v = load(carried, row + j)
+                    store(carried, row + at_h + j, load(states, r * H + j) + v)
+                if shown:
+                    copy(summary, (b * T + t) * H, carried, row, H)
+                    copy(hidden, (b * T + t) * H, carried, row + at_h, H)
             known = K
+            if O > 0:
+                for r in range(rows):
+                    copy(y, r * O, b_out, 0, O)
+                product(rows, carried, front, across, 2 * H, V, O, y, front, O)
+                for r in range(B):
+                    copy(logits, ((first + r) * T + t) * O, y, r * O, O)
             if (step + t + 1) % k_att == 0:
                 q[:rows] = zero
-                product(rows, carried, inputs, depth, H, W1, H, q)
+                product(rows, carried, at_h, across, H, W1, H, q, front, H)
                 for r in range(B):
                     b = first + r
                     at = (b * capacity + M) * H
+                    copy(memory, at, carried, r * across + at_h, H)
                     bound[r, M] = number(np.inf)
                     if not wide[b] and furthest(q, r * H, H) > REACH:
                         wide[b] = True
@@ -269,6 +299,6 @@ def forward(
                         store(highest, r * H + j, at_least(v, load(highest, r * H + j)))
                     if scoring == SEPARABLE:
                         a = wide_score(keys, at, e, 0, w3, all_w3)
-                        offer(a, M, min(M, most), most, top_flat, top_which_flat, r * most)
+                        offer(a, M, min(M, most), most, top_flat, which_flat, r * most)
         for r in range(B):
-            copy(h, (first + r) * H, carried, r * depth + inputs, H)
+            copy(h, (first + r) * H, carried, r * across + at_h, H)

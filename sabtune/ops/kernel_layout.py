@@ -22,7 +22,8 @@ Array = NDArray[Any]
 
 def packed(weight: Tensor) -> Array:
     """(in, out) -> (out / LANES, in, LANES): a product reads it from front to back."""
-    panels = weight.reshape(weight.shape[0], -1, LANES).transpose(0, 1)
+    depth, width = weight.shape
+    panels = weight.reshape(depth, width // LANES, LANES).transpose(0, 1)
     return panels.contiguous().numpy()
 
 
@@ -76,6 +77,11 @@ class Layout:
         w3 = p.w3 if p.w3.numel() else p.W1.new_zeros(H)
         return self.square(W2) * query_scale(rule, H), self.rows(w3)
 
+    def readout(self, V: Tensor) -> Tensor:
+        """V1 beside V2, (O, 2H) -> V2 beside V1, (O filled up, 2W)."""
+        V1, V2 = V.view(-1, 2, self.H).unbind(1)
+        return Layout(len(V)).rows(torch.cat([self.rows(V2), self.rows(V1)], dim=1).T).T
+
     def no_rows(self, tensor: Tensor) -> Tensor:
         """(…, W) -> (…, H)."""
         return tensor[..., : self.H] if self.more else tensor
@@ -83,6 +89,11 @@ class Layout:
     def no_square(self, weight: Tensor) -> Tensor:
         """(n·W, W) -> (n·H, H)."""
         return weight.reshape(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
+
+    def no_readout(self, V: Tensor) -> Tensor:
+        """The inverse of `readout`, but for the outputs' filling."""
+        V2, V1 = V.view(-1, 2, self.width).unbind(1)
+        return torch.cat([self.no_rows(V1), self.no_rows(V2)], dim=1)
 
     def no_gates(self, weight: Tensor) -> Tensor:
         """(4W, n) -> (4H, n)."""
@@ -93,16 +104,18 @@ class Layout:
 class Forward:
     """The weights of the forward pass. The cell's gate is doubled: tanh(x) = 2σ(2x) - 1."""
 
-    W_in: Array  # W_ih above W_hh
+    W_in: Array  # W_hh above W_ih
     bias: Array  # (4W,)
     W1: Array
     W2: Array
     w3: Array
+    V: Array  # V2 above V1
+    b: Array  # (O filled up,)
 
     @staticmethod
-    def of(p: Parameters, layout: Layout, rule: Rule) -> Forward:
+    def of(p: Parameters, V: Tensor, b: Tensor, layout: Layout, rule: Rule) -> Forward:
         W2, w3 = layout.scores(p, rule)
-        both = torch.cat([layout.gates(p.weight_ih), layout.square(p.weight_hh)], dim=1)
+        both = torch.cat([layout.square(p.weight_hh), layout.gates(p.weight_ih)], dim=1)
         bias = layout.gates((p.bias_ih + p.bias_hh).unsqueeze(1)).flatten().clone()
         for weight in (both, bias):
             weight[2 * layout.width : 3 * layout.width] *= 2
@@ -112,6 +125,8 @@ class Forward:
             W1=packed(layout.square(p.W1).T),
             W2=packed(W2.T),
             w3=w3.numpy(),
+            V=packed(layout.readout(V).T),
+            b=Layout(len(b)).rows(b).numpy(),
         )
 
 
@@ -125,9 +140,10 @@ class Backward:
     W1: Array
     W2: Array
     w3: Array
+    V: Array
 
     @staticmethod
-    def of(p: Parameters, layout: Layout, rule: Rule) -> Backward:
+    def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule) -> Backward:
         W2, w3 = layout.scores(p, rule)
         return Backward(
             W_query=packed(W2.T),
@@ -136,4 +152,5 @@ class Backward:
             W1=packed(layout.square(p.W1)),
             W2=packed(W2),
             w3=w3.numpy(),
+            V=packed(layout.readout(V)),
         )

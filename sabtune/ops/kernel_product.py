@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sabtune.ops.kernel_simd import LANES, WIDE_REGISTERS, called, compiled, tile
+from sabtune.ops.kernel_simd import LANES, WIDE_REGISTERS, called, compiled
+from sabtune.ops.kernel_tile import tile
 
 ROWS = 4  # the rows of a product come in multiples of it
 DEPTH = 256  # of a product at once: its weights stay in the first-level cache
@@ -64,9 +65,13 @@ def strip(
 
 @called
 def product(
-    rows: int, a: Array, start: int, step: int, depth: int, w: Array, width: int, c: Array
-) -> None:
-    """c (rows, width) += a @ w, for a multiple of ROWS; a row of a: `depth` of its `step`."""
+    rows: int, a: Array, start: int, step: int, depth: int, w: Array, width: int,
+    c: Array, c_start: int, c_step: int,
+) -> None:  # fmt: skip
+    """c (rows, width) += a (rows, depth) @ w, for a multiple of ROWS.
+
+    A row of a is every `step` numbers from `start` on, one of c likewise.
+    """
     pieces = (depth + DEPTH - 1) // DEPTH
     for piece in range(pieces):
         k = depth * piece // pieces
@@ -75,7 +80,7 @@ def product(
             vectors = min(BROAD, (width - n) // LANES)
             panel = n * depth + k * LANES
             strip(rows, a, start + k, step, 1, w, panel, LANES, depth * LANES, vectors, count,
-                  c, n, width)  # fmt: skip
+                  c, c_start + n, c_step)  # fmt: skip
 
 
 @called

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sabtune.ops.kernel import Array, Whole, made_at
+from sabtune.ops.kernel import Array, Whole
 from sabtune.ops.kernel_score import dot_score, tame_score, wide_score
 from sabtune.ops.kernel_simd import (
     LANES,
@@ -66,6 +66,7 @@ def chooser(score: F) -> Callable[..., int]:
         K: int,
         M: int,
         known: int,
+        before: int,
         keys: Array,
         first: int,
         query: Array,
@@ -81,15 +82,14 @@ def chooser(score: F) -> Callable[..., int]:
     ) -> int:
         """Leaves the K memories of M with the highest scores, as a heap, in chosen and weights.
 
-        chosen[at : at + K] holds those to begin with (the step before's), `known` of them valid;
-        the rest are filled up with the last memories. Returns how many were scored.
+        It begins with those of the step before, the `known` from chosen[before] on, and the last
+        memories. Returns how many were scored.
         """
         H = w3.shape[0]
         nothing = w3.dtype.type(-np.inf)
-        for i in range(known, K):
-            chosen[at + i] = M - K + i
         for i in range(K):
-            m = chosen[at + i]
+            m = chosen[before + i] if i < known else M - K + i
+            chosen[at + i] = m
             weights[at + i] = score(keys, first + m * H, query, 0, w3, all_w3)
             bound[row + m] = nothing
         for i in range(K // 2 - 1, -1, -1):
@@ -135,43 +135,13 @@ def offer(a: Number, m: int, held: int, most: int, scores: Array, which: Whole, 
 
 
 @called
-def listed(
-    K: int, M0: int, theta: bool, chosen: Whole, weights: Array, at: int, which: Whole, p: Array
-) -> tuple[int, int]:
-    """Of a step's chosen memories those with a weight, and θ's own if it is asked for.
-
-    Leaves them in `which` and p, those before M0 first; returns how many these are, and all.
-    """
-    front = 0
-    count = 0
-    for late in range(2):
-        for i in range(K):
-            wanted = weights[at + i] != 0 or (theta and i == 0)
-            if wanted and (chosen[at + i] >= M0) == (late == 1):
-                which[count] = chosen[at + i]
-                p[count] = weights[at + i]
-                count += 1
-        if late == 0:
-            front = count
-    return front, count
-
-
-@called
 def recall(
-    front: int, count: int, which: Whole, p: Array, old: Array, old_at: int, hidden: Array,
-    hidden_at: int, M0: int, step: int, k_att: int, H: int, summary: Array, at: int,
+    K: int, chosen: Whole, weights: Array, at: int, memory: Array, first: int, H: int,
+    summary: Array, to: int,
 ) -> None:  # fmt: skip
-    """s = Σ p_i m_i of the `listed`; `which` is used up."""
-    for i in range(count):
-        m = which[i]
-        if i < front:
-            which[i] = old_at + m * H
-        else:
-            which[i] = hidden_at + made_at(m - M0, step, k_att) * H
+    """s = Σ p_i m_i of a step's K memories; the first of them is θ's own, without a weight."""
     for j in range(0, H, LANES):
-        v = lanes_of(p.dtype.type(0))
-        for i in range(front):
-            v = v + spread(p, i) * load(old, which[i] + j)
-        for i in range(front, count):
-            v = v + spread(p, i) * load(hidden, which[i] + j)
-        store(summary, at + j, v)
+        v = lanes_of(weights.dtype.type(0))
+        for i in range(1, K):
+            v = v + spread(weights, at + i) * load(memory, first + chosen[at + i] * H + j)
+        store(summary, to + j, v)

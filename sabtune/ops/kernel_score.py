@@ -1,7 +1,7 @@
 """Scores, how far they may rise from one step to the next, and the weights made of them.
 
 tanh(k + q) = 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} made once for a memory: a score takes a
-multiplication for each unit, and two units share a division. An example in which some |k| or |q|
+multiplication for each unit, and four units share a division. An example in which some |k| or |q|
 passes REACH would overflow; it turns `wide`: exact, but slower.
 
 H hidden (whole vectors), K kept.
@@ -28,7 +28,8 @@ from sabtune.ops.kernel_simd import (
     where_less,
 )
 
-SATURATED = 1e18  # 1 + x and the product of two of them: finite, and 1 - 2/x is 1
+SATURATED = 1e18  # 1 + x, and the product of two of them: finite, and 1 - 2/x is 1
+SATURATED_FLOAT = 1e9  # the same of the product of four, in float32
 
 
 @compiled
@@ -49,16 +50,23 @@ def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
 def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
     """a of one memory from e^{2k}, at `at`, and e^{2q}; all_w3: Σ w3."""
     one = lanes_of(w3.dtype.type(1))
-    most = lanes_of(w3.dtype.type(SATURATED))
+    most = lanes_of(w3.dtype.type(SATURATED_FLOAT if w3.itemsize == 4 else SATURATED))
     sums = one - one
     H = w3.shape[0]
-    part = H // LANES // 2 * LANES
-    for j in range(0, part, LANES):
-        x0 = one + at_most(most, load(key, at + j) * load(query, q + j))
-        x1 = one + at_most(most, load(key, at + part + j) * load(query, q + part + j))
-        sums = sums + (load(w3, j) * x1 + load(w3, part + j) * x0) / (x0 * x1)
-    for j in range(2 * part, H, LANES):
-        x0 = one + at_most(most, load(key, at + j) * load(query, q + j))
+    part = H // LANES // 4 * LANES
+    for j0 in range(0, part, LANES):
+        j1, j2, j3 = j0 + part, j0 + 2 * part, j0 + 3 * part
+        x0 = at_most(most, one + load(key, at + j0) * load(query, q + j0))
+        x1 = at_most(most, one + load(key, at + j1) * load(query, q + j1))
+        x2 = at_most(most, one + load(key, at + j2) * load(query, q + j2))
+        x3 = at_most(most, one + load(key, at + j3) * load(query, q + j3))
+        x01 = x0 * x1
+        x23 = x2 * x3
+        w01 = load(w3, j0) * x1 + load(w3, j1) * x0
+        w23 = load(w3, j2) * x3 + load(w3, j3) * x2
+        sums = sums + (w01 * x23 + w23 * x01) / (x01 * x23)
+    for j in range(4 * part, H, LANES):
+        x0 = at_most(most, one + load(key, at + j) * load(query, q + j))
         sums = sums + load(w3, j) / x0
     half = total(sums)
     return all_w3 - half - half

@@ -27,14 +27,18 @@ Number = Any  # a scalar of the arrays' dtype
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+BARE = {"error_model": "numpy", "_nrt": False}
+"""No function makes an array, so none counts references, which took a tenth of the time."""
+
+
 def compiled(function: F) -> F:
     """A function of the kernels' own, compiled into each of its callers."""
-    return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
+    return cast(F, numba.njit(forceinline=True, **BARE)(function))
 
 
 def called(function: F) -> F:
     """A function of the kernels' own, large enough to be compiled once and called."""
-    return cast(F, numba.njit(error_model="numpy")(function))
+    return cast(F, numba.njit(**BARE)(function))
 
 
 def instruction(function: Code) -> Code:
@@ -58,12 +62,12 @@ class _LanesModel(extending.models.PrimitiveModel):
         )
 
 
-def _address(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
+def address_of(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
     data = context.make_array(array)(context, builder, value).data
     return builder.gep(data, [at])
 
 
-def _splat(builder: Any, number: Any) -> Any:
+def splat(builder: Any, number: Any) -> Any:
     vector = ir.VectorType(number.type, LANES)
     one = builder.insert_element(
         ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0)
@@ -78,7 +82,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, array, *args)
+        address = address_of(context, builder, array, *args)
         vector = ir.VectorType(address.type.pointee, LANES)
         return builder.load(builder.bitcast(address, vector.as_pointer()), align=size)
 
@@ -91,7 +95,7 @@ def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, array, args[0], args[1])
+        address = address_of(context, builder, array, args[0], args[1])
         builder.store(args[2], builder.bitcast(address, args[2].type.as_pointer()), align=size)
         return context.get_dummy_value()
 
@@ -99,93 +103,28 @@ def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
 
 
 @instruction
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Asks for the cache line that holds the element at the flat offset `at`; waits for nothing."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        address = builder.bitcast(address_of(context, builder, array, *args), byte)
+        builder.call(ask, [address, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
+
+
+@instruction
 def spread(typing: Any, array: Any, at: Any) -> Any:
     """The one element of `array` at the flat offset `at`, LANES times."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, builder.load(_address(context, builder, array, *args)))
+        return splat(builder, builder.load(address_of(context, builder, array, *args)))
 
     return LanesType(array.dtype)(array, types.intp), code
-
-
-def tile(rows: int, vectors: int) -> Code:
-    """A product's smallest part: its sums, `rows` times `vectors`, are in registers throughout.
-
-    The operation adds to c_in, for each of the rows i and vectors n, Σ_k a_ik b_kn: a number, a_ik,
-    times LANES neighbours, b_kn. c_in: n vectors and i times c_row behind c_at; a_ik: i times `row`
-    and k times `step` behind `at`; b_kn: k times b_step and n times b_next behind b_at.
-    """
-
-    def instruction_of(
-        typing: Any, a: Any, at: Any, row: Any, step: Any, b: Any, b_at: Any, b_step: Any,
-        b_next: Any, count: Any, c: Any, c_at: Any, c_row: Any,
-    ) -> Any:  # fmt: skip
-        size = a.dtype.bitwidth // 8
-        places = [(i, n) for i in range(rows) for n in range(vectors)]
-
-        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            a_, at_, row_, step_, b_, b_at_, b_step_, b_next_, count_, c_, c_at_, c_row_ = args
-            index = ir.IntType(64)
-            start_a = _address(context, builder, a, a_, at_)
-            start_b = _address(context, builder, b, b_, b_at_)
-            start_c = _address(context, builder, c, c_, c_at_)
-            vector = ir.VectorType(start_a.type.pointee, LANES)
-
-            def moved(address: Any, by: Any, times: int) -> Any:
-                return builder.gep(address, [builder.mul(by, index(times))])
-
-            def lanes_at(address: Any) -> Any:
-                return builder.bitcast(address, vector.as_pointer())
-
-            sums_at = {
-                (i, n): lanes_at(moved(moved(start_c, c_row_, i), index(LANES), n))
-                for i, n in places
-            }
-            first = {place: builder.load(sums_at[place], align=size) for place in places}
-            before = builder.block
-            body, end = builder.append_basic_block("tile"), builder.append_basic_block("tiled")
-            builder.cbranch(builder.icmp_signed(">", count_, index(0)), body, end)
-
-            builder.position_at_end(body)
-            k = builder.phi(index)
-            now_a, now_b = builder.phi(start_a.type), builder.phi(start_b.type)
-            sums = {place: builder.phi(vector) for place in places}
-            lanes = [
-                builder.load(lanes_at(moved(now_b, b_next_, n)), align=size)
-                for n in range(vectors)
-            ]
-            grown = {}
-            for i in range(rows):
-                number = _splat(builder, builder.load(moved(now_a, row_, i)))
-                for n in range(vectors):
-                    term = builder.fmul(number, lanes[n], flags=FUSE)
-                    grown[i, n] = builder.fadd(term, sums[i, n], flags=FUSE)
-            next_k = builder.add(k, index(1))
-            for now, start, then in (
-                (k, index(0), next_k),
-                (now_a, start_a, builder.gep(now_a, [step_])),
-                (now_b, start_b, builder.gep(now_b, [b_step_])),
-                *((sums[place], first[place], grown[place]) for place in places),
-            ):
-                now.add_incoming(start, before)
-                now.add_incoming(then, body)
-            builder.cbranch(builder.icmp_signed("<", next_k, count_), body, end)
-
-            builder.position_at_end(end)
-            found = {place: builder.phi(vector) for place in places}
-            for place, value in found.items():
-                value.add_incoming(first[place], before)
-                value.add_incoming(grown[place], body)
-            for place, value in found.items():
-                builder.store(value, sums_at[place], align=size)
-            return context.get_dummy_value()
-
-        whole = types.intp
-        return types.void(
-            a, whole, whole, whole, b, whole, whole, whole, whole, c, whole, whole
-        ), code
-
-    return instruction(instruction_of)
 
 
 @instruction
@@ -193,7 +132,7 @@ def lanes_of(typing: Any, number: Any) -> Any:
     """A number LANES times."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0])
+        return splat(builder, args[0])
 
     return LanesType(number)(number), code
 
@@ -334,7 +273,7 @@ def any_above(typing: Any, lanes: Any, bound: Any) -> Any:
     """Whether one of the LANES is greater than the number `bound`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        above = builder.fcmp_ordered(">", args[0], _splat(builder, args[1]))
+        above = builder.fcmp_ordered(">", args[0], splat(builder, args[1]))
         mask = builder.bitcast(above, ir.IntType(LANES))
         return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0))
 

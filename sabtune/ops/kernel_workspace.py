@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ALIGNMENT = 64  # bytes: a cache line
-IDLE = 3  # blocks kept for later: forward, backward, evaluation
+from sabtune.ops.kernel import Shape
 
-Shape = tuple[tuple[int, ...], Any]  # an array's shape and dtype
+ALIGNMENT = 64  # bytes: a cache line
+IDLE = 6  # blocks kept for later: forward, backward, evaluation, and what threads work in
 
 
 @dataclass(frozen=True, eq=False)
