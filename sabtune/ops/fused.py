@@ -22,7 +22,7 @@ from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
-    from sabtune.ops.kernel import DOT, MLP, SEGMENT, SEPARABLE
+    from sabtune.ops.kernel import DOT, MLP, SEPARABLE
     from sabtune.ops import kernel_backward, kernel_forward
     from sabtune.ops.kernel_backward import backward
     from sabtune.ops.kernel_forward import forward
@@ -36,6 +36,9 @@ else:
     SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
 DTYPES = (torch.float32, torch.float64)
+
+FEW_INPUTS = 5
+"""Of so many inputs one is not zero, as in a one-hot symbol: then zeros are passed over."""
 
 Array = NDArray[Any]
 Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
@@ -115,6 +118,7 @@ class Call:
         V, b = readout or (x.new_empty(0, 2 * self.layout.H), x.new_empty(0))
         self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3, V, b)
         self.x = x.detach().contiguous()
+        self.sparse = int(self.x.count_nonzero()) * FEW_INPUTS <= self.x.numel()
         self.state = state
         self.B, self.T = x.shape[:2]
         self.k_top, self.k_att, self.k_trunc, self.rule = k_top, k_att, k_trunc, rule
@@ -154,10 +158,10 @@ class Call:
             scratch = SHELF.take(kernel_forward.scratch(high - low, h.shape[1], *sizes, self.dtype))
             forward(
                 low, high, *self.way, self.state.step, self.k_top, self.k_att,
-                self.rule.epsilon, keep,
-                x, tape.gates, h, c, *outputs, tape.cells, M0, memory, keys, wide,
+                self.rule.epsilon, keep, self.sparse,
+                x, tape.gates, h, c, *outputs, tape.cells, tape.queries, M0, memory, keys, wide,
                 tape.chosen, tape.weights, tape.sums, tape.starts,
-                w.W_in, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
+                w.W_ih, w.W_hh, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
             )  # fmt: skip
             SHELF.give_back(scratch)
 
@@ -197,7 +201,7 @@ class Call:
         starts = np.zeros(self.T + 1, np.int64)
         np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
         tape = Tape(self, self.T, starts, M0 + self.N)
-        tape.h = self.h.numpy().copy()
+        tape.h, tape.c = self.h.numpy().copy(), self.c.numpy().copy()
         tape.memory[:, :M0] = self.layout.rows(self.state.memory).numpy()
         tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys, self.raw)
         return *self.run(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
@@ -227,7 +231,8 @@ class Tape:
     `kept` steps are kept for a backward pass: all, or none.
     """
 
-    h: Array  # (B, W), before the pass
+    h: Array  # (B, W), before the pass, as is c
+    c: Array
     wide: Array  # (B,)
 
     def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):
@@ -237,7 +242,8 @@ class Tape:
         self.workspace = SHELF.take(
             [
                 ((B, kept, 4 * W), real),
-                ((B, -(-kept // SEGMENT), W), real),
+                ((B, kept, W), real),
+                ((B, kept if call.rule.scoring != "separable" else 0, W), real),
                 ((B, memories, W), real),
                 ((B, memories, W), real),
                 ((B, S), np.dtype(np.int32)),
@@ -245,8 +251,8 @@ class Tape:
                 ((B, kept), real),
             ]
         )
-        self.gates, self.cells, self.memory, self.keys, *recalled = self.workspace.arrays
-        self.chosen, self.weights, self.sums = recalled
+        self.gates, self.cells, self.queries, *recalled = self.workspace.arrays
+        self.memory, self.keys, self.chosen, self.weights, self.sums = recalled
 
     def release(self) -> None:
         SHELF.give_back(self.workspace)
@@ -293,20 +299,21 @@ def differentiate(
     layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
     W, O, real = layout.width, len(V), call.dtype
     w = Backward.of(p, V, layout, call.rule)
-    across, outputs = W + Layout(inputs).width, Layout(O).width
+    across, outputs = Layout(inputs).width, Layout(O).width
     of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
     of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
     states = hidden.numpy(), summary.numpy()
     d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
     separable = call.rule.scoring == "separable"
-    sizes = across - W, outputs, tape.keys.shape[1], call.k_top
+    sizes = across, outputs, tape.keys.shape[1], call.k_top
     ranges = parts(B)
     each = len(ranges)
     workspace = SHELF.take(
         [
             ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
             ((B, 0 if separable else N + 1, W), real),
-            ((each, 4 * W, across), real),
+            ((each, across, 4 * W), real),
+            ((each, 4 * W, W), real),
             ((each, 4 * W), real),
             ((each, W, W), real),
             ((each, W, W), real),
@@ -322,25 +329,26 @@ def differentiate(
         scratch = SHELF.take(kernel_backward.scratch(high - low, W, *sizes, separable, real))
         backward(
             low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
-            *of_states, of_logits.detach().numpy(),
-            call.x.numpy(), tape.gates, tape.cells, *states,
-            tape.h, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
+            call.sparse, *of_states, of_logits.detach().numpy(),
+            call.x.numpy(), tape.gates, tape.cells, tape.queries, *states,
+            tape.h, tape.c, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
-            w.W_query, w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
+            w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
             d_memory, d_keys, d_x.numpy(), *(total[mine] for total in sums),
             tuple(scratch.arrays),
         )  # fmt: skip
         SHELF.give_back(scratch)
 
     in_parts(ranges, part)
-    d_in, d_bias, d_W1, d_W2, d_w3, d_V, d_b = (torch.from_numpy(total).sum(0) for total in sums)
+    totals = (torch.from_numpy(total).sum(0) for total in sums)
+    d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = totals
     SHELF.give_back(workspace)
     tape.release()
     d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
     return (
         d_x if of_x else None,
-        layout.no_gates(d_in[:, W : W + inputs]),
-        layout.no_square(d_in[:, :W]),
+        layout.no_gates(d_ih[:inputs].T),
+        layout.no_square(d_hh),
         d_gates,
         d_gates.clone(),
         layout.no_square(d_W1),

@@ -6,15 +6,15 @@ stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ
     gates    (B, T, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
                          sum: tanh(x) = 2σ(2x) - 1
     hidden, summary (B, T, H)   h_t and s_t
-    cells    (B, …, H)   c before every SEGMENT-th step; the way back makes those between again
-    old      (B, …, H)   the M0 memories that were there before this call; those made since are the
-                         rows of `hidden` where they were made
+    cells    (B, T, H)   c_t
+    queries  (B, T, H)   W2 h'_t, where a score depends on it
+    memory   (B, …, H)   m_i; the first M0 were there before this call
     keys     (B, …, H)   e^{2 W1 m}; W1 m itself in the examples that are `wide`: all of them where
                          scores are a dot product or the memory's alone
     chosen, weights      the K memories of every step and their p_i, θ's own first, rows packed one
                          step behind the other from `starts` on
     sums (B, T)          what weights were divided by: Σ w + ε
-    W_in, W_hh, W1, W2   as `kernel_layout.packed` lays them out
+    W_ih, W_hh, W1, W2   as `kernel_layout.packed` lays them out
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from sabtune.ops.kernel_simd import (
 )
 
 TILE = 32  # examples that go through the sequence together, sharing the loads of the weights
-SEGMENT = 16  # steps
 REACH = 21.5  # e^{2·21.5} squared is 5e37, still a float32
 MLP, DOT, SEPARABLE = range(3)  # ways of scoring
 

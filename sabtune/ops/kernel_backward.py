@@ -19,7 +19,6 @@ import numpy as np
 
 from sabtune.ops.kernel import (
     DOT,
-    SEGMENT,
     SEPARABLE,
     TILE,
     Array,
@@ -39,35 +38,21 @@ from sabtune.ops.kernel_credit import (
     of_weights,
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
-from sabtune.ops.kernel_simd import LANES, called, exp, lanes_of, load, store
+from sabtune.ops.kernel_simd import LANES, compiled, exp, lanes_of, load, store
 
 
 LEDGER = 2 * TILE  # rows
 
 
-@called
-def cells_again(
-    c: Array, row: int, cells: Array, cells_at: int, gates: Array, gates_at: int, count: int, H: int
-) -> None:
-    """c of the `count` first steps of a segment, behind the one before them."""
-    one = lanes_of(c.dtype.type(1))
-    copy(c, row, cells, cells_at, H)
-    for u in range(count):
-        at = gates_at + u * 4 * H
-        for j in range(0, H, LANES):
-            i = load(gates, at + j)
-            f = load(gates, at + H + j)
-            g = load(gates, at + 2 * H + j)
-            v = f * load(c, row + u * H + j) + i * (g + g - one)
-            store(c, row + (u + 1) * H + j, v)
-
-
-@called
+@compiled
 def of_cell(
-    dh: Array, dh_at: int, dc: Array, at: int, c: Array, c_at: int, gates: Array, gates_at: int,
-    H: int, S: Array, to: int,
+    dh: Array, dh_at: int, dc: Array, at: int, cells: Array, now: int, c: Array, before: int,
+    gates: Array, gates_at: int, H: int, S: Array, to: int,
 ) -> None:  # fmt: skip
-    """From dL/dh'_t and dL/dc_t those of the gates' sums, in S, and of c_{t-1}, in dc's place."""
+    """From dL/dh'_t and dL/dc_t those of the gates' sums, in S, and of c_{t-1}, in dc's place.
+
+    c_t is in cells, c_{t-1} in c.
+    """
     one = lanes_of(c.dtype.type(1))
     two = one + one
     for j in range(0, H, LANES):
@@ -75,13 +60,13 @@ def of_cell(
         f = load(gates, gates_at + H + j)
         g = two * load(gates, gates_at + 2 * H + j) - one
         o = load(gates, gates_at + 3 * H + j)
-        v = load(c, c_at + H + j)
+        v = load(cells, now + j)
         tanh_c = one - two / (one + exp(v + v))
         d_h = load(dh, dh_at + j)
         d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
         store(dc, at + j, d_c * f)
         store(S, to + j, d_c * g * i * (one - i))
-        store(S, to + H + j, d_c * load(c, c_at + j) * f * (one - f))
+        store(S, to + H + j, d_c * load(c, before + j) * f * (one - f))
         store(S, to + 2 * H + j, d_c * i * (one - g * g))
         store(S, to + 3 * H + j, d_h * tanh_c * o * (one - o))
 
@@ -96,11 +81,10 @@ def scratch(
     return [
         ((rows, 2 * H + LANES), real),  # du: dL/ds_t, dL/dh_t
         ((rows, H), real),  # dc
-        ((rows, H), real),  # q: W2 h'_t
         ((rows, inputs), real),  # dx
-        ((rows, SEGMENT + 1, H), real),  # c: from the one before a segment's first step on
         ((room, 4 * H + LANES), real),  # S: dL/d of the gates' sums
-        ((room, H + inputs + LANES), real),  # before: h_{t-1}, x_t
+        ((room, H + LANES), real),  # before: h_{t-1}
+        ((room, inputs + LANES), real),  # X: x_t
         ((room, H + LANES), real),  # d: dL/dq
         ((room, H + LANES), real),  # states: h'_t
         ((room, O), real),  # dy
@@ -126,6 +110,7 @@ def backward(
     k_top: int,
     k_att: int,
     k_trunc: int,
+    sparse: bool,
     d_hidden: Array,
     hidden_strides: tuple[int, int],
     d_summary: Array,
@@ -134,9 +119,11 @@ def backward(
     x: Array,
     gates: Array,
     cells: Array,
+    queries: Array,
     hidden: Array,
     summary: Array,
     h: Array,
+    c: Array,
     M0: int,
     memory: Array,
     keys: Array,
@@ -145,7 +132,6 @@ def backward(
     weights: Array,
     sums: Array,
     starts: Whole,
-    W_query: Array,
     W_ih: Array,
     W_hh: Array,
     W1: Array,
@@ -155,7 +141,8 @@ def backward(
     d_memory: Array,
     d_keys: Array,
     d_x: Array,
-    d_in: Array,
+    d_ih: Array,
+    d_hh: Array,
     d_bias: Array,
     d_W1: Array,
     d_W2: Array,
@@ -164,32 +151,30 @@ def backward(
     d_b: Array,
     scratch: Scratch,
 ) -> None:
-    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h (B, H) is that before step 1.
+    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h, c (B, H) are those before step 1.
 
-    W_query is W2 as in `forward`; the other weights are transposed before they are packed, W_ih
-    with its rows filled up to whole vectors. d_hidden, d_summary: dL/d of the outputs, flat, with
-    the strides of batch and step; empty for zeros. d_logits (B, T, O), or (0, 0, 0). d_in (G, H + I
-    filled up): W_hh beside W_ih; d_V (O filled up, 2H): V2 beside V1; they, d_bias (G,), d_b (O
-    filled up,), d_W1, d_W2 (H, H) and d_w3 (H,) are sums over this call's examples. scratch: as
-    `scratch` has it.
+    The weights are transposed before they are packed, W_ih with its rows filled up to whole
+    vectors. d_hidden, d_summary: dL/d of the outputs, flat, with the strides of batch and step;
+    empty for zeros. d_logits (B, T, O), or (0, 0, 0). d_ih (I filled up, G), d_hh (G, H), d_bias
+    (G,), d_V (O filled up, 2H), which is V2 beside V1, d_b (O filled up,), d_W1, d_W2 (H, H) and
+    d_w3 (H,) are sums over this call's examples. scratch: as `scratch` has it.
     """
     T, inputs = x.shape[1], x.shape[2]
     H = hidden.shape[2]
     G = 4 * H
-    across = d_in.shape[1]  # of h_{t-1} and x_t beside each other
     outputs, O = d_logits.shape[2], d_b.shape[0]
-    x_width = across - H
+    x_width = d_ih.shape[0]
     number = w3.dtype.type
     zero = number(0)
     capacity, N = keys.shape[1], d_memory.shape[1] - 1
-    du, dc, q, dx, c, S, before, d, states, dy, u, d_k, m, e, d_a, p, da, from_, to = scratch
-    S_step, H_step, u_step = S.shape[1], d.shape[1], u.shape[1]
-    before_step = before.shape[1]
-    for array in (q, dx, S, before, d, states, dy, u, d_k, m):  # what fills up counts, too
+    du, dc, dx, S, before, X, d, states, dy, u, d_k, m, e, d_a, p, da, from_, to = scratch
+    S_step, H_step, u_step, X_step = S.shape[1], d.shape[1], u.shape[1], X.shape[1]
+    for array in (dx, S, before, X, d, states, dy, u, d_k, m):  # what fills up counts, too
         array[:] = zero
     chosen_flat = chosen.reshape(-1)
     weights_flat = weights.reshape(-1)
-    d_in[:] = zero
+    d_ih[:] = zero
+    d_hh[:] = zero
     d_bias[:] = zero
     d_W1[:] = zero
     d_W2[:] = zero
@@ -246,9 +231,6 @@ def backward(
                 if made_held + TILE > LEDGER:
                     outer(made_held, d_k, H_step, H, m, H_step, H, d_W1)
                     made_held = 0
-            if scoring != SEPARABLE:
-                q[:rows] = zero
-                product(rows, states, row * H_step, H_step, H, W_query, H, q, 0, H)
             d[row : row + rows] = zero
             for r in range(B):
                 b = first + r
@@ -267,12 +249,12 @@ def backward(
                         d_a[r, chosen_flat[at + i]] += da[i]
                     of_sum(K, p, to, du, ds, H, d_memory)
                 elif scoring == DOT:
-                    copy(e, 0, q, r * H, H)
+                    copy(e, 0, queries, (b * T + t) * H, H)
                     of_products(K, da, from_, to, keys, e, H, d, (row + r) * H_step, d_keys)
                     of_sum(K, p, to, du, ds, H, d_memory)
                 else:
                     for j in range(0, H, LANES):
-                        v = load(q, r * H + j)
+                        v = load(queries, (b * T + t) * H + j)
                         store(e, j, v if wide[b] else exp(v + v))
                     from_[K], to[K] = from_[0], (b * (N + 1) + N) * H
                     p[K], da[K] = zero, zero
@@ -282,30 +264,29 @@ def backward(
                     )  # fmt: skip
             if scoring != SEPARABLE:
                 product(rows, d, row * H_step, H_step, H, W2, H, du, H, u_step)
-            of_segment = t % SEGMENT
             for r in range(B):
                 b = first + r
-                at = (b * T + t) * G
-                segment = r * (SEGMENT + 1) * H
-                if t == T - 1 or of_segment == SEGMENT - 1:
-                    from_cells = (b * cells.shape[1] + t // SEGMENT) * H
-                    from_gates = at - of_segment * G
-                    cells_again(
-                        c, segment, cells, from_cells, gates, from_gates, of_segment + 1, H
-                    )
-                segment += of_segment * H
+                now = (b * T + t) * H
                 to_S = (row + r) * S_step
-                of_cell(
-                    du, r * u_step + H, dc, r * H, c, segment, gates, at, H, S, to_S
-                )
-                add(d_bias, 0, number(1), S, to_S, G)
-                to_before = (row + r) * (before_step)
+                to_before = (row + r) * H_step
+                du_h = r * u_step + H
                 if t > 0:
-                    copy(before, to_before, hidden, (b * T + t - 1) * H, H)
+                    copy(before, to_before, hidden, now - H, H)
+                    of_cell(
+                        du, du_h, dc, r * H, cells, now, cells, now - H, gates, 4 * now, H, S, to_S
+                    )
                 else:
                     copy(before, to_before, h, b * H, H)
+                    of_cell(
+                        du, du_h, dc, r * H, cells, now, c, b * H, gates, 4 * now, H, S, to_S
+                    )
+                add(d_bias, 0, number(1), S, to_S, G)
                 for j in range(inputs):
-                    before[row + r, H + j] = x[b, t, j]
+                    number_in = x[b, t, j]
+                    if not sparse:
+                        X[row + r, j] = number_in
+                    elif number_in != 0:
+                        add(d_ih, j * G, number_in, S, to_S, G)
             if d_x.size > 0:
                 dx[:rows] = zero
                 product(rows, S, row * S_step, S_step, G, W_ih, x_width, dx, 0, x_width)
@@ -322,7 +303,9 @@ def backward(
                 outer(steps_held, dy, O, O, u, u_step, 2 * H, d_V)
                 if scoring != SEPARABLE:
                     outer(steps_held, d, H_step, H, states, H_step, H, d_W2)
-                outer(steps_held, S, S_step, G, before, before_step, across, d_in)
+                outer(steps_held, S, S_step, G, before, H_step, H, d_hh)
+                if not sparse:
+                    outer(steps_held, X, X_step, x_width, S, S_step, G, d_ih)
                 steps_held = 0
         if scoring == SEPARABLE:
             for r in range(B):

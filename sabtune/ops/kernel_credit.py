@@ -16,6 +16,7 @@ from sabtune.ops.kernel_simd import (
     Number,
     at_most,
     called,
+    compiled,
     exp,
     lanes_of,
     load,
@@ -23,7 +24,7 @@ from sabtune.ops.kernel_simd import (
 )
 
 
-@called
+@compiled
 def of_weights(
     K: int, from_: Whole, p: Array, memory: Array, ds: Array, at: int, H: int, softmax: bool,
     divisor: Number, da: Array,
@@ -47,7 +48,7 @@ def of_weights(
     da[0] = others
 
 
-@called
+@compiled
 def of_scores(
     count: int, da: Array, p: Array, from_: Whole, to: Whole, keys: Array, wide: bool, e: Array,
     ds: Array, ds_at: int, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array,

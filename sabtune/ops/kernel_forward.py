@@ -13,7 +13,6 @@ import numpy as np
 from sabtune.ops.kernel import (
     DOT,
     REACH,
-    SEGMENT,
     SEPARABLE,
     TILE,
     Array,
@@ -43,7 +42,7 @@ from sabtune.ops.kernel_simd import (
     Number,
     at_least,
     at_most,
-    called,
+    compiled,
     exp,
     lanes_of,
     load,
@@ -51,7 +50,17 @@ from sabtune.ops.kernel_simd import (
 )
 
 
-@called
+@compiled
+def add_input(
+    S: Array, at: int, G: int, factor: Number, W_ih: Array, j: int, inputs: int
+) -> None:
+    """Adds to the gates' sums what one input gives."""
+    by = lanes_of(factor)
+    for n in range(0, G, LANES):
+        store(S, at + n, load(S, at + n) + by * load(W_ih, n * inputs + j * LANES))
+
+
+@compiled
 def cell(
     S: Array, at: int, c: Array, c_at: int, H: int, keep: bool, gates: Array, gates_at: int,
     states: Array, to: int,
@@ -61,10 +70,17 @@ def cell(
     two = one + one
     zero = one - one
     for j in range(0, H, LANES):
-        i = one / (one + exp(zero - load(S, at + j)))
-        f = one / (one + exp(zero - load(S, at + H + j)))
-        g = one / (one + exp(zero - load(S, at + 2 * H + j)))
-        o = one / (one + exp(zero - load(S, at + 3 * H + j)))
+        # two gates share a division; where the product overflows both gates are 0
+        a = one + exp(zero - load(S, at + j))
+        b = one + exp(zero - load(S, at + H + j))
+        both = one / (a * b)
+        i = b * both
+        f = a * both
+        a = one + exp(zero - load(S, at + 2 * H + j))
+        b = one + exp(zero - load(S, at + 3 * H + j))
+        both = one / (a * b)
+        g = b * both
+        o = a * both
         if keep:
             store(gates, gates_at + j, i)
             store(gates, gates_at + H + j, f)
@@ -81,9 +97,9 @@ def scratch(
     """The arrays that a call works in, for so many examples and O outputs, filled up."""
     rows, most = min(TILE, -(-examples // ROWS) * ROWS), min(k_top + 1, capacity)
     # one vector longer than need be: rows at a power of two would share cache lines
-    across = filled(2 * H + inputs) + LANES
     return [
-        ((rows, across), real),  # carried: s_t, h_t, x_{t+1}
+        ((rows, 2 * H + LANES), real),  # carried: s_t, h_t
+        ((rows, inputs), real),  # X: x_t
         ((rows, H), real),  # states: h'_t
         ((rows, O), real),  # y
         ((rows, H), real),  # q: W2 h'_t
@@ -112,6 +128,7 @@ def forward(
     k_att: int,
     epsilon: Number,
     keep: bool,
+    sparse: bool,
     x: Array,
     gates: Array,
     h: Array,
@@ -120,6 +137,7 @@ def forward(
     summary: Array,
     logits: Array,
     cells: Array,
+    queries: Array,
     M0: int,
     memory: Array,
     keys: Array,
@@ -128,7 +146,8 @@ def forward(
     weights: Array,
     sums: Array,
     starts: Whole,
-    W_in: Array,
+    W_ih: Array,
+    W_hh: Array,
     bias: Array,
     W1: Array,
     W2: Array,
@@ -139,25 +158,26 @@ def forward(
 ) -> None:
     """x (B, T, I); h, c (B, H): the state before and, then, after. `step` were taken before.
 
-    W_in (H + I, G): W_hh and W_ih above each other, the cell's gate of both, and of bias (G,),
-    doubled. V (2H, O filled up): V2 and V1; without a readout O is 0. `keep`: leave behind what the
-    backward pass needs; otherwise hidden, summary, gates, cells and sums may have no steps and are
-    then not touched, and chosen and weights hold one step only. scratch: as `scratch` has it.
+    Of W_ih (I, G), W_hh (H, G) and bias (G,) the cell's gate is doubled. V (2H, O filled up): V2
+    above V1; without a readout O is 0. `keep`: leave behind what the backward pass needs;
+    otherwise hidden, summary, gates, cells, queries and sums may have no steps and are then not
+    touched, and chosen and weights hold one step only. `sparse`: of x, which is mostly zeros, only
+    the other numbers are looked at. scratch: as `scratch` has it.
     """
     T, inputs = x.shape[1], x.shape[2]
     H = h.shape[1]
     G = 4 * H
     O = logits.shape[2]
-    depth = H + inputs
     shown = hidden.shape[1] > 0
-    front, at_h, at_x = 0, H, 2 * H  # in a row of `carried`
+    front, at_h = 0, H  # in a row of `carried`
     number = w3.dtype.type
     zero = number(0)
     capacity = keys.shape[1]
     most = min(k_top + 1, capacity)
-    carried, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = scratch
+    carried, X, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = scratch
     across, span = carried.shape[1], bound.shape[1]
     carried[:] = zero
+    X[:] = zero
     states[:] = zero
     e[:] = zero
     all_w3 = zero
@@ -199,18 +219,26 @@ def forward(
                 copy(S, r * G, bias, 0, G)
             for r in range(B):
                 for j in range(inputs):
-                    carried[r, at_x + j] = x[first + r, t, j]
-            product(rows, carried, at_h, across, depth, W_in, G, S, front, G)
+                    number_in = x[first + r, t, j]
+                    if not sparse:
+                        X[r, j] = number_in
+                    elif number_in != 0:
+                        add_input(S, r * G, G, number_in, W_ih, j, inputs)
+            if not sparse:
+                product(rows, X, front, inputs, inputs, W_ih, G, S, front, G)
+            product(rows, carried, at_h, across, H, W_hh, G, S, front, G)
             for r in range(B):
                 b = first + r
-                if keep and t % SEGMENT == 0:
-                    copy(cells, (b * cells.shape[1] + t // SEGMENT) * H, c, b * H, H)
                 cell(S, r * G, c, b * H, H, keep, gates, (b * T + t) * G, states, r * H)
+                if keep:
+                    copy(cells, (b * T + t) * H, c, b * H, H)
             if scoring != SEPARABLE:
                 q[:rows] = zero
                 product(rows, states, front, H, H, W2, H, q, front, H)
             for r in range(B):
                 b = first + r
+                if keep and scoring != SEPARABLE:
+                    copy(queries, (b * T + t) * H, q, r * H, H)
                 at = b * chosen.shape[1]
                 if keep:
                     at += starts[t]

@@ -104,7 +104,8 @@ class Layout:
 class Forward:
     """The weights of the forward pass. The cell's gate is doubled: tanh(x) = 2σ(2x) - 1."""
 
-    W_in: Array  # W_hh above W_ih
+    W_ih: Array
+    W_hh: Array
     bias: Array  # (4W,)
     W1: Array
     W2: Array
@@ -115,12 +116,13 @@ class Forward:
     @staticmethod
     def of(p: Parameters, V: Tensor, b: Tensor, layout: Layout, rule: Rule) -> Forward:
         W2, w3 = layout.scores(p, rule)
-        both = torch.cat([layout.square(p.weight_hh), layout.gates(p.weight_ih)], dim=1)
+        W_ih, W_hh = layout.gates(p.weight_ih).clone(), layout.square(p.weight_hh).clone()
         bias = layout.gates((p.bias_ih + p.bias_hh).unsqueeze(1)).flatten().clone()
-        for weight in (both, bias):
+        for weight in (W_ih, W_hh, bias):
             weight[2 * layout.width : 3 * layout.width] *= 2
         return Forward(
-            W_in=packed(both.T),
+            W_ih=packed(W_ih.T),
+            W_hh=packed(W_hh.T),
             bias=bias.numpy(),
             W1=packed(layout.square(p.W1).T),
             W2=packed(W2.T),
@@ -134,7 +136,6 @@ class Forward:
 class Backward:
     """The weights of the backward pass."""
 
-    W_query: Array  # W2 as the forward pass has it
     W_ih: Array  # of inputs filled up
     W_hh: Array
     W1: Array
@@ -146,7 +147,6 @@ class Backward:
     def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule) -> Backward:
         W2, w3 = layout.scores(p, rule)
         return Backward(
-            W_query=packed(W2.T),
             W_ih=packed(Layout(p.weight_ih.shape[1]).rows(layout.gates(p.weight_ih))),
             W_hh=packed(layout.square(p.weight_hh)),
             W1=packed(layout.square(p.W1)),

@@ -61,7 +61,7 @@ def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
 def chooser(score: F) -> Callable[..., int]:
     """`choose` by one way of scoring: a choice for every score would cost as much as the score."""
 
-    @called
+    @compiled
     def choose(
         K: int,
         M: int,
@@ -95,11 +95,12 @@ def chooser(score: F) -> Callable[..., int]:
         for i in range(K // 2 - 1, -1, -1):
             sink(weights, chosen, at, K, i)
         scored = K
+        limit = w3.dtype.type(weights[at] + tie - drift)
         for block in range(0, M, LANES):
-            if not any_above(load(bound, row + block), weights[at] + tie - drift):
+            if not any_above(load(bound, row + block), limit):
                 continue
             for m in range(block, min(block + LANES, M)):
-                if bound[row + m] > weights[at] + tie - drift:
+                if bound[row + m] > limit:
                     a = score(keys, first + m * H, query, 0, w3, all_w3)
                     scored += 1
                     if a > weights[at]:
@@ -108,6 +109,7 @@ def chooser(score: F) -> Callable[..., int]:
                         chosen[at] = m
                         bound[row + m] = nothing
                         sink(weights, chosen, at, K, 0)
+                        limit = w3.dtype.type(weights[at] + tie - drift)
                     else:
                         bound[row + m] = a - drift
         for i in range(K):
@@ -134,7 +136,7 @@ def offer(a: Number, m: int, held: int, most: int, scores: Array, which: Whole, 
         sink(scores, which, at, most, 0)
 
 
-@called
+@compiled
 def recall(
     K: int, chosen: Whole, weights: Array, at: int, memory: Array, first: int, H: int,
     summary: Array, to: int,

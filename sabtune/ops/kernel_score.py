@@ -90,7 +90,7 @@ def dot_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Numb
     return dot(key, at, query, q, w3.shape[0])
 
 
-@called
+@compiled
 def rise(
     lowest: Array, highest: Array, row: int, e: Array, q: Array, e0: Array, q0: Array, w3: Array
 ) -> Number:
@@ -150,7 +150,7 @@ def rise_of_products(
     return total(sums) + number(8) * np.finfo(q.dtype).eps * total(sizes), total(largest)
 
 
-@called
+@compiled
 def weigh(K: int, softmax: bool, epsilon: Number, weights: Array, at: int) -> Number:
     """Scores -> p_i, θ being the first; returns what they were divided by."""
     theta = weights[at]
