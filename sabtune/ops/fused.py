@@ -28,7 +28,8 @@ try:
     from sabtune.ops.kernel_forward import forward
     from sabtune.ops.kernel_layout import Backward, Forward, Layout, query_scale, unpacked
     from sabtune.ops.kernel_memory import Carried, bank_of, raw_keys, start_keys
-    from sabtune.ops.kernel_workspace import SHELF, in_parts, parts
+    from sabtune.ops.kernel_threads import in_parts, parts
+    from sabtune.ops.kernel_workspace import SHELF
 except ImportError:
     COMPILED = False
 else:

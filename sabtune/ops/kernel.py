@@ -38,6 +38,7 @@ from sabtune.ops.kernel_simd import (
     lanes_of,
     largest,
     load,
+    prefetch,
     store,
 )
 
@@ -83,6 +84,13 @@ def kernel(function: F) -> F:
 def copy(target: Array, at: int, source: Array, start: int, count: int) -> None:
     for j in range(0, count, LANES):
         store(target, at + j, load(source, start + j))
+
+
+@compiled
+def fetch(a: Array, at: int, count: int) -> None:
+    """Asks for what will be read soon."""
+    for j in range(0, count, LANES):
+        prefetch(a, at + j)
 
 
 @compiled

@@ -28,6 +28,7 @@ from sabtune.ops.kernel import (
     Whole,
     add,
     copy,
+    fetch,
     kernel,
 )
 from sabtune.ops.kernel_credit import (
@@ -237,6 +238,10 @@ def backward(
                 ds = r * u_step
                 for j in range(ds, ds + H, LANES):
                     store(du, j, load(du, j) + load(du, H + j))
+                now = (b * T + t) * H
+                fetch(gates, 4 * now, G)
+                fetch(cells, now - H, H)
+                fetch(hidden, now - H, H)
                 at = b * chosen.shape[1] + starts[t]
                 for i in range(K):
                     index = chosen_flat[at + i]
@@ -271,6 +276,8 @@ def backward(
                 to_before = (row + r) * H_step
                 du_h = r * u_step + H
                 if t > 0:
+                    fetch(summary, now - H, H)
+                    fetch(queries, now - H, H)
                     copy(before, to_before, hidden, now - H, H)
                     of_cell(
                         du, du_h, dc, r * H, cells, now, cells, now - H, gates, 4 * now, H, S, to_S

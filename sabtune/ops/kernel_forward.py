@@ -21,6 +21,7 @@ from sabtune.ops.kernel import (
     Shape,
     Whole,
     copy,
+    fetch,
     filled,
     furthest,
     kernel,
@@ -237,6 +238,9 @@ def forward(
                 product(rows, states, front, H, H, W2, H, q, front, H)
             for r in range(B):
                 b = first + r
+                if keep:  # what the next step will write
+                    fetch(gates, (b * T + t + 1) * G, G)
+                    fetch(cells, (b * T + t + 1) * H, H)
                 if keep and scoring != SEPARABLE:
                     copy(queries, (b * T + t) * H, q, r * H, H)
                 at = b * chosen.shape[1]
