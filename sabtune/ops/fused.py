@@ -142,13 +142,13 @@ class Call:
     def run(
         self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """h and s, each (B, T, W), and logits (B, T, O filled up).
+        """h and s, each (T, B, W), and logits (B, T, O filled up).
 
         self.h and self.c go on to the last step's. Where nobody wants them h and s have no steps.
         """
         w = self.weights
         steps = self.T if keep or self.shows_states else 0
-        hidden = self.h.new_empty(self.B, steps, self.layout.width)
+        hidden = self.h.new_empty(steps, self.B, self.layout.width)
         summary = torch.empty_like(hidden)
         logits = self.h.new_empty(self.B, self.T, len(w.b))
         x, h, c = self.x.numpy(), self.h.numpy(), self.c.numpy()
@@ -172,9 +172,10 @@ class Call:
     def shown(
         self, hidden: Tensor, summary: Tensor, logits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `run` gave, without what was filled up."""
+        """What `run` gave, (B, T, …) and without what was filled up."""
         layout, O = self.layout, self.inputs[-1].shape[0]
-        return layout.no_rows(hidden), layout.no_rows(summary), logits[..., :O]
+        h, s = (layout.no_rows(states.transpose(0, 1)) for states in (hidden, summary))
+        return h, s, logits[..., :O]
 
     def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
         layout = self.layout
@@ -242,9 +243,9 @@ class Tape:
         self.starts = starts
         self.workspace = SHELF.take(
             [
-                ((B, kept, 4 * W), real),
-                ((B, kept, W), real),
-                ((B, kept if call.rule.scoring != "separable" else 0, W), real),
+                ((kept, B, 4 * W), real),
+                ((kept, B, W), real),
+                ((kept if call.rule.scoring != "separable" else 0, B, W), real),
                 ((B, memories, W), real),
                 ((B, memories, W), real),
                 ((B, S), np.dtype(np.int32)),

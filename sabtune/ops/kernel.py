@@ -3,11 +3,11 @@
 B batch, T steps, I inputs, H hidden (a multiple of LANES: the caller pads with zeros, and a zero
 stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ and θ itself.
 
-    gates    (B, T, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
+    gates    (T, B, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
                          sum: tanh(x) = 2σ(2x) - 1
-    hidden, summary (B, T, H)   h_t and s_t
-    cells    (B, T, H)   c_t
-    queries  (B, T, H)   W2 h'_t, where a score depends on it
+    hidden, summary (T, B, H)   h_t and s_t
+    cells    (T, B, H)   c_t
+    queries  (T, B, H)   W2 h'_t, where a score depends on it
     memory   (B, …, H)   m_i; the first M0 were there before this call
     keys     (B, …, H)   e^{2 W1 m}; W1 m itself in the examples that are `wide`: all of them where
                          scores are a dot product or the memory's alone

@@ -160,9 +160,10 @@ def backward(
     (G,), d_V (O filled up, 2H), which is V2 beside V1, d_b (O filled up,), d_W1, d_W2 (H, H) and
     d_w3 (H,) are sums over this call's examples. scratch: as `scratch` has it.
     """
-    T, inputs = x.shape[1], x.shape[2]
+    everyone, T, inputs = x.shape
     H = hidden.shape[2]
     G = 4 * H
+    one_back = everyone * H
     outputs, O = d_logits.shape[2], d_b.shape[0]
     x_width = d_ih.shape[0]
     number = w3.dtype.type
@@ -198,7 +199,7 @@ def backward(
             row = steps_held
             for r in range(B):
                 b = first + r
-                now = (b * T + t) * H
+                now = (t * everyone + b) * H
                 for j in range(0, H, LANES):
                     s_t = load(summary, now + j)
                     h_t = load(hidden, now + j)
@@ -238,10 +239,10 @@ def backward(
                 ds = r * u_step
                 for j in range(ds, ds + H, LANES):
                     store(du, j, load(du, j) + load(du, H + j))
-                now = (b * T + t) * H
+                now = (t * everyone + b) * H
                 fetch(gates, 4 * now, G)
-                fetch(cells, now - H, H)
-                fetch(hidden, now - H, H)
+                fetch(cells, now - one_back, H)
+                fetch(hidden, now - one_back, H)
                 at = b * chosen.shape[1] + starts[t]
                 for i in range(K):
                     index = chosen_flat[at + i]
@@ -254,12 +255,12 @@ def backward(
                         d_a[r, chosen_flat[at + i]] += da[i]
                     of_sum(K, p, to, du, ds, H, d_memory)
                 elif scoring == DOT:
-                    copy(e, 0, queries, (b * T + t) * H, H)
+                    copy(e, 0, queries, now, H)
                     of_products(K, da, from_, to, keys, e, H, d, (row + r) * H_step, d_keys)
                     of_sum(K, p, to, du, ds, H, d_memory)
                 else:
                     for j in range(0, H, LANES):
-                        v = load(queries, (b * T + t) * H + j)
+                        v = load(queries, now + j)
                         store(e, j, v if wide[b] else exp(v + v))
                     from_[K], to[K] = from_[0], (b * (N + 1) + N) * H
                     p[K], da[K] = zero, zero
@@ -271,22 +272,24 @@ def backward(
                 product(rows, d, row * H_step, H_step, H, W2, H, du, H, u_step)
             for r in range(B):
                 b = first + r
-                now = (b * T + t) * H
+                now = (t * everyone + b) * H
                 to_S = (row + r) * S_step
                 to_before = (row + r) * H_step
                 du_h = r * u_step + H
                 if t > 0:
-                    fetch(summary, now - H, H)
-                    fetch(queries, now - H, H)
-                    copy(before, to_before, hidden, now - H, H)
+                    before_now = now - one_back
+                    fetch(summary, before_now, H)
+                    fetch(queries, before_now, H)
+                    copy(before, to_before, hidden, before_now, H)
                     of_cell(
-                        du, du_h, dc, r * H, cells, now, cells, now - H, gates, 4 * now, H, S, to_S
-                    )
+                        du, du_h, dc, r * H, cells, now, cells, before_now, gates, 4 * now, H,
+                        S, to_S,
+                    )  # fmt: skip
                 else:
                     copy(before, to_before, h, b * H, H)
                     of_cell(
-                        du, du_h, dc, r * H, cells, now, c, b * H, gates, 4 * now, H, S, to_S
-                    )
+                        du, du_h, dc, r * H, cells, now, c, b * H, gates, 4 * now, H, S, to_S,
+                    )  # fmt: skip
                 add(d_bias, 0, number(1), S, to_S, G)
                 for j in range(inputs):
                     number_in = x[b, t, j]

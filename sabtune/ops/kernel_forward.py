@@ -165,11 +165,11 @@ def forward(
     touched, and chosen and weights hold one step only. `sparse`: of x, which is mostly zeros, only
     the other numbers are looked at. scratch: as `scratch` has it.
     """
-    T, inputs = x.shape[1], x.shape[2]
+    everyone, T, inputs = x.shape
     H = h.shape[1]
     G = 4 * H
     O = logits.shape[2]
-    shown = hidden.shape[1] > 0
+    shown = hidden.shape[0] > 0
     front, at_h = 0, H  # in a row of `carried`
     number = w3.dtype.type
     zero = number(0)
@@ -230,19 +230,21 @@ def forward(
             product(rows, carried, at_h, across, H, W_hh, G, S, front, G)
             for r in range(B):
                 b = first + r
-                cell(S, r * G, c, b * H, H, keep, gates, (b * T + t) * G, states, r * H)
+                now = t * everyone + b
+                cell(S, r * G, c, b * H, H, keep, gates, now * G, states, r * H)
                 if keep:
-                    copy(cells, (b * T + t) * H, c, b * H, H)
+                    copy(cells, now * H, c, b * H, H)
             if scoring != SEPARABLE:
                 q[:rows] = zero
                 product(rows, states, front, H, H, W2, H, q, front, H)
             for r in range(B):
                 b = first + r
+                now = t * everyone + b
                 if keep:  # what the next step will write
-                    fetch(gates, (b * T + t + 1) * G, G)
-                    fetch(cells, (b * T + t + 1) * H, H)
+                    fetch(gates, (now + everyone) * G, G)
+                    fetch(cells, (now + everyone) * H, H)
                 if keep and scoring != SEPARABLE:
-                    copy(queries, (b * T + t) * H, q, r * H, H)
+                    copy(queries, now * H, q, r * H, H)
                 at = b * chosen.shape[1]
                 if keep:
                     at += starts[t]
@@ -303,8 +305,8 @@ def forward(
                     v = load(carried, row + j)
                     store(carried, row + at_h + j, load(states, r * H + j) + v)
                 if shown:
-                    copy(summary, (b * T + t) * H, carried, row, H)
-                    copy(hidden, (b * T + t) * H, carried, row + at_h, H)
+                    copy(summary, now * H, carried, row, H)
+                    copy(hidden, now * H, carried, row + at_h, H)
             known = K
             if O > 0:
                 for r in range(rows):
