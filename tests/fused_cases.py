@@ -77,6 +77,37 @@ def results(
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
+def readout_results(
+    predict: object, x: Tensor, p: Parameters, sparsity: Sparsity, rule: Rule = PAPER
+) -> dict[str, Tensor]:
+    """`results` of a call with a readout of seven outputs in it."""
+    assert callable(predict)
+    H = p.weight_hh.shape[1]
+    x = x.clone().requires_grad_()
+    p = for_rule(p, rule)
+    p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
+    V, b = (noise(*shape, dtype=x.dtype, seed=4).requires_grad_() for shape in ((7, 2 * H), (7,)))
+    logits, after = predict(
+        x, reference.initial_state(x.shape[0], p), p, (V, b), **sparsity, rule=rule
+    )
+    (logits * noise(*logits.shape, dtype=x.dtype, seed=2)).sum().backward()
+    found = {"logits": logits} | {
+        name: getattr(after, name) for name in ("h", "c", "memory", "keys")
+    }
+    leaves = {"x": x, "V": V, "b": b} | {name: getattr(p, name) for name in NAMES}
+    for name, leaf in leaves.items():
+        found["d_" + name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def by_equations(
+    x: Tensor, state: State, p: Parameters, readout: tuple[Tensor, Tensor], **how: object
+) -> tuple[Tensor, State]:
+    """What `fused.predict` computes, by the equations."""
+    hidden, summary, after = reference.sab(x, state, p, **how)  # type: ignore[arg-type]
+    return reference.readout(hidden, summary, *readout), after
+
+
 def check_same(
     found: dict[str, Tensor],
     truth: dict[str, Tensor],

@@ -19,9 +19,11 @@ from tests.fused_cases import (
     SHAPES,
     TOLERANCE,
     Sparsity,
+    by_equations,
     check_same,
     noise,
     parameters,
+    readout_results,
     results,
     to,
 )
@@ -54,6 +56,35 @@ def test_is_compiled() -> None:
 def test_same_as_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     B, T, H, k_top, k_att, k_trunc = shape
     x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
+    sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
+    rounded = results(reference.sab, x, p, sparsity)
+    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_readout_in_the_same_pass(shape: tuple[int, ...]) -> None:
+    B, T, H, k_top, k_att, k_trunc = shape
+    x, p = noise(B, T, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
+    sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
+    truth = readout_results(by_equations, x, p, sparsity)
+    check_same(readout_results(fused.predict, x, p, sparsity), truth, 1e-9)
+    with torch.no_grad():
+        V, b = noise(7, 2 * H, dtype=x.dtype), noise(7, dtype=x.dtype)
+        state = reference.initial_state(B, p)
+        found, true = (
+            predict(x, state, p, (V, b), **sparsity) for predict in (fused.predict, by_equations)
+        )
+    torch.testing.assert_close(found[0], true[0])
+    torch.testing.assert_close(found[1].memory, true[1].memory)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+def test_inputs_that_are_mostly_zero(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    B, T, H, k_top, k_att, k_trunc = shape
+    x, p = noise(B, T, 20, dtype=dtype), parameters(H, 20, dtype)
+    x[noise(B, T, 20, dtype=dtype, seed=3) < 1.5] = 0
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)

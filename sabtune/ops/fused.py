@@ -22,8 +22,8 @@ from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
-    from sabtune.ops.kernel import DOT, MLP, SEPARABLE
     from sabtune.ops import kernel_backward, kernel_forward
+    from sabtune.ops.kernel import DOT, MLP, SEPARABLE
     from sabtune.ops.kernel_backward import backward
     from sabtune.ops.kernel_forward import forward
     from sabtune.ops.kernel_layout import Backward, Forward, Layout, query_scale, unpacked
@@ -314,17 +314,14 @@ def differentiate(
         [
             ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
             ((B, 0 if separable else N + 1, W), real),
-            ((each, across, 4 * W), real),
-            ((each, 4 * W, W), real),
-            ((each, 4 * W), real),
-            ((each, W, W), real),
-            ((each, W, W), real),
-            ((each, W), real),
-            ((each, outputs, 2 * W), real),
-            ((each, outputs), real),
         ]
     )
-    d_memory, d_keys, *sums = workspace.arrays
+    d_memory, d_keys = workspace.arrays
+    shapes = (
+        *((across, 4 * W), (4 * W, W), (4 * W,), (W, W), (W, W), (W,)),
+        *((outputs, 2 * W), (outputs,)),
+    )
+    totals = [V.new_empty(each, *shape) for shape in shapes]
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
@@ -336,14 +333,14 @@ def differentiate(
             tape.h, tape.c, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
             tape.chosen, tape.weights, tape.sums, tape.starts,
             w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
-            d_memory, d_keys, d_x.numpy(), *(total[mine] for total in sums),
-            tuple(scratch.arrays),
+            tuple(scratch.arrays), d_memory, d_keys, d_x.numpy(),
+            *(total[mine].numpy() for total in totals),
         )  # fmt: skip
         SHELF.give_back(scratch)
 
     in_parts(ranges, part)
-    totals = (torch.from_numpy(total).sum(0) for total in sums)
-    d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = totals
+    sums = (total[0] if each == 1 else total.sum(0) for total in totals)
+    d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = sums
     SHELF.give_back(workspace)
     tape.release()
     d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)

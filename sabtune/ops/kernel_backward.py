@@ -41,7 +41,6 @@ from sabtune.ops.kernel_credit import (
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
 from sabtune.ops.kernel_simd import LANES, compiled, exp, lanes_of, load, store
 
-
 LEDGER = 2 * TILE  # rows
 
 
@@ -73,7 +72,14 @@ def of_cell(
 
 
 def scratch(
-    examples: int, H: int, inputs: int, O: int, capacity: int, k_top: int, separable: bool, real: Any
+    examples: int,
+    H: int,
+    inputs: int,
+    O: int,
+    capacity: int,
+    k_top: int,
+    separable: bool,
+    real: Any,
 ) -> list[Shape]:
     """The arrays that a call works in, for so many examples; inputs and O outputs, filled up."""
     rows, room = min(TILE, -(-examples // ROWS) * ROWS), LEDGER + ROWS
@@ -139,6 +145,7 @@ def backward(
     W2: Array,
     w3: Array,
     V: Array,
+    scratch: Scratch,
     d_memory: Array,
     d_keys: Array,
     d_x: Array,
@@ -150,9 +157,8 @@ def backward(
     d_w3: Array,
     d_V: Array,
     d_b: Array,
-    scratch: Scratch,
 ) -> None:
-    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h, c (B, H) are those before step 1.
+    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h, c (B, H): before the first step.
 
     The weights are transposed before they are packed, W_ih with its rows filled up to whole
     vectors. d_hidden, d_summary: dL/d of the outputs, flat, with the strides of batch and step;

@@ -108,9 +108,7 @@ def of_products(
 
 
 @called
-def of_sum(
-    count: int, p: Array, to: Whole, ds: Array, ds_at: int, H: int, d_memory: Array
-) -> None:
+def of_sum(count: int, p: Array, to: Whole, ds: Array, ds_at: int, H: int, d_memory: Array) -> None:
     """Adds dL/d of the memories, for s = Σ p_i m_i."""
     for i in range(count):
         add(d_memory, to[i], p[i], ds, ds_at, H)

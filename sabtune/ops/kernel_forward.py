@@ -37,7 +37,7 @@ from sabtune.ops.kernel_recall import (
     offer,
     recall,
 )
-from sabtune.ops.kernel_score import rise, rise_of_products, weigh, wide_score
+from sabtune.ops.kernel_score import SATURATED, rise, rise_of_products, weigh, wide_score
 from sabtune.ops.kernel_simd import (
     LANES,
     Number,
@@ -52,9 +52,7 @@ from sabtune.ops.kernel_simd import (
 
 
 @compiled
-def add_input(
-    S: Array, at: int, G: int, factor: Number, W_ih: Array, j: int, inputs: int
-) -> None:
+def add_input(S: Array, at: int, G: int, factor: Number, W_ih: Array, j: int, inputs: int) -> None:
     """Adds to the gates' sums what one input gives."""
     by = lanes_of(factor)
     for n in range(0, G, LANES):
@@ -70,15 +68,16 @@ def cell(
     one = lanes_of(S.dtype.type(1))
     two = one + one
     zero = one - one
+    most = lanes_of(S.dtype.type(SATURATED))
     for j in range(0, H, LANES):
-        # two gates share a division; where the product overflows both gates are 0
-        a = one + exp(zero - load(S, at + j))
-        b = one + exp(zero - load(S, at + H + j))
+        # two gates share a division
+        a = at_most(most, one + exp(zero - load(S, at + j)))
+        b = at_most(most, one + exp(zero - load(S, at + H + j)))
         both = one / (a * b)
         i = b * both
         f = a * both
-        a = one + exp(zero - load(S, at + 2 * H + j))
-        b = one + exp(zero - load(S, at + 3 * H + j))
+        a = at_most(most, one + exp(zero - load(S, at + 2 * H + j)))
+        b = at_most(most, one + exp(zero - load(S, at + 3 * H + j)))
         both = one / (a * b)
         g = b * both
         o = a * both
@@ -175,7 +174,9 @@ def forward(
     zero = number(0)
     capacity = keys.shape[1]
     most = min(k_top + 1, capacity)
-    carried, X, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = scratch
+    carried, X, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = (
+        scratch
+    )
     across, span = carried.shape[1], bound.shape[1]
     carried[:] = zero
     X[:] = zero
@@ -298,9 +299,7 @@ def forward(
                 if keep:
                     sums[b, t] = divisor
                 row = r * across
-                recall(
-                    K, chosen_flat, weights_flat, at, memory, b * capacity * H, H, carried, row
-                )
+                recall(K, chosen_flat, weights_flat, at, memory, b * capacity * H, H, carried, row)
                 for j in range(0, H, LANES):
                     v = load(carried, row + j)
                     store(carried, row + at_h + j, load(states, r * H + j) + v)

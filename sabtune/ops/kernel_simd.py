@@ -27,7 +27,7 @@ Number = Any  # a scalar of the arrays' dtype
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-BARE = {"error_model": "numpy", "_nrt": False}
+BARE: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 """No function makes an array, so none counts references, which took a tenth of the time."""
 
 

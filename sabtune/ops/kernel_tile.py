@@ -53,8 +53,7 @@ def tile(rows: int, vectors: int) -> Code:
             now_a, now_b = builder.phi(start_a.type), builder.phi(start_b.type)
             sums = {place: builder.phi(vector) for place in places}
             lanes = [
-                builder.load(lanes_at(moved(now_b, b_next_, n)), align=size)
-                for n in range(vectors)
+                builder.load(lanes_at(moved(now_b, b_next_, n)), align=size) for n in range(vectors)
             ]
             grown = {}
             for i in range(rows):

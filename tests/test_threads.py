@@ -1,0 +1,79 @@
+"""The threads of a compiled call."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from sabtune.ops import kernel_threads
+from sabtune.ops.kernel_threads import Range, Work, in_parts, in_pool, in_team, openmp, parts
+
+Run = Callable[[list[Range], Work], None]
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def team(ranges: list[Range], work: Work) -> None:
+    in_team(openmp(), ranges, work)
+
+
+def both() -> list[Run]:
+    return [in_pool, *([team] if openmp() is not None else [])]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings GNU's OpenMP on Linux alone")
+def test_torch_brings_its_threads() -> None:
+    assert openmp() is not None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_the_parts_are_the_whole(count: int) -> None:
+    ranges = parts(count)
+    assert len(ranges) == min(3, count)
+    assert [i for low, high in ranges for i in range(low, high)] == list(range(count))
+
+
+@pytest.mark.parametrize("run", both())
+def test_every_part_is_worked_on_at_the_same_time(run: Run) -> None:
+    together = threading.Barrier(3, timeout=30)
+    done: list[Range] = []
+
+    def work(low: int, high: int) -> None:
+        together.wait()  # breaks unless all three are at work
+        done.append((low, high))
+
+    run(parts(9), work)
+    assert sorted(done) == [(0, 3), (3, 6), (6, 9)]
+
+
+@pytest.mark.parametrize("run", both())
+def test_what_a_part_raises_is_raised(run: Run) -> None:
+    def work(low: int, high: int) -> None:
+        if low:
+            raise ValueError(low)
+
+    with pytest.raises(ValueError, match="3"):
+        run(parts(9), work)
+
+
+def test_one_part_is_worked_on_here() -> None:
+    here: list[int] = []
+    in_parts([(0, 5)], lambda low, high: here.append(threading.get_ident()))
+    assert here == [threading.get_ident()]
+
+
+def test_without_openmp_there_is_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_threads, "openmp", lambda: None)
+    done: list[Range] = []
+    in_parts(parts(6), lambda low, high: done.append((low, high)))
+    assert sorted(done) == parts(6)
