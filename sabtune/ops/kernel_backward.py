@@ -5,10 +5,9 @@ The legend is that of `sabtune.ops.kernel`. Credit for a memory gathers in `d_me
 comes to the step that made it, all of it is there and joins dL/dh_t. The last row takes what would
 go to memories from before the call, and is not read.
 
-The weights' gradients are summed up on the way, LEDGER rows at once, while their factors are at
-hand: dL/dW_hh is the outer product of the gates' gradients and h_{t-1}, and so on. That is quicker
-than one large product at the end, which would have to fetch all of them again, and it needs no
-memory.
+The weights' gradients are summed up step by step, while their factors are at hand: dL/dW_hh is the
+outer product of the gates' gradients and h_{t-1}, and so on. That is quicker than one large product
+at the end, which would have to fetch all of them again, and it needs no memory.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ from sabtune.ops.kernel_credit import (
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
 from sabtune.ops.kernel_simd import LANES, compiled, exp, lanes_of, load, store
-
-LEDGER = 2 * TILE  # rows
 
 
 @compiled
@@ -82,22 +79,19 @@ def scratch(
     real: Any,
 ) -> list[Shape]:
     """The arrays that a call works in, for so many examples; inputs and O outputs, filled up."""
-    rows, room = min(TILE, -(-examples // ROWS) * ROWS), LEDGER + ROWS
+    rows = min(TILE, -(-examples // ROWS) * ROWS)
     listed = min(k_top + 1, capacity) + 1
     # one vector longer than need be: rows at a power of two would share cache lines
     return [
         ((rows, 2 * H + LANES), real),  # du: dL/ds_t, dL/dh_t
         ((rows, H), real),  # dc
         ((rows, inputs), real),  # dx
-        ((room, 4 * H + LANES), real),  # S: dL/d of the gates' sums
-        ((room, H + LANES), real),  # before: h_{t-1}
-        ((room, inputs + LANES), real),  # X: x_t
-        ((room, H + LANES), real),  # d: dL/dq
-        ((room, H + LANES), real),  # states: h'_t
-        ((room, O), real),  # dy
-        ((room, 2 * H + LANES), real),  # u: s_t, h_t
-        ((room, H + LANES), real),  # d_k: dL/d of a memory's key
-        ((room, H + LANES), real),  # m: the memory
+        ((rows, 4 * H + LANES), real),  # S: dL/d of the gates' sums
+        ((rows, inputs + LANES), real),  # X: x_t
+        ((rows, H + LANES), real),  # d: dL/dq
+        ((rows, H + LANES), real),  # states: h'_t
+        ((rows, O), real),  # dy
+        ((rows, H + LANES), real),  # d_k: dL/d of a memory's key
         ((H,), real),  # e: e^{2q}
         ((rows, capacity if separable else 0), real),  # d_a: dL/d of the memories' own scores
         ((listed,), real),  # p
@@ -169,15 +163,16 @@ def backward(
     everyone, T, inputs = x.shape
     H = hidden.shape[2]
     G = 4 * H
-    one_back = everyone * H
+    front, one_back = 0, everyone * H
+    h_before = h.reshape(1, everyone, H)  # as `hidden` is
     outputs, O = d_logits.shape[2], d_b.shape[0]
     x_width = d_ih.shape[0]
     number = w3.dtype.type
     zero = number(0)
     capacity, N = keys.shape[1], d_memory.shape[1] - 1
-    du, dc, dx, S, before, X, d, states, dy, u, d_k, m, e, d_a, p, da, from_, to = scratch
-    S_step, H_step, u_step, X_step = S.shape[1], d.shape[1], u.shape[1], X.shape[1]
-    for array in (dx, S, before, X, d, states, dy, u, d_k, m):  # what fills up counts, too
+    du, dc, dx, S, X, d, states, dy, d_k, e, d_a, p, da, from_, to = scratch
+    S_step, H_step, u_step, X_step = S.shape[1], d.shape[1], du.shape[1], X.shape[1]
+    for array in (dx, S, X, d, states, dy, d_k):  # what fills up counts, too
         array[:] = zero
     chosen_flat = chosen.reshape(-1)
     weights_flat = weights.reshape(-1)
@@ -191,8 +186,6 @@ def backward(
     d_b[:] = zero
     d_keys[low:high] = zero
     d_memory[low:high] = zero
-    steps_held = 0  # rows of the ledger: of the steps, of the memories
-    made_held = 0
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
         rows = padded(B)
@@ -202,16 +195,13 @@ def backward(
         for t in range(T - 1, -1, -1):
             M = M0 + (step + t) // k_att - step // k_att
             K = min(k_top + 1, M)
-            row = steps_held
+            step_at = (t * everyone + first) * H  # the tile's rows of hidden and summary
+            before_at = step_at - one_back if t > 0 else first * H  # the step before's
             for r in range(B):
                 b = first + r
                 now = (t * everyone + b) * H
                 for j in range(0, H, LANES):
-                    s_t = load(summary, now + j)
-                    h_t = load(hidden, now + j)
-                    store(u, (row + r) * u_step + j, s_t)
-                    store(u, (row + r) * u_step + H + j, h_t)
-                    store(states, (row + r) * H_step + j, h_t - s_t)
+                    store(states, r * H_step + j, load(hidden, now + j) - load(summary, now + j))
                 if d_summary.size > 0:
                     at = b * summary_strides[0] + t * summary_strides[1]
                     copy(du, r * u_step, d_summary, at, H)
@@ -219,27 +209,25 @@ def backward(
                     at = b * hidden_strides[0] + t * hidden_strides[1]
                     add(du, r * u_step + H, number(1), d_hidden, at, H)
                 for o in range(outputs):
-                    dy[row + r, o] = d_logits[b, t, o]
-                add(d_b, 0, number(1), dy, (row + r) * O, O)
-            product(rows, dy, row * O, O, O, V, 2 * H, du, 0, u_step)
+                    dy[r, o] = d_logits[b, t, o]
+                add(d_b, 0, number(1), dy, r * O, O)
+            product(rows, dy, front, O, O, V, 2 * H, du, front, u_step)
+            outer(B, dy, O, O, summary, step_at, H, H, d_V, front, 2 * H)
+            outer(B, dy, O, O, hidden, step_at, H, H, d_V, H, 2 * H)
             if (step + t + 1) % k_att == 0:
                 for r in range(B):
                     b = first + r
                     at = (b * (N + 1) + M - M0) * H
                     add(du, r * u_step + H, number(1), d_memory, at, H)
-                    to_key = (made_held + r) * H_step
+                    to_key = r * H_step
                     if scoring == SEPARABLE:
                         key = (b * capacity + M) * H
                         of_own_score(d_a[r, M], keys, key, w3, H, d_k, to_key, d_w3)
                     else:
                         copy(d_k, to_key, d_keys, at, H)
-                    copy(m, to_key, u, (row + r) * u_step + H, H)
-                product(rows, d_k, made_held * H_step, H_step, H, W1, H, du, H, u_step)
-                made_held += B
-                if made_held + TILE > LEDGER:
-                    outer(made_held, d_k, H_step, H, m, H_step, H, d_W1)
-                    made_held = 0
-            d[row : row + rows] = zero
+                product(rows, d_k, front, H_step, H, W1, H, du, H, u_step)
+                outer(B, d_k, H_step, H, hidden, step_at, H, H, d_W1, front, H)
+            d[:] = zero
             for r in range(B):
                 b = first + r
                 ds = r * u_step
@@ -262,7 +250,7 @@ def backward(
                     of_sum(K, p, to, du, ds, H, d_memory)
                 elif scoring == DOT:
                     copy(e, 0, queries, now, H)
-                    of_products(K, da, from_, to, keys, e, H, d, (row + r) * H_step, d_keys)
+                    of_products(K, da, from_, to, keys, e, H, d, r * H_step, d_keys)
                     of_sum(K, p, to, du, ds, H, d_memory)
                 else:
                     for j in range(0, H, LANES):
@@ -272,27 +260,25 @@ def backward(
                     p[K], da[K] = zero, zero
                     of_scores(
                         K, da, p, from_, to, keys, wide[b], e, du, ds, w3, H,
-                        d, (row + r) * H_step, d_w3, d_keys, d_memory,
+                        d, r * H_step, d_w3, d_keys, d_memory,
                     )  # fmt: skip
             if scoring != SEPARABLE:
-                product(rows, d, row * H_step, H_step, H, W2, H, du, H, u_step)
+                product(rows, d, front, H_step, H, W2, H, du, H, u_step)
+                outer(B, d, H_step, H, states, front, H_step, H, d_W2, front, H)
             for r in range(B):
                 b = first + r
                 now = (t * everyone + b) * H
-                to_S = (row + r) * S_step
-                to_before = (row + r) * H_step
+                to_S = r * S_step
                 du_h = r * u_step + H
                 if t > 0:
                     before_now = now - one_back
                     fetch(summary, before_now, H)
                     fetch(queries, before_now, H)
-                    copy(before, to_before, hidden, before_now, H)
                     of_cell(
                         du, du_h, dc, r * H, cells, now, cells, before_now, gates, 4 * now, H,
                         S, to_S,
                     )  # fmt: skip
                 else:
-                    copy(before, to_before, h, b * H, H)
                     of_cell(
                         du, du_h, dc, r * H, cells, now, c, b * H, gates, 4 * now, H, S, to_S,
                     )  # fmt: skip
@@ -300,12 +286,15 @@ def backward(
                 for j in range(inputs):
                     number_in = x[b, t, j]
                     if not sparse:
-                        X[row + r, j] = number_in
+                        X[r, j] = number_in
                     elif number_in != 0:
                         add(d_ih, j * G, number_in, S, to_S, G)
+            outer(B, S, S_step, G, hidden if t > 0 else h_before, before_at, H, H, d_hh, front, H)
+            if not sparse:
+                outer(B, X, X_step, x_width, S, front, S_step, G, d_ih, front, G)
             if d_x.size > 0:
                 dx[:rows] = zero
-                product(rows, S, row * S_step, S_step, G, W_ih, x_width, dx, 0, x_width)
+                product(rows, S, front, S_step, G, W_ih, x_width, dx, front, x_width)
                 for r in range(B):
                     for j in range(inputs):
                         d_x[first + r, t, j] = dx[r, j]
@@ -313,19 +302,9 @@ def backward(
             if t > 0 and k_trunc > 0 and (step + t) % k_trunc == 0:
                 dc[:] = zero
             elif t > 0:
-                product(rows, S, row * S_step, S_step, G, W_hh, H, du, H, u_step)
-            steps_held += B
-            if steps_held + TILE > LEDGER or (t == 0 and first + TILE >= high):
-                outer(steps_held, dy, O, O, u, u_step, 2 * H, d_V)
-                if scoring != SEPARABLE:
-                    outer(steps_held, d, H_step, H, states, H_step, H, d_W2)
-                outer(steps_held, S, S_step, G, before, H_step, H, d_hh)
-                if not sparse:
-                    outer(steps_held, X, X_step, x_width, S, S_step, G, d_ih)
-                steps_held = 0
+                product(rows, S, front, S_step, G, W_hh, H, du, H, u_step)
         if scoring == SEPARABLE:
             for r in range(B):
                 for i in range(M0):
                     key = ((first + r) * capacity + i) * H
                     of_own_score(d_a[r, i], keys, key, w3, H, e, 0, d_w3)
-    outer(made_held, d_k, H_step, H, m, H_step, H, d_W1)

@@ -85,12 +85,16 @@ def product(
 
 @called
 def outer(
-    rows: int, a: Array, a_step: int, a_width: int, b: Array, b_step: int, b_width: int, c: Array
-) -> None:
-    """c (a_width, b_width) += aᵀ @ b over `rows` rows, each the first of its `step`."""
+    rows: int, a: Array, a_step: int, a_width: int, b: Array, b_start: int, b_step: int,
+    b_width: int, c: Array, c_start: int, c_step: int,
+) -> None:  # fmt: skip
+    """c (a_width, b_width) += aᵀ @ b over `rows` rows.
+
+    A row of a is every a_step numbers, one of b and of c likewise from their starts on.
+    """
     for block in range(0, a_width, COLUMNS):
         end = min(block + COLUMNS, a_width)
         for n in range(0, b_width, ACROSS):
             vectors = min(BROAD, (b_width - n) // LANES)
-            strip(end - block, a, block, 1, a_step, b, n, b_step, LANES, vectors, rows,
-                  c, block * b_width + n, b_width)  # fmt: skip
+            strip(end - block, a, block, 1, a_step, b, b_start + n, b_step, LANES, vectors, rows,
+                  c, c_start + block * c_step + n, c_step)  # fmt: skip

@@ -35,7 +35,7 @@ from sabtune.ops.kernel_simd import (
 )
 
 PAUSE = 8  # steps for which all are scored after a step in which more than half were
-FEW = 2  # times K memories are simply scored
+FEW = 1  # times K memories are simply scored
 
 
 @compiled
