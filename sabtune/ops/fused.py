@@ -2,7 +2,7 @@
 
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
 of an LSTM: with every scoring, normalizer and ε of the paper's form. What it cannot do (no numba,
-another device or dtype, a gradient of the incoming state, the released form) the reference does.
+another device or dtype, a gradient of the incoming state, the released form) `ops.eager` does.
 
 B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, M memories, M0 of them there
 before the call and N made in it, K kept.
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sabtune.ops import reference
+from sabtune.ops import eager
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 try:
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 
 
 def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
-    """Whether the compiled pass computes this call; otherwise the reference does."""
+    """Whether the compiled pass computes this call; otherwise the eager one does."""
     ends = (state.h, state.c)
     before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
     return (
@@ -66,7 +66,7 @@ def sab(
 ) -> tuple[Tensor, Tensor, State]:
     """`reference.sab`, faster; the state after is detached."""
     if not supports(x, state, rule):
-        return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
+        return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
     call = Call(x, state, p, k_top, k_att, k_trunc, rule)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
