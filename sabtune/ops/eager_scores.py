@@ -171,7 +171,7 @@ class Mlp(OfQuery):
 
     def __init__(self, p: Parameters, keys: Tensor, M0: int, kept: int):
         super().__init__(p, keys, M0, kept)
-        self.W_query = 2 * p.W2
+        self.W_query, self.twice_w3 = 2 * p.W2, 2 * p.w3
         self.key_gain = self.query_gain = 4 * p.w3.unsqueeze(1)
 
     @cached_property
@@ -182,7 +182,7 @@ class Mlp(OfQuery):
     def scores(self, keys: Tensor, q: Tensor) -> Tensor:
         u = self.scratch[: keys.numel()].view(keys.shape)
         torch.add(q.unsqueeze(1), keys, alpha=2, out=u).sigmoid_()
-        return u @ (2 * self.p.w3)  # less the constant Σ w3
+        return u @ self.twice_w3  # less the constant Σ w3
 
     def partial(self, keys: Tensor, q: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
         s = torch.add(q.unsqueeze(1), keys, alpha=2).sigmoid_()
