@@ -1,17 +1,22 @@
-"""What the tests of the compiled pass share: sizes, weights, the comparison with the equations."""
+"""What the tests of the faster passes share: sizes, weights, the comparison with the equations."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields, replace
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 import torch
 from torch import Tensor
 
 from sabtune.ops import reference
-from sabtune.ops.reference import PAPER, Parameters, Rule, State
+from sabtune.ops.reference import PAPER, Normalizer, Parameters, Rule, Scoring, State
 
 NAMES = [field.name for field in fields(Parameters)]
+RULES = [
+    Rule(scoring=scoring, normalizer=normalizer)
+    for scoring, normalizer in itertools.product(get_args(Scoring), get_args(Normalizer))
+]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -47,7 +52,10 @@ def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
 
 
 def for_rule(p: Parameters, rule: Rule) -> Parameters:
-    """The same, without what the rule doesn't use."""
+    """The same, without what the rule doesn't use; the released form's w is w3 and w3 backwards."""
+    if rule.form == "released":
+        nothing = p.w3.new_empty(0)
+        return replace(p, W1=nothing, W2=nothing, w3=torch.cat([p.w3, p.w3.flip(0)]))
     unused = {"mlp": (), "dot": ("w3",), "separable": ("W2",)}[rule.scoring]
     return replace(p, **dict.fromkeys(unused, p.w3.new_empty(0)))
 

@@ -197,7 +197,7 @@ def test_gradients_from_a_carried_state(k_trunc: int) -> None:
     check_same(found, truth, 1e-9)
 
 
-def test_gradients_of_a_state_are_left_to_the_reference() -> None:
+def test_gradients_of_a_state_are_left_to_another_pass() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     state = reference.initial_state(2, p)
     h = state.h.clone().requires_grad_()

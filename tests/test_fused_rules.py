@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 
 from sabtune.ops import fused, reference
 from sabtune.ops.kernel_workspace import SHELF
-from sabtune.ops.reference import PAPER, Normalizer, Rule, Scoring
+from sabtune.ops.reference import PAPER, Rule
 from tests.fused_cases import (
+    RULES,
     SHAPES,
     TOLERANCE,
     Sparsity,
@@ -25,10 +25,6 @@ from tests.fused_cases import (
     to,
 )
 
-RULES = [
-    Rule(scoring=scoring, normalizer=normalizer)
-    for scoring, normalizer in itertools.product(get_args(Scoring), get_args(Normalizer))
-]
 OTHERS = [rule for rule in RULES if rule != PAPER]
 over_rules = pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.scoring}-{r.normalizer}")
 over_others = pytest.mark.parametrize("rule", OTHERS, ids=lambda r: f"{r.scoring}-{r.normalizer}")
@@ -64,7 +60,7 @@ def test_same_as_reference(rule: Rule, shape: tuple[int, ...], dtype: torch.dtyp
 
 
 @over_rules
-def test_only_the_released_form_is_left_to_the_reference(rule: Rule) -> None:
+def test_only_the_released_form_is_left_to_another_pass(rule: Rule) -> None:
     x = noise(2, 5, 4, dtype=torch.float32)
     p = for_rule(parameters(5, 4, torch.float32), rule)
     state = reference.initial_state(2, p)

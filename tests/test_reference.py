@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sabtune.models import SAB
 from sabtune.models.attentive import attention_shapes
-from sabtune.ops import fused, reference
+from sabtune.ops import eager, fused, reference
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from sabtune.seeding import Stream, generator
 from tests.conftest import GOLDEN
@@ -31,11 +32,11 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         return dict(data)
 
 
-@pytest.fixture(params=["reference", "fused"])
+@pytest.fixture(params=["reference", "eager", "fused"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model on either path: by the equations themselves, and by the fast one."""
-    if request.param == "reference":
-        monkeypatch.setattr(fused, "sab", reference.sab)
+    """The model on every path: by the equations themselves, and by the faster ones."""
+    sab = {"reference": reference.sab, "eager": eager.sab, "fused": fused.sab}
+    monkeypatch.setattr(fused, "sab", sab[request.param])
 
 
 def of(golden: Golden, kind: str) -> dict[str, Tensor]:
@@ -137,20 +138,21 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("sab", [reference.sab, eager.sab], ids=["reference", "eager"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize(
     ("k_top", "k_att"),
     [(1, 1), (2, 2), (3, 1), (50, 2)],
     ids=["one kept", "every other", "every step", "all kept"],
 )
-def test_gradcheck(k_top: int, k_att: int, rule: Rule) -> None:
+def test_gradcheck(k_top: int, k_att: int, rule: Rule, sab: Callable[..., Any]) -> None:
     """Without truncation the gradient is the function's own, away from ties."""
     parameters = random_parameters(2, 3, rule)
     x = torch.randn(2, 6, 2, generator=generator(4, Stream.TEST), dtype=torch.float64)
 
     def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
         p = Parameters(**dict(zip(parameters, values, strict=True)))
-        h, s, _ = reference.sab(
+        h, s, _ = sab(
             x, reference.initial_state(2, p), p, k_top=k_top, k_att=k_att, k_trunc=0, rule=rule
         )
         return h, s

@@ -3,7 +3,7 @@
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
 of an LSTM: with every scoring, normalizer and ε of the paper's form; `predict` has the readout in
 the same pass. What they cannot do (no numba, another device or dtype, a gradient of the incoming
-state, the released form) the reference does.
+state, the released form) `ops.eager` does.
 
 B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, O outputs, M memories, M0 of
 them there before the call and N made in it, K kept.
@@ -11,42 +11,24 @@ them there before the call and N made in it, K kept.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sabtune.ops import reference
-from sabtune.ops.reference import PAPER, Parameters, Rule, State
+from sabtune.ops import eager, reference
+from sabtune.ops.reference import PAPER, Parameters, Readout, Rule, State
 
 try:
-    from sabtune.ops import kernel_backward, kernel_forward
-    from sabtune.ops.kernel import DOT, MLP, SEPARABLE
-    from sabtune.ops.kernel_backward import backward
-    from sabtune.ops.kernel_forward import forward
-    from sabtune.ops.kernel_layout import Backward, Forward, Layout, query_scale, unpacked
-    from sabtune.ops.kernel_memory import Carried, bank_of, raw_keys, start_keys
-    from sabtune.ops.kernel_threads import in_parts, parts
-    from sabtune.ops.kernel_workspace import SHELF
-except ImportError:
+    from sabtune.ops.fused_call import Call
+except ImportError:  # no numba
     COMPILED = False
 else:
     COMPILED = True
-    SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
 DTYPES = (torch.float32, torch.float64)
 
-FEW_INPUTS = 5
-"""Of so many inputs one is not zero, as in a one-hot symbol: then zeros are passed over."""
-
-Array = NDArray[Any]
-Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
-
 
 def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
-    """Whether the compiled pass computes this call; otherwise the reference does."""
+    """Whether the compiled pass computes this call; otherwise the eager one does."""
     ends = (state.h, state.c)
     before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
     return (
@@ -73,7 +55,7 @@ def sab(
 ) -> tuple[Tensor, Tensor, State]:
     """`reference.sab`, faster; the state after is detached."""
     if not supports(x, state, rule):
-        return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
+        return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
     hidden, summary, _, after = call.done()
     return hidden, summary, after
@@ -92,282 +74,9 @@ def predict(
 ) -> tuple[Tensor, State]:
     """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached."""
     if not supports(x, state, rule):
-        hidden, summary, after = reference.sab(
+        hidden, summary, after = eager.sab(
             x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
         )
         return reference.readout(hidden, summary, *readout), after
     _, _, logits, after = Call(x, state, p, readout, k_top, k_att, k_trunc, rule).done()
     return logits, after
-
-
-class Call:
-    """One call: its sizes, the state it goes on from, its weights as the kernels want them."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        state: State,
-        p: Parameters,
-        readout: Readout | None,
-        k_top: int,
-        k_att: int,
-        k_trunc: int,
-        rule: Rule,
-    ):
-        self.layout = Layout(state.h.shape[1])
-        self.shows_states = readout is None
-        V, b = readout or (x.new_empty(0, 2 * self.layout.H), x.new_empty(0))
-        self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3, V, b)
-        self.x = x.detach().contiguous()
-        self.sparse = int(self.x.count_nonzero()) * FEW_INPUTS <= self.x.numel()
-        self.state = state
-        self.B, self.T = x.shape[:2]
-        self.k_top, self.k_att, self.k_trunc, self.rule = k_top, k_att, k_trunc, rule
-        self.way = SCORINGS[rule.scoring], rule.normalizer == "softmax"
-        self.N = (state.step + self.T) // k_att - state.step // k_att
-        self.raw = rule.scoring != "mlp"  # the kernels' keys are W1 m itself
-        self.h = self.layout.rows(state.h).clone()
-        self.c = self.layout.rows(state.c).clone()
-        self.weights = Forward.of(p, V.detach(), b.detach(), self.layout, rule)
-        self.dtype = self.weights.w3.dtype
-
-    def done(self) -> tuple[Tensor, Tensor, Tensor, State]:
-        """h, s (B, T, H), logits (B, T, O) and the state after; recorded if anybody learns."""
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
-            hidden, summary, logits = _Sab.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
-            return hidden, summary, logits, self.after_training(hidden.detach())
-        with torch.no_grad():
-            return self.evaluate()
-
-    def run(
-        self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """h and s, each (T, B, W), and logits (B, T, O filled up).
-
-        self.h and self.c go on to the last step's. Where nobody wants them h and s have no steps.
-        """
-        w = self.weights
-        steps = self.T if keep or self.shows_states else 0
-        hidden = self.h.new_empty(steps, self.B, self.layout.width)
-        summary = torch.empty_like(hidden)
-        logits = self.h.new_empty(self.B, self.T, len(w.b))
-        x, h, c = self.x.numpy(), self.h.numpy(), self.c.numpy()
-        outputs = hidden.numpy(), summary.numpy(), logits.numpy()
-
-        def part(low: int, high: int) -> None:
-            sizes = self.x.shape[2], len(w.b), keys.shape[1], self.k_top
-            scratch = SHELF.take(kernel_forward.scratch(high - low, h.shape[1], *sizes, self.dtype))
-            forward(
-                low, high, *self.way, self.state.step, self.k_top, self.k_att,
-                self.rule.epsilon, keep, self.sparse,
-                x, tape.gates, h, c, *outputs, tape.cells, tape.queries, M0, memory, keys, wide,
-                tape.chosen, tape.weights, tape.sums, tape.starts,
-                w.W_ih, w.W_hh, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
-            )  # fmt: skip
-            SHELF.give_back(scratch)
-
-        in_parts(parts(self.B), part)
-        return hidden, summary, logits
-
-    def shown(
-        self, hidden: Tensor, summary: Tensor, logits: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `run` gave, (B, T, …) and without what was filled up."""
-        layout, O = self.layout, self.inputs[-1].shape[0]
-        h, s = (layout.no_rows(states.transpose(0, 1)) for states in (hidden, summary))
-        return h, s, logits[..., :O]
-
-    def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
-        layout = self.layout
-        bank, M0 = bank_of(self.state, layout, self.N, self.raw)
-        count = bank.count
-        tape = Tape(self, 0, np.array([0, min(self.k_top + 1, count)]))
-        outputs = self.run(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
-        tape.release()
-        after = Carried.after(
-            self.state,
-            layout.no_rows(self.h),
-            layout.no_rows(self.c),
-            self.T,
-            memory=lambda: layout.no_rows(torch.from_numpy(bank.memory[:, :count])),
-            keys=lambda: raw_keys(bank, count, layout),
-            bank=bank,
-        )
-        return *self.shown(*outputs), after
-
-    def train(self) -> tuple[Tensor, Tensor, Tensor, Tape]:
-        """What `run` gives, and what the way back needs."""
-        M0 = self.state.memory.shape[1]
-        steps = self.state.step + np.arange(self.T)
-        memories = M0 + steps // self.k_att - self.state.step // self.k_att
-        starts = np.zeros(self.T + 1, np.int64)
-        np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
-        tape = Tape(self, self.T, starts, M0 + self.N)
-        tape.h, tape.c = self.h.numpy().copy(), self.c.numpy().copy()
-        tape.memory[:, :M0] = self.layout.rows(self.state.memory).numpy()
-        tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys, self.raw)
-        return *self.run(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
-
-    def after_training(self, hidden: Tensor) -> State:
-        layout, before, W1 = self.layout, self.state, self.weights.W1
-        first = (before.step // self.k_att + 1) * self.k_att - before.step - 1
-        made = hidden[:, first :: self.k_att]  # the memories of this call, (B, N, H)
-
-        def keys() -> Tensor:
-            new = layout.rows(made) @ unpacked(W1)
-            return torch.cat([before.keys.detach(), layout.no_rows(new)], dim=1)
-
-        return Carried.after(
-            before,
-            layout.no_rows(self.h),
-            layout.no_rows(self.c),
-            self.T,
-            memory=lambda: torch.cat([before.memory.detach(), made], dim=1),
-            keys=keys,
-        )
-
-
-class Tape:
-    """What a pass writes beside its outputs, in a workspace; shapes as in `kernel`.
-
-    `kept` steps are kept for a backward pass: all, or none.
-    """
-
-    h: Array  # (B, W), before the pass, as is c
-    c: Array
-    wide: Array  # (B,)
-
-    def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):
-        B, W, real = call.B, call.layout.width, call.dtype
-        S = int(starts[-1])
-        self.starts = starts
-        self.workspace = SHELF.take(
-            [
-                ((kept, B, 4 * W), real),
-                ((kept, B, W), real),
-                ((kept if call.rule.scoring != "separable" else 0, B, W), real),
-                ((B, memories, W), real),
-                ((B, memories, W), real),
-                ((B, S), np.dtype(np.int32)),
-                ((B, S), real),
-                ((B, kept), real),
-            ]
-        )
-        self.gates, self.cells, self.queries, *recalled = self.workspace.arrays
-        self.memory, self.keys, self.chosen, self.weights, self.sums = recalled
-
-    def release(self) -> None:
-        SHELF.give_back(self.workspace)
-
-
-class _Sab(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, summary, logits, ctx.tape = call.train()
-        ctx.call = call
-        ctx.set_materialize_grads(False)
-        # the outputs as the kernels see them; without padding they are the outputs themselves
-        ctx.save_for_backward(*inputs, hidden, summary)
-        return call.shown(hidden, summary, logits)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.tape is None:
-            raise RuntimeError(
-                "the fused pass was differentiated a second time; its record is used up by the "
-                "first: run it forward again, or use sabtune.ops.reference"
-            )
-        saved = (tensor.detach() for tensor in ctx.saved_tensors)
-        _, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, _, hidden, summary = saved
-        p = Parameters(
-            weight_ih=w_ih, weight_hh=w_hh, bias_ih=b_ih, bias_hh=b_hh, W1=W1, W2=W2, w3=w3
-        )
-        tape, ctx.tape = ctx.tape, None
-        of_x = ctx.needs_input_grad[1]
-        return (None, *differentiate(ctx.call, tape, p, V, hidden, summary, gradients, of_x))
-
-
-def differentiate(
-    call: Call,
-    tape: Tape,
-    p: Parameters,
-    V: Tensor,
-    hidden: Tensor,
-    summary: Tensor,
-    gradients: tuple[Tensor | None, ...],
-    of_x: bool,
-) -> tuple[Tensor | None, ...]:
-    """dL/dx (None where nobody asks) and dL/d of the parameters and the readout, in their order."""
-    layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
-    W, O, real = layout.width, len(V), call.dtype
-    w = Backward.of(p, V, layout, call.rule)
-    across, outputs = Layout(inputs).width, Layout(O).width
-    of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
-    of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
-    states = hidden.numpy(), summary.numpy()
-    d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
-    separable = call.rule.scoring == "separable"
-    sizes = across, outputs, tape.keys.shape[1], call.k_top
-    ranges = parts(B)
-    each = len(ranges)
-    workspace = SHELF.take(
-        [
-            ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
-            ((B, 0 if separable else N + 1, W), real),
-        ]
-    )
-    d_memory, d_keys = workspace.arrays
-    shapes = (
-        *((across, 4 * W), (4 * W, W), (4 * W,), (W, W), (W, W), (W,)),
-        *((outputs, 2 * W), (outputs,)),
-    )
-    totals = [V.new_empty(each, *shape) for shape in shapes]
-
-    def part(low: int, high: int) -> None:
-        mine = ranges.index((low, high))
-        scratch = SHELF.take(kernel_backward.scratch(high - low, W, *sizes, separable, real))
-        backward(
-            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
-            call.sparse, *of_states, of_logits.detach().numpy(),
-            call.x.numpy(), tape.gates, tape.cells, tape.queries, *states,
-            tape.h, tape.c, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
-            tape.chosen, tape.weights, tape.sums, tape.starts,
-            w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
-            tuple(scratch.arrays), d_memory, d_keys, d_x.numpy(),
-            *(total[mine].numpy() for total in totals),
-        )  # fmt: skip
-        SHELF.give_back(scratch)
-
-    in_parts(ranges, part)
-    sums = (total[0] if each == 1 else total.sum(0) for total in totals)
-    d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = sums
-    SHELF.give_back(workspace)
-    tape.release()
-    d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
-    return (
-        d_x if of_x else None,
-        layout.no_gates(d_ih[:inputs].T),
-        layout.no_square(d_hh),
-        d_gates,
-        d_gates.clone(),
-        layout.no_square(d_W1),
-        layout.no_square(d_W2) * query_scale(call.rule, layout.H) if p.W2.numel() else None,
-        layout.no_rows(d_w3) if p.w3.numel() else None,
-        layout.no_readout(d_V[:O]),
-        d_b[:O],
-    )
-
-
-def strided(layout: Layout, gradient: Tensor | None, like: Tensor) -> tuple[Array, tuple[int, int]]:
-    """A gradient (B, T, H) as flat numbers and the strides of batch and step; copied if need be.
-
-    No numbers where there is none.
-    """
-    if gradient is None:
-        return like.new_empty(0).numpy(), (0, 0)
-    if layout.more or gradient.stride(2) != 1:
-        gradient = layout.rows(gradient)
-    B, T, W = gradient.shape
-    across, along = gradient.stride(0), gradient.stride(1)
-    span = (B - 1) * across + (T - 1) * along + W
-    return gradient.detach().as_strided((span,), (1,)).numpy(), (across, along)

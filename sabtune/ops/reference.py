@@ -33,6 +33,7 @@ from torch.nn.functional import linear
 Scoring = Literal["mlp", "dot", "separable"]
 Normalizer = Literal["sum", "softmax"]
 Form = Literal["paper", "released"]
+Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
 
 
 @dataclass(frozen=True, kw_only=True)

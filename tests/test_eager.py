@@ -1,0 +1,322 @@
+"""The eager pass against the equations: values, every gradient, what it keeps for the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from sabtune.models.sab import ALL
+from sabtune.ops import eager, fused, reference
+from sabtune.ops.reference import PAPER, Parameters, Rule, Scoring, State
+from tests.fused_cases import (
+    NAMES,
+    RULES,
+    SHAPES,
+    TOLERANCE,
+    Sparsity,
+    check_same,
+    for_rule,
+    noise,
+    parameters,
+    results,
+    to,
+)
+
+EVERY = [*RULES, replace(PAPER, epsilon=0.1), replace(PAPER, form="released")]
+over_rules = pytest.mark.parametrize(
+    "rule", EVERY, ids=lambda r: f"{r.form}-{r.scoring}-{r.normalizer}-{r.epsilon:g}"
+)
+SPARSITY = Sparsity(k_top=3, k_att=2, k_trunc=5)
+
+
+@pytest.fixture
+def _no_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to the reference."""
+
+    def refused(*_: object, **__: object) -> None:
+        pytest.fail("the equations were asked")
+
+    monkeypatch.setattr(reference, "sab", refused)
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def weights(H: int, rule: Rule, dtype: torch.dtype = torch.float64) -> Parameters:
+    """Under larger ones the released form's raw scores grow without bound, and rounding by them."""
+    return parameters(H, 4, dtype, scale=0.5 if rule.form == "released" else 2.0)
+
+
+@over_rules
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_as_reference(shape: tuple[int, ...], rule: Rule) -> None:
+    B, T, H, k_top, k_att, k_trunc = shape
+    x, p = noise(B, T, 4, dtype=torch.float64), weights(H, rule)
+    sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
+    truth = results(reference.sab, x, p, sparsity, rule=rule)
+    check_same(results(eager.sab, x, p, sparsity, rule=rule), truth, 1e-10)
+
+
+@over_rules
+def test_in_float32(rule: Rule) -> None:
+    x, p = noise(7, 37, 4, dtype=torch.float32), weights(17, rule, torch.float32)
+    truth = results(reference.sab, x.double(), to(p, torch.float64), SPARSITY, rule=rule)
+    rounded = results(reference.sab, x, p, SPARSITY, rule=rule)
+    found = results(eager.sab, x, p, SPARSITY, rule=rule)
+    assert all(tensor.dtype is torch.float32 for tensor in found.values())
+    check_same(found, truth, TOLERANCE[torch.float32], rounded)
+
+
+@over_rules
+@pytest.mark.usefixtures("_two_threads")
+def test_same_bits_again(rule: Rule) -> None:
+    x, p = noise(9, 40, 4, dtype=torch.float32), weights(64, rule, torch.float32)
+    first = results(eager.sab, x, p, SPARSITY, rule=rule)
+    again = results(eager.sab, x, p, SPARSITY, rule=rule)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@over_rules
+def test_k_top_changes_between_two_calls(rule: Rule) -> None:
+    x, p = noise(3, 30, 4, dtype=torch.float64), weights(17, rule)
+    for k_top in (ALL, 29, 5, 1):
+        sparsity = Sparsity(k_top=k_top, k_att=1, k_trunc=5)
+        truth = results(reference.sab, x, p, sparsity, rule=rule)
+        check_same(results(eager.sab, x, p, sparsity, rule=rule), truth, 1e-10)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.scoring}-{r.normalizer}")
+def test_large_inputs_and_weights(rule: Rule) -> None:
+    x, p = noise(3, 30, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
+    truth = results(reference.sab, 100 * x, p, SPARSITY, rule=rule)
+    check_same(results(eager.sab, 100 * x, p, SPARSITY, rule=rule), truth, 1e-7)
+    p = replace(p, W1=p.W1 * 60, W2=p.W2 * 60)
+    found = results(eager.sab, x, p, SPARSITY, rule=rule)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    """A NaN must reach the gradient, where training sees it and leaves the update out."""
+    x, p = noise(2, 20, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    x[0, 7] = torch.nan
+    found = results(eager.sab, x, p, SPARSITY)
+    assert found["d_W1"].isnan().any()
+    assert found["d_weight_hh"].isnan().any()
+
+
+@over_rules
+def test_stretches_give_the_whole(rule: Rule) -> None:
+    x, p = noise(3, 60, 4, dtype=torch.float64), for_rule(weights(17, rule), rule)
+    with torch.no_grad():
+        truth = reference.sab(x, reference.initial_state(3, p), p, **SPARSITY, rule=rule)
+        state, parts = reference.initial_state(3, p), []
+        for stretch in x.tensor_split((1, 3, 40), dim=1):
+            hidden, summary, state = eager.sab(stretch, state, p, **SPARSITY, rule=rule)
+            parts.append((hidden, summary))
+    for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
+        torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-10)
+    for name in ("h", "c", "memory", "keys"):
+        torch.testing.assert_close(getattr(state, name), getattr(truth[2], name))
+    assert state.step == truth[2].step
+
+
+@over_rules
+@pytest.mark.parametrize("k_top", [2, 5, ALL])
+def test_from_a_carried_state(k_top: int, rule: Rule) -> None:
+    x, p = noise(3, 30, 4, dtype=torch.float64), weights(17, rule)
+    sparsity = Sparsity(k_top=k_top, k_att=2, k_trunc=4)
+    with torch.no_grad():
+        state = reference.initial_state(3, p)
+        state = reference.sab(x[:, :13], state, for_rule(p, rule), **sparsity, rule=rule)[2]
+    truth = results(reference.sab, x[:, 13:], p, sparsity, state, rule)
+    check_same(results(eager.sab, x[:, 13:], p, sparsity, state, rule), truth, 1e-10)
+
+
+@over_rules
+@pytest.mark.parametrize("k_trunc", [0, 4])
+def test_gradients_of_a_state_run_on_through_the_next(k_trunc: int, rule: Rule) -> None:
+    """Two stretches from a state with a gradient: the second's goes through the first's state."""
+    x, p = noise(3, 16, 4, dtype=torch.float64), for_rule(weights(7, rule), rule)
+    p.weight_hh.requires_grad_()
+    sparsity = Sparsity(k_top=2, k_att=2, k_trunc=k_trunc)
+    found = []
+    for sab in (eager.sab, reference.sab):
+        before = noise(4, 3, 5, 7, dtype=torch.float64).requires_grad_()
+        memory, keys, (h, c, *_) = before[0], before[1], before[2].unbind(dim=1)
+        state = State(h=h, c=c, memory=memory, keys=keys, step=3)
+        for stretch in x.split([9, 7], dim=1):  # type: ignore[no-untyped-call]
+            hidden, summary, state = sab(stretch, state, p, **sparsity, rule=rule)
+        parts = (hidden, summary, state.c, 0.1 * state.memory, 0.1 * state.keys)
+        total = torch.stack([part.square().sum() for part in parts]).sum()
+        found.append(torch.autograd.grad(total, [before, p.weight_hh]))
+    for ours, truth in zip(*found, strict=True):
+        assert (ours - truth).abs().max() < 1e-10 * truth.abs().max()
+
+
+def test_the_state_after_is_detached() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    state = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[2]
+    assert not any(getattr(state, name).requires_grad for name in ("h", "c", "memory", "keys"))
+
+
+def only(chosen: Callable[[Tensor, Tensor, State], Tensor]) -> list[tuple[Tensor, ...]]:
+    """Both passes' gradients of a functional that `chosen` makes of what a call gives."""
+    x, p = noise(3, 20, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
+    leaves = [getattr(p, name).requires_grad_() for name in NAMES]
+    state = reference.initial_state(3, p)
+    state = replace(state, h=state.h.requires_grad_())  # so that the state after has one too
+    return [
+        torch.autograd.grad(chosen(*sab(x, state, p, **SPARSITY)), leaves)
+        for sab in (eager.sab, reference.sab)
+    ]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        lambda hidden, _, __: hidden.sum(),  # a gradient expanded from one number
+        lambda _, summary, __: summary.transpose(0, 2).square().sum(),
+        lambda _, __, state: state.c.sum(),
+    ],
+    ids=["hidden", "summary", "c"],
+)
+def test_gradients_of_one_output_alone(chosen: Callable[..., Tensor]) -> None:
+    for ours, truth in zip(*only(chosen), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-12)
+
+
+def test_scores_that_are_all_tied_weigh_nothing() -> None:
+    x = noise(3, 12, 4, dtype=torch.float64)
+    p = replace(parameters(5, 4, torch.float64), w3=torch.zeros(5, dtype=torch.float64))
+    for normalizer in ("sum", "softmax"):
+        rule = replace(PAPER, normalizer=normalizer)
+        truth = results(reference.sab, x, p, SPARSITY, rule=rule)
+        assert truth["summary"].eq(0).all()
+        check_same(results(eager.sab, x, p, SPARSITY, rule=rule), truth, 1e-10)
+
+
+@pytest.mark.parametrize("scoring", get_args(Scoring))
+@pytest.mark.parametrize("k_top", range(2, 7))
+def test_memories_there_twice(k_top: int, scoring: Scoring) -> None:
+    """Scores tied in pairs, among those kept, at θ and below it: whichever of a pair is taken.
+
+    Tied but for rounding, so not under softmax, which leaps where a score passes θ.
+    """
+    rule = replace(PAPER, scoring=scoring)
+    x, p = noise(2, 6, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    memory = noise(2, 3, 5, dtype=torch.float64).repeat(1, 2, 1)
+    keys = reference.key(memory, p, rule)
+    state = replace(reference.initial_state(2, p), memory=memory, keys=keys)
+    sparsity = Sparsity(k_top=k_top, k_att=9, k_trunc=0)
+    truth = results(reference.sab, x, p, sparsity, state, rule)
+    check_same(results(eager.sab, x, p, sparsity, state, rule), truth, 1e-10)
+
+
+def kept(T: int, sab: Callable[..., Any] = eager.sab, **options: Any) -> int:
+    """The bytes saved for the way back from a call of T steps."""
+    x, p = noise(2, T, 4, dtype=torch.float32), parameters(64, 4, torch.float32)
+    p.W1.requires_grad_()
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        sparsity = SPARSITY | {"k_att": 1} | options
+        outputs = sab(x, reference.initial_state(2, p), p, **sparsity)
+    assert outputs[0].requires_grad
+    return sum(seen.values())
+
+
+def test_what_is_kept_grows_with_the_steps_alone() -> None:
+    short, middle, long = kept(100), kept(200), kept(400)
+    assert long - middle == 2 * (middle - short)
+    # gates, c, h and s, a memory and its key: 9H a step and example; 4 scores with their rows
+    assert (long - middle) / 200 < 2 * 4 * (9 * 64 + 4 * 3 + 8)
+    assert kept(200, reference.sab) > 10 * middle
+
+
+def test_differentiated_a_second_time() -> None:
+    x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
+    loss = hidden.square().sum()
+    (first,) = torch.autograd.grad(loss, p.W1, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, p.W1)
+    assert torch.equal(first, again)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, p.W1)
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
+    (gradient,) = torch.autograd.grad(hidden.square().sum(), p.W1, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_weights_changed_before_the_way_back_are_noticed() -> None:
+    x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
+    with torch.no_grad():
+        p.W1.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        hidden.sum().backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("_no_equations")
+@pytest.mark.parametrize("why", ["no numba", "released", "a state's gradient"])
+def test_serves_where_the_compiled_pass_cannot(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = replace(PAPER, form="released") if why == "released" else PAPER
+    x, p = noise(2, 9, 4, dtype=torch.float32), for_rule(weights(5, rule, torch.float32), rule)
+    state = reference.initial_state(2, p)
+    if why == "no numba":
+        monkeypatch.setattr(fused, "COMPILED", False)
+    if why == "a state's gradient":
+        state = replace(state, c=state.c.requires_grad_())
+    assert not fused.supports(x, state, rule)
+    found = fused.sab(x, state, p, **SPARSITY, rule=rule)
+    torch.testing.assert_close(found[:2], eager.sab(x, state, p, **SPARSITY, rule=rule)[:2])
+
+
+def test_other_numbers_are_left_to_the_equations() -> None:
+    x, p = noise(2, 9, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
+    state = reference.initial_state(2, p)
+    assert not eager.supports(x, state)
+    hidden = eager.sab(x, state, p, **SPARSITY)[0]
+    torch.testing.assert_close(hidden, reference.sab(x, state, p, **SPARSITY)[0])
+    assert not eager.supports(x[:, :0].float(), reference.initial_state(2, to(p, torch.float32)))
+    x, p = x.float(), to(p, torch.float32)
+    state = reference.initial_state(2, p)
+    assert eager.supports(x, state)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not eager.supports(x, state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@over_rules
+def test_same_on_a_gpu(rule: Rule) -> None:
+    x, p = noise(7, 37, 4, dtype=torch.float64), weights(17, rule)
+    truth = results(reference.sab, x, p, SPARSITY, rule=rule)
+    on = Parameters(**{name: getattr(p, name).cuda() for name in NAMES})
+    first, again = (results(fused.sab, x.cuda(), on, SPARSITY, rule=rule) for _ in range(2))
+    assert all(tensor.is_cuda for tensor in first.values())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    check_same({name: tensor.cpu() for name, tensor in first.items()}, truth, 1e-9)
