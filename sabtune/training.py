@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from sabtune import checkpoint
 from sabtune.config import RunConfig
-from sabtune.errors import DivergedError
+from sabtune.errors import CheckpointError, DivergedError
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Tally
 
@@ -26,7 +26,7 @@ class Report:
     """Training since the report before."""
 
     step: int  # updates done since the start
-    loss: float  # nats a step, mean over the training batches
+    loss: float  # in the task's unit, mean over the training batches
     accuracy: float  # share of scored predictions, over the same
     gradient_norm: float  # the largest before clipping, finite ones alone
     skipped: int  # updates left out because their gradient was not finite
@@ -49,7 +49,12 @@ class Training:
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = generator(run.seed, Stream.TRAINING)
+        self.batches = self.task.source(
+            run.task.length,
+            Stream.TRAINING,
+            generator(run.seed, Stream.TRAINING),
+            self.model.device,
+        )
         self.step = 0
         self.in_a_row = 0  # updates skipped one after the other
 
@@ -60,7 +65,10 @@ class Training:
         training = cls(saved.run, device)
         training.model.load_state_dict(saved.weights)
         checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
-        training.batches.set_state(saved.batches)
+        try:
+            training.batches.restore(saved.batches)
+        except KeyError as problem:
+            raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
         training.step, training.in_a_row = saved.step, saved.in_a_row
         training.model.set_progress(training.progress)
         return training
@@ -75,7 +83,7 @@ class Training:
                 in_a_row=self.in_a_row,
                 weights=self.model.state_dict(),
                 optimizer=checkpoint.optimizer_tensors(self.optimizer),
-                batches=self.batches.get_state(),
+                batches=self.batches.state(),
             ),
         )
 
@@ -115,8 +123,7 @@ class Training:
     def _update(self) -> tuple[Tally, float]:
         """One optimiser step: how the batch went, and the gradient's norm before clipping."""
         train = self.run.trial.train
-        batch = self.task.batch(train.batch_size, self.run.task.length, self.batches)
-        batch = batch.to(self.model.device)
+        batch = self.batches.batch(train.batch_size)
         logits, _ = self.model(batch.x)
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.functional import one_hot
 
-from sabtune.schema import check_whole
-from sabtune.tasks.base import Batch, Task, TaskConfig
+from sabtune.schema import check, check_whole
+from sabtune.seeding import Stream
+from sabtune.tasks.base import SyntheticTask, TaskConfig
+from sabtune.tasks.batch import CPU, Batch, moved, one_hot
+from sabtune.tasks.source import Drawn, Source
 
 BLANK = 0
 
 
-class Copying(Task):
+class Copying(SyntheticTask):
     """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -28,17 +30,24 @@ class Copying(Task):
 
         symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
         or "scalar", the symbol's number itself, as in the authors' released script.
+        shortest: in training each batch has a length of its own, drawn evenly from `shortest` to
+        `length`; None: always `length`.
         """
 
         length: int = 100
         symbols: int = 10
         alphabet: int = 8
         input: Literal["one-hot", "scalar"] = "one-hot"
+        shortest: int | None = None
 
         def __post_init__(self) -> None:
             check_whole("length", self.length, least=1)
             check_whole("symbols", self.symbols, least=1)
             check_whole("alphabet", self.alphabet, least=2)
+            if self.shortest is not None:
+                check_whole("shortest", self.shortest, least=1)
+                within = self.shortest <= self.length
+                check(within, "shortest", self.shortest, f"at most the length, {self.length}")
 
         def build(self) -> Copying:
             return Copying(self)
@@ -54,17 +63,37 @@ class Copying(Task):
     def steps(self, length: int) -> int:
         return length + 2 * self.config.symbols
 
-    def batch(self, size: int, length: int, generator: torch.Generator) -> Batch:
+    def source(
+        self,
+        length: int,
+        stream: Stream,
+        generator: torch.Generator,
+        device: torch.device = CPU,
+    ) -> Source:
+        least = self.config.shortest
+        if least is None or stream != Stream.TRAINING:
+            return super().source(length, stream, generator, device)
+
+        def draw(size: int, drawn: torch.Generator) -> Batch:
+            now = int(torch.randint(least, length + 1, (), generator=drawn))
+            return self.batch(size, now, drawn, device)
+
+        return Drawn(draw, generator)
+
+    def batch(
+        self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Batch:
         n, T = self.config.symbols, self.steps(length)
         symbols = torch.randint(1, self.config.alphabet + 1, (size, n), generator=generator)
-        shown = torch.full((size, T), BLANK)
+        symbols = moved(symbols, device)
+        shown = torch.full((size, T), BLANK, device=device)
         shown[:, :n] = symbols
         shown[:, n + length - 1] = self.marker
-        targets = torch.full((size, T), BLANK)
+        targets = torch.full((size, T), BLANK, device=device)
         targets[:, -n:] = symbols
         return Batch(x=self._encode(shown), targets=targets, scored=torch.arange(T) >= T - n)
 
     def _encode(self, shown: torch.Tensor) -> torch.Tensor:
         if self.config.input == "scalar":
             return shown.unsqueeze(-1).float()
-        return one_hot(shown, self.inputs).float()
+        return one_hot(shown, self.inputs)
