@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import TASKS, Batch, Copying, Tally, Task, TaskConfig
+from sabtune.tasks import TASKS, Adding, Batch, Copying, Recall, Tally, Task, TaskConfig
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import one_hot
 
@@ -38,7 +38,16 @@ def among(first: int) -> Answer:
     return guess
 
 
-EXAMPLES = {"copying": Example(Copying.Config(length=12), among(1), (20, 300))}
+def one(task: Task, batch: Batch) -> Tensor:
+    """Always says 1."""
+    return torch.ones(*batch.x.shape[:2], 1)
+
+
+EXAMPLES = {
+    "copying": Example(Copying.Config(length=12), among(1), (20, 300)),
+    "adding": Example(Adding.Config(length=12), one, (3, 300)),
+    "recall": Example(Recall.Config(length=12), among(0), (1, 300)),
+}
 
 every_task = pytest.mark.parametrize("kind", TASKS)
 
