@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sabtune.errors import CheckpointError, ConfigError, LimitError
-from sabtune.evaluation import climb
+from sabtune.evaluation import Ladder, climb
 from sabtune.seeding import Stream
+from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
 from tests.records import assignment
 
@@ -46,6 +48,26 @@ def test_what_a_contest_tests_on_no_search_sees() -> None:
     assert last.ladder == searched.ladder
     kept = {"sequences": 8, "seed": 0, "stream": Stream.CONFIRMATION}
     assert last.test == climb(run.training.model, run.training.task, (4, 8), **kept)  # type: ignore[arg-type]
+
+
+def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Stream] = []
+
+    def spy(self: Pixels, length: int, stream: Stream, *others: Any) -> Source:
+        asked.append(stream)
+        return real(self, length, stream, *others)
+
+    real = Pixels.source
+    monkeypatch.setattr(Pixels, "source", spy)
+    run = dataclasses.replace(assignment().run, task=Pixels.Config(by="row", length=8))
+    ladder = Ladder(lengths=(8, 16), select=(8,), sequences=500)
+    for confirms, last in ((False, Stream.TEST), (True, Stream.CONFIRMATION)):
+        asked.clear()
+        (*_, progress) = TrialRun(assignment(run=run, ladder=ladder, confirms=confirms))
+        assert set(asked) == {Stream.TRAINING, Stream.SELECTION, last}
+        # each image once, however many sequences were asked for
+        assert [rung.sequences for rung in progress.ladder] == [200, 200]
+        assert progress.test[0].sequences == (300 if confirms else 200)
 
 
 def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from sabtune.tasks.adding import Adding
 from sabtune.tasks.base import Task, TaskConfig, above_chance
 from sabtune.tasks.batch import Batch, Tally
 from sabtune.tasks.copying import Copying
+from sabtune.tasks.pixels import Pixels
 from sabtune.tasks.recall import Recall
 from sabtune.tasks.source import Source
 
@@ -11,6 +12,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "copying": Copying.Config,
     "adding": Adding.Config,
     "recall": Recall.Config,
+    "pixels": Pixels.Config,
 }
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Adding",
     "Batch",
     "Copying",
+    "Pixels",
     "Recall",
     "Source",
     "Tally",
