@@ -2,7 +2,8 @@
 
 run.json                 the RunConfig: task, model, training, seed
 weights.safetensors      the model's parameters
-training.safetensors     the optimiser's state and where the training batches stand
+training.safetensors     the optimiser's state, where the training batches stand, and the state
+                         that the next one goes on from
 progress.json            format, step; written last, so a directory with it is whole
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sabtune.models import Model
 FORMAT = 2
 MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
 """What `load_model` reads."""
-_OPTIMIZER, _BATCHES = "optimizer", "batches"
+_OPTIMIZER, _BATCHES, _CARRIED = "optimizer", "batches", "carried"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +40,7 @@ class Saved:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     batches: dict[str, Tensor]  # the state of their source
+    carried: dict[str, Tensor] = field(default_factory=dict)  # the model's state, if one is
 
 
 def save(directory: Path, saved: Saved) -> None:
@@ -46,7 +48,8 @@ def save(directory: Path, saved: Saved) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / "run.json", saved.run.to_dict())
     save_file(_contiguous(saved.weights), directory / "weights.safetensors")
-    training = _under(_OPTIMIZER, saved.optimizer) | _under(_BATCHES, saved.batches)
+    training = _under(_OPTIMIZER, saved.optimizer)
+    training |= _under(_BATCHES, saved.batches) | _under(_CARRIED, saved.carried)
     save_file(_contiguous(training), directory / "training.safetensors")
     _write_json(
         directory / "progress.json",
@@ -72,6 +75,7 @@ def load(directory: Path) -> Saved:
             weights=weights,
             optimizer=_of(_OPTIMIZER, training),
             batches=_of(_BATCHES, training),
+            carried=_of(_CARRIED, training),
         )
     except KeyError as problem:
         raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None

@@ -64,18 +64,21 @@ def measure(
     """The model on `sequences` sequences of one length, in memory that `BATCH_STEPS` bounds.
 
     On all there are for `stream`, if they are fewer. The same seed and stream give the same
-    sequences, whichever the model.
+    sequences, whichever the model. Where training carries a state from one batch to the next, it
+    is carried here as it is there: at every multiple of the training length.
     """
     source = task.source(length, stream, generator(seed, stream, index=length), model.device)
     sequences = min(sequences, source.count or sequences)
     at_once = max(1, BATCH_STEPS // task.steps(length))
-    total = Tally()
+    total, span = Tally(), task.memory_span
+    window = WINDOW if span is None else task.length
     for done in range(0, sequences, at_once):
         batch = source.batch(min(at_once, sequences - done))
         state = None
-        for window in batch.windows(WINDOW):
-            logits, state = model(window.x, state)
-            total += task.tally(logits, window)
+        for part in batch.windows(window):
+            logits, state = model(part.x, state)
+            state = state if span is None else model.carried(state, span)
+            total += task.tally(logits, part)
     return Rung(length=length, accuracy=total.accuracy, loss=total.mean_loss, sequences=sequences)
 
 

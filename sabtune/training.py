@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -14,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, DivergedError
+from sabtune.models.base import state_tensors
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Tally
 
@@ -55,6 +57,7 @@ class Training:
             generator(run.seed, Stream.TRAINING),
             self.model.device,
         )
+        self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0
         self.in_a_row = 0  # updates skipped one after the other
 
@@ -67,6 +70,8 @@ class Training:
         checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
         try:
             training.batches.restore(saved.batches)
+            if saved.carried:
+                training.carried = training.model.state_of(saved.carried)
         except KeyError as problem:
             raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
         training.step, training.in_a_row = saved.step, saved.in_a_row
@@ -84,6 +89,7 @@ class Training:
                 weights=self.model.state_dict(),
                 optimizer=checkpoint.optimizer_tensors(self.optimizer),
                 batches=self.batches.state(),
+                carried=state_tensors(self.carried) if self.carried is not None else {},
             ),
         )
 
@@ -124,7 +130,7 @@ class Training:
         """One optimiser step: how the batch went, and the gradient's norm before clipping."""
         train = self.run.trial.train
         batch = self.batches.batch(train.batch_size)
-        logits, _ = self.model(batch.x)
+        logits, state = self.model(batch.x, self.carried if batch.continues else None)
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -133,6 +139,7 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = train.rate(self.step)
             self.optimizer.step()
+        self._carry(state if math.isfinite(norm) else None)
         self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
         self.step += 1
         if self.in_a_row >= PATIENCE:
@@ -142,3 +149,11 @@ class Training:
             )
         self.model.set_progress(self.progress)
         return self.task.tally(logits.detach(), batch), norm
+
+    def _carry(self, state: Any) -> None:
+        """Keeps a state for the next batch to go on from, where the task has it do so."""
+        span = self.task.memory_span
+        if state is None or span is None:
+            self.carried = None
+        else:
+            self.carried = self.model.carried(state, span)

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import TASKS, Adding, Batch, Copying, Pixels, Recall, Tally, Task, TaskConfig
+from sabtune.tasks import (
+    TASKS,
+    Adding,
+    Batch,
+    Copying,
+    Language,
+    Pixels,
+    Recall,
+    Tally,
+    Task,
+    TaskConfig,
+)
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import one_hot
 
@@ -47,6 +58,7 @@ EXAMPLES = {
     "copying": Example(Copying.Config(length=12), among(1), (20, 300)),
     "adding": Example(Adding.Config(length=12), one, (3, 300)),
     "recall": Example(Recall.Config(length=12), among(0), (1, 300)),
+    "language": Example(Language.Config(length=60), among(0), (5, 300)),
     "pixels": Example(Pixels.Config(permutation=1), among(0), (100, 600)),
 }
 

@@ -4,6 +4,7 @@ from sabtune.tasks.adding import Adding
 from sabtune.tasks.base import Task, TaskConfig, above_chance
 from sabtune.tasks.batch import Batch, Tally
 from sabtune.tasks.copying import Copying
+from sabtune.tasks.language import Language
 from sabtune.tasks.pixels import Pixels
 from sabtune.tasks.recall import Recall
 from sabtune.tasks.source import Source
@@ -13,6 +14,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "adding": Adding.Config,
     "recall": Recall.Config,
     "pixels": Pixels.Config,
+    "language": Language.Config,
 }
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Adding",
     "Batch",
     "Copying",
+    "Language",
     "Pixels",
     "Recall",
     "Source",
