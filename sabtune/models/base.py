@@ -52,9 +52,9 @@ class Model(nn.Module, ABC):
     """Of what `forward` returns beside the logits."""
 
     def state_of(self, tensors: Mapping[str, Tensor]) -> Any:
-        """The state that `state_tensors` took apart, copied. Raises KeyError if something is missing.
+        """The state that `state_tensors` took apart. Raises KeyError if something is missing.
 
-        Copies lie in memory as torch lays it out: products may differ in their last bits elsewhere.
+        Copied to where torch itself would lay it: a product may have other last bits elsewhere.
         """
         values = {field.name: tensors[field.name] for field in fields(self.state_type)}
         return self.state_type(
