@@ -1,4 +1,4 @@
-"""Adding, trained on 50 numbers: which sparsity still adds when there are 200?"""
+"""Adding, trained on 25 to 50 numbers: which sparsity still adds when there are 200?"""
 
 import optuna
 
@@ -10,7 +10,7 @@ from sabtune.tasks import Adding
 
 STUDY = Study(
     name="adding",
-    task=Adding.Config(length=50),
+    task=Adding.Config(length=50, shortest=25),
     ladder=Ladder(lengths=(50, 75, 100, 200), select=(50, 75), sequences=512),
     trials=8,
     startup=4,

@@ -44,16 +44,6 @@ def test_one_hot_says_the_same_as_scalar() -> None:
     assert b.x.argmax(dim=-1).equal(a.x[..., 0].long())
 
 
-def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not() -> None:
-    task = Copying.Config(length=9, symbols=2, shortest=5).build()
-    source = task.source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
-    lengths = [source.batch(3).x.shape[1] - 4 for _ in range(200)]
-    assert set(lengths) == {5, 6, 7, 8, 9}
-    assert max(lengths.count(length) for length in set(lengths)) < 70
-    measured = task.source(20, Stream.SELECTION, generator(0, Stream.SELECTION))
-    assert all(measured.batch(3).x.shape[1] == 24 for _ in range(20))
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [("length", 0), ("symbols", 0), ("alphabet", 1), ("shortest", 0), ("shortest", 101)],

@@ -11,7 +11,7 @@ from sabtune.errors import ConfigError
 from sabtune.evaluation import Ladder
 from sabtune.search.study import Study
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Adding, Recall
+from sabtune.tasks import Adding, Copying, Recall
 
 
 @pytest.mark.parametrize("length", [2, 3, 12])
@@ -86,6 +86,20 @@ def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, 
     assert sum(word.startswith("v") for word in words) == pairs
 
 
+@pytest.mark.parametrize("config", [Copying.Config, Adding.Config, Recall.Config])
+def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(config: Any) -> None:
+    task = config(length=9, shortest=5).build()
+    source = task.source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    steps = [source.batch(3).x.shape[1] for _ in range(200)]
+    assert set(steps) == {task.steps(length) for length in (5, 6, 7, 8, 9)}
+    assert max(steps.count(T) for T in set(steps)) < 70
+    for length, stream in ((9, Stream.SELECTION), (20, Stream.TEST)):
+        measured = task.source(length, stream, generator(0, stream))
+        assert all(measured.batch(3).x.shape[1] == task.steps(length) for _ in range(20))
+    always = config(length=9).build().source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    assert all(always.batch(3).x.shape[1] == task.steps(9) for _ in range(20))
+
+
 def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
     task = Recall.Config(length=5, pairs=2, keys=6, grows="pairs")
     with pytest.raises(ConfigError, match="keys is 6: give at least 8, the pairs at length 20"):
@@ -96,6 +110,8 @@ def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
     ("config", "message"),
     [
         (lambda: Adding.Config(length=1), "length is 1"),
+        (lambda: Adding.Config(shortest=1), "length is 1: give at least 2"),
+        (lambda: Adding.Config(length=9, shortest=10), "shortest is 10: give at most the length"),
         (lambda: Recall.Config(length=0), "length is 0"),
         (lambda: Recall.Config(pairs=0), "pairs is 0"),
         (lambda: Recall.Config(pairs=5, keys=4), "keys is 4: give a whole number of at least 5"),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from sabtune import schema
+from sabtune.config import PARTS, RunConfig, TrialConfig
+from sabtune.evaluation import climb, selection_score
+from sabtune.models import SAB
+from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import (
     TASKS,
@@ -24,6 +31,7 @@ from sabtune.tasks import (
 )
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import one_hot
+from tests.studies import posed
 
 Answer = Callable[[Task, Batch], Tensor]
 """What a model may say to a batch: logits (B, T, O)."""
@@ -155,6 +163,32 @@ def test_a_guess_scores_chance(kind: str) -> None:
     error = (task.chance * (1 - task.chance) / scored) ** 0.5
     assert abs(right / scored - task.chance) < 4 * error
     assert task.merit(task.chance, float("inf")) == 0
+
+
+@every_task
+def test_a_ladder_runs(kind: str) -> None:
+    config = EXAMPLES[kind].config
+    task = config.build()
+    run = RunConfig(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
+    lengths = (task.length, *(n for n in EXAMPLES[kind].longer if n > task.length))
+    rungs = climb(
+        run.build_model(task), task, lengths, sequences=7, seed=0, stream=Stream.SELECTION
+    )
+    assert [(rung.length, rung.sequences) for rung in rungs] == [(n, 7) for n in lengths]
+    assert all(0 <= rung.accuracy <= 1 and rung.loss > 0 for rung in rungs)
+    assert 0 <= selection_score(rungs, task) < 1
+
+
+@every_task
+def test_a_config_comes_back_as_it_went(kind: str) -> None:
+    config = EXAMPLES[kind].config
+    plain = json.loads(json.dumps(schema.to_dict(config, PARTS)))
+    assert schema.from_dict(TaskConfig, plain, PARTS) == config  # type: ignore[type-abstract]
+
+
+@every_task
+def test_a_study_loads(kind: str, tmp_path: Path) -> None:
+    assert load(posed(EXAMPLES[kind].config, tmp_path)).study.task == EXAMPLES[kind].config
 
 
 @every_task

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sabtune.schema import check, check_whole
-from sabtune.tasks.base import SyntheticTask, TaskConfig
+from sabtune.schema import check
+from sabtune.tasks.base import SyntheticConfig, SyntheticTask
 from sabtune.tasks.batch import CPU, Batch, moved
 
 TOLERANCE = 0.04
@@ -32,19 +32,17 @@ class Adding(SyntheticTask):
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(TaskConfig):
+    class Config(SyntheticConfig):
         """length: T, how many numbers there are."""
 
         length: int = 50
 
         def __post_init__(self) -> None:
-            check_whole("length", self.length, least=2)
+            super().__post_init__()
+            self.build().steps(self.length if self.shortest is None else self.shortest)
 
         def build(self) -> Adding:
             return Adding(self)
-
-    def __init__(self, config: Config):
-        self.length = config.length
 
     def steps(self, length: int) -> int:
         check(length >= 2, "length", length, "at least 2: there are two numbers to add")

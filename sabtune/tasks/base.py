@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sabtune.schema import Config
+from sabtune.schema import Config, check, check_whole
 from sabtune.seeding import Stream
 from sabtune.tasks.batch import CPU, Batch, Tally
 from sabtune.tasks.source import Drawn, Source
@@ -130,8 +130,26 @@ class Task(ABC):
         return above_chance(accuracy, self.chance)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(TaskConfig):
+    """shortest: in training each batch has a length of its own, drawn evenly from `shortest` to
+    `length`; None: always `length`."""
+
+    shortest: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, least=1)
+        if self.shortest is not None:
+            check_whole("shortest", self.shortest, least=1)
+            within = self.shortest <= self.length
+            check(within, "shortest", self.shortest, f"at most the length, {self.length}")
+
+
 class SyntheticTask(Task):
     """Sequences that are made, not read: no end of them, of any length."""
+
+    def __init__(self, config: SyntheticConfig):
+        self.length, self.shortest = config.length, config.shortest
 
     @abstractmethod
     def batch(
@@ -146,8 +164,17 @@ class SyntheticTask(Task):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        self.steps(length)
-        return Drawn(lambda size, drawn: self.batch(size, length, drawn, device), generator)
+        least = self.shortest if stream == Stream.TRAINING else None
+        for rung in (least or length, length):
+            self.steps(rung)
+
+        def draw(size: int, drawn: torch.Generator) -> Batch:
+            now = length
+            if least is not None:
+                now = int(torch.randint(least, length + 1, (), generator=drawn))
+            return self.batch(size, now, drawn, device)
+
+        return Drawn(draw, generator)
 
 
 def above_chance(accuracy: float, chance: float) -> float:

@@ -12,11 +12,9 @@ from typing import Literal
 
 import torch
 
-from sabtune.schema import check, check_whole
-from sabtune.seeding import Stream
-from sabtune.tasks.base import SyntheticTask, TaskConfig
+from sabtune.schema import check_whole
+from sabtune.tasks.base import SyntheticConfig, SyntheticTask
 from sabtune.tasks.batch import CPU, Batch, moved, one_hot
-from sabtune.tasks.source import Drawn, Source
 
 BLANK = 0
 
@@ -25,36 +23,29 @@ class Copying(SyntheticTask):
     """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(TaskConfig):
+    class Config(SyntheticConfig):
         """length: steps from the last symbol to the marker, which ends them.
 
         symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
         or "scalar", the symbol's number itself, as in the authors' released script.
-        shortest: in training each batch has a length of its own, drawn evenly from `shortest` to
-        `length`; None: always `length`.
         """
 
         length: int = 100
         symbols: int = 10
         alphabet: int = 8
         input: Literal["one-hot", "scalar"] = "one-hot"
-        shortest: int | None = None
 
         def __post_init__(self) -> None:
-            check_whole("length", self.length, least=1)
+            super().__post_init__()
             check_whole("symbols", self.symbols, least=1)
             check_whole("alphabet", self.alphabet, least=2)
-            if self.shortest is not None:
-                check_whole("shortest", self.shortest, least=1)
-                within = self.shortest <= self.length
-                check(within, "shortest", self.shortest, f"at most the length, {self.length}")
 
         def build(self) -> Copying:
             return Copying(self)
 
     def __init__(self, config: Config):
+        super().__init__(config)
         self.config = config
-        self.length = config.length
         self.marker = config.alphabet + 1
         self.inputs = 1 if config.input == "scalar" else config.alphabet + 2
         self.outputs = config.alphabet + 1
@@ -62,23 +53,6 @@ class Copying(SyntheticTask):
 
     def steps(self, length: int) -> int:
         return length + 2 * self.config.symbols
-
-    def source(
-        self,
-        length: int,
-        stream: Stream,
-        generator: torch.Generator,
-        device: torch.device = CPU,
-    ) -> Source:
-        least = self.config.shortest
-        if least is None or stream != Stream.TRAINING:
-            return super().source(length, stream, generator, device)
-
-        def draw(size: int, drawn: torch.Generator) -> Batch:
-            now = int(torch.randint(least, length + 1, (), generator=drawn))
-            return self.batch(size, now, drawn, device)
-
-        return Drawn(draw, generator)
 
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU

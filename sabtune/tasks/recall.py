@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from sabtune.schema import check, check_whole
-from sabtune.tasks.base import SyntheticTask, TaskConfig
+from sabtune.tasks.base import SyntheticConfig, SyntheticTask
 from sabtune.tasks.batch import CPU, Batch, moved, one_hot
 
 
@@ -25,7 +25,7 @@ class Recall(SyntheticTask):
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(TaskConfig):
+    class Config(SyntheticConfig):
         """length: steps from the last value to the first key that is asked for.
 
         pairs: how many are shown. keys, values: how many there are to choose from; no key is shown
@@ -40,7 +40,7 @@ class Recall(SyntheticTask):
         grows: Literal["distance", "pairs", "both"] = "distance"
 
         def __post_init__(self) -> None:
-            check_whole("length", self.length, least=1)
+            super().__post_init__()
             check_whole("pairs", self.pairs, least=1)
             check_whole("keys", self.keys, least=self.pairs)
             check_whole("values", self.values, least=2)
@@ -49,8 +49,8 @@ class Recall(SyntheticTask):
             return Recall(self)
 
     def __init__(self, config: Config):
+        super().__init__(config)
         self.config = config
-        self.length = config.length
         self.inputs = config.keys + config.values + 1
         self.outputs = config.values
         self.chance = 1 / config.values
