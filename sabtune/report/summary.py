@@ -113,9 +113,10 @@ def _solved(rungs: Sequence[Rung], task: Task) -> str:
 
 def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     assert best.run is not None
-    task = best.run.task.build()
+    task, counts = best.run.task.build(), sorted({rung.sequences for rung in best.test})
+    fewer = f"{counts[0]:,} to " if len(counts) > 1 else ""
     yield (
-        f"{best.test[0].sequences:,} fresh sequences a length, none of which chose this trial. "
+        f"{fewer}{counts[-1]:,} fresh sequences a length, none of which chose this trial. "
         f"{_solved(best.test, task)}; "
         f"length score {length_score(best.test, task):.3f}."
     )
