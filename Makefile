@@ -24,6 +24,7 @@ lint: $(READY)
 # With an allocator that keeps what it has: torch.nn.LSTM gains most by that.
 bench: $(READY)
 	MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 $(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/data.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -2,7 +2,8 @@
 
 run.json                 the RunConfig: task, model, training, seed
 weights.safetensors      the model's parameters
-training.safetensors     the optimiser's state and the batch generator's
+training.safetensors     the optimiser's state, where the training batches stand, and the state
+                         that the next one goes on from
 progress.json            format, step; written last, so a directory with it is whole
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, ConfigError
 from sabtune.models import Model
 
-FORMAT = 1
+FORMAT = 2
 MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
 """What `load_model` reads."""
-_GENERATOR = "batches"
-_OPTIMIZER = "optimizer."
+_OPTIMIZER, _BATCHES, _CARRIED = "optimizer", "batches", "carried"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +39,8 @@ class Saved:
     in_a_row: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    batches: Tensor
+    batches: dict[str, Tensor]  # the state of their source
+    carried: dict[str, Tensor] = field(default_factory=dict)  # the model's state, if one is
 
 
 def save(directory: Path, saved: Saved) -> None:
@@ -47,10 +48,9 @@ def save(directory: Path, saved: Saved) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / "run.json", saved.run.to_dict())
     save_file(_contiguous(saved.weights), directory / "weights.safetensors")
-    training = {_OPTIMIZER + name: tensor for name, tensor in saved.optimizer.items()}
-    save_file(
-        _contiguous(training | {_GENERATOR: saved.batches}), directory / "training.safetensors"
-    )
+    training = _under(_OPTIMIZER, saved.optimizer)
+    training |= _under(_BATCHES, saved.batches) | _under(_CARRIED, saved.carried)
+    save_file(_contiguous(training), directory / "training.safetensors")
     _write_json(
         directory / "progress.json",
         {"format": FORMAT, "step": saved.step, "in_a_row": saved.in_a_row},
@@ -73,8 +73,9 @@ def load(directory: Path) -> Saved:
             step=progress["step"],
             in_a_row=progress["in_a_row"],
             weights=weights,
-            batches=training.pop(_GENERATOR),
-            optimizer={name.removeprefix(_OPTIMIZER): t for name, t in training.items()},
+            optimizer=_of(_OPTIMIZER, training),
+            batches=_of(_BATCHES, training),
+            carried=_of(_CARRIED, training),
         )
     except KeyError as problem:
         raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
@@ -119,6 +120,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def _under(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `_under` put there."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

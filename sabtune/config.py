@@ -75,7 +75,7 @@ class RunConfig(Config):
         return self.trial.model.build(
             task.inputs,
             task.outputs,
-            steps=task.steps(task.length),
+            steps=task.steps(task.length) + (task.memory_span or 0),
             generator=generator(self.seed, Stream.INITIALISATION),
         )
 

@@ -17,6 +17,10 @@ class StoreError(SabtuneError):
     """A store that can't be written, is in use, or holds no such study."""
 
 
+class DataError(SabtuneError):
+    """A data set that is missing, damaged, or can't be downloaded."""
+
+
 class ResourceError(SabtuneError):
     """A trial that asks for more than the machine or cluster has."""
 

@@ -20,8 +20,8 @@ BATCH_STEPS = 65_536
 WINDOW = 512
 """Steps whose logits are held at once."""
 
-SOLVED = 0.99
-"""The accuracy at which a length counts as solved."""
+SOLVED = Task.solved
+"""The accuracy at which a length counts as solved, where a task has none of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Rung:
 
     length: int
     accuracy: float
-    loss: float  # nats a step
+    loss: float  # in the task's unit
     sequences: int
 
 
@@ -63,17 +63,22 @@ def measure(
 ) -> Rung:
     """The model on `sequences` sequences of one length, in memory that `BATCH_STEPS` bounds.
 
-    The same seed and stream give the same sequences, whichever the model.
+    On all there are for `stream`, if they are fewer. The same seed and stream give the same
+    sequences, whichever the model. Where training carries a state from one batch to the next, it
+    is carried here as it is there: at every multiple of the training length.
     """
-    source = generator(seed, stream, index=length)
+    source = task.source(length, stream, generator(seed, stream, index=length), model.device)
+    sequences = min(sequences, source.count or sequences)
     at_once = max(1, BATCH_STEPS // task.steps(length))
-    total = Tally()
+    total, span = Tally(), task.memory_span
+    window = WINDOW if span is None else task.length
     for done in range(0, sequences, at_once):
-        batch = task.batch(min(at_once, sequences - done), length, source).to(model.device)
+        batch = source.batch(min(at_once, sequences - done))
         state = None
-        for window in batch.windows(WINDOW):
-            logits, state = model(window.x, state)
-            total += task.tally(logits, window)
+        for part in batch.windows(window):
+            logits, state = model(part.x, state)
+            state = state if span is None else model.carried(state, span)
+            total += task.tally(logits, part)
     return Rung(length=length, accuracy=total.accuracy, loss=total.mean_loss, sequences=sequences)
 
 
@@ -93,18 +98,18 @@ def climb(
     ]
 
 
-def above_chance(accuracy: float, chance: float) -> float:
-    """(accuracy - chance) / (1 - chance), and no less than 0."""
-    return max(0.0, (accuracy - chance) / (1 - chance))
+def merit(rung: Rung, task: Task) -> float:
+    """How good a rung is by the task's own measure, from 0 to 1."""
+    return task.merit(rung.accuracy, rung.loss)
 
 
-def selection_score(rungs: Sequence[Rung], chance: float) -> float:
-    """What a search maximises: the mean of `above_chance` over the rungs given."""
-    return sum(above_chance(rung.accuracy, chance) for rung in rungs) / len(rungs)
+def selection_score(rungs: Sequence[Rung], task: Task) -> float:
+    """What a search maximises: the mean of `merit` over the rungs given."""
+    return sum(merit(rung, task) for rung in rungs) / len(rungs)
 
 
-def length_score(rungs: Sequence[Rung], chance: float) -> float:
-    """`above_chance` averaged over the logarithm of length, from the second rung to the last.
+def length_score(rungs: Sequence[Rung], task: Task) -> float:
+    """`merit` averaged over the logarithm of length, from the second rung to the last.
 
     The first rung is the training length and doesn't count. The average is the trapezoidal rule's,
     so that rungs standing closely together don't weigh more. One longer rung alone is its own
@@ -112,19 +117,18 @@ def length_score(rungs: Sequence[Rung], chance: float) -> float:
     """
     longer = sorted(rungs, key=lambda rung: rung.length)[1:]
     if len(longer) < 2:
-        return above_chance(longer[0].accuracy, chance) if longer else 0.0
+        return merit(longer[0], task) if longer else 0.0
     area = 0.0
     for a, b in pairwise(longer):
-        height = (above_chance(a.accuracy, chance) + above_chance(b.accuracy, chance)) / 2
-        area += height * math.log(b.length / a.length)
+        area += (merit(a, task) + merit(b, task)) / 2 * math.log(b.length / a.length)
     return area / math.log(longer[-1].length / longer[0].length)
 
 
-def solve_length(rungs: Sequence[Rung]) -> int:
-    """The largest length that is `SOLVED`, as every shorter rung is; 0 if there is none."""
+def solve_length(rungs: Sequence[Rung], solved_at: float = SOLVED) -> int:
+    """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none."""
     solved = 0
     for rung in sorted(rungs, key=lambda rung: rung.length):
-        if rung.accuracy < SOLVED:
+        if rung.accuracy < solved_at:
             break
         solved = rung.length
     return solved

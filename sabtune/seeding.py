@@ -17,12 +17,17 @@ PURPOSE_BITS = 3
 
 
 class Stream(IntEnum):
-    """What a generator is for."""
+    """What a generator is for; of data, which part is drawn from.
+
+    SELECTION chooses trials, TEST is what a search measures at a trial's end, CONFIRMATION what a
+    contest does: no search ever sees it.
+    """
 
     INITIALISATION = 0
     TRAINING = 1
     SELECTION = 2
     TEST = 3
+    CONFIRMATION = 4
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:

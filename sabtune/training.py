@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from sabtune import checkpoint
 from sabtune.config import RunConfig
-from sabtune.errors import DivergedError
+from sabtune.errors import CheckpointError, DivergedError
+from sabtune.models.base import state_tensors
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Tally
 
@@ -26,7 +28,7 @@ class Report:
     """Training since the report before."""
 
     step: int  # updates done since the start
-    loss: float  # nats a step, mean over the training batches
+    loss: float  # in the task's unit, mean over the training batches
     accuracy: float  # share of scored predictions, over the same
     gradient_norm: float  # the largest before clipping, finite ones alone
     skipped: int  # updates left out because their gradient was not finite
@@ -49,7 +51,13 @@ class Training:
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = generator(run.seed, Stream.TRAINING)
+        self.batches = self.task.source(
+            run.task.length,
+            Stream.TRAINING,
+            generator(run.seed, Stream.TRAINING),
+            self.model.device,
+        )
+        self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0
         self.in_a_row = 0  # updates skipped one after the other
 
@@ -60,7 +68,12 @@ class Training:
         training = cls(saved.run, device)
         training.model.load_state_dict(saved.weights)
         checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
-        training.batches.set_state(saved.batches)
+        try:
+            training.batches.restore(saved.batches)
+            if saved.carried:
+                training.carried = training.model.state_of(saved.carried)
+        except KeyError as problem:
+            raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
         training.step, training.in_a_row = saved.step, saved.in_a_row
         training.model.set_progress(training.progress)
         return training
@@ -75,7 +88,8 @@ class Training:
                 in_a_row=self.in_a_row,
                 weights=self.model.state_dict(),
                 optimizer=checkpoint.optimizer_tensors(self.optimizer),
-                batches=self.batches.get_state(),
+                batches=self.batches.state(),
+                carried=state_tensors(self.carried) if self.carried is not None else {},
             ),
         )
 
@@ -115,9 +129,8 @@ class Training:
     def _update(self) -> tuple[Tally, float]:
         """One optimiser step: how the batch went, and the gradient's norm before clipping."""
         train = self.run.trial.train
-        batch = self.task.batch(train.batch_size, self.run.task.length, self.batches)
-        batch = batch.to(self.model.device)
-        logits, _ = self.model(batch.x)
+        batch = self.batches.batch(train.batch_size)
+        logits, state = self.model(batch.x, self.carried if batch.continues else None)
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -126,6 +139,7 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = train.rate(self.step)
             self.optimizer.step()
+        self._carry(state if math.isfinite(norm) else None)
         self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
         self.step += 1
         if self.in_a_row >= PATIENCE:
@@ -135,3 +149,11 @@ class Training:
             )
         self.model.set_progress(self.progress)
         return self.task.tally(logits.detach(), batch), norm
+
+    def _carry(self, state: Any) -> None:
+        """Keeps a state for the next batch to go on from, where the task has it do so."""
+        span = self.task.memory_span
+        if state is None or span is None:
+            self.carried = None
+        else:
+            self.carried = self.model.carried(state, span)

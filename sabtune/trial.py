@@ -52,7 +52,8 @@ class Assignment:
     """All that decides what a trial does; the same assignment gives the same trial again.
 
     configuration: the number of the first trial of the same configuration; its own, unless this
-    trial is that one under another seed.
+    trial is that one under another seed. confirms: it is a contest's, and its test is made on what
+    no search sees.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Assignment:
     evaluation_seed: int  # of the sequences that the ladder is measured on
     threads: int
     limits: Limits = field(default_factory=Limits)
+    confirms: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -73,6 +75,7 @@ class Assignment:
             "evaluation_seed": self.evaluation_seed,
             "threads": self.threads,
             "limits": to_dict(self.limits, {}),
+            "confirms": self.confirms,
         }
 
     @classmethod
@@ -86,6 +89,7 @@ class Assignment:
             evaluation_seed=data["evaluation_seed"],
             threads=data["threads"],
             limits=from_dict(Limits, data["limits"], {}),
+            confirms=data.get("confirms", False),  # older ones don't say
         )
 
 
@@ -174,11 +178,12 @@ class TrialRun:
         ladder = self.assignment.ladder
         rungs = self._climb(ladder.lengths if finished else ladder.select, Stream.SELECTION)
         select = [rung for rung in rungs if rung.length in ladder.select]
+        last = Stream.CONFIRMATION if self.assignment.confirms else Stream.TEST
         return Progress(
             report=report,
             ladder=rungs,
-            test=self._climb(ladder.lengths, Stream.TEST) if finished else [],
-            score=selection_score(select, self.training.task.chance),
+            test=self._climb(ladder.lengths, last) if finished else [],
+            score=selection_score(select, self.training.task),
             seconds=self._before + time.perf_counter() - self._begun,
             memory=max(self._least, peak(self.training.model.device)),
             finished=finished,

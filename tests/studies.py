@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from sabtune.tasks import TaskConfig
+
 LEARNABLE = '''
 """One symbol of two, two steps later: learned in seconds, or not at all."""
 
@@ -47,6 +49,39 @@ def learnable(directory: Path, updates: int = 120, name: str = "learnable") -> P
     path = directory / f"{name}.py"
     text = LEARNABLE.replace("UPDATES", str(updates))
     path.write_text(text.replace('name="learnable"', f'name="{name}"'))
+    return path
+
+
+POSED = '''
+"""A task, learned for 20 updates."""
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import Study
+from sabtune.tasks import *
+
+TASK = CONFIG
+STUDY = Study(
+    name="posed",
+    task=TASK,
+    ladder=Ladder(lengths=(TASK.length, 2 * TASK.length), select=(TASK.length,), sequences=16),
+    trials=2,
+)
+
+
+def space(trial):
+    return TrialConfig(
+        model=SAB.Config(hidden=8, k_top=trial.suggest_int("k_top", 1, 3)),
+        train=TrainConfig(updates=20, batch_size=8, report_every=10),
+    )
+'''
+
+
+def posed(task: TaskConfig, directory: Path) -> Path:
+    """Writes a study of the task, two trials of 20 updates."""
+    path = directory / "posed.py"
+    path.write_text(POSED.replace("CONFIG", repr(task)))
     return path
 
 

@@ -117,6 +117,8 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
         record.FRESH_SEED + 1,
     }
     assert not {t.run.seed for t in trials if t.run} & {t.run.seed for t in searched if t.run}
+    assert all(trial.assignment and trial.assignment.confirms for trial in trials)
+    assert not any(trial.assignment and trial.assignment.confirms for trial in searched)
     best = Race.of(record.open_study(store, "learnable")).ranked()[:2]
     expected = {c.best.run.trial.model.label() for c in best if c.best.run}
     assert {t.run.trial.model.label() for t in trials if t.run} == expected

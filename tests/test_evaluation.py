@@ -14,9 +14,16 @@ from sabtune.errors import ConfigError
 from sabtune.evaluation import Ladder, Rung, climb, length_score, measure, solve_length
 from sabtune.models import SAB, Model
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Copying
+from sabtune.tasks import Copying, Task, above_chance
 
 TASK = Copying.Config(length=5, symbols=3).build()
+
+
+def judge(chance: float) -> Task:
+    """A task with another level of chance."""
+    task = Copying.Config().build()
+    task.chance = chance
+    return task
 
 
 class Oracle(Model):
@@ -38,6 +45,9 @@ class Oracle(Model):
             if marker and marker + 1 + i < min(T, self.reach):
                 said[:, marker + 1 + i] = seen[:, i].argmax(dim=-1)
         return one_hot(said, TASK.outputs).float()[:, -x.shape[1] :] * 50, seen
+
+    def carried(self, state: Any, span: int) -> Any:
+        return state[:, -span:]
 
 
 def rungs(**accuracy: float) -> list[Rung]:
@@ -100,27 +110,29 @@ def test_the_same_sequences_for_every_model_and_others_for_another_stream() -> N
 
 
 def test_above_chance() -> None:
-    assert evaluation.above_chance(1.0, 0.125) == 1.0
-    assert evaluation.above_chance(0.125, 0.125) == 0.0
-    assert evaluation.above_chance(0.0, 0.125) == 0.0
-    assert evaluation.above_chance(0.5625, 0.125) == pytest.approx(0.5)
+    assert above_chance(1.0, 0.125) == 1.0
+    assert above_chance(0.125, 0.125) == 0.0
+    assert above_chance(0.0, 0.125) == 0.0
+    assert above_chance(0.5625, 0.125) == pytest.approx(0.5)
 
 
 def test_the_length_score_averages_over_the_logarithm_of_length() -> None:
-    assert length_score(rungs(l10=0.0, l20=1.0, l40=1.0, l80=1.0), 0.0) == pytest.approx(1.0)
+    assert length_score(rungs(l10=0.0, l20=1.0, l40=1.0, l80=1.0), judge(0.0)) == pytest.approx(1.0)
     # From 20 to 40, an octave, the mean is 0.75; from 40 to 160, two octaves, it is 0.25.
-    score = length_score(rungs(l10=1.0, l20=1.0, l40=0.5, l160=0.0), 0.0)
+    score = length_score(rungs(l10=1.0, l20=1.0, l40=0.5, l160=0.0), judge(0.0))
     assert score == pytest.approx((0.75 + 2 * 0.25) / 3)
     # A rung more on the same line changes nothing.
-    middle = length_score(rungs(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), 0.0)
-    plain = length_score(rungs(l10=1.0, l20=1.0, l40=1.0, l160=0.0), 0.0)
+    middle = length_score(rungs(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), judge(0.0))
+    plain = length_score(rungs(l10=1.0, l20=1.0, l40=1.0, l160=0.0), judge(0.0))
     assert middle == pytest.approx(plain)
-    assert length_score(rungs(l10=1.0, l20=0.5), 0.0) == 0.5
-    assert length_score(rungs(l10=1.0), 0.0) == 0.0
+    assert length_score(rungs(l10=1.0, l20=0.5), judge(0.0)) == 0.5
+    assert length_score(rungs(l10=1.0), judge(0.0)) == 0.0
 
 
 def test_the_selection_score_is_the_mean_over_its_rungs() -> None:
-    assert evaluation.selection_score(rungs(l5=1.0, l10=0.5625), 0.125) == pytest.approx(0.75)
+    assert evaluation.selection_score(rungs(l5=1.0, l10=0.5625), judge(0.125)) == pytest.approx(
+        0.75
+    )
 
 
 def test_the_solve_length_ends_at_the_first_rung_below() -> None:

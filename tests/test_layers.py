@@ -18,6 +18,7 @@ LAYERS = [
     ["sabtune.errors"],
     ["sabtune.schema"],
     ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store", "sabtune.provenance"],
+    ["sabtune.data"],
     ["sabtune.models", "sabtune.tasks"],
     ["sabtune.config", "sabtune.diagnostics"],
     ["sabtune.checkpoint", "sabtune.evaluation"],
@@ -36,7 +37,10 @@ OUTSIDE = {
     "numba": {"sabtune.ops"},
     "llvmlite": {"sabtune.ops"},
     "ray": {"sabtune.search"},
-    "filelock": {"sabtune.search"},
+    "sklearn": {"sabtune.data"},
+    "pooch": {"sabtune.data"},
+    "requests": {"sabtune.data"},
+    "filelock": {"sabtune.search", "sabtune.data"},
     "sqlalchemy": {"sabtune.search"},
     "optuna": {"sabtune.search", "sabtune.report"},
     "mlflow": {"sabtune.tracking"},
@@ -115,5 +119,6 @@ def test_the_core_runs_where_there_is_only_pytorch() -> None:
         "trial = TrialConfig(model=SAB.Config(hidden=4), train=train); "
         "run = RunConfig(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
         "assert len(list(Training(run))) == 1",
-        without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite",
+        without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite "
+        "sklearn pooch requests",
     )

@@ -1,23 +1,82 @@
-"""What every task keeps to, and copying symbol by symbol."""
+"""What every task keeps to."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
-from torch.nn.functional import one_hot
+from torch import Tensor
 
-from sabtune.errors import ConfigError
+from sabtune import schema
+from sabtune.config import PARTS, RunConfig, TrialConfig
+from sabtune.evaluation import climb, selection_score
+from sabtune.models import SAB
+from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import TASKS, Copying, Tally, Task
+from sabtune.tasks import (
+    TASKS,
+    Adding,
+    Batch,
+    Copying,
+    Language,
+    Pixels,
+    Recall,
+    Tally,
+    Task,
+    TaskConfig,
+)
+from sabtune.tasks.base import MEASURED
+from sabtune.tasks.batch import one_hot
+from tests.studies import posed
 
-EXAMPLES = {"copying": Copying.Config(length=12)}
+Answer = Callable[[Task, Batch], Tensor]
+"""What a model may say to a batch: logits (B, T, O)."""
 
 
-def built(kind: str) -> Task:
-    return EXAMPLES[kind].build()
+@dataclass(frozen=True)
+class Example:
+    """A task, and a model that knows all but what must be remembered; lengths beside its own."""
 
+    config: TaskConfig
+    guess: Answer
+    longer: tuple[int, ...]
+
+
+def among(first: int) -> Answer:
+    """Guesses among the classes from `first` on, evenly."""
+
+    def guess(task: Task, batch: Batch) -> Tensor:
+        drawn = torch.rand(*batch.x.shape[:2], task.outputs, generator=generator(5, Stream.TEST))
+        drawn[..., :first] = -1
+        return drawn
+
+    return guess
+
+
+def one(task: Task, batch: Batch) -> Tensor:
+    """Always says 1."""
+    return torch.ones(*batch.x.shape[:2], 1)
+
+
+EXAMPLES = {
+    "copying": Example(Copying.Config(length=12), among(1), (20, 300)),
+    "adding": Example(Adding.Config(length=12), one, (3, 300)),
+    "recall": Example(Recall.Config(length=12), among(0), (1, 300)),
+    "language": Example(Language.Config(length=60), among(0), (5, 300)),
+    "pixels": Example(Pixels.Config(permutation=1), among(0), (100, 600)),
+}
 
 every_task = pytest.mark.parametrize("kind", TASKS)
+
+
+def drawn(kind: str, size: int, *, seed: int = 0, stream: Stream = Stream.TEST) -> Batch:
+    """A batch of the example's own length."""
+    task = EXAMPLES[kind].config.build()
+    return task.source(task.length, stream, generator(seed, stream)).batch(size)
 
 
 def test_every_task_has_an_example_here() -> None:
@@ -26,59 +85,122 @@ def test_every_task_has_an_example_here() -> None:
 
 @every_task
 def test_shapes_and_types(kind: str) -> None:
-    task = built(kind)
-    batch = task.batch(3, 12, generator(0, Stream.TEST))
-    T = task.steps(12)
-    assert batch.x.shape == (3, T, task.inputs)
-    assert batch.x.dtype == torch.float32
-    assert batch.targets.shape == (3, T)
-    assert batch.scored.shape == (T,)
-    assert batch.scored.any()
-    assert 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < task.outputs
+    task = EXAMPLES[kind].config.build()
+    for length in (task.length, *EXAMPLES[kind].longer):
+        batch = task.source(length, Stream.TEST, generator(0, Stream.TEST)).batch(3)
+        T = task.steps(length)
+        assert batch.x.shape == (3, T, task.inputs)
+        assert batch.x.dtype == torch.float32
+        assert batch.targets.shape == (3, T)
+        assert batch.scored.shape == (T,)
+        assert batch.scored.dtype == torch.bool
+        assert batch.scored.any()
+        assert not batch.continues
+        if task.outputs > 1:
+            assert batch.targets.dtype == torch.int64
+            assert 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < task.outputs
 
 
 @every_task
 def test_the_generator_alone_decides_the_batch(kind: str) -> None:
-    task = built(kind)
-    one, same, other = (task.batch(4, 12, generator(seed, Stream.TEST)) for seed in (1, 1, 2))
+    torch.manual_seed(1)
+    one = drawn(kind, 4, seed=1)
+    torch.manual_seed(2)
+    same, other = drawn(kind, 4, seed=1), drawn(kind, 4, seed=2)
     assert torch.equal(one.x, same.x)
     assert torch.equal(one.targets, same.targets)
     assert not torch.equal(one.x, other.x)
 
 
 @every_task
-def test_streams_give_other_sequences(kind: str) -> None:
-    task = built(kind)
-    train, selection, test = (
-        task.batch(8, 12, generator(0, stream)).x
-        for stream in (Stream.TRAINING, Stream.SELECTION, Stream.TEST)
-    )
-    assert not torch.equal(train, selection)
-    assert not torch.equal(selection, test)
-    assert not torch.equal(train, test)
+def test_no_stream_has_a_sequence_of_another(kind: str) -> None:
+    streams = (Stream.TRAINING, *MEASURED)
+    seen = [
+        {row.numpy().tobytes() for row in drawn(kind, 100, stream=stream).x} for stream in streams
+    ]
+    assert len(set.union(*seen)) == sum(map(len, seen))
 
 
 @every_task
-def test_a_constant_guess_scores_chance(kind: str) -> None:
-    task = built(kind)
-    batch = task.batch(4000, 12, generator(0, Stream.TEST))
-    shares = []
-    for guess in range(1, task.outputs):
-        logits = one_hot(torch.tensor(guess), task.outputs).float().expand(*batch.x.shape[:2], -1)
-        shares.append(task.tally(logits, batch).accuracy)
-    n = 4000 * int(batch.scored.sum())
-    assert max(abs(share - task.chance) for share in shares) < 5 * (0.25 / n) ** 0.5
+def test_a_source_goes_on_from_its_state(kind: str) -> None:
+    task = EXAMPLES[kind].config.build()
+    for stream in (Stream.TRAINING, Stream.TEST):
+        source = task.source(task.length, stream, generator(0, stream))
+        for batches in range(4):
+            for _ in range(batches):
+                source.batch(6)
+            again = task.source(task.length, stream, generator(9, stream))
+            again.restore(source.state())
+            ours, theirs = source.batch(6), again.batch(6)
+            assert torch.equal(ours.x, theirs.x)
+            assert torch.equal(ours.targets, theirs.targets)
+            assert ours.continues == theirs.continues
+
+
+@every_task
+def test_batches_are_made_without_a_look_at_them(kind: str) -> None:
+    """On torch's meta device nothing can be read back: what would make a GPU wait, fails."""
+    task = EXAMPLES[kind].config.build()
+    meta = torch.device("meta")
+    for stream in (Stream.TRAINING, Stream.TEST):
+        source = task.source(task.length, stream, generator(0, stream), meta)
+        for _ in range(3):
+            batch = source.batch(5)
+            assert batch.x.device == batch.targets.device == meta
+            assert batch.scored.device.type == "cpu"
+            logits = torch.zeros(5, task.steps(task.length), task.outputs, device=meta)
+            assert task.loss(logits, batch).device == meta
+
+
+@every_task
+def test_a_guess_scores_chance(kind: str) -> None:
+    task = EXAMPLES[kind].config.build()
+    right = scored = 0
+    for seed in range(20):
+        batch = drawn(kind, 200, seed=seed)
+        tally = task.tally(EXAMPLES[kind].guess(task, batch), batch)
+        right, scored = right + tally.correct, scored + tally.scored
+    error = (task.chance * (1 - task.chance) / scored) ** 0.5
+    assert abs(right / scored - task.chance) < 4 * error
+    assert task.merit(task.chance, float("inf")) == 0
+
+
+@every_task
+def test_a_ladder_runs(kind: str) -> None:
+    config = EXAMPLES[kind].config
+    task = config.build()
+    run = RunConfig(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
+    lengths = (task.length, *(n for n in EXAMPLES[kind].longer if n > task.length))
+    rungs = climb(
+        run.build_model(task), task, lengths, sequences=7, seed=0, stream=Stream.SELECTION
+    )
+    assert [(rung.length, rung.sequences) for rung in rungs] == [(n, 7) for n in lengths]
+    assert all(0 <= rung.accuracy <= 1 and rung.loss > 0 for rung in rungs)
+    assert 0 <= selection_score(rungs, task) < 1
+
+
+@every_task
+def test_a_config_comes_back_as_it_went(kind: str) -> None:
+    config = EXAMPLES[kind].config
+    plain = json.loads(json.dumps(schema.to_dict(config, PARTS)))
+    assert schema.from_dict(TaskConfig, plain, PARTS) == config  # type: ignore[type-abstract]
+
+
+@every_task
+def test_a_study_loads(kind: str, tmp_path: Path) -> None:
+    assert load(posed(EXAMPLES[kind].config, tmp_path)).study.task == EXAMPLES[kind].config
 
 
 @every_task
 def test_windows_tally_to_the_whole(kind: str) -> None:
-    task = built(kind)
-    batch = task.batch(5, 12, generator(0, Stream.TEST))
+    task = EXAMPLES[kind].config.build()
+    batch = drawn(kind, 5)
     logits = torch.randn(*batch.x.shape[:2], task.outputs, generator=generator(1, Stream.TEST))
     total, seen = Tally(), 0
     for window in batch.windows(7):
         span = window.x.shape[1]
         total += task.tally(logits[:, seen : seen + span], window)
+        assert window.continues == (seen > 0)
         seen += span
     whole = task.tally(logits, batch)
     assert (total.correct, total.scored, total.steps) == (whole.correct, whole.scored, whole.steps)
@@ -87,39 +209,13 @@ def test_windows_tally_to_the_whole(kind: str) -> None:
 
 @every_task
 def test_the_right_answer_scores_one(kind: str) -> None:
-    task = built(kind)
-    batch = task.batch(5, 12, generator(0, Stream.TEST))
-    sure = one_hot(batch.targets, task.outputs).float() * 50
+    task = EXAMPLES[kind].config.build()
+    batch = drawn(kind, 5)
+    if task.outputs > 1:
+        sure = one_hot(batch.targets, task.outputs) * 50
+    else:
+        sure = batch.targets.unsqueeze(-1)
     tally = task.tally(sure, batch)
     assert tally.accuracy == 1.0
     assert tally.mean_loss < 1e-6
-
-
-def test_copying_shows_symbols_blanks_marker_blanks() -> None:
-    task = Copying.Config(length=4, symbols=3, input="scalar").build()
-    batch = task.batch(50, 4, generator(0, Stream.TEST))
-    shown = batch.x[..., 0]
-    assert shown.shape == (50, 4 + 2 * 3)
-    assert set(shown[:, :3].flatten().tolist()) == set(range(1, 9))
-    assert shown[:, 3:6].eq(0).all()  # length - 1 blanks
-    assert shown[:, 6].eq(9).all()  # the marker
-    assert shown[:, 7:].eq(0).all()
-    assert batch.targets[:, :7].eq(0).all()  # blank up to and with the marker
-    assert batch.targets[:, 7:].equal(shown[:, :3].long())
-    assert batch.scored.tolist() == [False] * 7 + [True] * 3
-
-
-def test_copying_one_hot_says_the_same_as_scalar() -> None:
-    scalar = Copying.Config(length=6, symbols=2, alphabet=3, input="scalar").build()
-    vector = Copying.Config(length=6, symbols=2, alphabet=3, input="one-hot").build()
-    a = scalar.batch(9, 6, generator(0, Stream.TEST))
-    b = vector.batch(9, 6, generator(0, Stream.TEST))
-    assert vector.inputs == 5
-    assert b.x.sum(dim=-1).eq(1).all()
-    assert b.x.argmax(dim=-1).equal(a.x[..., 0].long())
-
-
-@pytest.mark.parametrize(("key", "value"), [("length", 0), ("symbols", 0), ("alphabet", 1)])
-def test_copying_names_a_value_out_of_range(key: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"{key} is {value}"):
-        Copying.Config(**{key: value})  # type: ignore[arg-type]
+    assert task.merit(tally.accuracy, tally.mean_loss) == pytest.approx(1.0)

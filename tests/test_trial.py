@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sabtune.errors import CheckpointError, ConfigError, LimitError
+from sabtune.evaluation import Ladder, climb
+from sabtune.seeding import Stream
+from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
 from tests.records import assignment
 
@@ -35,6 +39,35 @@ def test_the_short_rungs_are_measured_on_the_way_and_all_at_the_end() -> None:
     assert [rung.length for rung in last.test] == [4, 8]
     assert last.finished
     assert last.ladder != last.test  # other sequences
+
+
+def test_what_a_contest_tests_on_no_search_sees() -> None:
+    run = TrialRun(assignment(confirms=True))
+    (*_, last), (*_, searched) = run, TrialRun(assignment())
+    assert last.test != searched.test
+    assert last.ladder == searched.ladder
+    kept = {"sequences": 8, "seed": 0, "stream": Stream.CONFIRMATION}
+    assert last.test == climb(run.training.model, run.training.task, (4, 8), **kept)  # type: ignore[arg-type]
+
+
+def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Stream] = []
+
+    def spy(self: Pixels, length: int, stream: Stream, *others: Any) -> Source:
+        asked.append(stream)
+        return real(self, length, stream, *others)
+
+    real = Pixels.source
+    monkeypatch.setattr(Pixels, "source", spy)
+    run = dataclasses.replace(assignment().run, task=Pixels.Config(by="row", length=8))
+    ladder = Ladder(lengths=(8, 16), select=(8,), sequences=500)
+    for confirms, last in ((False, Stream.TEST), (True, Stream.CONFIRMATION)):
+        asked.clear()
+        (*_, progress) = TrialRun(assignment(run=run, ladder=ladder, confirms=confirms))
+        assert set(asked) == {Stream.TRAINING, Stream.SELECTION, last}
+        # each image once, however many sequences were asked for
+        assert [rung.sequences for rung in progress.ladder] == [200, 200]
+        assert progress.test[0].sequences == (300 if confirms else 200)
 
 
 def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -76,7 +109,7 @@ def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) ->
 
 
 def test_an_assignment_and_its_progress_come_back_from_plain_values() -> None:
-    made = assignment(3, 1, limits=Limits(hours=2))
+    made = assignment(3, 1, limits=Limits(hours=2), confirms=True)
     assert Assignment.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     for progress in TrialRun(assignment()):
         again = Progress.from_dict(json.loads(json.dumps(progress.to_dict())))

@@ -17,6 +17,14 @@ FilesOption = Annotated[
     Path | None,
     typer.Option("--files", help="The folder for checkpoints, where the store is a database."),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="SABTUNE_DATA",
+        help="The folder that keeps data sets; by default the user's cache.",
+    ),
+]
 LengthsOption = Annotated[
     str | None,
     typer.Option(help="Lengths to measure at, such as 100,200; by default none of the ladder's."),

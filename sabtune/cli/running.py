@@ -8,10 +8,18 @@ from typing import Annotated
 import typer
 
 from sabtune.cli.app import app
-from sabtune.cli.options import FilesOption, LengthsOption, StoreOption, TrackingOption
+from sabtune.cli.options import (
+    DataOption,
+    FilesOption,
+    LengthsOption,
+    StoreOption,
+    TrackingOption,
+)
 from sabtune.cli.screen import (
     close,
     console_of_terminal,
+    data_folder,
+    data_of,
     hint,
     run_contest,
     show_report,
@@ -50,6 +58,7 @@ def search(
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Search the space of a study file, and report on the best model.
 
@@ -62,6 +71,7 @@ def search(
             check_whole(name, whole, least)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
+    data_folder(data_dir)
     file = load(path).with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
     if dry_run:
@@ -87,8 +97,8 @@ def search(
     where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
-    hint(console, "On fresh seeds:", f"confirm {name}{where}")
-    close(console, ending, f"search {path}{where}", f"sync {name}{where}")
+    hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
+    close(console, ending, f"search {path}{where}{data_of(data_dir)}", f"sync {name}{where}")
 
 
 @app.command()
@@ -102,14 +112,16 @@ def confirm(
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Train the best again on fresh seeds, and measure them at lengths the search never used."""
     from sabtune.search.contest import finalists, study_file
 
+    data_folder(data_dir)
     place = Store.at(store, files, tracking).existing()
     configs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
-    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
+    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
              seeds, lengths, again, where)  # fmt: skip
 
@@ -122,14 +134,16 @@ def ablate(
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Change one thing of the winner at a time, and measure what it was worth."""
     from sabtune.search.contest import ablations, finalists, study_file
 
+    data_folder(data_dir)
     place = Store.at(store, files, tracking).existing()
     (winner,) = finalists(place, [study], 1).values()
     where = where_of(store, files, tracking)
-    again = f"ablate {study} --seeds {seeds}"
+    again = f"ablate {study} --seeds {seeds}{data_of(data_dir)}"
     run_contest(f"{study}.ablate", study_file(place, study), place, ablations(winner),
              seeds, lengths, again, where)  # fmt: skip
 
@@ -140,12 +154,14 @@ def reproduce(
     trial: Annotated[int, typer.Argument(min=0, help="The number of one of its trials.")],
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Train a trial again from what was recorded. Exit 0 if every metric came back, else 1."""
     from sabtune.report.pages import reproduction_page
     from sabtune.search.record import one, open_study
     from sabtune.search.reproduce import reproduce as run_again
 
+    data_folder(data_dir)
     place = Store.at(store, files).existing()
     found = run_again(one(open_study(place, study), trial))
     console_of_terminal().print(reproduction_page(trial, found))

@@ -95,6 +95,20 @@ def hint(console: Console, text: str, arguments: str) -> None:
     console.print(Text(f"{text:<27}{command()} {arguments}"))
 
 
+def data_folder(named: Path | None) -> Path:
+    """The folder that keeps data sets, for this process and the trials it starts."""
+    from sabtune.data import place
+
+    if named is not None:
+        place.use(named)
+    return place.folder()
+
+
+def data_of(named: Path | None) -> str:
+    """The option that names the same data folder again."""
+    return f" --data-dir {named}" if named else ""
+
+
 def where_of(store: str, files: Path | None, tracking: str | None) -> str:
     """The options that lead to the same store again; no password."""
     where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"

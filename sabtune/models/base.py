@@ -6,7 +6,8 @@ Shapes: B batch, T steps, I inputs, O outputs, H hidden.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -39,8 +40,26 @@ def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Paramete
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
+def state_tensors(state: Any) -> dict[str, Tensor]:
+    """A state, which is a dataclass of tensors and whole numbers, as tensors by name."""
+    return {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
+
+
 class Model(nn.Module, ABC):
     """A recurrent network that can be run stretch by stretch."""
+
+    state_type: type
+    """Of what `forward` returns beside the logits."""
+
+    def state_of(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The state that `state_tensors` took apart. Raises KeyError if something is missing.
+
+        Copied to where torch itself would lay it: a product may have other last bits elsewhere.
+        """
+        values = {field.name: tensors[field.name] for field in fields(self.state_type)}
+        return self.state_type(
+            **{k: t.clone().to(self.device) if t.dim() else int(t) for k, t in values.items()}
+        )
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -49,6 +68,11 @@ class Model(nn.Module, ABC):
         `state` is what an earlier call returned, or None at a sequence's start. Running a sequence
         in stretches gives the logits of running it whole.
         """
+
+    @abstractmethod
+    def carried(self, state: Any, span: int) -> Any:
+        """`state` as a later update may go on from it: cut from what led to it, without remembered
+        states that are more than `span` steps old, and scored by the weights as they are now."""
 
     @property
     def device(self) -> torch.device:

@@ -46,6 +46,8 @@ class LSTM(Model):
         ) -> LSTM:
             return LSTM(self, inputs, outputs, generator)
 
+    state_type = State
+
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
         super().__init__()
         self.config = config
@@ -70,6 +72,10 @@ class LSTM(Model):
             hidden.append(out)
         after = State(h, c, state.step + x.shape[1])
         return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
+
+    def carried(self, state: State, span: int) -> State:
+        """It remembers nothing but h and c."""
+        return State(state.h.detach(), state.c.detach(), state.step)
 
     def blocks(self, done: int, steps: int) -> list[int]:
         """The lengths of the stretches between two cuts, for steps done + 1 to done + `steps`."""

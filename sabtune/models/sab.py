@@ -66,6 +66,8 @@ class SAB(Attentive):
         ) -> SAB:
             return SAB(self, inputs, outputs, steps=steps, generator=generator)
 
+    state_type = reference.State
+
     def __init__(
         self, config: Config, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
     ):
@@ -103,6 +105,21 @@ class SAB(Attentive):
             "k_att": self.config.k_att,
             "k_trunc": self.config.k_trunc,
         }
+
+    @torch.no_grad()
+    def carried(self, state: reference.State, span: int) -> reference.State:
+        """m_0 stays. A memory's key is made anew: its weights may have changed since."""
+        k_att, first = self.config.k_att, max(0, state.step - span - 1)
+        kept = state.step // k_att - first // k_att  # remembered since, if all of them are there
+        memory = state.memory.detach()
+        memory = torch.cat([memory[:, :1], memory[:, 1:][:, -kept or memory.shape[1] :]], dim=1)
+        return reference.State(
+            h=state.h.detach(),
+            c=state.c.detach(),
+            memory=memory,
+            keys=reference.key(memory, self.weights(), self.rule),
+            step=state.step,
+        )
 
     def set_progress(self, progress: float) -> None:
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)

@@ -45,6 +45,8 @@ class SelfAttention(Attentive):
         ) -> SelfAttention:
             return SelfAttention(self, inputs, outputs, generator)
 
+    state_type = State
+
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
         super().__init__(config.hidden, inputs, outputs, generator)
         self.config = config
@@ -68,3 +70,10 @@ class SelfAttention(Attentive):
             summary.append(s)
         logits = self.readout(torch.stack(hidden, dim=1), torch.stack(summary, dim=1))
         return logits, State(h, c, memory, keys)
+
+    @torch.no_grad()
+    def carried(self, state: State, span: int) -> State:
+        memory = state.memory[:, -span - 1 :].detach()
+        return State(
+            state.h.detach(), state.c.detach(), memory, reference.key(memory, self.weights())
+        )

@@ -46,10 +46,10 @@ class Group:
     def n(self) -> int:
         return len(self.runs) + self.failed
 
-    def solved(self, length: int) -> Share:
-        """P(solve): at least `SOLVED` at this length and at every shorter one that was measured."""
+    def solved(self, length: int, at: float = SOLVED) -> Share:
+        """P(solve): at least `at` at this length and at every shorter one that was measured."""
         reached = [
-            solve_length([rung for rung in rungs if rung.length <= length]) == length
+            solve_length([rung for rung in rungs if rung.length <= length], at) == length
             for rungs in self.runs.values()
         ]
         return statistics.solve_share(reached + [False] * self.failed)
@@ -74,7 +74,7 @@ class Contrast:
 class Comparison:
     """Methods measured alike; the first is the one that the others are held against.
 
-    chance: the task's chance accuracy. searched: the lengths that the search chose by.
+    chance, solved_at: accuracies, the task's own. searched: the lengths that the search chose by.
     length: where the contrasts are taken, chosen beforehand; None: the longest.
     """
 
@@ -82,6 +82,7 @@ class Comparison:
     chance: float
     searched: Collection[int]
     length: int | None = None
+    solved_at: float = SOLVED
 
     def __post_init__(self) -> None:
         _check_groups(self.groups)
@@ -177,7 +178,7 @@ def longest_sheet(comparison: Comparison) -> Sheet:
     rows = []
     for group in comparison.groups:
         middle = statistics.interquartile_mean(comparison.accuracies(group, longest))
-        solved = group.solved(longest)
+        solved = group.solved(longest, comparison.solved_at)
         count = f"{solved.count} of {solved.n}"
         rows.append((group.label, _seeds(group), middle.percent(), count, solved.percent()))
     header = ("method", "seeds", "IQM of accuracy (%)", "solved by", "P(solve) (%)")
@@ -221,10 +222,10 @@ def markdown(comparison: Comparison) -> str:
 
 def accuracy_rows(comparison: Comparison) -> list[Row]:
     """One row for each method and length; shares and accuracies are fractions, not %."""
-    rows: list[Row] = []
+    at, rows = comparison.solved_at, list[Row]()
     for group in comparison.groups:
         for length in comparison.lengths:
-            accuracies, solved = comparison.accuracies(group, length), group.solved(length)
+            accuracies, solved = comparison.accuracies(group, length), group.solved(length, at)
             row: Row = {"method": group.label, "length": length}
             row |= {"seeds": group.n, "failed": group.failed, "solved": solved.count}
             row |= statistics.mean(accuracies).named("mean")
@@ -282,8 +283,8 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
             "has no width. P(solve)'s interval holds for any number of seeds."
         )
     yield (
-        f"P(solve): the share of seeds with an accuracy of {SOLVED:.0%} or more at the length and "
-        "at every shorter one measured. IQM: the mean of the middle half of the seeds."
+        f"P(solve): the share of seeds with an accuracy of {comparison.solved_at:.0%} or more at "
+        "the length and every shorter one measured. IQM: the mean of the middle half of the seeds."
     )
 
 

@@ -51,8 +51,10 @@ def comparison(study: optuna.Study) -> Comparison | None:
     if run is None or not any(runs.values()):
         return None
     groups = [Group(label=label, runs=of, failed=failed[label]) for label, of in runs.items()]
+    task = run.task.build()
     return Comparison(
         groups=groups,
-        chance=run.task.build().chance,
+        chance=task.chance,
+        solved_at=task.solved,
         searched=record.plan(study).get("searched", []),
     )

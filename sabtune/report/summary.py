@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.evaluation import SOLVED, Rung, length_score, solve_length
+from sabtune.evaluation import Rung, length_score, solve_length
 from sabtune.search import record
 from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
@@ -106,22 +106,19 @@ def _ladder(rungs: Sequence[Rung], task: Task) -> Table:
     return table
 
 
-def _solved(rungs: Sequence[Rung]) -> str:
-    length = solve_length(rungs)
-    return (
-        f"Solved ({SOLVED:.0%}) up to {length:,}"
-        if length
-        else f"No length is solved ({SOLVED:.0%})"
-    )
+def _solved(rungs: Sequence[Rung], task: Task) -> str:
+    length, at = solve_length(rungs, task.solved), f"{task.solved:.0%}"
+    return f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
 
 
 def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     assert best.run is not None
-    chance = best.run.task.build().chance
+    task, counts = best.run.task.build(), sorted({rung.sequences for rung in best.test})
+    fewer = f"{counts[0]:,} to " if len(counts) > 1 else ""
     yield (
-        f"{best.test[0].sequences:,} fresh sequences a length, none of which chose this trial. "
-        f"{_solved(best.test)}; "
-        f"length score {length_score(best.test, chance):.3f}."
+        f"{fewer}{counts[-1]:,} fresh sequences a length, none of which chose this trial. "
+        f"{_solved(best.test, task)}; "
+        f"length score {length_score(best.test, task):.3f}."
     )
     if seeds == 1:
         yield "One trained model of one seed: another seed of this configuration may do otherwise."

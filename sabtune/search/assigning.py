@@ -20,8 +20,9 @@ from sabtune.trial import Assignment
 class Assigner:
     """Makes the assignments of one study; one that a trial has already is never made again.
 
-    ladder, evaluation_seed: where they are not the study's own. Two trials with the same task,
-    model and training are seeds of one configuration, however they came about.
+    ladder, evaluation_seed: where they are not the study's own. confirms: as in `Assignment`. Two
+    trials with the same task, model and training are seeds of one configuration, however they came
+    about.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Assigner:
         *,
         ladder: Ladder | None = None,
         evaluation_seed: int | None = None,
+        confirms: bool = False,
     ):
-        self.file = file
+        self.file, self.confirms = file, confirms
         self.ladder = ladder or file.study.ladder
         seed = file.study.seed
         self.evaluation_seed = seed if evaluation_seed is None else evaluation_seed
@@ -58,6 +60,7 @@ class Assigner:
             evaluation_seed=self.evaluation_seed,
             threads=study.resources.cpus,
             limits=study.limits,
+            confirms=self.confirms,
         )
         trial.set_user_attr(record.ENVIRONMENT, self.environment)
         trial.set_user_attr(record.ASSIGNMENT, assignment.to_dict())

@@ -134,7 +134,9 @@ def contest(
                 if (label, seed) not in enqueued:
                     run = RunConfig(task=study.task, trial=config, seed=seed)
                     record.enqueue(opened, run, label=label)
-        assigner = Assigner(own, record.records(opened), evaluation_seed=EVALUATION_SEED)
+        assigner = Assigner(
+            own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
+        )
         total = len(opened.get_trials(deepcopy=False))
         ending = execute(opened, own, store, watchers, trials=total, assigner=assigner)
     return ending, opened

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.evaluation import SOLVED, Rung
+from sabtune.evaluation import Rung
 from sabtune.schema import suggest
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress, plain
@@ -106,7 +106,8 @@ class TrialRecord:
             return False
         select = self.assignment.ladder.select
         rungs = [rung for rung in self.ladder if rung.length in select]
-        return bool(rungs) and all(rung.accuracy >= SOLVED for rung in rungs)
+        at = self.assignment.run.task.build().solved
+        return bool(rungs) and all(rung.accuracy >= at for rung in rungs)
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:

@@ -55,7 +55,7 @@ def search(
     trials are run again, from their start and under new numbers. warm_start: a study of the store
     whose best points are tried first. The best model is kept in MLflow. Raises StudyFileError if
     the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
-    writing to the study.
+    writing to the study, DataError if the task's data isn't there.
     """
     with locked(file.study.name, store):
         study = open_or_create(file, store)
@@ -82,6 +82,7 @@ def execute(
     missing = trials - record.ended(study)
     if missing <= 0:
         return Ending(complete=True)
+    file.study.task.build().prepare(file.study.ladder.lengths)
     known = record.records(study)
     budget = budget or Budget()
     budget.gpus = file.study.resources.gpus

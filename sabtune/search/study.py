@@ -103,6 +103,9 @@ class Study(Config):
             self.ladder.lengths,
             f"the training length, {self.task.length}, first",
         )
+        task = self.task.build()
+        for length in self.ladder.lengths:
+            task.steps(length)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,33 @@
 """The tasks that a study can pose, by the name a config gives them."""
 
-from sabtune.tasks.base import Batch, Tally, Task, TaskConfig
+from sabtune.tasks.adding import Adding
+from sabtune.tasks.base import Task, TaskConfig, above_chance
+from sabtune.tasks.batch import Batch, Tally
 from sabtune.tasks.copying import Copying
+from sabtune.tasks.language import Language
+from sabtune.tasks.pixels import Pixels
+from sabtune.tasks.recall import Recall
+from sabtune.tasks.source import Source
 
-TASKS: dict[str, type[TaskConfig]] = {"copying": Copying.Config}
+TASKS: dict[str, type[TaskConfig]] = {
+    "copying": Copying.Config,
+    "adding": Adding.Config,
+    "recall": Recall.Config,
+    "pixels": Pixels.Config,
+    "language": Language.Config,
+}
 
-__all__ = ["TASKS", "Batch", "Copying", "Tally", "Task", "TaskConfig"]
+__all__ = [
+    "TASKS",
+    "Adding",
+    "Batch",
+    "Copying",
+    "Language",
+    "Pixels",
+    "Recall",
+    "Source",
+    "Tally",
+    "Task",
+    "TaskConfig",
+    "above_chance",
+]

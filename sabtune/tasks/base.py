@@ -1,20 +1,25 @@
-"""What a task is: sequences of any length, drawn from a generator, and how they are judged.
+"""What a task is: sequences of a length that the caller chooses, and how answers are judged.
 
-Shapes: B batch, T steps, I inputs, O outputs (classes).
+Shapes: B batch, T steps, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sabtune.schema import Config
+from sabtune.schema import Config, check, check_whole
+from sabtune.seeding import Stream
+from sabtune.tasks.batch import CPU, Batch, Tally
+from sabtune.tasks.source import Drawn, Source
+
+MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
+"""What models are measured on, and never trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,62 +30,14 @@ class TaskConfig(Config, ABC):
 
     @abstractmethod
     def build(self) -> Task:
-        """The task that this describes."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """Sequences and what a model should say to them."""
-
-    x: Tensor  # (B, T, I)
-    targets: Tensor  # (B, T), the right class at every step
-    scored: Tensor  # (T,), True where accuracy counts; the loss counts every step
-
-    def to(self, device: torch.device) -> Self:
-        """The batch on another device."""
-        return type(self)(
-            x=self.x.to(device), targets=self.targets.to(device), scored=self.scored.to(device)
-        )
-
-    def windows(self, steps: int) -> Iterator[Self]:
-        """The batch cut along time into stretches of `steps`, the last one shorter."""
-        for start in range(0, self.x.shape[1], steps):
-            span = slice(start, start + steps)
-            yield type(self)(
-                x=self.x[:, span], targets=self.targets[:, span], scored=self.scored[span]
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """Sums over predictions; `+` joins those of several batches or stretches."""
-
-    loss: float = 0.0  # nats, summed over `steps`
-    steps: int = 0
-    correct: int = 0  # of `scored` predictions
-    scored: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            loss=self.loss + other.loss,
-            steps=self.steps + other.steps,
-            correct=self.correct + other.correct,
-            scored=self.scored + other.scored,
-        )
-
-    @property
-    def mean_loss(self) -> float:
-        """Nats a step."""
-        return self.loss / self.steps
-
-    @property
-    def accuracy(self) -> float:
-        """The share of scored predictions that are right."""
-        return self.correct / self.scored
+        """The task that this describes. Reads no data: a `Source` does."""
 
 
 class Task(ABC):
-    """Sequences to learn from, of a length that the caller chooses."""
+    """Sequences to learn from, and how a model's answers to them are judged.
+
+    As it stands, a choice among classes at every step, by cross-entropy.
+    """
 
     inputs: int
     outputs: int
@@ -90,28 +47,136 @@ class Task(ABC):
     length: int
     """The length that training uses."""
 
+    solved: float = 0.99
+    """The accuracy at which a length counts as solved."""
+
     loss_unit: str = "nats a step"
     """Of the loss, for people."""
 
+    unit: float = 1.0
+    """What one of what training minimises is in `loss_unit`."""
+
+    loss_everywhere: bool = True
+    """Whether the loss counts every step, or the scored ones alone."""
+
+    memory_span: int | None = None
+    """Where a batch may go on from the one before it: how many steps old a remembered state may
+    be, then, to be carried over. None: each batch starts afresh."""
+
     @abstractmethod
     def steps(self, length: int) -> int:
-        """How many steps T a sequence of this length has."""
+        """How many steps T a sequence of this length has. Raises ConfigError if none has it."""
 
     @abstractmethod
-    def batch(self, size: int, length: int, generator: torch.Generator) -> Batch:
-        """`size` fresh sequences of this length."""
+    def source(
+        self,
+        length: int,
+        stream: Stream,
+        generator: torch.Generator,
+        device: torch.device = CPU,
+    ) -> Source:
+        """Sequences of this length, made on `device`.
+
+        stream: what they are for; a task with data of its own has a part of it for each.
+        generator: it alone decides which they are and in which order. Raises DataError if the
+        task's data is missing or damaged, ConfigError if there is none of this length.
+        """
+
+    def prepare(self, lengths: Sequence[int]) -> None:
+        """Sees to it that there are sequences of these lengths for every purpose.
+
+        Raises as `source` does: before a search, rather than in its trials.
+        """
+        self.source(self.length, Stream.TRAINING, torch.Generator())
+        for length in lengths:
+            for stream in MEASURED:
+                self.source(length, stream, torch.Generator())
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What training minimises: cross-entropy in nats, the mean over every step."""
-        return cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        """What training minimises: the mean over the steps that count."""
+        targets = batch.targets
+        if not self.loss_everywhere:
+            logits, targets = batch.at_scored(logits), batch.at_scored(targets)
+        return self.criterion(logits.flatten(0, 1), targets.flatten())
+
+    def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of logits (N, O) against targets (N,)."""
+        return cross_entropy(logits, targets)
+
+    def right(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Which of logits (B, T, O) count as right, (B, T)."""
+        return logits.argmax(dim=-1) == targets
 
     @torch.no_grad()
     def tally(self, logits: Tensor, batch: Batch) -> Tally:
         """How logits (B, T, O) do on the batch."""
-        hits = (logits.argmax(dim=-1) == batch.targets)[:, batch.scored]
+        scored = batch.targets.shape[0] * int(batch.scored.sum())
+        steps = batch.targets.numel() if self.loss_everywhere else scored
+        if not steps:
+            return Tally()
+        hits = self.right(batch.at_scored(logits), batch.at_scored(batch.targets))
         return Tally(
-            loss=float(self.loss(logits, batch)) * batch.targets.numel(),
-            steps=batch.targets.numel(),
+            loss=float(self.loss(logits, batch)) * self.unit * steps,
+            steps=steps,
             correct=int(hits.sum()),
-            scored=hits.numel(),
+            scored=scored,
         )
+
+    def merit(self, accuracy: float, loss: float) -> float:
+        """How good that is, from 0 at chance to 1: scores are means of it.
+
+        loss: in `loss_unit`.
+        """
+        return above_chance(accuracy, self.chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(TaskConfig):
+    """shortest: in training each batch has a length of its own, drawn evenly from `shortest` to
+    `length`; None: always `length`."""
+
+    shortest: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, least=1)
+        if self.shortest is not None:
+            check_whole("shortest", self.shortest, least=1)
+            within = self.shortest <= self.length
+            check(within, "shortest", self.shortest, f"at most the length, {self.length}")
+
+
+class SyntheticTask(Task):
+    """Sequences that are made, not read: no end of them, of any length."""
+
+    def __init__(self, config: SyntheticConfig):
+        self.length, self.shortest = config.length, config.shortest
+
+    @abstractmethod
+    def batch(
+        self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Batch:
+        """`size` fresh sequences of this length, drawn on the CPU and laid out on `device`."""
+
+    def source(
+        self,
+        length: int,
+        stream: Stream,
+        generator: torch.Generator,
+        device: torch.device = CPU,
+    ) -> Source:
+        least = self.shortest if stream == Stream.TRAINING else None
+        for rung in (least or length, length):
+            self.steps(rung)
+
+        def draw(size: int, drawn: torch.Generator) -> Batch:
+            now = length
+            if least is not None:
+                now = int(torch.randint(least, length + 1, (), generator=drawn))
+            return self.batch(size, now, drawn, device)
+
+        return Drawn(draw, generator)
+
+
+def above_chance(accuracy: float, chance: float) -> float:
+    """(accuracy - chance) / (1 - chance), and no less than 0."""
+    return max(0.0, (accuracy - chance) / (1 - chance))

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.functional import one_hot
 
 from sabtune.schema import check_whole
-from sabtune.tasks.base import Batch, Task, TaskConfig
+from sabtune.tasks.base import SyntheticConfig, SyntheticTask
+from sabtune.tasks.batch import CPU, Batch, moved, one_hot
 
 BLANK = 0
 
 
-class Copying(Task):
+class Copying(SyntheticTask):
     """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(TaskConfig):
+    class Config(SyntheticConfig):
         """length: steps from the last symbol to the marker, which ends them.
 
         symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
@@ -36,7 +36,7 @@ class Copying(Task):
         input: Literal["one-hot", "scalar"] = "one-hot"
 
         def __post_init__(self) -> None:
-            check_whole("length", self.length, least=1)
+            super().__post_init__()
             check_whole("symbols", self.symbols, least=1)
             check_whole("alphabet", self.alphabet, least=2)
 
@@ -44,8 +44,8 @@ class Copying(Task):
             return Copying(self)
 
     def __init__(self, config: Config):
+        super().__init__(config)
         self.config = config
-        self.length = config.length
         self.marker = config.alphabet + 1
         self.inputs = 1 if config.input == "scalar" else config.alphabet + 2
         self.outputs = config.alphabet + 1
@@ -54,17 +54,20 @@ class Copying(Task):
     def steps(self, length: int) -> int:
         return length + 2 * self.config.symbols
 
-    def batch(self, size: int, length: int, generator: torch.Generator) -> Batch:
+    def batch(
+        self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Batch:
         n, T = self.config.symbols, self.steps(length)
         symbols = torch.randint(1, self.config.alphabet + 1, (size, n), generator=generator)
-        shown = torch.full((size, T), BLANK)
+        symbols = moved(symbols, device)
+        shown = torch.full((size, T), BLANK, device=device)
         shown[:, :n] = symbols
         shown[:, n + length - 1] = self.marker
-        targets = torch.full((size, T), BLANK)
+        targets = torch.full((size, T), BLANK, device=device)
         targets[:, -n:] = symbols
         return Batch(x=self._encode(shown), targets=targets, scored=torch.arange(T) >= T - n)
 
     def _encode(self, shown: torch.Tensor) -> torch.Tensor:
         if self.config.input == "scalar":
             return shown.unsqueeze(-1).float()
-        return one_hot(shown, self.inputs).float()
+        return one_hot(shown, self.inputs)

@@ -1,0 +1,130 @@
+"""Images as sequences: what is shown, pixel by pixel or row by row?
+
+Sequential MNIST in order and under one fixed permutation is of Le et al. (2015, arXiv 1504.00941),
+CIFAR-10 by pixel of Ke et al. (2018) and others. The class is asked for at the last step alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sabtune.data import images, place
+from sabtune.data.images import IMAGE_SETS
+from sabtune.schema import check, check_whole
+from sabtune.seeding import Stream
+from sabtune.tasks.base import Task, TaskConfig
+from sabtune.tasks.batch import CPU, Batch, moved
+from sabtune.tasks.source import Shuffled, Source
+
+By = Literal["pixel", "row"]
+
+SOLVED = {"digits": 0.95, "mnist": 0.95, "cifar10": 0.6}
+"""Accuracies that count as solved; of ours."""
+
+
+class Pixels(Task):
+    """Inputs are the values of a pixel (its channels) or of a row, scaled to [0, 1].
+
+    Each purpose has images of its own: `data.images` says which.
+    """
+
+    outputs = images.CLASSES
+    chance = 1 / images.CLASSES
+    loss_everywhere = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(TaskConfig):
+        """length: steps until the class is asked for: those of an image, or more, and then zeros
+        follow it.
+
+        images: "digits" (64 pixels, 8 rows), "mnist" (784, 28) or "cifar10" (1,024, 32). by: what
+        a step shows. permutation: the number of the one order that the steps of every image are
+        put in, the same everywhere (`data.images.fixed_order`); None: as they are.
+        """
+
+        length: int = 64
+        images: Literal["digits", "mnist", "cifar10"] = "digits"
+        by: By = "pixel"
+        permutation: int | None = None
+
+        def __post_init__(self) -> None:
+            if self.permutation is not None:
+                check_whole("permutation", self.permutation, least=0)
+            self.check_fits(self.length)
+
+        @property
+        def shown(self) -> int:
+            """The steps of an image."""
+            of = IMAGE_SETS[self.images]
+            return of.height if self.by == "row" else of.height * of.width
+
+        @property
+        def inputs(self) -> int:
+            """The values of a step."""
+            of = IMAGE_SETS[self.images]
+            return of.channels * (of.width if self.by == "row" else 1)
+
+        @property
+        def order(self) -> list[int]:
+            """Which step of the image is shown at each step."""
+            if self.permutation is None:
+                return list(range(self.shown))
+            return images.fixed_order(self.shown, self.permutation)
+
+        def check_fits(self, length: int) -> None:
+            """Raises ConfigError if an image has more steps than `length`."""
+            wanted = f"at least {self.shown}, the steps of an image of {self.images} by {self.by}"
+            check(length >= self.shown, "length", length, wanted)
+
+        def build(self) -> Pixels:
+            return Pixels(self)
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.length = config.length
+        self.solved = SOLVED[config.images]
+        self.inputs = config.inputs
+
+    def steps(self, length: int) -> int:
+        self.config.check_fits(length)
+        return length
+
+    def source(
+        self,
+        length: int,
+        stream: Stream,
+        generator: torch.Generator,
+        device: torch.device = CPU,
+    ) -> Source:
+        T, shown = self.steps(length), self.config.shown
+        pixels, classes = _laid_out(self.config, stream, device, place.folder())
+        top = IMAGE_SETS[self.config.images].top
+        scored = torch.arange(T) == T - 1
+
+        def make(numbers: Tensor) -> Batch:
+            x = torch.zeros(len(numbers), T, self.inputs, device=device)
+            x[:, :shown] = pixels[numbers] / top
+            targets = torch.zeros(len(numbers), T, dtype=torch.long, device=device)
+            targets[:, -1] = classes[numbers]
+            return Batch(x=x, targets=targets, scored=scored)
+
+        return Shuffled(len(classes), make, generator, device)
+
+
+@functools.lru_cache(maxsize=8)
+def _laid_out(
+    config: Pixels.Config, stream: Stream, device: torch.device, folder: Path
+) -> tuple[Tensor, Tensor]:
+    """A part's images as steps, uint8 (N, steps, inputs) in the task's order, and classes (N,).
+
+    On `device`, once a process.
+    """
+    pixels, classes = images.load(config.images)[stream]
+    steps = pixels.reshape(len(pixels), config.shown, config.inputs)
+    return moved(steps[:, config.order].contiguous(), device), moved(classes, device)

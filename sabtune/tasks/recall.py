@@ -1,0 +1,92 @@
+"""Multi-query associative recall: keys and values are shown, and later some keys are asked for.
+
+The probe of Arora et al. ("Zoology", 2023, arXiv 2312.04927), with distances under control: `pairs`
+times a key and its value, each a step; blanks; then every key again, a step each, in another order,
+at which its value is to be said. The first key comes `length` steps after the last value, and no
+value is asked for more than 3 · (pairs - 1) steps later than that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sabtune.schema import check, check_whole
+from sabtune.tasks.base import SyntheticConfig, SyntheticTask
+from sabtune.tasks.batch import CPU, Batch, moved, one_hot
+
+
+class Recall(SyntheticTask):
+    """Symbols are 0 to `keys` - 1, the keys; then the values; then the blank. The classes are the
+    values. The loss counts the steps at which a value is asked for."""
+
+    loss_everywhere = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SyntheticConfig):
+        """length: steps from the last value to the first key that is asked for.
+
+        pairs: how many are shown. keys, values: how many there are to choose from; no key is shown
+        twice in a sequence. grows: what a longer length on the ladder is more of: the distance,
+        the pairs (in proportion, at the distance of training), or both.
+        """
+
+        length: int = 32
+        pairs: int = 4
+        keys: int = 16
+        values: int = 8
+        grows: Literal["distance", "pairs", "both"] = "distance"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_whole("pairs", self.pairs, least=1)
+            check_whole("keys", self.keys, least=self.pairs)
+            check_whole("values", self.values, least=2)
+
+        def build(self) -> Recall:
+            return Recall(self)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.config = config
+        self.inputs = config.keys + config.values + 1
+        self.outputs = config.values
+        self.chance = 1 / config.values
+
+    def distance(self, length: int) -> int:
+        """Steps from the last value to the first key that is asked for."""
+        return self.length if self.config.grows == "pairs" else length
+
+    def pairs(self, length: int) -> int:
+        """How many pairs are shown. Raises ConfigError if there are fewer keys."""
+        config = self.config
+        if config.grows == "distance":
+            return config.pairs
+        pairs = max(1, round(config.pairs * length / self.length))
+        enough = pairs <= config.keys
+        check(enough, "keys", config.keys, f"at least {pairs}, the pairs at length {length}")
+        return pairs
+
+    def steps(self, length: int) -> int:
+        return 3 * self.pairs(length) + self.distance(length) - 1
+
+    def batch(
+        self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Batch:
+        config, n, T = self.config, self.pairs(length), self.steps(length)
+        keys = torch.rand((size, config.keys), generator=generator).topk(n).indices
+        values = torch.randint(config.values, (size, n), generator=generator)
+        order = torch.rand((size, n), generator=generator).argsort(dim=1)
+        shown = torch.full((size, T), config.keys + config.values)
+        shown[:, 0 : 2 * n : 2] = keys
+        shown[:, 1 : 2 * n : 2] = config.keys + values
+        shown[:, -n:] = keys.gather(1, order)
+        targets = torch.zeros((size, T), dtype=torch.long)
+        targets[:, -n:] = values.gather(1, order)
+        return Batch(
+            x=one_hot(moved(shown, device), self.inputs),
+            targets=moved(targets, device),
+            scored=torch.arange(T) >= T - n,
+        )

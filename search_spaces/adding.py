@@ -1,0 +1,37 @@
+"""Adding, trained on 25 to 50 numbers: which sparsity still adds when there are 200?"""
+
+import optuna
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import ASHA, Study
+from sabtune.tasks import Adding
+
+STUDY = Study(
+    name="adding",
+    task=Adding.Config(length=50, shortest=25),
+    ladder=Ladder(lengths=(50, 75, 100, 200), select=(50, 75), sequences=512),
+    trials=8,
+    startup=4,
+    pruning=ASHA(grace=1000, reduction=2),
+)
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    """Sparsity, how far credit runs locally, and the learning rate."""
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=64,
+            k_top=trial.suggest_int("k_top", 2, 10),
+            k_att=trial.suggest_int("k_att", 2, 10),
+            k_trunc=trial.suggest_int("k_trunc", 5, 25),
+        ),
+        train=TrainConfig(
+            updates=3000,
+            batch_size=32,
+            learning_rate=trial.suggest_float("learning_rate", 1e-3, 5e-3, log=True),
+            decay=0.5,
+            report_every=500,
+        ),
+    )

@@ -1,0 +1,37 @@
+"""Handwritten digits of 64 pixels in permuted order: which sparsity tells them apart?"""
+
+import optuna
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import ASHA, Study
+from sabtune.tasks import Pixels
+
+STUDY = Study(
+    name="digits",
+    task=Pixels.Config(images="digits", length=64, permutation=0),
+    ladder=Ladder(lengths=(64, 80, 128), select=(64,)),
+    trials=8,
+    startup=4,
+    pruning=ASHA(grace=500, reduction=2),
+)
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    """Sparsity, how far credit runs locally, and the learning rate."""
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=64,
+            k_top=trial.suggest_int("k_top", 2, 10),
+            k_att=trial.suggest_int("k_att", 2, 16),
+            k_trunc=trial.suggest_int("k_trunc", 8, 64),
+        ),
+        train=TrainConfig(
+            updates=2000,
+            batch_size=64,
+            learning_rate=trial.suggest_float("learning_rate", 2e-3, 1e-2, log=True),
+            decay=0.5,
+            report_every=250,
+        ),
+    )

@@ -1,0 +1,37 @@
+"""Associative recall, three pairs, trained at distance 10: which sparsity recalls at 80?"""
+
+import optuna
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import ASHA, Study
+from sabtune.tasks import Recall
+
+STUDY = Study(
+    name="recall",
+    task=Recall.Config(length=10, pairs=3, keys=8, values=8),
+    ladder=Ladder(lengths=(10, 20, 40, 80), select=(10, 20)),
+    trials=8,
+    startup=4,
+    pruning=ASHA(grace=8000, reduction=2),
+)
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    """Sparsity, how far credit runs locally, and the learning rate."""
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=64,
+            k_top=trial.suggest_int("k_top", 1, 8),
+            k_att=trial.suggest_int("k_att", 1, 3),
+            k_trunc=trial.suggest_int("k_trunc", 2, 8),
+        ),
+        train=TrainConfig(
+            updates=12_000,
+            batch_size=32,
+            learning_rate=trial.suggest_float("learning_rate", 3e-3, 1e-2, log=True),
+            decay=0.25,
+            report_every=2000,
+        ),
+    )

@@ -1,0 +1,37 @@
+"""Python's own help, character by character: which sparsity makes use of more context?"""
+
+import optuna
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search.study import ASHA, Study
+from sabtune.tasks import Language
+
+STUDY = Study(
+    name="text",
+    task=Language.Config(text="pydoc", length=50, memory_span=100),
+    ladder=Ladder(lengths=(50, 100, 200, 400), select=(50, 200), sequences=128),
+    trials=6,
+    startup=4,
+    pruning=ASHA(grace=500, reduction=2),
+)
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    """Sparsity, how far credit runs locally, and the learning rate."""
+    return TrialConfig(
+        model=SAB.Config(
+            hidden=128,
+            k_top=trial.suggest_int("k_top", 2, 10),
+            k_att=trial.suggest_int("k_att", 2, 10),
+            k_trunc=trial.suggest_int("k_trunc", 10, 50),
+        ),
+        train=TrainConfig(
+            updates=2000,
+            batch_size=32,
+            learning_rate=trial.suggest_float("learning_rate", 2e-3, 1e-2, log=True),
+            decay=0.5,
+            report_every=250,
+        ),
+    )

@@ -1,0 +1,83 @@
+"""Small files in the real formats of the data sets, and folders of them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+
+def idx(values: Bytes) -> bytes:
+    """An IDX file of unsigned bytes, not gzipped."""
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    return header + values.tobytes()
+
+
+def write_mnist(folder: Path, *, train: int = 120, test: int = 20) -> Path:
+    """The four files, of images whose every pixel is their number in the file; returns DIR/mnist.
+
+    Labels count 0 to 9 again and again.
+    """
+    directory = folder / "mnist"
+    directory.mkdir(parents=True)
+    for part, count in (("train", train), ("t10k", test)):
+        numbers = np.arange(count, dtype=np.uint8)
+        images = np.broadcast_to(numbers[:, None, None], (count, 28, 28))
+        for name, values in (("images-idx3", images), ("labels-idx1", numbers % 10)):
+            path = directory / f"{part}-{name}-ubyte.gz"
+            path.write_bytes(gzip.compress(idx(np.asarray(values, np.uint8))))
+    return directory
+
+
+def cifar_records(count: int, first: int) -> bytes:
+    """Records whose red is their number, green a ramp along the row, blue the row's number."""
+    records = np.zeros((count, 3073), np.uint8)
+    for i, record in enumerate(records):
+        record[0] = (first + i) % 10
+        red, green, blue = record[1:].reshape(3, 32, 32)
+        red[:], green[:], blue[:] = first + i, np.arange(32), np.arange(32)[:, None]
+    return records.tobytes()
+
+
+def write_cifar10(
+    folder: Path, *, each: int = 20, contents: dict[str, bytes] | None = None
+) -> Path:
+    """The archive, `each` records a file; `contents`: other content by name. Returns its path."""
+    path = folder / "cifar10" / "cifar-10-binary.tar.gz"
+    path.parent.mkdir(parents=True)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    with tarfile.open(path, "w:gz") as archive:
+        for i, name in enumerate(names):
+            content = (contents or {}).get(name, cifar_records(each, i * each))
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_ptb(folder: Path, **texts: str) -> Path:
+    """The three files: lines of words, a blank before and after. Returns DIR/ptb."""
+    directory = folder / "ptb"
+    directory.mkdir(parents=True)
+    line = " no it was n't black monday \n but the <unk> fell N points \n"
+    for name in ("train", "valid", "test"):
+        text = texts.get(name, f" {name} is what this is \n" + line * 40)
+        (directory / f"ptb.{name}.txt").write_text(text)
+    return directory
+
+
+def write_text8(folder: Path, text: str | bytes, member: str = "text8") -> Path:
+    """The archive. Returns its path."""
+    path = folder / "text8" / "text8.zip"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, text)
+    return path

@@ -1,0 +1,241 @@
+"""Downloads from a server on this machine: whole, broken off, gone on with, and refused."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from filelock import FileLock
+
+from sabtune import cli
+from sabtune.data import catalogue, place
+from sabtune.data.catalogue import DATA_SETS, DataSet, File
+from sabtune.data.fetch import PIECE, fetch, state
+from sabtune.errors import ConfigError, DataError
+
+CONTENT = bytes(range(256)) * 2000
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves `files`; heeds Range if `ranges`; breaks off after `cut` bytes, `cuts` times."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str | None]] = []
+    ranges = True
+    cuts = 0
+    cut = 2 * PIECE
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        kind.asked.append(self.headers["Range"])
+        content = kind.files.get(self.path.removeprefix("/"))
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(self.headers["Range"][6:-1]) if kind.ranges and self.headers["Range"] else 0
+        if start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if kind.cuts:
+            kind.cuts -= 1
+            self.wfile.write(content[start : start + kind.cut])
+            self.close_connection = True
+            return
+        self.wfile.write(content[start:])
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """A server with one file, which the data set "tiny" is made of."""
+
+    class Fresh(Server):
+        files: ClassVar[dict[str, bytes]] = {"tiny.bin": CONTENT}
+        asked: ClassVar[list[str | None]] = []
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{running.server_port}/"
+    monkeypatch.setitem(DATA_SETS, "tiny", tiny(url + "tiny.bin"))
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    yield Fresh
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def tiny(*urls: str) -> DataSet:
+    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    file = File(name="tiny.bin", urls=urls, checksum=checksum, size=len(CONTENT))
+    return DataSet(about="a test's", task="none", files=(file,))
+
+
+class Seen(list[tuple[str, int, int]]):
+    """Keeps what it is told of a download."""
+
+    def __call__(self, *told: object) -> None:
+        self.append(told)  # type: ignore[arg-type]
+
+
+def test_a_file_arrives_whole_and_is_not_fetched_again(
+    server: type[Server], tmp_path: Path
+) -> None:
+    seen = Seen()
+    (path,) = fetch("tiny", tmp_path, seen)
+    assert path == tmp_path / "tiny" / "tiny.bin"
+    assert path.read_bytes() == CONTENT
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1] == ("tiny.bin", len(CONTENT), len(CONTENT))
+    fetch("tiny", tmp_path, seen)
+    assert server.asked == [None]
+    assert {p.name for p in path.parent.iterdir()} == {"tiny.bin", ".lock"}
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stood(
+    server: type[Server], tmp_path: Path
+) -> None:
+    server.cuts = 2
+    (path,) = fetch("tiny", tmp_path, Seen())
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={2 * PIECE}-", f"bytes={4 * PIECE}-"]
+
+
+def test_so_does_one_of_an_earlier_day(server: type[Server], tmp_path: Path) -> None:
+    server.cuts, server.cut = 3, PIECE
+    with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded") as raised:
+        fetch("tiny", tmp_path, Seen())
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith(f"or put the file into {tmp_path / 'tiny'} by hand")
+    seen = Seen()
+    (path,) = fetch("tiny", tmp_path, seen)
+    assert path.read_bytes() == CONTENT
+    assert server.asked[-1] == f"bytes={3 * PIECE}-"
+    assert min(done for _, done, _ in seen) > 3 * PIECE
+
+
+@pytest.mark.parametrize("part", [CONTENT, CONTENT + b"more", b"another file's"])
+def test_a_part_that_is_whole_or_of_another_file_does_no_harm(
+    server: type[Server], tmp_path: Path, part: bytes
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "tiny.bin.part").write_bytes(part)
+    (path,) = fetch("tiny", tmp_path, Seen())
+    assert path.read_bytes() == CONTENT
+    assert not (tmp_path / "tiny" / "tiny.bin.part").exists()
+
+
+def test_a_server_without_ranges_sends_it_all_again(server: type[Server], tmp_path: Path) -> None:
+    server.cuts, server.ranges = 1, False
+    (path,) = fetch("tiny", tmp_path, Seen())
+    assert path.read_bytes() == CONTENT
+
+
+def test_another_content_is_never_kept(server: type[Server], tmp_path: Path) -> None:
+    server.files["tiny.bin"] = CONTENT[:-1] + b"!"
+    with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded .*hash"):
+        fetch("tiny", tmp_path, Seen())
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {".lock"}
+
+
+def test_a_damaged_file_is_fetched_again(server: type[Server], tmp_path: Path) -> None:
+    path, file = tmp_path / "tiny" / "tiny.bin", DATA_SETS["tiny"].files[0]
+    assert state(path, file) == "missing"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:1000])
+    assert state(path, file) == "damaged"
+    fetch("tiny", tmp_path, Seen())
+    assert state(path, file) == "there"
+
+
+def test_the_next_address_is_tried(
+    server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (good,) = DATA_SETS["tiny"].files[0].urls
+    monkeypatch.setitem(DATA_SETS, "tiny", tiny(good.replace("tiny.bin", "gone.bin"), good))
+    (path,) = fetch("tiny", tmp_path, Seen())
+    assert path.read_bytes() == CONTENT
+
+
+def test_two_do_not_fetch_at_once(server: type[Server], tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    with (
+        FileLock(tmp_path / "tiny" / ".lock"),
+        pytest.raises(DataError, match="is being fetched already"),
+    ):
+        fetch("tiny", tmp_path, Seen())
+
+
+def test_a_folder_that_cannot_be_written_is_named(server: type[Server]) -> None:
+    with pytest.raises(DataError, match=r"/proc/data/tiny can't be written"):
+        fetch("tiny", Path("/proc/data"), Seen())
+
+
+def test_an_unknown_name_is_told_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the data set is 'minst': give one of mnist, cifar10"):
+        fetch("minst", tmp_path, Seen())
+
+
+def test_the_commands(
+    server: type[Server],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv(place.VARIABLE, "elsewhere")
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["sabtune", "data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        shown = capsys.readouterr()
+        assert stopped.value.code == (2 if shown.err else 0)
+        return shown.out + shown.err
+
+    def row(name: str) -> list[str]:
+        lines = run("list", "--data-dir", tmp_path).splitlines()
+        (line,) = (line for line in lines if line.startswith(f"│ {name}"))
+        return [cell.strip() for cell in line.strip("│").split("│")]
+
+    assert row("tiny")[-1] == "no"
+    told = run("fetch", "tiny", "--data-dir", tmp_path)
+    assert told.split() == f"tiny: 1 file, whole, in {tmp_path / 'tiny'}".split()
+    assert row("tiny")[-1] == "yes"
+    (tmp_path / "tiny" / "tiny.bin").write_bytes(b"")
+    assert row("tiny")[-1] == "damaged: fetch it again"
+    assert row("cifar10") == ["cifar10", DATA_SETS["cifar10"].about, "pixels", "170", "no"]
+    server.files.clear()
+    told = run("fetch", "tiny", "--data-dir", tmp_path)
+    assert told.startswith("sabtune: tiny.bin can't be downloaded")
+    assert told.count("\n") == 1
+
+
+def test_what_the_catalogue_names_is_what_the_readers_open() -> None:
+    names = {name: [file.name for file in known.files] for name, known in DATA_SETS.items()}
+    assert names["cifar10"] == ["cifar-10-binary.tar.gz"]
+    assert set(names["mnist"]) == {
+        f"{part}-{kind}-ubyte.gz"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    }
+    for known in DATA_SETS.values():
+        for file in known.files:
+            algorithm, checksum = file.checksum.split(":")
+            assert len(checksum) == {"md5": 32, "sha256": 64}[algorithm]
+            assert all(url.endswith(file.name) for url in file.urls)
+    assert catalogue.DATA_SETS is DATA_SETS

@@ -1,0 +1,123 @@
+"""Adding and recall, number by number and symbol by symbol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sabtune.errors import ConfigError
+from sabtune.evaluation import Ladder
+from sabtune.search.study import Study
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Adding, Copying, Recall
+
+
+@pytest.mark.parametrize("length", [2, 3, 12])
+def test_adding_asks_for_the_sum_of_the_two_marked_numbers(length: int) -> None:
+    task = Adding.Config(length=length).build()
+    batch = task.batch(300, length, generator(0, Stream.TEST))
+    numbers, marks = batch.x.unbind(dim=-1)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert marks[:, : length // 2].sum(dim=1).eq(1).all()
+    assert marks[:, length // 2 :].sum(dim=1).eq(1).all()
+    for i in range(300):
+        one, two = numbers[i][marks[i].bool()].tolist()
+        assert batch.targets[i, -1].item() == pytest.approx(one + two)
+    assert batch.scored.tolist() == [False] * (length - 1) + [True]
+    # every place of a half is as likely as the others
+    assert marks.mean(dim=0)[: length // 2].max() < 1.5 / (length // 2)
+
+
+def test_adding_is_judged_by_the_squared_error_of_the_last_step_alone() -> None:
+    task = Adding.Config(length=6).build()
+    batch = task.batch(4, 6, generator(0, Stream.TEST))
+    answers = torch.full((4, 6, 1), 1e6)
+    answers[:, -1, 0] = batch.targets[:, -1] + torch.tensor([0.03, -0.03, 0.05, -0.05])
+    tally = task.tally(answers, batch)
+    assert (tally.correct, tally.scored, tally.steps) == (2, 4, 4)
+    assert tally.mean_loss == pytest.approx((2 * 0.03**2 + 2 * 0.05**2) / 4, rel=1e-3)
+
+
+def test_adding_by_who_always_says_one() -> None:
+    """Errs by the variance of the sum of two even draws, 1/6."""
+    task = Adding.Config(length=4).build()
+    batch = task.batch(100_000, 4, generator(0, Stream.TEST))
+    tally = task.tally(torch.ones(100_000, 4, 1), batch)
+    assert tally.mean_loss == pytest.approx(1 / 6, rel=0.02)
+
+
+def read(task: Recall, row: torch.Tensor) -> list[str]:
+    """A sequence as words: k3, v1, or _ for the blank."""
+    keys, values = task.config.keys, task.config.values
+    names = [f"k{i}" for i in range(keys)] + [f"v{i}" for i in range(values)] + ["_"]
+    assert row.sum(dim=-1).eq(1).all()
+    return [names[i] for i in row.argmax(dim=-1).tolist()]
+
+
+def test_recall_asks_for_the_value_of_each_key_in_another_order() -> None:
+    task = Recall.Config(length=5, pairs=3, keys=6, values=4).build()
+    batch = task.batch(200, 5, generator(0, Stream.TEST))
+    orders = set()
+    for row, targets in zip(batch.x, batch.targets, strict=True):
+        words = read(task, row)
+        keys, values, asked = words[0:6:2], words[1:6:2], words[-3:]
+        assert words[6:-3] == ["_"] * 4
+        assert len(set(keys)) == 3
+        value_of = dict(zip(keys, values, strict=True))
+        assert [f"v{v}" for v in targets[-3:].tolist()] == [value_of[key] for key in asked]
+        orders.add(tuple(keys.index(key) for key in asked))
+        # from the last value to the first key: the length
+        assert words.index(asked[0], 6) - 5 == 5
+    assert len(orders) == 6
+    assert batch.scored.tolist() == [False] * (task.steps(5) - 3) + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("grows", "distance", "pairs"), [("distance", 10, 2), ("pairs", 5, 4), ("both", 10, 4)]
+)
+def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, pairs: int) -> None:
+    task = Recall.Config(length=5, pairs=2, keys=6, grows=grows).build()
+    words = read(task, task.batch(1, 10, generator(0, Stream.TEST)).x[0])
+    assert len(words) == task.steps(10) == 3 * pairs + distance - 1
+    assert words.count("_") == distance - 1
+    assert sum(word.startswith("v") for word in words) == pairs
+
+
+@pytest.mark.parametrize("config", [Copying.Config, Adding.Config, Recall.Config])
+def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(config: Any) -> None:
+    task = config(length=9, shortest=5).build()
+    source = task.source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    steps = [source.batch(3).x.shape[1] for _ in range(200)]
+    assert set(steps) == {task.steps(length) for length in (5, 6, 7, 8, 9)}
+    assert max(steps.count(T) for T in set(steps)) < 70
+    for length, stream in ((9, Stream.SELECTION), (20, Stream.TEST)):
+        measured = task.source(length, stream, generator(0, stream))
+        assert all(measured.batch(3).x.shape[1] == task.steps(length) for _ in range(20))
+    always = config(length=9).build().source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    assert all(always.batch(3).x.shape[1] == task.steps(9) for _ in range(20))
+
+
+def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
+    task = Recall.Config(length=5, pairs=2, keys=6, grows="pairs")
+    with pytest.raises(ConfigError, match="keys is 6: give at least 8, the pairs at length 20"):
+        Study(name="s", task=task, ladder=Ladder(lengths=(5, 10, 20), select=(5,)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: Adding.Config(length=1), "length is 1"),
+        (lambda: Adding.Config(shortest=1), "length is 1: give at least 2"),
+        (lambda: Adding.Config(length=9, shortest=10), "shortest is 10: give at most the length"),
+        (lambda: Recall.Config(length=0), "length is 0"),
+        (lambda: Recall.Config(pairs=0), "pairs is 0"),
+        (lambda: Recall.Config(pairs=5, keys=4), "keys is 4: give a whole number of at least 5"),
+        (lambda: Recall.Config(values=1), "values is 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named(config: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config()

@@ -1,0 +1,75 @@
+"""Searches for real on every task, data in files included; and what one without its data says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.data import place
+from sabtune.errors import DataError
+from sabtune.search import record
+from sabtune.search.run import search
+from sabtune.search.study import load
+from sabtune.store import Store
+from sabtune.tasks import TASKS, Language, Pixels, TaskConfig
+from tests.data_files import write_cifar10, write_mnist, write_ptb, write_text8
+from tests.studies import posed
+from tests.test_tasks import EXAMPLES
+
+ROOT = Path(__file__).parent.parent
+
+FROM_FILES = {
+    "mnist": Pixels.Config(images="mnist", length=784, permutation=3),
+    "cifar10": Pixels.Config(images="cifar10", length=32, by="row"),
+    "ptb": Language.Config(text="ptb", length=20),
+    "text8": Language.Config(text="text8", length=20),
+}
+
+
+def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*TASKS, *FROM_FILES])
+def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
+    """A relative folder of data is found from the workers' own folders too."""
+    for write in (write_mnist, write_cifar10, write_ptb):
+        write(tmp_path / "data")
+    write_text8(tmp_path / "data", " in the beginning" * 200)
+    config: TaskConfig = FROM_FILES[kind] if kind in FROM_FILES else EXAMPLES[kind].config
+    done = sabtune("search", posed(config, tmp_path), "--data-dir", "data", cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    trials = record.records(record.open_study(Store(tmp_path / "sabtune-store"), "posed"))
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert f"loss ({config.build().loss_unit})" in done.stdout
+    lengths = [config.length, 2 * config.length]
+    assert all([rung.length for rung in trial.test] == lengths for trial in trials)
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_a_search_without_its_data_says_so_before_it_starts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path))
+    store = Store(tmp_path / "store").made()
+    with pytest.raises(DataError) as raised:
+        search(load(ROOT / "search_spaces" / f"{name}.py"), store)
+    assert str(raised.value).startswith(f"there is no {tmp_path / name}")
+    assert f"run `sabtune data fetch {name}`" in str(raised.value)
+    assert record.records(record.open_study(store, name)) == []
+
+
+def test_the_command_tells_it_on_one_line(tmp_path: Path) -> None:
+    study = ROOT / "search_spaces" / "mnist.py"
+    done = sabtune("search", study, "--data-dir", "none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"sabtune: there is no {tmp_path / 'none' / 'mnist'}")
