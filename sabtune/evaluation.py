@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -53,8 +54,9 @@ class Rung:
 
     length: int
     accuracy: float
-    loss: float  # nats a step
+    loss: float  # in the task's unit
     sequences: int
+    seconds: float | None = field(default=None, compare=False)  # that measuring took, if recorded
 
 
 @torch.no_grad()
@@ -67,14 +69,20 @@ def measure(
     """
     source = generator(seed, stream, index=length)
     at_once = max(1, BATCH_STEPS // task.steps(length))
-    total = Tally()
+    begun, total = time.perf_counter(), Tally()
     for done in range(0, sequences, at_once):
         batch = task.batch(min(at_once, sequences - done), length, source).to(model.device)
         state = None
         for window in batch.windows(WINDOW):
             logits, state = model(window.x, state)
             total += task.tally(logits, window)
-    return Rung(length=length, accuracy=total.accuracy, loss=total.mean_loss, sequences=sequences)
+    return Rung(
+        length=length,
+        accuracy=total.accuracy,
+        loss=total.mean_loss,
+        sequences=sequences,
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def climb(

@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sabtune.errors import ConfigError
 from sabtune.evaluation import SOLVED, Rung, solve_length
 from sabtune.report import statistics
+from sabtune.report.sheet import Sheet
 from sabtune.report.statistics import Difference, Floats, Share
 
 FEW = 10
@@ -132,29 +132,6 @@ class Comparison:
             return statistics.paired_difference(a, b)
         a, b = (self.accuracies(group, self.compared) for group in (ours, theirs))
         return statistics.unpaired_difference(a, b)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of words, for the terminal or as Markdown; the first column is to the left."""
-
-    title: str
-    header: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-
-    def rich(self) -> Table:
-        table = Table(title=Text(self.title), title_justify="left")
-        for column, name in enumerate(self.header):
-            table.add_column(Text(name), justify="right" if column else "left")
-        for row in self.body:
-            table.add_row(*map(Text, row))
-        return table
-
-    def markdown(self) -> str:
-        rule = ("---",) + ("---:",) * (len(self.header) - 1)
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.body)]
-        lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
-        return "\n".join([f"**{self.title}**", "", *lines])
 
 
 def accuracy_sheet(comparison: Comparison) -> Sheet:

@@ -101,6 +101,13 @@ class Task(ABC):
     def batch(self, size: int, length: int, generator: torch.Generator) -> Batch:
         """`size` fresh sequences of this length."""
 
+    def sources(self, x: Tensor) -> Tensor | None:
+        """Where the truth lies in one sequence x (T, I), if the task knows.
+
+        (N, 2): step t, from 1, is to recall what step i showed, as the pairs (t, i).
+        """
+        return None
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """What training minimises: cross-entropy in nats, the mean over every step."""
         return cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
