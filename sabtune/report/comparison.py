@@ -19,7 +19,7 @@ from sabtune.errors import ConfigError
 from sabtune.evaluation import SOLVED, Rung, solve_length
 from sabtune.report import statistics
 from sabtune.report.sheet import Sheet
-from sabtune.report.statistics import Difference, Floats, Share
+from sabtune.report.statistics import Difference, Estimate, Floats, Share
 
 FEW = 10
 """Seeds below which a bootstrap interval is noticeably too narrow (see `bootstrap_interval`)."""
@@ -53,6 +53,11 @@ class Group:
             for rungs in self.runs.values()
         ]
         return statistics.solve_share(reached + [False] * self.failed)
+
+    def loss(self, length: int) -> Estimate | None:
+        """The mean over the seeds that ended, a failed one having none; None if no seed did."""
+        rungs = [rung for rungs in self.runs.values() for rung in rungs if rung.length == length]
+        return statistics.mean([rung.loss for rung in rungs]) if rungs else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +212,8 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
             row |= statistics.mean(accuracies).named("mean")
             row |= statistics.interquartile_mean(accuracies).named("iqm")
             row |= solved.named("p_solve")
-            rows.append(row)
+            loss = group.loss(length)
+            rows.append(row | (loss.named("loss") if loss else {}))
     return rows
 
 

@@ -44,7 +44,7 @@ class Sheet:
 
     def markdown(self) -> str:
         rule = ("---",) + ("---:",) * (len(self.header) - 1)
-        rows = [self.header, rule]
+        rows = [tuple(map(_markdown, self.header)), rule]
         for row in self.body:
             cells = tuple(map(_markdown, row))
             heading = (f"*{cells[0]}*",) + ("",) * (len(self.header) - 1)
