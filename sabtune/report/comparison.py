@@ -213,7 +213,8 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
             row |= statistics.interquartile_mean(accuracies).named("iqm")
             row |= solved.named("p_solve")
             loss = group.loss(length)
-            rows.append(row | (loss.named("loss") if loss else {}))
+            row |= loss.named("loss") if loss else {}
+            rows.append(row)
     return rows
 
 
@@ -233,7 +234,12 @@ def contrast_rows(comparison: Comparison) -> list[Row]:
 
 def notes(comparison: Comparison) -> list[str]:
     """What was done, a line each: to stand under the tables."""
-    return [*_runs(comparison), *_intervals(comparison), *_tests(comparison)]
+    return [*notes_on_seeds(comparison), *_tests(comparison)]
+
+
+def notes_on_seeds(comparison: Comparison) -> list[str]:
+    """Of these, what is about the runs and their intervals alone."""
+    return [*_runs(comparison), *_intervals(comparison)]
 
 
 def _runs(comparison: Comparison) -> Iterator[str]:

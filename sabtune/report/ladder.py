@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sabtune.config import PARTS
 from sabtune.report import comparison, paper, statistics
-from sabtune.report.comparison import Comparison, Group
+from sabtune.report.comparison import Group
 from sabtune.report.material import Material
 from sabtune.report.sheet import Sheet, latex
 from sabtune.report.statistics import Estimate
@@ -55,10 +55,15 @@ def sheets(material: Material) -> list[Sheet]:
 
 def notes(material: Material) -> list[str]:
     """How the rows came about, a line each."""
+    found = material.confirmed
+    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(material)]
+
+
+def own_notes(material: Material) -> list[str]:
+    """Of these, what stands in no other notes on a contest."""
     lines: list[str] = []
-    if material.confirmed:
-        lines += comparison.notes(material.confirmed)
-        lines += ["Losses are of the seeds that didn't fail."] * _failed(material.confirmed)
+    if material.confirmed and any(group.failed for group in material.confirmed.groups):
+        lines.append("Losses are of the seeds that didn't fail.")
     if not material.is_contest:
         lines.append(_chosen(material))
     quoted = _quoted(material)
@@ -140,7 +145,7 @@ def _accuracies(material: Material) -> Iterator[Block]:
             Row(label=f"{of.method} ({of.source})", seeds="–", cells=_words(of.accuracy))
             for of in quoted.rows
         )
-        heading = paper.QUOTED.capitalize() + ("" if own else f": {quoted.words}")
+        heading = QUOTED + ("" if own else f": {quoted.words}")
         yield Block(heading=heading, rows=tuple(papers), alone=not own)
 
 
@@ -158,6 +163,7 @@ def _losses(material: Material) -> Iterator[Block]:
 
 
 FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
+QUOTED = paper.QUOTED[0].upper() + paper.QUOTED[1:]
 ITSELF = "The search's best trial, which the search chose itself: one seed"
 
 
@@ -189,10 +195,6 @@ def _words(accuracy: Mapping[int, float | str]) -> dict[int, str]:
     return {n: of if isinstance(of, str) else f"{of:g}" for n, of in accuracy.items()}
 
 
-def _failed(found: Comparison) -> bool:
-    return any(group.failed for group in found.groups)
-
-
 def _task(material: Material) -> dict[str, object]:
     return to_dict(material.run.task, PARTS)
 
@@ -204,15 +206,16 @@ def _quoted(material: Material) -> paper.QuotedTable | None:
 def _chosen(material: Material) -> str:
     at = ", ".join(f"{length:,}" for length in material.select)
     return (
-        f"The search's best trial is the best of {len(material.complete)} complete ones by its score at "
-        f"length {at}; it is shown on {material.best.test[0].sequences:,} test sequences a length, "
-        "which chose nothing. What is chosen for its score flatters: `sabtune confirm` tells more."
+        f"The search's best trial is its choice among {len(material.complete)} complete ones, by "
+        f"scores at length {at}; it is shown on {material.best.test[0].sequences:,} test sequences a "
+        "length, which chose nothing. What is chosen for its score flatters: `sabtune confirm` "
+        "tells more."
     )
 
 
 def _rows(material: Material) -> Iterator[dict[str, object]]:
     found, quoted = material.confirmed, _quoted(material)
-    own = {"study": material.name, "trained_at": material.run.task.length}
+    own = {"trained_at": material.run.task.length}
     unit = {"loss_unit": material.task.loss_unit}
     for row in comparison.accuracy_rows(found) if found else ():
         named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
@@ -224,6 +227,8 @@ def _rows(material: Material) -> Iterator[dict[str, object]]:
     for of in quoted.rows if quoted else ():
         source = f"{of.source}, {paper.QUOTED}: {quoted.words}" if quoted else ""
         for length, accuracy in of.accuracy.items():
-            known = isinstance(accuracy, float | int)
             row = {"source": source, "method": of.method, "length": length}
-            yield row | ({"accuracy": accuracy / 100} if known else {"note": accuracy})
+            if isinstance(accuracy, str):
+                yield {**row, "note": accuracy}
+            else:
+                yield {**row, "accuracy": accuracy / 100}

@@ -18,7 +18,7 @@ from sabtune.report.comparison import Comparison
 from sabtune.report.contest import comparison
 from sabtune.search import record
 from sabtune.search.attempts import checkpoints, history
-from sabtune.search.racing import Configuration, Race
+from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tasks import Task
@@ -117,7 +117,7 @@ class Material:
 def gather(study: optuna.Study, store: Store) -> Material:
     """The material of a study. Raises StoreError if no trial of it is complete."""
     trials = record.records(study)
-    ranked = Race.of(study).ranked()
+    ranked = Race(Seeds(**record.plan(study).get("seeds", {}))).add(trials).ranked()
     if not ranked:
         ended = sum(trial.state in record.ENDED for trial in trials)
         raise StoreError(

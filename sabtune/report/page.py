@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -64,7 +64,7 @@ def page(material: Material, drawings: Sequence[Drawing]) -> str:
                 id="lengths",
                 title="How it generalises to length",
                 sheets=ladder.sheets(material),
-                notes=ladder.notes(material),
+                notes=ladder.own_notes(material),
             ),
             *_contests(material),
             *(_figure(drawing) for drawing in drawings),
@@ -91,21 +91,33 @@ def _best(material: Material) -> Section:
     flat = flatten(run.to_dict())
     return Section(
         id="best",
-        title=f"The best trial, #{material.best.number}",
-        pairs=[(key.removeprefix("trial."), str(value)) for key, value in flat.items()],
-        notes=[run.trial.model.label()],
+        title=f"The best trial, #{material.best.number}: {run.trial.model.label()}",
+        pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
+
+
+def _value(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _contests(material: Material) -> Iterator[Section]:
     for name, found in material.contests.items():
         title = {"confirm": "On fresh seeds", "ablate": "One thing changed at a time"}
+        kind = name.rpartition(".")[2]
+        shown = found is material.confirmed  # its accuracies stand in the table by length
+        sheets = comparison.sheets(found)
         yield Section(
-            id=f"contest-{name.rpartition('.')[2]}",
-            title=f"{title.get(name.rpartition('.')[2], 'On fresh seeds')}: {name}",
-            sheets=comparison.sheets(found),
+            id=f"contest-{kind}",
+            title=f"{title.get(kind, 'On fresh seeds')}: {name}",
+            sheets=[_two_lines(sheet) for sheet in (sheets[1:] if shown else sheets)],
             notes=comparison.notes(found),
         )
+
+
+def _two_lines(sheet: Sheet) -> Sheet:
+    """With its intervals below the numbers."""
+    body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in sheet.body]
+    return replace(sheet, body=tuple(body))
 
 
 def _figure(drawing: Drawing) -> Section:

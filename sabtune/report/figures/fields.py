@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,6 +33,9 @@ UNITS = {
 DECADES, DECADES_OF_COUNTS = 0.7, 1.6
 """Orders of magnitude that values span, from which on they are drawn on a logarithmic scale."""
 
+FEW = 5
+"""Values that are each written at an axis."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -45,29 +49,47 @@ class Field:
         unit = UNITS.get(self.name, "")
         return f"{self.name} ({unit})" if unit else self.name
 
-    @property
+    @cached_property
     def numeric(self) -> bool:
         return all(isinstance(value, int | float) for value in self.values.values())
 
-    @property
-    def numbers(self) -> list[float]:
-        """Every value, of a numeric field."""
-        return [float(value) for value in self.values.values()]
-
-    @property
+    @cached_property
     def distinct(self) -> list[Value]:
-        """In their order; words as they come first."""
-        found = dict.fromkeys(self.values.values())
-        return sorted(found) if self.numeric else sorted(found, key=str)  # type: ignore[type-var]
+        """In their order."""
+        return sorted(set(self.values.values()), key=None if self.numeric else str)
 
-    @property
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest, of a numeric field."""
+        return float(self.distinct[0]), float(self.distinct[-1])
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether it counts something."""
+        return self.numeric and all(float(value).is_integer() for value in self.distinct)
+
+    @cached_property
     def log(self) -> bool:
         """Whether a logarithmic scale shows it better."""
-        if not self.numeric or min(self.numbers) <= 0:
+        if not self.numeric or self.ends[0] <= 0:
             return False
-        whole = all(number.is_integer() for number in self.numbers)
-        span = float(np.log10(max(self.numbers) / min(self.numbers)))
-        return span > (DECADES_OF_COUNTS if whole else DECADES)
+        span = float(np.log10(self.ends[1] / self.ends[0]))
+        return span > (DECADES_OF_COUNTS if self.whole else DECADES)
+
+    @cached_property
+    def ticks(self) -> list[float]:
+        """Of a numeric field: each value where they are few, else round ones between its ends."""
+        low, high = self.ends
+        if len(self.distinct) <= FEW:
+            return [float(value) for value in self.distinct]
+        if self.log:
+            powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
+            found = [by * 10.0**power for power in powers for by in (1, 2, 5)]
+            return [tick for tick in found if low <= tick <= high] or [low, high]
+        step = 10.0 ** np.floor(np.log10((high - low) / FEW))
+        step *= next(by for by in (1, 2, 5, 10) if (high - low) / (step * by) <= FEW)
+        step = max(step, 1.0) if self.whole else step
+        return [step * i for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
 
 
 def fields(material: Material, trials: Iterable[TrialRecord]) -> list[Field]:

@@ -78,7 +78,7 @@ def cost(material: Material) -> Figure | None:
     else:
         ranked = spread(sorted(timed, key=lambda trial: trial.score), MOST)
         curves = [_curve(trial, _ms) for trial in ranked]
-        marks = [Curves(curves=curves, label=f"{len(curves)} complete trials")]
+        marks = [Curves(curves=curves, label="complete trials")]
         if material.best in timed:
             marks.append(_line(material.best, _ms, f"the best, #{material.best.number}", BLACK))
         words = "each complete trial" + (f", {MOST} of {len(timed)}" if len(timed) > MOST else "")
@@ -165,8 +165,8 @@ def _search(
     return (
         Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
         Scale(label="score", low=min(scores), high=max(scores)),
-        f"{title or 'The trials'}: {some}{len(tested)} complete ones on the test sequences, each one "
-        "seed, coloured by the score that chose, and the best of them, chosen by it.",
+        f"{title or 'The trials'}: {some}{len(tested)} complete ones on the test sequences, each "
+        "one seed, coloured by the score that chose, and the best of them, chosen by it.",
     )
 
 

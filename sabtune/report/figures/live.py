@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 from plotly import graph_objects as go
@@ -27,6 +28,7 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
     Scale,
+    is_narrow,
 )
 
 MAP = "Viridis_r"
@@ -77,7 +79,7 @@ def _figure(figure: Figure) -> go.Figure:
         rows,
         columns,
         subplot_titles=[plain(panel.title) for panel in figure.panels],
-        horizontal_spacing=0.09 if columns > 1 else 0.0,
+        horizontal_spacing=_between(figure.panels) if columns > 1 else 0.0,
         vertical_spacing=75 / height if rows > 1 else 0.0,
     )
     named: set[str] = set()
@@ -85,8 +87,8 @@ def _figure(figure: Figure) -> go.Figure:
         at = {"row": place // columns + 1, "col": place % columns + 1}
         for mark in panel.marks:
             _mark(made, mark, figure.scale, at, named)
-        made.update_xaxes(_axis(panel.x), **at)
-        made.update_yaxes(_axis(panel.y), **at)
+        made.update_xaxes(_axis(panel, "x"), **at)
+        made.update_yaxes(_axis(panel, "y"), **at)
     if figure.scale:
         made.update_layout(coloraxis=_coloraxis(figure.scale))
         made.add_trace(_bare(figure.scale), row=1, col=1)
@@ -99,14 +101,14 @@ def _legend(named: Iterable[str], height: float) -> tuple[float, dict[str, Any]]
     labels = [label for label in named if label]
     short = sum(len(label) + 6 for label in labels) < 90
     lines = 1 if short else len(labels)
-    place = {"orientation": "h" if short else "v", "x": 0, "xanchor": "left"}
+    place: dict[str, Any] = {"orientation": "h" if short else "v", "x": 0, "xanchor": "left"}
     place |= {"y": -58 / height, "yanchor": "top", "yref": "paper"}
-    return (20.0 * lines + 14 if labels else 0.0), place
+    return (24.0 * lines + 14 if labels else 0.0), place
 
 
 def _lay_out(made: go.Figure, height: float, legend: tuple[float, dict[str, Any]]) -> None:
     below, place = legend
-    margin = {"l": 65, "r": 20, "t": 30, "b": 60 + below}
+    margin = {"l": 65, "r": 20, "t": 58, "b": 60 + below}  # the tools stand above the titles
     made.update_layout(
         template="none",
         height=height + margin["t"] + margin["b"],
@@ -121,9 +123,15 @@ def _lay_out(made: go.Figure, height: float, legend: tuple[float, dict[str, Any]
     )
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _between(panels: Sequence[Panel]) -> float:
+    """Of the width: room for the names that stand at an axis between two panels."""
+    return 0.16 if any(panel.y.ticks for panel in panels) else 0.09
+
+
+def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
+    axis: Axis = getattr(panel, which)
     made: dict[str, Any] = {
-        "title": {"text": plain(axis.label), "standoff": 8},
+        "title": {"text": plain(axis.label), "standoff": 8, "font": {"size": 14}},
         "showline": True,
         "linecolor": "#30343b",
         "ticks": "outside",
@@ -132,7 +140,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "automargin": True,
     }
     if axis.log:
-        made |= {"type": "log", "dtick": None, "exponentformat": "power"}
+        steps = {"dtick": "D2", "tickformat": "~g"} if is_narrow(panel, which) else {"dtick": 1}
+        made |= {"type": "log", "exponentformat": "power", **steps}
     if axis.ticks:
         made |= {"tickvals": [at for at, _ in axis.ticks]}
         made |= {"ticktext": [plain(text) for _, text in axis.ticks]}
@@ -140,7 +149,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
         ends = [axis.low, axis.high]
         made["range"] = ends[::-1] if axis.reverse else ends
     elif axis.low is not None:
-        made |= {"range": [axis.low, None], "autorange": "max"}
+        made["rangemode"] = "tozero"
     return made
 
 
@@ -246,7 +255,12 @@ def _points(points: Points, named: set[str]) -> go.Scatter:
         y=list(points.y),
         text=[plain(name) for name in points.names],
         mode="markers",
-        marker=_marker(points.symbol, points.colour, filled=points.filled, size=points.size * 1.5),
+        marker=_marker(points.symbol, points.colour, filled=points.filled, size=points.size * 1.5)
+        | (
+            {"line": {"color": points.colour, "width": 1.5 * points.width}}
+            if points.width != 1
+            else {}
+        ),
         opacity=points.alpha,
         hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
         **_names(points.label, named),
@@ -293,6 +307,8 @@ def _heat(heat: Heat) -> go.Heatmap:
 
 
 def _parallel(figure: Parallel) -> go.Figure:
+    names = [dimension.label for dimension in figure.dimensions]
+    crowded = any(len(a) + len(b) > 220 / len(names) for a, b in pairwise(names))
     made = go.Figure(
         go.Parcoords(
             line={"color": list(figure.values), "coloraxis": "coloraxis"},
@@ -306,7 +322,7 @@ def _parallel(figure: Parallel) -> go.Figure:
                 }
                 for dimension in figure.dimensions
             ],
-            labelangle=-15 if sum(len(d.label) for d in figure.dimensions) > 70 else 0,
+            labelangle=-12 if crowded else 0,
             labelfont={"size": 13},
         )
     )

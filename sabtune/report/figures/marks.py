@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ T = TypeVar("T")
 # Okabe and Ito, "Color Universal Design", 2008: told apart by the colour-blind too.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#8A8F98"
+GREY, WHITE = "#8A8F98", "#FFFFFF"
 METHODS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "plus", "star")
 """Of methods, which outnumber colours now and then: symbols go on with their own period."""
@@ -102,6 +102,7 @@ class Points:
     symbol: str = "circle"
     filled: bool = True
     size: float = 5.0
+    width: float = 1.0  # of the edge
 
     @property
     def alpha(self) -> float:
@@ -190,9 +191,22 @@ class Parallel:
 Drawing = Figure | Parallel
 
 
+def is_narrow(panel: Panel, which: Literal["x", "y"]) -> bool:
+    """Whether a logarithmic axis spans so little that 2 and 5 have room beside the powers of 10."""
+    found: list[float] = []
+    for mark in panel.marks:
+        match mark:
+            case Line() | Points():
+                found += getattr(mark, which)
+            case Curves():
+                found += [value for curve in mark.curves for value in getattr(curve, which)]
+    positive = [value for value in found if value > 0]
+    return not positive or np.log10(max(positive) / min(positive)) < 2.5
+
+
 def veil(count: int, least: float) -> float:
     """How opaque each of many marks is, so that those below are seen too."""
-    return float(np.clip(8 / max(count, 1) ** 0.6, least, 0.9))
+    return float(np.clip(5 / max(count, 1) ** 0.6, least, 0.9))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

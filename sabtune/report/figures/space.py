@@ -53,8 +53,11 @@ BELOW = -0.07
 PANELS = 12
 """Most parameters in a figure."""
 
-FEW_VALUES, TICKS = 20, 5
-"""Up to which trials of one value are drawn side by side; and up to which each is written."""
+FEW_VALUES = 20
+"""Up to which trials of one value are drawn side by side."""
+
+TREES = 32
+"""Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
 
 FEW = 12
 """Complete trials below which importances say nothing."""
@@ -118,8 +121,7 @@ def _field_axis(field: Field) -> Axis:
     if not field.numeric:
         ticks = [(float(i), str(value)) for i, value in enumerate(values)]
         return Axis(label=field.label, ticks=ticks, low=-0.5, high=len(values) - 0.5)
-    few = len(values) <= TICKS
-    ticks = [(float(value), f"{value:.3g}") for value in values] if few else []
+    ticks = [(value, f"{value:.3g}") for value in field.ticks]
     return Axis(label=field.label, log=field.log, ticks=ticks)
 
 
@@ -136,7 +138,7 @@ def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
     """Sideways, so that trials of one value don't hide each other: the same in every report."""
     values = field.distinct
     if field.numeric:
-        numbers = np.log(field.distinct) if field.log else np.array(values, dtype=float)  # type: ignore[arg-type]
+        numbers = np.log(field.distinct) if field.log else np.array(values, dtype=float)
         width = 0.25 * float(np.diff(numbers).min())
     else:
         width = 0.25
@@ -155,7 +157,7 @@ def importance(material: Material) -> Figure | None:
         return None
     panels, best = [], max(0.1, BEST / n)
     for title, axis, evaluator, sign in (
-        ("fANOVA", "share of the variance", FanovaImportanceEvaluator(seed=0), 1),
+        ("fANOVA", "share of the variance", FanovaImportanceEvaluator(n_trees=TREES, seed=0), 1),
         (
             "PED-ANOVA",
             "share of the divergence",
@@ -199,9 +201,10 @@ def _importances(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="PedAnova.*low `target` values")  # so we turn it
         try:
-            return optuna.importance.get_param_importances(
+            found = optuna.importance.get_param_importances(
                 study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
             )
+            return {name: float(value) for name, value in found.items()}
         except (ValueError, RuntimeError):  # all scores alike, or no parameter that trials share
             return {}
 
@@ -238,17 +241,14 @@ def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
     missing = any(trial.number not in field.values for trial in trials)
     floor = 0.12 if missing else 0.0
     if field.numeric:
-        low, high = min(field.numbers), max(field.numbers)
-        log = field.log and field.name != "score"
-        scale = np.log if log else np.asarray
+        scale = np.log if field.log and field.name != "score" else np.asarray
+        low, high = (float(scale(end)) for end in field.ends)
 
         def place(value: Value) -> float:
-            width = float(scale(high) - scale(low)) or 1.0
-            return float(scale(float(value)) - scale(low)) / width
+            return (float(scale(float(value))) - low) / ((high - low) or 1.0)
 
-        whole = all(number.is_integer() for number in field.numbers)
-        marked = _round_ticks(low, high, log=log, whole=whole)
-        ticks = [(place(value), f"{value:.3g}") for value in marked]
+        inner = [value for value in field.ticks if 0.06 < place(value) < 0.94]
+        ticks = [(place(value), f"{value:.3g}") for value in (field.ends[0], *inner, field.ends[1])]
     else:
         values = field.distinct
 
@@ -265,16 +265,6 @@ def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
         ],
         ticks=[*([(0.0, "–")] if missing else []), *known],
     )
-
-
-def _round_ticks(low: float, high: float, *, log: bool, whole: bool) -> list[float]:
-    """Both ends, and a few between them."""
-    if low == high:
-        return [low]
-    between = np.geomspace(low, high, 5) if log else np.linspace(low, high, 5)
-    if whole:
-        return [float(value) for value in dict.fromkeys(between.round())]
-    return [low, *(float(f"{value:.2g}") for value in between[1:-1]), high]
 
 
 def pareto(material: Material) -> Figure | None:

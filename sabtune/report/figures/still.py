@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sabtune.report.figures.marks import (
-    GREY,
     Axis,
     Bars,
     Curves,
@@ -33,6 +32,8 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
     Scale,
+    is_narrow,
+    veil,
 )
 
 WIDTH = 6.9
@@ -57,9 +58,9 @@ SYMBOLS = {
     "plus": "+",
     "star": "*",
 }
-DASHES: dict[str, str] = {"solid": "-", "dash": "--", "dot": ":"}
+DASHES: dict[str, Literal["-", "--", ":"]] = {"solid": "-", "dash": "--", "dot": ":"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "figure.titlesize": 9,
@@ -129,28 +130,26 @@ def _panel(axes: Axes, panel: Panel, scale: Scale | None, handles: Handles) -> N
     axes.set_title(plain(panel.title))
     axes.set_xlabel(plain(panel.x.label))
     axes.set_ylabel(plain(panel.y.label))
-    _axis(axes, "x", panel.x)
-    _axis(axes, "y", panel.y)
+    _axis(axes, panel, "x")
+    _axis(axes, panel, "y")
     if any(isinstance(mark, Heat) for mark in panel.marks):
         axes.grid(visible=False)
 
 
-def _axis(axes: Axes, which: Literal["x", "y"], axis: Axis) -> None:
+def _axis(axes: Axes, panel: Panel, which: Literal["x", "y"]) -> None:
+    axis: Axis = getattr(panel, which)
     own = axes.xaxis if which == "x" else axes.yaxis
     if axis.log:
         getattr(axes, f"set_{which}scale")("log")
         own.set_minor_locator(NullLocator())
-        low, high = own.get_view_interval()
-        narrow = low > 0 and math.log10(high / low) < 2.5
-        own.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        own.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow(panel, which) else (1,)))
         own.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if axis.ticks:
         own.set_ticks([at for at, _ in axis.ticks], labels=[plain(text) for _, text in axis.ticks])
         words = not axis.log and max(len(text) for _, text in axis.ticks) * len(axis.ticks) > 26
         if which == "x" and words:
             axes.tick_params(axis="x", labelrotation=30)
-    limits = {"x": axes.set_xlim, "y": axes.set_ylim}[which]
-    limits(axis.low, axis.high)
+    getattr(axes, f"set_{which}lim")(axis.low, axis.high)
     if axis.reverse:
         own.set_inverted(True)
 
@@ -193,12 +192,13 @@ def _line(axes: Axes, line: Line, handles: Handles) -> None:
     _name(handles, line.label, drawn)
     ends = list(zip(line.x, line.y, line.low or [], line.high or [], strict=False))
     known = [(x, y, low, high) for x, y, low, high in ends if low is not None and high is not None]
-    if known and line.symbol:
-        x, y, low, high = map(np.array, zip(*known, strict=True))
-        bars = [y - low, high - y]
-        axes.errorbar(x, y, np.maximum(bars, 0), fmt="none", color=line.colour, capsize=2, lw=1)
-    elif known:
-        x, _, low, high = zip(*known, strict=True)
+    if not known:
+        return
+    x, y, low, high = np.array(known).T
+    if line.symbol:
+        bars = np.maximum([y - low, high - y], 0)
+        axes.errorbar(x, y, bars, fmt="none", color=line.colour, capsize=2, lw=1)
+    else:
         axes.fill_between(x, low, high, color=line.colour, alpha=0.15, linewidth=0)
 
 
@@ -228,7 +228,7 @@ def _points(axes: Axes, points: Points, handles: Handles) -> None:
         "linestyle": "none",
         "marker": SYMBOLS[points.symbol],
         "markersize": points.size * 0.9,
-        "markeredgewidth": 1.0,
+        "markeredgewidth": points.width,
         "markeredgecolor": points.colour,
         "markerfacecolor": points.colour if points.filled else "none",
     }
@@ -245,8 +245,8 @@ def _parallel(figure: Parallel) -> Sheet:
     sheet = Sheet(figsize=(WIDTH, 3.2), layout="constrained")
     axes = sheet.subplots()
     places = np.array([dimension.places for dimension in figure.dimensions]).T
-    at = np.arange(places.shape[1])
-    alpha = Curves(curves=[None] * len(places)).alpha  # type: ignore[list-item]
+    at = [float(x) for x in range(places.shape[1])]
+    alpha = veil(len(places), least=0.25)
     colours = [mpl.colormaps[MAP](figure.scale.place(value)) for value in figure.values]
     lines = [np.column_stack([at, line]) for line in places]
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.0, alpha=alpha))
@@ -258,7 +258,8 @@ def _parallel(figure: Parallel) -> Sheet:
                 va="center", bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
             )  # fmt: skip
     names = [plain(dimension.label) for dimension in figure.dimensions]
-    crowded = sum(map(len, names)) > 70
+    room = 0.8 * WIDTH / len(at) / CHARACTER
+    crowded = any(len(a) + len(b) > 2 * room - 4 for a, b in pairwise(names))
     axes.set_xticks(at, names, rotation=20 if crowded else 0, ha="right" if crowded else "center")
     axes.set(xlim=(-0.1, len(at) - 0.6), ylim=(-0.04, 1.04))
     axes.yaxis.set_visible(False)

@@ -97,19 +97,17 @@ def learning(material: Material) -> Figure | None:
         log = all(loss > 0 for _, points in losses for _, loss in points)
         name = f"training loss ({material.task.loss_unit}{', log scale' * log})"
         panels.append(_panel(material, name, losses, log=log))
-    some = (
-        f"{len(shown)} of {len(trials)} trials, evenly through their ranking"
-        if len(shown) < len(trials)
-        else f"n = {len(trials)} trials"
-    )
-    kept = f" The loss is known of {len(losses)}, whose files are there." * (
-        len(losses) < len(shown)
+    some = f"n = {len(trials)} trials"
+    if len(shown) < len(trials):
+        some = f"{len(shown)} of {len(trials)} trials, evenly through their ranking"
+    lost = f" The loss of {len(shown) - len(losses)} is not at hand." * (
+        0 < len(losses) < len(shown)
     )
     return Figure(
         name="learning",
         title="Learning curves",
-        caption=f"Score on the selection sequences, and loss since the report before, by updates "
-        f"({some}); black is the best trial.{kept}",
+        caption=f"Score on the selection sequences{' and training loss' * bool(losses)}, by "
+        f"updates ({some}); black is the best trial.{lost}",
         panels=panels,
     )
 
@@ -121,13 +119,14 @@ def _panel(
     material: Material, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
 ) -> Panel:
     marks: list[Mark] = []
+    best = material.best.number
     for word, colour in COLOURS.items():
-        own = [_curve(t, of) for t, of in found if state(t) == word and t is not material.best]
+        own = [_curve(t, of) for t, of in found if state(t) == word and t.number != best]
         if own:
             marks.append(Curves(curves=own, label=word, colour=colour, dash=DASHES[word]))
-    best = [_curve(t, of) for t, of in found if t.number == material.best.number]
-    if best:
-        marks.append(Curves(curves=best, label=f"the best, #{material.best.number}", colour=BLACK))
+    curves = [_curve(trial, of) for trial, of in found if trial.number == best]
+    if curves:
+        marks.append(Curves(curves=curves, label=f"the best, #{best}", colour=BLACK))
     y = Axis(label=name, log=log) if name != "score" else Axis(label=name, low=-0.02, high=1.02)
     return Panel(x=Axis(label="updates", low=0), y=y, marks=marks)
 
