@@ -34,11 +34,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows that came about alike. `alone`: of another setting, so in no table with others."""
+    """Rows that came about alike. setting: where it isn't ours; so they stand in another table."""
 
     heading: str
     rows: tuple[Row, ...]
-    alone: bool = False
+    setting: str = ""
 
     @property
     def lengths(self) -> set[int]:
@@ -48,9 +48,9 @@ class Block:
 def sheets(material: Material) -> list[Sheet]:
     """The accuracies, then the losses."""
     trained = f"trained at length {material.run.task.length:,}"
-    accuracy = _sheets(f"Accuracy in %, by length; {trained}", list(_accuracies(material)))
-    unit = material.task.loss_unit
-    return accuracy + _sheets(f"Loss in {unit}, by length; {trained}", list(_losses(material)))
+    accuracy = _sheets("Accuracy in %", trained, list(_accuracies(material)))
+    losses = _sheets(f"Loss in {material.task.loss_unit}", trained, list(_losses(material)))
+    return accuracy + losses
 
 
 def notes(material: Material) -> list[str]:
@@ -69,7 +69,7 @@ def own_notes(material: Material) -> list[str]:
     quoted = _quoted(material)
     if quoted:
         sources = "; ".join(dict.fromkeys(row.source for row in quoted.rows))
-        lines.append(f"Of the papers ({sources}): {paper.QUOTED}. Setting: {quoted.words}.")
+        lines.append(f"{sources}: {paper.QUOTED}. Setting: {quoted.words}. {quoted.note}")
         if not quoted.is_of(_task(material)):
             lines.append("That setting is another than this study's: no row of it compares.")
     return lines
@@ -87,9 +87,8 @@ def latex_page(material: Material) -> str:
         sheet.latex(f"tab:{material.name}-ladder-{number}")
         for number, sheet in enumerate(sheets(material), 1)
     ]
-    said = "\n".join(rf"\item {latex(note)}" for note in notes(material))
-    items = rf"\begin{{itemize}}\footnotesize{chr(10)}{said}{chr(10)}\end{{itemize}}"
-    return "\n\n".join([r"% \usepackage{booktabs}", *tables, items]) + "\n"
+    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(material)]
+    return "\n\n".join([r"% \usepackage{booktabs}", *tables, "\n".join(said)]) + "\n"
 
 
 def csv_page(material: Material) -> str:
@@ -103,17 +102,18 @@ def csv_page(material: Material) -> str:
     return text.getvalue()
 
 
-def _sheets(title: str, blocks: Sequence[Block]) -> list[Sheet]:
+def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:
     """As few tables as keep to `MOST` lengths, the blocks in their order."""
     tables: list[list[Block]] = []
     for block in blocks:
         together = [*tables[-1], block] if tables else [block]
         lengths = set().union(*(one.lengths for one in together))
-        if tables and len(lengths) <= MOST and not any(one.alone for one in together):
+        alike = len({one.setting for one in together}) == 1
+        if tables and len(lengths) <= MOST and alike:
             tables[-1].append(block)
         else:
             tables.append([block])
-    return [_sheet(title, table) for table in tables]
+    return [_sheet(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
 
 
 def _sheet(title: str, blocks: Sequence[Block]) -> Sheet:
@@ -123,7 +123,6 @@ def _sheet(title: str, blocks: Sequence[Block]) -> Sheet:
         body.append((block.heading,))
         for row in block.rows:
             body.append((row.label, row.seeds, *(row.cells.get(n, "–") for n in lengths)))
-    title = "Accuracy in %, by length" if blocks[0].alone else title
     return Sheet(title, ("method", "seeds", *(f"{length:,}" for length in lengths)), tuple(body))
 
 
@@ -139,14 +138,11 @@ def _accuracies(material: Material) -> Iterator[Block]:
         cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in material.best.test}
         yield Block(heading=ITSELF, rows=(_best(material, cells),))
     quoted = _quoted(material)
-    if quoted:
-        own = quoted.is_of(_task(material))
-        papers = (
-            Row(label=f"{of.method} ({of.source})", seeds="–", cells=_words(of.accuracy))
-            for of in quoted.rows
-        )
-        heading = QUOTED + ("" if own else f": {quoted.words}")
-        yield Block(heading=heading, rows=tuple(papers), alone=not own)
+    for source in dict.fromkeys(row.source for row in quoted.rows) if quoted else ():
+        assert quoted is not None
+        rows = tuple(_of_paper(row) for row in quoted.rows if row.source == source)
+        setting = "" if quoted.is_of(_task(material)) else quoted.words
+        yield Block(heading=f"{source}: {paper.QUOTED}", rows=rows, setting=setting)
 
 
 def _losses(material: Material) -> Iterator[Block]:
@@ -158,17 +154,16 @@ def _losses(material: Material) -> Iterator[Block]:
             rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
     if not material.is_contest:
-        cells = {rung.length: f"{rung.loss:.4g}" for rung in material.best.test}
+        cells = {rung.length: f"{rung.loss:.3g}" for rung in material.best.test}
         yield Block(heading=ITSELF, rows=(_best(material, cells),))
 
 
 FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
-QUOTED = paper.QUOTED[0].upper() + paper.QUOTED[1:]
 ITSELF = "The search's best trial, which the search chose itself: one seed"
 
 
 def _row(group: Group, cells: Mapping[int, str]) -> Row:
-    failed = f" ({group.failed} failed)" if group.failed else ""
+    failed = f"\n({group.failed} failed)" if group.failed else ""
     return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
 
 
@@ -188,11 +183,12 @@ def _plain(mean: Estimate | None) -> str:
     if mean is None:
         return "–"
     ends = mean.interval
-    return f"{mean.value:.4g}" + (f"\n[{ends.low:.4g}, {ends.high:.4g}]" if ends else "")
+    return f"{mean.value:.3g}" + (f"\n[{ends.low:.3g}, {ends.high:.3g}]" if ends else "")
 
 
-def _words(accuracy: Mapping[int, float | str]) -> dict[int, str]:
-    return {n: of if isinstance(of, str) else f"{of:g}" for n, of in accuracy.items()}
+def _of_paper(row: paper.Quoted) -> Row:
+    cells = {n: of if isinstance(of, str) else f"{of:g}" for n, of in row.accuracy.items()}
+    return Row(label=row.method, seeds="–", cells=cells)
 
 
 def _task(material: Material) -> dict[str, object]:
@@ -206,10 +202,10 @@ def _quoted(material: Material) -> paper.QuotedTable | None:
 def _chosen(material: Material) -> str:
     at = ", ".join(f"{length:,}" for length in material.select)
     return (
-        f"The search's best trial is its choice among {len(material.complete)} complete ones, by "
-        f"scores at length {at}; it is shown on {material.best.test[0].sequences:,} test sequences a "
-        "length, which chose nothing. What is chosen for its score flatters: `sabtune confirm` "
-        "tells more."
+        f"The search's best trial is its choice by scores at length {at}, among its complete "
+        f"trials ({len(material.complete)}); it is shown on {material.best.test[0].sequences:,} "
+        "test sequences a length, which chose nothing. What is chosen for its score flatters: "
+        "`sabtune confirm` tells more."
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
 from sabtune import __version__
@@ -67,6 +68,7 @@ def page(material: Material, drawings: Sequence[Drawing]) -> str:
                 notes=ladder.own_notes(material),
             ),
             *_contests(material),
+            Section(id="figures", title="Figures"),
             *(_figure(drawing) for drawing in drawings),
             _provenance(material),
             Section(id="caveats", title="Caveats", notes=list(caveats(material))),
@@ -97,6 +99,8 @@ def _best(material: Material) -> Section:
 
 
 def _value(value: object) -> str:
+    if value is None:
+        return "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -132,7 +136,7 @@ def _provenance(material: Material) -> Section:
     seen: dict[str, Counter[str]] = {}
     for trial in material.ended:
         for key, value in flatten(trial.environment).items():
-            seen.setdefault(key, Counter())[str(value)] += 1
+            seen.setdefault(key, Counter())[_value(value)] += 1
     pairs = [(key, _counted(values, len(material.ended))) for key, values in seen.items() if values]
     file = record.plan(material.study).get("file")
     own = [("study file", str(file))] if file else []
@@ -163,9 +167,10 @@ def caveats(material: Material) -> Iterator[str]:
             "Nothing here was repeated on fresh seeds: training succeeds or fails by the seed as "
             f"much as by the setting. `sabtune confirm {material.name}` does."
         )
-    pruned = sum(trial.reason != "" for trial in material.ended)
-    if pruned:
+    if any(trial.state == TrialState.PRUNED for trial in material.ended):
         yield "Pruned trials are shown with the score that they had then, never as a result."
+    if any(trial.state == TrialState.FAIL for trial in material.ended):
+        yield "Failed trials have no score: what is drawn of the others leaves them out."
     if any(trial.environment.get("study", {}).get("dirty") for trial in material.ended):
         yield "The study file's repository had uncommitted changes when trials ran."
     revisions = {json.dumps(t.environment.get("study", {})) for t in material.ended}

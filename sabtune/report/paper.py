@@ -27,6 +27,7 @@ class QuotedTable:
 
     setting: Mapping[str, Any]
     words: str
+    note: str
     rows: tuple[Quoted, ...]
 
     def is_of(self, task: Mapping[str, Any]) -> bool:
@@ -40,8 +41,8 @@ H_DETACH = "arXiv 1810.03023"
 TABLES = (
     QuotedTable(
         setting={"kind": "copying", "length": 100, "symbols": 10, "alphabet": 8},
-        words="copying 10 symbols of 8, trained at length 100; "
-        "their released script feeds a symbol as one number, not one-hot",
+        words="copying 10 symbols of 8, trained at length 100",
+        note="The released script of Ke et al. feeds a symbol as one number, not one-hot.",
         rows=(
             Quoted(
                 method="LSTM, full back-propagation",

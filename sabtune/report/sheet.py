@@ -59,7 +59,7 @@ class Sheet:
             r"\begin{table}",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{latex(self.title)}}}\label{{{label}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            rf"\begin{{tabular}}{{p{{0.28\linewidth}}{'r' * (width - 1)}}}",
             r"\toprule",
             _row(self.header),
         ]
@@ -80,14 +80,15 @@ def latex(text: str) -> str:
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return " & ".join(map(_cell, cells)) + r" \\"
+    return r"\raggedright " + " & ".join(map(_cell, cells)) + r" \\"
 
 
 def _cell(text: str) -> str:
     first, _, second = text.partition("\n")
     if not second:
         return latex(first)
-    return rf"\shortstack[r]{{{latex(first)}\\ {{\scriptsize {latex(second)}}}}}"
+    lines = rf"{latex(first)}\\[-1pt] {{\tiny {latex(second)}}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{lines}\end{{tabular}}"
 
 
 def _markdown(cell: str) -> str:

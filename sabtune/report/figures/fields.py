@@ -43,6 +43,7 @@ class Field:
 
     name: str
     values: dict[int, Value]
+    linear: bool = False  # whatever it spans
 
     @property
     def label(self) -> str:
@@ -71,7 +72,7 @@ class Field:
     @cached_property
     def log(self) -> bool:
         """Whether a logarithmic scale shows it better."""
-        if not self.numeric or self.ends[0] <= 0:
+        if self.linear or not self.numeric or self.ends[0] <= 0:
             return False
         span = float(np.log10(self.ends[1] / self.ends[0]))
         return span > (DECADES_OF_COUNTS if self.whole else DECADES)

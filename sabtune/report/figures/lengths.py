@@ -81,7 +81,7 @@ def cost(material: Material) -> Figure | None:
         marks = [Curves(curves=curves, label="complete trials")]
         if material.best in timed:
             marks.append(_line(material.best, _ms, f"the best, #{material.best.number}", BLACK))
-        words = "each complete trial" + (f", {MOST} of {len(timed)}" if len(timed) > MOST else "")
+        words = f"{MOST} of the complete trials" if len(timed) > MOST else "each complete trial"
     rungs = [rung for trial in timed for rung in trial.test]
     return Figure(
         name="cost",

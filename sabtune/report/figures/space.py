@@ -222,7 +222,8 @@ def parallel(material: Material) -> Parallel | None:
     words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
     if len(set(words.values())) > 1:
         dimensions.append(_dimension(Field("state", words), shown))
-    dimensions.append(_dimension(Field("score", {t.number: t.score for t in shown}), shown))
+    scores = Field("score", {trial.number: trial.score for trial in shown}, linear=True)
+    dimensions.append(_dimension(scores, shown))
     some = f"{len(shown)} of the {len(scored)}" if len(shown) < len(scored) else f"The {len(shown)}"
     return Parallel(
         name="parallel",
@@ -241,7 +242,7 @@ def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
     missing = any(trial.number not in field.values for trial in trials)
     floor = 0.12 if missing else 0.0
     if field.numeric:
-        scale = np.log if field.log and field.name != "score" else np.asarray
+        scale = np.log if field.log else np.asarray
         low, high = (float(scale(end)) for end in field.ends)
 
         def place(value: Value) -> float:

@@ -52,12 +52,14 @@ def schedules(material: Material) -> Figure | None:
         if own:
             marks.append(Curves(curves=own, label=name, dash=DASHES[name]))
     scored = [trial.score for trial in trials if trial.state != TrialState.FAIL] or [0.0]
-    some = f"{len(shown)} of {len(trials)}" if len(shown) < len(trials) else f"n = {len(trials)}"
+    some = f"each trial (n = {len(trials)})"
+    if len(shown) < len(trials):
+        some = f"{len(shown)} of {len(trials)} trials, evenly through their ranking"
     return Figure(
         name="schedules",
         title="Schedules and their outcome",
-        caption=f"Memories kept a step over training, of each trial ({some}), coloured by its "
-        "last score, the highest on top; grey ones failed.",
+        caption=f"Memories kept a step over training, of {some}, coloured by the last score, the "
+        "highest on top; grey ones failed.",
         panels=[
             Panel(
                 x=Axis(label="updates done (%)", low=0, high=100),
