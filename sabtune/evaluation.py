@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -55,6 +56,7 @@ class Rung:
     accuracy: float
     loss: float  # in the task's unit
     sequences: int
+    seconds: float | None = field(default=None, compare=False)  # that measuring took, if recorded
 
 
 @torch.no_grad()
@@ -70,7 +72,7 @@ def measure(
     source = task.source(length, stream, generator(seed, stream, index=length), model.device)
     sequences = min(sequences, source.count or sequences)
     at_once = max(1, BATCH_STEPS // task.steps(length))
-    total, span = Tally(), task.memory_span
+    begun, total, span = time.perf_counter(), Tally(), task.memory_span
     window = WINDOW if span is None else task.length
     for done in range(0, sequences, at_once):
         batch = source.batch(min(at_once, sequences - done))
@@ -79,7 +81,13 @@ def measure(
             logits, state = model(part.x, state)
             state = state if span is None else model.carried(state, span)
             total += task.tally(logits, part)
-    return Rung(length=length, accuracy=total.accuracy, loss=total.mean_loss, sequences=sequences)
+    return Rung(
+        length=length,
+        accuracy=total.accuracy,
+        loss=total.mean_loss,
+        sequences=sequences,
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def climb(

@@ -124,6 +124,21 @@ def show_report(console: Console, study: str, store: Store) -> None:
     console.print(contest.page(opened) if "contest" in plan(opened) else summary(opened))
 
 
+def write_report(
+    console: Console, study: str, store: Store, folder: Path, formats: str | None
+) -> None:
+    """Writes the report's files and says which."""
+    from sabtune.report.writing import FORMATS, write
+    from sabtune.search.record import open_study
+
+    wanted = formats.split(",") if formats is not None else FORMATS
+    written = write(open_study(store, study), store, folder, wanted)
+    figures = sum(path.parent != folder for path in written)
+    names = [path.name for path in written if path.parent == folder]
+    names += [f"{figures} files in figures/"] * bool(figures)
+    console.print(Text(f"Wrote to {folder}: {', '.join(names)}"))
+
+
 def command() -> str:
     """What to type for this command here: its path, where it isn't found by its name."""
     called = Path(sys.argv[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,9 @@ from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import (
     console_of_terminal,
     show_report,
+    write_report,
 )
+from sabtune.schema import check
 from sabtune.store import DEFAULT, Store
 
 
@@ -52,11 +55,23 @@ def sync(
 @app.command()
 def report(
     study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A folder to write a page, tables and figures into.")
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", help="Of those html, md, tex, csv, png, pdf; by default all."),
+    ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
 ) -> None:
-    """Print what a study found: its best trial, by length."""
-    show_report(console_of_terminal(), study, Store.at(store, files).existing())
+    """Print what a study found: its best trial, by length. With --out, write it for a paper."""
+    place = Store.at(store, files).existing()
+    if out is None:
+        check(formats is None, "--format", formats, "--out too, the folder to write into")
+        show_report(console_of_terminal(), study, place)
+    else:
+        write_report(console_of_terminal(), study, place, out, formats)
 
 
 @app.command()

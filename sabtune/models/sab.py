@@ -61,6 +61,10 @@ class SAB(Attentive):
             words += [self.form] * (self.form != "paper")
             return " ".join(words)
 
+        def dense(self, steps: int) -> int:
+            """The memories of a sequence of T = `steps`, m_0 with them."""
+            return 1 + steps // self.k_att
+
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
         ) -> SAB:
@@ -79,7 +83,7 @@ class SAB(Attentive):
         )
         super().__init__(config.hidden, inputs, outputs, generator, rule)
         self.config = config
-        self.dense = 1 + steps // config.k_att  # the memories of a training sequence, m_0 with them
+        self.dense = config.dense(steps)
         self.set_progress(0.0)
 
     def forward(

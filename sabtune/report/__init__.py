@@ -1,5 +1,6 @@
-"""What a finished study says, as tables."""
+"""What a study says: on the terminal, as tables, as figures and as a page."""
 
 from sabtune.report.summary import summary
+from sabtune.report.writing import write
 
-__all__ = ["summary"]
+__all__ = ["summary", "write"]

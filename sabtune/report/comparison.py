@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sabtune.errors import ConfigError
 from sabtune.evaluation import SOLVED, Rung, solve_length
 from sabtune.report import statistics
-from sabtune.report.statistics import Difference, Floats, Share
+from sabtune.report.sheet import Sheet
+from sabtune.report.statistics import Difference, Estimate, Floats, Share
 
 FEW = 10
 """Seeds below which a bootstrap interval is noticeably too narrow (see `bootstrap_interval`)."""
@@ -53,6 +53,11 @@ class Group:
             for rungs in self.runs.values()
         ]
         return statistics.solve_share(reached + [False] * self.failed)
+
+    def loss(self, length: int) -> Estimate | None:
+        """The mean over the seeds that ended, a failed one having none; None if no seed did."""
+        rungs = [rung for rungs in self.runs.values() for rung in rungs if rung.length == length]
+        return statistics.mean([rung.loss for rung in rungs]) if rungs else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,29 +140,6 @@ class Comparison:
         return statistics.unpaired_difference(a, b)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table of words, for the terminal or as Markdown; the first column is to the left."""
-
-    title: str
-    header: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-
-    def rich(self) -> Table:
-        table = Table(title=Text(self.title), title_justify="left")
-        for column, name in enumerate(self.header):
-            table.add_column(Text(name), justify="right" if column else "left")
-        for row in self.body:
-            table.add_row(*map(Text, row))
-        return table
-
-    def markdown(self) -> str:
-        rule = ("---",) + ("---:",) * (len(self.header) - 1)
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.body)]
-        lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
-        return "\n".join([f"**{self.title}**", "", *lines])
-
-
 def accuracy_sheet(comparison: Comparison) -> Sheet:
     """Methods × lengths: the mean accuracy and its interval."""
     rows = []
@@ -231,6 +213,8 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
             row |= statistics.mean(accuracies).named("mean")
             row |= statistics.interquartile_mean(accuracies).named("iqm")
             row |= solved.named("p_solve")
+            loss = group.loss(length)
+            row |= loss.named("loss") if loss else {}
             rows.append(row)
     return rows
 
@@ -251,7 +235,12 @@ def contrast_rows(comparison: Comparison) -> list[Row]:
 
 def notes(comparison: Comparison) -> list[str]:
     """What was done, a line each: to stand under the tables."""
-    return [*_runs(comparison), *_intervals(comparison), *_tests(comparison)]
+    return [*notes_on_seeds(comparison), *_tests(comparison)]
+
+
+def notes_on_seeds(comparison: Comparison) -> list[str]:
+    """Of these, what is about the runs and their intervals alone."""
+    return [*_runs(comparison), *_intervals(comparison)]
 
 
 def _runs(comparison: Comparison) -> Iterator[str]:

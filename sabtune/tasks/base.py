@@ -92,6 +92,13 @@ class Task(ABC):
             for stream in MEASURED:
                 self.source(length, stream, torch.Generator())
 
+    def sources(self, x: Tensor) -> Tensor | None:
+        """Where the truth lies in one sequence x (T, I), if the task knows.
+
+        (N, 2): step t, from 1, is to recall what step i showed, as the pairs (t, i).
+        """
+        return None
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """What training minimises: the mean over the steps that count."""
         targets = batch.targets

@@ -67,6 +67,12 @@ class Copying(SyntheticTask):
         targets[:, -n:] = symbols
         return Batch(x=self._encode(shown), targets=targets, scored=torch.arange(T) >= T - n)
 
+    def sources(self, x: torch.Tensor) -> torch.Tensor:
+        """The last `symbols` steps recall the first, in order."""
+        n, T = self.config.symbols, x.shape[0]
+        shown = torch.arange(1, n + 1)
+        return torch.stack([T - n + shown, shown], dim=1)
+
     def _encode(self, shown: torch.Tensor) -> torch.Tensor:
         if self.config.input == "scalar":
             return shown.unsqueeze(-1).float()

@@ -1,0 +1,35 @@
+"""The figures of a report: what each shows, as plain data, and two ways to draw it.
+
+marks.py      what figures are made of
+lengths.py    accuracy, loss and cost against length
+space.py      the score along the search space; importance, parallel coordinates, Pareto front
+training.py   schedules, learning curves
+memory.py     what the best model recalls
+still.py      draws for print: PNG and PDF, by matplotlib
+live.py       draws for the browser, by plotly
+"""
+
+from __future__ import annotations
+
+from sabtune.report.figures import lengths, memory, space, training
+from sabtune.report.figures.marks import Drawing
+from sabtune.report.material import Material
+
+__all__ = ["drawings"]
+
+
+def drawings(material: Material) -> list[Drawing]:
+    """All that there is enough of to be drawn, in the order to be read in."""
+    found = [
+        lengths.accuracy(material),
+        lengths.loss(material),
+        space.scores(material),
+        space.importance(material),
+        space.parallel(material),
+        space.pareto(material),
+        training.schedules(material),
+        training.learning(material),
+        *memory.memory(material),
+        lengths.cost(material),
+    ]
+    return [drawing for drawing in found if drawing is not None]

@@ -1,0 +1,242 @@
+"""What length does: to the accuracy, to the loss, and to the time a sequence takes."""
+
+from __future__ import annotations
+
+import math
+import statistics as middle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sabtune.evaluation import Rung
+from sabtune.report import statistics
+from sabtune.report.comparison import Comparison, Group
+from sabtune.report.figures.marks import (
+    BLACK,
+    DASHES,
+    METHODS,
+    SYMBOLS,
+    VERMILION,
+    Axis,
+    Curve,
+    Curves,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Rule,
+    Scale,
+    spread,
+)
+from sabtune.report.material import Material
+from sabtune.report.statistics import Estimate
+from sabtune.search.record import TrialRecord
+from sabtune.tasks import Task
+
+MOST = 100
+"""Curves in a panel; more can't be told apart."""
+
+APART = 0.11
+"""Of the axis: the least between two lengths that are both written there."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is drawn against length. mean: of a method's seeds, None where there is none."""
+
+    axis: Axis
+    of: Callable[[Rung], float]
+    mean: Callable[[Comparison, Group, int], Estimate | None]
+
+
+def accuracy(material: Material) -> Figure:
+    """Accuracy by length: every method on fresh seeds, and every trial of the search."""
+    quantity = Quantity(
+        Axis(label="accuracy (%)", low=0, high=101),
+        lambda rung: 100 * rung.accuracy,
+        lambda found, group, length: _times(100, statistics.mean(found.accuracies(group, length))),
+    )
+    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
+    return _against_length(material, "accuracy", quantity, [chance])
+
+
+def loss(material: Material) -> Figure | None:
+    """Loss by length, of tasks that measure it in a unit of their own."""
+    if material.task.loss_unit == Task.loss_unit:
+        return None
+    axis = Axis(label=f"loss ({material.task.loss_unit})", log=True)
+    quantity = Quantity(axis, lambda rung: rung.loss, lambda _, group, length: group.loss(length))
+    return _against_length(material, "loss", quantity, [])
+
+
+def cost(material: Material) -> Figure | None:
+    """The time that a sequence takes by its length, where it was recorded."""
+    timed = [trial for trial in material.complete if trial.test and all(map(_ms, trial.test))]
+    if not timed:
+        return None
+    if material.is_contest:
+        marks, words = _methods_cost(material, timed), "the median over each method's seeds"
+    else:
+        ranked = spread(sorted(timed, key=lambda trial: trial.score), MOST)
+        curves = [_curve(trial, _ms) for trial in ranked]
+        marks = [Curves(curves=curves, label="complete trials")]
+        if material.best in timed:
+            marks.append(_line(material.best, _ms, f"the best, #{material.best.number}", BLACK))
+        words = f"{MOST} of the complete trials" if len(timed) > MOST else "each complete trial"
+    rungs = [rung for trial in timed for rung in trial.test]
+    return Figure(
+        name="cost",
+        title="Cost against length",
+        caption=f"Milliseconds that testing takes a sequence, by its length, of {words} "
+        f"(n = {len(timed)} trials, {rungs[0].sequences:,} sequences a length), as measured while "
+        "whatever else the machine had to do ran beside it.",
+        panels=[
+            Panel(
+                x=_axis({rung.length for rung in rungs}),
+                y=Axis(label="ms a sequence (log scale)", log=True),
+                marks=marks,
+            )
+        ],
+    )
+
+
+def _against_length(
+    material: Material, name: str, quantity: Quantity, rules: Sequence[Rule]
+) -> Figure:
+    length = material.run.task.length
+    rules = [*rules, Rule(x=length, label=f"training length, {length:,}", dash="dot")]
+    panels, captions, scale = [], [], None
+    found = material.confirmed
+    if found:
+        title = "On fresh seeds"
+        lines = [_method(found, group, quantity, i) for i, group in enumerate(found.groups)]
+        panels.append(
+            Panel(title=title, x=_axis(found.lengths), y=quantity.axis, marks=[*lines, *rules])
+        )
+        seeds = sorted({group.n for group in found.groups})
+        n = "–".join(str(end) for end in dict.fromkeys((seeds[0], seeds[-1])))
+        captions.append(
+            f"{title}: the mean and its {statistics.CONFIDENCE:.0%} bootstrap interval "
+            f"(n = {n} seeds a method)."
+        )
+    if not material.is_contest:
+        panel, scale, caption = _search(material, quantity, rules)
+        panels.append(panel)
+        captions.append(caption)
+    return Figure(
+        name=name,
+        title=f"{name.capitalize()} against length",
+        caption=" ".join(captions),
+        panels=panels,
+        scale=scale,
+    )
+
+
+def _method(found: Comparison, group: Group, quantity: Quantity, number: int) -> Line:
+    means = {n: quantity.mean(found, group, n) for n in found.lengths}
+    known = {n: mean for n, mean in means.items() if mean is not None}
+    ends = [mean.interval for mean in known.values()]
+    return Line(
+        x=list(known),
+        y=[mean.value for mean in known.values()],
+        low=[end.low if end else None for end in ends],
+        high=[end.high if end else None for end in ends],
+        label=f"{group.label} (n = {group.n})",
+        colour=METHODS[number % len(METHODS)],
+        symbol=SYMBOLS[number % len(SYMBOLS)],
+        dash=DASHES[number // len(METHODS) % len(DASHES)],
+    )
+
+
+def _search(
+    material: Material, quantity: Quantity, rules: Sequence[Rule]
+) -> tuple[Panel, Scale, str]:
+    """Every complete trial, and the best one with the seeds of its configuration."""
+    tested = sorted((t for t in material.complete if t.test), key=lambda trial: trial.score)
+    shown, best = spread(tested, MOST), material.best
+    marks: list[Mark] = [Curves(curves=[_curve(trial, quantity.of) for trial in shown])]
+    seeds = material.ranked[0].complete
+    if len(seeds) > 1:
+        marks.append(_range(seeds, quantity))
+    marks.append(_line(best, quantity.of, f"the best, #{best.number}, one seed", BLACK))
+    scores = [trial.score for trial in tested]
+    some = f"{len(shown)} of " if len(shown) < len(tested) else ""
+    lengths = {rung.length for trial in tested for rung in trial.test}
+    title = "The search's trials" if material.confirmed else ""
+    return (
+        Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
+        Scale(label="score", low=min(scores), high=max(scores)),
+        f"{title or 'The trials'}: {some}{len(tested)} complete ones on the test sequences, each "
+        "one seed, coloured by the score that chose, and the best of them, chosen by it.",
+    )
+
+
+def _range(seeds: Sequence[TrialRecord], quantity: Quantity) -> Line:
+    by_length = {
+        rung.length: [
+            quantity.of(found) for t in seeds for found in t.test if found.length == rung.length
+        ]
+        for rung in seeds[0].test
+    }
+    return Line(
+        x=list(by_length),
+        y=[middle.fmean(values) for values in by_length.values()],
+        low=[min(values) for values in by_length.values()],
+        high=[max(values) for values in by_length.values()],
+        label=f"its configuration: mean and range of {len(seeds)} seeds",
+        colour=VERMILION,
+        dash="dash",
+    )
+
+
+def _curve(trial: TrialRecord, of: Callable[[Rung], float]) -> Curve:
+    return Curve(
+        x=[rung.length for rung in trial.test],
+        y=[of(rung) for rung in trial.test],
+        name=f"#{trial.number}, score {trial.score:.3f}",
+        value=trial.score,
+    )
+
+
+def _line(trial: TrialRecord, of: Callable[[Rung], float], label: str, colour: str) -> Line:
+    x, y = [rung.length for rung in trial.test], [of(rung) for rung in trial.test]
+    return Line(x=x, y=y, label=label, colour=colour, symbol="circle", width=1.8)
+
+
+def _methods_cost(material: Material, timed: Sequence[TrialRecord]) -> list[Mark]:
+    marks: list[Mark] = []
+    for number, label in enumerate(dict.fromkeys(trial.label for trial in timed)):
+        own = [trial for trial in timed if trial.label == label]
+        lengths = [rung.length for rung in own[0].test]
+        each = [[_ms(r) for t in own for r in t.test if r.length == n] for n in lengths]
+        marks.append(
+            Line(
+                x=lengths,
+                y=[middle.median(ms) for ms in each],
+                label=f"{label} (n = {len(own)})",
+                colour=METHODS[number % len(METHODS)],
+                symbol=SYMBOLS[number % len(SYMBOLS)],
+            )
+        )
+    return marks
+
+
+def _axis(lengths: Sequence[int] | set[int]) -> Axis:
+    """On a logarithmic scale, with as many of the lengths written as there is room for."""
+    ordered = sorted(lengths)
+    width = math.log(ordered[-1] / ordered[0]) or 1.0
+    kept = [ordered[0]]
+    for length in ordered[1:-1]:
+        room = min(math.log(length / kept[-1]), math.log(ordered[-1] / length))
+        kept += [length] * (room >= APART * width)
+    ticks = [(float(length), f"{length:,}") for length in dict.fromkeys([*kept, ordered[-1]])]
+    return Axis(label="test length (log scale)", log=True, ticks=ticks)
+
+
+def _times(factor: float, of: Estimate) -> Estimate:
+    ends = of.interval
+    scaled = statistics.Interval(factor * ends.low, factor * ends.high) if ends else None
+    return Estimate(factor * of.value, scaled)
+
+
+def _ms(rung: Rung) -> float:
+    return 1000 * (rung.seconds or 0.0) / rung.sequences

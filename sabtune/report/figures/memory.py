@@ -1,0 +1,174 @@
+"""What the best model recalls: of one sequence step by step, and from how far back."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+from sabtune.checkpoint import load_model
+from sabtune.diagnostics import RecallMap, recall_map
+from sabtune.errors import CheckpointError
+from sabtune.models import SAB
+from sabtune.report.figures.marks import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    WHITE,
+    Axis,
+    Bars,
+    Figure,
+    Heat,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Scale,
+)
+from sabtune.report.material import Material
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Batch
+
+CELLS = 250
+"""Of the recall map along either side; more steps than that are taken together."""
+
+BINS = 60
+"""Of the histogram."""
+
+SEQUENCES = 16
+"""That the histogram is over."""
+
+
+def memory(material: Material) -> list[Figure]:
+    """The recall map and the histogram; nothing of a model that keeps no states, or is gone."""
+    directory = material.best.checkpoint
+    try:
+        model = load_model(directory) if directory else None
+    except CheckpointError:
+        return []
+    length, assignment = material.run.task.length, material.best.assignment
+    if not isinstance(model, SAB) or assignment is None:
+        return []
+    source = generator(assignment.evaluation_seed, Stream.TEST, index=length)
+    batch = material.task.batch(SEQUENCES, length, source)
+    found = recall_map(model, batch.x)
+    if len(found.made_at) == 1:  # m_0 alone
+        return []
+    return [_map(material, batch, found), _distances(material, batch, found)]
+
+
+def _map(material: Material, batch: Batch, found: RecallMap) -> Figure:
+    weights, k_att = found.weights[0, :, 1:], int(found.made_at[1])
+    T, M = weights.shape
+    rows, columns = math.ceil(T / CELLS), math.ceil(M / CELLS)
+    pooled = max_pool2d(weights[None, None], (rows, columns), ceil_mode=True)[0, 0]
+    cells = pooled.numpy().astype(float)
+    cells[cells == 0] = np.nan
+    marks: list[Mark] = [
+        Heat(
+            x=[0.5 + k_att * columns * i for i in range(cells.shape[1] + 1)],
+            y=[0.5 + rows * i for i in range(cells.shape[0] + 1)],
+            z=cells,
+        )
+    ]
+    caption = (
+        f"The weight by which each step of one test sequence (length {material.run.task.length:,}, "
+        f"T = {T:,} steps) recalls each state kept before it; white is not recalled."
+    )
+    if k_att > 1:
+        caption += f" One state in {k_att} is kept, and drawn over the {k_att} steps that it ends."
+    if rows * columns > 1:
+        caption += f" A cell is the largest of {rows} steps × {columns} states."
+    truth = material.task.sources(batch.x[0])
+    if truth is not None:
+        marks += _circles(truth)
+        caption += " Circles are where what a step is to recall was shown."
+    return Figure(
+        name="recall",
+        title=f"What the best model recalls, #{material.best.number}",
+        caption=caption,
+        panels=[
+            Panel(
+                x=Axis(label="remembered at step", low=0.5, high=T + 0.5),
+                y=Axis(label="recalled at step", low=0.5, high=T + 0.5, reverse=True),
+                marks=marks,
+            )
+        ],
+        scale=Scale(label="weight p", low=0.0, high=max(1.0, float(weights.max()))),
+        height=3.6,
+    )
+
+
+def _circles(truth: Tensor) -> list[Mark]:
+    """Black on white, to be seen on every colour."""
+    at, of = truth.T.tolist()
+    names = [f"step {t} is to recall step {i}" for t, i in zip(at, of, strict=True)]
+    looks = (("", WHITE, 3.0), ("what is to be recalled", BLACK, 1.2))
+    return [
+        Points(
+            x=of, y=at, names=names, label=label, colour=colour, filled=False, size=6, width=edge
+        )
+        for label, colour, edge in looks
+    ]
+
+
+def _distances(material: Material, batch: Batch, found: RecallMap) -> Figure:
+    T = batch.x.shape[1]
+    width = math.ceil(T / BINS)
+    scored = RecallMap(found.weights * batch.scored[None, :, None], found.made_at)
+    marks: list[Mark] = [
+        Bars(
+            at=[width * (i + 0.5) + 0.5 for i in range(math.ceil((T - 1) / width))],
+            heights=_shares(recalled.distances(), width),
+            width=width * share,
+            label=label,
+            colour=colour,
+        )
+        for label, recalled, colour, share in (
+            ("recalled, by all steps", found, GREY, 0.95),
+            ("recalled, by the steps that are scored", scored, BLUE, 0.5),
+        )
+    ]
+    truths = _true_distances(material, batch)
+    if len(truths) == 1:
+        marks.append(Rule(x=truths[0], label=f"what is to be recalled, {truths[0]:,} steps back",
+                          colour=VERMILION))  # fmt: skip
+    elif truths:
+        shares = _shares(torch.bincount(torch.tensor(truths), minlength=T)[:T].float(), width)
+        marks.append(
+            Line(x=marks[0].at, y=shares, label="what is to be recalled", colour=VERMILION)  # type: ignore[union-attr]
+        )
+    return Figure(
+        name="distances",
+        title=f"How far back the best model recalls, #{material.best.number}",
+        caption=f"The share of the recalled weight by how many steps back it lies, in bins of "
+        f"{width}, over {len(batch.x)} test sequences of length {material.run.task.length:,} "
+        f"(T = {T:,} steps).",
+        panels=[
+            Panel(
+                x=Axis(label="distance (steps back)", low=0, high=T),
+                y=Axis(label="share of the weight (%)", low=0),
+                marks=marks,
+            )
+        ],
+    )
+
+
+def _shares(by_distance: Tensor, width: int) -> list[float]:
+    """In %, of each bin of distances from 1 on."""
+    far = by_distance[1:]
+    binned = pad(far, (0, -len(far) % width)).reshape(-1, width).sum(dim=1)
+    shares: list[float] = (100 * binned / binned.sum().clamp_min(1e-12)).tolist()
+    return shares
+
+
+def _true_distances(material: Material, batch: Batch) -> list[int]:
+    """How far back what is to be recalled lies; a single number where it is always the same."""
+    pairs = [material.task.sources(x) for x in batch.x]
+    found = [int(t - i) for pair in pairs if pair is not None for t, i in pair.tolist()]
+    return found[:1] if len(set(found)) == 1 else found

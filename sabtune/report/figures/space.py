@@ -1,0 +1,310 @@
+"""The search space: what the score does along each parameter, and which parameters matter."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from optuna.importance import (
+    BaseImportanceEvaluator,
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+)
+from optuna.trial import TrialState
+
+from sabtune.report.figures.fields import Field, Value, fields, without_bound
+from sabtune.report.figures.marks import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Axis,
+    Bars,
+    Dimension,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Parallel,
+    Points,
+    Scale,
+    spread,
+)
+from sabtune.report.material import BROKEN, Material, state
+from sabtune.report.summary import UNITS
+from sabtune.search import record
+from sabtune.search.record import TrialRecord
+
+LOOK = {
+    "complete": (BLUE, "circle", True),
+    "pruned": (ORANGE, "diamond", False),
+    "failed": (VERMILION, "cross", True),
+    BROKEN: (PURPLE, "square", False),
+}
+"""How a trial's end looks: colour, symbol, filled."""
+
+BELOW = -0.07
+"""Where failed trials stand: they have no score."""
+
+PANELS = 12
+"""Most parameters in a figure."""
+
+FEW_VALUES = 20
+"""Up to which trials of one value are drawn side by side."""
+
+TREES = 32
+"""Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
+
+FEW = 12
+"""Complete trials below which importances say nothing."""
+
+BEST = 5
+"""Trials that PED-ANOVA sets apart at the least, as its authors advise."""
+
+LINES = 150
+"""Of parallel coordinates; more can't be followed."""
+
+
+def scores(material: Material) -> Figure | None:
+    """The score along every parameter that differs."""
+    found = [] if material.is_contest else fields(material, material.ended)[:PANELS]
+    if not found:
+        return None
+    columns = min(3, len(found))
+    panels = [_along(material, field, first=i % columns == 0) for i, field in enumerate(found)]
+    return Figure(
+        name="scores",
+        title="Score against each parameter",
+        caption=f"The score of each trial (n = {len(material.ended)}) along what they differ in; a "
+        "pruned one has its last score, a failed one none and stands below 0. The line joins the "
+        "medians of the complete ones where values are few, and trials of one value are drawn "
+        f"side by side.{without_bound(material, material.ended)}",
+        panels=panels,
+        columns=columns,
+        height=2.1,
+    )
+
+
+def _along(material: Material, field: Field, *, first: bool) -> Panel:
+    trials = [trial for trial in material.ended if trial.number in field.values]
+    place = {value: float(i) for i, value in enumerate(field.distinct)}
+    x = {n: float(value) if field.numeric else place[value] for n, value in field.values.items()}
+    few = len(place) <= FEW_VALUES and 2 * len(place) <= len(trials)
+    shift = _shift(field, trials) if few else dict.fromkeys(field.values, 0.0)
+    marks: list[Mark] = []
+    for name, (colour, symbol, filled) in LOOK.items():
+        own = [trial for trial in trials if state(trial) == name]
+        points = Points(
+            x=[_moved(x[trial.number], shift[trial.number], field.log) for trial in own],
+            y=[BELOW if name == "failed" else trial.score for trial in own],
+            names=[f"#{trial.number} {field.name}={field.values[trial.number]}" for trial in own],
+            label=name,
+            colour=colour,
+            symbol=symbol,
+            filled=filled,
+        )
+        marks += [points] * bool(own)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if few and field.numeric and len(complete) >= 3 * len(place):
+        marks.append(_medians(complete, x))
+    y = Axis(label="score" if first else "", low=-0.12, high=1.04)
+    return Panel(x=_field_axis(field), y=y, marks=marks)
+
+
+def _field_axis(field: Field) -> Axis:
+    """With every value written where they are few."""
+    values = field.distinct
+    if not field.numeric:
+        ticks = [(float(i), str(value)) for i, value in enumerate(values)]
+        return Axis(label=field.label, ticks=ticks, low=-0.5, high=len(values) - 0.5)
+    ticks = [(value, f"{value:.3g}") for value in field.ticks]
+    return Axis(label=field.label, log=field.log, ticks=ticks)
+
+
+def _medians(trials: Sequence[TrialRecord], x: dict[int, float]) -> Line:
+    by_value: dict[float, list[float]] = {}
+    for trial in trials:
+        by_value.setdefault(x[trial.number], []).append(trial.score)
+    at = sorted(by_value)
+    y = [statistics.median(by_value[value]) for value in at]
+    return Line(x=at, y=y, label="median of complete", colour=BLACK, width=1.2)
+
+
+def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
+    """Sideways, so that trials of one value don't hide each other: the same in every report."""
+    values = field.distinct
+    if field.numeric:
+        numbers = np.log(field.distinct) if field.log else np.array(values, dtype=float)
+        width = 0.25 * float(np.diff(numbers).min())
+    else:
+        width = 0.25
+    draw = np.random.default_rng(0).uniform(-width, width, len(trials))
+    return {trial.number: float(by) for trial, by in zip(trials, draw, strict=True)}
+
+
+def _moved(x: float, by: float, log: bool) -> float:
+    return x * float(np.exp(by)) if log else x + by
+
+
+def importance(material: Material) -> Figure | None:
+    """Which parameters the score depends on, by two estimators that often disagree."""
+    n = len(material.complete)
+    if material.is_contest or n < FEW:
+        return None
+    panels, best = [], max(0.1, BEST / n)
+    for title, axis, evaluator, sign in (
+        ("fANOVA", "share of the variance", FanovaImportanceEvaluator(n_trees=TREES, seed=0), 1),
+        (
+            "PED-ANOVA",
+            "share of the divergence",
+            PedAnovaImportanceEvaluator(target_quantile=best),
+            -1,
+        ),
+    ):
+        found = _importances(material.study, evaluator, sign)
+        if len(found) < 2:
+            return None
+        ranked = sorted(found.items(), key=lambda item: item[1])
+        bars = Bars(
+            at=list(range(len(ranked))),
+            heights=[value for _, value in ranked],
+            width=0.7,
+            label="",
+            colour=BLUE,
+            lying=True,
+        )
+        ticks = [(float(i), name) for i, (name, _) in enumerate(ranked)]
+        x, y = (
+            Axis(label=axis, low=0),
+            Axis(label="", ticks=ticks, low=-0.6, high=len(ranked) - 0.4),
+        )
+        panels.append(Panel(title=title, x=x, y=y, marks=[bars]))
+    return Figure(
+        name="importance",
+        title="Importance for the score: fANOVA and PED-ANOVA",
+        caption="How much the score depends on each parameter that all complete trials have "
+        f"(n = {n}, pruned ones left out): by fANOVA, the share of its variance over the space; by "
+        f"PED-ANOVA, how far the best {best:.0%} stand apart. Where they disagree, trust neither.",
+        panels=panels,
+        height=0.5 + 0.28 * max(len(panel.y.ticks) for panel in panels),
+    )
+
+
+def _importances(
+    study: optuna.Study, evaluator: BaseImportanceEvaluator, sign: int
+) -> dict[str, float]:
+    """By parameter; nothing where it can't be told. sign: -1 for what looks at low values."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PedAnova.*low `target` values")  # so we turn it
+        try:
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
+            )
+            return {name: float(value) for name, value in found.items()}
+        except (ValueError, RuntimeError):  # all scores alike, or no parameter that trials share
+            return {}
+
+
+def parallel(material: Material) -> Parallel | None:
+    """Every trial as a line through its parameters to its score."""
+    scored = [t for t in material.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
+    scored.sort(key=lambda trial: trial.score)
+    shown = spread(scored, LINES)
+    found = [] if material.is_contest else fields(material, shown)[:PANELS]
+    if len(found) < 2:
+        return None
+    scale = Scale(label="score", low=scored[0].score, high=scored[-1].score)
+    dimensions = [_dimension(field, shown) for field in found]
+    words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
+    if len(set(words.values())) > 1:
+        dimensions.append(_dimension(Field("state", words), shown))
+    scores = Field("score", {trial.number: trial.score for trial in shown}, linear=True)
+    dimensions.append(_dimension(scores, shown))
+    some = f"{len(shown)} of the {len(scored)}" if len(shown) < len(scored) else f"The {len(shown)}"
+    return Parallel(
+        name="parallel",
+        title="Parallel coordinates",
+        caption=f"{some} trials with a score, each a line through what it is, ending at its score; "
+        "a pruned one at its last. A field that a trial doesn't have stands at –."
+        f"{without_bound(material, shown)}",
+        dimensions=dimensions,
+        values=[trial.score for trial in shown],
+        scale=scale,
+    )
+
+
+def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
+    """Values at their places from 0 to 1; what is missing at 0, below the others."""
+    missing = any(trial.number not in field.values for trial in trials)
+    floor = 0.12 if missing else 0.0
+    if field.numeric:
+        scale = np.log if field.log else np.asarray
+        low, high = (float(scale(end)) for end in field.ends)
+
+        def place(value: Value) -> float:
+            return (float(scale(float(value))) - low) / ((high - low) or 1.0)
+
+        inner = [value for value in field.ticks if 0.06 < place(value) < 0.94]
+        ticks = [(place(value), f"{value:.3g}") for value in (field.ends[0], *inner, field.ends[1])]
+    else:
+        values = field.distinct
+
+        def place(value: Value) -> float:
+            return values.index(value) / max(len(values) - 1, 1)
+
+        ticks = [(place(value), str(value)) for value in values]
+    known = [(floor + (1 - floor) * at, text) for at, text in ticks]
+    return Dimension(
+        label=field.name,
+        places=[
+            floor + (1 - floor) * place(field.values[t.number]) if t.number in field.values else 0.0
+            for t in trials
+        ],
+        ticks=[*([(0.0, "–")] if missing else []), *known],
+    )
+
+
+def pareto(material: Material) -> Figure | None:
+    """The score against each other objective, of a study that has several."""
+    names = record.plan(material.study).get("objectives", [])
+    trials = [trial for trial in material.complete if len(trial.values) == len(names)]
+    if len(names) < 2 or not trials:
+        return None
+    best = {trial.number for trial in material.study.best_trials}
+    front = sorted((t for t in trials if t.number in best), key=lambda t: t.values[0])
+    panels = []
+    for i, name in enumerate(names[1:], 1):
+        marks: list[Mark] = [
+            _objective([t for t in trials if t.number not in best], i, "other complete trials"),
+            Line(
+                x=[t.values[i] for t in front],
+                y=[t.values[0] for t in front],
+                label="Pareto front" if len(names) == 2 else "on the front of all objectives",
+                colour=VERMILION,
+                symbol="circle",
+                width=1.5 if len(names) == 2 else 0.0,
+            ),
+        ]
+        unit = Axis(label=UNITS.get(name, name), log=True)
+        panels.append(Panel(x=unit, y=Axis(label="score", low=-0.04, high=1.04), marks=marks))
+    return Figure(
+        name="pareto",
+        title="Pareto front",
+        caption=f"Score against {' and '.join(names[1:])} (n = {len(trials)} complete trials); "
+        f"{len(front)} of them no other beats in every objective.",
+        panels=panels,
+    )
+
+
+def _objective(trials: Sequence[TrialRecord], i: int, label: str) -> Points:
+    return Points(
+        x=[trial.values[i] for trial in trials],
+        y=[trial.values[0] for trial in trials],
+        names=[f"#{trial.number}" for trial in trials],
+        label=label,
+        colour=BLUE,
+    )

@@ -1,0 +1,230 @@
+"""The length-generalisation table: methods by lengths, and beside them what the papers report.
+
+From a search its best trial; of `confirm`, or of a study that is a contest itself, every method
+over its fresh seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sabtune.config import PARTS
+from sabtune.report import comparison, paper, statistics
+from sabtune.report.comparison import Group
+from sabtune.report.material import Material
+from sabtune.report.sheet import Sheet, latex
+from sabtune.report.statistics import Estimate
+from sabtune.schema import to_dict
+
+MOST = 8
+"""Lengths that one table is wide; what would make it wider gets a table of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method; cells by length."""
+
+    label: str
+    seeds: str
+    cells: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows that came about alike. setting: where it isn't ours; so they stand in another table."""
+
+    heading: str
+    rows: tuple[Row, ...]
+    setting: str = ""
+
+    @property
+    def lengths(self) -> set[int]:
+        return {length for row in self.rows for length in row.cells}
+
+
+def sheets(material: Material) -> list[Sheet]:
+    """The accuracies, then the losses."""
+    trained = f"trained at length {material.run.task.length:,}"
+    accuracy = _sheets("Accuracy in %", trained, list(_accuracies(material)))
+    losses = _sheets(f"Loss in {material.task.loss_unit}", trained, list(_losses(material)))
+    return accuracy + losses
+
+
+def notes(material: Material) -> list[str]:
+    """How the rows came about, a line each."""
+    found = material.confirmed
+    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(material)]
+
+
+def own_notes(material: Material) -> list[str]:
+    """Of these, what stands in no other notes on a contest."""
+    lines: list[str] = []
+    if material.confirmed and any(group.failed for group in material.confirmed.groups):
+        lines.append("Losses are of the seeds that didn't fail.")
+    if not material.is_contest:
+        lines.append(_chosen(material))
+    quoted = _quoted(material)
+    if quoted:
+        sources = "; ".join(dict.fromkeys(row.source for row in quoted.rows))
+        lines.append(f"{sources}: {paper.QUOTED}. Setting: {quoted.words}. {quoted.note}")
+        if not quoted.is_of(_task(material)):
+            lines.append("That setting is another than this study's: no row of it compares.")
+    return lines
+
+
+def markdown(material: Material) -> str:
+    """The tables and their notes as Markdown."""
+    tables = [sheet.markdown() for sheet in sheets(material)]
+    return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(material))]) + "\n"
+
+
+def latex_page(material: Material) -> str:
+    """The tables and their notes as LaTeX, to be \\input; wants booktabs."""
+    tables = [
+        sheet.latex(f"tab:{material.name}-ladder-{number}")
+        for number, sheet in enumerate(sheets(material), 1)
+    ]
+    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(material)]
+    return "\n\n".join([r"% \usepackage{booktabs}", *tables, "\n".join(said)]) + "\n"
+
+
+def csv_page(material: Material) -> str:
+    """One row for each method and length, every number in full; accuracies are fractions."""
+    rows = list(_rows(material))
+    names = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:
+    """As few tables as keep to `MOST` lengths, the blocks in their order."""
+    tables: list[list[Block]] = []
+    for block in blocks:
+        together = [*tables[-1], block] if tables else [block]
+        lengths = set().union(*(one.lengths for one in together))
+        alike = len({one.setting for one in together}) == 1
+        if tables and len(lengths) <= MOST and alike:
+            tables[-1].append(block)
+        else:
+            tables.append([block])
+    return [_sheet(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
+
+
+def _sheet(title: str, blocks: Sequence[Block]) -> Sheet:
+    lengths = sorted(set().union(*(block.lengths for block in blocks)))
+    body: list[tuple[str, ...]] = []
+    for block in blocks:
+        body.append((block.heading,))
+        for row in block.rows:
+            body.append((row.label, row.seeds, *(row.cells.get(n, "–") for n in lengths)))
+    return Sheet(title, ("method", "seeds", *(f"{length:,}" for length in lengths)), tuple(body))
+
+
+def _accuracies(material: Material) -> Iterator[Block]:
+    rows = []
+    found = material.confirmed
+    if found:
+        for group in found.groups:
+            means = {n: statistics.mean(found.accuracies(group, n)) for n in found.lengths}
+            rows.append(_row(group, {n: _percent(mean) for n, mean in means.items()}))
+        yield Block(heading=FRESH, rows=tuple(rows))
+    if not material.is_contest:
+        cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in material.best.test}
+        yield Block(heading=ITSELF, rows=(_best(material, cells),))
+    quoted = _quoted(material)
+    for source in dict.fromkeys(row.source for row in quoted.rows) if quoted else ():
+        assert quoted is not None
+        rows = tuple(_of_paper(row) for row in quoted.rows if row.source == source)
+        setting = "" if quoted.is_of(_task(material)) else quoted.words
+        yield Block(heading=f"{source}: {paper.QUOTED}", rows=rows, setting=setting)
+
+
+def _losses(material: Material) -> Iterator[Block]:
+    rows = []
+    found = material.confirmed
+    if found:
+        for group in found.groups:
+            means = {n: group.loss(n) for n in found.lengths}
+            rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
+        yield Block(heading=FRESH, rows=tuple(rows))
+    if not material.is_contest:
+        cells = {rung.length: f"{rung.loss:.3g}" for rung in material.best.test}
+        yield Block(heading=ITSELF, rows=(_best(material, cells),))
+
+
+FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
+ITSELF = "The search's best trial, which the search chose itself: one seed"
+
+
+def _row(group: Group, cells: Mapping[int, str]) -> Row:
+    failed = f"\n({group.failed} failed)" if group.failed else ""
+    return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
+
+
+def _best(material: Material, cells: Mapping[int, str]) -> Row:
+    return Row(label=_label(material), seeds="1", cells=cells)
+
+
+def _label(material: Material) -> str:
+    return f"#{material.best.number} {material.run.trial.model.label()}"
+
+
+def _percent(mean: Estimate) -> str:
+    return mean.percent().replace(" [", "\n[")
+
+
+def _plain(mean: Estimate | None) -> str:
+    if mean is None:
+        return "–"
+    ends = mean.interval
+    return f"{mean.value:.3g}" + (f"\n[{ends.low:.3g}, {ends.high:.3g}]" if ends else "")
+
+
+def _of_paper(row: paper.Quoted) -> Row:
+    cells = {n: of if isinstance(of, str) else f"{of:g}" for n, of in row.accuracy.items()}
+    return Row(label=row.method, seeds="–", cells=cells)
+
+
+def _task(material: Material) -> dict[str, object]:
+    return to_dict(material.run.task, PARTS)
+
+
+def _quoted(material: Material) -> paper.QuotedTable | None:
+    return paper.quoted(_task(material))
+
+
+def _chosen(material: Material) -> str:
+    at = ", ".join(f"{length:,}" for length in material.select)
+    return (
+        f"The search's best trial is its choice by scores at length {at}, among its complete "
+        f"trials ({len(material.complete)}); it is shown on {material.best.test[0].sequences:,} "
+        "test sequences a length, which chose nothing. What is chosen for its score flatters: "
+        "`sabtune confirm` tells more."
+    )
+
+
+def _rows(material: Material) -> Iterator[dict[str, object]]:
+    found, quoted = material.confirmed, _quoted(material)
+    own = {"trained_at": material.run.task.length}
+    unit = {"loss_unit": material.task.loss_unit}
+    for row in comparison.accuracy_rows(found) if found else ():
+        named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
+        yield {"source": "fresh seeds", **own, **named, **unit}
+    for rung in () if material.is_contest else material.best.test:
+        row = {"method": _label(material), "length": rung.length, "seeds": 1}
+        row |= {"accuracy": rung.accuracy, "loss": rung.loss}
+        yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
+    for of in quoted.rows if quoted else ():
+        source = f"{of.source}, {paper.QUOTED}: {quoted.words}" if quoted else ""
+        for length, accuracy in of.accuracy.items():
+            row = {"source": source, "method": of.method, "length": length}
+            if isinstance(accuracy, str):
+                yield {**row, "note": accuracy}
+            else:
+                yield {**row, "accuracy": accuracy / 100}

@@ -1,0 +1,152 @@
+"""What a report is made from, read once: the study, its contests, and what its trials wrote."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from sabtune.config import RunConfig
+from sabtune.errors import StoreError
+from sabtune.report.comparison import Comparison
+from sabtune.report.contest import comparison
+from sabtune.search import record
+from sabtune.search.attempts import checkpoints, history
+from sabtune.search.racing import Configuration, Race, Seeds
+from sabtune.search.record import TrialRecord
+from sabtune.store import Store
+from sabtune.tasks import Task
+from sabtune.trial import Progress
+
+STATES: Mapping[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "unfinished",
+}
+BROKEN = "breaks a constraint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Of a study with a complete trial.
+
+    ranked: its configurations, best first. contests: by the study that holds its runs, this one or
+    its .confirm and .ablate, what was measured on fresh seeds.
+    """
+
+    study: optuna.Study
+    store: Store
+    trials: list[TrialRecord]
+    ranked: list[Configuration]
+    contests: dict[str, Comparison]
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    @property
+    def is_contest(self) -> bool:
+        """Whether its trials are the runs of `confirm` or `ablate`."""
+        return self.name in self.contests
+
+    @property
+    def confirmed(self) -> Comparison | None:
+        """The methods on fresh seeds."""
+        return self.contests.get(self.name) or self.contests.get(f"{self.name}.confirm")
+
+    @property
+    def best(self) -> TrialRecord:
+        return self.ranked[0].best
+
+    @property
+    def run(self) -> RunConfig:
+        """What the best trial trained."""
+        assert self.best.run is not None
+        return self.best.run
+
+    @cached_property
+    def task(self) -> Task:
+        return self.run.task.build()
+
+    @cached_property
+    def ended(self) -> list[TrialRecord]:
+        """The trials that have ended and had something to do."""
+        return [t for t in self.trials if t.state in record.ENDED and t.run is not None]
+
+    @cached_property
+    def complete(self) -> list[TrialRecord]:
+        return [trial for trial in self.ended if trial.state == TrialState.COMPLETE]
+
+    @property
+    def select(self) -> tuple[int, ...]:
+        """The lengths that chose."""
+        assert self.best.assignment is not None
+        return self.best.assignment.ladder.select
+
+    @property
+    def counts(self) -> str:
+        """How many trials there are, and how they ended."""
+        found = Counter(trial.state for trial in self.trials)
+        states = ", ".join(
+            f"{found[state]} {word}" for state, word in STATES.items() if found[state]
+        )
+        return f"{len(self.trials)} trials ({states})"
+
+    @cached_property
+    def question(self) -> str:
+        """What the study asks: the first words of its file; "" where the file is gone."""
+        path = Path(record.plan(self.study).get("file", ""))
+        try:
+            said = ast.get_docstring(ast.parse(path.read_text()))
+        except (OSError, SyntaxError, ValueError):
+            said = None
+        return (said or "").strip()
+
+    def history(self, trial: TrialRecord) -> list[Progress]:
+        """What a trial reported, from its last checkpoint; nothing where that is gone."""
+        return history(checkpoints(self.store.trials / self.name, trial.number))
+
+
+def gather(study: optuna.Study, store: Store) -> Material:
+    """The material of a study. Raises StoreError if no trial of it is complete."""
+    trials = record.records(study)
+    ranked = Race(Seeds(**record.plan(study).get("seeds", {}))).add(trials).ranked()
+    if not ranked:
+        ended = sum(trial.state in record.ENDED for trial in trials)
+        raise StoreError(
+            f"study {study.study_name!r} has no complete trial ({ended} ended otherwise): "
+            "there is nothing to report yet, search on"
+        )
+    return Material(
+        study=study,
+        store=store,
+        trials=trials,
+        ranked=ranked,
+        contests=dict(_contests(study, store)),
+    )
+
+
+def _contests(study: optuna.Study, store: Store) -> dict[str, Comparison]:
+    """By study: what was measured on fresh seeds of this one, or what this one is itself."""
+    name = study.study_name
+    if "contest" in record.plan(study):
+        studies = [study]
+    else:
+        known = set(record.names(store))
+        others = [f"{name}.{kind}" for kind in ("confirm", "ablate")]
+        studies = [record.open_study(store, other) for other in others if other in known]
+    found = {of.study_name: comparison(of) for of in studies}
+    return {of: compared for of, compared in found.items() if compared is not None}
+
+
+def state(trial: TrialRecord) -> str:
+    """How a trial ended, in a word."""
+    broken = trial.state == TrialState.COMPLETE and not trial.feasible
+    return BROKEN if broken else STATES[trial.state]

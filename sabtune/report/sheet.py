@@ -1,0 +1,96 @@
+"""A table of words: on the terminal, as Markdown, as LaTeX."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "→": r"$\rightarrow$",
+    "×": r"$\times$",
+    "–": "--",
+    "≥": r"$\geq$",
+} | {sign: "\\" + sign for sign in "&%$#_{}"}
+"""What stands for itself in text, and doesn't in LaTeX."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The first column is to the left. A row of one cell is a heading over those that follow.
+
+    A cell may have a second line, which is secondary: an interval under its mean.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+
+    def rich(self) -> Table:
+        table = Table(title=Text(self.title), title_justify="left")
+        for column, name in enumerate(self.header):
+            table.add_column(Text(name), justify="right" if column else "left")
+        for row in self.body:
+            table.add_row(*map(Text, row))
+        return table
+
+    def markdown(self) -> str:
+        rule = ("---",) + ("---:",) * (len(self.header) - 1)
+        rows = [tuple(map(_markdown, self.header)), rule]
+        for row in self.body:
+            cells = tuple(map(_markdown, row))
+            heading = (f"*{cells[0]}*",) + ("",) * (len(self.header) - 1)
+            rows.append(heading if len(row) == 1 else cells)
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([f"**{self.title}**", "", *lines])
+
+    def latex(self, label: str) -> str:
+        """A table float for \\usepackage{booktabs}; `label`: what \\ref finds it by."""
+        width = len(self.header)
+        lines = [
+            r"\begin{table}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{latex(self.title)}}}\label{{{label}}}",
+            rf"\begin{{tabular}}{{p{{0.28\linewidth}}{'r' * (width - 1)}}}",
+            r"\toprule",
+            _row(self.header),
+        ]
+        for before, row in zip((None, *self.body), self.body, strict=False):
+            if len(row) == 1:
+                lines.append(r"\midrule")
+                lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(row[0])}}}}} \\")
+            else:
+                lines += [r"\midrule"] if before is None else []
+                lines.append(_row(row))
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        return "\n".join(lines)
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX that shows it, on one line."""
+    return "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return r"\raggedright " + " & ".join(map(_cell, cells)) + r" \\"
+
+
+def _cell(text: str) -> str:
+    first, _, second = text.partition("\n")
+    if not second:
+        return latex(first)
+    lines = rf"{latex(first)}\\[-1pt] {{\tiny {latex(second)}}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{lines}\end{{tabular}}"
+
+
+def _markdown(cell: str) -> str:
+    """On one line, and nothing in it that Markdown or HTML would take for its own."""
+    return re.sub(r"([\\|*`]|<(?=\S)|(?<=\])\()", r"\\\1", cell).replace("\n", "<br>")

@@ -1,0 +1,77 @@
+"""A report's files: the page, the length-generalisation table, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import optuna
+
+from sabtune.errors import StoreError
+from sabtune.report import ladder
+from sabtune.report.material import Material, gather
+from sabtune.schema import check_name
+from sabtune.store import Store
+
+Format = Literal["html", "md", "tex", "csv", "png", "pdf"]
+
+TABLES: Mapping[str, Callable[[Material], str]] = {
+    "md": ladder.markdown,
+    "csv": ladder.csv_page,
+    "tex": ladder.latex_page,
+}
+FIGURES: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
+FORMATS = ("html", *TABLES, *FIGURES)
+"""All there are: report.html, ladder.md, .csv and .tex, figures/*.png and *.pdf."""
+
+QUICK = ("html", *TABLES)
+"""What a search makes at its end."""
+
+
+def write(
+    study: optuna.Study, store: Store, folder: Path, formats: Collection[str] = FORMATS
+) -> list[Path]:
+    """Writes the report on a study into a folder, which is made if need be; the files' paths.
+
+    Raises StoreError if no trial is complete or the folder can't be written, ConfigError if a
+    format is none of `FORMATS`.
+    """
+    for name in formats:
+        check_name("--format", name, FORMATS)
+    material = gather(study, store)
+    try:
+        return [_put(folder / name, content) for name, content in _files(material, formats)]
+    except OSError as problem:
+        raise StoreError(
+            f"the folder {folder} can't be written ({problem.strerror}): give another with --out"
+        ) from None
+
+
+def _files(material: Material, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
+    """Each file's name and content, made when it is asked for."""
+    for name, table in TABLES.items():
+        if name in formats:
+            yield f"ladder.{name}", table(material)
+    drawn = [name for name in FIGURES if name in formats]
+    if not drawn and "html" not in formats:
+        return
+    from sabtune.report.figures import drawings  # what draws takes long to import
+
+    found = drawings(material)
+    if "html" in formats:
+        from sabtune.report.page import page
+
+        yield "report.html", page(material, found)
+    if drawn:
+        from sabtune.report.figures import still
+
+        for drawing in found:
+            for name in drawn:
+                yield f"figures/{drawing.name}.{name}", still.draw(drawing, name)
+
+
+def _put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
