@@ -214,3 +214,24 @@ def test_a_model_is_kept_and_its_run_stays_as_it_was(
     with torch.no_grad():
         logits, _ = checkpoint.load_model(tmp_path)(torch.from_numpy(x))
     np.testing.assert_allclose(pyfunc.load_model(uri).predict(x), logits, rtol=1e-5, atol=1e-6)
+
+
+def test_files_are_kept_with_the_search_in_place_of_earlier_ones(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "index.html").write_text("first")
+    (tmp_path / "figures" / "old.png").write_bytes(b"old")
+    tracker = place.tracker()
+    assert tracker.keep_files(tmp_path, "report")
+    (tmp_path / "index.html").write_text("second")
+    (tmp_path / "figures" / "old.png").rename(tmp_path / "figures" / "new.png")
+    assert place.tracker().keep_files(tmp_path, "report")
+    assert tracker.close(ENOUGH)
+    (search,) = place.searches()
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    place.client.download_artifacts(search.info.run_id, "report", str(shown))
+    kept = {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()}
+    assert kept == {"report/index.html", "report/figures/new.png"}
+    assert (shown / "report/index.html").read_text() == "second"

@@ -55,6 +55,7 @@ def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_pa
     until(lambda: tracker.behind)
     assert tracker.behind == AWAY
     assert tracker.keep_model(0, tmp_path) is None
+    assert not tracker.keep_files(tmp_path, "report")
     with pytest.raises(TrackingError) as raised:
         tracker.sync(pictures(run), complete=False, best=())
     assert str(raised.value) == f"{AWAY}: see to it, then do this again"

@@ -90,3 +90,17 @@ def keep_best(study: optuna.Study, tracker: Tracker) -> bool:
     if uri is not None:
         record.set_model(study, record.KeptModel(trial=best.number, uri=uri))
     return uri is not None
+
+
+REPORT = "report"
+"""Where the search's run has the files of a report."""
+
+
+def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
+    """Logs all files of `folder` to the search's run, below report/, in place of an earlier
+    report's; whether MLflow took them."""
+    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    try:
+        return tracker.keep_files(folder, REPORT)
+    finally:
+        tracker.close(DRAIN)

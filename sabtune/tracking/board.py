@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from sabtune.errors import TrackingError
@@ -104,6 +105,23 @@ class Board:
         self._write(run, page, written=None)
         if page.outcome is not None:
             run.points = None  # it may be long; who takes the trial up again reads it anew
+
+    def keep_files(self, folder: Path, under: str) -> None:
+        """Has the search's run hold the files of a folder, and nothing else, below `under`."""
+        run = self.search()
+        self.client.log_artifacts(run.id, str(folder), under)
+        kept = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
+        location = self.client.get_run(run.id).info.artifact_uri
+        files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
+        for stale in [path for path in self._files(run, under) if path not in kept]:
+            files.delete_artifacts(stale)
+
+    def _files(self, run: Shown, under: str) -> list[str]:
+        """Every file of a run's below a folder of its."""
+        found = []
+        for entry in self.client.list_artifacts(run.id, under):
+            found += self._files(run, entry.path) if entry.is_dir else [entry.path]
+        return found
 
     def put_right(self, picture: Picture) -> None:
         """Shows all of a trial. Raises TrackingError if its run is another study's."""

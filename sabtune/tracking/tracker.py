@@ -32,7 +32,7 @@ PACE = 1.0
 The end of a search, and who waits for what is queued, don't wait for them."""
 
 PATIENCE = 60.0
-"""Seconds that `keep_model` waits for what is queued to be written."""
+"""Seconds that `keep_model` and `keep_files` wait for what is queued to be written."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,7 @@ class Tracker:
         None if MLflow is away, or has no run of the trial. Raises CheckpointError if the
         checkpoint is damaged.
         """
-        with self._queue:
-            self._awaited = True
-            self._queue.notify_all()
-            self._queue.wait_for(self._rests, PATIENCE)
-            self._awaited = False
+        self._await()
         with self._mlflow:
             try:
                 runs = self._opened().trials.get(number)
@@ -154,6 +150,28 @@ class Tracker:
                 with self._queue:
                     self._note(problem)
                 return None
+
+    def keep_files(self, folder: Path, under: str) -> bool:
+        """Logs all files of a folder to the search's run, below `under`, in place of what was there
+        before; whether MLflow took them."""
+        self._await()
+        with self._mlflow:
+            try:
+                self._opened().keep_files(folder, under)
+            except Exception as problem:
+                self._board = None
+                with self._queue:
+                    self._note(problem)
+                return False
+        return True
+
+    def _await(self) -> None:
+        """Waits until what is queued is written, or can't be."""
+        with self._queue:
+            self._awaited = True
+            self._queue.notify_all()
+            self._queue.wait_for(self._rests, PATIENCE)
+            self._awaited = False
 
     def _page(self, number: int) -> Page:
         """What is not yet written of a trial, to be added to."""
