@@ -23,7 +23,7 @@ from sabtune.schema import flatten
 from sabtune.tracking import Tracker
 from sabtune.training import Report
 from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, Picture
+from sabtune.watcher import Outcome, Overview, Picture
 
 ENOUGH = 100.0
 """Seconds that are plenty for what is waited for."""
@@ -167,6 +167,18 @@ def pictures(run: RunConfig) -> list[Picture]:
             outcome=Outcome(state="FAIL", reason="diverged"),
         ),
     ]
+
+
+def standing(best: Picture | None = None, *, complete: bool = True) -> Overview:
+    """How a search stands whose best trial is this one."""
+    return Overview(
+        question="Which of them carries?",
+        space={"k_top": "1 to 3 in whole numbers"},
+        trials={"complete": 1, "pruned": 1, "failed": 1, "unfinished": 1},
+        hours=0.5,
+        best=best,
+        complete=complete,
+    )
 
 
 def tell(tracker: Tracker, picture: Picture) -> None:

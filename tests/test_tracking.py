@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from mlflow import pyfunc
 
-from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.training import Training
-from sabtune.watcher import Outcome
+from sabtune.watcher import Outcome, Picture
+from tests import conftest
 from tests.boards import (
+    COMPLETE,
     ENOUGH,
     Place,
     Server,
@@ -26,6 +24,7 @@ from tests.boards import (
     pictures,
     progress,
     rungs,
+    standing,
     tell,
 )
 
@@ -66,7 +65,7 @@ def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
     for picture in told:
         tell(tracker, picture)
     tracker.trial_reported(2, progress(10, loss=math.nan))
-    tracker.search_ended(complete=False, best=rungs(0.5))
+    tracker.search_ended(standing(told[0], complete=False))
     assert tracker.close(ENOUGH)
     assert tracker.behind is None
     told[2] = replace(told[2], history=[*told[2].history, progress(10)])
@@ -127,14 +126,14 @@ def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: Ru
     tell(tracker, replace(told[0], history=told[0].history[:1], outcome=None))
     tell(tracker, replace(told[1], history=told[1].history[1:]))  # one report is missing
     assert tracker.close(ENOUGH)
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     assert_shows(place, told)
     (search,) = place.searches()
     assert search.info.status == "FINISHED"
     before = place.everything()
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     again = place.tracker()
-    again.sync(told, complete=True, best=rungs(0.5))
+    again.sync(told, standing(told[0]))
     assert again.close(ENOUGH)
     assert place.everything() == before
 
@@ -149,16 +148,16 @@ def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: 
     tags = {number: run.data.tags["sabtune.written"] for number, run in embedded.trials().items()}
     assert tags == {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
     other = [replace(told[2], history=[progress(20)])]
-    tracker.sync(other, complete=False, best=())
+    tracker.sync(other, standing(complete=False))
     assert_shows(embedded, told)
-    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], False, ())
+    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], standing())
     assert embedded.curve(embedded.trials()[2], "loss") == [(5, 1.0), (20, 1.0)]
 
 
 def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
     told = pictures(run)
     tracker = embedded.tracker()
-    tracker.sync(told, complete=False, best=())
+    tracker.sync(told, standing(complete=False))
     first = {number: run.info.run_id for number, run in embedded.trials().items()}
     (search,) = (run.info.run_id for run in embedded.searches())
     double = {"sabtune.search": embedded.study}
@@ -166,16 +165,17 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
     for number in (0, 0, 2):
         tags = {"sabtune.number": str(number), "mlflow.parentRunId": later}
         embedded.client.create_run(embedded.experiment, tags=tags)
-    tracker.sync(told, complete=False, best=())
+    tracker.sync(told, standing(complete=False))
     assert {number: run.info.run_id for number, run in embedded.trials().items()} == first
     assert [run.info.run_id for run in embedded.searches()] == [search]
     assert tracker.close(ENOUGH)
 
 
 def test_a_new_best_trial_is_shown(embedded: Place, run: RunConfig) -> None:
-    tracker = embedded.tracker()
+    tracker, (told, *_) = embedded.tracker(), pictures(run)
     for accuracy in (0.5, 0.5, 0.75, 0.75):
-        tracker.sync([], complete=True, best=rungs(accuracy))
+        best = replace(told, outcome=replace(COMPLETE, test=rungs(accuracy)))
+        tracker.sync([], standing(best))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
     assert search.data.metrics["best_test_accuracy"] == 0.75
@@ -187,33 +187,26 @@ def test_another_study_of_the_same_name_is_not_written_over(
 ) -> None:
     theirs, ours = pictures(run)[:1], pictures(replace(run, seed=8))[:1]
     tracker = embedded.tracker()
-    tracker.sync(theirs, complete=True, best=())
+    tracker.sync(theirs, standing())
     with pytest.raises(TrackingError, match=r"trial 0 has seed 8, .* of it 7: another study"):
-        tracker.sync(ours, complete=True, best=())
+        tracker.sync(ours, standing())
     tell(tracker, ours[0])
     assert not tracker.close(ENOUGH)
     assert "another study" in str(tracker.behind)
     assert_shows(embedded, theirs)
 
 
-def test_a_model_is_kept_and_its_run_stays_as_it_was(
-    place: Place, run: RunConfig, tmp_path: Path
-) -> None:
-    training = Training(run)
-    next(iter(training))
-    training.save(tmp_path)
-    told = [replace(pictures(run)[1], assignment=assignment(run, 0))]
-    tracker = place.tracker()
-    tell(tracker, told[0])
-    uri = tracker.keep_model(0, tmp_path)
-    assert uri is not None, tracker.behind
-    assert tracker.keep_model(1, tmp_path) is None
-    assert tracker.close(ENOUGH)
-    assert_shows(place, told)
-    x = np.random.default_rng(0).standard_normal((2, 7, training.task.inputs)).astype(np.float32)
-    with torch.no_grad():
-        logits, _ = checkpoint.load_model(tmp_path)(torch.from_numpy(x))
-    np.testing.assert_allclose(pyfunc.load_model(uri).predict(x), logits, rtol=1e-5, atol=1e-6)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
+    """A trial that is complete, with a checkpoint of its."""
+    directory = tmp_path_factory.mktemp("trained")
+    config: RunConfig = conftest.run.__wrapped__()  # type: ignore[attr-defined]
+    training = Training(config)
+    for _ in training:
+        pass
+    training.save(directory)
+    (told, *_) = pictures(config)
+    return replace(told, outcome=replace(COMPLETE, checkpoint=directory))
 
 
 def test_files_are_kept_with_the_search_in_place_of_earlier_ones(

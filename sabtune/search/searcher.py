@@ -220,13 +220,13 @@ class Teller(_Stays, tune.Callback):
             reason=reason,
             ladder=last.ladder if last else (),
             test=last.test if last and complete else (),
+            checkpoint=Path(trial.checkpoint.path) if trial.checkpoint is not None else None,
         )
-        checkpoint = trial.checkpoint.path if trial.checkpoint is not None else None
         made = values(self.file.study.objectives, running.history) if complete else None
         if made is not None:
             for name, value in self._constraints(running, outcome, made).items():
                 running.trial.set_constraint(name, value)
-        self.race.end(record.end(running.trial, outcome, made, last, checkpoint))
+        self.race.end(record.end(running.trial, outcome, made, last))
         for watcher in self.watchers:
             watcher.trial_ended(running.assignment.number, outcome)
 
