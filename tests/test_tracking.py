@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
-from sabtune.training import Training
-from sabtune.watcher import Outcome, Picture
-from tests import conftest
+from sabtune.tracking import Tracker
+from sabtune.watcher import Outcome
 from tests.boards import (
     COMPLETE,
     ENOUGH,
     Place,
-    Server,
     assert_shows,
     assignment,
     pictures,
@@ -26,37 +25,10 @@ from tests.boards import (
     rungs,
     standing,
     tell,
+    until,
 )
 
 pytestmark = pytest.mark.timeout(300)  # the server alone may take a minute on a busy machine
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("embedded")
-
-
-@pytest.fixture(params=["embedded", "server"])
-def place(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """A study of its own for each test, in either kind of MLflow."""
-    study = request.node.name
-    if request.param == "server":
-        return Place(request.getfixturevalue("server").uri, study, None)
-    return Place(f"sqlite:///{folder / 'mlflow.db'}", study, folder / "artifacts")
-
-
-@pytest.fixture
-def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """A study of its own where the kind of MLflow makes no difference."""
-    return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
 
 
 def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
@@ -196,17 +168,27 @@ def test_another_study_of_the_same_name_is_not_written_over(
     assert_shows(embedded, theirs)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
-    """A trial that is complete, with a checkpoint of its."""
-    directory = tmp_path_factory.mktemp("trained")
-    config: RunConfig = conftest.run.__wrapped__()  # type: ignore[attr-defined]
-    training = Training(config)
-    for _ in training:
-        pass
-    training.save(directory)
-    (told, *_) = pictures(config)
-    return replace(told, outcome=replace(COMPLETE, checkpoint=directory))
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_machine_is_watched_if_asked_for(
+    embedded: Place, run: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+
+    def system(shown: Run) -> bool:
+        return any(key.startswith("system/") for key in shown.data.metrics)
+
+    tracker = Tracker(embedded.uri, embedded.study, embedded.artifacts, system_metrics=asked)
+    tell(tracker, pictures(run)[2])
+    assert tracker.register([], 0) == {}  # waits until all is written
+    if asked:
+        until(lambda: system(embedded.searches()[0]))
+    tracker.search_ended(standing(complete=False))
+    assert tracker.close(ENOUGH), tracker.behind
+    (search,) = embedded.searches()
+    assert system(search) == asked
+    assert not system(embedded.trials()[2])
+    assert search.info.status == "KILLED"
+    assert not [thread for thread in threading.enumerate() if "SystemMetrics" in thread.name]
 
 
 def test_files_are_kept_with_the_search_in_place_of_earlier_ones(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,18 @@ def show_champion(console: Console, name: str, contest: str, store: Store, sync:
     if behind:
         console.print(Text(f"MLflow doesn't show it: {behind}"))
         hint(console, "Once it is back:", sync)
+
+
+def check_free(port: int) -> None:
+    """Raises ConfigError if something listens at a port of this machine already."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as problem:
+            raise ConfigError(
+                f"port {port} can't be had ({problem.strerror}): give another with --port"
+            ) from None
 
 
 def lengths_of(text: str | None) -> tuple[int, ...] | None:

@@ -52,7 +52,8 @@ def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
         versions[number] = _version(trial, contest, found, group)
     winner = defender if present is not None and present.confirmed else None
     if defender in candidates:
-        winner = _beaten_by(found, candidates, defender) or defender
+        beaten_by = _beaten_by(found, candidates, defender)
+        winner = defender if beaten_by is None else beaten_by
     elif winner is None:
         winner = max(versions, key=lambda number: versions[number].accuracy)
     registered = {version.trial for version in known.versions}

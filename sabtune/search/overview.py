@@ -37,7 +37,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     plan, trials = record.plan(study), record.records(study)
     asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in trials)
-    best = best_trial(study)
+    best = best_trial(study) if "contest" not in plan else None  # there seeds are compared
     return Overview(
         question=question(plan),
         task=asked.task if asked else None,

@@ -16,6 +16,7 @@ from sabtune.search.racing import best_trial
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tracking import Tracker
+from sabtune.tracking.manners import refuse_another_version
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, Picture, Version
 
@@ -37,6 +38,7 @@ class Projection:
     """
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
+        refuse_another_version(store.mlflow_uri)
         self.study, self.store = study, store
         self.goes_on = bool(record.records(study))
         self.tracker = Tracker(
@@ -74,7 +76,9 @@ class Projection:
 
 
 def sync(study: optuna.Study, store: Store) -> None:
-    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away."""
+    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
+    another version's."""
+    refuse_another_version(store.mlflow_uri)
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     trials = record.records(study)
     folder = store.trials / study.study_name
@@ -118,9 +122,9 @@ def nominate(study: optuna.Study) -> None:
     known = record.registered(study)
     if best.number not in {version.trial for version in known.versions}:
         known = known.with_version(Version(trial=best.number))
-    record.set_registered(
-        study, known.with_champion(best.number) if known.crowned is None else known
-    )
+    if known.crowned is None:
+        known = known.with_champion(best.number)
+    record.set_registered(study, known)
 
 
 def register(study: optuna.Study, tracker: Tracker) -> None:

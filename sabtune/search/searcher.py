@@ -199,6 +199,8 @@ class Teller(_Stays, tune.Callback):
         elif running.history:
             progress = running.history[-1]
             reason = f"score {progress.score:.3f} at {progress.report.step} updates"
+            if self.file.study.pruning is not None:
+                reason += f", not of the best 1/{self.file.study.pruning.reduction:g}"
             self._end(trial, running, "PRUNED", reason)
 
     def on_trial_error(

@@ -9,11 +9,12 @@ A model's files are the weights in safetensors, the configuration in JSON and `r
 from __future__ import annotations
 
 import tempfile
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from mlflow import MlflowClient, pyfunc
+from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -24,6 +25,10 @@ from sabtune.tasks import Task
 from sabtune.tracking.data import dataset
 from sabtune.tracking.page import MODEL, NUMBER, SELECTION, SUMMARY, TEST, Page
 from sabtune.trial import Assignment
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about type hints of MLflow's own, when it is first loaded
+    from mlflow.pyfunc import save_model
 
 RECALL = Path(__file__).with_name("recall.py")
 """The code of every model; it is MLflow that runs it, so nobody imports it."""
@@ -81,7 +86,7 @@ class Models:
             self.experiment,
             name=f"trial-{number}",
             source_run_id=run_id,
-            tags={key: value for key, value in tags.items() if key.startswith("sabtune.")},
+            tags={k: value for k, value in tags.items() if k.startswith("sabtune.") and value},
             params=page.params(),
             model_type=tags[MODEL],
         )
@@ -133,7 +138,7 @@ def of_model(point: Metric, model: LoggedModel, assignment: Assignment, run_id: 
 def save(folder: Path, exported: Path, task: Task, model: LoggedModel, run_id: str) -> None:
     """Writes the files of an MLflow model into `folder`, which is made."""
     example = task.batch(1, task.length, generator(0, Stream.TEST, index=task.length)).x
-    pyfunc.save_model(
+    save_model(
         folder,
         python_model=str(RECALL),
         artifacts={exported.name: str(exported)},

@@ -1,8 +1,6 @@
 """What MLflow's `predict` runs. MLflow keeps a copy of this file with each model, beside the
 weights in safetensors, and runs it to load the model: no pickle is written or read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
