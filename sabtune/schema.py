@@ -138,6 +138,9 @@ def _typed(hint: Any, value: Any, parts: Parts, where: str) -> Any:
     if origin is tuple:
         check(isinstance(value, list | tuple), where, value, "a list")
         return tuple(_typed(arguments[0], v, parts, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        check(isinstance(value, Mapping), where, value, "a mapping of keys to values")
+        return dict(value)
     if origin in (Union, types.UnionType):
         return _one_of(arguments, value, parts, where)
     if isinstance(hint, type) and issubclass(hint, Config):

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LoggedModel, Run, ViewType
 
 from sabtune.config import RunConfig
 from sabtune.evaluation import Ladder, Rung
 from sabtune.schema import flatten
 from sabtune.tracking import Tracker
+from sabtune.tracking.server import NO_JOBS
 from sabtune.training import Report
 from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, Picture
+from sabtune.watcher import Outcome, Overview, Picture
 
 ENOUGH = 100.0
 """Seconds that are plenty for what is waited for."""
@@ -46,7 +47,12 @@ class Server:
         command += ["--artifacts-destination", str(self.root / "artifacts")]
         with (self.root / "server.log").open("a") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.root,
+                env=NO_JOBS | os.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         until(self._is_healthy)
 
@@ -103,16 +109,35 @@ class Place:
         points = self.client.get_metric_history(run.info.run_id, key)
         return [(point.step, point.value) for point in sorted(points, key=lambda p: p.step)]
 
+    def models(self) -> list[LoggedModel]:
+        return list(self.client.search_logged_models([self.experiment]))
+
     def everything(self) -> dict[str, Any]:
         """All that MLflow knows of the study."""
-        found = {}
+        found: dict[str, Any] = {}
         for run in self.client.search_runs([self.experiment], run_view_type=ViewType.ALL):
             history = self.client.get_metric_history
             curves = {
                 key: [vars(p) for p in history(run.info.run_id, key)] for key in run.data.metrics
             }
-            found[run.info.run_id] = (dict(run.info), run.data.params, run.data.tags, curves)
+            data = sorted(contexts(run).items())
+            outputs = [of.model_id for of in run.outputs.model_outputs] if run.outputs else []
+            told = (dict(run.info), run.data.params, run.data.tags, curves, data, outputs)
+            found[run.info.run_id] = told
+        for model in self.models():
+            metrics = sorted(repr(vars(metric)) for metric in model.metrics or [])
+            found[model.model_id] = (model.status, model.tags, model.params, metrics)
+        for version in self.client.search_model_versions(f"name='{self.study}'"):
+            found[f"version {version.version}"] = (version.tags, version.run_id, version.source)
         return found
+
+
+def contexts(run: Run) -> dict[str, str]:
+    """The digests of a run's data sets, by what it used them for; each is there once."""
+    assert run.inputs is not None
+    digests = {of.tags[0].value: of.dataset.digest for of in run.inputs.dataset_inputs}
+    assert len(digests) == len(run.inputs.dataset_inputs)
+    return digests
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -169,6 +194,18 @@ def pictures(run: RunConfig) -> list[Picture]:
     ]
 
 
+def standing(best: Picture | None = None, *, complete: bool = True) -> Overview:
+    """How a search stands whose best trial is this one."""
+    return Overview(
+        question="Which of them carries?",
+        space={"k_top": "1 to 3 in whole numbers"},
+        trials={"complete": 1, "pruned": 1, "failed": 1, "unfinished": 1},
+        hours=0.5,
+        best=best,
+        complete=complete,
+    )
+
+
 def tell(tracker: Tracker, picture: Picture) -> None:
     number = picture.assignment.number
     tracker.trial_started(picture.assignment)
@@ -198,5 +235,10 @@ def assert_shows(place: Place, told: list[Picture]) -> None:
         assert place.curve(shown, "peak_memory_mib") == [(step, 64.0) for step in steps]
         for key in ("ladder", "test"):
             carried = getattr(picture.outcome, key) if picture.outcome else ()
-            curve = place.curve(shown, f"{key}_accuracy")
-            assert curve == [(rung.length, rung.accuracy) for rung in carried]
+            for name in ("accuracy", "loss"):
+                curve = place.curve(shown, f"{key}_{name}")
+                assert curve == [(rung.length, getattr(rung, name)) for rung in carried]
+            for rung in carried:
+                flat = place.curve(shown, f"{key}_accuracy_at_{rung.length:04}")
+                assert flat == [(0, rung.accuracy)]
+        assert sorted(contexts(shown)) == ["selection", "test", "training"]

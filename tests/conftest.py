@@ -1,8 +1,10 @@
-"""Shared by all tests: small configurations, and where the golden runs are."""
+"""Shared by all tests: small configurations, golden runs, and MLflow of both kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear
 from sabtune.tasks import Copying
+
+if TYPE_CHECKING:
+    from tests.boards import Place, Server  # loads MLflow, which most tests can do without
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -34,3 +39,38 @@ def run() -> RunConfig:
         ),
         seed=7,
     )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An MLflow server for all tests; it may take a minute to start on a busy machine."""
+    from tests.boards import Server
+
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded MLflow of all tests is."""
+    return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture
+def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
+    """A study of its own where the kind of MLflow makes no difference."""
+    from tests.boards import Place
+
+    return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
+
+
+@pytest.fixture(params=["embedded", "server"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A study of its own for each test, in either kind of MLflow."""
+    from tests.boards import Place
+
+    if request.param == "server":
+        return Place(request.getfixturevalue("server").uri, request.node.name, None)
+    return request.getfixturevalue("embedded")  # type: ignore[no-any-return]

@@ -43,6 +43,7 @@ OUTSIDE = {
     "filelock": {"sabtune.search", "sabtune.data"},
     "sqlalchemy": {"sabtune.search"},
     "optuna": {"sabtune.search", "sabtune.report"},
+    "optuna_dashboard": {"sabtune.search"},
     "mlflow": {"sabtune.tracking"},
     "rich": {"sabtune.search", "sabtune.report", "sabtune.cli"},
     "typer": {"sabtune.cli"},

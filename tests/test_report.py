@@ -110,5 +110,5 @@ def test_an_unknown_study_is_told_those_that_exist(study: optuna.Study, tmp_path
     store = Store(tmp_path).existing()
     with pytest.raises(StoreError, match="has no study 'fund': did you mean 'found'"):
         record.open_study(store, "fund")
-    with pytest.raises(StoreError, match="known: found"):
+    with pytest.raises(StoreError, match="has no study 'xyz': it has found"):
         record.open_study(store, "xyz")

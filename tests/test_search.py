@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import socket
@@ -192,6 +193,30 @@ def test_the_best_model_loads_in_a_fresh_process_and_gives_the_checkpoints_logit
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_mlflow_says_what_was_asked_and_what_came_of_it(done: Done, client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("learnable")
+    assert experiment is not None
+    (search,) = client.search_runs(
+        [experiment.experiment_id], "tags.`sabtune.search` = 'learnable'"
+    )
+    note = search.data.tags["mlflow.note.content"]
+    assert experiment.tags["mlflow.note.content"] == note
+    assert note.startswith("One symbol of two, two steps later: learned in seconds, or not at all.")
+    assert "| k_top | 1 to 3 in whole numbers |" in note
+    counts = {name: sum(t.state.name == name for t in done.trials) for name in ("COMPLETE", "FAIL")}
+    assert search.data.metrics["trials_complete"] == counts["COMPLETE"]
+    assert search.data.metrics["trials_failed"] == counts["FAIL"]
+    assert search.data.metrics["best_score"] == done.best.value
+    longest = done.best.test[-1]
+    assert search.data.metrics["best_test_accuracy_at_0008"] == longest.accuracy
+    models = client.search_logged_models([experiment.experiment_id])
+    numbers = sorted(int(model.tags["sabtune.number"]) for model in models)
+    assert numbers == [t.number for t in done.trials if t.state == TrialState.COMPLETE]
+    version = client.get_model_version_by_alias("learnable", "champion")
+    assert version.tags["sabtune.number"] == str(done.best.number)
+    assert version.tags["sabtune.confirmed"] == "false"
+
+
 def test_no_pickle_is_kept_with_the_model(done: Done) -> None:
     assert done.store.artifacts is not None
     kinds = {path.suffix for path in done.store.artifacts.rglob("*") if path.is_file()}
@@ -269,6 +294,52 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
     assert listening(port) == set()
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ui_opens_optunas_page_on_the_same_database(
+    done: Done, tmp_path: Path, how: signal.Signals
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "sabtune", "ui", "--optuna", "--port", str(port)]
+    command += ["--store", str(done.store.root)]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed_interrupts) as process,
+    ):
+        try:
+            url = answering(f"http://127.0.0.1:{port}/dashboard", process, b"Optuna Dashboard")
+            with urllib.request.urlopen(url.replace("dashboard", "api/studies")) as answer:
+                studies = json.load(answer)["study_summaries"]
+            number = next(s["study_id"] for s in studies if s["study_name"] == "learnable")
+            with urllib.request.urlopen(
+                url.replace("dashboard", f"api/studies/{number}?after=0")
+            ) as answer:
+                trials = json.load(answer)["trials"]
+            shown = {trial["number"]: trial["state"].upper() for trial in trials}
+            names = {trial.number: trial.state.name for trial in done.trials}
+            assert shown == names
+            assert listening(port) == {"0100007F"}
+        finally:
+            process.send_signal(how)
+    assert process.returncode == 0
+    assert (tmp_path / "log").read_text() == f"optuna-dashboard: http://127.0.0.1:{port}\n"
+    assert listening(port) == set()
+
+
+def test_ui_says_that_a_port_is_taken(done: Done, tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        for kind in ([], ["--optuna"]):
+            where = ["--store", done.store.root, "--port", port]
+            shown = sabtune("ui", *kind, *where, cwd=tmp_path)
+            assert shown.returncode == 2
+            assert shown.stderr == (
+                f"sabtune: port {port} can't be had (Address already in use): "
+                "give another with --port\n"
+            )
+
+
 def listening(port: int) -> set[str]:
     """The addresses that are listened on at a port, in hexadecimal."""
     table = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
@@ -277,13 +348,13 @@ def listening(port: int) -> set[str]:
     return {address for address, at in local if int(at, 16) == port}
 
 
-def answering(url: str, process: subprocess.Popen[bytes]) -> str:
-    """The URL, once a server answers there with MLflow's page."""
+def answering(url: str, process: subprocess.Popen[bytes], title: bytes = b"MLflow") -> str:
+    """The URL, once a server answers there with a page of this title."""
     for _ in range(240):
         assert process.poll() is None, "the server ended"
         try:
             with urllib.request.urlopen(url, timeout=5) as page:
-                assert b"MLflow" in page.read()
+                assert title in page.read()
                 return url
         except OSError:
             time.sleep(0.25)

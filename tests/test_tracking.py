@@ -3,61 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from mlflow import pyfunc
+from mlflow.entities import Run
 
-from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
-from sabtune.training import Training
+from sabtune.tracking import Tracker
 from sabtune.watcher import Outcome
 from tests.boards import (
+    COMPLETE,
     ENOUGH,
     Place,
-    Server,
     assert_shows,
     assignment,
     pictures,
     progress,
     rungs,
+    standing,
     tell,
+    until,
 )
 
 pytestmark = pytest.mark.timeout(300)  # the server alone may take a minute on a busy machine
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("embedded")
-
-
-@pytest.fixture(params=["embedded", "server"])
-def place(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """A study of its own for each test, in either kind of MLflow."""
-    study = request.node.name
-    if request.param == "server":
-        return Place(request.getfixturevalue("server").uri, study, None)
-    return Place(f"sqlite:///{folder / 'mlflow.db'}", study, folder / "artifacts")
-
-
-@pytest.fixture
-def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """A study of its own where the kind of MLflow makes no difference."""
-    return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
 
 
 def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
@@ -66,7 +37,7 @@ def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
     for picture in told:
         tell(tracker, picture)
     tracker.trial_reported(2, progress(10, loss=math.nan))
-    tracker.search_ended(complete=False, best=rungs(0.5))
+    tracker.search_ended(standing(told[0], complete=False))
     assert tracker.close(ENOUGH)
     assert tracker.behind is None
     told[2] = replace(told[2], history=[*told[2].history, progress(10)])
@@ -127,14 +98,14 @@ def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: Ru
     tell(tracker, replace(told[0], history=told[0].history[:1], outcome=None))
     tell(tracker, replace(told[1], history=told[1].history[1:]))  # one report is missing
     assert tracker.close(ENOUGH)
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     assert_shows(place, told)
     (search,) = place.searches()
     assert search.info.status == "FINISHED"
     before = place.everything()
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     again = place.tracker()
-    again.sync(told, complete=True, best=rungs(0.5))
+    again.sync(told, standing(told[0]))
     assert again.close(ENOUGH)
     assert place.everything() == before
 
@@ -149,16 +120,16 @@ def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: 
     tags = {number: run.data.tags["sabtune.written"] for number, run in embedded.trials().items()}
     assert tags == {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
     other = [replace(told[2], history=[progress(20)])]
-    tracker.sync(other, complete=False, best=())
+    tracker.sync(other, standing(complete=False))
     assert_shows(embedded, told)
-    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], False, ())
+    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], standing())
     assert embedded.curve(embedded.trials()[2], "loss") == [(5, 1.0), (20, 1.0)]
 
 
 def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
     told = pictures(run)
     tracker = embedded.tracker()
-    tracker.sync(told, complete=False, best=())
+    tracker.sync(told, standing(complete=False))
     first = {number: run.info.run_id for number, run in embedded.trials().items()}
     (search,) = (run.info.run_id for run in embedded.searches())
     double = {"sabtune.search": embedded.study}
@@ -166,16 +137,17 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
     for number in (0, 0, 2):
         tags = {"sabtune.number": str(number), "mlflow.parentRunId": later}
         embedded.client.create_run(embedded.experiment, tags=tags)
-    tracker.sync(told, complete=False, best=())
+    tracker.sync(told, standing(complete=False))
     assert {number: run.info.run_id for number, run in embedded.trials().items()} == first
     assert [run.info.run_id for run in embedded.searches()] == [search]
     assert tracker.close(ENOUGH)
 
 
 def test_a_new_best_trial_is_shown(embedded: Place, run: RunConfig) -> None:
-    tracker = embedded.tracker()
+    tracker, (told, *_) = embedded.tracker(), pictures(run)
     for accuracy in (0.5, 0.5, 0.75, 0.75):
-        tracker.sync([], complete=True, best=rungs(accuracy))
+        best = replace(told, outcome=replace(COMPLETE, test=rungs(accuracy)))
+        tracker.sync([], standing(best))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
     assert search.data.metrics["best_test_accuracy"] == 0.75
@@ -187,30 +159,54 @@ def test_another_study_of_the_same_name_is_not_written_over(
 ) -> None:
     theirs, ours = pictures(run)[:1], pictures(replace(run, seed=8))[:1]
     tracker = embedded.tracker()
-    tracker.sync(theirs, complete=True, best=())
+    tracker.sync(theirs, standing())
     with pytest.raises(TrackingError, match=r"trial 0 has seed 8, .* of it 7: another study"):
-        tracker.sync(ours, complete=True, best=())
+        tracker.sync(ours, standing())
     tell(tracker, ours[0])
     assert not tracker.close(ENOUGH)
     assert "another study" in str(tracker.behind)
     assert_shows(embedded, theirs)
 
 
-def test_a_model_is_kept_and_its_run_stays_as_it_was(
-    place: Place, run: RunConfig, tmp_path: Path
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_machine_is_watched_if_asked_for(
+    embedded: Place, run: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
-    training = Training(run)
-    next(iter(training))
-    training.save(tmp_path)
-    told = [replace(pictures(run)[1], assignment=assignment(run, 0))]
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+
+    def system(shown: Run) -> bool:
+        return any(key.startswith("system/") for key in shown.data.metrics)
+
+    tracker = Tracker(embedded.uri, embedded.study, embedded.artifacts, system_metrics=asked)
+    tell(tracker, pictures(run)[2])
+    assert tracker.register([], 0) == {}  # waits until all is written
+    if asked:
+        until(lambda: system(embedded.searches()[0]))
+    tracker.search_ended(standing(complete=False))
+    assert tracker.close(ENOUGH), tracker.behind
+    (search,) = embedded.searches()
+    assert system(search) == asked
+    assert not system(embedded.trials()[2])
+    assert search.info.status == "KILLED"
+    assert not [thread for thread in threading.enumerate() if "SystemMetrics" in thread.name]
+
+
+def test_files_are_kept_with_the_search_in_place_of_earlier_ones(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "index.html").write_text("first")
+    (tmp_path / "figures" / "old.png").write_bytes(b"old")
     tracker = place.tracker()
-    tell(tracker, told[0])
-    uri = tracker.keep_model(0, tmp_path)
-    assert uri is not None, tracker.behind
-    assert tracker.keep_model(1, tmp_path) is None
+    assert tracker.keep_files(tmp_path, "report")
+    (tmp_path / "index.html").write_text("second")
+    (tmp_path / "figures" / "old.png").rename(tmp_path / "figures" / "new.png")
+    assert place.tracker().keep_files(tmp_path, "report")
     assert tracker.close(ENOUGH)
-    assert_shows(place, told)
-    x = np.random.default_rng(0).standard_normal((2, 7, training.task.inputs)).astype(np.float32)
-    with torch.no_grad():
-        logits, _ = checkpoint.load_model(tmp_path)(torch.from_numpy(x))
-    np.testing.assert_allclose(pyfunc.load_model(uri).predict(x), logits, rtol=1e-5, atol=1e-6)
+    (search,) = place.searches()
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    place.client.download_artifacts(search.info.run_id, "report", str(shown))
+    kept = {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()}
+    assert kept == {"report/index.html", "report/figures/new.png"}
+    assert (shown / "report/index.html").read_text() == "second"

@@ -13,6 +13,7 @@ import pytest
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.tracking import Tracker
+from sabtune.watcher import Version
 from tests.boards import (
     ENOUGH,
     Place,
@@ -21,7 +22,7 @@ from tests.boards import (
     assignment,
     pictures,
     progress,
-    rungs,
+    standing,
     tell,
     until,
 )
@@ -37,6 +38,7 @@ from pathlib import Path
 from tests.boards import ENOUGH, pictures, tell
 from tests.conftest import run
 from sabtune.tracking import Tracker
+from sabtune.watcher import Version
 
 told = pictures(run.__wrapped__())
 artifacts = Path("artifacts").absolute() if "sqlite" in sys.argv[1] else None
@@ -54,9 +56,10 @@ def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_pa
         tracker.trial_reported(number, progress(5))
     until(lambda: tracker.behind)
     assert tracker.behind == AWAY
-    assert tracker.keep_model(0, tmp_path) is None
+    assert tracker.register([Version(trial=0)], 0) is None
+    assert not tracker.keep_files(tmp_path, "report")
     with pytest.raises(TrackingError) as raised:
-        tracker.sync(pictures(run), complete=False, best=())
+        tracker.sync(pictures(run), standing())
     assert str(raised.value) == f"{AWAY}: see to it, then do this again"
     assert not tracker.close(ENOUGH)
     tracker.trial_reported(0, progress(10))  # too late, and still no trouble
@@ -126,15 +129,15 @@ def test_a_server_that_comes_back_is_made_whole(server: Server, run: RunConfig) 
         tell(tracker, picture)
     until(lambda: tracker.behind)
     with pytest.raises(TrackingError, match="can't be reached"):
-        tracker.sync(told, complete=False, best=())
+        tracker.sync(told, standing())
     server.start()
     tracker.trial_reported(1, told[1].history[1])
     assert told[1].outcome is not None
     tracker.trial_ended(1, told[1].outcome)
     tracker.close(ENOUGH)
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     assert tracker.behind is None
     assert_shows(place, told)
     before = place.everything()
-    tracker.sync(told, complete=True, best=rungs(0.5))
+    tracker.sync(told, standing(told[0]))
     assert place.everything() == before

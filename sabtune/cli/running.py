@@ -55,6 +55,14 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Probe one trial, and say what a search would take.")
     ] = False,
+    system_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--system-metrics",
+            envvar="MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+            help="Show in MLflow what the machine does.",
+        ),
+    ] = False,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
@@ -91,6 +99,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
+    options |= {"system_metrics": system_metrics}
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
@@ -123,7 +132,7 @@ def confirm(
     where = where_of(store, files, tracking)
     again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
-             seeds, lengths, again, where)  # fmt: skip
+             seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
 
 @app.command()

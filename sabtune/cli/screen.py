@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,8 +36,10 @@ def run_contest(
     lengths: str | None,
     command_line: str,
     where: str,
+    crowns: str | None = None,
 ) -> None:
-    """Runs a contest and prints its page; `command_line` and `where` go on with it."""
+    """Runs a contest and prints its page; `command_line` and `where` go on with it. `crowns`: the
+    study whose champion it is about."""
     from sabtune.report.contest import page
     from sabtune.search.contest import contest
 
@@ -47,7 +50,38 @@ def run_contest(
             name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
         )
     console.print(page(study))
+    if crowns is not None and ending.complete:
+        show_champion(console, crowns, name, store, f"sync {crowns}{where}")
     close(console, ending, command_line + where, f"sync {name}{where}")
+
+
+def show_champion(console: Console, name: str, contest: str, store: Store, sync: str) -> None:
+    """Settles, and says, whom a study stands by after a contest of its best."""
+    from sabtune.report.champion import crown
+    from sabtune.search import projection
+    from sabtune.search.record import open_study
+
+    study = open_study(store, name)
+    champion = crown(study, open_study(store, contest))
+    if champion is None:
+        return
+    console.print(Text(f"Champion of {name}: {champion.words}"))
+    behind = projection.show_champion(study, store)
+    if behind:
+        console.print(Text(f"MLflow doesn't show it: {behind}"))
+        hint(console, "Once it is back:", sync)
+
+
+def check_free(port: int) -> None:
+    """Raises ConfigError if something listens at a port of this machine already."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as problem:
+            raise ConfigError(
+                f"port {port} can't be had ({problem.strerror}): give another with --port"
+            ) from None
 
 
 def lengths_of(text: str | None) -> tuple[int, ...] | None:

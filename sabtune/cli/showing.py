@@ -9,11 +9,7 @@ import typer
 
 from sabtune.cli.app import app
 from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
-from sabtune.cli.screen import (
-    console_of_terminal,
-    show_report,
-    write_report,
-)
+from sabtune.cli.screen import check_free, console_of_terminal, show_report, write_report
 from sabtune.schema import check
 from sabtune.store import DEFAULT, Store
 
@@ -76,10 +72,29 @@ def report(
 
 @app.command()
 def ui(
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Open optuna-dashboard in place of MLflow.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="On the loopback interface; by default 5000, of --optuna 8080."
+        ),
+    ] = None,
     store: StoreOption = str(DEFAULT),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On the loopback interface.")] = 5000,
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
 ) -> None:
-    """Open MLflow on the store, at http://127.0.0.1:PORT."""
+    """Open MLflow on the store, at http://127.0.0.1:PORT, until Ctrl-C."""
+    place = Store.at(store, files, tracking).existing()
+    port = port or (8080 if optuna else 5000)
+    check_free(port)
+    if optuna:
+        from sabtune.search.dashboard import serve as serve_optuna
+
+        typer.echo(f"optuna-dashboard: http://127.0.0.1:{port}")
+        serve_optuna(place, port)
+        return
     from sabtune.tracking.server import serve
 
-    raise typer.Exit(serve(Store.at(store).existing(), port))
+    raise typer.Exit(serve(place, port))

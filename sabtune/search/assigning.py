@@ -42,7 +42,7 @@ class Assigner:
         self.configurations: dict[str, int] = {}  # the first trial of each
         for trial in trials:
             if trial.run is not None:
-                self.configurations.setdefault(_key(trial.run), trial.configuration)
+                self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
 
     def assignment(self, trial: optuna.Trial) -> Assignment:
         """What `trial` is to do, written to the study. Raises StudyFileError if the space fails."""
@@ -51,7 +51,7 @@ class Assigner:
             return Assignment.from_dict(made)
         study = self.file.study
         run = self._run(trial)
-        configuration = self.configurations.setdefault(_key(run), trial.number)
+        configuration = self.configurations.setdefault(configuration_key(run), trial.number)
         assignment = Assignment(
             number=trial.number,
             configuration=configuration,
@@ -82,7 +82,8 @@ def trial_seed(study_seed: int, number: int) -> int:
     return study_seed * 1_000_003 + number
 
 
-def _key(run: RunConfig) -> str:
+def configuration_key(run: RunConfig) -> str:
+    """The same for two runs that differ in nothing but their seeds."""
     data = run.to_dict()
     del data["seed"]
     return json.dumps(data, sort_keys=True)

@@ -2,91 +2,154 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
 
 from sabtune.errors import TrackingError
-from sabtune.evaluation import Rung
 from sabtune.search import record
 from sabtune.search.attempts import checkpoints, history
+from sabtune.search.overview import origin, overview, picture
 from sabtune.search.racing import best_trial
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tracking import Tracker
-from sabtune.watcher import Picture
+from sabtune.tracking.manners import refuse_another_version
+from sabtune.trial import Assignment, Progress
+from sabtune.watcher import Outcome, Picture, Version
 
 DRAIN = 60.0
 """Seconds that a search waits at its end for what MLflow hasn't taken yet."""
 
+PACE = 60.0
+"""Seconds between two looks at the whole study while it is searched: one takes longer the more
+trials there are."""
+
+REPORT = "report"
+"""Where the search's run has the files of a report."""
+
 
 class Projection:
-    """MLflow beside a search: told as it goes on, made whole at its end."""
+    """MLflow beside a search: told as it goes on, made whole at its end. A watcher.
 
-    def __init__(self, study: optuna.Study, store: Store):
+    Raises TrackingError if the store's MLflow is another version's.
+    """
+
+    def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
+        refuse_another_version(store.mlflow_uri)
         self.study, self.store = study, store
         self.goes_on = bool(record.records(study))
-        self.tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+        self.tracker = Tracker(
+            store.mlflow_uri, study.study_name, store.artifacts, system_metrics=system_metrics
+        )
+        self.tracker.search_told(overview(study, complete=False))
+        self.told = time.monotonic()
+
+    def trial_started(self, assignment: Assignment) -> None:
+        begun = record.one(self.study, assignment.number)
+        self.tracker.trial_started(assignment, origin(self.study, begun))
+
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        self.tracker.trial_reported(number, progress)
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        self.tracker.trial_ended(number, outcome)
+        if time.monotonic() - self.told > PACE:
+            self.tracker.search_told(overview(self.study, complete=False))
+            self.told = time.monotonic()
 
     def finish(self, complete: bool) -> str:
-        """Writes what is left and keeps the best model; why MLflow lacks something, or ""."""
-        self.tracker.search_ended(complete, best_test(self.study))
+        """Writes what is left and registers the best model; why MLflow lacks something, or ""."""
+        nominate(self.study)
+        self.tracker.search_ended(overview(self.study, complete))
         try:
             written = self.tracker.close(DRAIN)
             if self.goes_on or not written:  # an earlier search may have died before it was told
                 sync(self.study, self.store)
-            elif not keep_best(self.study, self.tracker):
-                return self.tracker.behind or "the best model could not be kept"
+            else:
+                register(self.study, self.tracker)
         except TrackingError as problem:
             return str(problem)
         return ""
 
 
 def sync(study: optuna.Study, store: Store) -> None:
-    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away."""
+    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
+    another version's."""
+    refuse_another_version(store.mlflow_uri)
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     trials = record.records(study)
     folder = store.trials / study.study_name
     complete = all(trial.outcome is not None for trial in trials)
+    nominate(study)
     try:
-        tracker.sync(pictures(trials, folder), complete, best_test(study))
-        keep_best(study, tracker)
+        tracker.sync(pictures(study, trials, folder), overview(study, complete))
+        register(study, tracker)
     finally:
         tracker.close(DRAIN)
 
 
-def pictures(trials: Sequence[TrialRecord], folder: Path) -> list[Picture]:
+def show_champion(study: optuna.Study, store: Store) -> str:
+    """Has MLflow show whom the study stands by; why it doesn't, or ""."""
+    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    tracker.search_told(overview(study, complete=True))
+    try:
+        register(study, tracker)
+    except TrackingError as problem:
+        return str(problem)
+    finally:
+        tracker.close(DRAIN)
+    return ""
+
+
+def pictures(study: optuna.Study, trials: Sequence[TrialRecord], folder: Path) -> Sequence[Picture]:
     """All that is known of the trials that were begun."""
     return [
-        Picture(
-            assignment=trial.assignment,
-            history=history(checkpoints(folder, trial.number)),
-            outcome=trial.outcome,
-        )
+        picture(study, trial, history(checkpoints(folder, trial.number)))
         for trial in trials
         if trial.assignment is not None
     ]
 
 
-def best_test(study: optuna.Study) -> Sequence[Rung]:
-    """The best trial's ladder on the test sequences."""
+def nominate(study: optuna.Study) -> None:
+    """Has the best trial of a search among those whose models are registered. The first is the
+    champion, unconfirmed: from then on that is for comparisons on fresh seeds to change."""
     best = best_trial(study)
-    return best.test if best else []
+    if best is None or "contest" in record.plan(study):
+        return
+    known = record.registered(study)
+    if best.number not in {version.trial for version in known.versions}:
+        known = known.with_version(Version(trial=best.number))
+    if known.crowned is None:
+        known = known.with_champion(best.number)
+    record.set_registered(study, known)
 
 
-def keep_best(study: optuna.Study, tracker: Tracker) -> bool:
-    """Sees to it that MLflow holds the model of the best trial, and that the study says where.
+def register(study: optuna.Study, tracker: Tracker) -> None:
+    """Has MLflow's registered model agree with what the study says, and the study say where the
+    best trial's model is. Raises TrackingError if MLflow doesn't take it, or lacks the model."""
+    known, best = record.registered(study), best_trial(study)
+    if known.champion is None or best is None:
+        return
+    uris = tracker.register(known.versions, known.champion)
+    if uris is None:
+        raise TrackingError(tracker.behind or "the best model could not be registered")
+    if best.number not in uris:
+        raise TrackingError(
+            f"MLflow has no model of trial {best.number}, the best: its checkpoint is gone"
+        )
+    kept = record.KeptModel(trial=best.number, uri=uris[best.number])
+    if record.model(study) != kept:
+        record.set_model(study, kept)
 
-    False if there is one to keep and MLflow didn't take it.
-    """
-    best = best_trial(study)
-    if best is None or best.checkpoint is None:
-        return True
-    kept = record.model(study)
-    if kept is not None and kept.trial == best.number:
-        return True
-    uri = tracker.keep_model(best.number, best.checkpoint)
-    if uri is not None:
-        record.set_model(study, record.KeptModel(trial=best.number, uri=uri))
-    return uri is not None
+
+def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
+    """Logs all files of `folder` to the search's run, below report/, in place of an earlier
+    report's; whether MLflow took them."""
+    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    try:
+        return tracker.keep_files(folder, REPORT)
+    finally:
+        tracker.close(DRAIN)

@@ -6,6 +6,7 @@ trial carries user attributes; nothing else in sabtune spells their names.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,10 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung
-from sabtune.schema import suggest
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress, plain
-from sabtune.watcher import Outcome, State
+from sabtune.watcher import Outcome, Registered, State, Version
 
 # of a trial
 ASSIGNMENT = "assignment"  # all that decides what it does
@@ -40,8 +40,13 @@ MEMORY = "memory"  # MiB, the most it held
 ENVIRONMENT = "environment"  # what it ran on: see `sabtune.provenance`
 RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY: one write, for speed
 # of the study
-MODEL = "model"  # which trial's model MLflow keeps, and its URI
+MODEL = "model"  # the best trial's model in MLflow: its number and its URI
+VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
 PLAN = "plan"  # what the study file says that a report must know
+FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
+
+STORE_FORMAT = 1
+"""Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
 
 FRESH_SEED = 10**12
 """The first seed of a comparison on fresh seeds; a search's seeds lie far below."""
@@ -150,6 +155,7 @@ class TrialRecord:
             reason=self.reason,
             ladder=self.ladder,
             test=self.test,
+            checkpoint=self.checkpoint,
         )
 
 
@@ -213,7 +219,6 @@ def end(
     outcome: Outcome,
     values: Sequence[float] | None,
     last: Progress | None,
-    checkpoint: str | None = None,
 ) -> TrialRecord:
     """Writes how a trial ended; the state last, so that a record with a state is whole."""
     result: dict[str, Any] = {
@@ -222,7 +227,7 @@ def end(
         REASON: outcome.reason,
     }
     result |= {SECONDS: last.seconds, MEMORY: last.memory} if last is not None else {}
-    result |= {CHECKPOINT: checkpoint} if checkpoint is not None else {}
+    result |= {CHECKPOINT: str(outcome.checkpoint)} if outcome.checkpoint is not None else {}
     trial.set_user_attr(RESULT, result)
     return TrialRecord.of(trial.study.tell(trial, values, state=TrialState[outcome.state]))
 
@@ -259,16 +264,31 @@ def set_model(study: optuna.Study, kept: KeptModel) -> None:
     study.set_user_attr(MODEL, asdict(kept))
 
 
+def registered(study: optuna.Study) -> Registered:
+    """What `set_registered` wrote."""
+    kept = study.user_attrs.get(VERSIONS, {"versions": [], "champion": None})
+    versions = tuple(Version(**of) for of in kept["versions"])
+    return Registered(versions=versions, champion=kept["champion"])
+
+
+def set_registered(study: optuna.Study, content: Registered) -> None:
+    """Writes down whose models are registered, and whose the study stands by."""
+    if registered(study) != content:
+        study.set_user_attr(VERSIONS, asdict(content))
+
+
 def plan(study: optuna.Study) -> Mapping[str, Any]:
-    """What `set_plan` wrote: objectives, what seeds are compared by, trials, the file."""
+    """What `set_plan` wrote: the STUDY, the file and its question, what seeds are compared by."""
     content: Mapping[str, Any] = study.user_attrs.get(PLAN, {})
     return content
 
 
 def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
-    """Writes down what a report must know of the study file."""
+    """Writes down what a report must know of the study file, and the format of it all."""
     if plan(study) != content:
         study.set_user_attr(PLAN, dict(content))
+    if study.user_attrs.get(FORMAT) != STORE_FORMAT:
+        study.set_user_attr(FORMAT, STORE_FORMAT)
 
 
 def names(store: Store) -> list[str]:
@@ -277,21 +297,50 @@ def names(store: Store) -> list[str]:
 
 
 def store_of(store: Store) -> optuna.storages.RDBStorage:
-    """The store's database. Raises StoreError, without the password, if it can't be reached."""
+    """The store's database. Raises StoreError, without the password, if it can't be reached, or
+    if a newer sabtune or another Optuna has written it."""
     try:
-        return optuna.storages.RDBStorage(store.optuna_url)
+        storage = optuna.storages.RDBStorage(store.optuna_url)
     except (SQLAlchemyError, ImportError) as problem:
         cause = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
         raise StoreError(
             f"the database of {store.shown} can't be used ({cause}): "
             "give another --store, or see that it runs"
         ) from None
+    except RuntimeError as problem:  # Optuna's, of its tables
+        whose, remedy = "a newer", "update optuna"
+        if "storage upgrade" in str(problem):
+            whose, remedy = "an older", "back it up and run `optuna storage upgrade`"
+        raise StoreError(
+            f"the database of {store.shown} was made by {whose} Optuna than "
+            f"{optuna.__version__}: {remedy}, or give another --store"
+        ) from None
+    written = max((of.user_attrs.get(FORMAT, 0) for of in storage.get_all_studies()), default=0)
+    if written > STORE_FORMAT:
+        raise StoreError(
+            f"{store.shown} was written by a newer sabtune (format {written}, and this one knows "
+            f"{STORE_FORMAT}): update sabtune, or give another --store"
+        )
+    return storage
 
 
 def open_study(store: Store, name: str) -> optuna.Study:
-    """A study to read. Raises StoreError, with a name that exists, if there is none such."""
+    """A study to read. Raises StoreError, with those that exist, if there is none such."""
     storage = store_of(store)
-    known = [study.study_name for study in storage.get_all_studies()]
+    known = sorted(study.study_name for study in storage.get_all_studies())
     if name not in known:
-        raise StoreError(f"{store.shown} has no study {name!r}: {suggest(name, known)}")
+        raise StoreError(f"{store.shown} has no study {name!r}: {_existing(name, known)}")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+SHOWN = 20
+"""The most names of studies in a message."""
+
+
+def _existing(name: str, known: Sequence[str]) -> str:
+    if not known:
+        return "it has none yet, search one first"
+    near = difflib.get_close_matches(name, known, n=1)
+    others = f", and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    words = f"it has {', '.join(known[:SHOWN])}{others}"
+    return f"did you mean {near[0]!r}? {words}" if near else words

@@ -9,6 +9,8 @@ import optuna
 from optuna.trial import TrialState
 from ray import tune
 
+from sabtune.config import PARTS
+from sabtune.schema import to_dict
 from sabtune.search import record
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
@@ -47,13 +49,15 @@ def search(
     budget: Budget | None = None,
     retry_failed: bool = False,
     warm_start: str | None = None,
+    system_metrics: bool = False,
 ) -> Ending:
     """Searches until the study's trials have ended, or the budget has.
 
     A study that the store knows is gone on with: trials that an earlier search left unfinished
     come first, from their last checkpoints and under their own numbers. retry_failed: failed
     trials are run again, from their start and under new numbers. warm_start: a study of the store
-    whose best points are tried first. The best model is kept in MLflow. Raises StudyFileError if
+    whose best points are tried first. system_metrics: MLflow shows what the machine does. The
+    models of complete trials are kept in MLflow, the best is registered. Raises StudyFileError if
     the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
     writing to the study, DataError if the task's data isn't there.
     """
@@ -65,7 +69,15 @@ def search(
             enqueue_best(study, record.open_study(store, warm_start))
         if retry_failed:
             enqueue_failed(study)
-        return execute(study, file, store, watchers, budget=budget, trials=file.study.trials)
+        return execute(
+            study,
+            file,
+            store,
+            watchers,
+            budget=budget,
+            trials=file.study.trials,
+            system_metrics=system_metrics,
+        )
 
 
 def execute(
@@ -77,6 +89,7 @@ def execute(
     trials: int,
     budget: Budget | None = None,
     assigner: Assigner | None = None,
+    system_metrics: bool = False,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all."""
     missing = trials - record.ended(study)
@@ -88,6 +101,9 @@ def execute(
     budget.gpus = file.study.resources.gpus
     for trial in known:
         budget.known(trial.number, trial.seconds)
+    bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
+    set_bounds = {name: bound for name, bound in bounds.items() if bound is not None}
+    record.set_plan(study, {**record.plan(study), **set_bounds})
     race = Race(file.study.seeds).add(known)
     asker = Asker(
         study,
@@ -96,8 +112,8 @@ def execute(
         store.trials / study.study_name,
         budget,
     )
-    projection = Projection(study, store)
-    teller = Teller(study, race, budget, file, [projection.tracker, *watchers])
+    projection = Projection(study, store, system_metrics=system_metrics)
+    teller = Teller(study, race, budget, file, [projection, *watchers])
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in known:
@@ -127,6 +143,8 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
     record.set_plan(
         study,
         {
+            "question": file.question,
+            "study": to_dict(file.study, PARTS),
             "objectives": list(file.study.objectives),
             "seeds": asdict(file.study.seeds),
             "searched": list(file.study.ladder.lengths),

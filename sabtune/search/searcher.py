@@ -199,6 +199,8 @@ class Teller(_Stays, tune.Callback):
         elif running.history:
             progress = running.history[-1]
             reason = f"score {progress.score:.3f} at {progress.report.step} updates"
+            if self.file.study.pruning is not None:
+                reason += f", not of the best 1/{self.file.study.pruning.reduction:g}"
             self._end(trial, running, "PRUNED", reason)
 
     def on_trial_error(
@@ -220,13 +222,13 @@ class Teller(_Stays, tune.Callback):
             reason=reason,
             ladder=last.ladder if last else (),
             test=last.test if last and complete else (),
+            checkpoint=Path(trial.checkpoint.path) if trial.checkpoint is not None else None,
         )
-        checkpoint = trial.checkpoint.path if trial.checkpoint is not None else None
         made = values(self.file.study.objectives, running.history) if complete else None
         if made is not None:
             for name, value in self._constraints(running, outcome, made).items():
                 running.trial.set_constraint(name, value)
-        self.race.end(record.end(running.trial, outcome, made, last, checkpoint))
+        self.race.end(record.end(running.trial, outcome, made, last))
         for watcher in self.watchers:
             watcher.trial_ended(running.assignment.number, outcome)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import re
 import traceback
 import warnings
@@ -111,12 +112,13 @@ class Study(Config):
 @dataclass(frozen=True)
 class StudyFile:
     """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
-    one; such a trial is never the best."""
+    one; such a trial is never the best. `question`: the file's docstring."""
 
     path: Path
     study: Study
     space: Space
     constraints: Constraints | None = None
+    question: str = ""
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
         """The same file with another number of trials or seed, where it is given."""
@@ -198,7 +200,8 @@ def load(path: Path) -> StudyFile:
         raise StudyFileError(f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)")
     if not callable(space):
         raise StudyFileError(f"{path} has no space: add def space(trial): return TrialConfig(...)")
-    file = StudyFile(path, study, space, getattr(module, "constraints", None))
+    constraints = getattr(module, "constraints", None)
+    file = StudyFile(path, study, space, constraints, inspect.getdoc(module) or "")
     file.try_space()
     return file
 

@@ -7,49 +7,29 @@ that had been written; where it agrees with the study, the run's curves need not
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.entities import LoggedModel, Metric
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from sabtune.errors import TrackingError
-from sabtune.evaluation import Rung
-from sabtune.tracking.page import LAST_OF_A_REPORT, NUMBER, RUNNING, Page, by_length, whole
-from sabtune.watcher import Picture
+from sabtune.errors import CheckpointError, TrackingError
+from sabtune.tracking import note
+from sabtune.tracking.data import inputs
+from sabtune.tracking.models import Models, belongs, of_model
+from sabtune.tracking.page import LAST_OF_A_REPORT, RUNNING, Page, whole
+from sabtune.tracking.registry import Registry
+from sabtune.tracking.runs import Runs, Shown, now
+from sabtune.trial import Assignment
+from sabtune.watcher import Overview, Picture, Version
 
 SEARCH = "sabtune.search"
 WRITTEN = "sabtune.written"
-BEST = "best_test_accuracy"
 
-BATCH = 700
-"""Metrics a request: with at most 100 params and 100 tags they stay below MLflow's 1000 in all."""
-
-
-@dataclass
-class Shown:
-    """A run as MLflow has it."""
-
-    id: str
-    status: str
-    start: int  # ms since 1970
-    tags: dict[str, str]
-    params: dict[str, str]
-    points: dict[str, set[int]] | None = None  # the steps of each curve; None: not read
-
-    @classmethod
-    def of(cls, run: Run) -> Shown:
-        info, data = run.info, run.data
-        return cls(info.run_id, info.status, info.start_time, dict(data.tags), dict(data.params))
-
-    @property
-    def number(self) -> int | None:
-        """The trial's; None of a run that shows no trial."""
-        number = self.tags.get(NUMBER, "")
-        return int(number) if number.isdecimal() else None
+KIND = "mlflow.experimentKind"
+TRAINING = "custom_model_development"
+"""What MLflow's page calls an experiment whose runs train models; it asks where none says."""
 
 
 class Board:
@@ -61,8 +41,11 @@ class Board:
     def __init__(self, uri: str, study: str, artifacts: Path | None):
         self.client = MlflowClient(uri)
         self.study = study
-        self.experiment = self._experiment(artifacts)
-        runs = self._runs()
+        self.runs = Runs(self.client, study, artifacts)
+        self.models = Models(self.client, self.runs.experiment)
+        self.told: dict[tuple[str, int], float] | None = None  # of the search's run; None: unread
+        self.with_inputs: set[str] = set()  # the runs whose data sets are there
+        runs = self.runs.all()
         self.searches = [run for run in runs if run.tags.get(SEARCH) == study]
         self.trials: dict[int, list[Shown]] = {}  # of each number, the earliest first
         for run in runs:
@@ -70,43 +53,59 @@ class Board:
                 self.trials.setdefault(run.number, []).append(run)
 
     def delete_doubles(self) -> None:
-        """Leaves the earliest run of the search and of each trial."""
+        """Leaves the earliest run of the search and of each trial, and of those its model."""
         for runs in (self.searches, *self.trials.values()):
             while len(runs) > 1:
                 self.client.delete_run(runs[-1].id)
                 runs.pop()
+        for number in self.trials:
+            self.models.delete_doubles(number)
 
     def search(self) -> Shown:
         """The search's run."""
         if not self.searches:
-            created = self.client.create_run(
-                self.experiment, run_name=f"search {self.study}", tags={SEARCH: self.study}
-            )
-            self.searches.append(Shown.of(created))
+            self.searches.append(self.runs.create(f"search {self.study}", {SEARCH: self.study}))
         return self.searches[0]
 
     def go_on(self) -> None:
         """Shows the search as one that runs."""
-        self._set_status(self.search(), RUNNING)
+        self.runs.set_status(self.search(), RUNNING)
 
-    def end(self, complete: bool, best: Sequence[Rung]) -> None:
-        """Closes the search's run, with the best trial's ladder on the test sequences."""
-        run = self.search()
-        shown = sorted(self._history(run, BEST), key=lambda point: point.timestamp) if best else []
-        has = {point.step: point.value for point in shown}  # another trial may have been the best
-        points = by_length(BEST, best, now())
-        self._log(run, [point for point in points if has.get(point.step) != point.value], {}, {})
-        self._set_status(run, "FINISHED" if complete else "KILLED")
+    def tell(self, overview: Overview) -> None:
+        """Shows how the search stands: its note, and its numbers."""
+        run, text = self.search(), note.note(overview)
+        if self.told is None:
+            keys = [key for key in run.metrics if not key.startswith("system/")]
+            points = [point for key in keys for point in self.runs.history(run, key)]
+            self.told = {(point.key, point.step): point.value for point in points}
+        told = {(point.key, point.step): point for point in note.points(overview, now())}
+        new = {at: point for at, point in told.items() if self.told.get(at) != point.value}
+        tags = note.tags(overview) | ({MLFLOW_RUN_NOTE: text} if text else {})
+        self.runs.log(run, list(new.values()), {}, tags)
+        self.told |= {at: point.value for at, point in new.items()}
+        self.runs.set_tag(KIND, TRAINING)
+        if text:
+            self.runs.set_tag(MLFLOW_RUN_NOTE, text)
+
+    def end(self, overview: Overview) -> None:
+        """Shows how the search stands, and closes its run."""
+        self.tell(overview)
+        self.runs.set_status(self.search(), "FINISHED" if overview.complete else "KILLED")
+
+    def keep_files(self, folder: Path, under: str) -> None:
+        """Has the search's run hold the files of a folder, and nothing else, below `under`."""
+        self.runs.keep_files(self.search(), folder, under)
 
     def add(self, number: int, page: Page) -> None:
-        """Shows what is new of a trial. Raises TrackingError if its run is another study's."""
+        """Shows what is new of a trial. Raises TrackingError if its run is another study's, and
+        CheckpointError if its model can't be read; all else is shown then."""
         run = self._trial(number, page)
         self._write(run, page, written=None)
         if page.outcome is not None:
             run.points = None  # it may be long; who takes the trial up again reads it anew
 
     def put_right(self, picture: Picture) -> None:
-        """Shows all of a trial. Raises TrackingError if its run is another study's."""
+        """Shows all of a trial, and raises what `add` does."""
         number, history = picture.assignment.number, picture.history
         seconds = history[-1].seconds if history else 0.0
         runs = self.trials.get(number)
@@ -117,106 +116,78 @@ class Board:
             page.points = []
         self._write(run, page, written)
 
+    def register(self, versions: Sequence[Version], champion: int) -> dict[int, str]:
+        """Registers the models of these trials, in this order, and lets the alias stand on the
+        champion's; returns the models' URIs by trial, without those that have no model here."""
+        found = [(version, self.models.find(version.trial)) for version in versions]
+        there = [(version, model) for version, model in found if model is not None]
+        if there:
+            Registry(self.client, self.study).show(there, champion)
+        return {version.trial: str(model.model_uri) for version, model in there}
+
     def _trial(self, number: int, page: Page) -> Shown:
         if number not in self.trials:
             if page.assignment is None:
                 raise TrackingError(f"MLflow has no run of trial {number}, of an earlier search")
-            created = self.client.create_run(
-                self.experiment,
-                start_time=page.since,
-                run_name=page.name(),
-                tags=page.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id},
-            )
-            self.trials[number] = [Shown.of(created)]
-            self.trials[number][0].points = {}
+            tags = page.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
+            self.trials[number] = [self.runs.create(page.name(), tags, page.since)]
         return self.trials[number][0]
 
     def _write(self, run: Shown, page: Page, written: str | None) -> None:
         """Adds what the run lacks; `written`: its new tag, counted from the run if None."""
-        params = page.params()
+        params, problem = page.params(), None
         for key in params.keys() & run.params.keys():
             if params[key] != run.params[key]:
                 raise TrackingError(
                     f"trial {run.number} has {key} {params[key]}, and MLflow's run {run.id} of it "
                     f"{run.params[key]}: another study {self.study!r} is shown there, rename one"
                 )
-        points = self._missing(run, page.points)
+        if page.assignment is not None:
+            self._log_inputs(run, page.assignment)
+        try:
+            model, before = self._model(run, page)
+        except CheckpointError as damaged:
+            model, before, problem = None, [], damaged
+        points = before + self._missing(run, page.points)
+        if model is not None and page.assignment is not None:
+            points = [of_model(point, model, page.assignment, run.id) for point in points]
         tags = page.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
         if written is None:
-            written = f"{page.state} {len(self._points(run).get(LAST_OF_A_REPORT, ()))}"
-        self._log(run, points, params, tags | {WRITTEN: written})
-        self._set_status(run, page.status, page.until)
+            written = f"{page.state} {len(self.runs.points(run).get(LAST_OF_A_REPORT, ()))}"
+        self.runs.log(run, points, params, tags | {WRITTEN: written})
+        self.runs.set_status(run, page.status, page.until)
+        if problem is not None:
+            raise problem
+
+    def _log_inputs(self, run: Shown, assignment: Assignment) -> None:
+        """The trial's data sets, and the search's, once."""
+        for of in (run, self.search()):
+            if of.id not in self.with_inputs:
+                self.runs.log_inputs(of, inputs(assignment))
+                self.with_inputs.add(of.id)
+
+    def _model(self, run: Shown, page: Page) -> tuple[LoggedModel | None, list[Metric]]:
+        """The model of a trial that is complete, logged if need be, and the points of the ladder
+        that the run had before it. None where the checkpoint was cleared away.
+        """
+        outcome = page.outcome
+        if outcome is None or outcome.state != "COMPLETE" or page.assignment is None:
+            return None, []
+        found = self.models.find(page.assignment.number)
+        if found is not None:
+            return found, []
+        if outcome.checkpoint is None or not outcome.checkpoint.is_dir():
+            return None, []
+        made = self.models.log(run.id, page, outcome.checkpoint)
+        keys = [key for key in self.runs.points(run) if belongs(key)]
+        return made, [point for key in keys for point in self.runs.history(run, key)]
 
     def _missing(self, run: Shown, points: Sequence[Metric]) -> list[Metric]:
         """Those of the points that the run lacks, which from here on count as there."""
         missing = []
         for point in points:
-            steps = self._points(run).setdefault(point.key, set())
+            steps = self.runs.points(run).setdefault(point.key, set())
             if point.step not in steps:
                 steps.add(point.step)
                 missing.append(point)
         return missing
-
-    def _points(self, run: Shown) -> dict[str, set[int]]:
-        if run.points is None:
-            keys = self.client.get_run(run.id).data.metrics
-            run.points = {key: {point.step for point in self._history(run, key)} for key in keys}
-        return run.points
-
-    def _history(self, run: Shown, key: str) -> list[Metric]:
-        return list(self.client.get_metric_history(run.id, key))
-
-    def _log(
-        self, run: Shown, points: list[Metric], params: dict[str, str], tags: dict[str, str]
-    ) -> None:
-        """Writes what the run lacks, tags last: they vouch for the rest."""
-        new_params = {key: value for key, value in params.items() if key not in run.params}
-        new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
-        while len(points) > BATCH:
-            self.client.log_batch(run.id, metrics=points[:BATCH])
-            points = points[BATCH:]
-        if points or new_params or new_tags:
-            self.client.log_batch(
-                run.id,
-                metrics=points,
-                params=[Param(key, value) for key, value in new_params.items()],
-                tags=[RunTag(key, value) for key, value in new_tags.items()],
-            )
-        run.params |= new_params
-        run.tags |= new_tags
-
-    def _set_status(self, run: Shown, status: str, when: int | None = None) -> None:
-        if run.status == status:
-            return
-        if status == RUNNING:
-            self.client.update_run(run.id, status=status)
-        else:
-            self.client.set_terminated(run.id, status, end_time=when)
-        run.status = status
-
-    def _experiment(self, artifacts: Path | None) -> str:
-        found = self.client.get_experiment_by_name(self.study)
-        if found is None:
-            location = artifacts.as_uri() if artifacts else None
-            return str(self.client.create_experiment(self.study, artifact_location=location))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-
-    def _runs(self) -> list[Shown]:
-        """All there are, the earliest first."""
-        runs: list[Shown] = []
-        page = None
-        while page is None or page.token:
-            page = self.client.search_runs(
-                [self.experiment],
-                order_by=["attributes.start_time ASC"],
-                page_token=page.token if page else None,
-            )
-            runs += [Shown.of(run) for run in page]
-        return runs
-
-
-def now() -> int:
-    """ms since 1970."""
-    return int(time.time() * 1000)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from pathlib import Path
 
+import mlflow
 from mlflow.exceptions import MlflowException, RestException
 
-from sabtune.errors import SabtuneError
+from sabtune.errors import SabtuneError, TrackingError
 
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -23,6 +25,9 @@ QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": 
 
 NOISY = ("alembic", "mlflow", "urllib3.connectionpool")
 """Loggers that tell of creating a database, and of every request that is tried again."""
+
+OTHER_SCHEMA = ("Detected out-of-date database schema", "Can't locate revision")
+"""What MLflow says of a database that another version of it made."""
 
 ABOUT_ONE_RUN = {
     "INVALID_PARAMETER_VALUE",
@@ -64,11 +69,34 @@ def is_about_one_run(problem: Exception) -> bool:
     return isinstance(problem, MlflowException) and problem.error_code in ABOUT_ONE_RUN
 
 
+def is_of_another_version(problem: Exception) -> bool:
+    """Whether MLflow refuses its database for having other tables than it knows."""
+    return any(words in str(problem) for words in OTHER_SCHEMA)
+
+
+def refuse_another_version(uri: str) -> None:
+    """Raises TrackingError if the database of an embedded MLflow is one of another version, and
+    does nothing else to it."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.is_file():
+        return
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as problem:
+        if is_of_another_version(problem):
+            raise TrackingError(describe(problem, uri)) from None
+
+
 def describe(problem: Exception, uri: str) -> str:
     """A problem in one line, without the password that the address may hold."""
     if isinstance(problem, SabtuneError):
         return str(problem)
     where = f"MLflow at {shown(uri)}"
+    if is_of_another_version(problem):
+        return (
+            f"{where} was made by another MLflow than {mlflow.__version__}: use that one, or, "
+            "if it was an older one, back it up and run `mlflow db upgrade`"
+        )
     answered = isinstance(problem, RestException) or is_about_one_run(problem)
     refused = isinstance(problem, MlflowException) and problem.error_code not in (
         "INTERNAL_ERROR",

@@ -1,13 +1,15 @@
 """What MLflow shows of a trial.
 
-The metrics of its run, all but the ladder's by training step:
+The metrics of its run, all but those of the ladder by training step:
 
     loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, and what a schedule
     has in force, such as k_top
     peak_memory_mib    the most that was held so far
     seconds            that the trial took so far, over all its attempts
-    ladder_accuracy    the step is the length; on the sequences that chose
-    test_accuracy      the step is the length; on sequences that chose nothing
+    ladder_accuracy, ladder_loss    the step is the length; on the sequences that chose
+    test_accuracy, test_loss        the step is the length; on sequences that chose nothing
+    ladder_accuracy_at_0200, test_accuracy_at_0200 …    each rung by itself, to sort by
+    length_score, solve_length      of a trial that was trained to its end, from the test sequences
 """
 
 from __future__ import annotations
@@ -16,15 +18,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import Metric
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
-from sabtune.evaluation import Rung
-from sabtune.schema import flatten
+from sabtune.evaluation import Rung, length_score, solve_length
+from sabtune.schema import KIND, flatten
 from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, Picture, State
+from sabtune.watcher import Origin, Outcome, Picture, State
 
 NUMBER = "sabtune.number"
 CONFIGURATION = "sabtune.configuration"
 SEED = "sabtune.seed"
+TASK = "sabtune.task"
+MODEL = "sabtune.model"
+REVISION = "sabtune.revision"
+LABEL = "sabtune.label"
 STATE = "sabtune.state"
 REASON = "sabtune.reason"
 
@@ -37,6 +44,9 @@ STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL
 LAST_OF_A_REPORT = "seconds"
 """The curve that a report's batch ends with: where it has a point, the others have theirs."""
 
+DIGITS = 4
+"""Of a length in a metric's name, at least; longer ladders have more, so that names sort."""
+
 
 @dataclass
 class Page:
@@ -47,6 +57,7 @@ class Page:
     outcome: Outcome | None = None  # None: it runs
     since: int = 0  # ms since 1970
     until: int = 0
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def state(self) -> str:
@@ -68,11 +79,14 @@ class Page:
     def tags(self) -> dict[str, str]:
         """How the trial stands and, where that is known, whose run it is."""
         tags = {STATE: self.state, REASON: self.outcome.reason if self.outcome else ""}
-        if self.assignment is not None:
-            tags[NUMBER] = str(self.assignment.number)
-            tags[CONFIGURATION] = str(self.assignment.configuration)
-            tags[SEED] = str(self.assignment.run.seed)
-        return tags
+        if self.assignment is None:
+            return tags
+        run = self.assignment.run
+        tags |= {NUMBER: str(self.assignment.number), SEED: str(run.seed)}
+        tags |= {CONFIGURATION: str(self.assignment.configuration)}
+        plain = run.to_dict()
+        tags |= {TASK: plain["task"][KIND], MODEL: plain["trial"]["model"][KIND]}
+        return tags | origin_tags(self.origin)
 
     def params(self) -> dict[str, str]:
         """The configuration, one level deep."""
@@ -82,14 +96,29 @@ class Page:
         return {key: str(value) for key, value in values.items()}
 
 
+def origin_tags(origin: Origin) -> dict[str, str]:
+    """The study file and its revision, under MLflow's names too; what isn't known is left out."""
+    tags = {LABEL: origin.label, MLFLOW_SOURCE_NAME: origin.file}
+    tags[MLFLOW_SOURCE_TYPE] = "LOCAL" if origin.file else ""
+    tags[MLFLOW_GIT_COMMIT] = origin.commit
+    tags[REVISION] = origin.commit + "-dirty" * (origin.changed and bool(origin.commit))
+    return {key: value for key, value in tags.items() if value}
+
+
 def whole(picture: Picture, since: int) -> Page:
     """The page of a trial that began at `since`; each point at the time the trial had taken."""
-    page = Page(picture.assignment, outcome=picture.outcome, since=since, until=since)
+    page = Page(
+        picture.assignment,
+        outcome=picture.outcome,
+        since=since,
+        until=since,
+        origin=picture.origin,
+    )
     for progress in picture.history:
         page.until = since + int(progress.seconds * 1000)
         page.points += report_points(progress, page.until)
     if picture.outcome is not None:
-        page.points += ladder_points(picture.outcome, page.until)
+        page.points += ladder_points(picture.outcome, picture.assignment, page.until)
     return page
 
 
@@ -110,12 +139,39 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
     return [Metric(key, value, when, report.step) for key, value in values.items()]
 
 
-def ladder_points(outcome: Outcome, when: int) -> list[Metric]:
+SELECTION, TEST = "ladder", "test"
+"""What the names of metrics on the selection and on the test sequences begin with."""
+
+SUMMARY = ("length_score", "solve_length")
+
+
+def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) -> list[Metric]:
     """How far the trial's model carries."""
-    points = by_length("ladder_accuracy", outcome.ladder, when)
-    return points + by_length("test_accuracy", outcome.test, when)
+    points = []
+    longest = assignment.ladder.lengths[-1] if assignment else 0
+    for on, rungs in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
+        points += by_length(f"{on}_accuracy", rungs, when)
+        points += [Metric(f"{on}_loss", rung.loss, when, rung.length) for rung in rungs]
+        points += rung_by_rung(f"{on}_accuracy", rungs, longest, when)
+    if outcome.test and assignment is not None:
+        values = summary(outcome.test, assignment)
+        points += [Metric(key, value, when, 0) for key, value in values.items()]
+    return points
 
 
 def by_length(key: str, rungs: Sequence[Rung], when: int) -> list[Metric]:
     """A curve over the ladder."""
     return [Metric(key, rung.accuracy, when, rung.length) for rung in rungs]
+
+
+def rung_by_rung(key: str, rungs: Sequence[Rung], longest: int, when: int) -> list[Metric]:
+    """One metric for each rung; `longest`: of the ladder, so that all names are as wide."""
+    digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in rungs))))
+    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, 0) for r in rungs]
+
+
+def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:
+    """The ladder in two numbers."""
+    task = assignment.run.task.build()
+    values = (length_score(test, task), solve_length(test, task.solved))
+    return dict(zip(SUMMARY, values, strict=True))

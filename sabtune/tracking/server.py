@@ -9,23 +9,28 @@ import sys
 
 from sabtune.errors import TrackingError
 from sabtune.store import Store
-from sabtune.tracking.manners import shown
+from sabtune.tracking.manners import refuse_another_version, shown
+
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Of its own accord the server starts seven more processes, for jobs that no study has."""
 
 
 def serve(store: Store, port: int) -> int:
     """Runs MLflow's server on the loopback interface until it ends; its exit code.
 
     Ctrl-C and SIGTERM end it, and all its processes, in order. Raises TrackingError if the store's
-    MLflow is a server already.
+    MLflow is a server already, or another version's.
     """
     if store.artifacts is None:
         raise TrackingError(f"the store's MLflow has its page: open {shown(store.mlflow_uri)}")
+    refuse_another_version(store.mlflow_uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", store.mlflow_uri]
     command += ["--default-artifact-root", store.artifacts.as_uri()]
+    environment = NO_JOBS | os.environ
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In a session of its own: Ctrl-C reaches us alone, and no process of its is left to itself.
-    with subprocess.Popen(command, start_new_session=True) as server:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             return server.wait()
         except KeyboardInterrupt:

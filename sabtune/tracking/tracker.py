@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from sabtune.errors import SabtuneError, TrackingError
-from sabtune.evaluation import Rung
-from sabtune.tracking import manners, recall
-from sabtune.tracking.board import Board, now
+from sabtune.errors import CheckpointError, SabtuneError, TrackingError
+from sabtune.tracking import manners
+from sabtune.tracking.board import Board
 from sabtune.tracking.page import Page, ladder_points, report_points
+from sabtune.tracking.runs import now
 from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, Picture
+from sabtune.watcher import Origin, Outcome, Overview, Picture, Version
 
 TRIES = 3
 """How often the same is tried before it is dropped."""
@@ -32,31 +32,36 @@ PACE = 1.0
 The end of a search, and who waits for what is queued, don't wait for them."""
 
 PATIENCE = 60.0
-"""Seconds that `keep_model` waits for what is queued to be written."""
+"""Seconds that `register` and `keep_files` wait for what is queued to be written."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """The end of a search."""
+class Standing:
+    """How the search stands."""
 
-    complete: bool
-    best: Sequence[Rung]
+    overview: Overview
+    ended: bool
 
 
 class Tracker:
     """Shows a search in MLflow. The runs of an earlier search of the study are gone on with.
 
     uri: sqlite:///… of an embedded store, made if need be, or http(s)://… of a server.
-    artifacts: where files go; None where a server decides. No event raises, or waits for MLflow.
+    artifacts: where files go; None where a server decides. system_metrics: the search's run shows
+    what the machine does. No event raises, or waits for MLflow.
     """
 
-    def __init__(self, uri: str, study: str, artifacts: Path | None):
+    def __init__(
+        self, uri: str, study: str, artifacts: Path | None, *, system_metrics: bool = False
+    ):
         manners.hasten(uri)
         self.uri, self.study, self.artifacts = uri, study, artifacts
-        self._assignments: dict[int, Assignment] = {}
+        self.system_metrics = system_metrics
+        self._monitor: SystemMetricsMonitor | None = None
+        self._started: dict[int, tuple[Assignment, Origin]] = {}
         self._queue = threading.Condition()  # guards all up to the thread
         self._pages: dict[int, Page] = {}  # what is new, by trial
-        self._ending: Ending | None = None
+        self._standing: Standing | None = None
         self._writing = True  # opening, at first
         self._closed = False
         self._awaited = False  # somebody waits for what is queued
@@ -73,8 +78,8 @@ class Tracker:
         """Why MLflow shows less than was told, in one line; None if it will show all."""
         return self._problem
 
-    def trial_started(self, assignment: Assignment) -> None:
-        self._assignments[assignment.number] = assignment
+    def trial_started(self, assignment: Assignment, origin: Origin | None = None) -> None:
+        self._started[assignment.number] = (assignment, origin or Origin())
         with self._queue:
             self._page(assignment.number).outcome = None
 
@@ -86,13 +91,19 @@ class Tracker:
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         with self._queue:
             page = self._page(number)
-            page.points += ladder_points(outcome, page.until)
+            page.points += ladder_points(outcome, page.assignment, page.until)
             page.outcome = outcome
 
-    def search_ended(self, complete: bool, best: Sequence[Rung]) -> None:
-        """Closes the search's run; `best`: the best trial on the test sequences."""
+    def search_told(self, overview: Overview) -> None:
+        """How the search stands."""
         with self._queue:
-            self._ending = Ending(complete, best)
+            self._standing = Standing(overview, ended=False)
+            self._told()
+
+    def search_ended(self, overview: Overview) -> None:
+        """The same, at its end: closes its run."""
+        with self._queue:
+            self._standing = Standing(overview, ended=True)
             self._told()
 
     def close(self, timeout: float) -> bool:
@@ -106,21 +117,25 @@ class Tracker:
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self._lost
 
-    def sync(self, pictures: Sequence[Picture], complete: bool, best: Sequence[Rung]) -> None:
+    def sync(self, pictures: Sequence[Picture], overview: Overview) -> None:
         """Makes MLflow show just these trials' state, whatever it showed of them before.
 
         Nothing that is there is written again. May be called before, during and after a search.
-        Raises TrackingError if MLflow can't be reached or refuses, or if another study of the
-        same name is shown there.
+        Raises TrackingError if MLflow can't be reached or refuses, if another study of the same
+        name is shown there, or, when all else is shown, if a model's checkpoint is damaged.
         """
+        damaged = []
         with self._mlflow:
             self._board = None  # read anew, by the thread too
             try:
                 board = Board(self.uri, self.study, self.artifacts)
                 board.delete_doubles()
                 for picture in pictures:
-                    board.put_right(picture)
-                board.end(complete, best)
+                    try:
+                        board.put_right(picture)
+                    except CheckpointError as problem:
+                        damaged.append(str(problem))
+                board.end(overview)
             except SabtuneError:
                 raise
             except Exception as problem:
@@ -128,32 +143,46 @@ class Tracker:
                 raise TrackingError(f"{why}: see to it, then do this again") from None
         with self._queue:
             self._lost, self._problem = False, None
+        if damaged:
+            models = "a model" if len(damaged) == 1 else f"{len(damaged)} models"
+            raise TrackingError(f"MLflow has all but {models}: {damaged[0]}")
 
-    def keep_model(self, number: int, checkpoint: Path) -> str | None:
-        """Logs a trial's model; returns the URI that mlflow.pyfunc.load_model takes.
-
-        None if MLflow is away, or has no run of the trial. Raises CheckpointError if the
-        checkpoint is damaged.
+    def register(self, versions: Sequence[Version], champion: int) -> dict[int, str] | None:
+        """Registers the models of these trials under the study's name, in this order, and lets the
+        alias `champion` stand on that trial's. Returns the URIs that mlflow.pyfunc.load_model
+        takes, by trial, without those that MLflow has no model of; None if it doesn't take them.
         """
-        with self._queue:
-            self._awaited = True
-            self._queue.notify_all()
-            self._queue.wait_for(self._rests, PATIENCE)
-            self._awaited = False
+        self._await()
         with self._mlflow:
             try:
-                runs = self._opened().trials.get(number)
-                if runs is None:
-                    return None
-                mlflow.set_tracking_uri(self.uri)
-                return recall.log(checkpoint, run_id=runs[0].id, name=f"trial-{number}")
-            except SabtuneError:
-                raise
+                return self._opened().register(versions, champion)
             except Exception as problem:
                 self._board = None
                 with self._queue:
                     self._note(problem)
                 return None
+
+    def keep_files(self, folder: Path, under: str) -> bool:
+        """Logs all files of a folder to the search's run, below `under`, in place of what was there
+        before; whether MLflow took them."""
+        self._await()
+        with self._mlflow:
+            try:
+                self._opened().keep_files(folder, under)
+            except Exception as problem:
+                self._board = None
+                with self._queue:
+                    self._note(problem)
+                return False
+        return True
+
+    def _await(self) -> None:
+        """Waits until what is queued is written, or can't be."""
+        with self._queue:
+            self._awaited = True
+            self._queue.notify_all()
+            self._queue.wait_for(self._rests, PATIENCE)
+            self._awaited = False
 
     def _page(self, number: int) -> Page:
         """What is not yet written of a trial, to be added to."""
@@ -161,7 +190,9 @@ class Tracker:
         if number not in self._pages:
             self._pages[number] = Page(None, since=when)
         page = self._pages[number]
-        page.assignment, page.until = self._assignments.get(number), when
+        page.until = when
+        if number in self._started:
+            page.assignment, page.origin = self._started[number]
         self._told()
         return page
 
@@ -172,24 +203,24 @@ class Tracker:
 
     def _rests(self) -> bool:
         """Nothing is queued, or nothing can be written."""
-        return self._failing or not (self._pages or self._ending or self._writing)
+        return self._failing or not (self._pages or self._standing or self._writing)
 
     def _pressed(self) -> bool:
         """What is queued is to be written at once."""
-        return self._closed or self._awaited or self._ending is not None
+        return self._closed or self._awaited or bool(self._standing and self._standing.ended)
 
     def _work(self) -> None:
         """Opens MLflow, then writes what is told, until that is all and the tracker is closed."""
         pages: dict[int, Page] = {}
-        ending: Ending | None = None
+        standing: Standing | None = None
         failures = 0  # in a row
         while True:
             try:
-                self._write(pages, ending)
+                self._write(pages, standing)
                 failures = 0
             except Exception as problem:
                 failures += 1
-                self._put_back(pages, ending, problem, drop=failures >= TRIES)
+                self._put_back(pages, standing, problem, drop=failures >= TRIES)
             with self._queue:
                 self._writing, self._failing = False, failures > 0
                 if not self._failing and not self._lost:
@@ -200,19 +231,21 @@ class Tracker:
                     self._queue.wait_for(lambda: self._closed, pause)
                 else:
                     self._queue.wait_for(self._pressed, PACE)
-                self._queue.wait_for(lambda: self._pages or self._ending or self._closed)
-                if not self._pages and not self._ending:
-                    return
+                self._queue.wait_for(lambda: self._pages or self._standing or self._closed)
+                if not self._pages and not self._standing:
+                    break
                 pages, self._pages = self._pages, {}
-                ending, self._ending = self._ending, None
+                standing, self._standing = self._standing, None
                 self._writing = True
+        self._stop_monitor()
 
-    def _write(self, pages: dict[int, Page], ending: Ending | None) -> None:
+    def _write(self, pages: dict[int, Page], standing: Standing | None) -> None:
         """Writes the pages and takes them out of `pages`; raises what keeps MLflow from it."""
         with self._mlflow:
             self._opened()
             if pages:
                 self._opened().go_on()
+                self._start_monitor()
             try:
                 for number in list(pages):
                     try:
@@ -220,13 +253,17 @@ class Tracker:
                     except Exception as problem:
                         if not manners.is_about_one_run(problem):
                             raise
-                        self._board = None  # it is not as we thought
+                        if not isinstance(problem, CheckpointError):
+                            self._board = None  # it is not as we thought
                         with self._queue:
                             self._lost = True
                             self._note(problem)
                     del pages[number]
-                if ending is not None:
-                    self._opened().end(ending.complete, ending.best)
+                if standing is not None and standing.ended:
+                    self._stop_monitor()
+                    self._opened().end(standing.overview)
+                elif standing is not None:
+                    self._opened().tell(standing.overview)
             except Exception:
                 self._board = None
                 raise
@@ -236,14 +273,27 @@ class Tracker:
             self._board = Board(self.uri, self.study, self.artifacts)
         return self._board
 
+    def _start_monitor(self) -> None:
+        """System metrics go to the search's run, by a thread of MLflow's own."""
+        if self.system_metrics and self._monitor is None:
+            self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+                self._opened().search().id, resume_logging=True, tracking_uri=self.uri
+            )
+            self._monitor.start()  # type: ignore[no-untyped-call]
+
+    def _stop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()  # type: ignore[no-untyped-call]
+            self._monitor = None
+
     def _put_back(
-        self, pages: dict[int, Page], ending: Ending | None, problem: Exception, drop: bool
+        self, pages: dict[int, Page], standing: Standing | None, problem: Exception, drop: bool
     ) -> None:
         """Queues again what could not be written, before what came since; or drops it."""
         with self._queue:
             self._note(problem)
             if drop or self._closed:
-                self._lost = self._lost or bool(pages) or ending is not None
+                self._lost = self._lost or bool(pages) or standing is not None
                 return
             for number, page in pages.items():
                 newer = self._pages.get(number)
@@ -252,7 +302,7 @@ class Tracker:
                 else:
                     newer.points[:0] = page.points
                     newer.since = page.since
-            self._ending = self._ending or ending
+            self._standing = self._standing or standing
 
     def _note(self, problem: Exception) -> None:
         self._problem = manners.describe(problem, self.uri)

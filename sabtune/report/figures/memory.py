@@ -54,8 +54,8 @@ def memory(material: Material) -> list[Figure]:
     length, assignment = material.run.task.length, material.best.assignment
     if not isinstance(model, SAB) or assignment is None:
         return []
-    source = generator(assignment.evaluation_seed, Stream.TEST, index=length)
-    batch = material.task.batch(SEQUENCES, length, source)
+    drawn = generator(assignment.evaluation_seed, Stream.TEST, index=length)
+    batch = material.task.source(length, Stream.TEST, drawn).batch(SEQUENCES)
     found = recall_map(model, batch.x)
     if len(found.made_at) == 1:  # m_0 alone
         return []

@@ -1,0 +1,134 @@
+"""A store that a newer sabtune, or another Optuna or MLflow, has written: one line, and it stays as
+it is."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from sabtune.errors import StoreError, TrackingError
+from sabtune.search import record
+from sabtune.search.projection import Projection, sync
+from sabtune.search.run import open_or_create
+from sabtune.search.run import search as run_search
+from sabtune.search.study import load
+from sabtune.store import Store
+from sabtune.tracking.server import serve
+from tests.studies import learnable
+
+COMMANDS: dict[str, Callable[[Store], object]] = {
+    "names": record.names,
+    "open": lambda store: record.open_study(store, "learnable"),
+    "create": lambda store: open_or_create(load(learnable(store.root)), store),
+    "search": lambda store: run_search(load(learnable(store.root)), store),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """With a study in it."""
+    store = Store(tmp_path).made()
+    open_or_create(load(learnable(tmp_path)), store)
+    return store
+
+
+def execute(database: Path, statement: str) -> None:
+    connection = sqlite3.connect(database)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def content(database: Path) -> list[str]:
+    connection = sqlite3.connect(database)
+    lines = list(connection.iterdump())
+    connection.close()
+    return lines
+
+
+def refused(store: Store, database: str, command: str) -> str:
+    before = content(store.root / database)
+    with pytest.raises((StoreError, TrackingError)) as raised:
+        COMMANDS[command](store)
+    assert content(store.root / database) == before
+    (line,) = str(raised.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_newer_sabtunes_store_is_left_alone(store: Store, command: str) -> None:
+    newer = optuna.create_study(study_name="newer", storage=store.optuna_url)
+    newer.set_user_attr(record.FORMAT, record.STORE_FORMAT + 1)
+    line = refused(store, "optuna.db", command)
+    assert line == (
+        f"{store.root} was written by a newer sabtune (format {record.STORE_FORMAT + 1}, and this "
+        f"one knows {record.STORE_FORMAT}): update sabtune, or give another --store"
+    )
+
+
+def test_a_study_says_its_format(store: Store) -> None:
+    study = record.open_study(store, "learnable")
+    assert study.user_attrs[record.FORMAT] == record.STORE_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("revision", "whose", "remedy"),
+    [
+        ("v99.0.0.a", "a newer", "update optuna"),
+        ("v2.6.0.a", "an older", "back it up and run `optuna storage upgrade`"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_another_optunas_store_is_left_alone(
+    store: Store, command: str, revision: str, whose: str, remedy: str
+) -> None:
+    execute(store.root / "optuna.db", f"UPDATE alembic_version SET version_num = '{revision}'")
+    line = refused(store, "optuna.db", command)
+    assert f"was made by {whose} Optuna than {optuna.__version__}: {remedy}" in line
+
+
+def test_another_mlflows_store_is_left_alone_and_no_search_begins(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = tmp_path_factory.mktemp("made") / "mlflow.db"
+    MlflowClient(f"sqlite:///{made}").search_experiments()
+    shutil.copy(made, store.root)  # under a name that this process hasn't opened yet
+    execute(store.root / "mlflow.db", "UPDATE alembic_version SET version_num = 'f00000000000'")
+    study = record.open_study(store, "learnable")
+    commands: dict[str, Callable[[Store], object]] = {
+        "projection": lambda store: Projection(study, store),
+        "sync": lambda store: sync(study, store),
+        "ui": lambda store: serve(store, 5000),
+    }
+    for name, command in commands.items():
+        monkeypatch.setitem(COMMANDS, name, command)
+    for name in (*commands, "search"):
+        line = refused(store, "mlflow.db", name)
+        assert f"MLflow at {store.mlflow_uri} was made by another MLflow than " in line, name
+        assert "`mlflow db upgrade`" in line
+    assert record.records(study) == []
+
+
+def test_a_study_that_is_not_there_is_told_those_that_are(store: Store, tmp_path: Path) -> None:
+    def told(name: str) -> str:
+        with pytest.raises(StoreError) as raised:
+            record.open_study(store, name)
+        return str(raised.value)
+
+    assert told("lernable") == (
+        f"{tmp_path} has no study 'lernable': did you mean 'learnable'? it has learnable"
+    )
+    for number in range(25):
+        optuna.create_study(study_name=f"z{number:02}", storage=store.optuna_url)
+    assert told("x").endswith("it has learnable, z00, " + ", ".join(
+        f"z{number:02}" for number in range(1, 19)) + ", and 6 more")  # fmt: skip
+    optuna.delete_study(study_name="learnable", storage=store.optuna_url)
+    for number in range(25):
+        optuna.delete_study(study_name=f"z{number:02}", storage=store.optuna_url)
+    assert told("x") == f"{tmp_path} has no study 'x': it has none yet, search one first"

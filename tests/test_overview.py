@@ -1,0 +1,132 @@
+"""A study in a few words: what was asked, what was drawn from, how it stands; and as a note."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.config import RunConfig
+from sabtune.search import record
+from sabtune.search.overview import origin, overview
+from sabtune.search.run import open_or_create
+from sabtune.search.study import load
+from sabtune.store import Store
+from sabtune.tracking.note import LONGEST, note, points
+from sabtune.watcher import Outcome, Overview, Version
+from tests.boards import COMPLETE, assignment, pictures, standing
+from tests.studies import learnable
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    """Of a real file, with trials made by hand: two complete, one pruned, one failed, one runs."""
+    file = load(learnable(tmp_path))
+    study = open_or_create(file, Store(tmp_path).made())
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, None]
+    for number, state in enumerate(states):
+        trial = study.ask()
+        run = replace(assignment_of(number).run, trial=file.config(trial))
+        if number != 2:
+            trial.suggest_float("rarely", 1e-4, 0.1, log=True)
+        made = replace(assignment_of(number), run=run)
+        trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+        trial.set_user_attr(
+            record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": number == 3}}
+        )
+        if state == TrialState.COMPLETE:
+            record.end(trial, replace(COMPLETE, score=number / 10), [number / 10], None)
+        elif state is not None:
+            name = "PRUNED" if state == TrialState.PRUNED else "FAIL"
+            record.end(trial, Outcome(state=name), None, None)  # type: ignore[arg-type]
+    return study
+
+
+def assignment_of(number: int):  # type: ignore[no-untyped-def]
+    from tests import conftest
+
+    return assignment(conftest.run.__wrapped__(), number)  # type: ignore[attr-defined]
+
+
+def test_a_study_knows_what_was_asked_and_how_it_stands(study: optuna.Study) -> None:
+    found = overview(study, complete=False)
+    assert (
+        found.question == "One symbol of two, two steps later: learned in seconds, or not at all."
+    )
+    assert found.task == load(Path(record.plan(study)["file"])).study.task
+    assert found.ladder is not None
+    assert found.ladder.lengths == (2, 4, 8)
+    assert found.space == {
+        "rate": "good, bad, mad",
+        "k_top": "1 to 3 in whole numbers",
+        "rarely": "0.0001 to 0.1 on a log scale (in 4 of 5 trials)",
+    }
+    assert found.trials == {"complete": 2, "pruned": 1, "failed": 1, "unfinished": 1}
+    assert found.best is not None
+    assert found.best.assignment.number == 3
+    told = "; ".join(found.budget)
+    assert told == (
+        "8 trials, drawn by tpe after 8 at random; seed 0; "
+        "pruned by ASHA: from 30 updates on, the best 1/2 go on; 1 CPU a trial"
+    )
+
+
+def test_a_trial_knows_where_it_came_from(study: optuna.Study) -> None:
+    first, changed = (origin(study, record.one(study, number)) for number in (0, 3))
+    assert first.file == record.plan(study)["file"]
+    assert (first.commit, first.changed) == ("c0ffee", False)
+    assert (changed.commit, changed.changed) == ("c0ffee", True)
+
+
+def test_a_comparison_names_those_who_take_part(study: optuna.Study) -> None:
+    labels = {"#3 k_top=1": "k_top=1", "winner": "k_top=2"}
+    record.set_plan(study, {**record.plan(study), "contest": labels})
+    found = overview(study, complete=True)
+    assert found.question.splitlines()[-2:] == ["- #3 k_top=1", "- winner: k_top=2"]
+    assert found.budget[0].startswith("2 configurations, each on the same fresh seeds")
+    assert found.best is None  # a seed that was lucky is no result of a comparison
+
+
+def test_a_study_of_an_unknown_file_has_an_overview_too() -> None:
+    assert overview(optuna.create_study(), complete=True).trials["complete"] == 0
+
+
+def test_the_note_says_it_for_people(study: optuna.Study) -> None:
+    text = note(replace(overview(study, complete=False), champion=Version(trial=3)))
+    lines = text.splitlines()
+    assert lines[0].startswith("One symbol of two")
+    assert (
+        "**Task:** copying, length 2, symbols 1, alphabet 2, input one-hot; chance 50.0%" in lines
+    )
+    assert "**Ladder:** 2, 4, 8, 64 sequences a length; chosen and pruned by 2, 4" in lines
+    assert any(line.startswith("**Budget:** 8 trials, drawn by tpe") for line in lines)
+    table = lines.index("| parameter | drawn from |")
+    assert lines[table + 1 : table + 3] == ["| --- | --- |", "| rate | good, bad, mad |"]
+    assert lines[table - 1] == ""  # or it is no table in Markdown
+    assert "**Trials:** 2 complete, 1 pruned, 1 failed, 1 unfinished; 0 trial hours" in lines
+    assert any(line.startswith("**Best") and "#3 k_top=" in line for line in lines)
+    assert "| 10 | 50.0% |" in lines
+    assert lines[-1] == "**Champion:** trial 3, unconfirmed"
+
+
+def test_a_note_is_no_longer_than_mlflow_takes() -> None:
+    text = note(Overview(question="why? " * 2000))
+    assert len(text) == LONGEST
+    assert text.endswith("…")
+    assert note(Overview()) == ""
+    assert r"| a\|b | 1 to 2 |" in note(Overview(space={"a|b": "1 to 2"}))
+
+
+def test_the_numbers_of_a_search(run: RunConfig) -> None:
+    shown = {(p.key, p.step): p.value for p in points(standing(pictures(run)[0]), 0)}
+    assert shown["trials_complete", 3] == 1  # at 3: one of the 4 goes on
+    assert shown["trials_unfinished", 3] == 1
+    assert shown["trial_hours", 3] == 0.5
+    assert shown["best_score", 3] == 0.9
+    assert shown["best_length_score", 3] == pytest.approx((0.5 - 0.125) / (1 - 0.125))
+    assert shown["best_solve_length", 3] == 0
+    assert shown["best_test_accuracy", 10] == 0.5
+    assert shown["best_test_accuracy_at_0010", 0] == 0.5
