@@ -13,6 +13,7 @@ from sabtune.cli.screen import (
     close,
     console_of_terminal,
     hint,
+    log_report,
     run_contest,
     show_report,
     watching,
@@ -84,9 +85,11 @@ def search(
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
+    log_report(console, name, place, ending)
     where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
+    hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}")
     close(console, ending, f"search {path}{where}", f"sync {name}{where}")
 

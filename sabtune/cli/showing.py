@@ -11,6 +11,7 @@ from sabtune.cli.app import app
 from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import (
     console_of_terminal,
+    log_report,
     show_report,
     write_report,
 )
@@ -47,9 +48,9 @@ def sync(
     place = Store.at(store, files, tracking).existing()
     opened = open_study(place, study)
     run_sync(opened, place)
-    console_of_terminal().print(
-        f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}."
-    )
+    console = console_of_terminal()
+    log_report(console, study, place)
+    console.print(f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}.")
 
 
 @app.command()
@@ -60,7 +61,7 @@ def report(
     ] = None,
     formats: Annotated[
         str | None,
-        typer.Option("--format", help="Of those html, md, tex, csv, png, pdf; by default all."),
+        typer.Option("--format", help="Of those html, md, csv, tex, png, pdf; by default all."),
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,

@@ -140,9 +140,9 @@ def _accuracies(material: Material) -> Iterator[Block]:
     quoted = _quoted(material)
     for source in dict.fromkeys(row.source for row in quoted.rows) if quoted else ():
         assert quoted is not None
-        rows = tuple(_of_paper(row) for row in quoted.rows if row.source == source)
+        theirs = tuple(_of_paper(row) for row in quoted.rows if row.source == source)
         setting = "" if quoted.is_of(_task(material)) else quoted.words
-        yield Block(heading=f"{source}: {paper.QUOTED}", rows=rows, setting=setting)
+        yield Block(heading=f"{source}: {paper.QUOTED}", rows=theirs, setting=setting)
 
 
 def _losses(material: Material) -> Iterator[Block]:
