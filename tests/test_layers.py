@@ -48,6 +48,10 @@ OUTSIDE = {
     "rich": {"sabtune.search", "sabtune.report", "sabtune.cli"},
     "typer": {"sabtune.cli"},
     "scipy": {"sabtune.report"},
+    "matplotlib": {"sabtune.report"},
+    "plotly": {"sabtune.report"},
+    "jinja2": {"sabtune.report"},
+    "markupsafe": {"sabtune.report"},
 }
 """Who may import what, beside torch, numpy, safetensors and the standard library."""
 

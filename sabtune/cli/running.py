@@ -21,6 +21,7 @@ from sabtune.cli.screen import (
     data_folder,
     data_of,
     hint,
+    log_report,
     run_contest,
     show_report,
     watching,
@@ -103,9 +104,11 @@ def search(
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
+    log_report(console, name, place, ending)
     where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
+    hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
     close(console, ending, f"search {path}{where}{data_of(data_dir)}", f"sync {name}{where}")
 

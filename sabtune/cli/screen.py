@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,6 +51,8 @@ def run_contest(
             name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
         )
     console.print(page(study))
+    for of in (name, name.rpartition(".")[0]):
+        log_report(console, of, store, ending)
     if crowns is not None and ending.complete:
         show_champion(console, crowns, name, store, f"sync {crowns}{where}")
     close(console, ending, command_line + where, f"sync {name}{where}")
@@ -171,6 +174,32 @@ def write_report(
     names = [path.name for path in written if path.parent == folder]
     names += [f"{figures} files in figures/"] * bool(figures)
     console.print(Text(f"Wrote to {folder}: {', '.join(names)}"))
+
+
+def log_report(console: Console, study: str, store: Store, ending: Ending | None = None) -> None:
+    """Has MLflow hold the report on a study. No search fails by it: a problem is one line.
+
+    Nothing is made where no trial is complete, after a Ctrl-C, or while MLflow is away.
+    """
+    from sabtune.report.writing import QUICK, write
+    from sabtune.search import projection
+    from sabtune.search.racing import best_trial
+    from sabtune.search.record import open_study
+
+    if ending and (ending.behind or not (ending.complete or ending.out_of_budget)):
+        return
+    try:
+        opened = open_study(store, study)
+        if best_trial(opened) is None:
+            return
+        with TemporaryDirectory() as folder:
+            write(opened, store, Path(folder), QUICK)
+            kept = projection.keep_report(opened, store, Path(folder))
+        problem = "" if kept else "MLflow didn't take it"
+    except Exception as failure:
+        problem = " ".join(f"{type(failure).__name__}: {failure}".split())
+    if problem:
+        console.print(Text(f"The report on {study} isn't in MLflow: {problem}"))
 
 
 def command() -> str:

@@ -9,7 +9,13 @@ import typer
 
 from sabtune.cli.app import app
 from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
-from sabtune.cli.screen import check_free, console_of_terminal, show_report, write_report
+from sabtune.cli.screen import (
+    check_free,
+    console_of_terminal,
+    log_report,
+    show_report,
+    write_report,
+)
 from sabtune.schema import check
 from sabtune.store import DEFAULT, Store
 
@@ -43,9 +49,9 @@ def sync(
     place = Store.at(store, files, tracking).existing()
     opened = open_study(place, study)
     run_sync(opened, place)
-    console_of_terminal().print(
-        f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}."
-    )
+    console = console_of_terminal()
+    log_report(console, study, place)
+    console.print(f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}.")
 
 
 @app.command()
@@ -56,7 +62,7 @@ def report(
     ] = None,
     formats: Annotated[
         str | None,
-        typer.Option("--format", help="Of those html, md, tex, csv, png, pdf; by default all."),
+        typer.Option("--format", help="Of those html, md, csv, tex, png, pdf; by default all."),
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,13 +101,19 @@ class Material:
 
     @cached_property
     def question(self) -> str:
-        """What the study asks: the first words of its file; "" where the file is gone."""
-        path = Path(record.plan(self.study).get("file", ""))
+        """What the study asks, as recorded; else what its file says first, if that is there."""
+        plan = record.plan(self.study)
+        if "question" in plan:
+            return str(plan["question"])
         try:
-            said = ast.get_docstring(ast.parse(path.read_text()))
+            said = ast.get_docstring(ast.parse(Path(plan.get("file", "")).read_text()))
         except (OSError, SyntaxError, ValueError):
             said = None
         return (said or "").strip()
+
+    def by_score(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """The lowest first, the best trial last: so it is drawn on top, and never thinned out."""
+        return sorted(trials, key=lambda trial: (trial.number == self.best.number, trial.score))
 
     def history(self, trial: TrialRecord) -> list[Progress]:
         """What a trial reported, from its last checkpoint; nothing where that is gone."""

@@ -41,6 +41,7 @@ def write(
         check_name("--format", name, FORMATS)
     material = gather(study, store)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         return [_put(folder / name, content) for name, content in _files(material, formats)]
     except OSError as problem:
         raise StoreError(

@@ -122,8 +122,8 @@ def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
     assert trial.run is not None
     model = trial.run.trial.model
     flat = flatten(trial.run.to_dict()["trial"])
-    if isinstance(model, SAB.Config):
-        flat["model.k_top"] = min(model.k_top, model.dense(steps))
+    if isinstance(model, SAB.Config) and model.k_top >= ALL:
+        flat["model.k_top"] = model.dense(steps)
     if flat.get("model.k_trunc") == 0:
         flat["model.k_trunc"] = steps
     return {

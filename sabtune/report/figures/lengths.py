@@ -76,7 +76,7 @@ def cost(material: Material) -> Figure | None:
     if material.is_contest:
         marks, words = _methods_cost(material, timed), "the median over each method's seeds"
     else:
-        ranked = spread(sorted(timed, key=lambda trial: trial.score), MOST)
+        ranked = spread(material.by_score(timed), MOST)
         curves = [_curve(trial, _ms) for trial in ranked]
         marks = [Curves(curves=curves, label="complete trials")]
         if material.best in timed:
@@ -151,7 +151,7 @@ def _search(
     material: Material, quantity: Quantity, rules: Sequence[Rule]
 ) -> tuple[Panel, Scale, str]:
     """Every complete trial, and the best one with the seeds of its configuration."""
-    tested = sorted((t for t in material.complete if t.test), key=lambda trial: trial.score)
+    tested = material.by_score(trial for trial in material.complete if trial.test)
     shown, best = spread(tested, MOST), material.best
     marks: list[Mark] = [Curves(curves=[_curve(trial, quantity.of) for trial in shown])]
     seeds = material.ranked[0].complete
@@ -159,14 +159,14 @@ def _search(
         marks.append(_range(seeds, quantity))
     marks.append(_line(best, quantity.of, f"the best, #{best.number}, one seed", BLACK))
     scores = [trial.score for trial in tested]
-    some = f"{len(shown)} of " if len(shown) < len(tested) else ""
     lengths = {rung.length for trial in tested for rung in trial.test}
     title = "The search's trials" if material.confirmed else ""
+    some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
     return (
         Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
         Scale(label="score", low=min(scores), high=max(scores)),
-        f"{title or 'The trials'}: {some}{len(tested)} complete ones on the test sequences, each "
-        "one seed, coloured by the score that chose, and the best of them, chosen by it.",
+        f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed, "
+        "coloured by the score that chose, and the best, chosen by it.",
     )
 
 

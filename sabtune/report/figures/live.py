@@ -92,7 +92,8 @@ def _figure(figure: Figure) -> go.Figure:
     if figure.scale:
         made.update_layout(coloraxis=_coloraxis(figure.scale))
         made.add_trace(_bare(figure.scale), row=1, col=1)
-    _lay_out(made, height, _legend(named, height))
+    titled = any(panel.title for panel in figure.panels)
+    _lay_out(made, height, _legend(named, height), top=58 if titled else 38)
     return made
 
 
@@ -106,9 +107,12 @@ def _legend(named: Iterable[str], height: float) -> tuple[float, dict[str, Any]]
     return (24.0 * lines + 14 if labels else 0.0), place
 
 
-def _lay_out(made: go.Figure, height: float, legend: tuple[float, dict[str, Any]]) -> None:
+def _lay_out(
+    made: go.Figure, height: float, legend: tuple[float, dict[str, Any]], *, top: int
+) -> None:
+    """`top`: pixels above, where the tools stand that appear under the pointer."""
     below, place = legend
-    margin = {"l": 65, "r": 20, "t": 58, "b": 60 + below}  # the tools stand above the titles
+    margin = {"l": 65, "r": 20, "t": top, "b": 60 + below}
     made.update_layout(
         template="none",
         height=height + margin["t"] + margin["b"],
@@ -327,8 +331,8 @@ def _parallel(figure: Parallel) -> go.Figure:
         )
     )
     made.update_layout(coloraxis=_coloraxis(figure.scale))
-    _lay_out(made, 380, (0.0, {}))
-    made.update_layout(margin={"t": 70, "b": 30, "l": 70, "r": 20})
+    _lay_out(made, 340, (0.0, {}), top=70)
+    made.update_layout(margin={"l": 70, "b": 30})
     return made
 
 

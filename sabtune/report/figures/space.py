@@ -212,27 +212,29 @@ def _importances(
 def parallel(material: Material) -> Parallel | None:
     """Every trial as a line through its parameters to its score."""
     scored = [t for t in material.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
-    scored.sort(key=lambda trial: trial.score)
-    shown = spread(scored, LINES)
+    shown = spread(material.by_score(scored), LINES)
     found = [] if material.is_contest else fields(material, shown)[:PANELS]
     if len(found) < 2:
         return None
-    scale = Scale(label="score", low=scored[0].score, high=scored[-1].score)
+    values = [trial.score for trial in shown]
+    scale = Scale(label="score", low=min(values), high=max(values))
     dimensions = [_dimension(field, shown) for field in found]
     words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
     if len(set(words.values())) > 1:
         dimensions.append(_dimension(Field("state", words), shown))
     scores = Field("score", {trial.number: trial.score for trial in shown}, linear=True)
     dimensions.append(_dimension(scores, shown))
-    some = f"{len(shown)} of the {len(scored)}" if len(shown) < len(scored) else f"The {len(shown)}"
+    some = f"Each trial with a score (n = {len(scored)})"
+    if len(shown) < len(scored):
+        some = f"{len(shown)} of {len(scored)} trials with a score, evenly through their ranking,"
     return Parallel(
         name="parallel",
         title="Parallel coordinates",
-        caption=f"{some} trials with a score, each a line through what it is, ending at its score; "
-        "a pruned one at its last. A field that a trial doesn't have stands at –."
+        caption=f"{some} as a line through what it is to its score, a pruned one to its last; what "
+        "a trial doesn't have stands at –."
         f"{without_bound(material, shown)}",
         dimensions=dimensions,
-        values=[trial.score for trial in shown],
+        values=values,
         scale=scale,
     )
 

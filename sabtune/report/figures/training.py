@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import TrialState
 
 from sabtune.models import SAB
+from sabtune.models.sab import ALL
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -44,8 +45,7 @@ def schedules(material: Material) -> Figure | None:
     trials = [t for t in material.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
     if material.is_contest or not trials:
         return None
-    trials.sort(key=lambda trial: trial.score)
-    shown = spread(trials, SHAPES)
+    shown = spread(material.by_score(trials), SHAPES)
     marks: list[Mark] = []
     for name in COLOURS:
         own = [_shape(material, trial) for trial in shown if state(trial) == name]
@@ -77,7 +77,8 @@ def _shape(material: Material, trial: TrialRecord) -> Curve:
     assert isinstance(model, SAB.Config)
     dense = model.dense(material.task.steps(material.run.task.length))
     done = [i / POINTS for i in range(POINTS + 1)]
-    kept = [min(model.schedule.k_top(share, model.k_top, dense), dense) for share in done]
+    most = dense if model.k_top >= ALL else ALL
+    kept = [min(model.schedule.k_top(share, model.k_top, dense), most) for share in done]
     return Curve(
         x=[100 * share for share in done],
         y=kept,
@@ -88,8 +89,8 @@ def _shape(material: Material, trial: TrialRecord) -> Curve:
 
 def learning(material: Material) -> Figure | None:
     """The score and the training loss by updates."""
-    trials = sorted((t for t in material.ended if t.scores), key=lambda trial: trial.score)
-    shown = spread(trials, CURVES)
+    trials = [trial for trial in material.ended if trial.scores]
+    shown = spread(material.by_score(trials), CURVES)
     if not shown:
         return None
     panels = [_panel(material, "score", [(t, _scores(t)) for t in shown], log=False)]

@@ -1,0 +1,176 @@
+"""Finished studies made by hand, for the reports on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder, Rung
+from sabtune.models import LSTM, SAB
+from sabtune.models.base import ModelConfig
+from sabtune.schedule import Constant, Linear
+from sabtune.search import record
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from sabtune.trial import Assignment, plain
+
+LENGTHS = (100, 200, 400, 2000)
+SELECT = (100, 200)
+TASK = Copying.Config(length=100, symbols=10)
+DISTRIBUTIONS = {
+    "schedule": CategoricalDistribution(("constant", "linear")),
+    "k_top": IntDistribution(2, 15),
+    "k_att": IntDistribution(1, 10),
+    "learning_rate": FloatDistribution(5e-4, 4e-3, log=True),
+}
+ENVIRONMENT = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
+
+
+def rungs(score: float, lengths: Sequence[int] = LENGTHS) -> list[Rung]:
+    """Falling with length from `score` towards chance; a sequence takes 10 µs a step."""
+    return [
+        Rung(
+            length=length,
+            accuracy=0.125 + 0.875 * score ** (1 + math.log(length / 100)),
+            loss=1 - score / 2,
+            sequences=256,
+            seconds=256 * length * 1e-5,
+        )
+        for length in lengths
+    ]
+
+
+def frozen(
+    number: int,
+    model: ModelConfig,
+    score: float,
+    state: TrialState,
+    *,
+    task: Any = TASK,
+    seed: int | None = None,
+    lengths: Sequence[int] = LENGTHS,
+    values: Sequence[float] | None = None,
+    params: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    label: str = "",
+) -> FrozenTrial:
+    """A trial of 10 reports; a pruned one has 3, a failed one 1."""
+    params = params or {}
+    train = TrainConfig(
+        updates=1000, report_every=100, learning_rate=params.get("learning_rate", 1e-3)
+    )
+    run = RunConfig(
+        task=task,
+        trial=TrialConfig(model=model, train=train),
+        seed=number if seed is None else seed,
+    )
+    made = Assignment(
+        number=number,
+        configuration=number,
+        run=run,
+        ladder=Ladder(lengths=tuple(lengths), select=SELECT[:1] if seed else SELECT),
+        evaluation_seed=0,
+        threads=1,
+    )
+    reports = {TrialState.COMPLETE: 10, TrialState.PRUNED: 3, TrialState.FAIL: 1}[state]
+    scores = {100 * i: score * i / 10 for i in range(1, reports + 1)}
+    complete = state == TrialState.COMPLETE
+    result: dict[str, Any] = {record.TEST: plain(rungs(score, lengths)) if complete else []}
+    result |= {record.CHECKPOINT: str(checkpoint)} if checkpoint else {}
+    several = values is not None and len(values) > 1
+    return create_trial(
+        state=state,
+        values=(values or [score]) if complete else None,
+        params=dict(params),
+        distributions={name: DISTRIBUTIONS[name] for name in params},
+        intermediate_values={} if several else scores,
+        user_attrs={
+            record.ASSIGNMENT: made.to_dict(),
+            record.ENVIRONMENT: ENVIRONMENT,
+            record.RESULT: result,
+            **({record.SCORES: scores} if several else {}),
+            **({record.LABEL: label} if label else {}),
+        },
+    )
+
+
+def searched(
+    store: Store,
+    name: str,
+    trials: int,
+    *,
+    objectives: Sequence[str] = ("score",),
+    task: Any = TASK,
+    checkpoint: Path | None = None,
+    in_memory: bool = False,
+) -> optuna.Study:
+    """A search of which every third trial was pruned and every eleventh failed."""
+    directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "minimize"]
+    study = optuna.create_study(
+        study_name=name,
+        storage=None if in_memory else record.store_of(store),
+        directions=directions[: len(objectives)],
+    )
+    record.set_plan(study, {"objectives": list(objectives), "file": __file__})
+    draw, made = np.random.default_rng(0), []
+    for number in range(trials):
+        params: dict[str, Any] = {
+            "schedule": str(draw.choice(["constant", "linear"])),
+            "k_top": int(draw.integers(2, 16)),
+            "k_att": int(draw.integers(1, 11)),
+            "learning_rate": float(np.exp(draw.uniform(np.log(5e-4), np.log(4e-3)))),
+        }
+        schedule = Linear(start="all") if params["schedule"] == "linear" else Constant()
+        model = SAB.Config(
+            hidden=8, k_top=params["k_top"], k_att=params["k_att"], schedule=schedule
+        )
+        score = float(np.clip(0.9 - 0.05 * abs(params["k_att"] - 4) + draw.normal(0, 0.1), 0, 1))
+        state = TrialState.COMPLETE
+        state = TrialState.PRUNED if number % 3 == 2 else state
+        state = TrialState.FAIL if number % 11 == 10 else state
+        values = [score, *(draw.uniform(0.01, 0.05) for _ in objectives[1:])]
+        made.append(
+            frozen(
+                number, model, score, state,
+                task=task, params=params, values=values, checkpoint=checkpoint,
+            )
+        )  # fmt: skip
+    study.add_trials(made)
+    return study
+
+
+def confirmed(
+    store: Store,
+    name: str,
+    methods: Mapping[str, tuple[ModelConfig, Sequence[float | None]]],
+    lengths: Sequence[int] = LENGTHS,
+) -> optuna.Study:
+    """A contest: by label, each method's scores on the same seeds; None where one failed."""
+    study = optuna.create_study(
+        study_name=name, storage=record.store_of(store), direction="maximize"
+    )
+    contest = {label: model.label() for label, (model, _) in methods.items()}
+    record.set_plan(study, {"contest": contest, "searched": list(LENGTHS), "file": __file__})
+    for label, (model, found) in methods.items():
+        for seed, score in enumerate(found):
+            state = TrialState.FAIL if score is None else TrialState.COMPLETE
+            number = len(study.get_trials(deepcopy=False))
+            study.add_trial(
+                frozen(number, model, score or 0.0, state,
+                       seed=record.FRESH_SEED + seed, lengths=lengths, label=label)
+            )  # fmt: skip
+    return study
+
+
+RIVALS = {
+    "ours": (SAB.Config(hidden=8), (0.9, 0.95, 0.7, 0.92)),
+    "lstm": (LSTM.Config(hidden=8), (0.3, None, 0.35, 0.2)),
+}

@@ -1,0 +1,482 @@
+"""What the figures show, as data; and that both ways of drawing draw just that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune import checkpoint
+from sabtune.config import RunConfig
+from sabtune.diagnostics import recall_map
+from sabtune.models import LSTM, SAB
+from sabtune.models.sab import ALL
+from sabtune.report.figures import drawings, lengths, live, memory, space, still, training
+from sabtune.report.figures.fields import Field, fields
+from sabtune.report.figures.marks import (
+    Axis,
+    Bars,
+    Curves,
+    Figure,
+    Heat,
+    Line,
+    Panel,
+    Points,
+    Rule,
+    spread,
+)
+from sabtune.report.material import Material, gather
+from sabtune.search import record
+from sabtune.seeding import Stream, generator
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from sabtune.training import Training
+from tests.reports import LENGTHS, RIVALS, confirmed, frozen, rungs, searched
+
+M = TypeVar("M")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("store"))
+    confirmed(store, "found.confirm", RIVALS)
+    return store
+
+
+@pytest.fixture(scope="module")
+def found(store: Store) -> Material:
+    """40 trials, in memory, confirmed in the store."""
+    return gather(searched(store, "found", 40, in_memory=True), store)
+
+
+@pytest.fixture(scope="module")
+def many(store: Store) -> Material:
+    return gather(searched(store, "many", 500, in_memory=True), store)
+
+
+def marks(panel: Panel, kind: type[M]) -> list[M]:
+    return [mark for mark in panel.marks if isinstance(mark, kind)]
+
+
+def named(panel: Panel, label: str) -> object:
+    return next(mark for mark in panel.marks if getattr(mark, "label", None) == label)
+
+
+def test_accuracy_is_drawn_as_it_was_measured(found: Material) -> None:
+    fresh, search = lengths.accuracy(found).panels
+    ours = marks(fresh, Line)[0]
+    assert ours.x == list(LENGTHS)
+    scores = RIVALS["ours"][1]
+    measured = np.array([[rung.accuracy for rung in rungs(score or 0)] for score in scores])
+    assert ours.y == pytest.approx(100 * measured.mean(axis=0))
+    assert ours.low is not None
+    assert ours.high is not None
+    for low, mean, high in zip(ours.low, ours.y, ours.high, strict=True):
+        assert low is not None
+        assert high is not None
+        assert low < mean < high
+    (every,) = marks(search, Curves)
+    complete = [trial for trial in found.trials if trial.state == TrialState.COMPLETE]
+    assert {tuple(curve.y) for curve in every.curves} == {
+        tuple(100 * rung.accuracy for rung in trial.test) for trial in complete
+    }
+    best = marks(search, Line)[-1]
+    assert best.y == [100 * rung.accuracy for rung in found.best.test]
+    rules = marks(search, Rule)
+    assert {(rule.x, rule.y) for rule in rules} == {(100, None), (None, 12.5)}
+    assert search.x.log
+    assert "n = 4 seeds a method" in lengths.accuracy(found).caption
+    assert f"complete ones (n = {len(complete)})" in lengths.accuracy(found).caption
+
+
+def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None:
+    study = optuna.create_study(study_name="seeds", direction="maximize")
+    for number, score in enumerate((0.8, 0.9, 0.7)):
+        trial = frozen(number, SAB.Config(hidden=8), score, TrialState.COMPLETE)
+        trial.user_attrs[record.ASSIGNMENT]["configuration"] = 0
+        study.add_trial(trial)
+    (panel,) = lengths.accuracy(gather(study, store)).panels
+    spread_, best = marks(panel, Line)
+    assert spread_.label == "its configuration: mean and range of 3 seeds"
+    assert spread_.low == [100 * rung.accuracy for rung in rungs(0.7)]
+    assert spread_.high == [100 * rung.accuracy for rung in rungs(0.9)]
+    assert best.y == list(spread_.high)
+
+
+def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
+    found: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lengths.loss(found) is None
+    monkeypatch.setattr(found.task, "loss_unit", "squared error")
+    figure = lengths.loss(found)
+    assert figure is not None
+    assert {panel.y.label for panel in figure.panels} == {"loss (squared error)"}
+    best = marks(figure.panels[1], Line)[-1]
+    assert best.y == [rung.loss for rung in found.best.test]
+
+
+def test_cost_is_what_was_recorded_and_nothing_else(found: Material, store: Store) -> None:
+    figure = lengths.cost(found)
+    assert figure is not None
+    best = marks(figure.panels[0], Line)[-1]
+    assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])  # ms: 10 µs a step
+    study = optuna.create_study(study_name="old", direction="maximize")
+    trial = frozen(0, SAB.Config(hidden=8), 0.5, TrialState.COMPLETE)
+    for rung in trial.user_attrs[record.RESULT][record.TEST]:
+        del rung["seconds"]
+    study.add_trial(trial)
+    assert lengths.cost(gather(study, store)) is None
+
+
+def test_trials_are_told_apart_by_how_they_ended(found: Material) -> None:
+    figure = space.scores(found)
+    assert figure is not None
+    k_top = figure.panels[0]
+    assert k_top.x.label == "k_top (memories)"
+    by_state = {
+        "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL
+    }  # fmt: skip
+    looks = set()
+    for label, state in by_state.items():
+        points = named(k_top, label)
+        assert isinstance(points, Points)
+        own = [trial for trial in found.trials if trial.state == state]
+        assert len(points.x) == len(own)
+        if label != "failed":
+            assert list(points.y) == [trial.score for trial in own]
+        else:
+            assert set(points.y) == {space.BELOW}
+        values = [trial.params["k_top"] for trial in own]
+        assert all(abs(x - k) < 0.5 for x, k in zip(points.x, values, strict=True))
+        looks.add((points.colour, points.symbol))
+    assert len(looks) == 3
+
+
+def test_a_trial_that_breaks_a_constraint_is_no_complete_one(store: Store) -> None:
+    study = searched(store, "bound", 6, in_memory=True)
+    trial = study.ask()
+    trial.set_user_attr(record.ASSIGNMENT, study.trials[0].user_attrs[record.ASSIGNMENT])
+    trial.set_constraint("memory", 1.0)
+    study.tell(trial, 0.99)
+    figure = space.scores(gather(study, store))
+    assert figure is not None
+    points = named(figure.panels[0], "breaks a constraint")
+    assert isinstance(points, Points)
+    assert list(points.y) == [0.99]
+
+
+def test_fields_are_what_differs_whatever_the_space_calls_it(found: Material) -> None:
+    names = [field.name for field in fields(found, found.ended)]
+    assert names == ["k_top", "k_att", "schedule", "learning_rate"]  # all the others are equal
+    rate = next(field for field in fields(found, found.ended) if field.name == "learning_rate")
+    assert rate.log
+    assert rate.values == {t.number: t.params["learning_rate"] for t in found.ended}
+
+
+def test_all_memories_and_no_truncation_have_a_place(store: Store) -> None:
+    study = optuna.create_study(study_name="bounds", direction="maximize")
+    for number, (k_top, k_trunc) in enumerate(((ALL, 5), (5, 0), (7, 9))):
+        model = SAB.Config(hidden=8, k_top=k_top, k_att=10, k_trunc=k_trunc)
+        study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))
+    material = gather(study, store)
+    by_name = {field.name: field.values for field in fields(material, material.ended)}
+    assert by_name["k_top"] == {0: 1 + 120 // 10, 1: 5, 2: 7}
+    assert by_name["k_trunc"] == {0: 5, 1: 120, 2: 9}
+    figure = space.scores(material)
+    assert figure is not None
+    assert "number of memories of a training sequence" in figure.caption
+
+
+def test_ticks_are_round_and_whole_where_values_are() -> None:
+    assert Field("k_att", {i: i for i in range(1, 11)}).ticks == [2, 4, 6, 8, 10]
+    assert Field("k", {0: 3, 1: 9}).ticks == [3, 9]
+    rates = Field("learning_rate", {i: 5e-4 * 1.2**i for i in range(12)})
+    assert rates.ticks == pytest.approx([0.0005, 0.001, 0.002])
+
+
+def test_importances_name_their_estimators_and_want_trials(found: Material, store: Store) -> None:
+    figure = space.importance(found)
+    assert figure is not None
+    assert "fANOVA and PED-ANOVA" in figure.title
+    assert [panel.title for panel in figure.panels] == ["fANOVA", "PED-ANOVA"]
+    for panel in figure.panels:
+        (bars,) = marks(panel, Bars)
+        by_name = dict(zip([text for _, text in panel.y.ticks], bars.heights, strict=True))
+        assert by_name.keys() == {"k_top", "k_att", "schedule", "learning_rate"}
+        assert sum(by_name.values()) == pytest.approx(1)
+        assert max(by_name, key=lambda name: by_name[name]) == "k_att"  # it alone decides
+    few = gather(searched(store, "few", 8, in_memory=True), store)
+    assert space.importance(few) is None
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
+    """k_top makes the best, k_att the worst: PED-ANOVA looks at the best alone."""
+    directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
+    study = optuna.create_study(study_name="ends", directions=directions[:objectives])
+    for number in range(100):
+        k_top, k_att = 2 + number % 10, 1 + number // 10
+        score = 0.5 + 0.4 * (k_top == 2) - 0.45 * (k_att == 1) * (k_top != 2)
+        study.add_trial(
+            frozen(
+                number, SAB.Config(hidden=8, k_top=k_top, k_att=k_att), score, TrialState.COMPLETE,
+                params={"k_top": k_top, "k_att": k_att}, values=[score, 0.01][:objectives],
+            )
+        )  # fmt: skip
+    figure = space.importance(gather(study, store))
+    assert figure is not None
+    assert figure.panels[1].title == "PED-ANOVA"
+    assert [text for _, text in figure.panels[1].y.ticks] == ["k_att", "k_top"]
+    (bars,) = marks(figure.panels[1], Bars)
+    assert bars.heights[1] > 0.9
+
+
+def test_the_pareto_front_is_what_no_other_trial_beats(store: Store) -> None:
+    objectives = ("score", "seconds_per_update")
+    two = searched(store, "two", 30, objectives=objectives, in_memory=True)
+    figure = space.pareto(gather(two, store))
+    assert figure is not None
+    line = named(figure.panels[0], "Pareto front")
+    assert isinstance(line, Line)
+    values = [t.values for t in two.trials if t.values]
+    front = [
+        (score, seconds)
+        for score, seconds in values
+        if not any((s > score and t <= seconds) or (s >= score and t < seconds) for s, t in values)
+    ]
+    assert sorted(zip(line.y, line.x, strict=True)) == sorted(front)
+    assert figure.panels[0].x.label == "s an update"
+
+
+def test_one_objective_has_no_front(found: Material) -> None:
+    assert space.pareto(found) is None
+
+
+def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: Material) -> None:
+    figure = space.parallel(found)
+    assert figure is not None
+    labels = [dimension.label for dimension in figure.dimensions]
+    assert labels[:2] == ["k_top", "k_att"]
+    assert labels[-2:] == ["state", "score"]
+    for dimension in figure.dimensions:
+        assert len(dimension.places) == len(figure.values)
+        assert 0 <= min(dimension.places) <= max(dimension.places) <= 1
+    scored = sorted(t.score for t in found.trials if t.state != TrialState.FAIL)
+    assert list(figure.values) == scored
+    low, high = scored[0], scored[-1]
+    assert figure.dimensions[-1].places == pytest.approx(
+        [(value - low) / (high - low) for value in scored]
+    )
+    start = next(
+        d for d in figure.dimensions if d.label in ("start", "warmup", "share", "schedule")
+    )
+    assert start.ticks
+
+
+def test_schedules_are_the_k_top_that_training_has_in_force(found: Material) -> None:
+    figure = training.schedules(found)
+    assert figure is not None
+    for label, state in (("complete", TrialState.COMPLETE), ("failed", TrialState.FAIL)):
+        curves = named(figure.panels[0], label)
+        assert isinstance(curves, Curves)
+        assert len(curves.curves) == sum(trial.state == state for trial in found.trials)
+    (curves,) = [m for m in marks(figure.panels[0], Curves) if m.label == "complete"]
+    curve = next(c for c in curves.curves if c.name.startswith(f"#{found.best.number} "))
+    model = found.run.build_model(found.task)
+    for done in (0, 10, 25, 50, 100):
+        model.set_progress(done / 100)
+        assert curve.y[curve.x.index(done)] == model.in_force()["k_top"]
+    assert curve.value == found.best.score
+
+
+def test_learning_curves_are_the_reports(found: Material) -> None:
+    figure = training.learning(found)
+    assert figure is not None
+    (score,) = figure.panels  # nothing is on disk of these trials, so no loss
+    best = named(score, f"the best, #{found.best.number}")
+    assert isinstance(best, Curves)
+    (curve,) = best.curves
+    assert list(curve.x) == [100 * i for i in range(1, 11)]
+    assert curve.y == pytest.approx([found.best.score * i / 10 for i in range(1, 11)])
+    assert "n = 40 trials" in figure.caption
+
+
+def test_500_trials_are_thinned_and_the_captions_say_so(many: Material) -> None:
+    figure, curves = space.parallel(many), training.learning(many)
+    schedules, accuracy = training.schedules(many), lengths.accuracy(many)
+    assert figure is not None
+    assert curves is not None
+    assert schedules is not None
+    assert len(figure.values) == space.LINES
+    assert f"{space.LINES} of " in figure.caption
+    assert f"{training.CURVES} of 500 trials" in curves.caption
+    assert f"{training.SHAPES} of 500 trials" in schedules.caption
+    shown = sum(len(mark.curves) for mark in marks(curves.panels[0], Curves))
+    assert shown == training.CURVES
+    assert any("the best" in mark.label for mark in marks(curves.panels[0], Curves))
+    assert len(marks(accuracy.panels[0], Curves)[0].curves) == lengths.MOST
+    assert f"{lengths.MOST} of " in accuracy.caption
+    scores = space.scores(many)
+    assert scores is not None
+    assert sum(len(mark.x) for mark in marks(scores.panels[0], Points)) == 500  # all of them
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert spread(range(1000), 4) == [0, 333, 666, 999]
+    assert spread([1, 2], 4) == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def recalling(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Its best model's checkpoint is there."""
+    folder = tmp_path_factory.mktemp("model")
+    task = Copying.Config(length=30, symbols=3)
+    study = optuna.create_study(study_name="recalling", direction="maximize")
+    made = frozen(
+        0, SAB.Config(hidden=8, k_top=3, k_att=3), 0.5, TrialState.COMPLETE,
+        task=task, checkpoint=folder,
+    )  # fmt: skip
+    run = RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])
+    Training(run).save(folder)
+    study.add_trial(made)
+    return gather(study, Store(folder))
+
+
+def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material) -> None:
+    figure, _ = memory.memory(recalling)
+    (heat,) = marks(figure.panels[0], Heat)
+    directory = recalling.best.checkpoint
+    assert directory is not None
+    model = checkpoint.load_model(directory)
+    assert isinstance(model, SAB)
+    drawn = generator(0, Stream.TEST, index=30)
+    batch = recalling.task.source(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
+    steps = recall_map(model, batch.x).by_step()[0]
+    T = 30 + 2 * 3
+    assert heat.z.shape == (T, T // 3)
+    for row in range(T):
+        for column in range(T // 3):
+            there = float(steps[row, 3 * column + 2])  # the state of step 3, 6, …
+            cell = heat.z[row, column]
+            assert np.isnan(cell) if there == 0 else cell == pytest.approx(there)
+    circles = marks(figure.panels[0], Points)[-1]
+    assert list(zip(circles.y, circles.x, strict=True)) == [(34, 1), (35, 2), (36, 3)]
+    shown, asked = batch.x[0].argmax(dim=-1), batch.targets[0]
+    for t, i in zip(circles.y, circles.x, strict=True):
+        assert shown[int(i) - 1] == asked[int(t) - 1]
+
+
+def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
+    _, figure = memory.memory(recalling)
+    every, scored = marks(figure.panels[0], Bars)
+    assert sum(every.heights) == pytest.approx(100, abs=0.1)
+    assert sum(scored.heights) == pytest.approx(100, abs=0.1)
+    assert every.at == list(range(1, 36))
+    (rule,) = marks(figure.panels[0], Rule)
+    assert rule.x == 33
+
+
+def test_long_sequences_are_pooled(recalling: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = marks(memory.memory(recalling)[0].panels[0], Heat)[0].z
+    monkeypatch.setattr(memory, "CELLS", 10)
+    pooled = marks(memory.memory(recalling)[0].panels[0], Heat)[0]
+    assert pooled.z.shape == (9, 6)
+    assert np.nanmax(pooled.z) == pytest.approx(np.nanmax(whole))
+    assert (len(pooled.y), len(pooled.x)) == (10, 7)
+
+
+def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
+    recalling: Material, found: Material, tmp_path: Path
+) -> None:
+    assert memory.memory(found) == []
+    gone = replace(recalling.best, checkpoint=tmp_path / "gone")
+    ranked = [replace(recalling.ranked[0], complete=[gone])]
+    assert memory.memory(replace(recalling, ranked=ranked)) == []
+    study = optuna.create_study(study_name="lstm", direction="maximize")
+    made = frozen(0, LSTM.Config(hidden=8), 0.5, TrialState.COMPLETE, checkpoint=tmp_path)
+    Training(RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])).save(tmp_path)
+    study.add_trial(made)
+    assert memory.memory(gather(study, Store(tmp_path))) == []
+
+
+def test_a_task_that_does_not_know_the_truth_has_no_circles(
+    recalling: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalling.task, "sources", lambda x: None)
+    recall, distances = memory.memory(recalling)
+    assert marks(recall.panels[0], Points) == []
+    assert marks(distances.panels[0], Rule) == []
+
+
+HOSTILE = "</script><b>$x_{$ & _label"
+
+
+def hostile() -> Figure:
+    line = Line(x=[1, 10, 100], y=[1.0, 2.0, 4.0], label=HOSTILE, colour="#000000",
+                low=[0.5, None, 3.0], high=[1.5, None, 5.0], symbol="circle")  # fmt: skip
+    axis = Axis(label=HOSTILE, log=True, ticks=[(1, HOSTILE), (100, "_b")])
+    points = Points(x=[1], y=[1], names=[HOSTILE], label="_hidden", colour="#000000")
+    panel = Panel(title=HOSTILE, x=axis, y=Axis(label="y"), marks=[line, points])
+    return Figure(name="hostile", title=HOSTILE, caption="", panels=[panel])
+
+
+def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
+    assert still.draw(hostile(), "png").startswith(b"\x89PNG")
+    assert still.draw(hostile(), "pdf").startswith(b"%PDF")
+    assert live.draw(hostile()).count("</script>") == 1
+    sheet = still._figure(hostile())
+    shown = [text.get_text() for text in sheet.legends[0].get_texts()]
+    assert shown == [still.plain(HOSTILE), " _hidden"]
+    assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
+
+
+def test_the_browser_is_given_the_numbers_of_the_marks(found: Material) -> None:
+    figure = lengths.accuracy(found)
+    drawn = live._figure(figure)
+    ours = marks(figure.panels[0], Line)[0]
+    trace = next(trace for trace in drawn.data if trace.name == live.plain(ours.label))
+    assert list(trace.x) == list(ours.x)
+    assert list(trace.y) == list(ours.y)
+    assert ours.high is not None
+    up = [high - y for y, high in zip(ours.y, ours.high, strict=True) if high is not None]
+    assert list(trace.error_y.array) == pytest.approx(up)
+
+
+def test_both_ways_draw_every_figure(found: Material, many: Material, recalling: Material) -> None:
+    for material in (found, recalling):
+        for drawing in drawings(material):
+            assert len(still.draw(drawing, "png")) > 5_000
+            text = live.draw(drawing)
+            assert f'id="plot-{drawing.name}"' in text
+            assert re.search(r"n = \d+|one test sequence|over \d+ test", drawing.caption)
+    for drawing in drawings(many):
+        assert len(live.draw(drawing)) < 2_000_000
+
+
+def test_legends_stay_outside_and_panels_do_not_overlap(many: Material) -> None:
+    for drawing in drawings(many):
+        if not isinstance(drawing, Figure):
+            continue
+        sheet = still._figure(drawing)
+        sheet.draw_without_rendering()
+        boxes = [axes.get_tightbbox() for axes in sheet.axes]
+        boxes += [legend.get_window_extent() for legend in sheet.legends]
+        found = [tuple(box.extents) for box in boxes if box is not None]
+        assert not _overlapping(found), drawing.name
+
+
+def _overlapping(boxes: Sequence[tuple[float, ...]]) -> list[tuple[int, int]]:
+    """Pairs of boxes (x0, y0, x1, y1) that share more than a pixel."""
+    return [
+        (i, j)
+        for i, a in enumerate(boxes)
+        for j, b in enumerate(boxes[:i])
+        if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
+    ]

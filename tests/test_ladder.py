@@ -1,0 +1,179 @@
+"""The length-generalisation table: every number in it is looked up again in the study."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from sabtune.errors import StoreError
+from sabtune.models import SAB
+from sabtune.report import ladder, paper, statistics
+from sabtune.report.material import Material, gather
+from sabtune.report.sheet import Sheet, latex
+from sabtune.search import record
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from tests.reports import LENGTHS, RIVALS, confirmed, rungs, searched
+
+HOSTILE = r"50% of $x_{1} & \input{/etc/passwd} #1 ~^<b>|[a](b) → ×"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("store"))
+    searched(store, "found", 20)
+    confirmed(store, "found.confirm", RIVALS)
+    searched(store, "alone", 4)
+    searched(store, "short", 4, task=Copying.Config(length=100, symbols=3))
+    return store
+
+
+def material(store: Store, name: str) -> Material:
+    return gather(record.open_study(store, name), store)
+
+
+def rows_of(of: Material) -> list[dict[str, str]]:
+    return list(csv.DictReader(ladder.csv_page(of).splitlines()))
+
+
+def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None:
+    study = record.open_study(store, "alone")
+    best = max((t for t in record.records(study) if t.values), key=lambda trial: trial.score)
+    rows = [row for row in rows_of(material(store, "alone")) if row["seeds"] == "1"]
+    assert [int(row["length"]) for row in rows] == list(LENGTHS)
+    for row, rung in zip(rows, best.test, strict=True):
+        assert float(row["accuracy"]) == rung.accuracy
+        assert float(row["loss"]) == rung.loss
+        assert row["loss_unit"] == "nats a step"
+        assert row["method"].startswith(f"#{best.number} k_top=")
+        assert "chose itself" in row["source"]
+
+
+def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
+    rows = [row for row in rows_of(material(store, "found")) if row["source"] == "fresh seeds"]
+    assert len(rows) == len(RIVALS) * len(LENGTHS)
+    for row in rows:
+        scores = RIVALS[row["method"]][1]
+        at = LENGTHS.index(int(row["length"]))
+        known = [rungs(score)[at] for score in scores if score is not None]
+        accuracies = [rung.accuracy for rung in known] + [0.125] * (len(scores) - len(known))
+        assert float(row["accuracy"]) == pytest.approx(np.mean(accuracies))
+        interval = statistics.bootstrap_interval([np.array(accuracies)], np.mean)
+        assert interval is not None
+        ends = float(row["accuracy_low"]), float(row["accuracy_high"])
+        assert ends == pytest.approx((interval.low, interval.high), abs=0.02)
+        assert min(accuracies) <= ends[0] <= float(row["accuracy"]) <= ends[1] <= max(accuracies)
+        assert (int(row["seeds"]), int(row["failed"])) == (4, 4 - len(known))
+        assert float(row["loss"]) == pytest.approx(np.mean([rung.loss for rung in known]))
+
+
+def test_a_contest_itself_has_its_methods_and_no_trial_that_chose_itself(store: Store) -> None:
+    own, base = material(store, "found.confirm"), material(store, "found")
+    fresh = [row for row in rows_of(base) if row["source"] == "fresh seeds"]
+    assert [row for row in rows_of(own) if row["source"] == "fresh seeds"] == fresh
+    assert not [row for row in rows_of(own) if row["seeds"] == "1"]
+
+
+def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
+    accuracy, loss = ladder.sheets(material(store, "found"))
+    assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
+    assert accuracy.title == "Accuracy in %, by length; trained at length 100"
+    assert loss.title == "Loss in nats a step, by length; trained at length 100"
+    rows = {row[0]: row[1:] for row in accuracy.body if len(row) > 1}
+    mean = statistics.mean([rungs(score)[1].accuracy for score in (0.9, 0.95, 0.7, 0.92)])
+    assert rows["ours"][2].replace("\n", " ") == mean.percent()
+    assert rows["lstm"][0] == "4\n(1 failed)"
+    assert rows["SAB"] == ("–", "99", "95", "83", "75", "47", "41")
+
+
+def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    searched(store, "found", 4)
+    confirmed(store, "found.confirm", RIVALS, lengths=(100, 141, 283, 894, 2828, 4000))
+    first, second, *losses = ladder.sheets(material(store, "found"))
+    assert first.header[2:] == ("100", "141", "283", "894", "2,828", "4,000")
+    assert second.header[2:] == ("100", "200", "300", "400", "2,000", "5,000")
+    assert [len(sheet.header) - 2 for sheet in losses] == [6, 4]
+
+
+def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> None:
+    of = material(store, "found")
+    for text in (ladder.markdown(of), ladder.latex_page(of)):
+        assert text.index(paper.QUOTED) < text.index("h-detach")
+        assert text.count(paper.QUOTED) >= 3  # over each source's rows, and in the notes
+    quoted = [row for row in rows_of(of) if "arXiv" in row["source"]]
+    assert len(quoted) == sum(len(row.accuracy) for row in paper.TABLES[0].rows)
+    assert all(paper.QUOTED in row["source"] for row in quoted)
+
+
+def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
+    own, papers, _ = ladder.sheets(material(store, "short"))
+    assert own.header[2:] == ("100", "200", "400", "2,000")
+    assert "copying 10 symbols of 8, trained at length 100" in papers.title
+    assert "no row of it compares" in ladder.notes(material(store, "short"))[-1]
+    assert "no row of it compares" not in ladder.notes(material(store, "found"))[-1]
+
+
+def test_a_task_that_no_paper_has_numbers_for_has_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paper, "TABLES", ())
+    of = material(store, "alone")
+    assert not any("arXiv" in text for text in (ladder.markdown(of), ladder.csv_page(of)))
+
+
+def test_a_study_without_a_complete_trial_is_told_so(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="empty", direction="maximize")
+    with pytest.raises(StoreError, match="study 'empty' has no complete trial"):
+        gather(study, Store(tmp_path))
+
+
+def test_latex_has_as_many_cells_in_every_row_and_closes_what_it_opens() -> None:
+    sheet = Sheet("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
+    text = sheet.latex("tab:t")
+    assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular", "tabular"]
+    assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "tabular", "table"]
+    rows = [line for line in text.splitlines() if line.startswith(r"\raggedright")]
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [1, 1]
+    assert [line for line in text.splitlines() if line in (r"\toprule", r"\bottomrule")]
+    assert r"\input" not in text
+
+
+def test_latex_escapes_what_it_would_take_for_its_own() -> None:
+    assert latex("a_b & 5% #3 {x} $y^2$ ~ \\z\nw") == (
+        r"a\_b \& 5\% \#3 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z w"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
+def test_latex_compiles(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    searched(store, "found", 4)
+    confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, None))})
+    (tmp_path / "ladder.tex").write_text(ladder.latex_page(material(store, "found")))
+    (tmp_path / "all.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}"
+        r"\begin{document}\input{ladder}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "booktabs.sty' not found" in done.stdout:
+        pytest.skip("this LaTeX has no booktabs")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+def test_markdown_keeps_its_cells_whatever_is_in_them() -> None:
+    text = Sheet("T", ("m", "10"), ((HOSTILE, "1.0\n[0.5, 1.5]"),)).markdown()
+    row = text.splitlines()[-1]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    assert r"\<b>" in row
+    assert "](" not in row
+    assert "1.0<br>[0.5, 1.5]" in row

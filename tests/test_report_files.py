@@ -1,0 +1,319 @@
+"""A report's files: that they are made, hold what they must, and load nothing from anywhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from sabtune import cli
+from sabtune.cli import screen
+from sabtune.config import RunConfig
+from sabtune.errors import ConfigError, StoreError
+from sabtune.models import SAB
+from sabtune.report import paper, write
+from sabtune.report.writing import FORMATS
+from sabtune.search import projection, record
+from sabtune.search.run import Ending
+from sabtune.store import Store
+from sabtune.training import Training
+from tests.reports import RIVALS, confirmed, frozen, searched
+
+HOSTILE = "<script>alert('x')</script>{{ 7 * 7 }} & </figure>"
+
+TAB = ("ladder.csv", "ladder.md", "ladder.tex")
+
+FIGURES = {
+    "accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
+    "distances", "cost",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A search of 20 whose best model is there, confirmed and ablated."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    model = store.root / "model"
+    first = searched(store, "twin", 1, in_memory=True).trials[0]
+    run = RunConfig.from_dict(first.user_attrs[record.ASSIGNMENT]["run"])
+    Training(run).save(model)
+    searched(store, "found", 20, checkpoint=model)
+    confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
+    confirmed(store, "found.ablate", {"winner": RIVALS["ours"], "k_att → 1": RIVALS["lstm"]})
+    optuna.create_study(study_name="empty", storage=record.store_of(store), direction="maximize")
+    return store
+
+
+@pytest.fixture(scope="module")
+def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole report on it."""
+    folder = tmp_path_factory.mktemp("report") / "not" / "there" / "yet"
+    write(record.open_study(store, "found"), store, folder)
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what it shows."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.references: list[tuple[str, str, str]] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "action", "data", "poster", "srcset"):
+                self.references.append((tag, name, value or ""))
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        inside = self.tags[-1] if self.tags else ""
+        (self.scripts if inside == "script" else self.words).append(data)
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text())
+
+
+def test_every_file_is_there_and_none_is_empty(folder: Path) -> None:
+    made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    drawn = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert made.keys() == drawn | {"report.html", *TAB}
+    for name, path in made.items():
+        content = path.read_bytes()
+        assert len(content) > 1_000, name
+        starts = {".png": b"\x89PNG", ".pdf": b"%PDF-1"}
+        assert content.startswith(starts.get(path.suffix, b""))
+
+
+def test_only_what_is_asked_for_is_written(store: Store, tmp_path: Path) -> None:
+    study = record.open_study(store, "found")
+    assert write(study, store, tmp_path, ("csv", "md")) == [
+        tmp_path / "ladder.md",
+        tmp_path / "ladder.csv",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"ladder.md", "ladder.csv"}
+
+
+def test_the_page_loads_nothing_from_anywhere(page: Page, folder: Path) -> None:
+    assert all(name == "href" and value.startswith("#") for _, name, value in page.references)
+    assert not {"link", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
+    text = (folder / "report.html").read_text()
+    style = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert len(style) == 1
+    assert not re.search(r"url\(|@import|@font-face", style[0])
+    library, *ours = page.scripts
+    assert "plotly.js" in library[:300]
+    for script in ours:
+        assert not re.search(r"https?://|localStorage|sessionStorage|cookie|import\(", script)
+
+
+def test_every_entry_of_the_contents_leads_somewhere(page: Page) -> None:
+    targets = [value.removeprefix("#") for _, _, value in page.references]
+    assert set(targets) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert set(targets) >= FIGURES
+    assert targets[:2] == ["best", "lengths"]
+    assert {"contest-confirm", "contest-ablate", "provenance", "caveats"} <= set(targets)
+
+
+def test_the_page_says_what_was_asked_and_found(page: Page, store: Store) -> None:
+    text = " ".join(page.words)
+    best = max(
+        (t for t in record.records(record.open_study(store, "found")) if t.values),
+        key=lambda trial: trial.score,
+    )
+    assert "Finished studies made by hand, for the reports on them." in text  # its file's words
+    assert f"The best trial, #{best.number}" in text
+    assert "model.k_top" in text
+    assert f"{best.params['learning_rate']:.6g}" in text
+    for rung in best.test:
+        assert f"{100 * rung.accuracy:.1f}" in text
+    assert text.count(paper.QUOTED) >= 3
+    assert "0abc" in text  # the revision
+    assert "p after Holm" in text
+    assert "One thing changed at a time: found.ablate" in text
+    assert "flatter" in text
+
+
+def test_nothing_in_a_name_is_taken_for_code(page: Page, folder: Path) -> None:
+    assert HOSTILE in "".join(page.words)
+    assert "<script>alert" not in (folder / "report.html").read_text()
+    calls = re.findall(r"(.{3})alert\('x'\)", "".join(page.scripts))
+    assert set(calls) == {"gt;"}  # within a string of plotly's data, its tag escaped
+    assert r"\<script>" in (folder / "ladder.md").read_text()
+
+
+def test_a_contest_has_a_report_of_its_own(store: Store, tmp_path: Path) -> None:
+    study = record.open_study(store, "found.confirm")
+    written = write(study, store, tmp_path, ("html", "csv"))
+    assert [path.name for path in written] == ["ladder.csv", "report.html"]
+    shown = Page((tmp_path / "report.html").read_text())
+    assert {"accuracy", "learning", "cost", "contest-confirm"} <= set(shown.ids)
+    assert not {"scores", "importance", "parallel", "schedules"} & set(shown.ids)
+
+
+def test_500_trials_make_a_page_of_a_few_megabytes(store: Store, tmp_path: Path) -> None:
+    study = searched(store, "many", 500, in_memory=True)
+    write(study, store, tmp_path, ("html",))
+    library = max(Page((tmp_path / "report.html").read_text()).scripts, key=len)
+    assert (tmp_path / "report.html").stat().st_size - len(library.encode()) < 3_000_000
+
+
+def test_several_objectives_have_their_front_drawn(store: Store, tmp_path: Path) -> None:
+    study = searched(store, "two", 12, objectives=("score", "peak_memory"), in_memory=True)
+    written = write(study, store, tmp_path, ("png",))
+    assert tmp_path / "figures/pareto.png" in written
+
+
+def test_what_draws_is_loaded_when_something_is_drawn() -> None:
+    code = (
+        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.writing; "
+        "assert not {'matplotlib', 'plotly', 'jinja2', 'sklearn'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x"])
+def test_a_folder_that_cannot_be_written(store: Store, place: str) -> None:
+    with pytest.raises(StoreError, match=f"the folder {place} can't be written .*--out"):
+        write(record.open_study(store, "found"), store, Path(place), ("csv",))
+
+
+def test_an_unknown_format_is_told_those_there_are(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--format is 'docx': give one of html, md, "):
+        write(record.open_study(store, "found"), store, tmp_path, ("csv", "docx"))
+    assert not list(tmp_path.iterdir())
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sabtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line; its exit code and what it said."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_and_says_what(sabtune: Command, store: Store, tmp_path: Path) -> None:
+    place = ("--store", store.root, "--out", tmp_path)
+    code, out, err = sabtune("report", "found", *place, "--format", "md,csv")
+    assert (code, err) == (0, "")
+    assert out == f"Wrote to {tmp_path}: ladder.md, ladder.csv\n"
+    code, out, _ = sabtune("report", "found", *place, "--format", "png")
+    assert out == f"Wrote to {tmp_path}: {len(FIGURES)} files in figures/\n"
+
+
+def test_without_a_folder_the_command_prints_what_it_always_has(
+    sabtune: Command, store: Store
+) -> None:
+    code, out, _ = sabtune("report", "found", "--store", store.root)
+    assert code == 0
+    assert "Accuracy by length" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("fuond", "--out", "x"), "has no study 'fuond'"),
+        (("empty", "--out", "x"), "study 'empty' has no complete trial"),
+        (("found", "--out", "x", "--format", "xls"), "--format is 'xls': give one of html"),
+        (("found", "--format", "md"), "--format is 'md': give --out too"),
+        (("found", "--out", "/dev/null/x"), "the folder /dev/null/x can't be written"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    sabtune: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], told: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, out, err = sabtune("report", *arguments, "--store", store.root)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert not list(tmp_path.iterdir())
+
+
+def logged(store: Store, study: str, ending: Ending | None = None) -> str:
+    console = Console(width=300)
+    with console.capture() as captured:
+        screen.log_report(console, study, store, ending)
+    return captured.get()
+
+
+def test_the_report_is_given_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[str, set[str]]] = []
+
+    def keep(study: optuna.Study, store: Store, folder: Path) -> bool:
+        kept.append((study.study_name, {path.name for path in folder.iterdir()}))
+        return study.study_name == "found"
+
+    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    assert logged(store, "found", Ending(complete=True)) == ""
+    assert kept == [("found", {"report.html", *TAB})]
+    told = logged(store, "found.confirm")
+    assert told == "The report on found.confirm isn't in MLflow: MLflow didn't take it\n"
+
+
+@pytest.mark.parametrize(
+    ("study", "ending"),
+    [
+        ("empty", None),
+        ("found", Ending(complete=False)),  # Ctrl-C
+        ("found", Ending(complete=True, behind="MLflow is away")),
+    ],
+)
+def test_no_report_is_made_where_it_would_be_in_vain(
+    store: Store, monkeypatch: pytest.MonkeyPatch, study: str, ending: Ending | None
+) -> None:
+    def keep(*arguments: Any) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    assert logged(store, study, ending) == ""
+
+
+def test_a_report_that_fails_fails_no_search(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(*arguments: Any) -> bool:
+        raise ValueError("no\nroom")
+
+    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    told = logged(store, "found")
+    assert told == "The report on found isn't in MLflow: ValueError: no room\n"
+
+
+def test_formats_are_those_the_command_names() -> None:
+    help_ = subprocess.run(
+        [sys.executable, "-m", "sabtune", "report", "--help"],
+        capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""},
+    )  # fmt: skip
+    assert f"Of those {', '.join(FORMATS)};" in help_.stdout
+
+
+def test_a_study_whose_trials_all_failed_is_told_so(store: Store, tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="failed", direction="maximize")
+    study.add_trial(frozen(0, SAB.Config(hidden=8), 0.5, TrialState.FAIL))
+    with pytest.raises(StoreError, match=r"no complete trial \(1 ended otherwise\)"):
+        write(study, store, tmp_path)
