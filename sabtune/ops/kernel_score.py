@@ -53,9 +53,9 @@ def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Num
     most = lanes_of(w3.dtype.type(SATURATED_FLOAT if w3.itemsize == 4 else SATURATED))
     sums = one - one
     H = w3.shape[0]
-    part = H // LANES // 4 * LANES
-    for j0 in range(0, part, LANES):
-        j1, j2, j3 = j0 + part, j0 + 2 * part, j0 + 3 * part
+    fours = H // (4 * LANES) * 4 * LANES
+    for j0 in range(0, fours, 4 * LANES):
+        j1, j2, j3 = j0 + LANES, j0 + 2 * LANES, j0 + 3 * LANES
         x0 = at_most(most, one + load(key, at + j0) * load(query, q + j0))
         x1 = at_most(most, one + load(key, at + j1) * load(query, q + j1))
         x2 = at_most(most, one + load(key, at + j2) * load(query, q + j2))
@@ -65,7 +65,7 @@ def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Num
         w01 = load(w3, j0) * x1 + load(w3, j1) * x0
         w23 = load(w3, j2) * x3 + load(w3, j3) * x2
         sums = sums + (w01 * x23 + w23 * x01) / (x01 * x23)
-    for j in range(4 * part, H, LANES):
+    for j in range(fours, H, LANES):
         x0 = at_most(most, one + load(key, at + j) * load(query, q + j))
         sums = sums + load(w3, j) / x0
     half = total(sums)
