@@ -2,12 +2,13 @@
 
     python benchmarks/cpu.py [--quick]
 
-First the compiled pass is compared with the equations, values and every gradient, by every rule; if
-they differ no time is printed. Then, on copying (10 symbols, one-hot, a linear readout): forward +
-loss + backward of nn.LSTM, of the compiled pass and of the equations under plain autograd, in turn,
-again and again; the median of each, and in brackets the least and greatest. Memory is the growth
-of the largest resident size of a process that makes three updates. Minutes; --quick leaves out the
-equations' longest runs and takes fewer rounds.
+First the compiled pass and the eager one, which serves where that can't run, are compared with the
+equations, values and every gradient, by every rule; if they differ no time is printed. Then, on
+copying (10 symbols, one-hot, a linear readout): forward + loss + backward of nn.LSTM and of the two
+passes in turn, again and again; the median of each, and in brackets the least and greatest. The
+same beside the equations under plain autograd, in a process with the allocator as it comes: theirs
+is the memory that it has to fetch anew at each step. Memory is the growth of the largest resident
+size of a process that makes three updates. Minutes; --quick takes fewer rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -29,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from sabtune.models import SAB
-from sabtune.ops import reference
-from sabtune.ops.reference import Normalizer, Scoring
+from sabtune.ops import eager, reference
+from sabtune.ops.reference import Normalizer, Scoring, State
 
 SYMBOLS = 10
 RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
@@ -91,10 +93,10 @@ class Bench:
         self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, dtype=dtype)
         self.head = nn.Linear(H, SYMBOLS, dtype=dtype)
 
-    def equations(self) -> Tensor:
+    def by(self, sab: Callable[..., tuple[Tensor, Tensor, State]]) -> Tensor:
         case, p = self.case, self.sab.weights()
         state = reference.initial_state(case.B, p)
-        hidden, summary, _ = reference.sab(
+        hidden, summary, _ = sab(
             self.x,
             state,
             p,
@@ -106,10 +108,12 @@ class Bench:
         return self.sab.readout(hidden, summary)
 
     def logits(self, model: str) -> Tensor:
-        if model == "nn.LSTM":
-            logits: Tensor = self.head(self.lstm(self.x)[0])
+        if model in ("nn.LSTM", "compiled"):
+            logits: Tensor = (
+                self.sab(self.x)[0] if model == "compiled" else self.head(self.lstm(self.x)[0])
+            )
             return logits
-        return self.sab(self.x)[0] if model == "compiled" else self.equations()
+        return self.by(eager.sab if model == "eager" else reference.sab)
 
     def train(self, model: str) -> Tensor:
         for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
@@ -124,19 +128,19 @@ class Bench:
 
 
 def verify() -> None:
-    """Ends the program if the compiled pass and the equations differ."""
+    """Ends the program if the compiled pass or the eager one differs from the equations."""
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
         sizes = (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0))
-        rules = itertools.product(get_args(Scoring), get_args(Normalizer))
-        for size, (scoring, normalizer) in itertools.product(sizes, rules):
-            case = replace(size, scoring=scoring, normalizer=normalizer)
+        rules = itertools.product(get_args(Scoring), get_args(Normalizer), (False, True))
+        for size, (scoring, normalizer, noise) in itertools.product(sizes, rules):
+            case = replace(size, scoring=scoring, normalizer=normalizer, noise=noise)
             bench = Bench(case, dtype)
-            bench.x += 0.3 * torch.randn(bench.x.shape, generator=torch.Generator().manual_seed(1))
             found = {}
-            for model in ("compiled", "equations"):
+            for model in ("compiled", "eager", "equations"):
                 logits = bench.train(model)
                 found[model] = [logits, *(weight.grad for weight in bench.weights)]
-            for ours, truth in zip(found["compiled"], found["equations"], strict=True):
+            pairs = (zip(found[name], found["equations"], strict=True) for name in found)
+            for ours, truth in itertools.chain(*pairs):
                 assert ours is not None
                 assert truth is not None
                 error = (ours - truth).abs().max() / truth.abs().max()
@@ -144,12 +148,12 @@ def verify() -> None:
                     sys.exit(f"{case} in {dtype}: off by {error:.1e}. No times for a wrong result.")
 
 
-def measure(bench: Bench, way: str, models: list[str], rounds: int) -> dict[str, list[float]]:
+def measure(bench: Bench, way: str, models: Sequence[str], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every round, the models in turn."""
     times: dict[str, list[float]] = {model: [] for model in models}
     for round_ in range(rounds + 1):
         for model in models:
-            if round_ > 2 and model == "equations":
+            if round_ > 4 and model in ("equations", "eager"):
                 continue  # slow enough to be steady
             start = time.perf_counter()
             getattr(bench, way)(model)
@@ -158,20 +162,20 @@ def measure(bench: Bench, way: str, models: list[str], rounds: int) -> dict[str,
     return times
 
 
-def table(way: str, case: Case, threads: int, models: list[str], rounds: int) -> str:
+def table(way: str, case: Case, threads: int, models: Sequence[str], rounds: int) -> str:
+    """A row: the medians of the models, then how many times the first's the second takes."""
     torch.set_num_threads(threads)
     times = measure(Bench(case), way, models, rounds)
-    middle = {model: statistics.median(values) for model, values in times.items()}
     cells = [f"{way} {case.label()}", str(threads)]
-    for model in ("nn.LSTM", "compiled", "equations"):
-        spread = times.get(model)
-        cells.append(
-            f"{middle[model]:.1f} ({min(spread):.1f}–{max(spread):.1f})" if spread else "–"
-        )
-    cells.append(f"{middle['compiled'] / middle['nn.LSTM']:.2f}×")
-    slow = middle.get("equations")
-    cells.append(f"{slow / middle['compiled']:.0f}×" if slow else "–")
+    cells += [f"{statistics.median(t):.1f} ({min(t):.1f}–{max(t):.1f})" for t in times.values()]
+    first, second = (statistics.median(times[model]) for model in models[:2])
+    cells.append(f"{second / first:.2f}×")
     return "| " + " | ".join(cells) + " |"
+
+
+def heading(models: Sequence[str], last: str) -> str:
+    names = ["ms", "threads", *models, last]
+    return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
 
 
 def growth(model: str, case: Case) -> float:
@@ -204,37 +208,56 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def allocator() -> str:
+    malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC")}
+    return str(malloc or "as it comes")
+
+
+def against_equations(rounds: int) -> None:
+    models = ("compiled", "equations", "eager")
+    print(f"Beside the equations; allocator: {allocator()}\n")
+    print(heading(models, "equations, of compiled"))
+    for threads, T in itertools.product((1, 2), (100, 200, 400)):
+        print(table("train", Case(64, T), threads, models, rounds), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--grow", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--equations", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    rounds = 5 if options.quick else 15
     if options.grow:
         model, B, T = options.grow
         print(grow(model, Case(int(B), int(T))))
         return
+    if options.equations:
+        against_equations(rounds)
+        return
     verify()
-    malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC")}
-    print(f"{processor()}, {os.cpu_count()} CPUs, torch {torch.__version__},", end=" ")
-    print(f"allocator: {malloc or 'as it comes'}, load {os.getloadavg()[0]:.1f}\n")
-    print("| ms | threads | nn.LSTM | compiled | equations | of nn.LSTM | faster than equations |")
-    print("|---|---|---|---|---|---|---|")
-    rounds = 5 if options.quick else 9
+    print(
+        f"{processor()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()},", end=" "
+    )
+    print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}; allocator: {allocator()}\n")
+    models = ("nn.LSTM", "compiled", "eager")
+    print(heading(models, "compiled, of nn.LSTM"))
     for threads in (1, 2):
         for case in (*TRAINING, *SCORINGS * (threads == 1)):
-            models = ["nn.LSTM", "compiled"]
-            if not (options.quick and case.T > 100):
-                models.append("equations")
             print(table("train", case, threads, models, rounds), flush=True)
+    print("\n" + heading(models[:2], "compiled, of nn.LSTM"))
     for case in EVALUATION:
-        print(table("evaluate", case, 1, ["nn.LSTM", "compiled"], 5), flush=True)
-    print("\n| MiB at the peak | nn.LSTM | compiled | of nn.LSTM |")
-    print("|---|---|---|---|")
+        print(table("evaluate", case, 1, models[:2], 5), flush=True)
+    print(flush=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+    command = [sys.executable, __file__, "--equations", *["--quick"] * options.quick]
+    subprocess.run(command, check=True, env=plain)
+    print("\n| MiB at the peak | nn.LSTM | compiled | eager | of nn.LSTM |")
+    print("|---|---|---|---|---|")
     for case in MEMORY:
-        lstm, ours = growth("nn.LSTM", case), growth("compiled", case)
-        print(
-            f"| B {case.B} T {case.T} | {lstm:.0f} | {ours:.0f} | {ours / lstm:.2f}× |", flush=True
-        )
+        lstm, ours, slow = (growth(model, case) for model in ("nn.LSTM", "compiled", "eager"))
+        cells = f"B {case.B} T {case.T} | {lstm:.0f} | {ours:.0f} | {slow:.0f}"
+        print(f"| {cells} | {ours / lstm:.2f}× |", flush=True)
 
 
 if __name__ == "__main__":
