@@ -41,9 +41,9 @@ def sync(
     place = Store.at(store, files, tracking).existing()
     opened = open_study(place, study)
     run_sync(opened, place)
-    console_of_terminal().print(
-        f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}."
-    )
+    trials = opened.get_trials(deepcopy=False)
+    none = "" if any(trial.state.is_finished() for trial in trials) else " None has ended yet."
+    console_of_terminal().print(f"MLflow holds all {len(trials)} trials of {study}.{none}")
 
 
 @app.command()
