@@ -140,7 +140,10 @@ def test_a_search_in_postgres_from_end_to_end_and_on(server: Server, tmp_path: P
 
 
 def test_optunas_page_on_a_database(server: Server, tmp_path: Path) -> None:
-    optuna.create_study(study_name="shown-in-postgres", storage=server.url)
+    storage = optuna.storages.RDBStorage(server.url)
+    optuna.create_study(study_name="shown-in-postgres", storage=storage)
+    storage.remove_session()
+    storage.engine.dispose()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
