@@ -6,13 +6,16 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -134,6 +137,35 @@ def test_a_search_in_postgres_from_end_to_end_and_on(server: Server, tmp_path: P
     assert not (tmp_path / "files" / "optuna.db").exists()
     shown = [done.stdout + done.stderr for done in (first, second, status, report)]
     assert_secret(server, tmp_path, *shown)
+
+
+def test_optunas_page_on_a_database(server: Server, tmp_path: Path) -> None:
+    storage = optuna.storages.RDBStorage(server.url)
+    optuna.create_study(study_name="shown-in-postgres", storage=storage)
+    storage.remove_session()
+    storage.engine.dispose()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--port", port, "--store", server.url]
+    with driver("ui", "--optuna", *where, cwd=tmp_path) as ui:
+        ui.until(f"optuna-dashboard: http://127.0.0.1:{port}")
+        ui.until(lambda: b"shown-in-postgres" in got(f"http://127.0.0.1:{port}/api/studies"))
+        arguments = Path(f"/proc/{ui.process.pid}/task/{ui.process.pid}/children").read_text()
+        assert arguments == ""  # nobody else is told the password
+        ui.process.send_signal(signal.SIGTERM)
+        assert ui.end() == 0
+    assert ui.errors == ""
+    assert_secret(server, tmp_path, ui.shown)
+
+
+def got(url: str) -> bytes:
+    """What a page holds; nothing while it isn't there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""
 
 
 def test_one_search_at_a_time_wherever_its_files_are(server: Server, tmp_path: Path) -> None:

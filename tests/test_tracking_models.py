@@ -239,6 +239,24 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
     embedded.tracker().sync([gone, told[1]], standing())  # cleared away on purpose: no fault
 
 
+def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
+    trained: Picture, tmp_path: Path
+) -> None:
+    """As when a disk is full, or a bucket closed: the runs are in a database that is well."""
+    (tmp_path / "artifacts").write_text("a file, where a folder would be made")
+    place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "s", tmp_path / "artifacts")
+    told = [trained, numbered(trained, 1)]
+    tracker = place.tracker()
+    for picture in told:
+        tell(tracker, picture)
+    assert not tracker.close(ENOUGH)
+    assert "the model of trial 1 can't be kept: MLflow at sqlite:" in str(tracker.behind)
+    assert_shows(place, told)
+    (tmp_path / "artifacts").unlink()
+    place.tracker().sync(told, standing())
+    assert len(place.models()) == 2
+
+
 CONFIRMED = Version(trial=1, contest="s.confirm", seeds=10, accuracy=0.875, length=5000)
 
 

@@ -51,7 +51,9 @@ def sync(
     run_sync(opened, place)
     console = console_of_terminal()
     log_report(console, study, place)
-    console.print(f"MLflow holds all {len(opened.get_trials(deepcopy=False))} trials of {study}.")
+    trials = opened.get_trials(deepcopy=False)
+    none = "" if any(trial.state.is_finished() for trial in trials) else " None has ended yet."
+    console.print(f"MLflow holds all {len(trials)} trials of {study}.{none}")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sabtune.config import PARTS
 from sabtune.schema import from_dict
 from sabtune.search import record
-from sabtune.search.racing import best_trial
+from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.study import Study
 from sabtune.trial import Progress
@@ -37,7 +37,8 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     plan, trials = record.plan(study), record.records(study)
     asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in trials)
-    best = best_trial(study) if "contest" not in plan else None  # there seeds are compared
+    # of a comparison there is none: what it compares is configurations, over their seeds
+    best = Race.of_trials(study, trials).best if "contest" not in plan else None
     return Overview(
         question=question(plan),
         task=asked.task if asked else None,

@@ -23,9 +23,9 @@ from sabtune.watcher import Outcome, Picture, Version
 DRAIN = 60.0
 """Seconds that a search waits at its end for what MLflow hasn't taken yet."""
 
-PACE = 60.0
-"""Seconds between two looks at the whole study while it is searched: one takes longer the more
-trials there are."""
+PACE, SHARE = 60.0, 0.01
+"""Between two looks at the whole study while it is searched: seconds at least, and as many that the
+looks are no more than this share of the time. One takes longer the more trials there are."""
 
 REPORT = "report"
 """Where the search's run has the files of a report."""
@@ -44,8 +44,16 @@ class Projection:
         self.tracker = Tracker(
             store.mlflow_uri, study.study_name, store.artifacts, system_metrics=system_metrics
         )
-        self.tracker.search_told(overview(study, complete=False))
-        self.told = time.monotonic()
+        self.next = 0.0
+        self._look()
+
+    def _look(self) -> None:
+        """Tells how the study stands, unless it is too early for that."""
+        began = time.monotonic()
+        if began >= self.next:
+            self.tracker.search_told(overview(self.study, complete=False))
+            now = time.monotonic()
+            self.next = now + max(PACE, (now - began) / SHARE)
 
     def trial_started(self, assignment: Assignment) -> None:
         begun = record.one(self.study, assignment.number)
@@ -56,9 +64,7 @@ class Projection:
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         self.tracker.trial_ended(number, outcome)
-        if time.monotonic() - self.told > PACE:
-            self.tracker.search_told(overview(self.study, complete=False))
-            self.told = time.monotonic()
+        self._look()
 
     def finish(self, complete: bool) -> str:
         """Writes what is left and registers the best model; why MLflow lacks something, or ""."""

@@ -97,7 +97,12 @@ class Race:
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
         """How the configurations of a study stand."""
-        return cls(Seeds(**record.plan(study).get("seeds", {}))).add(record.records(study))
+        return cls.of_trials(study, record.records(study))
+
+    @classmethod
+    def of_trials(cls, study: optuna.Study, trials: Iterable[TrialRecord]) -> Self:
+        """The same for who has read the study's trials already."""
+        return cls(Seeds(**record.plan(study).get("seeds", {}))).add(trials)
 
     def add(self, trials: Iterable[TrialRecord]) -> Self:
         """The trials of an earlier search, or of a finished one."""
@@ -136,6 +141,12 @@ class Race:
         able = [c for c in tried if c.complete]
         return sorted(self._ranked(able), key=standing, reverse=True)
 
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial of the best configuration."""
+        ranked = self.ranked()
+        return ranked[0].best if ranked else None
+
     def _ranked(
         self, configurations: Sequence[Configuration], seeds: int | None = None
     ) -> list[Configuration]:
@@ -149,5 +160,4 @@ class Race:
 
 def best_trial(study: optuna.Study) -> TrialRecord | None:
     """The best trial of the best configuration."""
-    ranked = Race.of(study).ranked()
-    return ranked[0].best if ranked else None
+    return Race.of(study).best

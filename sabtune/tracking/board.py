@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from sabtune.errors import CheckpointError, TrackingError
-from sabtune.tracking import note
+from sabtune.errors import TrackingError
+from sabtune.tracking import manners, note
 from sabtune.tracking.data import inputs
 from sabtune.tracking.models import Models, belongs, of_model
 from sabtune.tracking.page import LAST_OF_A_REPORT, RUNNING, Page, whole
@@ -30,6 +30,10 @@ WRITTEN = "sabtune.written"
 KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
 """What MLflow's page calls an experiment whose runs train models; it asks where none says."""
+
+
+class ModelError(TrackingError):
+    """A model whose checkpoint is damaged, or whose files MLflow doesn't take."""
 
 
 class Board:
@@ -98,7 +102,7 @@ class Board:
 
     def add(self, number: int, page: Page) -> None:
         """Shows what is new of a trial. Raises TrackingError if its run is another study's, and
-        CheckpointError if its model can't be read; all else is shown then."""
+        ModelError if its model can't be kept; all else is shown then."""
         run = self._trial(number, page)
         self._write(run, page, written=None)
         if page.outcome is not None:
@@ -135,7 +139,7 @@ class Board:
 
     def _write(self, run: Shown, page: Page, written: str | None) -> None:
         """Adds what the run lacks; `written`: its new tag, counted from the run if None."""
-        params, problem = page.params(), None
+        params, lacking = page.params(), None
         for key in params.keys() & run.params.keys():
             if params[key] != run.params[key]:
                 raise TrackingError(
@@ -146,8 +150,10 @@ class Board:
             self._log_inputs(run, page.assignment)
         try:
             model, before = self._model(run, page)
-        except CheckpointError as damaged:
-            model, before, problem = None, [], damaged
+        except Exception as problem:  # all else is to be shown all the same
+            why = manners.describe(problem, self.client.tracking_uri)
+            lacking = ModelError(f"the model of trial {run.number} can't be kept: {why}")
+            model, before = None, []
         points = before + self._missing(run, page.points)
         if model is not None and page.assignment is not None:
             points = [of_model(point, model, page.assignment, run.id) for point in points]
@@ -156,8 +162,8 @@ class Board:
             written = f"{page.state} {len(self.runs.points(run).get(LAST_OF_A_REPORT, ()))}"
         self.runs.log(run, points, params, tags | {WRITTEN: written})
         self.runs.set_status(run, page.status, page.until)
-        if problem is not None:
-            raise problem
+        if lacking is not None:
+            raise lacking
 
     def _log_inputs(self, run: Shown, assignment: Assignment) -> None:
         """The trial's data sets, and the search's, once."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from sabtune.errors import CheckpointError, SabtuneError, TrackingError
+from sabtune.errors import SabtuneError, TrackingError
 from sabtune.tracking import manners
-from sabtune.tracking.board import Board
+from sabtune.tracking.board import Board, ModelError
 from sabtune.tracking.page import Page, ladder_points, report_points
 from sabtune.tracking.runs import now
 from sabtune.trial import Assignment, Progress
@@ -122,9 +122,9 @@ class Tracker:
 
         Nothing that is there is written again. May be called before, during and after a search.
         Raises TrackingError if MLflow can't be reached or refuses, if another study of the same
-        name is shown there, or, when all else is shown, if a model's checkpoint is damaged.
+        name is shown there, or, when all else is shown, if it lacks a model.
         """
-        damaged = []
+        lacking = []
         with self._mlflow:
             self._board = None  # read anew, by the thread too
             try:
@@ -133,8 +133,8 @@ class Tracker:
                 for picture in pictures:
                     try:
                         board.put_right(picture)
-                    except CheckpointError as problem:
-                        damaged.append(str(problem))
+                    except ModelError as problem:
+                        lacking.append(str(problem))
                 board.end(overview)
             except SabtuneError:
                 raise
@@ -143,9 +143,9 @@ class Tracker:
                 raise TrackingError(f"{why}: see to it, then do this again") from None
         with self._queue:
             self._lost, self._problem = False, None
-        if damaged:
-            models = "a model" if len(damaged) == 1 else f"{len(damaged)} models"
-            raise TrackingError(f"MLflow has all but {models}: {damaged[0]}")
+        if lacking:
+            models = "a model" if len(lacking) == 1 else f"{len(lacking)} models"
+            raise TrackingError(f"MLflow has all but {models}: {lacking[0]}")
 
     def register(self, versions: Sequence[Version], champion: int) -> dict[int, str] | None:
         """Registers the models of these trials under the study's name, in this order, and lets the
@@ -253,7 +253,7 @@ class Tracker:
                     except Exception as problem:
                         if not manners.is_about_one_run(problem):
                             raise
-                        if not isinstance(problem, CheckpointError):
+                        if not isinstance(problem, ModelError):
                             self._board = None  # it is not as we thought
                         with self._queue:
                             self._lost = True

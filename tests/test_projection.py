@@ -1,0 +1,112 @@
+"""How often a search looks at the whole study for MLflow's sake, and what is kept there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+
+from sabtune.errors import TrackingError
+from sabtune.search import projection, record
+from sabtune.search.projection import Projection, keep_report, register
+from sabtune.store import Store
+from sabtune.watcher import Outcome, Overview, Registered, Version
+from tests.boards import Place
+from tests.records import assignment
+
+
+class Told:
+    """In place of a tracker: what it was told."""
+
+    behind = "MLflow is away"
+
+    def __init__(self, uris: dict[int, str] | None = None):
+        self.overviews: list[Overview] = []
+        self.origins: list[Any] = []
+        self.uris = uris
+
+    def search_told(self, overview: Overview) -> None:
+        self.overviews.append(overview)
+
+    def trial_started(self, assignment: object, origin: object) -> None:
+        self.origins.append(origin)
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None: ...
+
+    def register(self, versions: object, champion: int) -> dict[int, str] | None:
+        return self.uris
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    study = optuna.create_study(study_name="s", direction="maximize")
+    trial = study.ask()
+    trial.set_user_attr(record.ASSIGNMENT, assignment(0).to_dict())
+    trial.set_user_attr(record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": True}})
+    study.tell(trial, 0.5)
+    return study
+
+
+def test_the_search_looks_at_the_whole_study_now_and_then(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, told = [0.0], Told()
+    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(projection, "Tracker", lambda *_, **__: told)
+    shown = Projection(study, Store(tmp_path))
+    assert len(told.overviews) == 1  # at its start, so that the note is there
+    for seconds, looks in ((30, 1), (61, 2), (90, 2), (122, 3)):
+        now[0] = seconds
+        shown.trial_ended(0, Outcome(state="PRUNED"))
+        assert len(told.overviews) == looks
+
+    def slow(study: optuna.Study, complete: bool) -> Overview:
+        now[0] += 5
+        return Overview()
+
+    monkeypatch.setattr(projection, "overview", slow)
+    now[0] = 1000
+    shown.trial_ended(0, Outcome(state="PRUNED"))
+    for seconds, looks in ((1005 + 499, 4), (1005 + 501, 5)):  # 5 s are 1 % of 500
+        now[0] = seconds
+        shown.trial_ended(0, Outcome(state="PRUNED"))
+        assert len(told.overviews) == looks
+
+
+def test_a_trial_is_shown_with_its_revision(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    monkeypatch.setattr(projection, "Tracker", lambda *_, **__: told)
+    Projection(study, Store(tmp_path)).trial_started(assignment(0))
+    (origin,) = told.origins
+    assert (origin.commit, origin.changed) == ("c0ffee", True)
+
+
+def test_what_mlflow_does_not_take_is_said(study: optuna.Study) -> None:
+    crowned = Registered(versions=(Version(trial=0),), champion=0)
+    register(study, Told())  # type: ignore[arg-type]  # nothing is to be registered yet
+    record.set_registered(study, crowned)
+    with pytest.raises(TrackingError, match="MLflow is away"):
+        register(study, Told())  # type: ignore[arg-type]
+    with pytest.raises(TrackingError, match="no model of trial 0, the best: its checkpoint"):
+        register(study, Told({}))  # type: ignore[arg-type]
+    assert record.model(study) is None
+    register(study, Told({0: "models:/m-1"}))  # type: ignore[arg-type]
+    assert record.model(study) == record.KeptModel(trial=0, uri="models:/m-1")
+
+
+def test_a_report_goes_to_the_searchs_run(study: optuna.Study, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store").made()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("found")
+    assert keep_report(study, store, tmp_path / "report")
+    place = Place(store.mlflow_uri, "s", store.artifacts)
+    (search,) = place.searches()
+    files = place.client.list_artifacts(search.info.run_id, "report")
+    assert [file.path for file in files] == ["report/index.html"]
+    nowhere = Store(tmp_path / "store", tracking="http://127.0.0.1:9")
+    assert not keep_report(study, nowhere, tmp_path / "report")
