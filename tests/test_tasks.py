@@ -95,6 +95,29 @@ def test_the_right_answer_scores_one(kind: str) -> None:
     assert tally.mean_loss < 1e-6
 
 
+@every_task
+def test_sources_are_steps_before_those_that_ask(kind: str) -> None:
+    task = built(kind)
+    batch = task.batch(3, 12, generator(0, Stream.TEST))
+    for x in batch.x:
+        pairs = task.sources(x)
+        if pairs is not None:
+            asked, shown = pairs.unbind(dim=1)
+            assert (shown >= 1).all()
+            assert (shown < asked).all()
+            assert (asked <= task.steps(12)).all()
+            assert batch.scored[asked - 1].all()
+
+
+def test_copying_asks_for_what_its_sources_show() -> None:
+    task = Copying.Config(length=4, symbols=3, input="scalar").build()
+    batch = task.batch(50, 4, generator(0, Stream.TEST))
+    for x, targets in zip(batch.x, batch.targets, strict=True):
+        asked, shown = task.sources(x).unbind(dim=1)
+        assert asked.tolist() == [8, 9, 10]
+        assert x[shown - 1, 0].long().equal(targets[asked - 1])
+
+
 def test_copying_shows_symbols_blanks_marker_blanks() -> None:
     task = Copying.Config(length=4, symbols=3, input="scalar").build()
     batch = task.batch(50, 4, generator(0, Stream.TEST))
