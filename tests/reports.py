@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import optuna
@@ -16,6 +16,7 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder, Rung
 from sabtune.models import LSTM, SAB
 from sabtune.models.base import ModelConfig
+from sabtune.report.figures.marks import Panel
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
 from sabtune.store import Store
@@ -174,3 +175,13 @@ RIVALS = {
     "ours": (SAB.Config(hidden=8), (0.9, 0.95, 0.7, 0.92)),
     "lstm": (LSTM.Config(hidden=8), (0.3, None, 0.35, 0.2)),
 }
+
+M = TypeVar("M")
+
+
+def marks(panel: Panel, kind: type[M]) -> list[M]:
+    return [mark for mark in panel.marks if isinstance(mark, kind)]
+
+
+def named(panel: Panel, label: str) -> object:
+    return next(mark for mark in panel.marks if getattr(mark, "label", None) == label)

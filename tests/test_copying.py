@@ -34,6 +34,15 @@ def test_the_symbols_are_the_first_draw_and_the_only_one() -> None:
         assert source.batch(8).targets[:, -3:].equal(symbols)
 
 
+def test_it_asks_for_what_its_sources_show() -> None:
+    task = Copying.Config(length=4, symbols=3, input="scalar").build()
+    batch = task.batch(50, 4, generator(0, Stream.TEST))
+    for x, targets in zip(batch.x, batch.targets, strict=True):
+        asked, shown = task.sources(x).unbind(dim=1)
+        assert asked.tolist() == [8, 9, 10]
+        assert x[shown - 1, 0].long().equal(targets[asked - 1])
+
+
 def test_one_hot_says_the_same_as_scalar() -> None:
     scalar = Copying.Config(length=6, symbols=2, alphabet=3, input="scalar").build()
     vector = Copying.Config(length=6, symbols=2, alphabet=3, input="one-hot").build()

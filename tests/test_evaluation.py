@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -62,6 +63,17 @@ def test_a_rung_counts_every_scored_prediction() -> None:
     assert measure(Oracle(10**6), TASK, 40, **kept).accuracy == 1.0  # type: ignore[arg-type]
     # Of a sequence of 46 steps the last prediction is out of reach, one in three.
     assert measure(Oracle(45), TASK, 40, **kept).accuracy == pytest.approx(2 / 3)  # type: ignore[arg-type]
+
+
+def test_a_rung_knows_how_long_it_took_and_equals_one_that_took_longer() -> None:
+    kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
+    one, other = (measure(Oracle(10**6), TASK, 40, **kept) for _ in range(2))  # type: ignore[arg-type]
+    assert one.seconds is not None
+    assert one.seconds > 0
+    assert one == other
+    old = {key: value for key, value in asdict(one).items() if key != "seconds"}
+    assert Rung(**old) == one  # as records from before have it
+    assert Rung(**old).seconds is None
 
 
 def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,78 +1,39 @@
-"""What the figures show, as data; and that both ways of drawing draw just that."""
+"""What the figures show, as data."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sabtune import checkpoint
-from sabtune.config import RunConfig
-from sabtune.diagnostics import recall_map
-from sabtune.models import LSTM, SAB
+from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.figures import drawings, lengths, live, memory, space, still, training
+from sabtune.report.figures import lengths, parallel, space, training
 from sabtune.report.figures.fields import Field, fields
 from sabtune.report.figures.marks import (
-    Axis,
     Bars,
     Curves,
-    Figure,
-    Heat,
     Line,
-    Panel,
     Points,
     Rule,
     spread,
 )
 from sabtune.report.material import Material, gather
 from sabtune.search import record
-from sabtune.seeding import Stream, generator
 from sabtune.store import Store
-from sabtune.tasks import Copying
-from sabtune.training import Training
-from tests.reports import LENGTHS, RIVALS, confirmed, frozen, rungs, searched
+from tests.reports import LENGTHS, RIVALS, frozen, marks, named, rungs, searched
 
-M = TypeVar("M")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    confirmed(store, "found.confirm", RIVALS)
-    return store
-
-
-@pytest.fixture(scope="module")
-def found(store: Store) -> Material:
-    """40 trials, in memory, confirmed in the store."""
-    return gather(searched(store, "found", 40, in_memory=True), store)
-
-
-@pytest.fixture(scope="module")
-def many(store: Store) -> Material:
-    return gather(searched(store, "many", 500, in_memory=True), store)
-
-
-def marks(panel: Panel, kind: type[M]) -> list[M]:
-    return [mark for mark in panel.marks if isinstance(mark, kind)]
-
-
-def named(panel: Panel, label: str) -> object:
-    return next(mark for mark in panel.marks if getattr(mark, "label", None) == label)
+pytest_plugins = ("tests.materials",)
 
 
 def test_accuracy_is_drawn_as_it_was_measured(found: Material) -> None:
     fresh, search = lengths.accuracy(found).panels
     ours = marks(fresh, Line)[0]
-    assert ours.x == list(LENGTHS)
+    assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods side by side
+    assert list(ours.names) == ["length 100", "length 200", "length 400", "length 2,000"]
     scores = RIVALS["ours"][1]
     measured = np.array([[rung.accuracy for rung in rungs(score or 0)] for score in scores])
     assert ours.y == pytest.approx(100 * measured.mean(axis=0))
@@ -260,7 +221,7 @@ def test_one_objective_has_no_front(found: Material) -> None:
 
 
 def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: Material) -> None:
-    figure = space.parallel(found)
+    figure = parallel.parallel(found)
     assert figure is not None
     labels = [dimension.label for dimension in figure.dimensions]
     assert labels[:2] == ["k_top", "k_att"]
@@ -309,13 +270,13 @@ def test_learning_curves_are_the_reports(found: Material) -> None:
 
 
 def test_500_trials_are_thinned_and_the_captions_say_so(many: Material) -> None:
-    figure, curves = space.parallel(many), training.learning(many)
+    figure, curves = parallel.parallel(many), training.learning(many)
     schedules, accuracy = training.schedules(many), lengths.accuracy(many)
     assert figure is not None
     assert curves is not None
     assert schedules is not None
-    assert len(figure.values) == space.LINES
-    assert f"{space.LINES} of " in figure.caption
+    assert len(figure.values) == parallel.LINES
+    assert f"{parallel.LINES} of " in figure.caption
     assert f"{training.CURVES} of 500 trials" in curves.caption
     assert f"{training.SHAPES} of 500 trials" in schedules.caption
     shown = sum(len(mark.curves) for mark in marks(curves.panels[0], Curves))
@@ -331,152 +292,3 @@ def test_500_trials_are_thinned_and_the_captions_say_so(many: Material) -> None:
 def test_thinning_keeps_both_ends() -> None:
     assert spread(range(1000), 4) == [0, 333, 666, 999]
     assert spread([1, 2], 4) == [1, 2]
-
-
-@pytest.fixture(scope="module")
-def recalling(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """Its best model's checkpoint is there."""
-    folder = tmp_path_factory.mktemp("model")
-    task = Copying.Config(length=30, symbols=3)
-    study = optuna.create_study(study_name="recalling", direction="maximize")
-    made = frozen(
-        0, SAB.Config(hidden=8, k_top=3, k_att=3), 0.5, TrialState.COMPLETE,
-        task=task, checkpoint=folder,
-    )  # fmt: skip
-    run = RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])
-    Training(run).save(folder)
-    study.add_trial(made)
-    return gather(study, Store(folder))
-
-
-def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material) -> None:
-    figure, _ = memory.memory(recalling)
-    (heat,) = marks(figure.panels[0], Heat)
-    directory = recalling.best.checkpoint
-    assert directory is not None
-    model = checkpoint.load_model(directory)
-    assert isinstance(model, SAB)
-    drawn = generator(0, Stream.TEST, index=30)
-    batch = recalling.task.source(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
-    steps = recall_map(model, batch.x).by_step()[0]
-    T = 30 + 2 * 3
-    assert heat.z.shape == (T, T // 3)
-    for row in range(T):
-        for column in range(T // 3):
-            there = float(steps[row, 3 * column + 2])  # the state of step 3, 6, …
-            cell = heat.z[row, column]
-            assert np.isnan(cell) if there == 0 else cell == pytest.approx(there)
-    circles = marks(figure.panels[0], Points)[-1]
-    assert list(zip(circles.y, circles.x, strict=True)) == [(34, 1), (35, 2), (36, 3)]
-    shown, asked = batch.x[0].argmax(dim=-1), batch.targets[0]
-    for t, i in zip(circles.y, circles.x, strict=True):
-        assert shown[int(i) - 1] == asked[int(t) - 1]
-
-
-def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
-    _, figure = memory.memory(recalling)
-    every, scored = marks(figure.panels[0], Bars)
-    assert sum(every.heights) == pytest.approx(100, abs=0.1)
-    assert sum(scored.heights) == pytest.approx(100, abs=0.1)
-    assert every.at == list(range(1, 36))
-    (rule,) = marks(figure.panels[0], Rule)
-    assert rule.x == 33
-
-
-def test_long_sequences_are_pooled(recalling: Material, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = marks(memory.memory(recalling)[0].panels[0], Heat)[0].z
-    monkeypatch.setattr(memory, "CELLS", 10)
-    pooled = marks(memory.memory(recalling)[0].panels[0], Heat)[0]
-    assert pooled.z.shape == (9, 6)
-    assert np.nanmax(pooled.z) == pytest.approx(np.nanmax(whole))
-    assert (len(pooled.y), len(pooled.x)) == (10, 7)
-
-
-def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
-    recalling: Material, found: Material, tmp_path: Path
-) -> None:
-    assert memory.memory(found) == []
-    gone = replace(recalling.best, checkpoint=tmp_path / "gone")
-    ranked = [replace(recalling.ranked[0], complete=[gone])]
-    assert memory.memory(replace(recalling, ranked=ranked)) == []
-    study = optuna.create_study(study_name="lstm", direction="maximize")
-    made = frozen(0, LSTM.Config(hidden=8), 0.5, TrialState.COMPLETE, checkpoint=tmp_path)
-    Training(RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])).save(tmp_path)
-    study.add_trial(made)
-    assert memory.memory(gather(study, Store(tmp_path))) == []
-
-
-def test_a_task_that_does_not_know_the_truth_has_no_circles(
-    recalling: Material, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recalling.task, "sources", lambda x: None)
-    recall, distances = memory.memory(recalling)
-    assert marks(recall.panels[0], Points) == []
-    assert marks(distances.panels[0], Rule) == []
-
-
-HOSTILE = "</script><b>$x_{$ & _label"
-
-
-def hostile() -> Figure:
-    line = Line(x=[1, 10, 100], y=[1.0, 2.0, 4.0], label=HOSTILE, colour="#000000",
-                low=[0.5, None, 3.0], high=[1.5, None, 5.0], symbol="circle")  # fmt: skip
-    axis = Axis(label=HOSTILE, log=True, ticks=[(1, HOSTILE), (100, "_b")])
-    points = Points(x=[1], y=[1], names=[HOSTILE], label="_hidden", colour="#000000")
-    panel = Panel(title=HOSTILE, x=axis, y=Axis(label="y"), marks=[line, points])
-    return Figure(name="hostile", title=HOSTILE, caption="", panels=[panel])
-
-
-def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
-    assert still.draw(hostile(), "png").startswith(b"\x89PNG")
-    assert still.draw(hostile(), "pdf").startswith(b"%PDF")
-    assert live.draw(hostile()).count("</script>") == 1
-    sheet = still._figure(hostile())
-    shown = [text.get_text() for text in sheet.legends[0].get_texts()]
-    assert shown == [still.plain(HOSTILE), " _hidden"]
-    assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
-
-
-def test_the_browser_is_given_the_numbers_of_the_marks(found: Material) -> None:
-    figure = lengths.accuracy(found)
-    drawn = live._figure(figure)
-    ours = marks(figure.panels[0], Line)[0]
-    trace = next(trace for trace in drawn.data if trace.name == live.plain(ours.label))
-    assert list(trace.x) == list(ours.x)
-    assert list(trace.y) == list(ours.y)
-    assert ours.high is not None
-    up = [high - y for y, high in zip(ours.y, ours.high, strict=True) if high is not None]
-    assert list(trace.error_y.array) == pytest.approx(up)
-
-
-def test_both_ways_draw_every_figure(found: Material, many: Material, recalling: Material) -> None:
-    for material in (found, recalling):
-        for drawing in drawings(material):
-            assert len(still.draw(drawing, "png")) > 5_000
-            text = live.draw(drawing)
-            assert f'id="plot-{drawing.name}"' in text
-            assert re.search(r"n = \d+|one test sequence|over \d+ test", drawing.caption)
-    for drawing in drawings(many):
-        assert len(live.draw(drawing)) < 2_000_000
-
-
-def test_legends_stay_outside_and_panels_do_not_overlap(many: Material) -> None:
-    for drawing in drawings(many):
-        if not isinstance(drawing, Figure):
-            continue
-        sheet = still._figure(drawing)
-        sheet.draw_without_rendering()
-        boxes = [axes.get_tightbbox() for axes in sheet.axes]
-        boxes += [legend.get_window_extent() for legend in sheet.legends]
-        found = [tuple(box.extents) for box in boxes if box is not None]
-        assert not _overlapping(found), drawing.name
-
-
-def _overlapping(boxes: Sequence[tuple[float, ...]]) -> list[tuple[int, int]]:
-    """Pairs of boxes (x0, y0, x1, y1) that share more than a pixel."""
-    return [
-        (i, j)
-        for i, a in enumerate(boxes)
-        for j, b in enumerate(boxes[:i])
-        if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
-    ]

@@ -219,3 +219,18 @@ def test_the_right_answer_scores_one(kind: str) -> None:
     assert tally.accuracy == 1.0
     assert tally.mean_loss < 1e-6
     assert task.merit(tally.accuracy, tally.mean_loss) == pytest.approx(1.0)
+
+
+@every_task
+def test_sources_are_steps_before_those_that_ask(kind: str) -> None:
+    task = built(kind)
+    length = task.length
+    batch = task.source(length, Stream.TEST, generator(0, Stream.TEST)).batch(3)
+    for x in batch.x:
+        pairs = task.sources(x)
+        if pairs is not None:
+            asked, shown = pairs.unbind(dim=1)
+            assert (shown >= 1).all()
+            assert (shown < asked).all()
+            assert (asked <= task.steps(length)).all()
+            assert batch.scored[asked - 1].all()

@@ -81,6 +81,9 @@ def page(material: Material, drawings: Sequence[Drawing]) -> str:
 def _lead(material: Material) -> str:
     best, chance = material.best, material.task.chance
     longest = best.test[-1]
+    if material.is_contest:
+        methods = len(material.contests[material.name].groups)
+        return f"{methods} methods on the same fresh seeds, tested up to length {longest.length:,}."
     return (
         f"Best, by its score on the selection lengths: trial {best.number}, score "
         f"{best.score:.3f}, {longest.accuracy:.1%} at length {longest.length:,} where chance is "
@@ -91,9 +94,10 @@ def _lead(material: Material) -> str:
 def _best(material: Material) -> Section:
     run = material.run
     flat = flatten(run.to_dict())
+    what = "of all runs" if material.is_contest else "trial"
     return Section(
         id="best",
-        title=f"The best trial, #{material.best.number}: {run.trial.model.label()}",
+        title=f"The best {what}, #{material.best.number}: {run.trial.model.label()}",
         pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
 

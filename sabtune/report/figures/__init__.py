@@ -2,16 +2,18 @@
 
 marks.py      what figures are made of
 lengths.py    accuracy, loss and cost against length
-space.py      the score along the search space; importance, parallel coordinates, Pareto front
+space.py      the score along the search space; importance, Pareto front
+fields.py     what the trials differ in
+parallel.py   parallel coordinates
 training.py   schedules, learning curves
 memory.py     what the best model recalls
 still.py      draws for print: PNG and PDF, by matplotlib
-live.py       draws for the browser, by plotly
+live.py       draws for the browser, by plotly; its marks are in traces.py
 """
 
 from __future__ import annotations
 
-from sabtune.report.figures import lengths, memory, space, training
+from sabtune.report.figures import lengths, memory, parallel, space, training
 from sabtune.report.figures.marks import Drawing
 from sabtune.report.material import Material
 
@@ -25,7 +27,7 @@ def drawings(material: Material) -> list[Drawing]:
         lengths.loss(material),
         space.scores(material),
         space.importance(material),
-        space.parallel(material),
+        parallel.parallel(material),
         space.pareto(material),
         training.schedules(material),
         training.learning(material),

@@ -26,6 +26,7 @@ UNITS = {
     "hidden": "units",
     "updates": "updates",
     "batch_size": "sequences",
+    "clip_norm": "gradient norm",
     "warmup": "share of the updates",
     "decay": "share of the updates",
 }

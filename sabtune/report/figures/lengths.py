@@ -35,6 +35,9 @@ from sabtune.tasks import Task
 MOST = 100
 """Curves in a panel; more can't be told apart."""
 
+BESIDE = 0.04
+"""Of the axis: what methods at one length are spread over."""
+
 APART = 0.11
 """Of the axis: the least between two lengths that are both written there."""
 
@@ -51,7 +54,7 @@ class Quantity:
 def accuracy(material: Material) -> Figure:
     """Accuracy by length: every method on fresh seeds, and every trial of the search."""
     quantity = Quantity(
-        Axis(label="accuracy (%)", low=0, high=101),
+        Axis(label="accuracy (%)", low=0, high=103),
         lambda rung: 100 * rung.accuracy,
         lambda found, group, length: _times(100, statistics.mean(found.accuracies(group, length))),
     )
@@ -108,7 +111,7 @@ def _against_length(
     found = material.confirmed
     if found:
         title = "On fresh seeds"
-        lines = [_method(found, group, quantity, i) for i, group in enumerate(found.groups)]
+        lines = [_method(found, group, quantity) for group in found.groups]
         panels.append(
             Panel(title=title, x=_axis(found.lengths), y=quantity.axis, marks=[*lines, *rules])
         )
@@ -116,7 +119,7 @@ def _against_length(
         n = "–".join(str(end) for end in dict.fromkeys((seeds[0], seeds[-1])))
         captions.append(
             f"{title}: the mean and its {statistics.CONFIDENCE:.0%} bootstrap interval "
-            f"(n = {n} seeds a method)."
+            f"(n = {n} seeds a method), methods side by side."
         )
     if not material.is_contest:
         panel, scale, caption = _search(material, quantity, rules)
@@ -131,12 +134,17 @@ def _against_length(
     )
 
 
-def _method(found: Comparison, group: Group, quantity: Quantity, number: int) -> Line:
+def _method(found: Comparison, group: Group, quantity: Quantity) -> Line:
+    """Set a little beside the other methods, or intervals would hide each other."""
+    number, of = found.groups.index(group), len(found.groups)
+    width = math.log(found.lengths[-1] / found.lengths[0])
+    aside = math.exp(width * BESIDE * (number - (of - 1) / 2) / of)
     means = {n: quantity.mean(found, group, n) for n in found.lengths}
     known = {n: mean for n, mean in means.items() if mean is not None}
     ends = [mean.interval for mean in known.values()]
     return Line(
-        x=list(known),
+        x=[aside * length for length in known],
+        names=[f"length {length:,}" for length in known],
         y=[mean.value for mean in known.values()],
         low=[end.low if end else None for end in ends],
         high=[end.high if end else None for end in ends],

@@ -53,7 +53,10 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of its own in the legend; low, high: the ends of its interval at every x."""
+    """A line of its own in the legend; low, high: the ends of its interval at every x.
+
+    names: what each point is, where a pointer rests on it; else its x.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -64,6 +67,7 @@ class Line:
     symbol: str | None = None
     dash: str = "solid"
     width: float = 1.4
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

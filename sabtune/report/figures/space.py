@@ -15,7 +15,7 @@ from optuna.importance import (
 )
 from optuna.trial import TrialState
 
-from sabtune.report.figures.fields import Field, Value, fields, without_bound
+from sabtune.report.figures.fields import Field, fields, without_bound
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -24,15 +24,11 @@ from sabtune.report.figures.marks import (
     VERMILION,
     Axis,
     Bars,
-    Dimension,
     Figure,
     Line,
     Mark,
     Panel,
-    Parallel,
     Points,
-    Scale,
-    spread,
 )
 from sabtune.report.material import BROKEN, Material, state
 from sabtune.report.summary import UNITS
@@ -64,9 +60,6 @@ FEW = 12
 
 BEST = 5
 """Trials that PED-ANOVA sets apart at the least, as its authors advise."""
-
-LINES = 150
-"""Of parallel coordinates; more can't be followed."""
 
 
 def scores(material: Material) -> Figure | None:
@@ -111,7 +104,7 @@ def _along(material: Material, field: Field, *, first: bool) -> Panel:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if few and field.numeric and len(complete) >= 3 * len(place):
         marks.append(_medians(complete, x))
-    y = Axis(label="score" if first else "", low=-0.12, high=1.04)
+    y = Axis(label="score (0 to 1)" if first else "", low=-0.12, high=1.04)
     return Panel(x=_field_axis(field), y=y, marks=marks)
 
 
@@ -139,7 +132,7 @@ def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
     values = field.distinct
     if field.numeric:
         numbers = np.log(field.distinct) if field.log else np.array(values, dtype=float)
-        width = 0.25 * float(np.diff(numbers).min())
+        width = min(0.25 * float(np.diff(numbers).min()), 0.06 * float(np.ptp(numbers)))
     else:
         width = 0.25
     draw = np.random.default_rng(0).uniform(-width, width, len(trials))
@@ -209,67 +202,6 @@ def _importances(
             return {}
 
 
-def parallel(material: Material) -> Parallel | None:
-    """Every trial as a line through its parameters to its score."""
-    scored = [t for t in material.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
-    shown = spread(material.by_score(scored), LINES)
-    found = [] if material.is_contest else fields(material, shown)[:PANELS]
-    if len(found) < 2:
-        return None
-    values = [trial.score for trial in shown]
-    scale = Scale(label="score", low=min(values), high=max(values))
-    dimensions = [_dimension(field, shown) for field in found]
-    words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
-    if len(set(words.values())) > 1:
-        dimensions.append(_dimension(Field("state", words), shown))
-    scores = Field("score", {trial.number: trial.score for trial in shown}, linear=True)
-    dimensions.append(_dimension(scores, shown))
-    some = f"Each trial with a score (n = {len(scored)})"
-    if len(shown) < len(scored):
-        some = f"{len(shown)} of {len(scored)} trials with a score, evenly through their ranking,"
-    return Parallel(
-        name="parallel",
-        title="Parallel coordinates",
-        caption=f"{some} as a line through what it is to its score, a pruned one to its last; what "
-        "a trial doesn't have stands at –."
-        f"{without_bound(material, shown)}",
-        dimensions=dimensions,
-        values=values,
-        scale=scale,
-    )
-
-
-def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
-    """Values at their places from 0 to 1; what is missing at 0, below the others."""
-    missing = any(trial.number not in field.values for trial in trials)
-    floor = 0.12 if missing else 0.0
-    if field.numeric:
-        scale = np.log if field.log else np.asarray
-        low, high = (float(scale(end)) for end in field.ends)
-
-        def place(value: Value) -> float:
-            return (float(scale(float(value))) - low) / ((high - low) or 1.0)
-
-        inner = [value for value in field.ticks if 0.06 < place(value) < 0.94]
-        ticks = [(place(value), f"{value:.3g}") for value in (field.ends[0], *inner, field.ends[1])]
-    else:
-        values = field.distinct
-
-        def place(value: Value) -> float:
-            return values.index(value) / max(len(values) - 1, 1)
-
-        ticks = [(place(value), str(value)) for value in values]
-    known = [(floor + (1 - floor) * at, text) for at, text in ticks]
-    return Dimension(
-        label=field.name,
-        places=[
-            floor + (1 - floor) * place(field.values[t.number]) if t.number in field.values else 0.0
-            for t in trials
-        ],
-        ticks=[*([(0.0, "–")] if missing else []), *known],
-    )
-
-
 def pareto(material: Material) -> Figure | None:
     """The score against each other objective, of a study that has several."""
     names = record.plan(material.study).get("objectives", [])
@@ -292,7 +224,8 @@ def pareto(material: Material) -> Figure | None:
             ),
         ]
         unit = Axis(label=UNITS.get(name, name), log=True)
-        panels.append(Panel(x=unit, y=Axis(label="score", low=-0.04, high=1.04), marks=marks))
+        y = Axis(label="score (0 to 1)", low=-0.04, high=1.04)
+        panels.append(Panel(x=unit, y=y, marks=marks))
     return Figure(
         name="pareto",
         title="Pareto front",

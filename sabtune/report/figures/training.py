@@ -130,7 +130,9 @@ def _panel(
     curves = [_curve(trial, of) for trial, of in found if trial.number == best]
     if curves:
         marks.append(Curves(curves=curves, label=f"the best, #{best}", colour=BLACK))
-    y = Axis(label=name, log=log) if name != "score" else Axis(label=name, low=-0.02, high=1.02)
+    y = Axis(label=name, log=log)
+    if name == "score":
+        y = Axis(label="score (0 to 1)", low=-0.02, high=1.02)
     return Panel(x=Axis(label="updates", low=0), y=y, marks=marks)
 
 

@@ -1,0 +1,209 @@
+"""Marks as plotly's traces and shapes."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from plotly import graph_objects as go
+from plotly.colors import sample_colorscale
+
+from sabtune.report.figures.marks import (
+    Bars,
+    Curve,
+    Curves,
+    Heat,
+    Line,
+    Mark,
+    Points,
+    Rule,
+    Scale,
+)
+
+MAP = "Viridis_r"
+
+SHADES = 24
+"""That curves on the scale are drawn in: those of a shade are one trace, or a page is slow."""
+
+SYMBOLS = {
+    "circle": "circle",
+    "square": "square",
+    "diamond": "diamond",
+    "triangle": "triangle-up",
+    "cross": "x-thin",
+    "plus": "cross-thin",
+    "star": "star",
+}
+THIN = ("cross", "plus")
+"""Symbols that are nothing but their edge."""
+
+
+def add(
+    made: go.Figure, mark: Mark, scale: Scale | None, at: dict[str, int], named: set[str]
+) -> None:
+    """Adds a mark to the panel `at` a row and a column; `named`: what the legend has already."""
+    match mark:
+        case Line():
+            _line(made, mark, at, named)
+        case Curves():
+            _curves(made, mark, scale, at, named)
+        case Points():
+            made.add_trace(_points(mark, named), **at)
+        case Rule():
+            _rule(made, mark, at, named)
+        case Bars():
+            made.add_trace(_bars(mark, named), **at)
+        case Heat():
+            made.add_trace(_heat(mark), **at)
+
+
+def _line(made: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> None:
+    ends = list(zip(line.x, line.low or [], line.high or [], strict=False))
+    known = [(x, low, high) for x, low, high in ends if low is not None and high is not None]
+    extra: dict[str, Any] = {}
+    if known and line.symbol and len(known) == len(line.x):
+        up = [max(high - y, 0) for y, (_, _, high) in zip(line.y, known, strict=True)]
+        down = [max(y - low, 0) for y, (_, low, _) in zip(line.y, known, strict=True)]
+        extra["error_y"] = {"array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+    elif known:
+        made.add_trace(
+            go.Scatter(
+                x=[x for x, _, _ in known] + [x for x, _, _ in reversed(known)],
+                y=[low for _, low, _ in known] + [high for _, _, high in reversed(known)],
+                fill="toself",
+                fillcolor=line.colour,
+                opacity=0.15,
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=plain(line.label),
+                showlegend=False,
+            ),
+            **at,
+        )
+    mode = "+".join(["lines"] * bool(line.width) + ["markers"] * bool(line.symbol))
+    made.add_trace(
+        go.Scatter(
+            x=list(line.x),
+            y=list(line.y),
+            mode=mode,
+            line={"color": line.colour, "width": line.width, "dash": line.dash},
+            marker=_marker(line.symbol or "circle", line.colour, filled=True, size=7),
+            text=[plain(name) for name in line.names] or None,
+            hovertemplate=f"{'%{text}' if line.names else '%{x}'}, %{{y:.4g}}",
+            **_names(line.label, named),
+            **extra,
+        ),
+        **at,
+    )
+
+
+def _curves(
+    made: go.Figure, many: Curves, scale: Scale | None, at: dict[str, int], named: set[str]
+) -> None:
+    shades: dict[str, list[Curve]] = {}
+    for curve in many.curves:
+        shades.setdefault(_shade(curve, many, scale), []).append(curve)
+    alone = len(many.curves) == 1
+    for colour, curves in shades.items():
+        made.add_trace(
+            go.Scatter(
+                x=_joined([curve.x for curve in curves]),
+                y=_joined([curve.y for curve in curves]),
+                text=_joined([[plain(curve.name)] * len(curve.x) for curve in curves]),
+                mode="lines",
+                line={"color": colour, "width": 2.4 if alone else 1.2, "dash": many.dash},
+                opacity=1.0 if alone else many.alpha,
+                hovertemplate="%{text}<br>%{x}, %{y:.4g}<extra></extra>",
+                legendgroup=plain(many.label) or None,
+                showlegend=False,
+            ),
+            **at,
+        )
+    if many.label and many.label not in named:  # in a colour that stands for none of the scale
+        line = {"color": many.colour, "dash": many.dash, "width": 2.4 if alone else 1.5}
+        key = go.Scatter(x=[None], y=[None], mode="lines", line=line, **_names(many.label, named))
+        made.add_trace(key, **at)
+
+
+def _shade(curve: Curve, many: Curves, scale: Scale | None) -> str:
+    if scale is None or curve.value is None:
+        return many.colour
+    place = round(scale.place(curve.value) * SHADES) / SHADES
+    return str(sample_colorscale(MAP, [place])[0])
+
+
+def _joined(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """One after the other, with a gap between."""
+    return [value for part in parts for value in (*part, None)][:-1]
+
+
+def _points(points: Points, named: set[str]) -> go.Scatter:
+    return go.Scatter(
+        x=list(points.x),
+        y=list(points.y),
+        text=[plain(name) for name in points.names],
+        mode="markers",
+        marker=_marker(points.symbol, points.colour, filled=points.filled, size=points.size * 1.5)
+        | (
+            {"line": {"color": points.colour, "width": 1.5 * points.width}}
+            if points.width != 1
+            else {}
+        ),
+        opacity=points.alpha,
+        hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
+        **_names(points.label, named),
+    )
+
+
+def _marker(symbol: str, colour: str, *, filled: bool, size: float) -> dict[str, Any]:
+    open_ = "" if filled and symbol not in THIN else "-open"
+    edge = {"color": colour, "width": 1.5 if open_ else 0}
+    return {"symbol": SYMBOLS[symbol] + open_, "color": colour, "size": size, "line": edge}
+
+
+def _rule(made: go.Figure, rule: Rule, at: dict[str, int], named: set[str]) -> None:
+    line = {"color": rule.colour, "dash": rule.dash, "width": 1.3}
+    if rule.x is not None:
+        ends = {"x0": rule.x, "x1": rule.x, "y0": 0, "y1": 1, "yref": "y domain"}
+    else:
+        ends = {"y0": rule.y, "y1": rule.y, "x0": 0, "x1": 1, "xref": "x domain"}
+    made.add_shape(type="line", line=line, layer="below", **ends, **_names(rule.label, named), **at)
+
+
+def _bars(bars: Bars, named: set[str]) -> go.Bar:
+    along, out = ("y", "x") if bars.lying else ("x", "y")
+    return go.Bar(
+        **{along: list(bars.at), out: list(bars.heights)},
+        width=bars.width,
+        marker={"color": bars.colour},
+        opacity=0.8,
+        orientation="h" if bars.lying else "v",
+        hovertemplate=f"%{{{out}:.3g}}<extra></extra>",
+        **_names(bars.label, named),
+    )
+
+
+def _heat(heat: Heat) -> go.Heatmap:
+    cells = np.round(heat.z.astype(float), 4)
+    return go.Heatmap(
+        x=list(heat.x),
+        y=list(heat.y),
+        z=[[None if math.isnan(value) else value for value in row] for row in cells.tolist()],
+        coloraxis="coloraxis",
+        hovertemplate="step %{y:.0f} recalls step %{x:.0f}: %{z:.3g}<extra></extra>",
+    )
+
+
+def _names(label: str, named: set[str]) -> dict[str, Any]:
+    """Of equal labels the first alone is in the legend, and stands for all."""
+    shown = bool(label) and label not in named
+    named.add(label)
+    return {"name": plain(label), "legendgroup": plain(label), "showlegend": shown}
+
+
+def plain(text: str) -> str:
+    """Text that stands for itself: plotly takes some tags and entities for its own."""
+    return html.escape(text, quote=False)

@@ -1,0 +1,50 @@
+"""What reports are made from, for the tests of what they draw: each is read once."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.config import RunConfig
+from sabtune.models import SAB
+from sabtune.report.material import Material, gather
+from sabtune.search import record
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from sabtune.training import Training
+from tests.reports import RIVALS, confirmed, frozen, searched
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("store"))
+    confirmed(store, "found.confirm", RIVALS)
+    return store
+
+
+@pytest.fixture(scope="session")
+def found(store: Store) -> Material:
+    """40 trials, in memory, confirmed in the store."""
+    return gather(searched(store, "found", 40, in_memory=True), store)
+
+
+@pytest.fixture(scope="session")
+def many(store: Store) -> Material:
+    return gather(searched(store, "many", 500, in_memory=True), store)
+
+
+@pytest.fixture(scope="session")
+def recalling(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Its best model's checkpoint is there."""
+    folder = tmp_path_factory.mktemp("model")
+    task = Copying.Config(length=30, symbols=3)
+    study = optuna.create_study(study_name="recalling", direction="maximize")
+    made = frozen(
+        0, SAB.Config(hidden=8, k_top=3, k_att=3), 0.5, TrialState.COMPLETE,
+        task=task, checkpoint=folder,
+    )  # fmt: skip
+    run = RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])
+    Training(run).save(folder)
+    study.add_trial(made)
+    return gather(study, Store(folder))

@@ -1,0 +1,88 @@
+"""Both ways of drawing draw what they are given, whatever it is called, and nothing overlaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from sabtune.report.figures import drawings, lengths, live, still, traces
+from sabtune.report.figures.marks import (
+    Axis,
+    Figure,
+    Line,
+    Panel,
+    Points,
+)
+from sabtune.report.material import Material
+from tests.reports import marks
+
+pytest_plugins = ("tests.materials",)
+
+
+HOSTILE = "</script><b>$x_{$ & _label"
+
+
+def hostile() -> Figure:
+    line = Line(x=[1, 10, 100], y=[1.0, 2.0, 4.0], label=HOSTILE, colour="#000000",
+                low=[0.5, None, 3.0], high=[1.5, None, 5.0], symbol="circle")  # fmt: skip
+    axis = Axis(label=HOSTILE, log=True, ticks=[(1, HOSTILE), (100, "_b")])
+    points = Points(x=[1], y=[1], names=[HOSTILE], label="_hidden", colour="#000000")
+    panel = Panel(title=HOSTILE, x=axis, y=Axis(label="y"), marks=[line, points])
+    return Figure(name="hostile", title=HOSTILE, caption="", panels=[panel])
+
+
+def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
+    assert still.draw(hostile(), "png").startswith(b"\x89PNG")
+    assert still.draw(hostile(), "pdf").startswith(b"%PDF")
+    assert live.draw(hostile()).count("</script>") == 1
+    sheet = still._figure(hostile())
+    shown = [text.get_text() for text in sheet.legends[0].get_texts()]
+    assert shown == [still.plain(HOSTILE), " _hidden"]
+    assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
+
+
+def test_the_browser_is_given_the_numbers_of_the_marks(found: Material) -> None:
+    figure = lengths.accuracy(found)
+    drawn = live._figure(figure)
+    ours = marks(figure.panels[0], Line)[0]
+    trace = next(trace for trace in drawn.data if trace.name == traces.plain(ours.label))
+    assert list(trace.x) == list(ours.x)
+    assert list(trace.y) == list(ours.y)
+    assert ours.high is not None
+    up = [high - y for y, high in zip(ours.y, ours.high, strict=True) if high is not None]
+    assert list(trace.error_y.array) == pytest.approx(up)
+
+
+def test_both_ways_draw_every_figure(found: Material, many: Material, recalling: Material) -> None:
+    for material in (found, recalling):
+        for drawing in drawings(material):
+            assert len(still.draw(drawing, "png")) > 5_000
+            text = live.draw(drawing)
+            assert f'id="plot-{drawing.name}"' in text
+            assert re.search(r"n = \d+|one test sequence|over \d+ test", drawing.caption)
+    for drawing in drawings(many):
+        assert len(live.draw(drawing)) < 2_000_000
+
+
+def test_legends_stay_outside_and_panels_do_not_overlap(many: Material) -> None:
+    for drawing in drawings(many):
+        if not isinstance(drawing, Figure):
+            continue
+        sheet = still._figure(drawing)
+        sheet.draw_without_rendering()
+        boxes = [axes.get_tightbbox() for axes in sheet.axes]
+        boxes += [legend.get_window_extent() for legend in sheet.legends]
+        found = [tuple(box.extents) for box in boxes if box is not None]
+        assert not _overlapping(found), drawing.name
+
+
+def _overlapping(boxes: Sequence[tuple[float, ...]]) -> list[tuple[int, int]]:
+    """Pairs of boxes (x0, y0, x1, y1) that share more than a pixel."""
+    return [
+        (i, j)
+        for i, a in enumerate(boxes)
+        for j, b in enumerate(boxes[:i])
+        if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
+    ]

@@ -1,0 +1,97 @@
+"""What the best model recalls, as it is drawn, against the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune import checkpoint
+from sabtune.config import RunConfig
+from sabtune.diagnostics import recall_map
+from sabtune.models import LSTM, SAB
+from sabtune.report.figures import memory
+from sabtune.report.figures.marks import (
+    Bars,
+    Heat,
+    Points,
+    Rule,
+)
+from sabtune.report.material import Material, gather
+from sabtune.search import record
+from sabtune.seeding import Stream, generator
+from sabtune.store import Store
+from sabtune.training import Training
+from tests.reports import frozen, marks
+
+pytest_plugins = ("tests.materials",)
+
+
+def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material) -> None:
+    figure, _ = memory.memory(recalling)
+    (heat,) = marks(figure.panels[0], Heat)
+    directory = recalling.best.checkpoint
+    assert directory is not None
+    model = checkpoint.load_model(directory)
+    assert isinstance(model, SAB)
+    drawn = generator(0, Stream.TEST, index=30)
+    batch = recalling.task.source(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
+    steps = recall_map(model, batch.x).by_step()[0]
+    T = 30 + 2 * 3
+    assert heat.z.shape == (T, T // 3)
+    for row in range(T):
+        for column in range(T // 3):
+            there = float(steps[row, 3 * column + 2])  # the state of step 3, 6, …
+            cell = heat.z[row, column]
+            assert np.isnan(cell) if there == 0 else cell == pytest.approx(there)
+    circles = marks(figure.panels[0], Points)[-1]
+    assert list(zip(circles.y, circles.x, strict=True)) == [(34, 1), (35, 2), (36, 3)]
+    shown, asked = batch.x[0].argmax(dim=-1), batch.targets[0]
+    for t, i in zip(circles.y, circles.x, strict=True):
+        assert shown[int(i) - 1] == asked[int(t) - 1]
+
+
+def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
+    _, figure = memory.memory(recalling)
+    every, scored = marks(figure.panels[0], Bars)
+    assert sum(every.heights) == pytest.approx(100, abs=0.1)
+    assert sum(scored.heights) == pytest.approx(100, abs=0.1)
+    assert every.at == list(range(1, 36))
+    (rule,) = marks(figure.panels[0], Rule)
+    assert rule.x == 33
+
+
+def test_long_sequences_are_pooled(recalling: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = marks(memory.memory(recalling)[0].panels[0], Heat)[0].z
+    monkeypatch.setattr(memory, "CELLS", 10)
+    pooled = marks(memory.memory(recalling)[0].panels[0], Heat)[0]
+    assert pooled.z.shape == (9, 6)
+    assert np.nanmax(pooled.z) == pytest.approx(np.nanmax(whole))
+    assert (len(pooled.y), len(pooled.x)) == (10, 7)
+
+
+def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
+    recalling: Material, found: Material, tmp_path: Path
+) -> None:
+    assert memory.memory(found) == []
+    gone = replace(recalling.best, checkpoint=tmp_path / "gone")
+    ranked = [replace(recalling.ranked[0], complete=[gone])]
+    assert memory.memory(replace(recalling, ranked=ranked)) == []
+    study = optuna.create_study(study_name="lstm", direction="maximize")
+    made = frozen(0, LSTM.Config(hidden=8), 0.5, TrialState.COMPLETE, checkpoint=tmp_path)
+    Training(RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])).save(tmp_path)
+    study.add_trial(made)
+    assert memory.memory(gather(study, Store(tmp_path))) == []
+
+
+def test_a_task_that_does_not_know_the_truth_has_no_circles(
+    recalling: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalling.task, "sources", lambda x: None)
+    recall, distances = memory.memory(recalling)
+    assert marks(recall.panels[0], Points) == []
+    assert marks(distances.panels[0], Rule) == []
