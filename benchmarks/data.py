@@ -4,8 +4,8 @@
 
 For each study the first configuration of its space is trained on one thread, and in each update the
 CPU time until the batch is there is taken beside the whole update's: medians of up to 200 updates,
-or of 15 s of them. Data sets that aren't embedded are stood in for by noise in their own formats and
-a tenth of their size (text8 a hundredth), which takes as long to draw from. What reading a data set
+or of 15 s of them. Data sets that aren't embedded are stood in for by noise in their own formats, a
+tenth of their size (text8 a hundredth), which takes as long to draw from. What reading a data set
 takes, once a worker, is not in it.
 """
 
