@@ -61,7 +61,7 @@ class Tally:
 
     @property
     def mean_loss(self) -> float:
-        """In the task's unit, per step that counts."""
+        """In the task's unit."""
         return self.loss / self.steps
 
     @property

@@ -36,6 +36,7 @@ class Pixels(Task):
 
     outputs = images.CLASSES
     chance = 1 / images.CLASSES
+    loss_unit = "nats an image"
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)

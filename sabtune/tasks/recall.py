@@ -22,6 +22,7 @@ class Recall(SyntheticTask):
     """Symbols are 0 to `keys` - 1, the keys; then the values; then the blank. The classes are the
     values. The loss counts the steps at which a value is asked for."""
 
+    loss_unit = "nats a query"
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
