@@ -3,8 +3,8 @@
     python benchmarks/data.py
 
 For each study the first configuration of its space is trained on one thread, and in each update the
-time until the batch is there is taken beside the whole update's: medians of up to 200 updates, or
-of 15 s of them. Data sets that aren't embedded are stood in for by noise in their own formats and a
+CPU time until the batch is there is taken beside the whole update's: medians of up to 200 updates,
+or of 15 s of them. Data sets that aren't embedded are stood in for by noise in their own formats, a
 tenth of their size (text8 a hundredth), which takes as long to draw from. What reading a data set
 takes, once a worker, is not in it.
 """
@@ -79,17 +79,17 @@ def row(study: str) -> str:
     made = training.batches.batch
 
     def timed(size: int) -> Batch:
-        begun = time.perf_counter()
+        begun = time.process_time()
         batch = made(size)
-        making.append(time.perf_counter() - begun)
+        making.append(time.process_time() - begun)
         return batch
 
     training.batches.batch = timed  # type: ignore[method-assign]
     whole: list[float] = []
     while len(whole) < WARM + TIMED and sum(whole) < SECONDS:
-        begun = time.perf_counter()
+        begun = time.process_time()
         training._update()
-        whole.append(time.perf_counter() - begun)
+        whole.append(time.process_time() - begun)
     data, update = (1e3 * statistics.median(times[WARM:]) for times in (making, whole))
     task = training.task
     shape = f"{config.train.batch_size} × {task.steps(task.length):,} × {task.inputs}"

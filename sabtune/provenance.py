@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "numba", "optuna", "ray", "mlflow", "safetensors")
+PACKAGES = ("torch", "numpy", "numba", "scikit-learn", "optuna", "ray", "mlflow", "safetensors")
 
 
 @cache

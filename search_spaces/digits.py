@@ -12,7 +12,7 @@ STUDY = Study(
     name="digits",
     task=Pixels.Config(images="digits", length=64, permutation=0),
     ladder=Ladder(lengths=(64, 80, 128), select=(64,)),
-    trials=8,
+    trials=6,
     startup=4,
     pruning=ASHA(grace=500, reduction=2),
 )
@@ -28,8 +28,8 @@ def space(trial: optuna.Trial) -> TrialConfig:
             k_trunc=trial.suggest_int("k_trunc", 8, 64),
         ),
         train=TrainConfig(
-            updates=2000,
-            batch_size=64,
+            updates=1500,
+            batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 2e-3, 1e-2, log=True),
             decay=0.5,
             report_every=250,

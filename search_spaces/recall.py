@@ -1,4 +1,4 @@
-"""Associative recall, three pairs, trained at distance 10: which sparsity recalls at 80?"""
+"""Associative recall of two pairs, trained at distance 10: which sparsity recalls at 80?"""
 
 import optuna
 
@@ -10,11 +10,11 @@ from sabtune.tasks import Recall
 
 STUDY = Study(
     name="recall",
-    task=Recall.Config(length=10, pairs=3, keys=8, values=8),
+    task=Recall.Config(length=10, pairs=2, keys=8, values=4),
     ladder=Ladder(lengths=(10, 20, 40, 80), select=(10, 20)),
     trials=8,
     startup=4,
-    pruning=ASHA(grace=8000, reduction=2),
+    pruning=ASHA(grace=2000, reduction=2),
 )
 
 
@@ -28,10 +28,10 @@ def space(trial: optuna.Trial) -> TrialConfig:
             k_trunc=trial.suggest_int("k_trunc", 2, 8),
         ),
         train=TrainConfig(
-            updates=12_000,
-            batch_size=32,
-            learning_rate=trial.suggest_float("learning_rate", 3e-3, 1e-2, log=True),
-            decay=0.25,
-            report_every=2000,
+            updates=5000,
+            batch_size=64,
+            learning_rate=trial.suggest_float("learning_rate", 4e-3, 2e-2, log=True),
+            decay=0.5,
+            report_every=1000,
         ),
     )

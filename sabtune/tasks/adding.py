@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from sabtune.schema import check
 from sabtune.tasks.base import SyntheticConfig, SyntheticTask
-from sabtune.tasks.batch import CPU, Batch, moved
+from sabtune.tasks.batch import CPU, Batch, last, moved
 
 TOLERANCE = 0.04
 """How far off an answer may be and count as right: Hochreiter and Schmidhuber's (1997)."""
@@ -62,7 +62,7 @@ class Adding(SyntheticTask):
         return Batch(
             x=moved(torch.stack([numbers, marks], dim=-1), device),
             targets=moved(targets, device),
-            scored=torch.arange(length) == length - 1,
+            scored=last(1, length),
         )
 
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:

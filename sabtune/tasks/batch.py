@@ -5,12 +5,14 @@ Shapes: B batch, T steps, I inputs, S scored steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 CPU = torch.device("cpu")
 
@@ -59,7 +61,7 @@ class Tally:
 
     @property
     def mean_loss(self) -> float:
-        """In the task's unit, per step that counts."""
+        """In the task's unit."""
         return self.loss / self.steps
 
     @property
@@ -77,5 +79,15 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def one_hot(symbols: Tensor, count: int) -> Tensor:
     """Whole numbers (…) below `count` as float vectors (…, count) with a single 1."""
-    zeros = torch.zeros(*symbols.shape, count, device=symbols.device)
-    return zeros.scatter_(-1, symbols.unsqueeze(-1), 1.0)
+    return embedding(symbols, _unit_vectors(count, symbols.device))
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_vectors(count: int, device: torch.device) -> Tensor:
+    return torch.eye(count, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def last(count: int, steps: int) -> Tensor:
+    """Of `steps` steps the last `count`, (T,); shared: not to be written to."""
+    return torch.arange(steps) >= steps - count

@@ -14,7 +14,7 @@ import torch
 
 from sabtune.schema import check_whole
 from sabtune.tasks.base import SyntheticConfig, SyntheticTask
-from sabtune.tasks.batch import CPU, Batch, moved, one_hot
+from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 BLANK = 0
 
@@ -65,7 +65,7 @@ class Copying(SyntheticTask):
         shown[:, n + length - 1] = self.marker
         targets = torch.full((size, T), BLANK, device=device)
         targets[:, -n:] = symbols
-        return Batch(x=self._encode(shown), targets=targets, scored=torch.arange(T) >= T - n)
+        return Batch(x=self._encode(shown), targets=targets, scored=last(n, T))
 
     def sources(self, x: torch.Tensor) -> torch.Tensor:
         """The last `symbols` steps recall the first, in order."""

@@ -23,7 +23,7 @@ from sabtune.data.texts import TEXT_SETS
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
 from sabtune.tasks.base import Task, TaskConfig
-from sabtune.tasks.batch import CPU, Batch, moved, one_hot
+from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 from sabtune.tasks.source import Passes, Shuffled, Source
 
 
@@ -123,7 +123,7 @@ def next_characters(
     return Batch(
         x=one_hot(rows[:, :-1], symbols),
         targets=rows[:, 1:],
-        scored=torch.ones(length, dtype=torch.bool),
+        scored=last(length, length),
         continues=continues,
     )
 

@@ -19,7 +19,7 @@ from sabtune.data.images import IMAGE_SETS
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
 from sabtune.tasks.base import Task, TaskConfig
-from sabtune.tasks.batch import CPU, Batch, moved
+from sabtune.tasks.batch import CPU, Batch, last, moved
 from sabtune.tasks.source import Shuffled, Source
 
 By = Literal["pixel", "row"]
@@ -36,6 +36,7 @@ class Pixels(Task):
 
     outputs = images.CLASSES
     chance = 1 / images.CLASSES
+    loss_unit = "nats an image"
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -105,14 +106,13 @@ class Pixels(Task):
         T, shown = self.steps(length), self.config.shown
         pixels, classes = _laid_out(self.config, stream, device, place.folder())
         top = IMAGE_SETS[self.config.images].top
-        scored = torch.arange(T) == T - 1
 
         def make(numbers: Tensor) -> Batch:
             x = torch.zeros(len(numbers), T, self.inputs, device=device)
             x[:, :shown] = pixels[numbers] / top
             targets = torch.zeros(len(numbers), T, dtype=torch.long, device=device)
             targets[:, -1] = classes[numbers]
-            return Batch(x=x, targets=targets, scored=scored)
+            return Batch(x=x, targets=targets, scored=last(1, T))
 
         return Shuffled(len(classes), make, generator, device)
 

@@ -15,13 +15,14 @@ import torch
 
 from sabtune.schema import check, check_whole
 from sabtune.tasks.base import SyntheticConfig, SyntheticTask
-from sabtune.tasks.batch import CPU, Batch, moved, one_hot
+from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 
 class Recall(SyntheticTask):
     """Symbols are 0 to `keys` - 1, the keys; then the values; then the blank. The classes are the
     values. The loss counts the steps at which a value is asked for."""
 
+    loss_unit = "nats a query"
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -78,15 +79,14 @@ class Recall(SyntheticTask):
         config, n, T = self.config, self.pairs(length), self.steps(length)
         keys = torch.rand((size, config.keys), generator=generator).topk(n).indices
         values = torch.randint(config.values, (size, n), generator=generator)
-        order = torch.rand((size, n), generator=generator).argsort(dim=1)
-        shown = torch.full((size, T), config.keys + config.values)
-        shown[:, 0 : 2 * n : 2] = keys
-        shown[:, 1 : 2 * n : 2] = config.keys + values
-        shown[:, -n:] = keys.gather(1, order)
-        targets = torch.zeros((size, T), dtype=torch.long)
-        targets[:, -n:] = values.gather(1, order)
+        order = torch.rand((size, n), generator=generator).topk(n).indices
+        pairs = torch.stack([keys, config.keys + values], dim=-1).flatten(1)
+        blanks = torch.full((size, T - 3 * n), config.keys + config.values)
+        nothing = torch.zeros((size, T - n), dtype=torch.long)
+        shown = torch.cat([pairs, blanks, keys.gather(1, order)], dim=1)
+        targets = torch.cat([nothing, values.gather(1, order)], dim=1)
         return Batch(
             x=one_hot(moved(shown, device), self.inputs),
             targets=moved(targets, device),
-            scored=torch.arange(T) >= T - n,
+            scored=last(n, T),
         )
