@@ -223,14 +223,12 @@ def test_the_right_answer_scores_one(kind: str) -> None:
 
 @every_task
 def test_sources_are_steps_before_those_that_ask(kind: str) -> None:
-    task = built(kind)
-    length = task.length
-    batch = task.source(length, Stream.TEST, generator(0, Stream.TEST)).batch(3)
+    task, batch = EXAMPLES[kind].config.build(), drawn(kind, 3)
     for x in batch.x:
         pairs = task.sources(x)
         if pairs is not None:
             asked, shown = pairs.unbind(dim=1)
             assert (shown >= 1).all()
             assert (shown < asked).all()
-            assert (asked <= task.steps(length)).all()
+            assert (asked <= len(x)).all()
             assert batch.scored[asked - 1].all()
