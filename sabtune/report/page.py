@@ -174,7 +174,7 @@ def caveats(material: Material) -> Iterator[str]:
     if any(trial.state == TrialState.PRUNED for trial in material.ended):
         yield "Pruned trials are shown with the score that they had then, never as a result."
     if any(trial.state == TrialState.FAIL for trial in material.ended):
-        yield "Failed trials have no score: what is drawn of the others leaves them out."
+        yield "Failed trials have no score: they are in no curve or table that compares scores."
     if any(trial.environment.get("study", {}).get("dirty") for trial in material.ended):
         yield "The study file's repository had uncommitted changes when trials ran."
     revisions = {json.dumps(t.environment.get("study", {})) for t in material.ended}

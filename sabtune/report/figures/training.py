@@ -47,7 +47,7 @@ def schedules(material: Material) -> Figure | None:
         return None
     shown = spread(material.by_score(trials), SHAPES)
     marks: list[Mark] = []
-    for name in COLOURS:
+    for name in reversed(COLOURS):  # complete ones on top
         own = [_shape(material, trial) for trial in shown if state(trial) == name]
         if own:
             marks.append(Curves(curves=own, label=name, dash=DASHES[name]))
@@ -58,8 +58,8 @@ def schedules(material: Material) -> Figure | None:
     return Figure(
         name="schedules",
         title="Schedules and their outcome",
-        caption=f"Memories kept a step over training, of {some}, coloured by the last score, the "
-        "highest on top; grey ones failed.",
+        caption=f"Memories kept a step over training, of {some}, coloured by the last score, "
+        "complete ones and high ones on top; grey ones failed.",
         panels=[
             Panel(
                 x=Axis(label="updates done (%)", low=0, high=100),
