@@ -69,7 +69,7 @@ def measure(
     sequences, whichever the model. Where training carries a state from one batch to the next, it
     is carried here as it is there: at every multiple of the training length.
     """
-    source = task.source(length, stream, generator(seed, stream, index=length), model.device)
+    source = task.batches(length, stream, generator(seed, stream, index=length), model.device)
     sequences = min(sequences, source.count or sequences)
     at_once = max(1, BATCH_STEPS // task.steps(length))
     begun, total, span = time.perf_counter(), Tally(), task.memory_span

@@ -51,7 +51,7 @@ class Training:
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = self.task.source(
+        self.batches = self.task.batches(
             run.task.length,
             Stream.TRAINING,
             generator(run.seed, Stream.TRAINING),

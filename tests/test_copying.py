@@ -27,7 +27,7 @@ def test_it_shows_symbols_blanks_marker_blanks() -> None:
 def test_the_symbols_are_the_first_draw_and_the_only_one() -> None:
     """So a training begun before keeps its sequences."""
     task = Copying.Config(length=4, symbols=3, alphabet=5).build()
-    source = task.source(4, Stream.TRAINING, generator(7, Stream.TRAINING))
+    source = task.batches(4, Stream.TRAINING, generator(7, Stream.TRAINING))
     plain = generator(7, Stream.TRAINING)
     for _ in range(3):
         symbols = torch.randint(1, 6, (8, 3), generator=plain)

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shown(config: Pixels.Config, count: int, stream: Stream = Stream.TRAINING) -> Any:
-    return config.build().source(config.length, stream, generator(0, stream)).batch(count)
+    return config.build().batches(config.length, stream, generator(0, stream)).batch(count)
 
 
 def test_digits_are_scikit_learns_each_in_one_part() -> None:
@@ -84,8 +84,8 @@ def test_a_permutation_is_one_order_for_all_images() -> None:
 
 def test_zeros_follow_the_image_where_the_length_is_more() -> None:
     task = Pixels.Config().build()
-    batch = task.source(100, Stream.TEST, generator(0, Stream.TEST)).batch(5)
-    plain = task.source(64, Stream.TEST, generator(0, Stream.TEST)).batch(5)
+    batch = task.batches(100, Stream.TEST, generator(0, Stream.TEST)).batch(5)
+    plain = task.batches(64, Stream.TEST, generator(0, Stream.TEST)).batch(5)
     assert torch.equal(batch.x[:, :64], plain.x)
     assert batch.x[:, 64:].eq(0).all()
     assert torch.equal(batch.targets[:, 99], plain.targets[:, 63])
@@ -94,7 +94,7 @@ def test_zeros_follow_the_image_where_the_length_is_more() -> None:
 
 def test_a_pass_shows_every_image_once_and_the_next_in_another_order() -> None:
     task = Pixels.Config().build()
-    source = task.source(64, Stream.CONFIRMATION, generator(0, Stream.CONFIRMATION))
+    source = task.batches(64, Stream.CONFIRMATION, generator(0, Stream.CONFIRMATION))
     assert source.count == 300
     first, second = (
         torch.cat([source.batch(100).x for _ in range(3)]).flatten(1) for _ in range(2)
@@ -103,7 +103,7 @@ def test_a_pass_shows_every_image_once_and_the_next_in_another_order() -> None:
     assert len({row.numpy().tobytes() for row in first}) == 300
     assert {row.numpy().tobytes() for row in first} == {row.numpy().tobytes() for row in second}
     with pytest.raises(ConfigError, match="batch_size is 301: give at most 300"):
-        task.source(64, Stream.CONFIRMATION, generator(0, Stream.CONFIRMATION)).batch(301)
+        task.batches(64, Stream.CONFIRMATION, generator(0, Stream.CONFIRMATION)).batch(301)
 
 
 def test_mnist_from_its_files(folder: Path) -> None:
@@ -247,7 +247,7 @@ def test_data_is_read_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(images, "read_idx", spy)
     for seed in range(3):
         config = Pixels.Config(images="mnist", length=784)
-        config.build().source(784, Stream.TRAINING, generator(seed, Stream.TRAINING)).batch(2)
+        config.build().batches(784, Stream.TRAINING, generator(seed, Stream.TRAINING)).batch(2)
         config.build().prepare((784,))
     assert len(read) == 4
 

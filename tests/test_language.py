@@ -36,7 +36,7 @@ def said(batch: Batch) -> list[str]:
 
 def training(length: int = 50) -> Any:
     task = Language.Config(length=length).build()
-    return task.source(length, Stream.TRAINING, generator(3, Stream.TRAINING))
+    return task.batches(length, Stream.TRAINING, generator(3, Stream.TRAINING))
 
 
 def test_in_training_each_row_reads_on_where_it_stood() -> None:
@@ -67,7 +67,7 @@ def test_a_batch_that_the_text_has_not_is_refused() -> None:
 
 def test_measured_sequences_lie_apart_and_start_afresh() -> None:
     task = Language.Config(length=50).build()
-    source = task.source(120, Stream.TEST, generator(0, Stream.TEST))
+    source = task.batches(120, Stream.TEST, generator(0, Stream.TEST))
     assert source.count is not None
     batch = source.batch(source.count)
     assert not batch.continues
@@ -79,7 +79,7 @@ def test_measured_sequences_lie_apart_and_start_afresh() -> None:
 def test_bits_per_character_by_hand() -> None:
     """The mean of -log2 p over all characters; one who knows nothing has log2 of the alphabet."""
     task = Language.Config(length=4).build()
-    batch = task.source(4, Stream.TEST, generator(0, Stream.TEST)).batch(2)
+    batch = task.batches(4, Stream.TEST, generator(0, Stream.TEST)).batch(2)
     share = torch.tensor([[0.5, 0.25, 0.125, 0.5], [0.5, 0.5, 0.25, 0.125]])
     right = one_hot(batch.targets, 70).bool()
     p = ((1 - share) / 69).unsqueeze(-1).expand(-1, -1, 70)

@@ -89,14 +89,14 @@ def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, 
 @pytest.mark.parametrize("config", [Copying.Config, Adding.Config, Recall.Config])
 def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(config: Any) -> None:
     task = config(length=9, shortest=5).build()
-    source = task.source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    source = task.batches(9, Stream.TRAINING, generator(0, Stream.TRAINING))
     steps = [source.batch(3).x.shape[1] for _ in range(200)]
     assert set(steps) == {task.steps(length) for length in (5, 6, 7, 8, 9)}
     assert max(steps.count(T) for T in set(steps)) < 70
     for length, stream in ((9, Stream.SELECTION), (20, Stream.TEST)):
-        measured = task.source(length, stream, generator(0, stream))
+        measured = task.batches(length, stream, generator(0, stream))
         assert all(measured.batch(3).x.shape[1] == task.steps(length) for _ in range(20))
-    always = config(length=9).build().source(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    always = config(length=9).build().batches(9, Stream.TRAINING, generator(0, Stream.TRAINING))
     assert all(always.batch(3).x.shape[1] == task.steps(9) for _ in range(20))
 
 

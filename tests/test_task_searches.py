@@ -36,7 +36,7 @@ def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*TASKS, *FROM_FILES])
+@pytest.mark.parametrize("kind", [*TASKS, "mnist", "ptb"])
 def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
     """A relative folder of data is found from the workers' own folders too."""
     for write in (write_mnist, write_cifar10, write_ptb):

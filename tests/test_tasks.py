@@ -76,7 +76,7 @@ every_task = pytest.mark.parametrize("kind", TASKS)
 def drawn(kind: str, size: int, *, seed: int = 0, stream: Stream = Stream.TEST) -> Batch:
     """A batch of the example's own length."""
     task = EXAMPLES[kind].config.build()
-    return task.source(task.length, stream, generator(seed, stream)).batch(size)
+    return task.batches(task.length, stream, generator(seed, stream)).batch(size)
 
 
 def test_every_task_has_an_example_here() -> None:
@@ -87,7 +87,7 @@ def test_every_task_has_an_example_here() -> None:
 def test_shapes_and_types(kind: str) -> None:
     task = EXAMPLES[kind].config.build()
     for length in (task.length, *EXAMPLES[kind].longer):
-        batch = task.source(length, Stream.TEST, generator(0, Stream.TEST)).batch(3)
+        batch = task.batches(length, Stream.TEST, generator(0, Stream.TEST)).batch(3)
         T = task.steps(length)
         assert batch.x.shape == (3, T, task.inputs)
         assert batch.x.dtype == torch.float32
@@ -110,6 +110,8 @@ def test_the_generator_alone_decides_the_batch(kind: str) -> None:
     assert torch.equal(one.x, same.x)
     assert torch.equal(one.targets, same.targets)
     assert not torch.equal(one.x, other.x)
+    task = EXAMPLES[kind].config.build()
+    assert torch.equal(one.x, task.batch(4, task.length, generator(1, Stream.TEST)).x)
 
 
 @every_task
@@ -125,11 +127,11 @@ def test_no_stream_has_a_sequence_of_another(kind: str) -> None:
 def test_a_source_goes_on_from_its_state(kind: str) -> None:
     task = EXAMPLES[kind].config.build()
     for stream in (Stream.TRAINING, Stream.TEST):
-        source = task.source(task.length, stream, generator(0, stream))
+        source = task.batches(task.length, stream, generator(0, stream))
         for batches in range(4):
             for _ in range(batches):
                 source.batch(6)
-            again = task.source(task.length, stream, generator(9, stream))
+            again = task.batches(task.length, stream, generator(9, stream))
             again.restore(source.state())
             ours, theirs = source.batch(6), again.batch(6)
             assert torch.equal(ours.x, theirs.x)
@@ -143,7 +145,7 @@ def test_batches_are_made_without_a_look_at_them(kind: str) -> None:
     task = EXAMPLES[kind].config.build()
     meta = torch.device("meta")
     for stream in (Stream.TRAINING, Stream.TEST):
-        source = task.source(task.length, stream, generator(0, stream), meta)
+        source = task.batches(task.length, stream, generator(0, stream), meta)
         for _ in range(3):
             batch = source.batch(5)
             assert batch.x.device == batch.targets.device == meta

@@ -57,8 +57,8 @@ def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append(stream)
         return real(self, length, stream, *others)
 
-    real = Pixels.source
-    monkeypatch.setattr(Pixels, "source", spy)
+    real = Pixels.batches
+    monkeypatch.setattr(Pixels, "batches", spy)
     run = dataclasses.replace(assignment().run, task=Pixels.Config(by="row", length=8))
     ladder = Ladder(lengths=(8, 16), select=(8,), sequences=500)
     for confirms, last in ((False, Stream.TEST), (True, Stream.CONFIRMATION)):

@@ -68,7 +68,7 @@ class Task(ABC):
         """How many steps T a sequence of this length has. Raises ConfigError if none has it."""
 
     @abstractmethod
-    def source(
+    def batches(
         self,
         length: int,
         stream: Stream,
@@ -82,15 +82,21 @@ class Task(ABC):
         task's data is missing or damaged, ConfigError if there is none of this length.
         """
 
+    def batch(
+        self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Batch:
+        """`size` sequences of this length, to look at: of those that a search tests on."""
+        return self.batches(length, Stream.TEST, generator, device).batch(size)
+
     def prepare(self, lengths: Sequence[int]) -> None:
         """Sees to it that there are sequences of these lengths for every purpose.
 
-        Raises as `source` does: before a search, rather than in its trials.
+        Raises as `batches` does: before a search, rather than in its trials.
         """
-        self.source(self.length, Stream.TRAINING, torch.Generator())
+        self.batches(self.length, Stream.TRAINING, torch.Generator())
         for length in lengths:
             for stream in MEASURED:
-                self.source(length, stream, torch.Generator())
+                self.batches(length, stream, torch.Generator())
 
     def sources(self, x: Tensor) -> Tensor | None:
         """Where the truth lies in one sequence x (T, I), if the task knows.
@@ -164,7 +170,7 @@ class SyntheticTask(Task):
     ) -> Batch:
         """`size` fresh sequences of this length, drawn on the CPU and laid out on `device`."""
 
-    def source(
+    def batches(
         self,
         length: int,
         stream: Stream,

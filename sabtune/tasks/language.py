@@ -70,7 +70,7 @@ class Language(Task):
         """The share that is saved of the bits of one who knows nothing, log2 of the alphabet."""
         return max(0.0, 1 - loss / math.log2(self.outputs))
 
-    def source(
+    def batches(
         self,
         length: int,
         stream: Stream,

@@ -96,7 +96,7 @@ class Pixels(Task):
         self.config.check_fits(length)
         return length
 
-    def source(
+    def batches(
         self,
         length: int,
         stream: Stream,
