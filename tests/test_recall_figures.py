@@ -39,7 +39,7 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material)
     model = checkpoint.load_model(directory)
     assert isinstance(model, SAB)
     drawn = generator(0, Stream.TEST, index=30)
-    batch = recalling.task.source(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
+    batch = recalling.task.batches(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
     steps = recall_map(model, batch.x).by_step()[0]
     T = 30 + 2 * 3
     assert heat.z.shape == (T, T // 3)

@@ -138,7 +138,7 @@ def of_model(point: Metric, model: LoggedModel, assignment: Assignment, run_id: 
 def save(folder: Path, exported: Path, task: Task, model: LoggedModel, run_id: str) -> None:
     """Writes the files of an MLflow model into `folder`, which is made."""
     drawn = generator(0, Stream.SELECTION, index=task.length)
-    example = task.source(task.length, Stream.SELECTION, drawn).batch(1).x
+    example = task.batches(task.length, Stream.SELECTION, drawn).batch(1).x
     save_model(
         folder,
         python_model=str(RECALL),

@@ -55,7 +55,7 @@ def memory(material: Material) -> list[Figure]:
     if not isinstance(model, SAB) or assignment is None:
         return []
     drawn = generator(assignment.evaluation_seed, Stream.TEST, index=length)
-    batch = material.task.source(length, Stream.TEST, drawn).batch(SEQUENCES)
+    batch = material.task.batches(length, Stream.TEST, drawn).batch(SEQUENCES)
     found = recall_map(model, batch.x)
     if len(found.made_at) == 1:  # m_0 alone
         return []
