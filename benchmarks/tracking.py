@@ -1,12 +1,13 @@
 """What a report costs the search: our tracker beside Ray Tune's own MLflow callback.
 
-    python benchmarks/tracking.py [--rounds 5] [--trials 10] [--reports 20] [--pause 0.01]
+    python benchmarks/tracking.py [--rounds 5] [--trials 10] [--reports 50] [--pause 0.01]
 
 Both write the same stream to the same SQLite store, in turn: trials that start with the same
 parameters and make the same reports of ten metrics, one after the other with a pause between, in
 which the search would do its own work and our thread writes. A report's time is the wall's, in the
 thread that reports; the processor's is the whole process's, all threads, from a round's first trial
-to its last write, starts and ends of trials with it. Neither logs models here.
+to its last write, starts and ends of trials with it. Neither logs models there; what one takes is
+measured after.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from sabtune.models import SAB
 from sabtune.schema import flatten
 from sabtune.tasks import Copying
 from sabtune.tracking import Tracker
-from sabtune.tracking.page import report_points
-from sabtune.training import Report
+from sabtune.tracking.board import Board
+from sabtune.tracking.page import Page, report_points
+from sabtune.training import Report, Training
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
 
@@ -165,20 +167,40 @@ def theirs(stream: Stream, root: Path, study: str) -> Cost:
     )
 
 
+def models(root: Path, count: int) -> list[float]:
+    """Seconds that it takes to log a model of the headline study's size, of each."""
+    told = replace(assignment(0), run=replace(assignment(0).run, task=Copying.Config()))
+    directory = root / "checkpoint"
+    Training(told.run).save(directory)
+    board, took = Board(f"sqlite:///{root / 'mlflow.db'}", "models", root / "artifacts"), []
+    for number in range(count):
+        page = Page(replace(told, number=number))
+        run = board.runs.create(page.name(), page.tags())
+        began = time.perf_counter()
+        board.models.log(run.id, page, directory)
+        took.append(time.perf_counter() - began)
+    return took
+
+
 def columns(costs: Sequence[Cost]) -> Iterator[str]:
     """The median of each number, its least and its greatest."""
     for name, digits in (("report", 3), ("cpu", 2), ("drain", 2)):
-        values = [getattr(cost, name) for cost in costs]
-        median = statistics.median(values)
-        yield f"{median:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+        yield between([getattr(cost, name) for cost in costs], digits)
+
+
+def between(values: Sequence[float], digits: int) -> str:
+    """The median, the least and the greatest."""
+    median = statistics.median(values)
+    return f"{median:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--reports", type=int, default=20)
+    parser.add_argument("--reports", type=int, default=50)
     parser.add_argument("--pause", type=float, default=0.01, help="seconds between two reports")
+    parser.add_argument("--models", type=int, default=20, help="how many are logged")
     options = parser.parse_args()
     stream = Stream(options.trials, options.reports, options.pause)
     ways = {"Tune's MLflowLoggerCallback": theirs, "sabtune": ours}
@@ -196,6 +218,10 @@ def main() -> None:
         for number in range(options.rounds):
             for name, way in ways.items():
                 costs[name].append(way(stream, Path(folder), f"{name} {number}"))
+        took = models(Path(folder), options.models + 1)[1:]  # the first loads what it needs
+    print(f"logging a model: {between(took, 2)} s, of {len(took)}")
+    if not options.rounds:
+        return
     print("| | ms a report, the search's thread | CPU ms a report, all threads | s to drain |")
     print("|---|---|---|---|")
     for name, of in costs.items():
@@ -205,8 +231,7 @@ def main() -> None:
         [getattr(a, name) / getattr(b, name) for a, b in zip(theirs_, ours_, strict=True)]
         for name in ("report", "cpu")
     ]
-    shown = [f"{statistics.median(of):.0f} ({min(of):.0f}–{max(of):.0f})" for of in ratios[:1]]
-    shown += [f"{statistics.median(of):.1f} ({min(of):.1f}–{max(of):.1f})" for of in ratios[1:]]
+    shown = [between(ratios[0], 0), between(ratios[1], 1)]
     print(f"| times less, round by round | {' | '.join(shown)} | |")
 
 

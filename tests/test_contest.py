@@ -10,6 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.errors import StoreError
@@ -128,6 +130,17 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     found = comparison(study)
     assert found is not None
     assert [group.n for group in found.groups] == [2, 2]
+
+    champion = record.registered(record.open_study(store, "learnable")).crowned
+    assert champion is not None
+    assert (champion.contest, champion.seeds, champion.length) == ("learnable.confirm", 2, 16)
+    assert f"Champion of learnable: {champion.words}" in shown
+    registry = MlflowClient(store.mlflow_uri)
+    version = registry.get_model_version_by_alias("learnable", "champion")
+    assert version.tags["sabtune.number"] == str(champion.trial)
+    assert version.tags["sabtune.confirmed_in"] == "learnable.confirm"
+    with pytest.raises(MlflowException, match="not found"):
+        registry.get_registered_model("learnable.confirm")
 
     # more seeds are added to those that are there
     sabtune("confirm", "learnable", "--top", 2, "--seeds", 3, cwd=tmp_path)

@@ -24,10 +24,12 @@ from sabtune import checkpoint
 from sabtune.evaluation import measure
 from sabtune.search import record
 from sabtune.search.assigning import trial_seed
+from sabtune.search.projection import sync
 from sabtune.search.racing import best_trial
 from sabtune.search.record import TrialRecord
 from sabtune.seeding import Stream
 from sabtune.store import Store
+from tests.boards import Place, contexts
 from tests.studies import heed_interrupts, learnable
 
 pytestmark = pytest.mark.timeout(240)
@@ -215,6 +217,39 @@ def test_mlflow_says_what_was_asked_and_what_came_of_it(done: Done, client: Mlfl
     version = client.get_model_version_by_alias("learnable", "champion")
     assert version.tags["sabtune.number"] == str(done.best.number)
     assert version.tags["sabtune.confirmed"] == "false"
+
+
+def test_sync_makes_it_all_anew(
+    done: Done, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an MLflow that has nothing of it."""
+    monkeypatch.chdir(tmp_path)  # where that MLflow puts its files
+    study, kept = done.study, record.model(done.study)
+    there = Place(done.store.mlflow_uri, "learnable", None)
+    other = Place(f"sqlite:///{tmp_path / 'other.db'}", "learnable", None)
+    assert kept is not None
+    try:
+        sync(study, Store(done.store.root, tracking=other.uri))
+    finally:
+        record.set_model(study, kept)
+    pairs = [*zip(there.searches(), other.searches(), strict=True)]
+    pairs += [(run, other.trials()[number]) for number, run in there.trials().items()]
+    own = ("mlflow.parentRunId", "mlflow.runName")
+    for run, again in pairs:
+        assert again.info.run_name == run.info.run_name
+        assert again.info.status == run.info.status
+        assert again.data.params == run.data.params
+        assert again.data.metrics == run.data.metrics
+        assert contexts(again) == contexts(run)
+        tags = [{k: v for k, v in of.data.tags.items() if k not in own} for of in (run, again)]
+        assert tags[0] == tags[1]
+    names = [sorted(str(model.name) for model in place.models()) for place in (there, other)]
+    assert names[0] == names[1]
+    versions = [
+        place.client.get_model_version_by_alias("learnable", "champion") for place in (there, other)
+    ]
+    assert versions[0].tags == versions[1].tags
+    assert versions[0].version == versions[1].version
 
 
 def test_no_pickle_is_kept_with_the_model(done: Done) -> None:
