@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import FrameLocator, Locator, Page, sync_playwright
+from playwright.sync_api import FrameLocator, Locator, Page, expect, sync_playwright
 
 from tests.boards import ENOUGH, Place
 
@@ -37,7 +37,8 @@ def enter(page: Page, place: Place) -> None:
 def open_experiment(page: Page, place: Place) -> None:
     """The study's runs, the trials below the search."""
     page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
-    page.get_by_text("Expand rows").click()
+    search = page.get_by_role("gridcell").filter(has_text=f"search {place.study}")
+    search.get_by_role("button").first.click()
 
 
 def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
@@ -48,7 +49,9 @@ def open_ladder(page: Page, place: Place, run: str) -> Locator:
     """A trial's chart of accuracy by length, among those whose names begin as its does."""
     open_run(page, place, run, "/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("test_accuracy")
-    return page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
+    chart = page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
+    expect(chart).to_have_count(1, timeout=1000 * ENOUGH)  # at first the other curves are there too
+    return chart
 
 
 def open_report(page: Page, place: Place) -> FrameLocator:

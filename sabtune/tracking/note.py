@@ -76,7 +76,9 @@ def _asked(overview: Overview) -> Iterator[str]:
 def _task(overview: Overview) -> str:
     assert overview.task is not None
     values: Mapping[str, Any] = to_dict(overview.task, PARTS)
-    told = ", ".join(f"{key} {value}" for key, value in values.items() if key != KIND)
+    told = ", ".join(
+        f"{key} {value}" for key, value in values.items() if key != KIND and value is not None
+    )
     return f"{values[KIND]}, {told}; chance {overview.task.build().chance:.1%}"
 
 
