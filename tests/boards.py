@@ -54,13 +54,13 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._is_healthy)
+        until(self.is_healthy)
 
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _is_healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
                 return True

@@ -1,0 +1,66 @@
+"""MLflow's pages in a browser, opened as a person would."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import FrameLocator, Locator, Page, expect, sync_playwright
+
+from tests.boards import ENOUGH, Place
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+"""Debian's; Playwright is kept from downloading one of its own."""
+
+
+@contextmanager
+def browser(width: int = 1280, height: int = 860) -> Iterator[Page]:
+    """An empty page of a browser without a window."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
+        try:
+            page = chromium.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(1000 * ENOUGH)
+            yield page
+        finally:
+            chromium.close()
+
+
+def enter(page: Page, place: Place) -> None:
+    """MLflow as it is for training: it opens for language models, an assistant at its side."""
+    page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
+    page.get_by_role("button", name="Model training").click()
+    page.get_by_role("button", name="Close", exact=True).click()
+
+
+def open_experiment(page: Page, place: Place) -> None:
+    """The study's runs, the trials below the search."""
+    page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
+    search = page.get_by_role("gridcell").filter(has_text=f"search {place.study}")
+    search.get_by_role("button").first.click()
+
+
+def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
+    page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs/{run}{tab}")
+
+
+def open_ladder(page: Page, place: Place, run: str) -> Locator:
+    """A trial's chart of accuracy by length, among those whose names begin as its does."""
+    open_run(page, place, run, "/model-metrics")
+    page.get_by_placeholder("Search metric charts").fill("test_accuracy")
+    chart = page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
+    expect(chart).to_have_count(1, timeout=1000 * ENOUGH)  # at first the other curves are there too
+    return chart
+
+
+def open_report(page: Page, place: Place) -> FrameLocator:
+    """The search's report, in the frame that MLflow shows it in."""
+    (search,) = place.searches()
+    open_run(page, place, search.info.run_id, "/artifacts/report/report.html")
+    return page.frame_locator("iframe")
+
+
+def open_model(page: Page, place: Place) -> None:
+    """The study's registered model."""
+    page.goto(f"{place.uri}/#/models/{place.study}")
