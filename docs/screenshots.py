@@ -20,12 +20,13 @@ SETTLED = 3000  # milliseconds, after which nothing moves
 
 
 def keep(page: Page, name: str) -> None:
-    """The page as a small picture of 64 colours, beside this file."""
+    """The page as a small picture of 256 colours, beside this file."""
+    page.mouse.move(0, 0)
     page.wait_for_timeout(SETTLED)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     picture = picture.resize((WIDTH, WIDTH * picture.height // picture.width))
     path = Path(__file__).with_name(f"mlflow-{name}.png")
-    picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(uri: str, study: str) -> None:

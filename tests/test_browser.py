@@ -31,9 +31,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     searched = sabtune("search", file, "--store", "store", cwd=folder)
     assert (searched.stderr, searched.returncode) == ("", 0)
     server = Server(folder)  # of which we take the port, and whether it answers
-    with driver("ui", "--store", "store", "--port", server.port, cwd=folder):
-        until(server.is_healthy)
-        yield Place(server.uri, "posed", None)
+    with driver("ui", "--store", "store", "--port", server.port, cwd=folder) as ui:
+        try:
+            until(server.is_healthy)
+            yield Place(server.uri, "posed", None)
+        finally:  # killed, it would leave its server behind
+            ui.process.terminate()
+            ui.end()
 
 
 @pytest.fixture(scope="module")
