@@ -2,12 +2,13 @@
 
     python benchmarks/cpu.py [--quick]
 
-First the compiled pass is compared with the equations, values and every gradient, by every rule; if
-they differ no time is printed. Then, on copying (10 symbols, one-hot, a linear readout): forward +
-loss + backward of nn.LSTM, of the compiled pass and of the equations under plain autograd, in turn,
-again and again; the median of each, and in brackets the least and greatest. Memory is the growth
-of the largest resident size of a process that makes three updates. Minutes; --quick leaves out the
-equations' longest runs and takes fewer rounds.
+First the compiled pass and the eager one, which serves where that can't run, are compared with the
+equations, values and every gradient, by every rule; if they differ no time is printed. Then, on
+copying (10 symbols, one-hot, a linear readout): forward + loss + backward of nn.LSTM, of the two
+passes and of the equations under plain autograd, in turn, again and again; the median of each, and
+in brackets the least and greatest. Memory is the growth of the largest resident size of a process
+that makes three updates. Minutes; --quick leaves out the equations' longest runs and takes fewer
+rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -29,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from sabtune.models import SAB
-from sabtune.ops import reference
-from sabtune.ops.reference import Normalizer, Scoring
+from sabtune.ops import eager, fused, reference
+from sabtune.ops.reference import Normalizer, Scoring, State
 
 SYMBOLS = 10
 RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
@@ -91,10 +93,10 @@ class Bench:
         self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, dtype=dtype)
         self.head = nn.Linear(H, SYMBOLS, dtype=dtype)
 
-    def equations(self) -> Tensor:
+    def by(self, sab: Callable[..., tuple[Tensor, Tensor, State]]) -> Tensor:
         case, p = self.case, self.sab.weights()
         state = reference.initial_state(case.B, p)
-        hidden, summary, _ = reference.sab(
+        hidden, summary, _ = sab(
             self.x,
             state,
             p,
@@ -109,7 +111,8 @@ class Bench:
         if model == "nn.LSTM":
             logits: Tensor = self.head(self.lstm(self.x)[0])
             return logits
-        return self.sab(self.x)[0] if model == "compiled" else self.equations()
+        passes = {"compiled": fused.sab, "eager": eager.sab, "equations": reference.sab}
+        return self.by(passes[model])
 
     def train(self, model: str) -> Tensor:
         for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
@@ -124,7 +127,7 @@ class Bench:
 
 
 def verify() -> None:
-    """Ends the program if the compiled pass and the equations differ."""
+    """Ends the program if the compiled pass or the eager one differs from the equations."""
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
         sizes = (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0))
         rules = itertools.product(get_args(Scoring), get_args(Normalizer))
@@ -133,10 +136,11 @@ def verify() -> None:
             bench = Bench(case, dtype)
             bench.x += 0.3 * torch.randn(bench.x.shape, generator=torch.Generator().manual_seed(1))
             found = {}
-            for model in ("compiled", "equations"):
+            for model in ("compiled", "eager", "equations"):
                 logits = bench.train(model)
                 found[model] = [logits, *(weight.grad for weight in bench.weights)]
-            for ours, truth in zip(found["compiled"], found["equations"], strict=True):
+            pairs = (zip(found[name], found["equations"], strict=True) for name in found)
+            for ours, truth in itertools.chain(*pairs):
                 assert ours is not None
                 assert truth is not None
                 error = (ours - truth).abs().max() / truth.abs().max()
@@ -163,7 +167,7 @@ def table(way: str, case: Case, threads: int, models: list[str], rounds: int) ->
     times = measure(Bench(case), way, models, rounds)
     middle = {model: statistics.median(values) for model, values in times.items()}
     cells = [f"{way} {case.label()}", str(threads)]
-    for model in ("nn.LSTM", "compiled", "equations"):
+    for model in ("nn.LSTM", "compiled", "eager", "equations"):
         spread = times.get(model)
         cells.append(
             f"{middle[model]:.1f} ({min(spread):.1f}–{max(spread):.1f})" if spread else "–"
@@ -217,24 +221,23 @@ def main() -> None:
     malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC")}
     print(f"{processor()}, {os.cpu_count()} CPUs, torch {torch.__version__},", end=" ")
     print(f"allocator: {malloc or 'as it comes'}, load {os.getloadavg()[0]:.1f}\n")
-    print("| ms | threads | nn.LSTM | compiled | equations | of nn.LSTM | faster than equations |")
-    print("|---|---|---|---|---|---|---|")
+    print("| ms | threads | nn.LSTM | compiled | eager | equations | of nn.LSTM |", end="")
+    print(" faster than equations |\n|---|---|---|---|---|---|---|---|")
     rounds = 5 if options.quick else 9
     for threads in (1, 2):
         for case in (*TRAINING, *SCORINGS * (threads == 1)):
-            models = ["nn.LSTM", "compiled"]
+            models = ["nn.LSTM", "compiled", "eager"]
             if not (options.quick and case.T > 100):
                 models.append("equations")
             print(table("train", case, threads, models, rounds), flush=True)
     for case in EVALUATION:
         print(table("evaluate", case, 1, ["nn.LSTM", "compiled"], 5), flush=True)
-    print("\n| MiB at the peak | nn.LSTM | compiled | of nn.LSTM |")
-    print("|---|---|---|---|")
+    print("\n| MiB at the peak | nn.LSTM | compiled | eager | of nn.LSTM |")
+    print("|---|---|---|---|---|")
     for case in MEMORY:
-        lstm, ours = growth("nn.LSTM", case), growth("compiled", case)
-        print(
-            f"| B {case.B} T {case.T} | {lstm:.0f} | {ours:.0f} | {ours / lstm:.2f}× |", flush=True
-        )
+        lstm, ours, slow = (growth(model, case) for model in ("nn.LSTM", "compiled", "eager"))
+        cells = f"B {case.B} T {case.T} | {lstm:.0f} | {ours:.0f} | {slow:.0f}"
+        print(f"| {cells} | {ours / lstm:.2f}× |", flush=True)
 
 
 if __name__ == "__main__":
