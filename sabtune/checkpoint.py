@@ -28,6 +28,7 @@ FORMAT = 2
 MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
 """What `load_model` reads."""
 _OPTIMIZER, _BATCHES, _CARRIED = "optimizer", "batches", "carried"
+_PROGRESS = ("step", "in_a_row", "first_loss", "far")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +38,8 @@ class Saved:
     run: RunConfig
     step: int
     in_a_row: int
+    first_loss: float | None
+    far: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     batches: dict[str, Tensor]  # the state of their source
@@ -53,7 +56,7 @@ def save(directory: Path, saved: Saved) -> None:
     save_file(_contiguous(training), directory / "training.safetensors")
     _write_json(
         directory / "progress.json",
-        {"format": FORMAT, "step": saved.step, "in_a_row": saved.in_a_row},
+        {"format": FORMAT} | {name: getattr(saved, name) for name in _PROGRESS},
     )
 
 
@@ -70,8 +73,7 @@ def load(directory: Path) -> Saved:
     try:
         return Saved(
             run=run,
-            step=progress["step"],
-            in_a_row=progress["in_a_row"],
+            **{name: progress[name] for name in _PROGRESS},
             weights=weights,
             optimizer=_of(_OPTIMIZER, training),
             batches=_of(_BATCHES, training),

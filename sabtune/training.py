@@ -22,6 +22,12 @@ from sabtune.tasks import Tally
 PATIENCE = 100
 """Updates in a row without a finite gradient after which training counts as diverged."""
 
+FAR = 2.0
+"""Times its first batch's loss, from which on a training is further off than it began ..."""
+
+LOST = 5
+"""... and the reports in a row, from there, after which it counts as diverged."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -60,6 +66,8 @@ class Training:
         self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0
         self.in_a_row = 0  # updates skipped one after the other
+        self.first_loss: float | None = None  # before the first update
+        self.far = 0  # reports one after the other
 
     @classmethod
     def resume(cls, directory: Path, device: torch.device | str = "cpu") -> Training:
@@ -75,6 +83,7 @@ class Training:
         except KeyError as problem:
             raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
         training.step, training.in_a_row = saved.step, saved.in_a_row
+        training.first_loss, training.far = saved.first_loss, saved.far
         training.model.set_progress(training.progress)
         return training
 
@@ -86,6 +95,8 @@ class Training:
                 run=self.run,
                 step=self.step,
                 in_a_row=self.in_a_row,
+                first_loss=self.first_loss,
+                far=self.far,
                 weights=self.model.state_dict(),
                 optimizer=checkpoint.optimizer_tensors(self.optimizer),
                 batches=self.batches.state(),
@@ -116,6 +127,7 @@ class Training:
                 largest = max(largest, norm)
             else:
                 skipped += 1
+        self._check(total.mean_loss)
         return Report(
             step=self.step,
             loss=total.mean_loss,
@@ -148,7 +160,20 @@ class Training:
                 "lower learning_rate or clip_norm"
             )
         self.model.set_progress(self.progress)
-        return self.task.tally(logits.detach(), batch), norm
+        tally = self.task.tally(logits.detach(), batch)
+        if self.first_loss is None:
+            self.first_loss = tally.mean_loss
+        return tally, norm
+
+    def _check(self, loss: float) -> None:
+        """Raises DivergedError if the loss, of this report and those before, stays far off."""
+        assert self.first_loss is not None
+        self.far = 0 if loss < FAR * self.first_loss else self.far + 1
+        if self.far >= LOST:
+            raise DivergedError(
+                f"the loss was {loss:.3g} at step {self.step}, and for {LOST} reports no less than "
+                f"{FAR:g} times the {self.first_loss:.3g} it began with: lower learning_rate"
+            )
 
     def _carry(self, state: Any) -> None:
         """Keeps a state for the next batch to go on from, where the task has it do so."""

@@ -15,7 +15,7 @@ from sabtune.errors import CheckpointError, DivergedError
 from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
-from sabtune.training import PATIENCE, Report, Training
+from sabtune.training import FAR, LOST, PATIENCE, Report, Training
 
 
 def timeless(reports: list[Report]) -> list[Report]:
@@ -167,8 +167,36 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counted(run: RunConf
 
 def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConfig) -> None:
     train = TrainConfig(updates=10 * PATIENCE, batch_size=1, report_every=10 * PATIENCE)
-    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    training = Training(
+        dataclasses.replace(
+            run, trial=dataclasses.replace(run.trial, train=train)
+        )
+    )
     poison(training, set(range(3, 10 * PATIENCE)))
     with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE} updates"):
         list(training)
     assert training.step == 3 + PATIENCE
+
+
+def test_training_that_stays_far_off_has_diverged(run: RunConfig) -> None:
+    """Of a rate so large the gates saturate: every gradient is finite, and the loss enormous."""
+    train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
+    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    reports = []
+    with pytest.raises(DivergedError, match=f"for {LOST} reports no less than {FAR:g} times"):
+        reports += list(training)
+    assert training.step == LOST * train.report_every
+    assert all(report.skipped == 0 for report in reports)
+
+
+def test_what_is_far_off_is_kept_in_a_checkpoint(run: RunConfig, tmp_path: Path) -> None:
+    train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
+    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    next(iter(training))
+    training.save(tmp_path)
+    resumed = Training.resume(tmp_path)
+    assert resumed.first_loss == training.first_loss
+    assert resumed.far == 1
+    with pytest.raises(DivergedError):
+        list(resumed)
+    assert resumed.step == LOST * train.report_every
