@@ -167,11 +167,7 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counted(run: RunConf
 
 def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConfig) -> None:
     train = TrainConfig(updates=10 * PATIENCE, batch_size=1, report_every=10 * PATIENCE)
-    training = Training(
-        dataclasses.replace(
-            run, trial=dataclasses.replace(run.trial, train=train)
-        )
-    )
+    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
     poison(training, set(range(3, 10 * PATIENCE)))
     with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE} updates"):
         list(training)
