@@ -25,6 +25,10 @@ class ResourceError(SabtuneError):
     """A trial that asks for more than the machine or cluster has."""
 
 
+class ClusterError(SabtuneError):
+    """A cluster that its file doesn't describe, that can't be reached, or that refuses."""
+
+
 class CheckpointError(SabtuneError):
     """A checkpoint that is missing, damaged, or of another configuration."""
 

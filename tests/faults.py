@@ -171,6 +171,18 @@ def assert_as_unbroken(trial: TrialRecord) -> None:
     assert trial.test == told[-1].test
 
 
+def assert_begun_as_unbroken(trial: TrialRecord) -> None:
+    """What the study says of a trial that goes on is how one in one go, in this process, begins."""
+    assert trial.assignment is not None
+    last = max(trial.scores)
+    scores = {}
+    for progress in TrialRun(trial.assignment):
+        scores[progress.report.step] = progress.score
+        if progress.report.step == last:
+            break
+    assert trial.scores == scores
+
+
 @contextmanager
 def small_disk(at: Path, size: str) -> Iterator[Path]:
     """A disk of its own, so small, at this folder; skips the test where we may not mount one."""

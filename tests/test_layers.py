@@ -40,6 +40,8 @@ OUTSIDE = {
     "sklearn": {"sabtune.data"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},
+    "yaml": {"sabtune.search"},
+    "pyarrow": {"sabtune.search"},
     "filelock": {"sabtune.search", "sabtune.data"},
     "sqlalchemy": {"sabtune.search"},
     "optuna": {"sabtune.search", "sabtune.report"},
