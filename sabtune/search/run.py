@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import optuna
@@ -15,7 +15,7 @@ from sabtune.search import record
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
-from sabtune.search.cluster import own_ray, places
+from sabtune.search.cluster import check_shared, places, some_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
 from sabtune.search.projection import Projection
@@ -30,6 +30,13 @@ from sabtune.watcher import Watcher
 
 WORKER_DEATHS = 3
 """How often a trial is taken up again from its checkpoint after its worker died."""
+
+
+Say = Callable[[str], None]
+
+
+def silent(words: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,7 @@ def search(
     retry_failed: bool = False,
     warm_start: str | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Searches until the study's trials have ended, or the budget has.
 
@@ -57,7 +65,8 @@ def search(
     come first, from their last checkpoints and under their own numbers. retry_failed: failed
     trials are run again, from their start and under new numbers. warm_start: a study of the store
     whose best points are tried first. system_metrics: MLflow shows what the machine does. The
-    models of complete trials are kept in MLflow, the best is registered. Raises StudyFileError if
+    models of complete trials are kept in MLflow, the best is registered. say: is told which cluster
+    it runs on, if it does on one. Raises StudyFileError if
     the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
     writing to the study, DataError if the task's data isn't there.
     """
@@ -77,6 +86,7 @@ def search(
             budget=budget,
             trials=file.study.trials,
             system_metrics=system_metrics,
+            say=say,
         )
 
 
@@ -90,6 +100,7 @@ def execute(
     budget: Budget | None = None,
     assigner: Assigner | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all."""
     missing = trials - record.ended(study)
@@ -118,7 +129,10 @@ def execute(
     if halving:
         for trial in known:
             halving.remember(trial.number, trial.scores)
-    with own_ray(store.ray_log(study.study_name)):
+    with some_ray(store.ray_log(study.study_name)) as cluster:
+        if cluster:
+            say(cluster)
+            check_shared(store.trials)
         at_once = places(file.study.resources)
         budget.start()
         tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
