@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.hosts import ROOT, Host, Network
+from tests.hosts import ROOT, Network
 
 TOKEN = {"RAY_AUTH_MODE": "token"}
-SMALL = "export SABTUNE_FILES={shared} PYTHONPATH={root} RAY_OVERRIDE_RESOURCES='{{\"CPU\": {cpus}}}'"
+SMALL = (
+    "export SABTUNE_FILES={shared} PYTHONPATH={root} RAY_OVERRIDE_RESOURCES='{{\"CPU\": {cpus}}}'"
+)
 """What a host has, however many CPUs the machine has that all of them share."""
 
 
 class Lab:
-    """A laptop, a head and workers. `file` is the cluster's, with the values of its first block set."""
+    """A laptop, a head and workers. `file`: the cluster's, the values of its first block set."""
 
     def __init__(self, network: Network, *, workers: int = 2, cpus: int = 1):
         self.network, self.folder = network, network.folder
@@ -57,8 +57,16 @@ class Lab:
         return content
 
     def ray(self, *arguments: str) -> str:
-        return self.laptop.run(str(Path(sys.prefix, "bin", "ray")), *arguments, environment=TOKEN).stdout
+        return self.laptop.run(
+            str(Path(sys.prefix, "bin", "ray")), *arguments, environment=TOKEN
+        ).stdout
 
     def up(self) -> None:
         # The autoscaler's version is the client's to choose, too.
-        self.laptop.run(str(Path(sys.prefix, "bin", "ray")), "up", "--yes", str(self.file), environment=TOKEN | {"RAY_UP_enable_autoscaler_v2": "0"})
+        self.laptop.run(
+            str(Path(sys.prefix, "bin", "ray")),
+            "up",
+            "--yes",
+            str(self.file),
+            environment=TOKEN | {"RAY_UP_enable_autoscaler_v2": "0"},
+        )

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -78,8 +77,7 @@ class Host:
         spaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         visible = dict.fromkeys(str(path) for path in SHARED)
         self.process = _living([*spaces, "--mount-proc"], BEGIN, name, str(folder), *visible)
-        (first,) = psutil.Process(self.process.pid).children()
-        self.pid = first.pid
+        self.pid = _child(self.process.pid)
 
     def command(self, *command: str, environment: dict[str, str] | None = None) -> list[str]:
         """What runs the command on this host, in its home folder, if it is run here."""
@@ -111,7 +109,9 @@ class Host:
         lines = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
         listed = [line.split(maxsplit=1) for line in lines]
         return [
-            words for pid, words in listed if pid != "1" and "sshd" not in words and "ps -eo" not in words
+            words
+            for pid, words in listed
+            if pid != "1" and "sshd" not in words and "ps -eo" not in words
         ]
 
     def kill(self) -> None:
@@ -156,7 +156,7 @@ class Network:
 
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
-    """A network whose hosts keep their files in `folder`; skips the test where there can be none."""
+    """A network whose hosts keep their files in `folder`. Skips where there can't be one."""
     _skip_without_tools()
     with ExitStack() as stack:
         made = Network(folder)
@@ -192,6 +192,11 @@ def _living(spaces: Sequence[str], begin: str, *arguments: str) -> subprocess.Po
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n", "a host didn't come up: see stderr"
     return process
+
+
+def _child(pid: int) -> int:
+    """The one child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 def _ip(pid: int, *arguments: str) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import (
+    ClusterOption,
     DataOption,
     FilesOption,
     LengthsOption,
@@ -68,6 +70,7 @@ def search(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Search the space of a study file, and report on the best model.
 
@@ -80,6 +83,14 @@ def search(
             check_whole(name, whole, least)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--trials": trials, "--hours": hours}
+        given |= {"--gpu-hours": gpu_hours, "--seed": seed}
+        given |= {"--new": new, "--retry-failed": retry_failed, "--warm-start": warm_start}
+        given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        name = load(path).study.name
+        remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
     data_folder(data_dir)
     file = load(path).with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
@@ -100,7 +111,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    options |= {"system_metrics": system_metrics}
+    options |= {"system_metrics": system_metrics, "say": console.print}
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
@@ -125,8 +136,15 @@ def confirm(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Train the best again on fresh seeds, and measure them at lengths the search never used."""
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
+        given |= {"--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        words = [*studies, *remote.options(given)]
+        remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
     from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
@@ -147,8 +165,13 @@ def ablate(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Change one thing of the winner at a time, and measure what it was worth."""
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--seeds": seeds, "--lengths": lengths, "--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        remote.train(cluster, "ablate", study, *remote.options(given), study=f"{study}.ablate")
     from sabtune.search.contest import ablations, finalists, study_file
 
     data_folder(data_dir)

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,9 +44,11 @@ INTERRUPTED = 130
 BEGUN = "Running entrypoint for job "
 """Ray's own first line in what a job prints."""
 
-VERSIONS = """\
-there="$(sabtune --version 2>&1)"; [ "$there" = "sabtune {ours}" ] || \
-{{ echo "sabtune: the cluster has $there, and you have sabtune {ours}: install the same on both"; exit 2; }}"""
+SAME_SABTUNE = (
+    'there="$(sabtune --version 2>&1)"; [ "$there" = "sabtune {ours}" ] || '
+    '{{ echo "sabtune: the cluster has $there, and you have sabtune {ours}: '
+    'install the same on both"; exit 2; }}'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,9 @@ class Head:
     def __init__(self, file: ClusterFile, client: JobSubmissionClient):
         self.file, self.client = file, client
 
-    def submit(self, command: str, *arguments: str, study: str = "", upload: Path | None = None) -> str:
+    def submit(
+        self, command: str, *arguments: str, study: str = "", upload: Path | None = None
+    ) -> str:
         """Starts `sabtune COMMAND …` in the head's home, to outlive us; the job's name.
 
         `upload`: a study file that the command takes before its other arguments.
@@ -85,10 +89,12 @@ class Head:
             if upload is not None:
                 shutil.copy(upload, folder)
                 kept = f"{STUDIES}/{upload.name}"
-                keep = f'mkdir -p {STUDIES} && cp "$OLDPWD"/{shlex.quote(upload.name)} {STUDIES} && '
+                keep = (
+                    f'mkdir -p {STUDIES} && cp "$OLDPWD"/{shlex.quote(upload.name)} {STUDIES} && '
+                )
                 words.append(kept)
             run = shlex.join(["sabtune", *words, *arguments])
-            entrypoint = f"{VERSIONS.format(ours=version('sabtune'))}; cd && {keep}exec {run}"
+            entrypoint = f"{SAME_SABTUNE.format(ours=version('sabtune'))}; cd && {keep}exec {run}"
             with _told(self.file):
                 return self.client.submit_job(
                     entrypoint=entrypoint,
@@ -210,13 +216,17 @@ def _told(file: ClusterFile) -> Iterator[None]:
         problem.close()
         if problem.code in (401, 403):
             raise _refused(file) from None
-        raise ClusterError(f"the head of {file.path} answers {problem.code} {problem.reason}") from None
+        raise ClusterError(
+            f"the head of {file.path} answers {problem.code} {problem.reason}"
+        ) from None
     except AuthenticationError:
         raise _refused(file) from None
     except (OSError, aiohttp.ClientError):
         raise _broken(file) from None
     except RuntimeError as problem:
-        raise ClusterError(f"the head of {file.path} refuses: {' '.join(str(problem).split())}") from None
+        raise ClusterError(
+            f"the head of {file.path} refuses: {' '.join(str(problem).split())}"
+        ) from None
 
 
 def _refused(file: ClusterFile) -> ClusterError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +68,9 @@ class Login:
 
     def command(self, *arguments: str) -> list[str]:
         """An `ssh` of these arguments, beside where to."""
-        options = [word for name, value in self.options.items() for word in ("-o", f"{name}={value}")]
+        options = [
+            word for name, value in self.options.items() for word in ("-o", f"{name}={value}")
+        ]
         key = ["-o", "IdentitiesOnly=yes", "-i", str(self.key)] if self.key else []
         return ["ssh", *options, *key, *arguments, f"{self.user}@{self.address}"]
 
@@ -121,6 +126,20 @@ def _unreached(login: Login, file: ClusterFile, told: str) -> str:
         f"({lines[-1] if lines else 'it broke off'}): see that it is up (ray up {file.path}), "
         f"and `auth` in {file.path}"
     )
+
+
+def answers(port: int) -> bool:
+    """Whether something speaks HTTP at a port of this machine."""
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=10):
+            return True
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        return True
+    except OSError:
+        return False
+    except http.client.HTTPException:
+        return False
 
 
 def _free_port() -> int:
