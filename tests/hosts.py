@@ -31,19 +31,19 @@ name=$1 folder=$2; shift 2
 mount -t tmpfs none /run
 mkdir -p /run/sshd
 at=0
-for path in "$folder" "$@"; do mkdir /run/$at; mount --rbind "$path" /run/$at; at=$((at + 1)); done
+for path in "$@"; do mkdir /run/$at; mount --rbind "$path" /run/$at; at=$((at + 1)); done
 mount -t tmpfs -o mode=1777 none /tmp
 mount -t tmpfs -o mode=1777 none /dev/shm
+mkdir -p "$folder"
+mount -t tmpfs none "$folder"
 at=0
-for path in "$folder" "$@"; do
-  mkdir -p "$path"; mount --rbind /run/$at "$path"; at=$((at + 1))
-done
+for path in "$@"; do mkdir -p "$path"; mount --rbind /run/$at "$path"; at=$((at + 1)); done
 for file in passwd hosts resolv.conf; do
   [ ! -e /etc/$file ] || mount --bind "$folder/$name/$file" /etc/$file
 done
 hostname "$name"
 ip link set lo up
-"$(command -v sshd)" -f "$folder/sshd_config"
+"$(command -v sshd)" -f "$folder/network/sshd_config"
 """
 
 SSHD = """
@@ -75,7 +75,8 @@ class Host:
         (folder / name / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
         (folder / name / "resolv.conf").write_text("")
         spaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
-        visible = dict.fromkeys(str(path) for path in SHARED)
+        own = (folder / "network", folder / "shared", folder / name)
+        visible = dict.fromkeys(str(path) for path in (*SHARED, *own))
         self.process = _living([*spaces, "--mount-proc"], BEGIN, name, str(folder), *visible)
         self.pid = _child(self.process.pid)
 
@@ -85,7 +86,7 @@ class Host:
         variables |= {"PYTHONPATH": str(ROOT)} | (environment or {})
         return [
             *("nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", "--uts", "--ipc"),
-            *(f"--wdns={self.home}", "env", "-i"),
+            *(f"--wdns={self.home}", "env", "-i", "--default-signal=INT"),
             *(f"{name}={value}" for name, value in variables.items()),
             *command,
         ]
@@ -122,14 +123,19 @@ class Host:
 
 
 class Network:
-    """A network with nothing on it but the hosts added to it; `key` opens all of them."""
+    """A network with nothing on it but the hosts added to it. `key` opens all of them, and of the
+    files in its folder they share `shared` alone."""
 
     def __init__(self, folder: Path):
-        self.folder, self.key = folder, folder / "key"
+        self.folder, self.shared = folder, folder / "shared"
+        files = folder / "network"
+        for made in (files, self.shared):
+            made.mkdir()
+        self.key = files / "key"
         self.hosts: dict[str, Host] = {}
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)]
         subprocess.run(command, check=True)
-        (folder / "sshd_config").write_text(SSHD.format(folder=folder))
+        (files / "sshd_config").write_text(SSHD.format(folder=files))
         bridge = "set -e; ip link add lan type bridge; ip link set lan up"
         self.switch = _living(["--net"], bridge)
 

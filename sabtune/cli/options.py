@@ -15,7 +15,11 @@ StoreOption = Annotated[
 ]
 FilesOption = Annotated[
     Path | None,
-    typer.Option("--files", help="The folder for checkpoints, where the store is a database."),
+    typer.Option(
+        "--files",
+        envvar="SABTUNE_FILES",
+        help="The folder for checkpoints, where the store is a database.",
+    ),
 ]
 DataOption = Annotated[
     Path | None,
