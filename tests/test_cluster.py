@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +57,19 @@ def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
     assert "Study spread: 9 trials (9 complete)" in report.stdout
 
 
+def test_the_clusters_mlflow_is_shown_here(lab: Lab) -> None:
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:5000/health').read())"
+    with lab.driver("ui", *CLUSTER) as ui:
+        ui.until("MLflow of the cluster: http://127.0.0.1:5000")
+        assert "OK" in lab.laptop.run(sys.executable, "-c", fetch).stdout
+        interrupt(ui.process.pid)
+        assert ui.end() == 0
+
+
 def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> None:
-    study(lab.laptop.home, "left", ["plain"] * 3, updates=12_000)
+    study(lab.laptop.home, "left", ["plain"] * 3, updates=10**7)
     with lab.driver("search", "left.py", *CLUSTER) as search:
-        search.until("#2 60/12000 updates")
+        search.until("#2 60/10000000 updates")
         interrupt(search.process.pid)
         assert search.end() == 130
         assert "left goes on, on the cluster" in search.shown
@@ -70,19 +80,21 @@ def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> N
     assert "A search is writing to it now" in lab.sabtune("status", "left", *CLUSTER).stdout
     assert "running" in lab.sabtune("status", *CLUSTER).stdout
     with lab.driver("status", "--follow", *CLUSTER) as following:
-        following.until("#2 60/12000 updates")  # all that it has printed
+        following.until("#2 60/10000000 updates")  # all that it has printed
         stopped = lab.sabtune("stop", "left", *CLUSTER)
         assert stopped.returncode == 0, stopped.stderr
         assert following.end() == 130
     assert [trial.state for trial in records(lab.store, "left")] == [TrialState.RUNNING] * 3
 
-    command = "sabtune search sabtune-studies/left.py"
+    told = {trial.number: set(trial.scores) for trial in records(lab.store, "left")}
+    command = "sabtune search sabtune-studies/left.py --hours 0.003"
     done = lab.head.run("bash", "-c", f". ~/.sabtune.sh; {command}", check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "On the cluster at 10.0.0.2:6379: 3 nodes" in done.stdout
-    assert "#2 goes on at" in done.stdout
     for trial in records(lab.store, "left"):
-        assert_as_unbroken(trial)
+        assert f"#{trial.number} goes on at" in done.stdout
+        assert set(trial.scores) > told[trial.number]
+        assert sorted(trial.scores) == list(range(30, max(trial.scores) + 1, 30))
 
 
 def interrupt(prefix: int) -> None:
@@ -126,23 +138,49 @@ def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
 
 
 def test_a_machine_is_lost_and_its_trials_go_on_elsewhere(lab: Lab) -> None:
-    study(lab.laptop.home, "lost", ["plain"] * 4, updates=30_000)
+    study(lab.laptop.home, "lost", ["plain"] * 4, updates=15_000)
     lost = lab.workers[-1]
     with lab.driver("search", "lost.py", *CLUSTER) as search:
-        search.until("#2 60/30000 updates")
-        search.until(lambda: lost.name in begun(lab, "lost"))
+        search.until("#2 60/15000 updates")
+        search.until(lambda: running_on(lab, "lost", lost.name))
+        there = running_on(lab, "lost", lost.name)
         lost.kill()
         assert search.end() == 0, search.shown + search.errors
     trials = records(lab.store, "lost")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    for trial in there:
+        assert hosts_of([trials[trial.number]]) <= {"head", "worker1"}
+        assert_as_unbroken(trials[trial.number])
+
+
+def running_on(lab: Lab, name: str, host: str) -> list[TrialRecord]:
+    """The trials there that have come so far as to have a checkpoint."""
+    running = [trial for trial in records(lab.store, name) if trial.state == TrialState.RUNNING]
+    return [trial for trial in running if len(trial.scores) > 2 and hosts_of([trial]) == {host}]
+
+
+def test_the_head_is_lost_and_a_new_one_goes_on_from_the_files(lab: Lab) -> None:
+    study(lab.laptop.home, "headless", ["plain"] * 4, updates=10_000)
+    with lab.driver("search", "headless.py", *CLUSTER) as search:
+        search.until("#2 60/10000 updates")  # so the first two, or one of them, have ended
+        ended = [trial for trial in records(lab.store, "headless") if trial.test]
+        lab.head.kill()
+        assert search.end() == 2
+        (line,) = search.errors.splitlines()
+        assert "the head" in line
+    lab.head = lab.network.add("other-head")
+    lab.workers = [worker for worker in lab.workers if worker.process.poll() is None]
+    lab.up()
+    done = lab.sabtune("search", "headless.py", *CLUSTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = records(lab.store, "headless")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert ended
+    for trial in ended:
+        assert trials[trial.number] == trial
+        assert f"#{trial.number} " not in done.stdout  # not run again
     for trial in trials:
         assert_as_unbroken(trial)
-
-
-def begun(lab: Lab, name: str) -> set[str]:
-    """The machines whose trials have come far enough to have a checkpoint."""
-    trials = [trial for trial in records(lab.store, name) if len(trial.scores) > 2]
-    return hosts_of(trials)
 
 
 def test_ray_down_leaves_nothing_running(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.cli.screen import INTERRUPTED, check_free, console_of_terminal, hint
+from sabtune.cli.screen import FROM, INTERRUPTED, STUDY_FILE, check_free, console_of_terminal, hint
 from sabtune.errors import ClusterError
 from sabtune.store import DEFAULT, hide_password
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TRAINING = ("search", "confirm", "ablate")
 """The commands that take long, and are therefore followed and stopped by their study."""
+
+GO_ON = "What it has not finished is taken up by the next search."
 
 Value = str | int | float | bool | Path | None
 
@@ -67,7 +69,8 @@ def train(
                     f"sabtune status {study} --cluster {cluster} --follow, or stop it with "
                     f"sabtune stop {study} --cluster {cluster}"
                 )
-        name = head.submit(command, *arguments, study=study, upload=upload)
+        said = {FROM: str(cluster)} | ({STUDY_FILE: str(upload)} if upload else {})
+        name = head.submit(command, *arguments, study=study, upload=upload, environment=said)
         console.print(Text(f"Started on the cluster, as job {name}"))
         hint(console, "Ctrl-C leaves it running:", f"status {study} --cluster {cluster} --follow")
         hint(console, "To stop it:", f"stop {study} --cluster {cluster}")
@@ -93,9 +96,6 @@ def follow(console: Console, head: Head, name: str, study: str, cluster: Path) -
     if job.state == "FAILED" and job.code is None:
         raise ClusterError(f"job {name} came to an end by itself: {job.words}")
     raise typer.Exit(job.code or 0)
-
-
-GO_ON = "What it has not finished is taken up by the next search."
 
 
 def ask(cluster: Path, command: str, *arguments: str) -> None:

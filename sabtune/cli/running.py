@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ from sabtune.cli.options import (
     TrackingOption,
 )
 from sabtune.cli.screen import (
+    FROM,
+    STUDY_FILE,
     close,
     console_of_terminal,
     data_folder,
@@ -119,9 +122,11 @@ def search(
     where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
-    hint(console, "Figures and tables:", f"report {name}{where} --out report")
+    if FROM not in os.environ:
+        hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
-    close(console, ending, f"search {path}{where}{data_of(data_dir)}", f"sync {name}{where}")
+    again = f"search {os.environ.get(STUDY_FILE, path)}{where}{data_of(data_dir)}"
+    close(console, ending, again, f"sync {name}{where}")
 
 
 @app.command()

@@ -128,8 +128,18 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
 
 
 def hint(console: Console, text: str, arguments: str) -> None:
-    """What to type next, and what for."""
-    console.print(Text(f"{text:<27}{command()} {arguments}"))
+    """What to type next, and what for; where it will be typed, if that isn't here."""
+    cluster = os.environ.get(FROM)
+    console.print(
+        Text(f"{text:<27}{command()} {arguments}{f' --cluster {cluster}' * bool(cluster)}")
+    )
+
+
+FROM = "SABTUNE_FROM"
+"""Set in a job of a cluster's head: the --cluster that it was started with, elsewhere."""
+
+STUDY_FILE = "SABTUNE_STUDY_FILE"
+"""Likewise: the study file's path there."""
 
 
 def data_folder(named: Path | None) -> Path:

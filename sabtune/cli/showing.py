@@ -73,8 +73,12 @@ def sync(
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Make MLflow hold all of a study, nothing twice."""
+    if cluster is not None:
+        given = {"--store": store, "--files": files, "--tracking": tracking}
+        remote.ask(cluster, "sync", study, *remote.options(given))
     from sabtune.search.projection import sync as run_sync
     from sabtune.search.record import open_study
 

@@ -76,11 +76,17 @@ class Head:
         self.file, self.client = file, client
 
     def submit(
-        self, command: str, *arguments: str, study: str = "", upload: Path | None = None
+        self,
+        command: str,
+        *arguments: str,
+        study: str = "",
+        upload: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> str:
         """Starts `sabtune COMMAND …` in the head's home, to outlive us; the job's name.
 
-        `upload`: a study file that the command takes before its other arguments.
+        upload: a study file that the command takes before its other arguments. environment: more
+        variables for it; anybody with the token can read them.
         """
         name = "-".join(filter(None, (command, study, uuid.uuid4().hex[:8])))
         words = [command]
@@ -100,7 +106,8 @@ class Head:
                     entrypoint=entrypoint,
                     submission_id=name,
                     metadata={"command": command, "study": study},
-                    runtime_env={"env_vars": STOPS} | ({"working_dir": folder} if upload else {}),
+                    runtime_env={"env_vars": STOPS | dict(environment or {})}
+                    | ({"working_dir": folder} if upload else {}),
                 )
 
     def jobs(self) -> list[Job]:

@@ -29,7 +29,7 @@ OPTIONS = {
     "ConnectTimeout": "20",
     "ExitOnForwardFailure": "yes",
     "ServerAliveInterval": "10",
-    "ServerAliveCountMax": "6",
+    "ServerAliveCountMax": "3",
 }
 
 OWN = {"StrictHostKeyChecking": "accept-new"}
