@@ -130,7 +130,7 @@ def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
     (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
     (fake / "ray-2.59.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.59.0\n")
     environment = {"PYTHONPATH": f"{fake}:{ROOT}"}
-    refused = lab.sabtune("search", "spread.py", *CLUSTER, environment=environment)
+    refused = lab.sabtune("status", *CLUSTER, environment=environment)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "you have Ray 2.59.0" in line
