@@ -9,23 +9,6 @@ from pathlib import Path
 
 import ray
 
-from sabtune.errors import ResourceError
-from sabtune.search.study import Resources
-
-
-def places(resources: Resources) -> int:
-    """How many trials fit at once. Raises ResourceError if not even one does."""
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    for name, wanted, there in (("CPUs", resources.cpus, cpus), ("GPUs", resources.gpus, gpus)):
-        if wanted > there:
-            raise ResourceError(
-                f"a trial asks for {wanted:g} {name} and there are {there:g}: "
-                "lower resources in the STUDY, or search on a larger machine"
-            )
-    fit = cpus // resources.cpus
-    return int(min(fit, gpus // resources.gpus) if resources.gpus else fit)
-
 
 class _Log(logging.FileHandler):
     """What can't be written, as on a full disk, is lost in silence: Python would tell at length."""

@@ -44,6 +44,10 @@ MODEL = "model"  # the best trial's model in MLflow: its number and its URI
 VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
 PLAN = "plan"  # what the study file says that a report must know
 FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
+# of the plan, written by a search and kept by the next
+SHARING = "sharing"  # what a probe read of a GPU, by which trials share one
+PLACED = "placed"  # in words, what each trial of the last search was given
+KEPT = (SHARING, PLACED)
 
 STORE_FORMAT = 1
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""

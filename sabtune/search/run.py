@@ -15,7 +15,7 @@ from sabtune.search import record
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
-from sabtune.search.cluster import own_ray, places
+from sabtune.search.cluster import own_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
 from sabtune.search.projection import Projection
@@ -23,10 +23,11 @@ from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
-from sabtune.search.study import Study, StudyFile
+from sabtune.search.sharing import Placement, placed
+from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
-from sabtune.watcher import Watcher
+from sabtune.watcher import Listener, Watcher
 
 WORKER_DEATHS = 3
 """How often a trial is taken up again from its checkpoint after its worker died."""
@@ -98,7 +99,6 @@ def execute(
     file.study.task.build().prepare(file.study.ladder.lengths)
     known = record.records(study)
     budget = budget or Budget()
-    budget.gpus = file.study.resources.gpus
     for trial in known:
         budget.known(trial.number, trial.seconds)
     bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
@@ -119,9 +119,11 @@ def execute(
         for trial in known:
             halving.remember(trial.number, trial.scores)
     with own_ray(store.ray_log(study.study_name)):
-        at_once = places(file.study.resources)
+        placement = placed(file, study)
+        tell(watchers, placement)
+        budget.gpus = placement.gpus
         budget.start()
-        tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
+        tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
     complete = record.ended(study) >= trials
     behind = projection.finish(complete)
     problem = asker.problem or teller.problem
@@ -140,9 +142,11 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
     )
     told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again
     study.sampler = sampler(file, told)
+    kept = {key: of for key, of in record.plan(study).items() if key in record.KEPT}
     record.set_plan(
         study,
-        {
+        kept
+        | {
             "question": file.question,
             "study": to_dict(file.study, PARTS),
             "objectives": list(file.study.objectives),
@@ -187,24 +191,30 @@ def enqueue_best(study: optuna.Study, earlier: optuna.Study) -> None:
         study.enqueue_trial(configuration.best.params, skip_if_exists=True)
 
 
+def tell(watchers: Sequence[Watcher], placement: Placement) -> None:
+    """Says to those who want to hear it what each trial is given, if there is something to say."""
+    for watcher in watchers:
+        if placement.words and isinstance(watcher, Listener):
+            watcher.search_placed(placement.words)
+
+
 def tuner(
     asker: Asker,
     teller: Teller,
     scheduler: Scheduler,
     budget: Budget,
-    study: Study,
+    placement: Placement,
     store: Store,
     trials: int,
-    at_once: int,
 ) -> tune.Tuner:
     """Tune, told to do nothing but run what it is given."""
     return tune.Tuner(
-        tune.with_resources(Trial, {"cpu": study.resources.cpus, "gpu": study.resources.gpus}),
+        tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=asker,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=placement.at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["directory"],
         ),
