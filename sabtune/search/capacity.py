@@ -66,11 +66,11 @@ class Capacity:
 
     @property
     def coming(self) -> list[tuple[NodeType, int]]:
-        """The types and how many there may be of each; none once the cluster has all its nodes."""
-        if self.file is None or self._missing <= 0:
-            return []
-        counts = [(of, of.most + (of.head and not self.live)) for of in self.file.node_types]
-        return [(of, most) for of, most in counts if most]
+        """The types and how many there may be of each. Once the cluster has all its nodes, those of
+        which it isn't known what they have are none any more that could surprise."""
+        types = self.file.node_types if self.file else ()
+        counts = [(of, of.most + (of.head and not self.live)) for of in types]
+        return [(of, most) for of, most in counts if most and (of.resources or self._missing > 0)]
 
     @property
     def _missing(self) -> int:
@@ -157,6 +157,11 @@ class Capacity:
         least = dataclasses.replace(resources, gpus=gpus)
         self.check(least)
         return least
+
+
+def check_cluster(file: ClusterFile, resources: Resources) -> None:
+    """Whether a cluster that isn't up yet could ever hold a trial. Raises ResourceError if not."""
+    Capacity(file=file).check_asked(resources)
 
 
 def this_machine() -> Capacity:

@@ -20,7 +20,7 @@ RAYS_DEFAULT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
-    """One kind of node, of which there may be from `least` to `most` beside a head of the kind.
+    """One kind of node, of which there may be from `least` to `most`; the head not counted.
 
     resources: what one has, such as CPU and GPU; empty where the file leaves that to Ray.
     """
