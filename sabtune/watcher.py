@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 from sabtune.evaluation import Ladder, Rung
 from sabtune.tasks import TaskConfig
@@ -122,10 +122,3 @@ class Watcher(Protocol):
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
     def trial_ended(self, number: int, outcome: Outcome) -> None: ...
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """A watcher that is told, before the first trial, what each trial was given to run on."""
-
-    def search_placed(self, words: str) -> None: ...

@@ -173,7 +173,8 @@ def test_machines_by_address_are_known_once_all_of_them_live(tmp_path: Path) -> 
 
 
 def test_a_search_waits_for_machines_by_address(tmp_path: Path) -> None:
-    file, slept = cluster(dict(LOCAL), 2, tmp_path), []
+    file = cluster(dict(LOCAL), 2, tmp_path)
+    slept: list[float] = []
 
     def look() -> Capacity:
         return Capacity(live=(HEAD, SLIM) if len(slept) >= 5 else (HEAD,), file=file)
@@ -196,4 +197,8 @@ def test_and_after_a_while_goes_by_those_that_came(
 
 def test_nodes_of_a_type_that_is_known_are_not_waited_for(tmp_path: Path) -> None:
     have = Capacity(live=(HEAD,), file=cloud(tmp_path))
-    assert settled(Resources(gpus=AUTO), lambda: have, wait=pytest.fail) is have
+
+    def wait(seconds: float) -> None:
+        raise AssertionError("waited")
+
+    assert settled(Resources(gpus=AUTO), lambda: have, wait=wait) is have

@@ -9,15 +9,12 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import torch
-from rich.console import Console
 
 from sabtune.errors import ResourceError
 from sabtune.search import probe, record
 from sabtune.search.capacity import Capacity, Node, to_a_gpu
-from sabtune.search.logbook import Logbook
 from sabtune.search.overview import overview
-from sabtune.search.progress import Watch
-from sabtune.search.run import open_or_create, tell
+from sabtune.search.run import open_or_create
 from sabtune.search.sharing import MAY_USE, MOST, Placement, first, placed, shared, trials_a_gpu
 from sabtune.search.study import AUTO, Resources, StudyFile, load
 from sabtune.store import Store
@@ -122,15 +119,6 @@ def test_without_a_gpu_the_study_runs_on_cpus_and_later_on_gpus(asks: Asks) -> N
     there = placed(file, study, look=gives(CPUS, H100), read=lambda _: read(20_000))
     assert (to_a_gpu(there.gpus), there.at_once) == (3, 3)
     assert record.plan(study)[record.PLACED] == there.words
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_who_watches_is_told_in_one_line(terminal: bool) -> None:
-    console = Console(force_terminal=terminal, width=60)
-    words = "A trial took 19.53 GiB [at its peak], of the 78.1 GiB of H100: 3 trials share one."
-    with console.capture() as captured, Watch(console, 2) as watch:
-        tell([watch, Logbook(Path("none"))], Placement(cpus=1, gpus=0.5, at_once=2, words=words))
-    assert captured.get().count(words) == 1
 
 
 def test_a_fraction_is_not_probed(asks: Asks) -> None:

@@ -23,6 +23,7 @@ from sabtune.cli.screen import (
     hint,
     log_report,
     run_contest,
+    saying,
     show_report,
     watching,
     where_of,
@@ -100,7 +101,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    options |= {"system_metrics": system_metrics}
+    options |= {"system_metrics": system_metrics, "say": saying(console)}
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)

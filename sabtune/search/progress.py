@@ -213,9 +213,6 @@ class Watch:
         if self.console.is_terminal:
             self.live.stop()
 
-    def search_placed(self, words: str) -> None:
-        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
-
     def trial_started(self, assignment: Assignment) -> None:
         number = assignment.number
         known = self.rows.get(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import optuna
@@ -27,10 +27,17 @@ from sabtune.search.sharing import Placement, placed
 from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
-from sabtune.watcher import Listener, Watcher
+from sabtune.watcher import Watcher
 
 WORKER_DEATHS = 3
 """How often a trial is taken up again from its checkpoint after its worker died."""
+
+
+Say = Callable[[str], None]
+
+
+def silent(words: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,7 @@ def search(
     retry_failed: bool = False,
     warm_start: str | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Searches until the study's trials have ended, or the budget has.
 
@@ -58,9 +66,10 @@ def search(
     come first, from their last checkpoints and under their own numbers. retry_failed: failed
     trials are run again, from their start and under new numbers. warm_start: a study of the store
     whose best points are tried first. system_metrics: MLflow shows what the machine does. The
-    models of complete trials are kept in MLflow, the best is registered. Raises StudyFileError if
-    the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
-    writing to the study, DataError if the task's data isn't there.
+    models of complete trials are kept in MLflow, the best is registered. say: is told in one line
+    what each trial is given, where that isn't plain. Raises StudyFileError if the space fails,
+    ResourceError if no trial can ever be placed, StoreError if another search is writing to the
+    study, DataError if the task's data isn't there.
     """
     with locked(file.study.name, store):
         study = open_or_create(file, store)
@@ -78,6 +87,7 @@ def search(
             budget=budget,
             trials=file.study.trials,
             system_metrics=system_metrics,
+            say=say,
         )
 
 
@@ -91,6 +101,7 @@ def execute(
     budget: Budget | None = None,
     assigner: Assigner | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all."""
     missing = trials - record.ended(study)
@@ -120,7 +131,8 @@ def execute(
             halving.remember(trial.number, trial.scores)
     with own_ray(store.ray_log(study.study_name)):
         placement = placed(file, study)
-        tell(watchers, placement)
+        if placement.words:
+            say(placement.words)
         budget.gpus = placement.gpus
         budget.start()
         tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
@@ -189,13 +201,6 @@ def enqueue_best(study: optuna.Study, earlier: optuna.Study) -> None:
     """The parameters of the best configurations of `earlier`, unless they were tried."""
     for configuration in Race.of(earlier).ranked()[:WARM_POINTS]:
         study.enqueue_trial(configuration.best.params, skip_if_exists=True)
-
-
-def tell(watchers: Sequence[Watcher], placement: Placement) -> None:
-    """Says to those who want to hear it what each trial is given, if there is something to say."""
-    for watcher in watchers:
-        if placement.words and isinstance(watcher, Listener):
-            watcher.search_placed(placement.words)
 
 
 def tuner(
