@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import sabtune.search  # noqa: F401  before Ray, whose environment it sets
 
@@ -35,11 +36,13 @@ Nodes = Sequence[dict[str, Any]]
 
 @contextmanager
 def declared(nodes: Nodes) -> Iterator[None]:
-    """A cluster of nodes that say they have this; they are all this machine."""
+    """A cluster of nodes that say they have this; they are all this machine. No search that looks
+    for a cluster finds it."""
     cluster: Any = Cluster()
     try:
-        for node in nodes:
-            cluster.add_node(object_store_memory=80 * 2**20, **node)
+        with patch("ray._private.utils.write_ray_address"):
+            for node in nodes:
+                cluster.add_node(object_store_memory=80 * 2**20, **node)
         ray.init(cluster.address, log_to_driver=False, configure_logging=False)
         yield
     finally:
