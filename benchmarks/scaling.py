@@ -192,7 +192,7 @@ def table(name: str, clock: Clock, options: argparse.Namespace) -> None:
     picked = [rows[0], rows[-1], (rows[0][0], rows[-1][1])]
     print(f"\n| {name} | s a trial | CPU s a trial | CPU ms a report | CPU | busy | MiB | load |")
     print("|---|---|---|---|---|---|---|---|")
-    for a, b in picked:
+    for a, b in dict.fromkeys(picked):
         print(row(clock, a, b, options))
     a, b = picked[-1]
     cpu = (clock.driver[b] - clock.driver[a]) / (b - a)
