@@ -19,6 +19,7 @@ from sabtune.store import DEFAULT, hide_password
 
 if TYPE_CHECKING:
     from sabtune.search.remote.jobs import Head, Job
+    from sabtune.search.study import Resources
 
 TRAINING = ("search", "confirm", "ablate")
 """The commands that take long, and are therefore followed and stopped by their study."""
@@ -54,6 +55,14 @@ def head_of(cluster: Path) -> Iterator[Head]:
 
     with connected(ClusterFile.load(cluster)) as head:
         yield head
+
+
+def check_capacity(cluster: Path, resources: Resources) -> None:
+    """Raises ResourceError if the cluster's file has no machine that could ever hold a trial."""
+    from sabtune.search.capacity import check_cluster
+    from sabtune.search.cluster_file import ClusterFile
+
+    check_cluster(ClusterFile.load(cluster), resources)
 
 
 def train(

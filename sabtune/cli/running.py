@@ -28,6 +28,7 @@ from sabtune.cli.screen import (
     hint,
     log_report,
     run_contest,
+    saying,
     show_report,
     watching,
     where_of,
@@ -92,8 +93,9 @@ def search(
         given |= {"--new": new, "--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        name = load(path).study.name
-        remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
+        study = load(path).study
+        remote.check_capacity(cluster, study.resources)
+        remote.train(cluster, "search", *remote.options(given), study=study.name, upload=path)
     data_folder(data_dir)
     file = load(path).with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
@@ -114,7 +116,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    options |= {"system_metrics": system_metrics, "say": console.print}
+    options |= {"system_metrics": system_metrics, "say": saying(console)}
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,14 @@ def run_contest(
     own = file.renamed(name).with_limits(trials=seeds * len(configs), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(
-            name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
+            name,
+            file,
+            store,
+            configs,
+            seeds=seeds,
+            lengths=lengths_of(lengths),
+            watchers=watchers,
+            say=saying(console),
         )
     console.print(page(study))
     for of in (name, name.rpartition(".")[0]):
@@ -125,6 +132,11 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
         word = "The budget is spent." if ending.out_of_budget else "Interrupted."
         hint(console, f"{word} Go on with:", again)
         raise typer.Exit(0 if ending.out_of_budget else INTERRUPTED)
+
+
+def saying(console: Console) -> Callable[[str], None]:
+    """Prints a line, above the table if there is one."""
+    return lambda words: console.print(Text(words))
 
 
 def hint(console: Console, text: str, arguments: str) -> None:

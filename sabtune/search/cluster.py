@@ -1,4 +1,4 @@
-"""Ray: found or started, asked what it has, and kept quiet."""
+"""Ray: found or started, and kept quiet."""
 
 from __future__ import annotations
 
@@ -15,22 +15,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sabtune.errors import ClusterError, ResourceError
-from sabtune.search.study import Resources
-
-
-def places(resources: Resources) -> int:
-    """How many trials fit at once. Raises ResourceError if not even one does."""
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    for name, wanted, there in (("CPUs", resources.cpus, cpus), ("GPUs", resources.gpus, gpus)):
-        if wanted > there:
-            raise ResourceError(
-                f"a trial asks for {wanted:g} {name} and there are {there:g}: "
-                "lower resources in the STUDY, or search on a larger machine"
-            )
-    fit = cpus // resources.cpus
-    return int(min(fit, gpus // resources.gpus) if resources.gpus else fit)
+from sabtune.errors import ClusterError
 
 
 class _Log(logging.FileHandler):
