@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def _head(file: ClusterFile) -> str:
     from ray.autoscaler import sdk
 
     try:
-        return sdk.get_head_node_ip(dict(file.content))
+        with _hushed():
+            return sdk.get_head_node_ip(dict(file.content))
     except Exception as problem:
         words = " ".join(str(problem).split())
         raise ClusterError(
@@ -170,8 +172,16 @@ def _filled_in(file: ClusterFile) -> Mapping[str, Any]:
     from ray.autoscaler import sdk
 
     try:
-        content: Mapping[str, Any] = sdk.bootstrap_config(dict(file.content))
+        with _hushed():
+            content: Mapping[str, Any] = sdk.bootstrap_config(dict(file.content))
     except (Exception, SystemExit) as problem:
         words = " ".join(str(problem).split())
         raise ClusterError(f"{file.path} can't be used ({words}): see that file") from None
     return content
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Ray's launcher tells what it does; only how it ends is of use here."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
