@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def test_where_all_is_well_nothing_is_found() -> None:
         (replace(OTHER, offset=5, within=1), "to know: worker: its clock is 5 s ahead of"),
         (replace(OTHER, token=Token(mode="token", found="")), "wrong: worker: there is no token"),
         (replace(OTHER, token=Token(mode="disabled", found="")), "wrong: worker: Ray runs there"),
-        (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: others"),
+        (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: other"),
         (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't keep files at s3://lab/x"),
         (Checkup(node="worker", unreachable="gone"), "wrong: worker: doesn't tell how it is: gone"),
     ],
@@ -160,3 +162,44 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "This machine" in done.output
     assert "a secret" not in done.output
     assert done.exit_code == (1 if "\nwrong: " in done.output else 0)
+
+
+TWO_NODES = """
+import os, sys
+from sabtune.search.doctor import see
+from ray.cluster_utils import Cluster
+from sabtune.provenance import software
+from sabtune.store import Store
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+try:
+    nodes.add_node(num_cpus=1, num_gpus=1)
+    nodes.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = nodes.address
+    found = see(Store.at(sys.argv[1] + "/store"), sys.argv[1] + "/files")
+finally:
+    nodes.shutdown()
+assert found.cluster
+assert [one.head for one in found.checkups] == [True, False]
+for one in found.checkups:
+    assert one.unreachable == "", one
+    assert one.versions == {name: software()[name] for name in one.versions}
+    assert abs(one.offset) <= one.within + 0.5
+    assert one.files == ""
+assert [one.declared for one in found.checkups] == [0, 1]
+assert any("Ray gives out 1 GPUs" in str(finding) for finding in found.findings)
+"""
+
+
+@pytest.mark.slow
+def test_every_node_of_a_real_cluster_tells(tmp_path: Path) -> None:
+    token = {"RAY_AUTH_TOKEN": "of-a-test-that-starts-nodes-of-its-own"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, str(tmp_path)],
+        env=os.environ | token,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ def doctor(
     ] = None,
     tracking: TrackingOption = None,
 ) -> None:
-    """Look for what is wrong, here and on every node of the cluster. Exit 0 if nothing is, else 1."""
+    """Look for what is wrong, here and on the cluster's nodes. Exit 0 if nothing is, else 1."""
     console = console_of_terminal()
     if cluster is not None:
         raise typer.Exit(_from_outside(cluster))

@@ -1,4 +1,4 @@
-"""What one machine has to tell of itself: versions, GPUs, disks, its token, and the files' place."""
+"""What one machine tells of itself: versions, GPUs, disks, its token, the files' place."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def _versions(told: Sequence[Checkup]) -> Iterator[Finding]:
             if here != there:
                 yield Finding(
                     where=one.node,
-                    says=f"{name} {there or 'isn’t installed'}, and {here or 'none'} on {first.node}",
+                    says=f"{name} {there or 'isn’t installed'}, and {here or 'none'} on "
+                    f"{first.node}",
                     remedy="give both the same, by constraints.txt or the cluster file's image, "
                     "and `ray up` again",
                 )

@@ -1,4 +1,4 @@
-"""Looks for what is wrong: on this machine, on every node of the cluster it is on, in the stores."""
+"""Looks for what is wrong: on this machine, on every node of its cluster, in the stores."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
         "declared": resources.get("GPU", 0.0),
     }
     try:
-        told = ray.get(answer, timeout=1)
+        told: Checkup = ray.get(answer, timeout=1)
         tell = ray.remote(num_cpus=0, max_retries=0)(time.time).options(**_pinned(node))
         ahead, within = offset(lambda: float(ray.get(tell.remote(), timeout=PATIENCE)))
     except ray.exceptions.GetTimeoutError:
