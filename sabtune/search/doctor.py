@@ -172,6 +172,10 @@ def _examine(folders: dict[str, str], files: str | None) -> Checkup:
     return checkup.examine(folders, files)
 
 
+def _now() -> float:
+    return time.time()
+
+
 def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     resources = node["Resources"]
@@ -182,7 +186,7 @@ def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
     }
     try:
         told: Checkup = ray.get(answer, timeout=1)
-        tell = ray.remote(num_cpus=0, max_retries=0)(time.time).options(**_pinned(node))
+        tell = ray.remote(num_cpus=0, max_retries=0)(_now).options(**_pinned(node))
         ahead, within = offset(lambda: float(ray.get(tell.remote(), timeout=PATIENCE)))
     except ray.exceptions.GetTimeoutError:
         return Checkup(**known, unreachable=f"no answer within {PATIENCE:.0f} s")
