@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: search test test-slow test-cluster lint format bench clean
+.PHONY: search test test-slow test-cluster lint format bench wheel clean
 
 search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
@@ -33,6 +33,12 @@ bench: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What `ray up` installs on every node of a cluster.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
 
 # Torch comes first and pinned: left to itself, pip takes a build with gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt
