@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sabtune"
 LAYERS = [
     ["sabtune"],
     ["sabtune.errors"],
-    ["sabtune.schema"],
+    ["sabtune.schema", "sabtune.files"],
     ["sabtune.schedule", "sabtune.seeding", "sabtune.ops", "sabtune.store", "sabtune.provenance"],
     ["sabtune.data"],
     ["sabtune.models", "sabtune.tasks"],
@@ -41,7 +41,7 @@ OUTSIDE = {
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},
     "yaml": {"sabtune.search"},
-    "pyarrow": {"sabtune.search"},
+    "pyarrow": {"sabtune.files"},
     "filelock": {"sabtune.search", "sabtune.data"},
     "sqlalchemy": {"sabtune.search"},
     "optuna": {"sabtune.search", "sabtune.report"},

@@ -5,6 +5,7 @@ What a person has set in the environment holds.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -73,6 +74,24 @@ def is_about_one_run(problem: Exception) -> bool:
 def is_of_another_version(problem: Exception) -> bool:
     """Whether MLflow refuses its database for having other tables than it knows."""
     return any(words in str(problem) for words in OTHER_SCHEMA)
+
+
+NEEDED = {
+    "s3": ("boto3", "pip install 'sabtune[cluster]'"),
+    "gs": ("google.cloud.storage", "pip install google-cloud-storage"),
+}
+"""What MLflow wants for files in an object store, and where that comes from."""
+
+
+def refuse_without_client(artifacts: str | None) -> None:
+    """Raises TrackingError if MLflow lacks what it wants to keep files there."""
+    module, remedy = NEEDED.get((artifacts or "").partition("://")[0], ("", ""))
+    try:
+        there = not module or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        there = False
+    if not there:
+        raise TrackingError(f"MLflow's files at {artifacts} want {module}: {remedy}")
 
 
 def refuse_another_version(uri: str) -> None:

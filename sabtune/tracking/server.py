@@ -26,7 +26,7 @@ def serve(store: Store, port: int) -> int:
     refuse_another_version(store.mlflow_uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", store.mlflow_uri]
-    command += ["--default-artifact-root", store.artifacts.as_uri()]
+    command += ["--default-artifact-root", store.artifacts]
     environment = NO_JOBS | os.environ
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In a session of its own: Ctrl-C reaches us alone, and no process of its is left to itself.
