@@ -43,7 +43,7 @@ OUTSIDE = {
     "yaml": {"sabtune.search"},
     "pyarrow": {"sabtune.files"},
     "filelock": {"sabtune.search", "sabtune.data"},
-    "sqlalchemy": {"sabtune.search"},
+    "sqlalchemy": {"sabtune.search", "sabtune.tracking"},
     "optuna": {"sabtune.search", "sabtune.report"},
     "optuna_dashboard": {"sabtune.search"},
     "mlflow": {"sabtune.tracking"},

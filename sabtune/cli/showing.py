@@ -91,9 +91,10 @@ def ui(
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    tracking: TrackingOption = None,
 ) -> None:
     """Open MLflow on the store, at http://127.0.0.1:PORT, until Ctrl-C."""
-    place = Store.at(store, files).existing()
+    place = Store.at(store, files, tracking).existing()
     port = port or (8080 if optuna else 5000)
     check_free(port)
     if optuna:

@@ -17,7 +17,7 @@ from sabtune.search.racing import best_trial
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tracking import Tracker
-from sabtune.tracking.manners import refuse_another_version, refuse_without_client
+from sabtune.tracking.manners import refuse_database, refuse_without_client
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, Picture, Version
 
@@ -40,7 +40,7 @@ class Projection:
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
         refuse_without_client(store.artifacts)
-        refuse_another_version(store.mlflow_uri)
+        refuse_database(store.mlflow_uri)
         self.study, self.store = study, store
         self.goes_on = bool(record.records(study))
         self.tracker = Tracker(
@@ -87,7 +87,7 @@ def sync(study: optuna.Study, store: Store) -> None:
     """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
     another version's."""
     refuse_without_client(store.artifacts)
-    refuse_another_version(store.mlflow_uri)
+    refuse_database(store.mlflow_uri)
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     trials = record.records(study)
     folder = store.trials / study.study_name

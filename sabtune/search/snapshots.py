@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sabtune.errors import StoreError
 from sabtune.files import Folder
@@ -30,10 +31,10 @@ from sabtune.store import Store
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
 
-FRESH = 90.0
+FRESH = 60.0
 """Seconds since it was renewed after which a lease is thought to be a dead machine's."""
 
-RENEW = 20.0
+RENEW = 15.0
 """Seconds between two renewals."""
 
 PACE, SHARE = 2.0, 0.1
@@ -65,7 +66,7 @@ class Lease:
             return
         whose = f"{self.store.place} is written by the store {said['folder']} on {said['host']}"
         age = self._age()
-        if not said["ended"] and age < FRESH:
+        if not said["ended"] and age < FRESH and not _is_gone(said):
             raise StoreError(
                 f"{whose}, last heard of {age:.0f} s ago: wait for that search to end, or, if its "
                 f"machine is gone, search again in {FRESH - age:.0f} s"
@@ -97,6 +98,8 @@ class Lease:
             "owner": self.owner,
             "host": socket.gethostname(),
             "folder": str(self.store.root),
+            "machine": _machine(),
+            "process": os.getpid(),
             "ended": ended,
         }
         self.folder.write(LEASE, json.dumps(content).encode())
@@ -107,7 +110,7 @@ class Lease:
         if said is not None and said["owner"] == self.owner:
             self.write(ended=True)
 
-    def _read(self) -> dict[str, str] | None:
+    def _read(self) -> dict[str, Any] | None:
         content = self.folder.read(LEASE)
         try:
             return dict(json.loads(content)) if content else None
@@ -121,6 +124,21 @@ class Lease:
         times = self.folder.times()
         self.folder.delete(clock)
         return max(0.0, times[clock] - times.get(LEASE, 0.0))
+
+
+def _machine() -> str:
+    """This one since it was started; a container that sees no processes but its own is another."""
+    boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot.exists() or not processes.exists():
+        return ""
+    return f"{socket.gethostname()} {boot.read_text().strip()} {processes.readlink()}"
+
+
+def _is_gone(said: dict[str, Any]) -> bool:
+    """Whether the search that wrote a lease was on this machine and runs no more."""
+    if not _machine() or said["machine"] != _machine():
+        return False
+    return not Path(f"/proc/{said['process']}").exists()
 
 
 def _identity(root: Path) -> str:

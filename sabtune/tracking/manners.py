@@ -9,10 +9,13 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy import Engine, create_engine, inspect
 
 from sabtune.errors import SabtuneError, TrackingError
 
@@ -94,17 +97,30 @@ def refuse_without_client(artifacts: str | None) -> None:
         raise TrackingError(f"MLflow's files at {artifacts} want {module}: {remedy}")
 
 
-def refuse_another_version(uri: str) -> None:
-    """Raises TrackingError if the database of an embedded MLflow is one of another version, and
-    does nothing else to it."""
+def refuse_database(uri: str) -> None:
+    """Raises TrackingError if the database that MLflow is to be kept in can't be reached, or is one
+    of another version; does nothing else to it. Does nothing of a server, which may come back."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.is_file():
+    if is_server(uri) or (uri.startswith("sqlite:///") and not path.is_file()):
         return
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with closing_engine(uri) as engine:
+            made = inspect(engine).has_table("experiments")
+        if made:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as problem:
-        if is_of_another_version(problem):
+        if is_of_another_version(problem) or not uri.startswith("sqlite:"):
             raise TrackingError(describe(problem, uri)) from None
+
+
+@contextmanager
+def closing_engine(uri: str) -> Iterator[Engine]:
+    """The database, asked once: MLflow asks ten times, which takes minutes."""
+    engine = create_engine(uri)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def describe(problem: Exception, uri: str) -> str:
