@@ -47,7 +47,7 @@ class Objects:
             region_name="us-east-1",
         )
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """The names of all that is there, without what stands for folders."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         keys = [str(found["Key"]) for page in pages for found in page.get("Contents", [])]

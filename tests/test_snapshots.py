@@ -17,10 +17,9 @@ from optuna.trial import TrialState
 from sabtune.errors import StoreError
 from sabtune.files import Folder
 from sabtune.search import record
-from sabtune.search.attempts import Attempts
+from sabtune.search.attempts import ENTRY, Attempts
 from sabtune.search.recovery import entry, identity, recover
 from sabtune.search.snapshots import Lease, Snapshots, restore, snapshots
-from sabtune.search.trainable import ENTRY
 from sabtune.store import Store
 from tests.objects import BUCKET, Objects
 

@@ -12,6 +12,9 @@ from sabtune.trial import FILE, Assignment, Progress, load_history
 CHECKPOINT = "checkpoint_"
 """What the names of Tune's folders begin with; a number follows, which rises."""
 
+ENTRY = "entry.json"
+"""Beside a checkpoint's files, where its study is copied: what the study holds of the trial."""
+
 
 def directory(number: int, attempt: int) -> str:
     """The name of an attempt's folder; `attempt` from 0."""

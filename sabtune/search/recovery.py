@@ -15,8 +15,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState
 
 from sabtune.files import Folder
-from sabtune.search.attempts import Attempts
-from sabtune.search.trainable import ENTRY
+from sabtune.search.attempts import ENTRY, Attempts
 
 IDENTITY = "identity"
 """Of a study: not that of another which had its name before."""

@@ -27,6 +27,8 @@ from typing import Any
 
 from sabtune.errors import StoreError
 from sabtune.files import Folder
+from sabtune.search import record
+from sabtune.search.recovery import recover
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
@@ -255,8 +257,11 @@ def snapshots(store: Store, lost: Callable[[], None]) -> Iterator[Sequence[Snaps
 
 
 def restore(store: Store) -> str:
-    """Where the store's folder has no studies, those of the newest copy that can be read; in a line
-    what was done, or "". Raises StoreError if another store's search is writing there."""
+    """Where the store's folder has no studies, those of the newest copy that can be read, with the
+    trials that ran after it was written; in a line what was done, or "".
+
+    Raises StoreError if another store's search is writing there.
+    """
     database = store.root / "optuna.db"
     if store.snapshots is None or database.exists():
         return ""
@@ -273,6 +278,8 @@ def restore(store: Store) -> str:
                 shutil.copy(here / name, part)
                 lease.write(ended=True)  # from here on they are this store's
                 part.replace(database)
+                for study in record.names(store):
+                    recover(record.open_study(store, study), store.trials / study)
                 return (
                     f"Restored the studies from {store.snapshots / name}: trials that ran after "
                     "it was written go on from their checkpoints."

@@ -15,14 +15,11 @@ from ray import tune
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.files import Folder
 from sabtune.provenance import hardware
-from sabtune.search.attempts import within
+from sabtune.search.attempts import ENTRY, within
 from sabtune.trial import Assignment, Progress, TrialRun
 
 SAVE_EVERY = 30.0
 """Seconds after which a trial pauses on the way to its next report, for a checkpoint."""
-
-ENTRY = "entry.json"
-"""Beside a checkpoint's files, where its study is copied: what the study holds of the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
