@@ -98,16 +98,25 @@ def refuse_without_client(artifacts: str | None) -> None:
 
 
 def refuse_database(uri: str) -> None:
-    """Raises TrackingError if the database that MLflow is to be kept in can't be reached, or is one
-    of another version; does nothing else to it. Does nothing of a server, which may come back."""
+    """Raises TrackingError if the database that MLflow is to be kept in can't be reached, is one of
+    another version, or is Optuna's: both keep their version in a table of the same name. Does
+    nothing else to it, and nothing of a server, which may come back."""
     path = Path(uri.removeprefix("sqlite:///"))
     if is_server(uri) or (uri.startswith("sqlite:///") and not path.is_file()):
         return
     try:
         with closing_engine(uri) as engine:
-            made = inspect(engine).has_table("experiments")
+            found = inspect(engine)
+            made, studies = found.has_table("experiments"), found.has_table("studies")
+        if studies:
+            raise TrackingError(
+                f"the database of MLflow at {shown(uri)} holds Optuna's studies, and MLflow "
+                "can't be beside them: give --tracking a database of its own (CREATE DATABASE …)"
+            )
         if made:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except TrackingError:
+        raise
     except Exception as problem:
         if is_of_another_version(problem) or not uri.startswith("sqlite:"):
             raise TrackingError(describe(problem, uri)) from None
