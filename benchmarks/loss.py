@@ -12,9 +12,11 @@ with each worker at the seconds of the checkpoint it began from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,6 @@ import sabtune.search  # noqa: F401  before Ray, whose environment it sets
 
 # isort: split
 import optuna
-import psutil
 from cpu import processor
 
 from sabtune.config import TrainConfig, TrialConfig
@@ -62,16 +63,21 @@ def drive(store: Store) -> None:
 def worker(driver: int, other_than: int) -> int:
     """The process that trains, once it isn't that one."""
     while True:
-        for process in psutil.Process(driver).children(recursive=True):
-            try:
-                trains = process.name().startswith("ray::Trial") or "ray::Trial" in " ".join(
-                    process.cmdline()
-                )
-            except psutil.Error:
-                continue
-            if trains and process.pid != other_than:
-                return process.pid
+        for process in below(driver):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{process}/cmdline").read_text()
+                if "Trainable" in words and process != other_than:
+                    return process
         time.sleep(0.02)
+
+
+def below(process: int) -> list[int]:
+    """What a process has started, and what that has."""
+    try:
+        text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:
+        return []
+    return [of for child in map(int, text.split()) for of in (child, *below(child))]
 
 
 def saved(store: Store) -> tuple[str, float]:
@@ -85,17 +91,16 @@ def saved(store: Store) -> tuple[str, float]:
 
 def lose(store: Store, driver: int, kills: int) -> list[float]:
     """Kills one worker after the other; the seconds that each death cost."""
-    lost, last, draw = list[float](), 0, random.Random(0)
+    lost, last, draw = list[float](), 0, random.Random(0)  # noqa: S311
     for _ in range(kills):
         last = worker(driver, last)
         name, _ = saved(store)
         while saved(store)[0] <= name:  # until this worker has saved once: its clock is known then
             time.sleep(0.05)
         at, (_, seconds) = time.monotonic(), saved(store)
-        while time.monotonic() - at < draw.uniform(0, 2 * SAVE_EVERY):
-            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 2 * SAVE_EVERY))
         newest, then = saved(store), time.monotonic()
-        os.kill(last, 9)
+        os.kill(last, signal.SIGKILL)
         lost.append(seconds + then - at - newest[1])
         print(f"killed {then - at:.1f} s after a save: {lost[-1]:.1f} s lost", flush=True)
     return lost
@@ -118,9 +123,9 @@ def main() -> None:
             try:
                 lost = lose(Store.at(folder, options.files), driver.pid, options.kills)
             finally:
-                for process in psutil.Process(driver.pid).children(recursive=True):
-                    process.kill()
-                driver.kill()
+                for process in (*below(driver.pid), driver.pid):
+                    with contextlib.suppress(OSError):
+                        os.kill(process, signal.SIGKILL)
     print(f"lost at most {max(lost):.1f} s, {sum(lost) / len(lost):.1f} s on average")
 
 
