@@ -27,6 +27,7 @@ from sabtune.cli.screen import (
     data_of,
     hint,
     log_report,
+    restored,
     run_contest,
     saying,
     show_report,
@@ -105,7 +106,7 @@ def search(
 
         console.print(forecast_page(forecast(file), file.study))
         return
-    place = Store.at(store, files, tracking).made()
+    place = restored(console, Store.at(store, files, tracking).made())
 
     from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
     from sabtune.search.naming import free_name
@@ -155,7 +156,7 @@ def confirm(
     from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
-    place = Store.at(store, files, tracking).existing()
+    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     configs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
     again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
@@ -182,7 +183,7 @@ def ablate(
     from sabtune.search.contest import ablations, finalists, study_file
 
     data_folder(data_dir)
-    place = Store.at(store, files, tracking).existing()
+    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     (winner,) = finalists(place, [study], 1).values()
     where = where_of(store, files, tracking)
     again = f"ablate {study} --seeds {seeds}{data_of(data_dir)}"

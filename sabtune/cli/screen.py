@@ -168,11 +168,22 @@ def data_of(named: Path | None) -> str:
     return f" --data-dir {named}" if named else ""
 
 
-def where_of(store: str, files: Path | None, tracking: str | None) -> str:
+def where_of(store: str, files: str | None, tracking: str | None) -> str:
     """The options that lead to the same store again; no password."""
     where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"
     where += f" --files {files}" if files else ""
     return where + (f" --tracking {hide_password(tracking)}" if tracking else "")
+
+
+def restored(console: Console, store: Store) -> Store:
+    """The same, its studies brought back, and that said, where its folder has none and a copy is
+    at hand."""
+    from sabtune.search.snapshots import restore
+
+    line = restore(store) if store.snapshots else ""
+    if line:
+        console.print(Text(line))
+    return store
 
 
 def show_report(console: Console, study: str, store: Store) -> None:

@@ -131,15 +131,16 @@ def ui(
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    tracking: TrackingOption = None,
     cluster: ClusterOption = None,
 ) -> None:
     """Open MLflow on the store, at http://127.0.0.1:PORT, until Ctrl-C."""
     port = port or (8080 if optuna else 5000)
     if cluster is not None:
-        where = remote.options({"--store": store, "--files": files})
+        where = remote.options({"--store": store, "--files": files, "--tracking": tracking})
         remote.page(cluster, optuna=optuna, port=port, arguments=where)
         return
-    place = Store.at(store, files).existing()
+    place = Store.at(store, files, tracking).existing()
     check_free(port)
     if optuna:
         from sabtune.search.dashboard import serve as serve_optuna

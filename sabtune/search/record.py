@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Self
 
 import optuna
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung
+from sabtune.files import Folder
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress, plain
 from sabtune.watcher import Outcome, Registered, State, Version
@@ -73,7 +73,7 @@ class TrialRecord:
     reason: str
     label: str
     retry_of: int | None
-    checkpoint: Path | None
+    checkpoint: Folder | None
     seconds: float
     memory: float
     started: datetime | None
@@ -135,7 +135,7 @@ class TrialRecord:
             reason=attrs.get(REASON, ""),
             label=attrs.get(LABEL, ""),
             retry_of=attrs.get(RETRY_OF),
-            checkpoint=Path(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
+            checkpoint=Folder(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
             seconds=attrs.get(SECONDS, 0.0),
             memory=attrs.get(MEMORY, 0.0),
             started=trial.datetime_start,

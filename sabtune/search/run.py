@@ -21,16 +21,18 @@ from sabtune.search.objectives import directions
 from sabtune.search.projection import Projection
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
+from sabtune.search.recovery import identity, recover
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.sharing import Placement, placed
+from sabtune.search.snapshots import restore, snapshots
 from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
 from sabtune.watcher import Watcher
 
 WORKER_DEATHS = 3
-"""How often a trial is taken up again from its checkpoint after its worker died."""
+"""How often a trial is taken up again from one and the same checkpoint after its worker died."""
 
 
 Say = Callable[[str], None]
@@ -73,6 +75,7 @@ def search(
     ClusterError if the cluster doesn't let us in or doesn't see the store's files.
     """
     with locked(file.study.name, store):
+        restore(store)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -123,26 +126,29 @@ def execute(
         race,
         store.trials / study.study_name,
         budget,
+        identity(study) if store.snapshots else "",
     )
     projection = Projection(study, store, system_metrics=system_metrics)
-    teller = Teller(study, race, budget, file, [projection, *watchers])
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in known:
             halving.remember(trial.number, trial.scores)
-    with some_ray(store.ray_log(study.study_name)) as cluster:
-        if cluster:
-            say(cluster)
-        placement = placed(file, study)
-        if placement.words:
-            say(placement.words)
-        if cluster:
-            check_shared(store.trials)
-        budget.gpus = placement.gpus
-        budget.start()
-        tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
-    complete = record.ended(study) >= trials
-    behind = projection.finish(complete)
+    with snapshots(store, budget.stop) as copying:
+        teller = Teller(study, race, budget, file, [projection, *copying, *watchers])
+        with some_ray(store.ray_log(study.study_name)) as cluster:
+            if cluster:
+                say(cluster)
+            placement = placed(file, study)
+            if placement.words:
+                say(placement.words)
+            if cluster and store.trials.path:
+                check_shared(store.trials.path)
+            budget.gpus = placement.gpus
+            budget.start()
+            tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
+        teller.close()
+        complete = record.ended(study) >= trials
+        behind = projection.finish(complete)
     problem = asker.problem or teller.problem
     if problem is not None:
         raise problem
@@ -157,6 +163,8 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
+    if store.snapshots:
+        recover(study, store.trials / study.study_name)
     told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again
     study.sampler = sampler(file, told)
     kept = {key: of for key, of in record.plan(study).items() if key in record.KEPT}
@@ -218,6 +226,7 @@ def tuner(
     trials: int,
 ) -> tune.Tuner:
     """Tune, told to do nothing but run what it is given."""
+    system, path = store.trials.storage()
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
@@ -230,7 +239,8 @@ def tuner(
         ),
         run_config=tune.RunConfig(
             name=asker.trials.name,
-            storage_path=str(store.trials),
+            storage_path=path,
+            storage_filesystem=None if store.trials.path else system,
             callbacks=[teller],
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
