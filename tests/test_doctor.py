@@ -13,8 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sabtune.cli import app
-from sabtune.errors import ClusterError
-from sabtune.search import checkup, head_page
+from sabtune.search import checkup
 from sabtune.search.beforehand import beforehand
 from sabtune.search.checkup import Checkup, Disk, Gpu, Token, examine, token
 from sabtune.search.cluster_file import ClusterFile
@@ -144,16 +143,6 @@ def test_the_file_that_nobody_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert sum("on the cluster; use the same on both" in line for line in found) == 2
 
 
-def test_the_heads_page_among_what_ray_prints(tmp_path: Path) -> None:
-    file = ClusterFile.load(Path(__file__).parent.parent / "cluster.yaml")
-    printed = f"Fetched IP: x\r\n{head_page.BEGIN}\r\nThe cluster\r\n{head_page.END} 1\r\nclosed."
-    assert head_page.read(file, printed, "") == ("The cluster", False)
-    for errors in ("RuntimeError: Head node of cluster (sabtune) not found!", "refused"):
-        with pytest.raises(ClusterError) as told:
-            head_page.read(file, "", errors)
-        assert len(str(told.value).splitlines()) == 1
-
-
 def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -176,7 +165,7 @@ try:
     nodes.add_node(num_cpus=1, num_gpus=1)
     nodes.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = nodes.address
-    found = see(Store.at(sys.argv[1] + "/store"), sys.argv[1] + "/files")
+    found = see(Store.at(sys.argv[1] + "/store", sys.argv[1] + "/files"))
 finally:
     nodes.shutdown()
 assert found.cluster

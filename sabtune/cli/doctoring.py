@@ -4,60 +4,47 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from sabtune.cli import remote
 from sabtune.cli.app import app
-from sabtune.cli.options import StoreOption, TrackingOption
+from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import console_of_terminal
 from sabtune.store import DEFAULT, Store
 
 
 @app.command()
 def doctor(
-    cluster: Annotated[
-        Path | None,
-        typer.Option("--cluster", help="The YAML file of a cluster to look at, from outside it."),
-    ] = None,
     store: StoreOption = str(DEFAULT),
-    files: Annotated[
-        str | None,
-        typer.Option(
-            "--files",
-            envvar="SABTUNE_FILES",
-            help="Where checkpoints go: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.",
-        ),
-    ] = None,
+    files: FilesOption = None,
     tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Look for what is wrong, here and on the cluster's nodes. Exit 0 if nothing is, else 1."""
-    console = console_of_terminal()
     if cluster is not None:
-        raise typer.Exit(_from_outside(cluster))
+        given = remote.options({"--store": store, "--files": files, "--tracking": tracking})
+        from_outside(cluster, given)
+        return
     from sabtune.report.health import health_page
     from sabtune.search.doctor import see
 
-    folder = Path(files) if files and "://" not in files else None
-    found = see(Store.at(store, folder if "://" in store else None, tracking), files)
-    console.print(health_page(found))
+    found = see(Store.at(store, files, tracking))
+    console_of_terminal().print(health_page(found))
     raise typer.Exit(0 if found.well else 1)
 
 
-def _from_outside(path: Path) -> int:
-    """What is wrong on this machine; if nothing is, the head's own page."""
+def from_outside(path: Path, given: list[str]) -> None:
+    """What is wrong on this machine; if nothing is, what the head's own doctor finds."""
     from sabtune.report.health import findings_page
     from sabtune.search.beforehand import beforehand
     from sabtune.search.cluster_file import ClusterFile
-    from sabtune.search.head_page import head_page
 
     console = console_of_terminal()
-    file = ClusterFile.load(path)
-    found = beforehand(file)
+    found = beforehand(ClusterFile.load(path))
     console.print(f"This machine, before {os.fspath(path)}")
     console.print(findings_page(found))
     if any(finding.wrong for finding in found):
-        return 1
-    page, well = head_page(file)
-    console.print(f"\n{page}", markup=False, highlight=False)
-    return 0 if well else 1
+        raise typer.Exit(1)
+    console.print()
+    remote.ask(path, "doctor", *given)

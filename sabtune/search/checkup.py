@@ -7,12 +7,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from sabtune.errors import StoreError
+from sabtune.files import Folder
 from sabtune.provenance import software
 
 GIB = 2.0**30
@@ -110,38 +110,17 @@ def token(environment: Mapping[str, str] = os.environ) -> Token:
 
 
 def files_problem(address: str) -> str:
-    """Writes a small file there, reads it and takes it away; what went wrong, or ""."""
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    name = f".sabtune-doctor-{uuid.uuid4().hex}"
+    """Why a small file can't be written there, read and taken away; "" if it can."""
     try:
-        if "://" in address:
-            system, folder = FileSystem.from_uri(address)
-        else:
-            system, folder = LocalFileSystem(), str(Path(address).expanduser().absolute())
-        system.create_dir(folder)
-        path = f"{folder}/{name}"
-        with system.open_output_stream(path) as out:
-            out.write(b"sabtune")
-        with system.open_input_stream(path) as back:
-            same = back.read() == b"sabtune"
-        system.delete_file(path)
-    except (OSError, ValueError) as problem:
-        return " ".join(str(problem).split())
-    return "" if same else "what was written there came back changed"
+        Folder.at(address).check()
+    except StoreError as problem:
+        return str(problem)
+    return ""
 
 
 def ray_folder() -> str:
     """Where Ray keeps a session's files on this machine."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("RAY_TEMP_DIR") or "/tmp"  # noqa: S108
-
-
-def shown_files(address: str) -> str:
-    """The place of the files, for people: no password, no query."""
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _gpus() -> tuple[Gpu, ...]:

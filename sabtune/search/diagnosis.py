@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sabtune.search.checkup import SHOWN, Checkup, Disk, Token, shown_files
+from sabtune.search.checkup import SHOWN, Checkup, Disk, Token
 
 LITTLE, SPARE = 1.0, 5.0
 """GiB that a disk must have free, and should have."""
@@ -175,7 +175,7 @@ def _files(one: Checkup, files: str | None) -> Iterator[Finding]:
     if files and one.files:
         yield Finding(
             where=one.node,
-            says=f"can't keep files at {shown_files(files)}: {one.files}",
+            says=f"can't keep files at {files}: {one.files}",
             remedy="check the address, and that the node's profile or account may list, read, "
             "write and delete there",
         )

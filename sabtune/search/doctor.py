@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sabtune.errors import SabtuneError
 from sabtune.search import checkup
 from sabtune.search.checkup import Checkup
-from sabtune.search.cluster_file import BOOTSTRAP
+from sabtune.search.cluster import cluster_address
 from sabtune.search.diagnosis import Finding, diagnose
 from sabtune.store import Store, hide_password
 from sabtune.tracking.reach import problem_of
@@ -42,8 +42,9 @@ class Diagnosis:
         return not any(finding.wrong for finding in self.findings)
 
 
-def see(store: Store, files: str | None) -> Diagnosis:
+def see(store: Store) -> Diagnosis:
     """Of the cluster that this process is on, or else of this machine."""
+    files = str(store.files) if store.files else None
     folders = {"home": "~", "Ray": checkup.ray_folder(), "the store": str(store.root)}
     address = cluster_address()
     own = checkup.examine(folders, files)
@@ -58,12 +59,6 @@ def see(store: Store, files: str | None) -> Diagnosis:
     found += diagnose(checkups, files=files, cluster=address is not None)
     ordered = sorted(found, key=lambda finding: not finding.wrong)
     return Diagnosis(checkups=checkups, findings=ordered, cluster=address is not None)
-
-
-def cluster_address(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Of the cluster that this machine heads, or that this process is a job of; None if neither."""
-    named = environment.get("RAY_ADDRESS")
-    return named or ("auto" if BOOTSTRAP.expanduser().exists() else None)
 
 
 def no_cluster(problem: Exception) -> Finding:
