@@ -5,6 +5,7 @@ mlflow.db          what MLflow shows; or a database elsewhere, by its URL, or a 
 STUDY.lock         held by the search that writes
 STUDY.log          a line for each trial that ended
 STUDY.ray.log      what Ray logged
+owner              who this folder is to others, where it shares a place for files with them
 
 What is large, or must outlast the machine, can be elsewhere, by the address of its files: another
 folder, or s3://BUCKET/PREFIX, or gs://BUCKET/PREFIX; by default it is in the same folder.

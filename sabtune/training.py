@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, DivergedError
+from sabtune.evaluation import never
 from sabtune.models.base import state_tensors
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Tally
@@ -51,11 +52,6 @@ class Stretch:
     skipped: int = 0
     updates: int = 0
     seconds: float = 0.0
-
-
-def never() -> bool:
-    """The clock of a training that isn't to pause."""
-    return False
 
 
 class Training:

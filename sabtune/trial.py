@@ -22,10 +22,10 @@ import torch
 
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.evaluation import Ladder, Rung, climb, selection_score
+from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score
 from sabtune.schema import Config, check, from_dict, to_dict
 from sabtune.seeding import Stream
-from sabtune.training import Report, Training, never
+from sabtune.training import Report, Training
 
 FILE = "trial.json"
 
@@ -145,7 +145,7 @@ class TrialRun:
 
     def _begin(self, assignment: Assignment, training: Training, kept: Kept) -> None:
         self.assignment, self.training, self.history = assignment, training, kept.history
-        self.report, self.rungs = kept.report, kept.rungs
+        self.report, self.rungs, self.begun = kept.report, kept.rungs, kept.begun
         self._before, self._least = kept.seconds, kept.memory
         self._begun = time.perf_counter()
         forget_peak(training.model.device)
@@ -157,6 +157,7 @@ class TrialRun:
             history=self.history,
             report=self.report,
             rungs=self.rungs,
+            begun=self.begun,
             seconds=self.seconds,
             memory=self._memory(),
         )
@@ -173,7 +174,7 @@ class TrialRun:
 
     def stretches(self, pressed: Callable[[], bool] = never) -> Iterator[Progress | None]:
         """The same, and None wherever `pressed` says on the way that it's time to pause: it is
-        asked after every update, and after every rung."""
+        asked after every update, and between two batches that are measured."""
         if self.training.progress >= 1 and self.report is None:
             yield self.history[-1]
         reports = self.training.reports(pressed)
@@ -193,14 +194,21 @@ class TrialRun:
         todo = self._todo()
         while len(self.rungs) < len(todo):
             stream, length = todo[len(self.rungs)]
-            self.rungs += climb(
+            found = measure_on(
                 self.training.model,
                 self.training.task,
-                [length],
+                length,
                 sequences=self.assignment.ladder.sequences,
                 seed=self.assignment.evaluation_seed,
                 stream=stream,
+                begun=self.begun,
+                pressed=pressed,
             )
+            if isinstance(found, Begun):
+                self.begun = found
+                return False
+            self.begun = Begun()
+            self.rungs.append(found)
             if len(self.rungs) < len(todo) and pressed():
                 return False
         return True
@@ -258,6 +266,7 @@ class Kept:
     history: list[Progress] = field(default_factory=list)
     report: Report | None = None  # of the training up to here, while its rungs are measured
     rungs: list[Rung] = field(default_factory=list)  # that were
+    begun: Begun = field(default_factory=Begun)  # of the next one
     seconds: float = 0.0  # that the trial took, over all its attempts
     memory: float = 0.0  # MiB, the most that was held
 
@@ -267,6 +276,7 @@ class Kept:
             "history": [progress.to_dict() for progress in self.history],
             "report": asdict(self.report) if self.report else None,
             "rungs": plain(self.rungs),
+            "begun": asdict(self.begun),
             "seconds": self.seconds,
             "memory": self.memory,
         }
@@ -280,6 +290,7 @@ class Kept:
             history=history,
             report=Report(**report) if report else None,
             rungs=[Rung(**rung) for rung in data.get("rungs", [])],
+            begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
             seconds=data.get("seconds", history[-1].seconds if history else 0.0),
             memory=data.get("memory", history[-1].memory if history else 0.0),
         )

