@@ -66,6 +66,18 @@ def test_the_clusters_mlflow_is_shown_here(lab: Lab) -> None:
         assert ui.end() == 0
 
 
+def test_doctor_asks_every_machine(lab: Lab) -> None:
+    (lab.laptop.home / "dist" / "a.whl").touch()
+    done = lab.sabtune("doctor", *CLUSTER)
+    assert done.stderr == ""
+    here, _, cluster = done.stdout.partition("cluster.yaml\n")
+    assert here.startswith("This machine, before ")
+    for host in (lab.head, *lab.workers):
+        assert f"{host.name} ({host.address})" in cluster
+    assert "no answer" not in cluster
+    assert done.returncode == ("wrong: " in done.stdout), done.stdout
+
+
 def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> None:
     study(lab.laptop.home, "left", ["plain"] * 3, updates=10**7)
     with lab.driver("search", "left.py", *CLUSTER) as search:
