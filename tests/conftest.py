@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import sabtune.search  # noqa: F401  # before ray, which reads once what this sets
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear

@@ -92,6 +92,16 @@ def test_inputs_that_are_mostly_zero(shape: tuple[int, ...], dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("inputs", [1, 17, 32, 33])
+def test_any_number_of_inputs(inputs: int, dtype: torch.dtype) -> None:
+    x, p = noise(3, 9, inputs, dtype=dtype), parameters(17, inputs, dtype)
+    sparsity = Sparsity(k_top=3, k_att=2, k_trunc=4)
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
+    rounded = results(reference.sab, x, p, sparsity)
+    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.usefixtures("_two_threads")
 def test_two_threads(dtype: torch.dtype) -> None:
     x, p = noise(7, 20, 4, dtype=dtype), parameters(17, 4, dtype)

@@ -37,6 +37,7 @@ OUTSIDE = {
     "numba": {"sabtune.ops"},
     "llvmlite": {"sabtune.ops"},
     "ray": {"sabtune.search"},
+    "aiohttp": {"sabtune.search"},
     "sklearn": {"sabtune.data"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},

@@ -43,3 +43,7 @@ TrackingOption = Annotated[
         "by default the store has its own MLflow.",
     ),
 ]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option("--cluster", help="The YAML file of a cluster to do this on, by its head."),
+]

@@ -36,7 +36,7 @@ def differentiate(
     """dL/dx (None where nobody asks) and dL/d of the parameters and the readout, in their order."""
     layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
     W, O, real = layout.width, len(V), call.dtype
-    w = Backward.of(p, V, layout, call.rule)
+    w = Backward.of(p, V, layout, call.rule, of_x)
     across, outputs = Layout(inputs).width, Layout(O).width
     of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
     of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()

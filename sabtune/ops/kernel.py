@@ -14,7 +14,7 @@ stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ
     chosen, weights      the K memories of every step and their p_i, θ's own first, rows packed one
                          step behind the other from `starts` on
     sums (B, T)          what weights were divided by: Σ w + ε
-    W_ih, W_hh, W1, W2   as `kernel_layout.packed` lays them out
+    W_ih, W_hh, W1, W2   as `kernel_layout.Layout.panels` has them
 """
 
 from __future__ import annotations

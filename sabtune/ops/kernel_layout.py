@@ -7,28 +7,44 @@ stays zero and takes no credit, so the kernels know no remainders.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sabtune.ops.kernel_simd import LANES
+from sabtune.ops.kernel import Array, filled, kernel
+from sabtune.ops.kernel_simd import LANES, Number
 from sabtune.ops.reference import Parameters, Rule
 
-Array = NDArray[Any]
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def packed(weight: Tensor) -> Array:
-    """(in, out) -> (out / LANES, in, LANES): a product reads it from front to back."""
-    depth, width = weight.shape
-    panels = weight.reshape(depth, width // LANES, LANES).transpose(0, 1)
-    return panels.contiguous().numpy()
+@kernel
+def lay(
+    weight: Array, first: int, count: int, H: int, W: int, turned: bool, factor: Number,
+    panels: Array, at: int,
+) -> None:  # fmt: skip
+    """Writes `count` columns of a weight (n·H, …), from `first` on, into panels from row `at` on.
+
+    Each block of H rows is filled up to W. turned: a product reads them as (count, n·W), the gate
+    of the cell, third of four blocks, doubled; else as (n·W, count). What is filled up is zero
+    already.
+    """
+    number = panels.dtype.type
+    rows = weight.shape[0]
+    for r in range(rows):
+        to = r // H * W + r % H
+        by = number(2 * factor if turned and rows == 4 * H and r // H == 2 else factor)
+        for j in range(count):
+            if turned:
+                panels[to // LANES, at + j, to % LANES] = by * weight[r, first + j]
+            else:
+                panels[j // LANES, at + to, j % LANES] = by * weight[r, first + j]
 
 
 def unpacked(panels: Array) -> Tensor:
-    """The inverse of `packed`."""
+    """(width / LANES, depth, LANES) -> (depth, width)."""
     return torch.from_numpy(panels).transpose(0, 1).flatten(1)
 
 
@@ -45,7 +61,7 @@ class Layout:
 
     @property
     def width(self) -> int:
-        return -(-self.H // LANES) * LANES
+        return filled(self.H)
 
     @property
     def more(self) -> int:
@@ -56,31 +72,52 @@ class Layout:
         tensor = tensor.detach()
         return (pad(tensor, (0, self.more)) if self.more else tensor).contiguous()
 
-    def square(self, weight: Tensor) -> Tensor:
-        """(n·H, H) -> (n·W, W), each block of H rows filled up."""
-        weight = weight.detach()
-        if not self.more:
-            return weight
-        return pad(weight.view(-1, self.H, self.H), (0, self.more, 0, self.more)).flatten(0, 1)
+    def panels(
+        self, weight: Tensor, *, turned: bool, fill: bool = True, factor: float = 1.0
+    ) -> Array:
+        """(n·H, k) -> (out / LANES, in, LANES): a product reads it from front to back, as
+        (in, out) = (k, n·W) if it is turned, else as (n·W, k). fill: k is filled up as well."""
+        rows, columns = weight.shape
+        down, across = rows // self.H * self.width, filled(columns) if fill else columns
+        shape = (down // LANES, across, LANES) if turned else (across // LANES, down, LANES)
+        panels = self._room(shape, weight, whole=(down, across) == (rows, columns))
+        of = weight.detach().contiguous().numpy()
+        lay(of, 0, columns, self.H, self.width, turned, factor, panels, 0)
+        return panels
 
-    def gates(self, weight: Tensor) -> Tensor:
-        """(4H, n) -> (4W, n), each gate filled up."""
-        weight = weight.detach()
-        if not self.more:
-            return weight
-        return pad(weight.view(4, self.H, -1), (0, 0, 0, self.more)).flatten(0, 1)
+    def readout(self, V: Tensor, *, turned: bool) -> Array:
+        """V1 beside V2, (O, 2H), -> panels of V2 beside V1, (O filled up, 2W)."""
+        O, H, W = len(V), self.H, self.width
+        outputs = Layout(O).width
+        shape = (outputs // LANES, 2 * W, LANES) if turned else (2 * W // LANES, outputs, LANES)
+        panels = self._room(shape, V, whole=False)
+        of = V.detach().contiguous().numpy()
+        behind = (panels, W) if turned else (panels[W // LANES :], 0)
+        for first, (to, at) in ((H, (panels, 0)), (0, behind)):
+            lay(of, first, H, max(O, 1), outputs, turned, 1.0, to, at)
+        return panels
 
-    def scores(self, p: Parameters, rule: Rule) -> tuple[Tensor, Tensor]:
-        """W2 (W, W) and w3 (W,), zeros for what the rule doesn't have."""
-        H = self.H
-        W2 = p.W2 if p.W2.numel() else p.W1.new_zeros(H, H)
-        w3 = p.w3 if p.w3.numel() else p.W1.new_zeros(H)
-        return self.square(W2) * query_scale(rule, H), self.rows(w3)
+    @staticmethod
+    def _room(shape: tuple[int, ...], like: Tensor, *, whole: bool) -> Array:
+        """Zeros, unless the whole of it will be written."""
+        return (np.empty if whole else np.zeros)(shape, NUMPY[like.dtype])
 
-    def readout(self, V: Tensor) -> Tensor:
-        """V1 beside V2, (O, 2H) -> V2 beside V1, (O filled up, 2W)."""
-        V1, V2 = V.view(-1, 2, self.H).unbind(1)
-        return Layout(len(V)).rows(torch.cat([self.rows(V2), self.rows(V1)], dim=1).T).T
+    def bias(self, p: Parameters) -> Array:
+        """Both biases, (4W,), the cell's gate doubled."""
+        bias = np.zeros((4, self.width), NUMPY[p.bias_ih.dtype])
+        both = p.bias_ih.detach().numpy(), p.bias_hh.detach().numpy()
+        bias[:, : self.H] = sum(of.reshape(4, self.H) for of in both)
+        bias[2] *= 2
+        return bias.reshape(-1)
+
+    def w3(self, p: Parameters) -> Array:
+        """(W,); zeros where the rule has none."""
+        return self.rows(p.w3 if p.w3.numel() else p.W1.new_zeros(self.H)).numpy()
+
+    def query(self, p: Parameters, rule: Rule, *, turned: bool) -> Array:
+        """The panels of W2; zeros where the rule has none."""
+        W2 = p.W2 if p.W2.numel() else p.W1.new_zeros(self.H, self.H)
+        return self.panels(W2, turned=turned, factor=query_scale(rule, self.H))
 
     def no_rows(self, tensor: Tensor) -> Tensor:
         """(…, W) -> (…, H)."""
@@ -88,6 +125,8 @@ class Layout:
 
     def no_square(self, weight: Tensor) -> Tensor:
         """(n·W, W) -> (n·H, H)."""
+        if not self.more:
+            return weight
         return weight.reshape(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
 
     def no_readout(self, V: Tensor) -> Tensor:
@@ -97,6 +136,8 @@ class Layout:
 
     def no_gates(self, weight: Tensor) -> Tensor:
         """(4W, n) -> (4H, n)."""
+        if not self.more:
+            return weight
         return weight.reshape(4, self.width, -1)[:, : self.H].flatten(0, 1)
 
 
@@ -115,19 +156,14 @@ class Forward:
 
     @staticmethod
     def of(p: Parameters, V: Tensor, b: Tensor, layout: Layout, rule: Rule) -> Forward:
-        W2, w3 = layout.scores(p, rule)
-        W_ih, W_hh = layout.gates(p.weight_ih).clone(), layout.square(p.weight_hh).clone()
-        bias = layout.gates((p.bias_ih + p.bias_hh).unsqueeze(1)).flatten().clone()
-        for weight in (W_ih, W_hh, bias):
-            weight[2 * layout.width : 3 * layout.width] *= 2
         return Forward(
-            W_ih=packed(W_ih.T),
-            W_hh=packed(W_hh.T),
-            bias=bias.numpy(),
-            W1=packed(layout.square(p.W1).T),
-            W2=packed(W2.T),
-            w3=w3.numpy(),
-            V=packed(layout.readout(V).T),
+            W_ih=layout.panels(p.weight_ih, turned=True, fill=False),
+            W_hh=layout.panels(p.weight_hh, turned=True),
+            bias=layout.bias(p),
+            W1=layout.panels(p.W1, turned=True),
+            W2=layout.query(p, rule, turned=True),
+            w3=layout.w3(p),
+            V=layout.readout(V, turned=True),
             b=Layout(len(b)).rows(b).numpy(),
         )
 
@@ -136,7 +172,7 @@ class Forward:
 class Backward:
     """The weights of the backward pass."""
 
-    W_ih: Array  # of inputs filled up
+    W_ih: Array  # of inputs filled up; empty where nobody asks for dL/dx
     W_hh: Array
     W1: Array
     W2: Array
@@ -144,13 +180,12 @@ class Backward:
     V: Array
 
     @staticmethod
-    def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule) -> Backward:
-        W2, w3 = layout.scores(p, rule)
+    def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule, of_x: bool) -> Backward:
         return Backward(
-            W_ih=packed(Layout(p.weight_ih.shape[1]).rows(layout.gates(p.weight_ih))),
-            W_hh=packed(layout.square(p.weight_hh)),
-            W1=packed(layout.square(p.W1)),
-            W2=packed(W2),
-            w3=w3.numpy(),
-            V=packed(layout.readout(V)),
+            W_ih=layout.panels(p.weight_ih, turned=False) if of_x else layout.w3(p)[None, None, :0],
+            W_hh=layout.panels(p.weight_hh, turned=False),
+            W1=layout.panels(p.W1, turned=False),
+            W2=layout.query(p, rule, turned=False),
+            w3=layout.w3(p),
+            V=layout.readout(V, turned=False),
         )

@@ -17,19 +17,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sabtune.ops.kernel import REACH, Array, Flags
+from sabtune.ops.kernel import REACH, Array, Flags, furthest, kernel
 from sabtune.ops.kernel_layout import Layout
+from sabtune.ops.kernel_simd import LANES, exp, load, store
 from sabtune.ops.reference import State
 
 
 def start_keys(raw: Tensor, keys: Array, all_wide: bool) -> Flags:
     """Writes W1 m (B, M, W) as the kernels' keys; says which examples are wide, (B,)."""
-    wide = (raw.abs().amax(dim=(1, 2)) > REACH).logical_or_(torch.tensor(all_wide))
-    target = torch.from_numpy(keys)[:, : raw.shape[1]]
-    torch.exp(raw + raw, out=target)
-    if wide.any():
-        target[wide] = raw[wide]
-    return np.asarray(wide)
+    wide = np.full(len(raw), all_wide)
+    _start_keys(raw.numpy(), keys, wide)
+    return wide
+
+
+@kernel
+def _start_keys(raw: Array, keys: Array, wide: Flags) -> None:
+    """raw (B, M, W), keys (B, M or more, W), wide (B,): set where an example must be."""
+    B, M, W = raw.shape
+    for b in range(B):
+        from_, to = b * M * W, b * keys.shape[1] * W
+        if M > 0 and furthest(raw, from_, M * W) > REACH:
+            wide[b] = True
+        for j in range(0, M * W, LANES):
+            v = load(raw, from_ + j)
+            store(keys, to + j, v if wide[b] else exp(v + v))
 
 
 class Bank:

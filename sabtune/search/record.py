@@ -44,6 +44,10 @@ MODEL = "model"  # the best trial's model in MLflow: its number and its URI
 VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
 PLAN = "plan"  # what the study file says that a report must know
 FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
+# of the plan, written by a search and kept by the next
+SHARING = "sharing"  # what a probe read of a GPU, by which trials share one
+PLACED = "placed"  # in words, what each trial of the last search was given
+KEPT = (SHARING, PLACED)
 
 STORE_FORMAT = 1
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
@@ -167,12 +171,14 @@ def records(study: optuna.Study) -> list[TrialRecord]:
 
 def one(study: optuna.Study, number: int) -> TrialRecord:
     """One trial. Raises StoreError if there is none of that number."""
-    trials = study.get_trials(deepcopy=False)
-    if number >= len(trials):
+    try:  # not of all trials: those that haven't ended are read from the database each time
+        known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    except KeyError:
+        last = len(study.get_trials(deepcopy=False)) - 1
         raise StoreError(
-            f"study {study.study_name!r} has no trial {number}: it has 0 to {len(trials) - 1}"
-        )
-    return TrialRecord.of(trials[number])
+            f"study {study.study_name!r} has no trial {number}: it has 0 to {last}"
+        ) from None
+    return TrialRecord.of(study._storage.get_trial(known))
 
 
 def enqueue(

@@ -105,7 +105,7 @@ class Asker(_Stays, Searcher):
         again = self.race.next() if not self.waiting else None
         self.waiting = max(0, self.waiting - 1)
         if again is not None:
-            self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[again].params)
+            self.study.enqueue_trial(record.one(self.study, again).params)
         return self.study.ask(), False
 
     def on_trial_complete(
