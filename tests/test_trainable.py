@@ -13,7 +13,7 @@ from sabtune.errors import StoreError
 from sabtune.search import trainable
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.study import ASHA
-from sabtune.search.trainable import Answer, Order, Trial, patiently
+from sabtune.search.trainable import Answer, Order, Trial, patiently, place
 from sabtune.trial import TrialRun
 from tests.records import assignment
 
@@ -25,7 +25,7 @@ def order(trials: str) -> Order:
 def test_an_order_comes_back_from_plain_values() -> None:
     made = order("s3://bucket/trials/s")
     assert Order.from_config(made.to_config()) == made
-    assert made.place.address == "s3://bucket/trials/s/0000"
+    assert place(made.to_config()).address == "s3://bucket/trials/s/0000"
 
 
 def test_a_pause_is_no_report() -> None:
@@ -84,7 +84,7 @@ def test_an_object_store_that_is_away_is_waited_for(
 
     monkeypatch.setattr(tune.Trainable, "save", save)
     worker = Trial.__new__(Trial)
-    worker.order = order("s3://bucket/trials/s")
+    worker.place = place(order("s3://bucket/trials/s").to_config())
     if failures < 7:
         saved: Any = worker.save()
         assert saved == "saved"
@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_is_not_waited_for(
 
     monkeypatch.setattr(tune.Trainable, "save", save)
     worker = Trial.__new__(Trial)
-    worker.order = order("/store/trials/s")
+    worker.place = place(order("/store/trials/s").to_config())
     with pytest.raises(OSError, match="no space"):
         worker.save()
     assert pauses == []

@@ -43,11 +43,6 @@ class Order:
     save_every: float = SAVE_EVERY
     entry: str = ""
 
-    @property
-    def place(self) -> Folder:
-        """Where its checkpoints go."""
-        return Folder(self.trials) / self.directory
-
     def to_config(self) -> dict[str, Any]:
         return {
             "assignment": self.assignment.to_dict(),
@@ -68,6 +63,11 @@ class Order:
             save_every=config["save_every"],
             entry=config["entry"],
         )
+
+
+def place(config: dict[str, Any]) -> Folder:
+    """Where the checkpoints of an order go, of which this is the `config`."""
+    return Folder(config["trials"]) / str(config["directory"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.order = Order.from_config(new_config)
+        self.order, self.place = Order.from_config(new_config), place(new_config)
         self._begin_from([Folder(address) for address in self.order.checkpoints])
         return True
 
@@ -146,7 +146,7 @@ class Trial(tune.Trainable):
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
         """As Tune does; an object store that is away for minutes costs no more than those."""
-        if self.order.place.path is not None:
+        if self.place.path is not None:
             return super().save(checkpoint_dir)
         return patiently(lambda: super(Trial, self).save(checkpoint_dir), OSError)
 
@@ -165,7 +165,7 @@ class Trial(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
         """The last checkpoint and those before it; one after it was never told of, and goes, so
         that no other is mixed with it."""
-        known = within(self.order.place)
+        known = within(self.place)
         for untold in (of for of in known if of.name > self.last):
             untold.delete_all()
         earlier = [Folder(address) for address in self.order.checkpoints]
