@@ -214,7 +214,10 @@ def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> C
             param_space={
                 "assignment": assignment.to_dict(),
                 "directory": "",
+                "trials": str(root),
                 "checkpoints": [],
+                "save_every": 1e9,
+                "entry": "",
                 "draw": tune.uniform(0, 1),
             },
             tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),

@@ -97,6 +97,11 @@ class Folder:
 
     def names(self) -> list[str]:
         """What is in it, sorted; nothing if it isn't there."""
+        if self.path is not None:
+            try:
+                return sorted(path.name for path in self.path.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         return [info.base_name for info in self._entries()]
 
     def times(self) -> dict[str, float]:

@@ -30,7 +30,7 @@ from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import entry
 from sabtune.search.study import StudyFile
-from sabtune.search.trainable import Answer, Order
+from sabtune.search.trainable import Answer, Order, place
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
 
@@ -202,7 +202,7 @@ class Teller(_Stays, tune.Callback):
         """
         trial.run_metadata.num_failures = 0
         kept = [Path(one.path).name for one in (checkpoint, trial.checkpoint) if one is not None]
-        attempt = Order.from_config(trial.config).place
+        attempt = place(trial.config)
         if attempt.path is not None:
             clear(attempt, kept)
         else:
@@ -285,7 +285,7 @@ def _checkpoint(trial: TuneTrial) -> Folder | None:
     """The last one that Tune knows of."""
     if trial.checkpoint is None:
         return None
-    return Order.from_config(trial.config).place / Path(trial.checkpoint.path).name
+    return place(trial.config) / Path(trial.checkpoint.path).name
 
 
 def _error(trial: TuneTrial) -> str:

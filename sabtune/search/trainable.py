@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import ray
 import torch
@@ -18,8 +18,13 @@ from sabtune.provenance import hardware
 from sabtune.search.attempts import ENTRY, within
 from sabtune.trial import Assignment, Progress, TrialRun
 
+T = TypeVar("T")
+
 SAVE_EVERY = 30.0
 """Seconds after which a trial pauses on the way to its next report, for a checkpoint."""
+
+PAUSES = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
+"""Seconds between the tries of a worker that can't reach the object store, before it gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +42,6 @@ class Order:
     checkpoints: tuple[str, ...] = ()
     save_every: float = SAVE_EVERY
     entry: str = ""
-
-    @property
-    def place(self) -> Folder:
-        """Where its checkpoints go."""
-        return Folder(self.trials) / self.directory
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -63,6 +63,11 @@ class Order:
             save_every=config["save_every"],
             entry=config["entry"],
         )
+
+
+def place(config: dict[str, Any]) -> Folder:
+    """Where the checkpoints of an order go, of which this is the `config`."""
+    return Folder(config["trials"]) / str(config["directory"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.order = Order.from_config(new_config)
+        self.order, self.place = Order.from_config(new_config), place(new_config)
         self._begin_from([Folder(address) for address in self.order.checkpoints])
         return True
 
@@ -124,7 +129,9 @@ class Trial(tune.Trainable):
         try:
             if first:
                 torch.set_num_threads(self.order.assignment.threads)
-                self.run = newest(self.order.assignment, self.checkpoints, device())
+                self.run = patiently(
+                    lambda: newest(self.order.assignment, self.checkpoints, device()), StoreError
+                )
                 self.stretches = self.run.stretches(self._pressed)
             assert self.run is not None
             progress = next(self.stretches)
@@ -136,6 +143,12 @@ class Trial(tune.Trainable):
             return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
         told = hardware() if first else None
         return Answer(progress=progress, hardware=told, seconds=self.run.seconds).to_result()
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """As Tune does; an object store that is away for minutes costs no more than those."""
+        if self.place.path is not None:
+            return super().save(checkpoint_dir)
+        return patiently(lambda: super(Trial, self).save(checkpoint_dir), OSError)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self.run is not None:  # a trial that failed leaves an empty one, which is never read
@@ -152,11 +165,21 @@ class Trial(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
         """The last checkpoint and those before it; one after it was never told of, and goes, so
         that no other is mixed with it."""
-        known = within(self.order.place)
+        known = within(self.place)
         for untold in (of for of in known if of.name > self.last):
             untold.delete_all()
         earlier = [Folder(address) for address in self.order.checkpoints]
         self._begin_from([*(of for of in known if of.name <= self.last), *earlier])
+
+
+def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
+    """Does it, again after each of the pauses if it raises this problem; then lets it raise."""
+    for pause in PAUSES:
+        try:
+            return do()
+        except problem:
+            time.sleep(pause)
+    return do()
 
 
 def newest(assignment: Assignment, checkpoints: Sequence[Folder], device: torch.device) -> TrialRun:
