@@ -68,6 +68,10 @@ def test_the_clusters_mlflow_is_shown_here(lab: Lab) -> None:
 
 def test_doctor_asks_every_machine(lab: Lab) -> None:
     (lab.laptop.home / "dist" / "a.whl").touch()
+    unsafe = lab.sabtune("doctor", *CLUSTER)
+    assert unsafe.returncode == 1
+    assert "others may read the token" in unsafe.stdout
+    (lab.laptop.home / ".ray" / "auth_token").chmod(0o600)
     done = lab.sabtune("doctor", *CLUSTER)
     assert done.stderr == ""
     here, _, cluster = done.stdout.partition("cluster.yaml\n")
