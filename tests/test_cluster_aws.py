@@ -58,6 +58,18 @@ sys.exit(str(problems) if problems else 0)
 """What the autoscaler on the head does when a worker is wanted."""
 
 
+LOGIN = """
+import sys
+from pathlib import Path
+from sabtune.search.cluster_file import ClusterFile
+from sabtune.search.remote.tunnel import Login
+
+login = Login.of(ClusterFile.load(Path(sys.argv[1])))
+print(login.user, login.address, login.key)
+"""
+"""Where --cluster goes to."""
+
+
 class Cloud:
     """An AWS account at an address here, and a person's home whose credentials are for it."""
 
@@ -167,6 +179,9 @@ def test_ray_up_asks_for_what_the_file_says(cloud: Cloud) -> None:
     (cloud.home / "ray_bootstrap_key.pem").write_bytes(
         (cloud.home / ".ssh" / "sabtune.pem").read_bytes()
     )
+    login = cloud.run(sys.executable, "-c", LOGIN, str(path))
+    reached = f"ubuntu {head['PublicIpAddress']} {cloud.home}/.ssh/sabtune.pem"
+    assert login.stdout.strip() == reached, login.stderr
     launched = cloud.run(sys.executable, "-c", LAUNCH, str(bootstrap))
     assert launched.returncode == 0, launched.stderr
     (worker,) = [one for one in cloud.instances() if one["InstanceId"] != head["InstanceId"]]
