@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -55,9 +56,20 @@ def some_ray(log: Path) -> Iterator[str]:
     try:
         yield _words(address) if address else ""
     finally:
-        ray.shutdown()
+        _shut_down()
         logger.handlers = []
         handler.close()
+
+
+def _shut_down() -> None:
+    """Leaves Ray, which ends the process if a thread lets go of a reference meanwhile: what is in
+    cycles goes first, and the collector rests until Ray is gone."""
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def cluster_address() -> str | None:
