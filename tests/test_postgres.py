@@ -48,6 +48,11 @@ class Server:
         """Of another database on it."""
         return f"{self.url.removesuffix('postgres')}mlflow"
 
+    def mistaken(self, url: str, mistake: str) -> str:
+        """One of its addresses with another password or port."""
+        wrong = {"password": (self.password, "s3cr3t"), "port": (f":{self.port}/", ":9/")}
+        return url.replace(*wrong[mistake])
+
     def create(self) -> None:
         secret = self.folder / "password"
         secret.write_text(self.password)
@@ -201,8 +206,7 @@ def test_a_server_that_lets_nobody_in_is_one_line(
     server: Server, mistake: str, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "outside", ["plain"])
-    wrong = {"password": (server.password, "s3cr3t"), "port": (f":{server.port}/", ":9/")}
-    url = server.url.replace(*wrong[mistake])
+    url = server.mistaken(server.url, mistake)
     for command in (("search", file), ("status", "outside"), ("report", "outside")):
         refused = sabtune(*command, "--store", url, "--files", "files", cwd=tmp_path)
         assert refused.returncode == 2
@@ -303,8 +307,7 @@ def test_an_mlflow_in_a_database_that_lets_nobody_in_is_one_line(
     server: Server, mistake: str, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "outside", ["plain"])
-    wrong = {"password": (server.password, "s3cr3t"), "port": (f":{server.port}/", ":9/")}
-    url = server.mlflow.replace(*wrong[mistake])
+    url = server.mistaken(server.mlflow, mistake)
     refused = sabtune("search", file, "--tracking", url, cwd=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()

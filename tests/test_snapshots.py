@@ -169,8 +169,9 @@ def test_a_search_that_was_thought_dead_ends(files: str, tmp_path: Path) -> None
 
 def test_two_studies_of_a_store_may_be_searched_at_once(files: str, tmp_path: Path) -> None:
     store, _ = begun(tmp_path / "a", files)
-    with snapshots(store, never), snapshots(store, never):
-        pass
+    with snapshots(store, never) as (one,), snapshots(store, never) as (other,):
+        assert one.lease.owner == other.lease.owner
+    assert (one.problem, one.behind) == (other.problem, other.behind) == (None, None)
 
 
 def left(study: optuna.Study, trials: Folder, number: int, params: dict[str, float]) -> None:

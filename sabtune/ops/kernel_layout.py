@@ -48,6 +48,11 @@ def unpacked(panels: Array) -> Tensor:
     return torch.from_numpy(panels).transpose(0, 1).flatten(1)
 
 
+def room(shape: tuple[int, ...], like: Tensor, *, whole: bool) -> Array:
+    """Zeros, unless the whole of it will be written."""
+    return (np.empty if whole else np.zeros)(shape, NUMPY[like.dtype])
+
+
 def query_scale(rule: Rule, H: int) -> float:
     """What W2 is multiplied with for the kernels: they have scores k·q without the 1 / √H."""
     return float(H**-0.5) if rule.scoring == "dot" else 1.0
@@ -80,7 +85,7 @@ class Layout:
         rows, columns = weight.shape
         down, across = rows // self.H * self.width, filled(columns) if fill else columns
         shape = (down // LANES, across, LANES) if turned else (across // LANES, down, LANES)
-        panels = self._room(shape, weight, whole=(down, across) == (rows, columns))
+        panels = room(shape, weight, whole=(down, across) == (rows, columns))
         of = weight.detach().contiguous().numpy()
         lay(of, 0, columns, self.H, self.width, turned, factor, panels, 0)
         return panels
@@ -90,17 +95,12 @@ class Layout:
         O, H, W = len(V), self.H, self.width
         outputs = Layout(O).width
         shape = (outputs // LANES, 2 * W, LANES) if turned else (2 * W // LANES, outputs, LANES)
-        panels = self._room(shape, V, whole=False)
+        panels = room(shape, V, whole=False)
         of = V.detach().contiguous().numpy()
         behind = (panels, W) if turned else (panels[W // LANES :], 0)
         for first, (to, at) in ((H, (panels, 0)), (0, behind)):
             lay(of, first, H, max(O, 1), outputs, turned, 1.0, to, at)
         return panels
-
-    @staticmethod
-    def _room(shape: tuple[int, ...], like: Tensor, *, whole: bool) -> Array:
-        """Zeros, unless the whole of it will be written."""
-        return (np.empty if whole else np.zeros)(shape, NUMPY[like.dtype])
 
     def bias(self, p: Parameters) -> Array:
         """Both biases, (4W,), the cell's gate doubled."""
@@ -181,8 +181,9 @@ class Backward:
 
     @staticmethod
     def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule, of_x: bool) -> Backward:
+        nothing = room((0, 0, LANES), V, whole=True)
         return Backward(
-            W_ih=layout.panels(p.weight_ih, turned=False) if of_x else layout.w3(p)[None, None, :0],
+            W_ih=layout.panels(p.weight_ih, turned=False) if of_x else nothing,
             W_hh=layout.panels(p.weight_hh, turned=False),
             W1=layout.panels(p.W1, turned=False),
             W2=layout.query(p, rule, turned=False),

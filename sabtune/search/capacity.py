@@ -45,6 +45,11 @@ def fit(resources: Resources, has: Mapping[str, float]) -> int:
     return min(by_cpus, by_gpus)
 
 
+def _least(resources: Resources) -> Resources:
+    """In numbers: "auto" is a GPU, of which it isn't known yet how many share it."""
+    return dataclasses.replace(resources, gpus=1.0) if resources.gpus == AUTO else resources
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """One that lives."""
@@ -151,10 +156,9 @@ class Capacity:
     def check_asked(self, resources: Resources) -> Resources:
         """What a study's trials ask for at least, here: "auto" of one GPU; up to one GPU of none,
         where there is none. Raises ResourceError if that fits on no node."""
-        gpus = 1.0 if resources.gpus == AUTO else resources.gpus
-        if gpus <= 1 and not self.has_gpus and not self.unknown:
-            gpus = 0.0
-        least = dataclasses.replace(resources, gpus=gpus)
+        least = _least(resources)
+        if float(least.gpus) <= 1 and not self.has_gpus and not self.unknown:
+            least = dataclasses.replace(least, gpus=0.0)
         self.check(least)
         return least
 
@@ -201,8 +205,7 @@ def settled(
 
     That is where machines are given by address: nobody knows what they have before Ray runs there.
     """
-    gpus = 1.0 if resources.gpus == AUTO else resources.gpus
-    asked = dataclasses.replace(resources, gpus=gpus)
+    asked = _least(resources)
     found, waited = look(), 0.0
     while found.unknown and not found.fits(asked):
         if waited >= ARRIVAL:

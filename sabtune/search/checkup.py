@@ -14,6 +14,7 @@ from pathlib import Path
 from sabtune.errors import StoreError
 from sabtune.files import Folder
 from sabtune.provenance import software
+from sabtune.search.token import VARIABLE, token_path
 
 GIB = 2.0**30
 SHOWN = ("sabtune", "python", "ray", "torch", "numba")
@@ -98,10 +99,9 @@ def examine(folders: Mapping[str, str], files: str | None) -> Checkup:
 def token(environment: Mapping[str, str] = os.environ) -> Token:
     """Where Ray would find its token, in the order in which it looks."""
     mode = environment.get("RAY_AUTH_MODE", "").lower()
-    if environment.get("RAY_AUTH_TOKEN"):
+    if environment.get(VARIABLE):
         return Token(mode=mode, found="environment")
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    path = token_path(environment)
     try:
         bits = path.stat().st_mode & 0o777
     except OSError:

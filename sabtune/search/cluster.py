@@ -8,9 +8,10 @@ import os
 import platform
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -94,19 +95,24 @@ def cluster_address() -> str | None:
 
 def _words(address: str) -> str:
     """Where it is and what it has now."""
-    nodes = _living()
+    nodes = living()
     have = ray.cluster_resources()  # type: ignore[no-untyped-call]
     counts = ((len(nodes), "node"), (have.get("CPU", 0), "CPU"), (have.get("GPU", 0), "GPU"))
     has = ", ".join(f"{count:g} {name}{'s' * (count != 1)}" for count, name in counts)
     return f"On the cluster at {address}: {has}"
 
 
-def _living() -> list[str]:
-    """The ids of its nodes, the first of them ours."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+def living() -> list[dict[str, Any]]:
+    """Its nodes as Ray tells of them, the first of them ours."""
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     own = ray.get_runtime_context().get_node_id()
-    living = [str(node["NodeID"]) for node in nodes if node["Alive"]]
-    return sorted(living, key=lambda node: (node != own, node))
+    return sorted(alive, key=lambda node: (node["NodeID"] != own, node["NodeManagerAddress"]))
+
+
+def there(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a task that runs on this node and takes no room."""
+    pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": pinned}
 
 
 PATIENCE = 60.0
@@ -115,12 +121,12 @@ PATIENCE = 60.0
 
 def check_shared(folder: Path) -> None:
     """Raises ClusterError unless the nodes that are there see this folder's files."""
-    _, *others = _living()
+    _, *others = living()
     if not others:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as probe:
-        asked = [_asked(node, probe.name) for node in others]
+        asked = [_sees.options(**there(node)).remote(probe.name) for node in others]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
         blind = [name for name, sees in ray.get(answered) if not sees]
     if blind:
@@ -128,11 +134,6 @@ def check_shared(folder: Path) -> None:
             f"{', '.join(sorted(blind))} of the cluster can't see the files in {folder}: "
             "give --files a folder that all machines share, or s3://BUCKET/PREFIX"
         )
-
-
-def _asked(node: str, path: str) -> ray.ObjectRef[tuple[str, bool]]:
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return _sees.options(num_cpus=0, scheduling_strategy=there).remote(path)
 
 
 @ray.remote

@@ -12,12 +12,12 @@ from typing import Any
 
 import ray
 import sqlalchemy
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sabtune.errors import SabtuneError
 from sabtune.search import checkup
+from sabtune.search.capacity import HEAD
 from sabtune.search.checkup import Checkup
-from sabtune.search.cluster import cluster_address
+from sabtune.search.cluster import cluster_address, living, there
 from sabtune.search.diagnosis import Finding, diagnose
 from sabtune.store import Store, hide_password
 from sabtune.tracking.reach import problem_of
@@ -52,7 +52,7 @@ def see(store: Store) -> Diagnosis:
     if address is not None:
         try:
             with _connected(address):
-                checkups = ask_all(_nodes(), {**folders, "the store": "~"}, files)
+                checkups = ask_all(living(), {**folders, "the store": "~"}, files)
                 checkups = [replace(checkups[0], disks=own.disks), *checkups[1:]]
         except (ConnectionError, RuntimeError, ValueError) as problem:
             found.insert(0, no_cluster(problem))
@@ -132,19 +132,12 @@ def _connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _nodes() -> list[dict[str, Any]]:
-    """Those that are alive, this process's own first."""
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    own = ray.get_runtime_context().get_node_id()
-    return sorted(alive, key=lambda node: (node["NodeID"] != own, node["NodeManagerAddress"]))
-
-
 def ask_all(
     nodes: Sequence[Mapping[str, Any]], folders: Mapping[str, str], files: str | None
 ) -> list[Checkup]:
     """Every node's own checkup, asked of all at once, and how its clock goes."""
-    examine = ray.remote(num_cpus=0, max_retries=0)(_examine)
-    asked = [examine.options(**_pinned(node)).remote(dict(folders), files) for node in nodes]
+    examine = ray.remote(max_retries=0)(_examine)
+    asked = [examine.options(**there(node)).remote(dict(folders), files) for node in nodes]
     ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
     return [_answer(node, answer) for node, answer in zip(nodes, asked, strict=True)]
 
@@ -176,12 +169,12 @@ def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
     resources = node["Resources"]
     known = {
         "node": name,
-        "head": "node:__internal_head__" in resources,
+        "head": HEAD in resources,
         "declared": resources.get("GPU", 0.0),
     }
     try:
         told: Checkup = ray.get(answer, timeout=1)
-        tell = ray.remote(num_cpus=0, max_retries=0)(_now).options(**_pinned(node))
+        tell = ray.remote(max_retries=0)(_now).options(**there(node))
         ahead, within = offset(lambda: float(ray.get(tell.remote(), timeout=PATIENCE)))
     except ray.exceptions.GetTimeoutError:
         return Checkup(**known, unreachable=f"no answer within {PATIENCE:.0f} s")
@@ -189,7 +182,3 @@ def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
         words = [line for line in str(problem).splitlines() if line.strip()]
         return Checkup(**known, unreachable=(words or [type(problem).__name__])[-1].strip())
     return replace(told, **known, offset=ahead, within=within)
-
-
-def _pinned(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}

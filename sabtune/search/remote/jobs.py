@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from sabtune.errors import ClusterError
 from sabtune.search.cluster_file import ClusterFile
 from sabtune.search.remote.tunnel import LOOPBACK, forwarded
+from sabtune.search.token import VARIABLE, token_path
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -175,9 +176,9 @@ def connected(file: ClusterFile) -> Iterator[Head]:
 
 def token() -> str:
     """Ours, from where Ray looks for it. Raises ClusterError if there is none."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    path = token_path()
     try:
-        found = os.environ.get("RAY_AUTH_TOKEN") or path.read_text()
+        found = os.environ.get(VARIABLE) or path.read_text()
     except OSError as problem:
         raise ClusterError(
             f"there is no token for the cluster in {path} ({problem.strerror}): "
