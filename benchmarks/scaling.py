@@ -40,6 +40,7 @@ from mlflow import MlflowClient
 from ray import tune
 
 from sabtune.search import record, run
+from sabtune.search.cluster import left_in_peace
 from sabtune.search.record import ENDED
 from sabtune.search.trainable import Answer
 from sabtune.store import Store
@@ -145,18 +146,16 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
 
     @contextmanager
     def declared(*_: object) -> Iterator[None]:
-        ray.init(
-            address="local",
-            num_cpus=options.places,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=200 * 2**20,
-        )
-        try:
+        with left_in_peace():
+            ray.init(
+                address="local",
+                num_cpus=options.places,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=200 * 2**20,
+            )
             yield
-        finally:
-            ray.shutdown()
 
     with patch.object(run, "Trial", sleeping), patch.object(run, "some_ray", declared):
         if mlflow:

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from sabtune.search import capacity, probe, record, run, sharing
 from sabtune.search.budget import Budget
-from sabtune.search.cluster import some_ray
+from sabtune.search.cluster import left_in_peace, some_ray
 from sabtune.search.study import Resources, load
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
@@ -43,10 +43,10 @@ def declared(nodes: Nodes) -> Iterator[None]:
         with patch("ray._private.utils.write_ray_address"):
             for node in nodes:
                 cluster.add_node(object_store_memory=80 * 2**20, **node)
-        ray.init(cluster.address, log_to_driver=False, configure_logging=False)
-        yield
+        with left_in_peace():
+            ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+            yield
     finally:
-        ray.shutdown()
         cluster.shutdown()
 
 

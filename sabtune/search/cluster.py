@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,18 @@ def some_ray(log: Path) -> Iterator[str]:
     handler = _Log(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     try:
+        with left_in_peace():
+            _join(address)
+            logger.handlers = [handler]
+            yield _words(address) if address else ""
+    finally:
+        logger.handlers = []
+        handler.close()
+
+
+def _join(address: str | None) -> None:
+    """The cluster at an address, or else a Ray of our own."""
+    try:
         ray.init(
             address=address or "local",
             include_dashboard=False,
@@ -53,24 +66,34 @@ def some_ray(log: Path) -> Iterator[str]:
             f"the cluster at {address} doesn't let us in "
             f"({' '.join(str(problem).split())[:300]}): sabtune doctor tells more"
         ) from None
-    logger.handlers = [handler]
-    try:
-        yield _words(address) if address else ""
-    finally:
-        _shut_down()
-        logger.handlers = []
-        handler.close()
 
 
-def _shut_down() -> None:
-    """Leaves Ray, which ends the process if a thread lets go of a reference meanwhile: what is in
-    cycles goes first, and the collector rests until Ray is gone."""
-    gc.collect()
-    gc.disable()
+@contextmanager
+def left_in_peace() -> Iterator[None]:
+    """Shuts Ray down at the end, while no thread collects garbage.
+
+    Ray ends the whole process if a reference to something of its own is let go of just then, and
+    Python's collector does that in whichever thread it happens to run. So it is waited for, what is
+    garbage goes while Ray is there, and the collector rests until Ray is gone.
+    """
+    idle = threading.Event()
+    idle.set()
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        idle.clear() if phase == "start" else idle.set()
+
+    gc.callbacks.append(collecting)
     try:
-        ray.shutdown()
+        yield
     finally:
-        gc.enable()
+        gc.disable()
+        idle.wait()
+        gc.collect()
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()
+            gc.callbacks.remove(collecting)
 
 
 def cluster_address() -> str | None:

@@ -17,7 +17,7 @@ from sabtune.errors import SabtuneError
 from sabtune.search import checkup
 from sabtune.search.capacity import HEAD
 from sabtune.search.checkup import Checkup
-from sabtune.search.cluster import cluster_address, living, there
+from sabtune.search.cluster import cluster_address, left_in_peace, living, there
 from sabtune.search.diagnosis import Finding, diagnose
 from sabtune.store import Store, hide_password
 from sabtune.tracking.reach import problem_of
@@ -125,11 +125,9 @@ def database_problem(url: str) -> str:
 def _connected(address: str) -> Iterator[None]:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ray.init(address=address, log_to_driver=False, configure_logging=False)
-    try:
+    with left_in_peace():
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
         yield
-    finally:
-        ray.shutdown()
 
 
 def ask_all(
