@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from sabtune.search import record
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
-from sabtune.trial import Progress, TrialRun
+from sabtune.trial import Limits, Progress, TrialRun
 
 STUDY = '''
 """One symbol of two, two steps later; each kind of trial trains in its own way."""
@@ -162,10 +163,15 @@ def records(store: Store | Path, name: str) -> list[TrialRecord]:
         cached._backend.engine.dispose()
 
 
+def in_one_go(trial: TrialRecord) -> TrialRun:
+    """The trial from its start, in this process; unlimited, since that is larger than a worker."""
+    assert trial.assignment is not None
+    return TrialRun(dataclasses.replace(trial.assignment, limits=Limits()))
+
+
 def assert_as_unbroken(trial: TrialRecord) -> None:
     """What the study says of a complete trial is what comes of it in one go, in this process."""
-    assert trial.assignment is not None
-    told: list[Progress] = list(TrialRun(trial.assignment))
+    told: list[Progress] = list(in_one_go(trial))
     assert trial.scores == {progress.report.step: progress.score for progress in told}
     assert trial.ladder == told[-1].ladder
     assert trial.test == told[-1].test
@@ -173,10 +179,9 @@ def assert_as_unbroken(trial: TrialRecord) -> None:
 
 def assert_begun_as_unbroken(trial: TrialRecord) -> None:
     """What the study says of a trial that goes on is how one in one go, in this process, begins."""
-    assert trial.assignment is not None
     last = max(trial.scores)
     scores = {}
-    for progress in TrialRun(trial.assignment):
+    for progress in in_one_go(trial):
         scores[progress.report.step] = progress.score
         if progress.report.step == last:
             break
