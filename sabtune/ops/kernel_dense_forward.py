@@ -29,7 +29,7 @@ from sabtune.ops.kernel_dense_score import (
 from sabtune.ops.kernel_product import ROWS, padded, product
 from sabtune.ops.kernel_simd import LANES, at_most, compiled, exp, lanes_of, load, store
 
-TILE = 8  # examples that go through the sequence together: their memories stay in the cache
+TILE = 4  # examples that go through the sequence together: their memories stay in the cache
 
 
 @compiled
