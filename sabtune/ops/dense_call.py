@@ -151,8 +151,8 @@ def differentiate(
     ranges = parts(call.B)
     shapes = ((x.shape[2], 4 * W), (4 * W, W), (W, W), (W, W), (4 * W,), (W,))
     totals = [call.h.new_empty(len(ranges), *shape) for shape in shapes]
-    workspace = SHELF.take([(tuple(call.memory.shape), real)] * 2)
-    d_memory, d_keys = workspace.arrays
+    workspace = SHELF.take([(tuple(call.memory.shape), real)])
+    (d_keys,) = workspace.arrays
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
@@ -161,7 +161,7 @@ def differentiate(
         backward(
             low, high, call.M0, of_hidden.numpy(), of_summary.numpy(), tape.c, tape.gates,
             tape.cells, tape.queries, *states, tape.keys, tape.wide, tape.weights, tape.starts,
-            *weights, call.w, d_memory, d_keys, d_bias, d_w3, tuple(scratch.arrays),
+            *weights, call.w, d_keys, d_bias, d_w3, tuple(scratch.arrays),
         )  # fmt: skip
         SHELF.give_back(scratch)
         scratch = SHELF.take(kernel_dense_weights.scratch(W, real))

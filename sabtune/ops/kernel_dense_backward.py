@@ -2,8 +2,9 @@
 
 The legend is that of `kernel_dense_forward`. Credit for a memory gathers in `d_memory` and `d_keys`
 as the steps that recalled it go by; when the pass comes to the step that made it, all of it is
-there. tanh is made again from keys and queries, so that nothing of M numbers for a unit and a step
-is kept.
+there. To `d_memory` it goes for BLOCK steps at once, which is one product instead of as many ways
+through it; what the block's own steps owe each other is added as it is needed. tanh is made again
+from keys and queries, so that nothing of M numbers for a unit and a step is kept.
 
 What the gradients of the weights are products of is left behind: dL/d of the gates' sums in the
 place of the gates, of the queries in theirs, and d_keys.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sabtune.ops.kernel import Array, Flags, Scratch, Shape, Whole, add, copy, kernel
+from sabtune.ops.kernel import Array, Flags, Scratch, Shape, Whole, add, copy, fetch, filled, kernel
 from sabtune.ops.kernel_dense_forward import TILE, exponentials
 from sabtune.ops.kernel_dense_score import (
     QUAD,
@@ -22,10 +23,11 @@ from sabtune.ops.kernel_dense_score import (
     SATURATED_FLOAT,
     inner,
     products,
+    recall,
     tame_denominator,
     wide_denominator,
 )
-from sabtune.ops.kernel_product import ROWS, padded, product
+from sabtune.ops.kernel_product import ROWS, outer, padded, product
 from sabtune.ops.kernel_simd import (
     LANES,
     F,
@@ -40,6 +42,8 @@ from sabtune.ops.kernel_simd import (
     store,
     total,
 )
+
+BLOCK = 16  # steps whose credit for memories is added up at once
 
 
 @compiled
@@ -76,14 +80,13 @@ def creditor(denominator: F) -> Callable[..., None]:
 
     @called
     def credit(
-        M: int, da: Array, p: Array, p_at: int, keys: Array, first: int, query: Array, q: int,
-        ds: Array, ds_at: int, w: Array, d: Array, at: int, d_w3: Array, d_keys: Array,
-        d_memory: Array,
+        M: int, da: Array, keys: Array, first: int, query: Array, q: int, w: Array, d: Array,
+        at: int, d_w3: Array, d_keys: Array,
     ) -> None:  # fmt: skip
-        """What a step's scores and sum give back, from dL/da and dL/ds.
+        """What a step's scores give back, from dL/da.
 
-        Adds to d_w3, to d_memory, and to d_keys what dL/dk is but for its factor 4 w3; leaves dL/dq
-        in d. tanh is 1 - 2z, its slope 4(z - z²), with z = 1 / (1 + e^{2(k+q)}); Σ da is zero.
+        Adds to d_w3, and to d_keys what dL/dk is but for its factor 4 w3; leaves dL/dq in d. tanh
+        is 1 - 2z, its slope 4(z - z²), with z = 1 / (1 + e^{2(k+q)}); Σ da is zero.
         """
         number = w.dtype.type
         one = lanes_of(number(1))
@@ -95,12 +98,10 @@ def creditor(denominator: F) -> Callable[..., None]:
             j1, j2, j3 = j0 + LANES, j0 + 2 * LANES, j0 + 3 * LANES
             q0, q1 = load(query, q + j0), load(query, q + j1)
             q2, q3 = load(query, q + j2), load(query, q + j3)
-            s0, s1 = load(ds, ds_at + j0), load(ds, ds_at + j1)
-            s2, s3 = load(ds, ds_at + j2), load(ds, ds_at + j3)
             a0, a1, a2, a3 = zero, zero, zero, zero  # Σ da z
             d0, d1, d2, d3 = zero, zero, zero, zero  # Σ da (z - z²)
             for i in range(M):
-                by, share = spread(da, i), spread(p, p_at + i)
+                by = spread(da, i)
                 k0 = first + i * H + j0
                 k1, k2, k3 = k0 + LANES, k0 + 2 * LANES, k0 + 3 * LANES
                 x0 = at_most(most, denominator(keys, k0, q0))
@@ -121,16 +122,12 @@ def creditor(denominator: F) -> Callable[..., None]:
                 store(d_keys, k1, load(d_keys, k1) + v1)
                 store(d_keys, k2, load(d_keys, k2) + v2)
                 store(d_keys, k3, load(d_keys, k3) + v3)
-                store(d_memory, k0, load(d_memory, k0) + share * s0)
-                store(d_memory, k1, load(d_memory, k1) + share * s1)
-                store(d_memory, k2, load(d_memory, k2) + share * s2)
-                store(d_memory, k3, load(d_memory, k3) + share * s3)
             of_units(a0, d0, w, j0, d, at, d_w3)
             of_units(a1, d1, w, j1, d, at, d_w3)
             of_units(a2, d2, w, j2, d, at, d_w3)
             of_units(a3, d3, w, j3, d, at, d_w3)
         for j in range(fours, H, LANES):
-            q0, s0 = load(query, q + j), load(ds, ds_at + j)
+            q0 = load(query, q + j)
             a0, d0 = zero, zero
             for i in range(M):
                 k0 = first + i * H + j
@@ -140,7 +137,6 @@ def creditor(denominator: F) -> Callable[..., None]:
                 v0 = u0 - u0 * z0
                 d0 = d0 + v0
                 store(d_keys, k0, load(d_keys, k0) + v0)
-                store(d_memory, k0, load(d_memory, k0) + spread(p, p_at + i) * s0)
             of_units(a0, d0, w, j, d, at, d_w3)
 
     return credit
@@ -165,6 +161,20 @@ def of_softmax(M: int, p: Array, at: int, mean: Number, da: Array) -> None:
         store(da, i, load(p, at + i) * (load(da, i) - by))
 
 
+@compiled
+def for_next(
+    at: int, H: int, gates: Array, cells: Array, queries: Array, summary: Array, d_hidden: Array,
+    d_summary: Array,
+) -> None:  # fmt: skip
+    """Asks for what the next step back will read of an example."""
+    fetch(gates, 4 * at, 4 * H)
+    fetch(cells, at - H, H)
+    fetch(queries, at, H)
+    fetch(summary, at, H)
+    fetch(d_hidden, at, H)
+    fetch(d_summary, at, H)
+
+
 def scratch(examples: int, H: int, memories: int, real: Any) -> list[Shape]:
     """The arrays that a call works in, for so many examples and up to so many memories."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
@@ -172,12 +182,14 @@ def scratch(examples: int, H: int, memories: int, real: Any) -> list[Shape]:
     return [
         ((rows, H + LANES), real),  # dh
         ((rows, H), real),  # dc
-        ((rows, H + LANES), real),  # ds
         ((rows, 4 * H + LANES), real),  # S: dL/d of the gates' sums
         ((rows, H + LANES), real),  # dk: of a key
         ((rows, H + LANES), real),  # dq: of a query
         ((H,), real),  # e: e^{2q}
         ((memories + LANES,), real),  # da
+        ((rows, BLOCK, H), real),  # ds: of a block's steps
+        ((rows, BLOCK, filled(memories)), real),  # p: likewise
+        ((rows, filled(memories), H), real),  # d_memory
         ((QUAD, LANES), real),  # quads
     ]
 
@@ -204,7 +216,6 @@ def backward(
     W1: Array,
     W2: Array,
     w: Array,
-    d_memory: Array,
     d_keys: Array,
     d_bias: Array,
     d_w3: Array,
@@ -212,9 +223,9 @@ def backward(
 ) -> None:
     """d_hidden, d_summary (B, T, H); c (B, H): before the first step.
 
-    The weights are transposed before they are packed. d_memory, d_keys: as memory and keys are;
-    what goes to memories from before the call is not read. d_bias (G,) and d_w3 (H,) are sums over
-    this call's examples.
+    The weights are transposed before they are packed. d_keys: as keys are; what goes to memories
+    from before the call is not read. d_bias (G,) and d_w3 (H,) are sums over this call's examples.
+    scratch: as `scratch` has it.
     """
     T, H = d_hidden.shape[1:]
     G = 4 * H
@@ -222,25 +233,32 @@ def backward(
     capacity = memory.shape[1]
     number = w.dtype.type
     zero = number(0)
-    dh, dc, ds, S, dk, dq, e, da, quads = scratch
+    dh, dc, S, dk, dq, e, da, ds, p, d_memory, quads = scratch
+    span = p.shape[2]
     for array in (S, dk, dq):  # what fills up counts, too
         array[:] = zero
     d_bias[:] = zero
     d_w3[:] = zero
-    d_memory[low:high] = zero
-    d_keys[low:high] = zero
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
         rows = padded(B)
         dh[:] = zero
         dc[:] = zero
+        d_memory[:] = zero
+        d_keys[first : first + B] = zero
         for t in range(T - 1, -1, -1):
             M = M0 + t
+            k = t % BLOCK
+            later = min(BLOCK - k, T - t) - 1  # steps of the block
             for r in range(B):
                 b = first + r
                 row, at = r * across, (b * capacity + M) * H
-                add(dh, row, number(1), d_hidden, (b * T + t) * H, H)
-                add(dh, row, number(1), d_memory, at, H)
+                now = (b * T + t) * H
+                for_next(now - H, H, gates, cells, queries, summary, d_hidden, d_summary)
+                add(dh, row, number(1), d_hidden, now, H)
+                add(dh, row, number(1), d_memory, (r * span + M) * H, H)
+                then = r * BLOCK + k + 1
+                recall(later, p, then * span + M, span, ds, then * H, H, dh, row)
                 for j in range(0, H, LANES):
                     v = load(w, j) * load(d_keys, at + j)
                     v = lanes_of(zero) - (v + v)
@@ -250,26 +268,31 @@ def backward(
             for r in range(B):
                 b = first + r
                 row, now = r * across, (b * T + t) * H
+                step = r * BLOCK + k
+                of_s = step * H
+                copy(ds, of_s, dh, row, H)
+                add(ds, of_s, number(1), d_summary, now, H)
                 if M > 0:
-                    copy(ds, row, dh, row, H)
-                    add(ds, row, number(1), d_summary, now, H)
                     at, memories = b * weights.shape[1] + starts[t], b * capacity * H
-                    products(M, memory, memories, ds, row, w, zero, quads, da, 0)
-                    of_softmax(M, weights, at, total(inner(ds, row, summary, now, w)), da)
+                    copy(p, step * span, weights, at, M)
+                    products(M, memory, memories, ds, of_s, w, zero, quads, da, 0)
+                    of_softmax(M, weights, at, total(inner(ds, of_s, summary, now, w)), da)
                     if wide[b]:
                         credit_wide(
-                            M, da, weights, at, raw, memories, queries, now, ds, row, w,
-                            dq, row, d_w3, d_keys, d_memory,
+                            M, da, raw, memories, queries, now, w, dq, row, d_w3, d_keys
                         )  # fmt: skip
                     else:
                         exponentials(queries, now, H, e, 0)
                         credit_tame(
-                            M, da, weights, at, keys, memories, e, 0, ds, row, w,
-                            dq, row, d_w3, d_keys, d_memory,
+                            M, da, keys, memories, e, 0, w, dq, row, d_w3, d_keys
                         )  # fmt: skip
                 else:
                     dq[r] = zero
                 copy(queries, now, dq, row, H)
+                if k == 0:
+                    outer(
+                        later + 1, p[r], span, padded(M), ds, of_s, H, H, d_memory, r * span * H, H
+                    )
             product(rows, dq, front, across, H, W2, H, dh, front, across)
             for r in range(B):
                 b = first + r

@@ -17,7 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from sabtune.ops.kernel import REACH, Array, Flags, Scratch, Shape, Whole, copy, furthest, kernel
+from sabtune.ops.kernel import (
+    REACH,
+    Array,
+    Flags,
+    Scratch,
+    Shape,
+    Whole,
+    copy,
+    fetch,
+    furthest,
+    kernel,
+)
 from sabtune.ops.kernel_dense_score import (
     QUAD,
     SATURATED,
@@ -155,6 +166,8 @@ def forward(
                 cell(S, r * S_row, c, b * H, H, keep, gates, now * G, states, r * across)
                 if keep:
                     copy(cells, now * H, c, b * H, H)
+                    fetch(gates, (now + 1) * G, G)  # what the next step will write
+                    fetch(cells, (now + 1) * H, H)
             q[:rows] = zero
             s[:rows] = zero
             product(rows, states, front, across, H, W2, H, q, front, across)
@@ -177,7 +190,7 @@ def forward(
                         exponentials(q, row, H, e, 0)
                         tame_scores(M, keys, memories, e, 0, w, number(-np.inf), quads, weights, at)
                     softmax(M, weights, at)
-                    recall(M, weights, at, memory, memories, H, s, row)
+                    recall(M, weights, at, 1, memory, memories, H, s, row)
                 copy(summary, now, s, row, H)
                 for j in range(row, row + H, LANES):
                     store(carried, j, load(states, j) + load(s, j))

@@ -175,15 +175,15 @@ products = over_memories(inner)
 
 @called
 def softmax(M: int, a: Array, at: int) -> None:
-    """Of M scores, which -inf fills up to a whole vector, in their place; zeros behind them."""
-    zero = lanes_of(a.dtype.type(0))
+    """Of M scores, which -inf fills up to a whole vector, in their place; behind them nothing that
+    counts: the least that `exp` gives."""
     most = load(a, at)
     for i in range(LANES, M, LANES):
         most = at_least(most, load(a, at + i))
     top = lanes_of(largest(most))
-    sums = zero
+    sums = top - top
     for i in range(0, M, LANES):
-        v = first_lanes(M - i, exp(load(a, at + i) - top), zero)
+        v = exp(load(a, at + i) - top)
         sums = sums + v
         store(a, at + i, v)
     share = lanes_of(a.dtype.type(1) / total(sums))
@@ -193,11 +193,11 @@ def softmax(M: int, a: Array, at: int) -> None:
 
 @called
 def recall(
-    M: int, p: Array, at: int, memory: Array, first: int, H: int, summary: Array, to: int
+    M: int, p: Array, at: int, step: int, memory: Array, first: int, H: int, summary: Array, to: int
 ) -> None:  # fmt: skip
-    """summary += Σ p_i m_i."""
+    """summary += Σ p_i m_i, with a p_i every `step` numbers."""
     broad = H // (ACROSS * LANES) * ACROSS * LANES
     for j in range(0, broad, ACROSS * LANES):
-        sum_tile(p, at, 0, 1, memory, first + j, H, LANES, M, summary, to + j, 0)
+        sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)
     for j in range(broad, H, LANES):
-        thin_sum_tile(p, at, 0, 1, memory, first + j, H, LANES, M, summary, to + j, 0)
+        thin_sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)
