@@ -70,11 +70,8 @@ class Training:
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = self.task.batches(
-            run.task.length,
-            Stream.TRAINING,
-            generator(run.seed, Stream.TRAINING),
-            self.model.device,
+        self.batches = run.batches(
+            self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
         self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0
