@@ -10,6 +10,8 @@ from sabtune.search.racing import Seeds
 from sabtune.search.study import ASHA, Study
 from sabtune.tasks import Copying
 
+PAPER = {"k_att": 5, "k_trunc": 5, "k_top": 5, "schedule": "constant", "learning_rate": 1e-3}
+
 STUDY = Study(
     name="copying",
     task=Copying.Config(length=100, symbols=10),
@@ -25,7 +27,9 @@ STUDY = Study(
     seeds=Seeds(first=1, most=4, reduction=3, objective="mean"),
     points=(
         # The paper's own on this task (Ke et al. 2018, quoted from memory; k_att is our reading).
-        {"k_att": 5, "k_trunc": 5, "k_top": 5, "schedule": "constant", "learning_rate": 1e-3},
+        PAPER | {"shortest": 100},
+        # The same, trained on shorter sequences too.
+        PAPER | {"shortest": 5},
         # And its best on adding, likewise.
         {"k_att": 10, "k_trunc": 10, "k_top": 10, "schedule": "constant", "learning_rate": 1e-3},
     ),
@@ -39,7 +43,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how it sets in, initialisation, rates and lengths; blocks need not match memories."""
+    """Sparsity, how it sets in, initialisation, rates, lengths; blocks need not match memories."""
     schedule = trial.suggest_categorical("schedule", list(SCHEDULES))
     return TrialConfig(
         model=SAB.Config(

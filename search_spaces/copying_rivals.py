@@ -1,4 +1,4 @@
-"""Copying, trained at lengths up to 100: how far do the paper's rivals carry over, tuned as hard?"""
+"""Copying, trained at lengths up to 100: how far do the rivals carry over, tuned as hard?"""
 
 import optuna
 
