@@ -1,4 +1,5 @@
-"""The commands that train: search, confirm, ablate, reproduce."""
+"""The commands that train, and one that measures what was: search, confirm, ablate, reproduce,
+climb."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from sabtune.cli.screen import (
     data_folder,
     data_of,
     hint,
+    lengths_of,
     log_report,
     restored,
     run_contest,
@@ -34,6 +36,7 @@ from sabtune.cli.screen import (
     watching,
     where_of,
 )
+from sabtune.errors import StoreError
 from sabtune.schema import check, check_whole
 from sabtune.store import DEFAULT, Store
 
@@ -213,3 +216,36 @@ def reproduce(
     found = run_again(one(open_study(place, study), trial))
     console_of_terminal().print(reproduction_page(trial, found))
     raise typer.Exit(1 if found.differences else 0)
+
+
+@app.command()
+def climb(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    lengths: Annotated[str, typer.Option(help="Lengths to measure at, such as 20000,50000.")],
+    trials: Annotated[
+        list[int] | None, typer.Argument(min=0, help="Numbers of trials; by default the best.")
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="On how many, at each length.")] = 64,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Measure the models of a study at further lengths, in memory that is bounded."""
+    from sabtune.report.pages import climbed_line
+    from sabtune.search.climbing import climbing
+    from sabtune.search.racing import best_trial
+    from sabtune.search.record import one, open_study
+
+    data_folder(data_dir)
+    opened = open_study(Store.at(store, files).existing(), study)
+    best = best_trial(opened)
+    chosen = [one(opened, number) for number in trials or []] or ([best] if best else [])
+    if not chosen:
+        raise StoreError(f"study {study!r} has no complete trial yet: search it first")
+    wanted = lengths_of(lengths) or ()
+    for name, length in (("--lengths", length) for length in wanted):
+        check_whole(name, length, least=1)
+    console = console_of_terminal()
+    for trial in chosen:
+        for climbed in climbing(trial, wanted, sequences):
+            console.print(climbed_line(trial, climbed))
