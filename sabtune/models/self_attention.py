@@ -17,17 +17,8 @@ from torch import Tensor
 
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
-from sabtune.ops import reference
-
-
-@dataclass(frozen=True)
-class State:
-    """What is carried: h and c (B, H), every h_i so far and its W1 h_i, (B, t, H)."""
-
-    h: Tensor
-    c: Tensor
-    memory: Tensor
-    keys: Tensor
+from sabtune.ops import dense, reference
+from sabtune.ops.dense import State
 
 
 class SelfAttention(Attentive):
@@ -52,27 +43,14 @@ class SelfAttention(Attentive):
         self.config = config
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        p = self.weights()
         if state is None:
             nothing = x.new_zeros(x.shape[0], self.config.hidden)
             state = self.start(nothing, nothing)
-        h, c, memory, keys = state.h, state.c, state.memory, state.keys
-        hidden, summary = [], []
-        for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
-            h, c = reference.lstm_cell(gates, h, c, p)
-            weights = torch.softmax(reference.scores(keys, h, p), dim=-1)
-            s = torch.einsum("bm,bmh->bh", weights, memory)
-            h = h + s
-            memory = torch.cat([memory, h.unsqueeze(1)], dim=1)
-            keys = torch.cat([keys, (h @ p.W1.T).unsqueeze(1)], dim=1)
-            hidden.append(h)
-            summary.append(s)
-        logits = self.readout(torch.stack(hidden, dim=1), torch.stack(summary, dim=1))
-        return logits, State(h, c, memory, keys)
+        hidden, summary, after = dense.attend(x, state, self.weights())
+        return self.readout(hidden, summary), after
 
     def start(self, h: Tensor, c: Tensor) -> State:
-        empty = h.unsqueeze(1)[:, :0]
-        return State(h, c, empty, empty)
+        return dense.start(h, c)
 
     @torch.no_grad()
     def carried(self, state: State, span: int) -> State:

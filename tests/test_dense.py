@@ -1,0 +1,306 @@
+"""Full self-attention as a compiled pass against its equations: values and every gradient."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sabtune.models import SelfAttention
+from sabtune.ops import dense
+from sabtune.ops.dense import State
+from sabtune.ops.dense_call import Call
+from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops.reference import Parameters
+from sabtune.seeding import Stream, generator
+from tests.fused_cases import NAMES, check_same, noise, parameters, to
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+SHAPES = [*itertools.product((1, 3, 33), (1, 2, 37), (17, 64)), (2, 9, 300), (5, 150, 80)]
+over_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+Attend = Callable[[Tensor, State, Parameters], tuple[Tensor, Tensor, State]]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """Whatever is read before it is written shows as NaN."""
+    SHELF.poisoned = True
+    yield
+    SHELF.poisoned = False
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def beginning(batch: int, p: Parameters) -> State:
+    """Noise for h and c, and nothing remembered."""
+    H, dtype = p.w3.shape[0], p.w3.dtype
+    return dense.start(*noise(2, batch, H, dtype=torch.float64, seed=5).to(dtype).unbind())
+
+
+def to_dtype(state: State, dtype: torch.dtype) -> State:
+    return State(*(getattr(state, field.name).to(dtype) for field in fields(State)))
+
+
+def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str, Tensor]:
+    """All that a call gives: outputs, the state after, and the gradients of a random functional."""
+    x = x.clone().requires_grad_()
+    p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
+    hidden, summary, after = attend(x, state, p)
+    weigh = noise(*hidden.shape, 2, dtype=x.dtype, seed=2)
+    (hidden * weigh[..., 0] + summary * weigh[..., 1]).sum().backward()  # type: ignore[no-untyped-call]
+    found = {"hidden": hidden, "summary": summary}
+    found |= {field.name: getattr(after, field.name) for field in fields(State)}
+    leaves = {"x": x} | {name: getattr(p, name) for name in NAMES}
+    for name, leaf in leaves.items():
+        found["d_" + name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def check(
+    x: Tensor, p: Parameters, state: State | None = None, tolerance: float = 0.0
+) -> dict[str, Tensor]:
+    """The compiled pass gives what the equations give, to `tolerance` or the dtype's."""
+    state = state or beginning(x.shape[0], p)
+    real = torch.float64
+    truth = results(dense.equations, x.to(real), to(p, real), to_dtype(state, real))
+    found = results(dense.attend, x, p, state)
+    rounded = results(dense.equations, x, p, state) if x.dtype != real else None
+    check_same(found, truth, max(tolerance, TOLERANCE[x.dtype]), rounded)
+    return found
+
+
+def remembering(steps: int, p: Parameters, batch: int) -> State:
+    """The state after so many steps."""
+    x = noise(batch, steps, p.weight_ih.shape[1], dtype=torch.float64, seed=6)
+    with torch.no_grad():
+        before = to_dtype(beginning(batch, p), torch.float64)
+        after = dense.equations(x, before, to(p, torch.float64))[2]
+    return to_dtype(after, p.w3.dtype)
+
+
+def test_is_compiled() -> None:
+    x, p = noise(3, 2, 4, dtype=torch.float32), parameters(5, 4, torch.float32)
+    assert dense.supports(x, beginning(3, p))
+
+
+@over_dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_as_the_equations(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    B, T, H = shape
+    check(noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype))
+
+
+@over_dtypes
+@pytest.mark.parametrize("inputs", [1, 16, 33])
+def test_any_number_of_inputs(inputs: int, dtype: torch.dtype) -> None:
+    check(noise(3, 9, inputs, dtype=dtype), parameters(17, inputs, dtype))
+
+
+@over_dtypes
+@pytest.mark.parametrize("memories", [1, 16, 23])
+@pytest.mark.parametrize("shape", [(1, 1, 17), (3, 37, 64), (33, 12, 17)], ids=str)
+def test_from_a_carried_state(
+    shape: tuple[int, int, int], memories: int, dtype: torch.dtype
+) -> None:
+    B, T, H = shape
+    p = parameters(H, 4, dtype)
+    check(noise(B, T, 4, dtype=dtype), p, remembering(memories, p, B))
+
+
+@over_dtypes
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("batch", [1, 7])
+def test_two_threads(batch: int, dtype: torch.dtype) -> None:
+    x, p = noise(batch, 20, 4, dtype=dtype), parameters(17, 4, dtype)
+    found = check(x, p)
+    again = results(dense.attend, x, p, beginning(batch, p))
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@over_dtypes
+def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
+    x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
+    first = results(dense.attend, x, p, beginning(5, p))
+    results(dense.attend, noise(9, 31, 4, dtype=dtype), p, beginning(9, p))
+    SHELF.poisoned = False
+    again = results(dense.attend, x, p, beginning(5, p))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@over_dtypes
+def test_large_inputs(dtype: torch.dtype) -> None:
+    check(100 * noise(3, 37, 4, dtype=dtype), parameters(17, 4, dtype))
+
+
+@over_dtypes
+@pytest.mark.parametrize("memories", [0, 20])
+@pytest.mark.parametrize(("keys", "query"), [(100.0, 1.0), (1.0, 40.0), (60.0, 60.0), (1e4, 1e4)])
+def test_keys_and_queries_beyond_the_exponential(
+    keys: float, query: float, memories: int, dtype: torch.dtype
+) -> None:
+    p = parameters(17, 4, dtype)
+    p = replace(p, W1=p.W1 * keys, W2=p.W2 * query)
+    x = noise(4, 30, 4, dtype=dtype)
+    x[0] = 0  # one example that is tame for longer than the others
+    # k + q is rounded as the larger of them is
+    check(x, p, remembering(memories, p, 4) if memories else None, 1e-12 * max(keys, query))
+
+
+def test_scores_that_are_far_apart() -> None:
+    p = parameters(17, 4, torch.float64)
+    p = replace(p, w3=p.w3 * 2000)
+    found = check(noise(3, 30, 4, dtype=torch.float64), p)
+    assert found["d_w3"].abs().max() > 0
+
+
+def test_nothing_is_lost_beyond_numbers() -> None:
+    """A NaN that comes in goes out, in its own example alone."""
+    x, p = noise(5, 9, 4, dtype=torch.float32), parameters(17, 4, torch.float32)
+    x[1, 4] = torch.nan
+    with torch.no_grad():
+        hidden, _, _ = dense.attend(x, beginning(5, p), p)
+    lost = hidden.isnan().all(dim=2)
+    assert lost[1].tolist() == [False] * 4 + [True] * 5
+    assert not lost[[0, 2, 3, 4]].any()
+
+
+@pytest.mark.parametrize("H", [17, 64])
+def test_stretches_give_the_whole(H: int) -> None:
+    x, p = noise(3, 100, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
+    with torch.no_grad():
+        truth = dense.equations(x, beginning(3, p), p)
+        for cuts in ((), (1, 3, 40), (64,)):
+            state, parts = beginning(3, p), []
+            for stretch in x.tensor_split(cuts, dim=1):
+                hidden, summary, state = dense.attend(stretch, state, p)
+                parts.append((hidden, summary))
+            for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
+                torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-12)
+            for field in fields(State):
+                found, true = (getattr(s, field.name) for s in (state, truth[2]))
+                torch.testing.assert_close(found, true, rtol=0, atol=1e-12)
+
+
+def model_of(hidden: int) -> SelfAttention:
+    config = SelfAttention.Config(hidden=hidden)
+    made = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)).double()
+    assert isinstance(made, SelfAttention)
+    return made
+
+
+@pytest.mark.parametrize("span", [0, 7, 30])
+def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three updates, each from where the one before ended, with as much memory as `span` leaves."""
+    x = noise(3, 45, 4, dtype=torch.float64)
+    weights = []
+    for compiled in (True, False):
+        monkeypatch.setattr(dense, "COMPILED", compiled)
+        model = model_of(17)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        state = None
+        for stretch in x.split(15, dim=1):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            logits, after = model(stretch, state)
+            logits.square().mean().backward()
+            optimizer.step()
+            state = model.carried(after, span)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert (
+        weights[0] - torch.cat([p.flatten() for p in model_of(17).parameters()])
+    ).abs().max() > 0
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["h", "c", "memory", "keys"])
+def test_gradients_of_a_state_are_left_to_the_equations(name: str) -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    state = remembering(3, p, 2)
+    leaf = getattr(state, name).clone().requires_grad_()
+    state = replace(state, **{name: leaf})
+    assert not dense.supports(x, state)
+    dense.attend(x, state, p)[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    assert leaf.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert dense.supports(x, state)
+
+
+def test_other_numbers_are_left_to_the_equations() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
+    state = beginning(2, p)
+    assert not dense.supports(x, state)
+    hidden, _, _ = dense.attend(x, state, p)
+    assert hidden.dtype is torch.bfloat16
+    assert not dense.supports(x.float(), state)
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    monkeypatch.setattr(dense, "COMPILED", False)
+    assert not dense.supports(x, beginning(2, p))
+    found, truth = (f(x, beginning(2, p), p)[0] for f in (dense.attend, dense.equations))
+    assert torch.equal(found, truth)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_one_of_the_outputs_alone(kept: int) -> None:
+    x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
+    found = []
+    for attend in (dense.attend, dense.equations):
+        W2 = p.W2.clone().requires_grad_()
+        output = attend(x, beginning(3, p), replace(p, W2=W2))[:2][kept]
+        output.sum().backward()  # type: ignore[no-untyped-call]
+        found.append(W2.grad)
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_gradients_of_any_strides() -> None:
+    x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
+    W1 = p.W1.requires_grad_()
+    found = []
+    for attend in (dense.attend, dense.equations):
+        hidden, summary, _ = attend(x, beginning(3, p), p)
+        turned = summary.detach().transpose(0, 2).contiguous()
+        (hidden.transpose(0, 2) * turned).sum().backward()  # type: ignore[no-untyped-call]
+        found.append(W1.grad)
+        W1.grad = None
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_second_backward_is_refused() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden, _, _ = dense.attend(x, beginning(2, p), p)
+    hidden.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="second time"):
+        hidden.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_outputs_that_were_written_to_are_noticed() -> None:
+    x, p = noise(2, 5, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
+    p.W1.requires_grad_()
+    hidden, summary, _ = dense.attend(x, beginning(2, p), p)
+    with torch.no_grad():
+        hidden.zero_()
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        summary.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_what_is_kept_for_the_way_back_has_no_unit_for_each_pair_of_steps() -> None:
+    B, T, H = 2, 200, 64
+    x, p = noise(B, T, 4, dtype=torch.float32), parameters(H, 4, torch.float32)
+    state = beginning(B, p)
+    tape = Call(x, (state.h, state.c, state.memory, state.keys), p).run(keep=True)
+    kept = sum(array.nbytes for array in tape.workspace.arrays)
+    assert kept < 0.2 * B * T * T / 2 * H * x.itemsize
+    tape.release()
