@@ -39,7 +39,7 @@ from sabtune.ops.kernel_credit import (
     of_wide_scores,
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
-from sabtune.ops.kernel_simd import LANES, compiled, exp, lanes_of, load, store
+from sabtune.ops.kernel_simd import LANES, compiled, exp, inverse, lanes_of, load, store
 
 
 @compiled
@@ -59,7 +59,7 @@ def of_cell(
         g = two * load(gates, gates_at + 2 * H + j) - one
         o = load(gates, gates_at + 3 * H + j)
         v = load(cells, now + j)
-        tanh_c = one - two / (one + exp(v + v))
+        tanh_c = one - two * inverse(one + exp(v + v))
         d_h = load(dh, dh_at + j)
         d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
         store(dc, at + j, d_c * f)
