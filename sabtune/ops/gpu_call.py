@@ -21,7 +21,7 @@ scores. Gates and queries are made again, a stretch of steps at a time, by large
 the gradients of the weights from those of the gates, queries and keys: no atomics, and the same
 bits each time.
 
-bf16: weights, inputs, outputs and the h that W_hh multiplies; all else is float32.
+bf16: weights, inputs and outputs; what is between them, the state above all, is float32.
 
 B batch, T steps, I inputs, H hidden, HP = H filled up to a power of two, M memories, M0 of them
 there before the call, room: M after it; K scores of a step that count, most: K at most, KP that
@@ -158,7 +158,7 @@ def gate_sums(x: Tensor, p: Parameters, h: Tensor | None = None) -> Tensor:
         p.bias_ih + p.bias_hh, rows.reshape(-1, x.shape[2]), p.weight_ih.float().T
     )
     if h is not None:
-        sums.addmm_(h.flatten(0, 1).float(), p.weight_hh.float().T)
+        sums.addmm_(h.flatten(0, 1), p.weight_hh.float().T)
     return sums.view(*rows.shape[:2], -1)
 
 
@@ -171,7 +171,7 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
         return torch.empty(shape, dtype=dtype, device=x.device)
 
     record = Record(
-        hidden=empty(T + 1, B, H, dtype=call.dtype),
+        hidden=empty(T + 1, B, H),
         summary=empty(T, B, H, dtype=call.dtype),
         c=state.c.to(torch.float32, copy=True).contiguous(),
         memory=filled(state.memory, call.room),
@@ -238,7 +238,7 @@ class Backward:
         d_gates, dq = torch.empty_like(gates), torch.empty_like(query)
         self.launch(start, end, gates, q, d_gates, dq)
         d_sums = d_gates.flatten(0, 1)
-        self.d_hh.addmm_(d_sums.T, before.flatten(0, 1).float())
+        self.d_hh.addmm_(d_sums.T, before.flatten(0, 1))
         self.d_ih.addmm_(d_sums.T, x.transpose(0, 1).reshape(len(d_sums), -1).float())
         self.d_bias += d_sums.sum(dim=0)
         if asks:
@@ -280,10 +280,10 @@ def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Ten
     else:
         with torch.no_grad():
             found = outputs(_record(call, x, rounded(p, call.dtype), state, keep=False))
-    hidden, summary, c, memory, keys = found
+    hidden, summary, h, c, memory, keys = found
     after = replace(
         state,
-        h=hidden[:, -1].detach().to(state.h.dtype),
+        h=h.detach().to(state.h.dtype),
         c=c.detach().to(state.c.dtype),
         memory=memory.detach().to(state.memory.dtype),
         keys=keys.detach().to(state.keys.dtype),
@@ -293,8 +293,10 @@ def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Ten
 
 
 def outputs(record: Record) -> tuple[Tensor, ...]:
-    hidden, summary = record.hidden[1:].transpose(0, 1), record.summary.transpose(0, 1)
-    return hidden, summary, record.c, record.memory, record.keys
+    """h and s as the call's dtype has them, (B, T, H), and the state after."""
+    hidden = record.hidden[1:].transpose(0, 1).to(record.summary.dtype)
+    h = record.hidden[-1].clone()
+    return hidden, record.summary.transpose(0, 1), h, record.c, record.memory, record.keys
 
 
 def _record(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
