@@ -4,17 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: search test test-slow lint format bench clean
+.PHONY: search test test-slow test-cluster lint format bench wheel clean
 
 search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not cluster"
 
 # They kill, fill and stop things at moments of their own; the second failure is the test's.
 test-slow: $(READY)
-	$(BIN)/pytest -m slow --reruns 1
+	$(BIN)/pytest -m "slow and not cluster" --reruns 1
+
+# On hosts of their own, made of Linux namespaces: root alone may make those.
+test-cluster: $(READY)
+	$(BIN)/pytest -m cluster
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -29,6 +33,12 @@ bench: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What `ray up` installs on every node of a cluster.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
 
 # Torch comes first and pinned: left to itself, pip takes a build with gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt

@@ -39,7 +39,7 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder, Rung
 from sabtune.models import SAB
 from sabtune.search import run
-from sabtune.search.cluster import own_ray
+from sabtune.search.cluster import some_ray
 from sabtune.search.racing import Seeds
 from sabtune.search.study import ASHA, Sampler, Study, StudyFile
 from sabtune.search.trainable import Answer, Trial
@@ -208,13 +208,16 @@ def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> C
         threads=1,
     )
     clock = Clock()
-    with own_ray(root / "plain.log"):
+    with some_ray(root / "plain.log"):
         tune.Tuner(
             tune.with_resources(Idle, {"cpu": 1}),
             param_space={
                 "assignment": assignment.to_dict(),
                 "directory": "",
+                "trials": str(root),
                 "checkpoints": [],
+                "save_every": 1e9,
+                "entry": "",
                 "draw": tune.uniform(0, 1),
             },
             tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),

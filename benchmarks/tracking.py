@@ -121,7 +121,7 @@ class Stream:
 
 
 def ours(stream: Stream, root: Path, study: str) -> Cost:
-    tracker = Tracker(f"sqlite:///{root / 'mlflow.db'}", study, root / "artifacts")
+    tracker = Tracker(f"sqlite:///{root / 'mlflow.db'}", study, (root / "artifacts").as_uri())
 
     def drain() -> None:
         assert tracker.close(DRAIN), tracker.behind
@@ -172,7 +172,8 @@ def models(root: Path, count: int) -> list[float]:
     told = replace(assignment(0), run=replace(assignment(0).run, task=Copying.Config()))
     directory = root / "checkpoint"
     Training(told.run).save(directory)
-    board, took = Board(f"sqlite:///{root / 'mlflow.db'}", "models", root / "artifacts"), []
+    artifacts = (root / "artifacts").as_uri()
+    board, took = Board(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
     for number in range(count):
         page = Page(replace(told, number=number))
         run = board.runs.create(page.name(), page.tags())

@@ -4,7 +4,10 @@ run.json                 the RunConfig: task, model, training, seed
 weights.safetensors      the model's parameters
 training.safetensors     the optimiser's state, where the training batches stand, and the state
                          that the next one goes on from
-progress.json            format, step; written last, so a directory with it is whole
+progress.json            format, step, what the next report is made of so far; written last, so a
+                         directory with it is whole
+
+Both files of tensors name the step too: what two saves have left in one directory is found out.
 """
 
 from __future__ import annotations
@@ -16,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, ConfigError
 from sabtune.models import Model
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""The second has no stretch: it was written between two reports alone."""
+
 MODEL_FILES = ("run.json", "weights.safetensors", "progress.json")
 """What `load_model` reads."""
 _OPTIMIZER, _BATCHES, _CARRIED = "optimizer", "batches", "carried"
 _PROGRESS = ("step", "in_a_row", "first_loss", "far")
+_STEP, _STRETCH = "step", "stretch"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,32 +51,36 @@ class Saved:
     optimizer: dict[str, Tensor]
     batches: dict[str, Tensor]  # the state of their source
     carried: dict[str, Tensor] = field(default_factory=dict)  # the model's state, if one is
+    stretch: dict[str, Any] = field(default_factory=dict)  # since the last report, as plain values
 
 
 def save(directory: Path, saved: Saved) -> None:
     """Writes a checkpoint into `directory`, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / "run.json", saved.run.to_dict())
-    save_file(_contiguous(saved.weights), directory / "weights.safetensors")
+    step = {_STEP: str(saved.step)}
+    save_file(_contiguous(saved.weights), directory / "weights.safetensors", step)
     training = _under(_OPTIMIZER, saved.optimizer)
     training |= _under(_BATCHES, saved.batches) | _under(_CARRIED, saved.carried)
-    save_file(_contiguous(training), directory / "training.safetensors")
+    save_file(_contiguous(training), directory / "training.safetensors", step)
     _write_json(
         directory / "progress.json",
-        {"format": FORMAT} | {name: getattr(saved, name) for name in _PROGRESS},
+        {"format": FORMAT, _STRETCH: saved.stretch}
+        | {name: getattr(saved, name) for name in _PROGRESS},
     )
 
 
 def load(directory: Path) -> Saved:
     """Reads a checkpoint. Raises CheckpointError, naming the file, if one is missing or damaged."""
     progress = _read_json(directory / "progress.json")
-    if progress.get("format") != FORMAT:
+    if progress.get("format") not in READABLE:
         raise CheckpointError(
             f"{directory} has checkpoint format {progress.get('format')!r}: "
-            f"this version reads {FORMAT}"
+            f"this version reads {' and '.join(map(str, READABLE))}"
         )
-    training = _read_tensors(directory / "training.safetensors")
-    run, weights = load_run(directory), _read_tensors(directory / "weights.safetensors")
+    step = str(progress.get(_STEP)) if progress["format"] == FORMAT else None
+    training = _read_tensors(directory / "training.safetensors", step)
+    run, weights = load_run(directory), _read_tensors(directory / "weights.safetensors", step)
     try:
         return Saved(
             run=run,
@@ -78,6 +89,7 @@ def load(directory: Path) -> Saved:
             optimizer=_of(_OPTIMIZER, training),
             batches=_of(_BATCHES, training),
             carried=_of(_CARRIED, training),
+            stretch=progress.get(_STRETCH, {}),
         )
     except KeyError as problem:
         raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
@@ -138,11 +150,19 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, step: str | None = None) -> dict[str, Tensor]:
+    """step: at which it must have been saved, if that is told."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(_STEP)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
         raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
+    if step is not None and said != step:
+        raise CheckpointError(
+            f"{path} was saved at step {said}, the rest at {step}: use another checkpoint"
+        )
+    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, Self
 
 import torch
 
@@ -59,34 +60,80 @@ class Rung:
     seconds: float | None = field(default=None, compare=False)  # that measuring took, if recorded
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A rung of which the first sequences were measured."""
+
+    done: int = 0  # sequences
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `dataclasses.asdict` made of it."""
+        return cls(**(data | {"tally": Tally(**data["tally"])}))
+
+
+def never() -> bool:
+    """The clock of what isn't to pause."""
+    return False
+
+
 def measure(
     model: Model, task: Task, length: int, *, sequences: int, seed: int, stream: Stream
 ) -> Rung:
+    """`measure_on` without a pause."""
+    rung = measure_on(
+        model, task, length, sequences=sequences, seed=seed, stream=stream, begun=Begun()
+    )
+    assert isinstance(rung, Rung)
+    return rung
+
+
+@torch.no_grad()
+def measure_on(
+    model: Model,
+    task: Task,
+    length: int,
+    *,
+    sequences: int,
+    seed: int,
+    stream: Stream,
+    begun: Begun,
+    pressed: Callable[[], bool] = never,
+) -> Rung | Begun:
     """The model on `sequences` sequences of one length, in memory that `BATCH_STEPS` bounds.
 
     On all there are for `stream`, if they are fewer. The same seed and stream give the same
     sequences, whichever the model. Where training carries a state from one batch to the next, it
     is carried here as it is there: at every multiple of the training length.
+
+    begun: what was measured before, and isn't again. Where `pressed` says that it's time to pause,
+    which it is asked between two batches, what was measured so far is returned.
     """
     source = task.batches(length, stream, generator(seed, stream, index=length), model.device)
     sequences = min(sequences, source.count or sequences)
     at_once = max(1, BATCH_STEPS // task.steps(length))
-    begun, total, span = time.perf_counter(), Tally(), task.memory_span
+    since, total, span = time.perf_counter() - begun.seconds, begun.tally, task.memory_span
     window = WINDOW if span is None else task.length
     for done in range(0, sequences, at_once):
         batch = source.batch(min(at_once, sequences - done))
+        if done < begun.done:
+            continue
         state = None
         for part in batch.windows(window):
             logits, state = model(part.x, state)
             state = state if span is None else model.carried(state, span)
             total += task.tally(logits, part)
+        if done + at_once < sequences and pressed():
+            seconds = time.perf_counter() - since
+            return Begun(done=done + at_once, tally=total, seconds=seconds)
     return Rung(
         length=length,
         accuracy=total.accuracy,
         loss=total.mean_loss,
         sequences=sequences,
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - since,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, DivergedError
+from sabtune.evaluation import never
 from sabtune.models.base import state_tensors
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Tally
@@ -42,14 +43,25 @@ class Report:
     in_force: dict[str, float] = field(default_factory=dict)  # scheduled values, such as k_top
 
 
+@dataclass(kw_only=True)
+class Stretch:
+    """What the next report is made of so far: the training since the one before."""
+
+    tally: Tally = field(default_factory=Tally)
+    largest: float = 0.0  # of the gradient's norms
+    skipped: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+
+
 class Training:
     """Trains one configuration; iterate it for reports.
 
     Weights and sequences are drawn on the CPU, so that a run has the same ones on every device.
 
-    Between two reports it can be saved and taken up again by `resume`, in another process too: on
-    the same kind of CPU with the same number of threads the reports and weights that follow are
-    those of an unbroken run, bit for bit.
+    Between two reports, and where it pauses on the way to one, it can be saved and taken up again
+    by `resume`, in another process too: on the same kind of CPU with the same number of threads the
+    reports and weights that follow are those of an unbroken run, bit for bit, but for the times.
     """
 
     def __init__(self, run: RunConfig, device: torch.device | str = "cpu"):
@@ -68,6 +80,7 @@ class Training:
         self.in_a_row = 0  # updates skipped one after the other
         self.first_loss: float | None = None  # before the first update
         self.far = 0  # reports one after the other
+        self.stretch = Stretch()
 
     @classmethod
     def resume(cls, directory: Path, device: torch.device | str = "cpu") -> Training:
@@ -84,11 +97,14 @@ class Training:
             raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
         training.step, training.in_a_row = saved.step, saved.in_a_row
         training.first_loss, training.far = saved.first_loss, saved.far
+        if saved.stretch:
+            tally = Tally(**saved.stretch["tally"])
+            training.stretch = Stretch(**(saved.stretch | {"tally": tally}))
         training.model.set_progress(training.progress)
         return training
 
     def save(self, directory: Path) -> None:
-        """Writes all that `resume` needs; call it between two reports."""
+        """Writes all that `resume` needs; call it between two reports, or where it pauses."""
         checkpoint.save(
             directory,
             checkpoint.Saved(
@@ -97,6 +113,7 @@ class Training:
                 in_a_row=self.in_a_row,
                 first_loss=self.first_loss,
                 far=self.far,
+                stretch=asdict(self.stretch),
                 weights=self.model.state_dict(),
                 optimizer=checkpoint.optimizer_tensors(self.optimizer),
                 batches=self.batches.state(),
@@ -111,30 +128,41 @@ class Training:
 
     def __iter__(self) -> Iterator[Report]:
         """Reports until all updates are done. Raises DivergedError where training can't go on."""
-        while self.step < self.run.trial.train.updates:
-            yield self._until_report()
+        return (report for report in self.reports() if report is not None)
 
-    def _until_report(self) -> Report:
-        train = self.run.trial.train
+    def reports(self, pressed: Callable[[], bool] = never) -> Iterator[Report | None]:
+        """The same, and None on the way to a report wherever `pressed` says that it's time to
+        pause: it is asked after every update."""
+        while self.step < self.run.trial.train.updates:
+            yield self._until_report(pressed)
+
+    def _until_report(self, pressed: Callable[[], bool]) -> Report | None:
+        train, now = self.run.trial.train, self.stretch
         stop = min((self.step // train.report_every + 1) * train.report_every, train.updates)
-        begun, first = time.perf_counter(), self.step
-        total, largest, skipped = Tally(), 0.0, 0
-        while self.step < stop:
+        begun, before = time.perf_counter(), now.seconds
+        while True:
             in_force = self.model.in_force()
             tally, norm = self._update()
-            total += tally
+            now.tally += tally
+            now.updates += 1
             if math.isfinite(norm):
-                largest = max(largest, norm)
+                now.largest = max(now.largest, norm)
             else:
-                skipped += 1
-        self._check(total.mean_loss)
+                now.skipped += 1
+            if self.step == stop:
+                break
+            if pressed():
+                now.seconds = before + time.perf_counter() - begun
+                return None
+        self.stretch = Stretch()
+        self._check(now.tally.mean_loss)
         return Report(
             step=self.step,
-            loss=total.mean_loss,
-            accuracy=total.accuracy,
-            gradient_norm=largest,
-            skipped=skipped,
-            updates_per_second=(self.step - first) / (time.perf_counter() - begun),
+            loss=now.tally.mean_loss,
+            accuracy=now.tally.accuracy,
+            gradient_norm=now.largest,
+            skipped=now.skipped,
+            updates_per_second=now.updates / (before + time.perf_counter() - begun),
             in_force=in_force,
         )
 

@@ -3,7 +3,7 @@
 The worker of a search, `sabtune reproduce` and the probe of a dry run all run trials by this. A
 trial's directory holds, beside the checkpoint of its training,
 
-trial.json    the Assignment, and what was reported so far
+trial.json    the Assignment, what was reported so far, and what was measured of the next report
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ import torch
 
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.evaluation import Ladder, Rung, climb, selection_score
+from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score
 from sabtune.schema import Config, check, from_dict, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import Report, Training
@@ -124,12 +124,13 @@ def plain(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 class TrialRun:
     """Runs one assignment; iterate it for progress, which `history` keeps.
 
-    Between two of them it can be saved and taken up again, in another process too: what follows
-    is then, numbers that a clock gives apart, that of an unbroken run (see `Training`).
+    Between two of them, and where it pauses on the way to one, it can be saved and taken up again,
+    in another process too: what follows is then, numbers that a clock gives apart, that of an
+    unbroken run (see `Training`).
     """
 
     def __init__(self, assignment: Assignment, device: torch.device | str = "cpu"):
-        self._begin(assignment, Training(assignment.run, device), [])
+        self._begin(assignment, Training(assignment.run, device), Kept())
 
     @classmethod
     def resume(
@@ -137,26 +138,30 @@ class TrialRun:
     ) -> Self:
         """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
         trial's."""
-        history = load_history(directory, assignment)
+        kept = load(directory, assignment)
         run = cls.__new__(cls)
-        run._begin(assignment, Training.resume(directory, device), history)
+        run._begin(assignment, Training.resume(directory, device), kept)
         return run
 
-    def _begin(self, assignment: Assignment, training: Training, history: list[Progress]) -> None:
-        self.assignment, self.training, self.history = assignment, training, history
-        self._reports = iter(training)
-        self._before = history[-1].seconds if history else 0.0
-        self._least = history[-1].memory if history else 0.0
+    def _begin(self, assignment: Assignment, training: Training, kept: Kept) -> None:
+        self.assignment, self.training, self.history = assignment, training, kept.history
+        self.report, self.rungs, self.begun = kept.report, kept.rungs, kept.begun
+        self._before, self._least = kept.seconds, kept.memory
         self._begun = time.perf_counter()
         forget_peak(training.model.device)
 
     def save(self, directory: Path) -> None:
         """Writes all that `resume` needs."""
         directory.mkdir(parents=True, exist_ok=True)
-        content = {
-            "assignment": self.assignment.to_dict(),
-            "history": [progress.to_dict() for progress in self.history],
-        }
+        kept = Kept(
+            history=self.history,
+            report=self.report,
+            rungs=self.rungs,
+            begun=self.begun,
+            seconds=self.seconds,
+            memory=self._memory(),
+        )
+        content = {"assignment": self.assignment.to_dict()} | kept.to_dict()
         (directory / FILE).write_text(json.dumps(content) + "\n")
         self.training.save(directory)  # last: a directory with its progress.json is whole
 
@@ -165,39 +170,79 @@ class TrialRun:
 
         Raises DivergedError where training can't go on, LimitError past one of the limits.
         """
-        if self.training.progress >= 1:
+        return (progress for progress in self.stretches() if progress is not None)
+
+    def stretches(self, pressed: Callable[[], bool] = never) -> Iterator[Progress | None]:
+        """The same, and None wherever `pressed` says on the way that it's time to pause: it is
+        asked after every update, and between two batches that are measured."""
+        if self.training.progress >= 1 and self.report is None:
             yield self.history[-1]
-        while self.training.progress < 1:
-            report = next(self._reports)
-            self.history.append(self._measure(report))
+        reports = self.training.reports(pressed)
+        while self.training.progress < 1 or self.report is not None:
+            if self.report is None:
+                self.report = next(reports)
+            if self.report is None or not self._measured(pressed):
+                yield None
+                continue
+            self.history.append(self._progress(self.report))
+            self.report, self.rungs = None, []
             self._check_limits(self.history[-1])
             yield self.history[-1]
 
-    def _measure(self, report: Report) -> Progress:
-        finished = self.training.progress >= 1
+    def _measured(self, pressed: Callable[[], bool]) -> bool:
+        """Measures rung after rung; whether all are, or else it's time to pause."""
+        todo = self._todo()
+        while len(self.rungs) < len(todo):
+            stream, length = todo[len(self.rungs)]
+            found = measure_on(
+                self.training.model,
+                self.training.task,
+                length,
+                sequences=self.assignment.ladder.sequences,
+                seed=self.assignment.evaluation_seed,
+                stream=stream,
+                begun=self.begun,
+                pressed=pressed,
+            )
+            if isinstance(found, Begun):
+                self.begun = found
+                return False
+            self.begun = Begun()
+            self.rungs.append(found)
+            if len(self.rungs) < len(todo) and pressed():
+                return False
+        return True
+
+    def _todo(self) -> list[tuple[Stream, int]]:
+        """What a report is to measure: the short rungs; at the end all, and those of the test."""
         ladder = self.assignment.ladder
-        rungs = self._climb(ladder.lengths if finished else ladder.select, Stream.SELECTION)
-        select = [rung for rung in rungs if rung.length in ladder.select]
+        if self.training.progress < 1:
+            return [(Stream.SELECTION, length) for length in ladder.select]
         last = Stream.CONFIRMATION if self.assignment.confirms else Stream.TEST
+        return [(of, length) for of in (Stream.SELECTION, last) for length in ladder.lengths]
+
+    def _progress(self, report: Report) -> Progress:
+        finished, ladder = self.training.progress >= 1, self.assignment.ladder
+        of_selection = len(ladder.lengths if finished else ladder.select)
+        rungs, test = self.rungs[:of_selection], self.rungs[of_selection:]
+        select = [rung for rung in rungs if rung.length in ladder.select]
         return Progress(
             report=report,
             ladder=rungs,
-            test=self._climb(ladder.lengths, last) if finished else [],
+            test=test,
             score=selection_score(select, self.training.task),
-            seconds=self._before + time.perf_counter() - self._begun,
-            memory=max(self._least, peak(self.training.model.device)),
+            seconds=self.seconds,
+            memory=self._memory(),
             finished=finished,
         )
 
-    def _climb(self, lengths: Sequence[int], stream: Stream) -> list[Rung]:
-        return climb(
-            self.training.model,
-            self.training.task,
-            lengths,
-            sequences=self.assignment.ladder.sequences,
-            seed=self.assignment.evaluation_seed,
-            stream=stream,
-        )
+    @property
+    def seconds(self) -> float:
+        """That the trial took so far, over all its attempts."""
+        return self._before + time.perf_counter() - self._begun
+
+    def _memory(self) -> float:
+        return max(self._least, peak(self.training.model.device))
 
     def _check_limits(self, progress: Progress) -> None:
         limits = self.assignment.limits
@@ -214,8 +259,45 @@ class TrialRun:
             )
 
 
-def load_history(directory: Path, assignment: Assignment | None = None) -> list[Progress]:
-    """What a trial had reported when it wrote `directory`.
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a trial's own file holds of it, beside its assignment."""
+
+    history: list[Progress] = field(default_factory=list)
+    report: Report | None = None  # of the training up to here, while its rungs are measured
+    rungs: list[Rung] = field(default_factory=list)  # that were
+    begun: Begun = field(default_factory=Begun)  # of the next one
+    seconds: float = 0.0  # that the trial took, over all its attempts
+    memory: float = 0.0  # MiB, the most that was held
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "history": [progress.to_dict() for progress in self.history],
+            "report": asdict(self.report) if self.report else None,
+            "rungs": plain(self.rungs),
+            "begun": asdict(self.begun),
+            "seconds": self.seconds,
+            "memory": self.memory,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` wrote; older ones hold the history alone."""
+        history = [Progress.from_dict(progress) for progress in data["history"]]
+        report = data.get("report")
+        return cls(
+            history=history,
+            report=Report(**report) if report else None,
+            rungs=[Rung(**rung) for rung in data.get("rungs", [])],
+            begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
+            seconds=data.get("seconds", history[-1].seconds if history else 0.0),
+            memory=data.get("memory", history[-1].memory if history else 0.0),
+        )
+
+
+def load(directory: Path, assignment: Assignment | None = None) -> Kept:
+    """What a trial's own file in `directory` holds.
 
     Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
     limits may differ.
@@ -223,15 +305,20 @@ def load_history(directory: Path, assignment: Assignment | None = None) -> list[
     path = directory / FILE
     try:
         content = json.loads(path.read_text())
-        history = [Progress.from_dict(data) for data in content["history"]]
-        kept = content["assignment"] | {"limits": None}
+        kept = Kept.from_dict(content)
+        said = content["assignment"] | {"limits": None}
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
     if assignment is not None:
-        plain = json.loads(json.dumps(assignment.to_dict())) | {"limits": None}
-        if kept != plain:
+        known = json.loads(json.dumps(assignment.to_dict())) | {"limits": None}
+        if {"confirms": False} | said != known:  # older ones don't say
             raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
-    return history
+    return kept
+
+
+def load_history(directory: Path, assignment: Assignment | None = None) -> list[Progress]:
+    """What a trial had reported when it wrote `directory`. Raises what `load` does."""
+    return load(directory, assignment).history
 
 
 def forget_peak(device: torch.device) -> None:

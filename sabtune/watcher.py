@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, Protocol
 
 from sabtune.evaluation import Ladder, Rung
+from sabtune.files import Folder
 from sabtune.tasks import TaskConfig
 from sabtune.trial import Assignment, Progress
 
@@ -24,7 +24,7 @@ class Outcome:
     reason: str = ""  # why it was pruned or failed
     ladder: Sequence[Rung] = ()  # on the selection sequences
     test: Sequence[Rung] = ()  # on the test sequences
-    checkpoint: Path | None = None  # its last
+    checkpoint: Folder | None = None  # its last
 
 
 @dataclass(frozen=True, kw_only=True)

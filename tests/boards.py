@@ -76,8 +76,12 @@ class Place:
     study: str
     artifacts: Path | None
 
+    @property
+    def location(self) -> str | None:
+        return self.artifacts.as_uri() if self.artifacts else None
+
     def tracker(self) -> Tracker:
-        return Tracker(self.uri, self.study, self.artifacts)
+        return Tracker(self.uri, self.study, self.location)
 
     @property
     def client(self) -> MlflowClient:

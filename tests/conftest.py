@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import sabtune.search  # noqa: F401  # before ray, which reads once what this sets
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear
@@ -16,6 +17,7 @@ from sabtune.tasks import Copying
 
 if TYPE_CHECKING:
     from tests.boards import Place, Server  # loads MLflow, which most tests can do without
+    from tests.objects import Objects
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -50,6 +52,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+    """An S3 for all tests."""
+    from tests.objects import objects
+
+    with objects(tmp_path_factory.mktemp("s3")) as made:
+        yield made
+
+
+@pytest.fixture
+def s3(s3_server: Objects, monkeypatch: pytest.MonkeyPatch) -> Objects:
+    """The same; the environment leads there."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SABTUNE_FILES", raising=False)
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -86,12 +86,12 @@ def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 class Driver:
-    """The command, while it runs; what it has shown so far."""
+    """The command, while it runs; what it has shown so far. prefix: what starts it elsewhere."""
 
-    def __init__(self, *arguments: object, cwd: Path):
+    def __init__(self, *arguments: object, cwd: Path, prefix: Sequence[str] = ()):
         command = [sys.executable, "-u", "-m", "sabtune", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command,
+            [*prefix, *command],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -142,9 +142,9 @@ class Driver:
 
 
 @contextmanager
-def driver(*arguments: object, cwd: Path) -> Iterator[Driver]:
+def driver(*arguments: object, cwd: Path, prefix: Sequence[str] = ()) -> Iterator[Driver]:
     """Starts the command; whatever a test does, nothing of it is left running."""
-    started = Driver(*arguments, cwd=cwd)
+    started = Driver(*arguments, cwd=cwd, prefix=prefix)
     try:
         yield started
     finally:

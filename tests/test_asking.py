@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from sabtune.errors import StudyFileError
+from sabtune.files import Folder
 from sabtune.search import record
 from sabtune.search.assigning import Assigner, trial_seed
 from sabtune.search.budget import Budget
@@ -48,7 +49,7 @@ def asker(
 ) -> Asker:
     known = record.records(study)
     race = Race(file.study.seeds).add(known)
-    return Asker(study, Assigner(file, known), race, trials, budget or Budget())
+    return Asker(study, Assigner(file, known), race, Folder.at(trials), budget or Budget())
 
 
 def order(asker: Asker) -> Order:

@@ -59,12 +59,12 @@ def test_a_store_that_cannot_be_written(mistake, tmp_path: Path, store: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("resources", "asked"), [("cpus=4096", "4096 CPUs"), ("gpus=77", "77 GPUs")]
+    ("resources", "asked"), [("cpus=4096", "4096 CPUs"), ("gpus=77", "1 CPU and 77 GPUs")]
 )
 def test_more_than_the_machine_has(mistake, tmp_path: Path, resources: str, asked: str) -> None:  # type: ignore[no-untyped-def]
     path = learnable(tmp_path)
     path.write_text(path.read_text().replace("trials=8", f"resources=Resources({resources})"))
-    assert f"a trial asks for {asked} and there are " in mistake("search", path)
+    assert f"a trial asks for {asked} and this machine has " in mistake("search", path)
     assert record.records(record.open_study(Store(tmp_path / "sabtune-store"), "learnable")) == []
 
 

@@ -31,7 +31,7 @@ def test_node_types_with_what_they_have_and_how_many_there_may_be(tmp_path: Path
     file = ClusterFile.load(written(FILE, tmp_path))
     assert (file.name, file.provider) == ("sab", "aws")
     assert file.node_types == (
-        NodeType(name="head", resources={"CPU": 2}, least=0, most=6, head=True),
+        NodeType(name="head", resources={"CPU": 2}, least=0, most=0, head=True),
         NodeType(name="gpu", resources={"CPU": 8, "GPU": 1}, least=1, most=4, head=False),
         NodeType(name="open", resources={}, least=0, most=6, head=False),
     )

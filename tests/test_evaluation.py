@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -12,10 +13,19 @@ from torch.nn.functional import one_hot
 
 from sabtune import evaluation
 from sabtune.errors import ConfigError
-from sabtune.evaluation import Ladder, Rung, climb, length_score, measure, solve_length
+from sabtune.evaluation import (
+    Begun,
+    Ladder,
+    Rung,
+    climb,
+    length_score,
+    measure,
+    measure_on,
+    solve_length,
+)
 from sabtune.models import SAB, Model
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Copying, Task, above_chance
+from sabtune.tasks import Copying, Language, Tally, Task, above_chance
 
 TASK = Copying.Config(length=5, symbols=3).build()
 
@@ -162,3 +172,37 @@ def test_a_ladder_rises(lengths: tuple[int, ...], message: str) -> None:
         Ladder(lengths=lengths, select=(5,))
     with pytest.raises(ConfigError, match=message):
         Ladder(lengths=(5,), select=lengths)
+
+
+@pytest.mark.parametrize("carries", [False, True])
+def test_a_rung_in_pieces_is_the_rung(carries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paused between all batches, each time taken up again from plain values."""
+    task = Language.Config(length=5, text="pydoc").build() if carries else TASK
+    model = SAB.Config(hidden=8, k_att=2).build(
+        task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALISATION)
+    )
+    kept = {"sequences": 7, "seed": 3, "stream": Stream.SELECTION}
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 3 * task.steps(20))
+    whole = measure(model, task, 20, **kept)  # type: ignore[arg-type]
+    begun, done = Begun(), []
+    while True:
+        found = measure_on(
+            model, task, 20, **kept, begun=begun, pressed=lambda: True  # type: ignore[arg-type]
+        )  # fmt: skip
+        if isinstance(found, Rung):
+            break
+        begun = Begun.from_dict(json.loads(json.dumps(asdict(found))))
+        done.append(begun.done)
+    assert done == [3, 6]
+    assert found == whole
+    assert found.seconds is not None
+    assert found.seconds > begun.seconds
+
+
+def test_what_was_measured_is_not_measured_again() -> None:
+    oracle = Oracle(10**6)
+    begun = Begun(done=10, tally=Tally(loss=1.0, steps=4, correct=1, scored=2), seconds=2.0)
+    kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
+    found = measure_on(oracle, TASK, 40, **kept, begun=begun)  # type: ignore[arg-type]
+    assert isinstance(found, Rung)
+    assert (found.accuracy, found.loss, oracle.largest) == (0.5, 0.25, 0)

@@ -82,7 +82,8 @@ def test_a_contest_itself_has_its_methods_and_no_trial_that_chose_itself(store: 
 
 
 def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
-    accuracy, loss = ladder.sheets(material(store, "found"))
+    accuracy, papers, loss = ladder.sheets(material(store, "found"))
+    assert papers.title.endswith("trained at each length that it is tested at")
     assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
     assert accuracy.title == "Accuracy in %, by length; trained at length 100"
     assert loss.title == "Loss in nats a step, by length; trained at length 100"
@@ -97,7 +98,7 @@ def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path:
     store = Store(tmp_path)
     searched(store, "found", 4)
     confirmed(store, "found.confirm", RIVALS, lengths=(100, 141, 283, 894, 2828, 4000))
-    first, second, *losses = ladder.sheets(material(store, "found"))
+    first, second, _, *losses = ladder.sheets(material(store, "found"))
     assert first.header[2:] == ("100", "141", "283", "894", "2,828", "4,000")
     assert second.header[2:] == ("100", "200", "300", "400", "2,000", "5,000")
     assert [len(sheet.header) - 2 for sheet in losses] == [6, 4]
@@ -109,16 +110,19 @@ def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> No
         assert text.index(paper.QUOTED) < text.index("h-detach")
         assert text.count(paper.QUOTED) >= 3  # over each source's rows, and in the notes
     quoted = [row for row in rows_of(of) if "arXiv" in row["source"]]
-    assert len(quoted) == sum(len(row.accuracy) for row in paper.TABLES[0].rows)
+    tables = [table for table in paper.TABLES if table.subject == {"kind": "copying"}]
+    assert len(quoted) == sum(len(row.values) for table in tables for row in table.rows)
     assert all(paper.QUOTED in row["source"] for row in quoted)
 
 
 def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
-    own, papers, _ = ladder.sheets(material(store, "short"))
+    own, papers, _, _ = ladder.sheets(material(store, "short"))
     assert own.header[2:] == ("100", "200", "400", "2,000")
     assert "copying 10 symbols of 8, trained at length 100" in papers.title
-    assert "no row of it compares" in ladder.notes(material(store, "short"))[-1]
-    assert "no row of it compares" not in ladder.notes(material(store, "found"))[-1]
+    longer, each = ladder.notes(material(store, "short"))[-2:]
+    assert "no row of it compares" in longer
+    assert "no row of it compares" in each
+    assert "no row of it compares" not in ladder.notes(material(store, "found"))[-2]
 
 
 def test_a_task_that_no_paper_has_numbers_for_has_none(

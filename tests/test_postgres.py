@@ -17,11 +17,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.search.locks import is_held
 from sabtune.store import Store
 from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.objects import BUCKET, Objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -39,6 +42,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"postgresql://anna:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def mlflow(self) -> str:
+        """Of another database on it."""
+        return f"{self.url.removesuffix('postgres')}mlflow"
 
     def create(self) -> None:
         secret = self.folder / "password"
@@ -102,6 +110,10 @@ def server() -> Iterator[Server]:
         server = Server(folder, place, user, port, secrets.token_hex(12))
         server.create()
         server.start()
+        engine = sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("CREATE DATABASE mlflow"))
+        engine.dispose()
         try:
             yield server
         finally:
@@ -227,3 +239,76 @@ def test_a_server_that_goes_away_ends_the_search_in_one_line_and_nothing_is_lost
     for trial in trials:
         assert_as_unbroken(trial)
     assert_secret(server, tmp_path, shown, errors, again.stdout)
+
+
+def test_mlflow_in_postgres_and_its_files_in_an_object_store(
+    server: Server, s3: Objects, tmp_path: Path
+) -> None:
+    file = study(tmp_path, "shared-mlflow", ["plain"] * 2)
+    where = ["--files", f"s3://{BUCKET}/shared-mlflow", "--tracking", server.mlflow]
+    done = sabtune("search", file, "--store", server.url, *where, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert f"--tracking postgresql://anna:***@127.0.0.1:{server.port}/mlflow" in done.stdout
+    synced = sabtune("sync", "shared-mlflow", "--store", server.url, *where, cwd=tmp_path)
+    assert synced.stderr == ""
+    client = MlflowClient(server.mlflow)
+    experiment = client.get_experiment_by_name("shared-mlflow")
+    assert experiment is not None
+    assert experiment.artifact_location == f"s3://{BUCKET}/shared-mlflow/artifacts"
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 3
+    assert len(client.search_logged_models([experiment.experiment_id])) == 2
+    assert any(name.endswith("weights.safetensors") for name in s3.names("shared-mlflow/artifacts"))
+    assert not (tmp_path / "sabtune-store" / "mlflow.db").exists()
+    assert_secret(server, tmp_path, done.stdout, synced.stdout)
+
+
+def test_mlflows_page_on_a_database(server: Server, tmp_path: Path) -> None:
+    MlflowClient(server.mlflow).create_experiment("shown-by-mlflow", "file:///nowhere")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--store", server.url, "--tracking", server.mlflow, "--port", port]
+    with driver("ui", *where, cwd=tmp_path) as ui:
+        page = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/get-by-name"
+        ui.until(lambda: b"shown-by-mlflow" in got(f"{page}?experiment_name=shown-by-mlflow"))
+        started = below(str(ui.process.pid))
+        arguments = [Path(f"/proc/{process}/cmdline").read_text() for process in started]
+        assert len(arguments) >= 2
+        assert all(server.password not in text for text in arguments)
+        ui.process.send_signal(signal.SIGTERM)
+        assert ui.end() == 0
+    assert_secret(server, tmp_path, ui.shown, ui.errors)
+
+
+def below(process: str) -> list[str]:
+    """What a process has started, and what that has."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [*children, *(pid for child in children for pid in below(child))]
+
+
+def test_mlflow_does_not_go_into_optunas_database(server: Server, tmp_path: Path) -> None:
+    file = study(tmp_path, "both", ["plain"])
+    both = ["--store", server.url, "--tracking", server.url]
+    refused = sabtune("search", file, *both, cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "holds Optuna's studies, and MLflow can't be beside them: give --tracking a" in line
+    assert_secret(server, tmp_path, line)
+
+
+@pytest.mark.parametrize("mistake", ["password", "port"])
+def test_an_mlflow_in_a_database_that_lets_nobody_in_is_one_line(
+    server: Server, mistake: str, tmp_path: Path
+) -> None:
+    file = study(tmp_path, "outside", ["plain"])
+    wrong = {"password": (server.password, "s3cr3t"), "port": (f":{server.port}/", ":9/")}
+    url = server.mlflow.replace(*wrong[mistake])
+    refused = sabtune("search", file, "--tracking", url, cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("sabtune: MLflow at postgresql://127.0.0.1")
+    assert "s3cr3t" not in line
+    assert "starts" not in refused.stdout
+    assert_secret(server, tmp_path, line)

@@ -104,7 +104,7 @@ def test_a_report_goes_to_the_searchs_run(study: optuna.Study, tmp_path: Path) -
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("found")
     assert keep_report(study, store, tmp_path / "report")
-    place = Place(store.mlflow_uri, "s", store.artifacts)
+    place = Place(store.mlflow_uri, "s", store.root / "artifacts")
     (search,) = place.searches()
     files = place.client.list_artifacts(search.info.run_id, "report")
     assert [file.path for file in files] == ["report/index.html"]

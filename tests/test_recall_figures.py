@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from sabtune import checkpoint
 from sabtune.config import RunConfig
 from sabtune.diagnostics import recall_map
+from sabtune.files import Folder
 from sabtune.models import LSTM, SAB
 from sabtune.report.figures import memory
 from sabtune.report.figures.marks import (
@@ -36,7 +37,7 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material)
     (heat,) = marks(figure.panels[0], Heat)
     directory = recalling.best.checkpoint
     assert directory is not None
-    model = checkpoint.load_model(directory)
+    model = checkpoint.load_model(Path(directory.address))
     assert isinstance(model, SAB)
     drawn = generator(0, Stream.TEST, index=30)
     batch = recalling.task.batches(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
@@ -78,7 +79,7 @@ def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
     recalling: Material, found: Material, tmp_path: Path
 ) -> None:
     assert memory.memory(found) == []
-    gone = replace(recalling.best, checkpoint=tmp_path / "gone")
+    gone = replace(recalling.best, checkpoint=Folder.at(tmp_path / "gone"))
     ranked = [replace(recalling.ranked[0], complete=[gone])]
     assert memory.memory(replace(recalling, ranked=ranked)) == []
     study = optuna.create_study(study_name="lstm", direction="maximize")

@@ -78,15 +78,16 @@ def test_a_trial_without_a_result_cannot_be_compared(trained: TrialRecord) -> No
 def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
     file = load(learnable(tmp_path))
     found = forecast(file)
-    assert [rung.length for rung in found.rungs] == [2, 4, 8]
-    assert [rung.selects for rung in found.rungs] == [True, True, False]
-    select = sum(rung.seconds for rung in found.rungs if rung.selects)
-    whole = sum(rung.seconds for rung in found.rungs)
-    expected = 120 * found.seconds_per_update + 3 * select + 2 * whole
-    assert found.trial_seconds == pytest.approx(expected)
-    assert found.hours == pytest.approx(8 * found.trial_seconds / found.at_once / 3600)
-    assert found.seconds_per_update > 0
-    assert found.training_memory > 1
+    probe = found.probe
+    assert [rung.length for rung in probe.rungs] == [2, 4, 8]
+    assert [rung.selects for rung in probe.rungs] == [True, True, False]
+    select = sum(rung.seconds for rung in probe.rungs if rung.selects)
+    whole = sum(rung.seconds for rung in probe.rungs)
+    expected = 120 * probe.seconds_per_update + 3 * select + 2 * whole
+    assert probe.trial_seconds == pytest.approx(expected)
+    assert found.hours == pytest.approx(8 * probe.trial_seconds / found.placement.at_once / 3600)
+    assert probe.seconds_per_update > 0
+    assert probe.training_memory > 1
     console = Console(width=120)
     with console.capture() as captured:
         console.print(forecast_page(found, file.study))

@@ -120,7 +120,7 @@ def test_what_is_recorded_is_what_the_checkpoint_does(done: Done) -> None:
     best = done.best
     assert best.checkpoint is not None
     assert best.run is not None
-    model, task = checkpoint.load_model(best.checkpoint), best.run.task.build()
+    model, task = checkpoint.load_model(Path(best.checkpoint.address)), best.run.task.build()
     torch.set_num_threads(1)
     for stream, rungs in ((Stream.SELECTION, best.ladder), (Stream.TEST, best.test)):
         assert [rung.length for rung in rungs] == [2, 4, 8]
@@ -191,7 +191,7 @@ def test_the_best_model_loads_in_a_fresh_process_and_gives_the_checkpoints_logit
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     with torch.no_grad():
-        logits, _ = checkpoint.load_model(done.best.checkpoint)(torch.from_numpy(x))
+        logits, _ = checkpoint.load_model(Path(done.best.checkpoint.address))(torch.from_numpy(x))
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -253,8 +253,8 @@ def test_sync_makes_it_all_anew(
 
 
 def test_no_pickle_is_kept_with_the_model(done: Done) -> None:
-    assert done.store.artifacts is not None
-    kinds = {path.suffix for path in done.store.artifacts.rglob("*") if path.is_file()}
+    kinds = {path.suffix for path in (done.store.root / "artifacts").rglob("*") if path.is_file()}
+    assert done.store.artifacts == (done.store.root / "artifacts").as_uri()
     assert ".safetensors" in kinds
     assert not kinds & {".pkl", ".pickle", ".pt", ".pth", ".bin"}
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from sabtune.config import RunConfig
+from sabtune.files import Folder
 from sabtune.training import Training
 from sabtune.watcher import Version
 from tests.boards import COMPLETE, ENOUGH, Place, pictures, tell, until
@@ -50,7 +51,7 @@ def test_the_champion_answers_over_http(run: RunConfig, tmp_path: Path) -> None:
         pass
     training.save(tmp_path / "checkpoint")
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "served", tmp_path / "artifacts")
-    outcome = replace(COMPLETE, checkpoint=tmp_path / "checkpoint")
+    outcome = replace(COMPLETE, checkpoint=Folder.at(tmp_path / "checkpoint"))
     tracker = place.tracker()
     tell(tracker, replace(pictures(run)[0], outcome=outcome))
     assert tracker.register([Version(trial=0)], champion=0), tracker.behind

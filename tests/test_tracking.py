@@ -177,7 +177,7 @@ def test_the_machine_is_watched_if_asked_for(
     def system(shown: Run) -> bool:
         return any(key.startswith("system/") for key in shown.data.metrics)
 
-    tracker = Tracker(embedded.uri, embedded.study, embedded.artifacts, system_metrics=asked)
+    tracker = Tracker(embedded.uri, embedded.study, embedded.location, system_metrics=asked)
     tell(tracker, pictures(run)[2])
     assert tracker.register([], 0) == {}  # waits until all is written
     if asked:

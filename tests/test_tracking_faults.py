@@ -41,7 +41,7 @@ from sabtune.tracking import Tracker
 from sabtune.watcher import Version
 
 told = pictures(run.__wrapped__())
-artifacts = Path("artifacts").absolute() if "sqlite" in sys.argv[1] else None
+artifacts = Path("artifacts").absolute().as_uri() if "sqlite" in sys.argv[1] else None
 tracker = Tracker(sys.argv[1], "quiet", artifacts)
 for picture in told:
     tell(tracker, picture)

@@ -19,6 +19,7 @@ from mlflow.models import Model
 from sabtune import checkpoint
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import TrackingError
+from sabtune.files import Folder
 from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.models.base import ModelConfig
 from sabtune.tasks import Copying
@@ -50,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
         pass
     training.save(directory)
     (told, *_) = pictures(config)
-    return replace(told, outcome=replace(COMPLETE, checkpoint=directory))
+    return replace(told, outcome=replace(COMPLETE, checkpoint=Folder.at(directory)))
 
 
 def numbered(picture: Picture, number: int) -> Picture:
@@ -111,7 +112,9 @@ def test_a_model_predicts_at_any_length_what_the_trained_one_does(
     model = pyfunc.load_model(f"models:/{found.model_id}")
     for batch, steps in ((1, 1), (3, 15), (2, 640)):
         x = drawn(batch, steps, trained.assignment.run.task.build().inputs)
-        np.testing.assert_array_equal(model.predict(x), logits(trained.outcome.checkpoint, x))
+        np.testing.assert_array_equal(
+            model.predict(x), logits(Path(trained.outcome.checkpoint.address), x)
+        )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_every_kind_of_model_comes_back_bit_for_bit(
     training = Training(run)
     assert len(list(training)) == 1
     training.save(tmp_path / "checkpoint")
-    outcome = replace(COMPLETE, checkpoint=tmp_path / "checkpoint")
+    outcome = replace(COMPLETE, checkpoint=Folder.at(tmp_path / "checkpoint"))
     told = Picture(assignment=assignment(run, 0), history=(), outcome=outcome)
     tracker = embedded.tracker()
     tell(tracker, told)
@@ -223,7 +226,7 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
     (tmp_path / "run.json").write_text("{")
     (tmp_path / "weights.safetensors").write_bytes(b"torn")
     (tmp_path / "progress.json").write_text("{}")
-    torn = replace(trained, outcome=replace(trained.outcome, checkpoint=tmp_path))
+    torn = replace(trained, outcome=replace(trained.outcome, checkpoint=Folder.at(tmp_path)))
     told = [torn, numbered(trained, 1)]
     tracker = embedded.tracker()
     for picture in told:
@@ -235,7 +238,9 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
     with pytest.raises(TrackingError, match=r"all but a model: .*run.json can't be read"):
         embedded.tracker().sync(told, standing())
     assert embedded.searches()[0].info.status == "FINISHED"
-    gone = replace(torn, outcome=replace(trained.outcome, checkpoint=tmp_path / "cleared"))
+    gone = replace(
+        torn, outcome=replace(trained.outcome, checkpoint=Folder.at(tmp_path / "cleared"))
+    )
     embedded.tracker().sync([gone, told[1]], standing())  # cleared away on purpose: no fault
 
 
@@ -296,7 +301,7 @@ def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: Pic
     said = pyfunc.load_model(f"models:/{place.study}@champion").predict(x)
     assert trained.outcome is not None
     assert trained.outcome.checkpoint is not None
-    np.testing.assert_array_equal(said, logits(trained.outcome.checkpoint, x))
+    np.testing.assert_array_equal(said, logits(Path(trained.outcome.checkpoint.address), x))
 
 
 def test_a_registered_model_of_somebody_else_is_not_touched(

@@ -196,3 +196,51 @@ def test_what_is_far_off_is_kept_in_a_checkpoint(run: RunConfig, tmp_path: Path)
     with pytest.raises(DivergedError):
         list(resumed)
     assert resumed.step == LOST * train.report_every
+
+
+def test_a_training_that_pauses_makes_the_same_reports(run: RunConfig, tmp_path: Path) -> None:
+    """Saved after every single update, and each time gone on with from the files."""
+    unbroken = Training(run)
+    expected = list(unbroken)
+    training, got, pauses = Training(run), list[Report](), 0
+    while training.progress < 1:
+        report = next(training.reports(lambda: True))
+        pauses += report is None
+        got += [report] if report is not None else []
+        training.save(tmp_path / str(training.step))
+        training = Training.resume(tmp_path / str(training.step))
+    assert pauses == 16  # of 20 updates, 4 of which end with a report
+    assert timeless(got) == timeless(expected)
+    for name, tensor in weights(unbroken).items():
+        assert torch.equal(weights(training)[name], tensor), name
+
+
+def test_a_pause_counts_no_time_and_loses_none(run: RunConfig, tmp_path: Path) -> None:
+    training = Training(run)
+    assert next(training.reports(lambda: True)) is None
+    training.stretch.seconds = 1000.0
+    training.save(tmp_path)
+    report = next(iter(Training.resume(tmp_path)))
+    assert report.updates_per_second == pytest.approx(5 / 1000, rel=0.1)
+
+
+def test_a_checkpoint_of_the_format_before_is_read(run: RunConfig, tmp_path: Path) -> None:
+    training = Training(run)
+    reports = iter(training)
+    next(reports)
+    training.save(tmp_path)
+    path = tmp_path / "progress.json"
+    progress = json.loads(path.read_text())
+    del progress["stretch"]
+    path.write_text(json.dumps(progress | {"format": 2}))
+    assert timeless(list(Training.resume(tmp_path))) == timeless(list(reports))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "training.safetensors", "progress.json"])
+def test_files_of_two_saves_are_no_checkpoint(run: RunConfig, tmp_path: Path, name: str) -> None:
+    training = Training(run)
+    for folder, _ in zip(("first", "second"), training, strict=False):
+        training.save(tmp_path / folder)
+    (tmp_path / "first" / name).replace(tmp_path / "second" / name)
+    with pytest.raises(CheckpointError, match="was saved at step"):
+        Training.resume(tmp_path / "second")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from sabtune import evaluation
 from sabtune.errors import CheckpointError, ConfigError, LimitError
-from sabtune.evaluation import Ladder, climb
+from sabtune.evaluation import Begun, Ladder, Rung, climb, measure_on
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
@@ -102,7 +103,7 @@ def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
 def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) -> None:
     run = TrialRun(assignment())
     next(iter(run))
-    run.history[-1] = dataclasses.replace(run.history[-1], seconds=7200.0)
+    run._before = 7200.0  # so long did earlier attempts take
     run.save(tmp_path)
     with pytest.raises(LimitError, match=r"^2 h at 20 updates"):
         list(TrialRun.resume(assignment(limits=Limits(hours=1)), tmp_path))
@@ -127,3 +128,54 @@ def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
 def test_bad_limits(value: float) -> None:
     with pytest.raises(ConfigError, match="hours is"):
         Limits(hours=value)
+
+
+def test_a_trial_that_pauses_reports_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved after every update and every batch, and each time gone on with from the files."""
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
+    run, pauses = TrialRun(assignment()), 0
+    for at in range(1000):
+        progress = next(run.stretches(lambda: True))
+        pauses += progress is None
+        run.save(tmp_path / str(at))
+        assert load_history(tmp_path / str(at)) == run.history
+        if progress is not None and progress.finished:
+            break
+        run = TrialRun.resume(assignment(), tmp_path / str(at))
+    assert pauses > 18 + 3 + 4  # of 20 updates two end with a report; the last has four rungs
+    whole = TrialRun(assignment())
+    list(whole)
+    assert unclocked(run.history) == unclocked(whole.history)
+
+
+def test_a_rung_that_was_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TrialRun(assignment())
+    next(run.stretches())
+    while run.report is None:
+        next(run.stretches(lambda: run.training.progress >= 1))
+    run.save(tmp_path)
+    resumed = TrialRun.resume(assignment(), tmp_path)
+    measured = list[int]()
+
+    def spy(model: Any, task: Any, length: int, **others: Any) -> Rung | Begun:
+        measured.append(length)
+        return measure_on(model, task, length, **others)
+
+    monkeypatch.setattr("sabtune.trial.measure_on", spy)
+    (last,) = resumed
+    assert measured == [8, 4, 8]
+    whole = TrialRun(assignment())
+    assert unclocked([last]) == unclocked(list(whole)[1:])
+
+
+def test_the_time_of_a_pause_is_kept(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    assert next(run.stretches(lambda: True)) is None
+    run._before = 7200.0
+    run.save(tmp_path)
+    (first, _) = TrialRun.resume(assignment(), tmp_path)
+    assert first.seconds > 7200

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.evaluation import Ladder
-from sabtune.search.attempts import checkpoints, history
+from sabtune.files import Folder
+from sabtune.search.attempts import Attempts, history
 from sabtune.search.record import TrialRecord
 from sabtune.search.trainable import newest
 from sabtune.store import Store
@@ -92,8 +93,9 @@ def test_a_failed_trial_says_why_in_the_study_in_mlflow_and_on_the_terminal(
     assert run.data.tags["sabtune.reason"] == trial.reason
 
 
-def damage(checkpoint: Path, how: str) -> None:
+def damage(at: Folder | Path, how: str) -> None:
     """Cuts a file of the checkpoint in two, or takes all of them away."""
+    checkpoint = Path(str(at))
     if how == "empty":
         for file in checkpoint.iterdir():
             file.unlink()
@@ -103,7 +105,7 @@ def damage(checkpoint: Path, how: str) -> None:
 
 
 @pytest.fixture
-def saved(run: RunConfig, tmp_path: Path) -> tuple[Assignment, list[Path]]:
+def saved(run: RunConfig, tmp_path: Path) -> tuple[Assignment, list[Folder]]:
     """A trial's three checkpoints, newest first: at 15, 10 and 5 updates."""
     assignment = Assignment(
         number=7,
@@ -116,12 +118,12 @@ def saved(run: RunConfig, tmp_path: Path) -> tuple[Assignment, list[Path]]:
     trial = TrialRun(assignment)
     for at, _ in zip(range(3), trial, strict=False):
         trial.save(tmp_path / "0007" / f"checkpoint_{at:06d}")
-    return assignment, checkpoints(tmp_path, 7)
+    return assignment, Attempts(Folder.at(tmp_path)).checkpoints(7)
 
 
 @pytest.mark.parametrize("how", [*FILES, "empty"])
 def test_a_damaged_checkpoint_is_passed_over(
-    saved: tuple[Assignment, list[Path]], how: str
+    saved: tuple[Assignment, list[Folder]], how: str
 ) -> None:
     assignment, newest_first = saved
     cpu = torch.device("cpu")
@@ -139,21 +141,22 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
-    saved: tuple[Assignment, list[Path]],
+    saved: tuple[Assignment, list[Folder]],
 ) -> None:
     assignment, newest_first = saved
     cpu = torch.device("cpu")
     for name in ("trial.json", "progress.json", "run.json"):
         for text in ("[]", "{}", "null", '{"history": [1]}', '{"format": 1}', "\x00" * 40):
-            whole = (newest_first[0] / name).read_text()
-            (newest_first[0] / name).write_text(text)
+            file = Path(newest_first[0].address) / name
+            whole = file.read_text()
+            file.write_text(text)
             assert newest(assignment, newest_first, cpu).training.step == 10, (name, text)
             history(newest_first)
-            (newest_first[0] / name).write_text(whole)
+            file.write_text(whole)
 
 
 def test_a_checkpoint_of_another_trial_is_passed_over(
-    saved: tuple[Assignment, list[Path]],
+    saved: tuple[Assignment, list[Folder]],
 ) -> None:
     """As a study of the same name leaves them, in a database that is no more."""
     assignment, newest_first = saved
@@ -175,9 +178,9 @@ def test_a_search_goes_on_from_the_checkpoint_before_the_damaged_one(
         search.until("#0 210/1500 updates")
         search.until("#1 210/1500 updates")
     store = Store(tmp_path / "store")
-    before = []
+    before, attempts = [], Attempts(store.trials / "cut")
     for number, how in enumerate(pair):
-        left = [path for path in checkpoints(store.trials / "cut", number) if history([path])]
+        left = [of for of in attempts.checkpoints(number) if history([of])]
         damage(left[0], how)
         before.append(history(left[1:]))
         assert len(before[-1]) >= 5

@@ -1,6 +1,6 @@
 """The command line: arguments in, exit codes out. 0 done, 2 a mistake to mend, 130 interrupted.
 
-The commands are in `running`, `showing` and `data`; no logic is.
+The commands are in `running`, `showing`, `doctoring` and `data`; no logic is.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import sys
 
 import typer
 
-from sabtune.cli import data, running, showing
+from sabtune.cli import data, doctoring, running, showing
 from sabtune.cli.app import app
 from sabtune.errors import SabtuneError
 
-__all__ = ["app", "data", "main", "running", "showing"]
+__all__ = ["app", "data", "doctoring", "main", "running", "showing"]
 
 
 def main() -> None:

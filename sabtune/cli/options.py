@@ -14,8 +14,13 @@ StoreOption = Annotated[
     ),
 ]
 FilesOption = Annotated[
-    Path | None,
-    typer.Option("--files", help="The folder for checkpoints, where the store is a database."),
+    str | None,
+    typer.Option(
+        "--files",
+        envvar="SABTUNE_FILES",
+        help="Where checkpoints, MLflow's files and copies of the studies go: a folder, "
+        "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; by default the store's folder.",
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -34,6 +39,11 @@ TrackingOption = Annotated[
     typer.Option(
         "--tracking",
         envvar="MLFLOW_TRACKING_URI",
-        help="The URI of an MLflow server; by default the store has its own MLflow.",
+        help="An MLflow server's URI, or MLflow's database as postgresql://USER@HOST/DATABASE; "
+        "by default the store has its own MLflow.",
     ),
+]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option("--cluster", help="The YAML file of a cluster to do this on, by its head."),
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import (
+    ClusterOption,
     DataOption,
     FilesOption,
     LengthsOption,
@@ -16,13 +19,17 @@ from sabtune.cli.options import (
     TrackingOption,
 )
 from sabtune.cli.screen import (
+    FROM,
+    STUDY_FILE,
     close,
     console_of_terminal,
     data_folder,
     data_of,
     hint,
     log_report,
+    restored,
     run_contest,
+    saying,
     show_report,
     watching,
     where_of,
@@ -68,6 +75,7 @@ def search(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Search the space of a study file, and report on the best model.
 
@@ -80,6 +88,15 @@ def search(
             check_whole(name, whole, least)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--trials": trials, "--hours": hours}
+        given |= {"--gpu-hours": gpu_hours, "--seed": seed}
+        given |= {"--new": new, "--retry-failed": retry_failed, "--warm-start": warm_start}
+        given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        study = load(path).study
+        remote.check_capacity(cluster, study.resources)
+        remote.train(cluster, "search", *remote.options(given), study=study.name, upload=path)
     data_folder(data_dir)
     file = load(path).with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
@@ -89,7 +106,7 @@ def search(
 
         console.print(forecast_page(forecast(file), file.study))
         return
-    place = Store.at(store, files, tracking).made()
+    place = restored(console, Store.at(store, files, tracking).made())
 
     from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
     from sabtune.search.naming import free_name
@@ -100,7 +117,7 @@ def search(
     name = file.study.name
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    options |= {"system_metrics": system_metrics}
+    options |= {"system_metrics": system_metrics, "say": saying(console)}
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
@@ -108,9 +125,11 @@ def search(
     where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
-    hint(console, "Figures and tables:", f"report {name}{where} --out report")
+    if FROM not in os.environ:
+        hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
-    close(console, ending, f"search {path}{where}{data_of(data_dir)}", f"sync {name}{where}")
+    again = f"search {os.environ.get(STUDY_FILE, path)}{where}{data_of(data_dir)}"
+    close(console, ending, again, f"sync {name}{where}")
 
 
 @app.command()
@@ -125,12 +144,19 @@ def confirm(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Train the best again on fresh seeds, and measure them at lengths the search never used."""
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
+        given |= {"--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        words = [*studies, *remote.options(given)]
+        remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
     from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
-    place = Store.at(store, files, tracking).existing()
+    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     configs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
     again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
@@ -147,12 +173,17 @@ def ablate(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Change one thing of the winner at a time, and measure what it was worth."""
+    if cluster is not None:
+        given: dict[str, remote.Value] = {"--seeds": seeds, "--lengths": lengths, "--store": store}
+        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
+        remote.train(cluster, "ablate", study, *remote.options(given), study=f"{study}.ablate")
     from sabtune.search.contest import ablations, finalists, study_file
 
     data_folder(data_dir)
-    place = Store.at(store, files, tracking).existing()
+    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     (winner,) = finalists(place, [study], 1).values()
     where = where_of(store, files, tracking)
     again = f"ablate {study} --seeds {seeds}{data_of(data_dir)}"

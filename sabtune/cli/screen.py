@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,14 @@ def run_contest(
     own = file.renamed(name).with_limits(trials=seeds * len(configs), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(
-            name, file, store, configs, seeds=seeds, lengths=lengths_of(lengths), watchers=watchers
+            name,
+            file,
+            store,
+            configs,
+            seeds=seeds,
+            lengths=lengths_of(lengths),
+            watchers=watchers,
+            say=saying(console),
         )
     console.print(page(study))
     for of in (name, name.rpartition(".")[0]):
@@ -127,9 +134,24 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
         raise typer.Exit(0 if ending.out_of_budget else INTERRUPTED)
 
 
+def saying(console: Console) -> Callable[[str], None]:
+    """Prints a line, above the table if there is one."""
+    return lambda words: console.print(Text(words))
+
+
 def hint(console: Console, text: str, arguments: str) -> None:
-    """What to type next, and what for."""
-    console.print(Text(f"{text:<27}{command()} {arguments}"))
+    """What to type next, and what for; where it will be typed, if that isn't here."""
+    cluster = os.environ.get(FROM)
+    console.print(
+        Text(f"{text:<27}{command()} {arguments}{f' --cluster {cluster}' * bool(cluster)}")
+    )
+
+
+FROM = "SABTUNE_FROM"
+"""Set in a job of a cluster's head: the --cluster that it was started with, elsewhere."""
+
+STUDY_FILE = "SABTUNE_STUDY_FILE"
+"""Likewise: the study file's path there."""
 
 
 def data_folder(named: Path | None) -> Path:
@@ -146,11 +168,22 @@ def data_of(named: Path | None) -> str:
     return f" --data-dir {named}" if named else ""
 
 
-def where_of(store: str, files: Path | None, tracking: str | None) -> str:
+def where_of(store: str, files: str | None, tracking: str | None) -> str:
     """The options that lead to the same store again; no password."""
     where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"
     where += f" --files {files}" if files else ""
     return where + (f" --tracking {hide_password(tracking)}" if tracking else "")
+
+
+def restored(console: Console, store: Store) -> Store:
+    """The same, its studies brought back, and that said, where its folder has none and a copy is
+    at hand."""
+    from sabtune.search.snapshots import restore
+
+    line = restore(store) if store.snapshots else ""
+    if line:
+        console.print(Text(line))
+    return store
 
 
 def show_report(console: Console, study: str, store: Store) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sabtune.cli import remote
 from sabtune.cli.app import app
-from sabtune.cli.options import FilesOption, StoreOption, TrackingOption
+from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import (
     check_free,
     console_of_terminal,
@@ -16,17 +17,37 @@ from sabtune.cli.screen import (
     show_report,
     write_report,
 )
+from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.store import DEFAULT, Store
 
 
 @app.command()
 def status(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    study: Annotated[
+        str | None,
+        typer.Argument(help="The name of a study in the store; none shows a --cluster's searches."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show what the search prints on the --cluster.")
+    ] = False,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Print how a study stands; from another terminal while it is searched, too."""
+    if cluster is not None:
+        if follow:
+            remote.follow_study(cluster, study)
+        elif study is None:
+            remote.show_jobs(cluster)
+        else:
+            where = remote.options({"--store": store, "--files": files})
+            remote.ask(cluster, "status", study, *where)
+        return
+    check(not follow, "--follow", follow, "--cluster too: a search here shows what it does")
+    if study is None:
+        raise ConfigError("status wants a study's name: give one, or --cluster")
     from sabtune.report.status import status as page
     from sabtune.search.locks import is_held
     from sabtune.search.record import open_study
@@ -36,13 +57,28 @@ def status(
 
 
 @app.command()
+def stop(
+    study: Annotated[str, typer.Argument(help="The name of a study that is searched there.")],
+    cluster: Annotated[
+        Path, typer.Option("--cluster", help="The YAML file of the cluster that searches it.")
+    ],
+) -> None:
+    """Stop a search on a cluster as Ctrl-C would one here: the next search goes on with it."""
+    remote.stop(cluster, study)
+
+
+@app.command()
 def sync(
     study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Make MLflow hold all of a study, nothing twice."""
+    if cluster is not None:
+        given = {"--store": store, "--files": files, "--tracking": tracking}
+        remote.ask(cluster, "sync", study, *remote.options(given))
     from sabtune.search.projection import sync as run_sync
     from sabtune.search.record import open_study
 
@@ -68,8 +104,12 @@ def report(
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Print what a study found: its best trial, by length. With --out, write it for a paper."""
+    if cluster is not None:
+        check(out is None, "--out", out, "it on the head, where its files would be")
+        remote.ask(cluster, "report", study, *remote.options({"--store": store, "--files": files}))
     place = Store.at(store, files).existing()
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
@@ -91,10 +131,16 @@ def ui(
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
+    tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Open MLflow on the store, at http://127.0.0.1:PORT, until Ctrl-C."""
-    place = Store.at(store, files).existing()
     port = port or (8080 if optuna else 5000)
+    if cluster is not None:
+        where = remote.options({"--store": store, "--files": files, "--tracking": tracking})
+        remote.page(cluster, optuna=optuna, port=port, arguments=where)
+        return
+    place = Store.at(store, files, tracking).existing()
     check_free(port)
     if optuna:
         from sabtune.search.dashboard import serve as serve_optuna

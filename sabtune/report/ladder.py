@@ -66,13 +66,19 @@ def own_notes(material: Material) -> list[str]:
         lines.append("Losses are of the seeds that didn't fail.")
     if not material.is_contest:
         lines.append(_chosen(material))
-    quoted = _quoted(material)
-    if quoted:
-        sources = "; ".join(dict.fromkeys(row.source for row in quoted.rows))
-        lines.append(f"{sources}: {paper.QUOTED}. Setting: {quoted.words}. {quoted.note}")
-        if not quoted.is_of(_task(material)):
-            lines.append("That setting is another than this study's: no row of it compares.")
-    return lines
+    return [*lines, *(_of_table(table, material) for table in _quoted(material))]
+
+
+def _of_table(table: paper.QuotedTable, material: Material) -> str:
+    """What a paper's table is of, and what it says of a test set as a whole."""
+    sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
+    words = [f"{sources}: {paper.QUOTED}. Setting: {table.words}."]
+    whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
+    words += [f"There: {'; '.join(whole)}."] * bool(whole)
+    words += [table.note] * bool(table.note)
+    if not table.is_of(_task(material)):
+        words.append("It is another than this study's: no row of it compares.")
+    return " ".join(words)
 
 
 def markdown(material: Material) -> str:
@@ -137,12 +143,20 @@ def _accuracies(material: Material) -> Iterator[Block]:
     if not material.is_contest:
         cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in material.best.test}
         yield Block(heading=ITSELF, rows=(_best(material, cells),))
-    quoted = _quoted(material)
-    for source in dict.fromkeys(row.source for row in quoted.rows) if quoted else ():
-        assert quoted is not None
-        theirs = tuple(_of_paper(row) for row in quoted.rows if row.source == source)
-        setting = "" if quoted.is_of(_task(material)) else quoted.words
-        yield Block(heading=f"{source}: {paper.QUOTED}", rows=theirs, setting=setting)
+    yield from _papers(material, "accuracy")
+
+
+def _papers(material: Material, measure: paper.Measure) -> Iterator[Block]:
+    """What papers report by length, a block for each source and setting."""
+    for table in _quoted(material):
+        if table.measure != measure:
+            continue
+        setting = "" if table.is_of(_task(material)) else table.words
+        for source in dict.fromkeys(row.source for row in table.rows):
+            theirs = [_of_paper(row) for row in table.rows if row.source == source]
+            rows = tuple(row for row in theirs if row.cells)
+            if rows:
+                yield Block(heading=f"{source}: {paper.QUOTED}", rows=rows, setting=setting)
 
 
 def _losses(material: Material) -> Iterator[Block]:
@@ -156,6 +170,7 @@ def _losses(material: Material) -> Iterator[Block]:
     if not material.is_contest:
         cells = {rung.length: f"{rung.loss:.3g}" for rung in material.best.test}
         yield Block(heading=ITSELF, rows=(_best(material, cells),))
+    yield from _papers(material, "loss")
 
 
 FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
@@ -187,7 +202,11 @@ def _plain(mean: Estimate | None) -> str:
 
 
 def _of_paper(row: paper.Quoted) -> Row:
-    cells = {n: of if isinstance(of, str) else f"{of:g}" for n, of in row.accuracy.items()}
+    cells = {
+        length: value if isinstance(value, str) else f"{value:g}"
+        for length, value in row.values.items()
+        if length is not None
+    }
     return Row(label=row.method, seeds="–", cells=cells)
 
 
@@ -195,7 +214,7 @@ def _task(material: Material) -> dict[str, object]:
     return to_dict(material.run.task, PARTS)
 
 
-def _quoted(material: Material) -> paper.QuotedTable | None:
+def _quoted(material: Material) -> list[paper.QuotedTable]:
     return paper.quoted(_task(material))
 
 
@@ -210,7 +229,7 @@ def _chosen(material: Material) -> str:
 
 
 def _rows(material: Material) -> Iterator[dict[str, object]]:
-    found, quoted = material.confirmed, _quoted(material)
+    found = material.confirmed
     own = {"trained_at": material.run.task.length}
     unit = {"loss_unit": material.task.loss_unit}
     for row in comparison.accuracy_rows(found) if found else ():
@@ -220,11 +239,17 @@ def _rows(material: Material) -> Iterator[dict[str, object]]:
         row = {"method": _label(material), "length": rung.length, "seeds": 1}
         row |= {"accuracy": rung.accuracy, "loss": rung.loss}
         yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
-    for of in quoted.rows if quoted else ():
-        source = f"{of.source}, {paper.QUOTED}: {quoted.words}" if quoted else ""
-        for length, accuracy in of.accuracy.items():
-            row = {"source": source, "method": of.method, "length": length}
-            if isinstance(accuracy, str):
-                yield {**row, "note": accuracy}
-            else:
-                yield {**row, "accuracy": accuracy / 100}
+    for table in _quoted(material):
+        for of in table.rows:
+            yield from _of_row(table, of)
+
+
+def _of_row(table: paper.QuotedTable, of: paper.Quoted) -> Iterator[dict[str, object]]:
+    source = f"{of.source}, {paper.QUOTED}: {table.words}"
+    for length, value in of.values.items():
+        row: dict[str, object] = {"source": source, "method": of.method}
+        row |= {"length": length} if length is not None else {}
+        if isinstance(value, str):
+            yield {**row, "note": value}
+        else:
+            yield {**row, table.measure: value / 100 if table.measure == "accuracy" else value}

@@ -17,7 +17,7 @@ from sabtune.errors import StoreError
 from sabtune.report.comparison import Comparison
 from sabtune.report.contest import comparison
 from sabtune.search import record
-from sabtune.search.attempts import checkpoints, history
+from sabtune.search.attempts import Attempts, history
 from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
@@ -117,7 +117,11 @@ class Material:
 
     def history(self, trial: TrialRecord) -> list[Progress]:
         """What a trial reported, from its last checkpoint; nothing where that is gone."""
-        return history(checkpoints(self.store.trials / self.name, trial.number))
+        return history(self._attempts.checkpoints(trial.number), trial.assignment)
+
+    @cached_property
+    def _attempts(self) -> Attempts:
+        return Attempts(self.store.trials / self.name)
 
 
 def gather(study: optuna.Study, store: Store) -> Material:

@@ -18,18 +18,20 @@ def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
     table = Table(title="Each rung of the ladder", title_justify="left")
     for name in ("length", "seconds", "peak memory (MiB)", "measured"):
         table.add_column(name, justify="right")
-    for rung in forecast.rungs:
+    probe, placement = forecast.probe, forecast.placement
+    for rung in probe.rungs:
         when = "at every report" if rung.selects else "at the end"
         table.add_row(f"{rung.length:,}", f"{rung.seconds:.2f}", f"{rung.memory:,.0f}", when)
     pruned = "; pruning makes it less" if study.pruning else ""
     lines = [
-        f"Study {study.name}, probed with {forecast.label}, "
-        f"{forecast.updates} updates on {study.resources.cpus} threads:",
-        f"  {1000 * forecast.seconds_per_update:.1f} ms an update, "
-        f"{forecast.training_memory:,.0f} MiB at the peak",
-        f"  {forecast.trial_seconds:,.0f} s a trial, its ladder included",
-        f"  {forecast.hours:.2f} h for {study.trials} trials, {forecast.at_once} at once, "
+        f"Study {study.name}, probed with {probe.label}, "
+        f"{probe.updates} updates on {study.resources.cpus} threads:",
+        f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
+        f"{probe.training_memory:,.0f} MiB at the peak",
+        f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
+        f"  {forecast.hours:.2f} h for {study.trials} trials, {placement.at_once} at once, "
         f"none pruned{pruned}",
+        *([placement.words] if placement.words else []),
     ]
     note = "Of one configuration, alone on this machine: others take more or less."
     return Group(*(Text(line) for line in lines), Text(""), table, Text(note))

@@ -72,7 +72,7 @@ class Scheduler(FIFOScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        if self.halving is None or result["done"]:
+        if self.halving is None or result["done"] or not result["step"]:
             return TrialScheduler.CONTINUE
         number = trial.config["assignment"]["number"]
         goes_on = self.halving.goes_on(number, result["step"], result["score"])

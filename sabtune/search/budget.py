@@ -43,6 +43,10 @@ class Budget(Stopper):
         seconds = sum(self.last[trial] - self.first[trial] for trial in self.last)
         return seconds * self.gpus / 3600
 
+    def stop(self) -> None:
+        """Ends it here."""
+        self.spent = True
+
     def stop_all(self) -> bool:
         if self.hours is not None and self.begun is not None:
             self.spent = self.spent or time.monotonic() - self.begun >= 3600 * self.hours

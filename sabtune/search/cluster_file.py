@@ -14,10 +14,13 @@ from sabtune.errors import ClusterError
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the file on the head, for the autoscaler to read."""
 
+RAYS_DEFAULT = 2
+"""The most workers where a file for a cloud doesn't say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
-    """One kind of node, of which there may be from `least` to `most` beside a head of the kind.
+    """One kind of node, of which there may be from `least` to `most`; the head not counted.
 
     resources: what one has, such as CPU and GPU; empty where the file leaves that to Ray.
     """
@@ -38,6 +41,11 @@ class ClusterFile:
     provider: str
     node_types: tuple[NodeType, ...]
     content: Mapping[str, Any]
+
+    @property
+    def together(self) -> int:
+        """The most workers of all types; where the file doesn't say, as many as Ray then takes."""
+        return _together(self.content)
 
     @classmethod
     def load(cls, path: Path) -> ClusterFile:
@@ -66,15 +74,20 @@ class ClusterFile:
             ) from None
 
 
+def _together(content: Mapping[str, Any]) -> int:
+    machines = content["provider"].get("worker_ips")
+    return int(content.get("max_workers", RAYS_DEFAULT if machines is None else len(machines)))
+
+
 def _node_types(content: Mapping[str, Any]) -> tuple[NodeType, ...]:
     """Those of the file; none where the provider is given its machines by address."""
-    head, together = content.get("head_node_type"), content.get("max_workers", 0)
+    head, together = content.get("head_node_type"), _together(content)
     return tuple(
         NodeType(
             name=name,
             resources={kind: float(much) for kind, much in (of.get("resources") or {}).items()},
             least=of.get("min_workers", 0),
-            most=min(of.get("max_workers", together), together),
+            most=min(of.get("max_workers", 0 if name == head else together), together),
             head=name == head,
         )
         for name, of in (content.get("available_node_types") or {}).items()

@@ -25,7 +25,7 @@ from sabtune.search import record
 from sabtune.search.assigning import Assigner
 from sabtune.search.locks import locked
 from sabtune.search.racing import Race, Seeds
-from sabtune.search.run import Ending, execute, open_or_create
+from sabtune.search.run import Ending, Say, execute, open_or_create, silent
 from sabtune.search.study import StudyFile, load
 from sabtune.store import Store
 from sabtune.watcher import Watcher
@@ -97,9 +97,10 @@ def contest(
     seeds: int,
     lengths: Sequence[int] | None = None,
     watchers: Sequence[Watcher] = (),
+    say: Say = silent,
 ) -> tuple[Ending, optuna.Study]:
     """Trains every configuration on the same `seeds` fresh seeds and measures it at `lengths`
-    (by default `fresh_lengths`), on sequences that no search has seen.
+    (by default `fresh_lengths`), on sequences that no search has seen. say: as of `search`.
     """
     study = dataclasses.replace(
         file.study,
@@ -138,5 +139,5 @@ def contest(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
         total = len(opened.get_trials(deepcopy=False))
-        ending = execute(opened, own, store, watchers, trials=total, assigner=assigner)
+        ending = execute(opened, own, store, watchers, trials=total, assigner=assigner, say=say)
     return ending, opened

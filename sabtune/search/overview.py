@@ -20,7 +20,7 @@ from sabtune.schema import from_dict
 from sabtune.search import record
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
-from sabtune.search.study import Study
+from sabtune.search.study import AUTO, Study, words
 from sabtune.trial import Progress
 from sabtune.watcher import Origin, Overview, Picture
 
@@ -133,7 +133,7 @@ def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
                 f"{study.seeds.first} to {study.seeds.most} seeds a configuration, "
                 f"compared by {study.seeds.objective}"
             )
-    yield _place(study)
+    yield plan.get(record.PLACED) or _place(study)
     bounds = {"h": study.limits.hours, "GiB": study.limits.memory}
     limits = [f"{value:g} {unit}" for unit, value in bounds.items() if value is not None]
     if limits:
@@ -145,6 +145,7 @@ def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _place(study: Study) -> str:
-    cpus, gpus = study.resources.cpus, study.resources.gpus
-    words = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
-    return f"{words} a trial" + (f", {gpus:g} GPU" if gpus else "")
+    gpus = study.resources.gpus
+    if gpus == AUTO:
+        return f"{words(study.resources.cpus, 0)} a trial, and of a GPU what its memory bears"
+    return f"{words(study.resources.cpus, gpus)} a trial"

@@ -9,14 +9,15 @@ from pathlib import Path
 import optuna
 
 from sabtune.errors import TrackingError
+from sabtune.files import Folder
 from sabtune.search import record
-from sabtune.search.attempts import checkpoints, history
+from sabtune.search.attempts import Attempts, history
 from sabtune.search.overview import origin, overview, picture
 from sabtune.search.racing import best_trial
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tracking import Tracker
-from sabtune.tracking.manners import refuse_another_version
+from sabtune.tracking.manners import refuse_database, refuse_without_client
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, Picture, Version
 
@@ -38,7 +39,8 @@ class Projection:
     """
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
-        refuse_another_version(store.mlflow_uri)
+        refuse_without_client(store.artifacts)
+        refuse_database(store.mlflow_uri)
         self.study, self.store = study, store
         self.goes_on = bool(record.records(study))
         self.tracker = Tracker(
@@ -84,7 +86,8 @@ class Projection:
 def sync(study: optuna.Study, store: Store) -> None:
     """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
     another version's."""
-    refuse_another_version(store.mlflow_uri)
+    refuse_without_client(store.artifacts)
+    refuse_database(store.mlflow_uri)
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     trials = record.records(study)
     folder = store.trials / study.study_name
@@ -110,10 +113,13 @@ def show_champion(study: optuna.Study, store: Store) -> str:
     return ""
 
 
-def pictures(study: optuna.Study, trials: Sequence[TrialRecord], folder: Path) -> Sequence[Picture]:
+def pictures(
+    study: optuna.Study, trials: Sequence[TrialRecord], folder: Folder
+) -> Sequence[Picture]:
     """All that is known of the trials that were begun."""
+    attempts = Attempts(folder)
     return [
-        picture(study, trial, history(checkpoints(folder, trial.number)))
+        picture(study, trial, history(attempts.checkpoints(trial.number), trial.assignment))
         for trial in trials
         if trial.assignment is not None
     ]

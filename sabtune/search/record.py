@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Self
 
 import optuna
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung
+from sabtune.files import Folder
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress, plain
 from sabtune.watcher import Outcome, Registered, State, Version
@@ -44,6 +44,10 @@ MODEL = "model"  # the best trial's model in MLflow: its number and its URI
 VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
 PLAN = "plan"  # what the study file says that a report must know
 FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
+# of the plan, written by a search and kept by the next
+SHARING = "sharing"  # what a probe read of a GPU, by which trials share one
+PLACED = "placed"  # in words, what each trial of the last search was given
+KEPT = (SHARING, PLACED)
 
 STORE_FORMAT = 1
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
@@ -69,7 +73,7 @@ class TrialRecord:
     reason: str
     label: str
     retry_of: int | None
-    checkpoint: Path | None
+    checkpoint: Folder | None
     seconds: float
     memory: float
     started: datetime | None
@@ -131,7 +135,7 @@ class TrialRecord:
             reason=attrs.get(REASON, ""),
             label=attrs.get(LABEL, ""),
             retry_of=attrs.get(RETRY_OF),
-            checkpoint=Path(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
+            checkpoint=Folder(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
             seconds=attrs.get(SECONDS, 0.0),
             memory=attrs.get(MEMORY, 0.0),
             started=trial.datetime_start,
@@ -167,12 +171,14 @@ def records(study: optuna.Study) -> list[TrialRecord]:
 
 def one(study: optuna.Study, number: int) -> TrialRecord:
     """One trial. Raises StoreError if there is none of that number."""
-    trials = study.get_trials(deepcopy=False)
-    if number >= len(trials):
+    try:  # not of all trials: those that haven't ended are read from the database each time
+        known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    except KeyError:
+        last = len(study.get_trials(deepcopy=False)) - 1
         raise StoreError(
-            f"study {study.study_name!r} has no trial {number}: it has 0 to {len(trials) - 1}"
-        )
-    return TrialRecord.of(trials[number])
+            f"study {study.study_name!r} has no trial {number}: it has 0 to {last}"
+        ) from None
+    return TrialRecord.of(study._storage.get_trial(known))
 
 
 def enqueue(

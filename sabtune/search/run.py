@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import optuna
@@ -15,21 +15,31 @@ from sabtune.search import record
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
-from sabtune.search.cluster import own_ray, places
+from sabtune.search.cluster import check_shared, some_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
 from sabtune.search.projection import Projection
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
+from sabtune.search.recovery import identity, recover
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
-from sabtune.search.study import Study, StudyFile
+from sabtune.search.sharing import Placement, placed
+from sabtune.search.snapshots import restore, snapshots
+from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
 from sabtune.watcher import Watcher
 
 WORKER_DEATHS = 3
-"""How often a trial is taken up again from its checkpoint after its worker died."""
+"""How often a trial is taken up again from one and the same checkpoint after its worker died."""
+
+
+Say = Callable[[str], None]
+
+
+def silent(words: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +60,7 @@ def search(
     retry_failed: bool = False,
     warm_start: str | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Searches until the study's trials have ended, or the budget has.
 
@@ -57,11 +68,14 @@ def search(
     come first, from their last checkpoints and under their own numbers. retry_failed: failed
     trials are run again, from their start and under new numbers. warm_start: a study of the store
     whose best points are tried first. system_metrics: MLflow shows what the machine does. The
-    models of complete trials are kept in MLflow, the best is registered. Raises StudyFileError if
-    the space fails, ResourceError if no trial can ever be placed, StoreError if another search is
-    writing to the study, DataError if the task's data isn't there.
+    models of complete trials are kept in MLflow, the best is registered. say: is told, a line each,
+    which cluster it runs on, if it does on one, and what each trial is given, where that isn't
+    plain. Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
+    StoreError if another search is writing to the study, DataError if the task's data isn't there,
+    ClusterError if the cluster doesn't let us in or doesn't see the store's files.
     """
     with locked(file.study.name, store):
+        restore(store)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -77,6 +91,7 @@ def search(
             budget=budget,
             trials=file.study.trials,
             system_metrics=system_metrics,
+            say=say,
         )
 
 
@@ -90,6 +105,7 @@ def execute(
     budget: Budget | None = None,
     assigner: Assigner | None = None,
     system_metrics: bool = False,
+    say: Say = silent,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all."""
     missing = trials - record.ended(study)
@@ -98,7 +114,6 @@ def execute(
     file.study.task.build().prepare(file.study.ladder.lengths)
     known = record.records(study)
     budget = budget or Budget()
-    budget.gpus = file.study.resources.gpus
     for trial in known:
         budget.known(trial.number, trial.seconds)
     bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
@@ -111,19 +126,29 @@ def execute(
         race,
         store.trials / study.study_name,
         budget,
+        identity(study) if store.snapshots else "",
     )
     projection = Projection(study, store, system_metrics=system_metrics)
-    teller = Teller(study, race, budget, file, [projection, *watchers])
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in known:
             halving.remember(trial.number, trial.scores)
-    with own_ray(store.ray_log(study.study_name)):
-        at_once = places(file.study.resources)
-        budget.start()
-        tuner(asker, teller, Scheduler(halving), budget, file.study, store, missing, at_once).fit()
-    complete = record.ended(study) >= trials
-    behind = projection.finish(complete)
+    with snapshots(store, budget.stop) as copying:
+        teller = Teller(study, race, budget, file, [projection, *copying, *watchers])
+        with some_ray(store.ray_log(study.study_name)) as cluster:
+            if cluster:
+                say(cluster)
+            placement = placed(file, study)
+            if placement.words:
+                say(placement.words)
+            if cluster and store.trials.path:
+                check_shared(store.trials.path)
+            budget.gpus = placement.gpus
+            budget.start()
+            tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
+        teller.close()
+        complete = record.ended(study) >= trials
+        behind = projection.finish(complete)
     problem = asker.problem or teller.problem
     if problem is not None:
         raise problem
@@ -138,11 +163,15 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
+    if store.snapshots:
+        recover(study, store.trials / study.study_name)
     told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again
     study.sampler = sampler(file, told)
+    kept = {key: of for key, of in record.plan(study).items() if key in record.KEPT}
     record.set_plan(
         study,
-        {
+        kept
+        | {
             "question": file.question,
             "study": to_dict(file.study, PARTS),
             "objectives": list(file.study.objectives),
@@ -192,25 +221,26 @@ def tuner(
     teller: Teller,
     scheduler: Scheduler,
     budget: Budget,
-    study: Study,
+    placement: Placement,
     store: Store,
     trials: int,
-    at_once: int,
 ) -> tune.Tuner:
     """Tune, told to do nothing but run what it is given."""
+    system, path = store.trials.storage()
     return tune.Tuner(
-        tune.with_resources(Trial, {"cpu": study.resources.cpus, "gpu": study.resources.gpus}),
+        tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=asker,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=placement.at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["directory"],
         ),
         run_config=tune.RunConfig(
             name=asker.trials.name,
-            storage_path=str(store.trials),
+            storage_path=path,
+            storage_filesystem=None if store.trials.path else system,
             callbacks=[teller],
             stop=budget,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),

@@ -7,9 +7,9 @@ tells Optuna that a trial which the scheduler stopped is complete.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from sabtune.errors import StudyFileError
-from sabtune.search import record
+from sabtune.files import Folder
+from sabtune.search import record, trainable
 from sabtune.search.assigning import Assigner
-from sabtune.search.attempts import checkpoints, directory, history
+from sabtune.search.attempts import Attempts, clear, directory, history
 from sabtune.search.budget import Budget
 from sabtune.search.objectives import values
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
+from sabtune.search.recovery import entry
 from sabtune.search.study import StudyFile
-from sabtune.search.trainable import Answer, Order
+from sabtune.search.trainable import Answer, Order, place
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
 
@@ -45,15 +47,25 @@ class Asker(_Stays, Searcher):
     """Hands out trials: first those that an earlier search left unfinished, from their last
     checkpoint; then those that were enqueued; then further seeds and new configurations.
 
+    trials: the study's folder. identity: the study's, where its trials' checkpoints are to hold
+    what it holds of them.
+
     Once a space has raised, no more trials are handed out and `problem` says what it was.
     """
 
     def __init__(
-        self, study: optuna.Study, assigner: Assigner, race: Race, trials: Path, budget: Budget
+        self,
+        study: optuna.Study,
+        assigner: Assigner,
+        race: Race,
+        trials: Folder,
+        budget: Budget,
+        identity: str = "",
     ):
         super().__init__(metric="score", mode="max")
         self.study, self.assigner, self.race = study, assigner, race
-        self.trials, self.budget = trials, budget
+        self.trials, self.budget, self.identity = trials, budget, identity
+        self.attempts = Attempts(trials)
         self.unfinished = deque(
             trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         )
@@ -63,33 +75,38 @@ class Asker(_Stays, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.problem is not None or self.budget.spent:
             return Searcher.FINISHED
-        trial, attempt = self._next()
+        trial, goes_on = self._next()
         try:
             assignment = self.assigner.assignment(trial)
         except StudyFileError as problem:
             self.problem = problem
             record.end(trial, Outcome(state="FAIL", reason=str(problem)), None, None)
             return Searcher.FINISHED
-        if not attempt:
+        attempt, earlier = self.attempts.next(trial.number), list[Folder]()
+        if goes_on:
+            attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
+            trial.set_user_attr(record.ATTEMPTS, attempt)
+            earlier = self.attempts.checkpoints(trial.number)
+        else:
             self.race.start(assignment.configuration)
         return Order(
             assignment=assignment,
             directory=directory(trial.number, attempt),
-            checkpoints=tuple(map(str, checkpoints(self.trials, trial.number))) if attempt else (),
+            trials=str(self.trials),
+            checkpoints=tuple(map(str, earlier)),
+            save_every=trainable.SAVE_EVERY,
+            entry=entry(trial, self.identity) if self.identity else "",
         ).to_config()
 
-    def _next(self) -> tuple[optuna.Trial, int]:
-        """A trial and how often it was begun before."""
+    def _next(self) -> tuple[optuna.Trial, bool]:
+        """A trial, and whether it goes on: it was begun before."""
         if self.unfinished:
-            trial = record.reopen(self.study, self.unfinished.popleft())
-            attempt = trial.user_attrs.get(record.ATTEMPTS, 0) + 1
-            trial.set_user_attr(record.ATTEMPTS, attempt)
-            return trial, attempt
+            return record.reopen(self.study, self.unfinished.popleft()), True
         again = self.race.next() if not self.waiting else None
         self.waiting = max(0, self.waiting - 1)
         if again is not None:
-            self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[again].params)
-        return self.study.ask(), 0
+            self.study.enqueue_trial(record.one(self.study, again).params)
+        return self.study.ask(), False
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -121,6 +138,7 @@ class Teller(_Stays, tune.Callback):
         self.file, self.watchers = file, watchers
         self.running: dict[int, Running] = {}  # by number
         self.problem: StudyFileError | None = None  # of the constraints
+        self.broom = ThreadPoolExecutor(1, "broom")  # where taking files away takes its time
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -129,7 +147,7 @@ class Teller(_Stays, tune.Callback):
         if order.assignment.number in self.running:
             return  # taken up again after its worker died
         running = self._start(order.assignment)
-        for progress in history(map(Path, order.checkpoints), order.assignment):
+        for progress in history(map(Folder, order.checkpoints), order.assignment):
             self._report(running, progress)  # what the search that was ended didn't come to tell
 
     def _start(self, assignment: Assignment) -> Running:
@@ -154,8 +172,9 @@ class Teller(_Stays, tune.Callback):
             running.trial.set_user_attr(
                 record.ENVIRONMENT, environment | {"hardware": answer.hardware}
             )
+        if not answer.failed:
+            self.budget.count(running.assignment.number, answer.seconds)
         if answer.progress is not None:
-            self.budget.count(running.assignment.number, answer.progress.seconds)
             self._report(running, answer.progress)
 
     def _report(self, running: Running, progress: Progress) -> None:
@@ -176,14 +195,22 @@ class Teller(_Stays, tune.Callback):
         checkpoint: tune.Checkpoint,
         **info: Any,
     ) -> None:
-        """Leaves a trial its newest checkpoint and the one before.
+        """Leaves a trial its newest checkpoint and the one before, and lets it be taken up again as
+        often as at first: it has come further.
 
         Not Tune's `num_to_keep`, with which it writes the state of every trial down each time.
         """
-        kept = {Path(one.path).name for one in (checkpoint, trial.checkpoint) if one is not None}
-        for found in Path(checkpoint.path).parent.glob("checkpoint_*"):
-            if found.name not in kept:
-                shutil.rmtree(found, ignore_errors=True)
+        trial.run_metadata.num_failures = 0
+        kept = [Path(one.path).name for one in (checkpoint, trial.checkpoint) if one is not None]
+        attempt = place(trial.config)
+        if attempt.path is not None:
+            clear(attempt, kept)
+        else:
+            self.broom.submit(clear, attempt, kept)
+
+    def close(self) -> None:
+        """Waits until all that was to be taken away is."""
+        self.broom.shutdown()
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -222,7 +249,7 @@ class Teller(_Stays, tune.Callback):
             reason=reason,
             ladder=last.ladder if last else (),
             test=last.test if last and complete else (),
-            checkpoint=Path(trial.checkpoint.path) if trial.checkpoint is not None else None,
+            checkpoint=_checkpoint(trial),
         )
         made = values(self.file.study.objectives, running.history) if complete else None
         if made is not None:
@@ -252,6 +279,13 @@ class Teller(_Stays, tune.Callback):
         except StudyFileError as problem:
             self.problem = problem
             return {"the study file's constraints failed": 1.0}
+
+
+def _checkpoint(trial: TuneTrial) -> Folder | None:
+    """The last one that Tune knows of."""
+    if trial.checkpoint is None:
+        return None
+    return place(trial.config) / Path(trial.checkpoint.path).name
 
 
 def _error(trial: TuneTrial) -> str:

@@ -29,17 +29,41 @@ Constraints = Callable[[TrialRecord], Mapping[str, float]]
 Sampler = Literal["tpe", "cmaes", "gp", "random"]
 Objective = Literal["score", "seconds_per_update", "peak_memory"]
 
+AUTO: Literal["auto"] = "auto"
+
+LEAST_GPU = 0.01
+"""The smallest part of a GPU that a trial may ask for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Config):
-    """What one trial occupies. A trial computes on `cpus` threads."""
+    """What one trial occupies. A trial computes on `cpus` threads.
+
+    gpus: with a fraction, trials share a GPU; more than one are whole ones of one machine. "auto":
+    as many share one as its memory bears, by a probe (see `sharing.py`). Where there is no GPU,
+    trials that ask for one or less run on the CPU.
+    """
 
     cpus: int = 1
-    gpus: float = 0
+    gpus: float | Literal["auto"] = 0
 
     def __post_init__(self) -> None:
         check_whole("cpus", self.cpus, least=1)
-        check(self.gpus >= 0, "gpus", self.gpus, "a number of at least 0")
+        number = isinstance(self.gpus, int | float) and not isinstance(self.gpus, bool)
+        fits = self.gpus == AUTO
+        if number and not fits:
+            gpus = float(self.gpus)
+            fits = gpus == 0 or LEAST_GPU <= gpus < 1 or (gpus >= 1 and gpus.is_integer())
+        wanted = f'0, a fraction from {LEAST_GPU}, a whole number, or "auto"'
+        check(fits, "gpus", self.gpus, wanted)
+
+
+def words(cpus: float, gpus: float) -> str:
+    """As in "2 CPUs and 1 GPU"."""
+    text = "1 CPU" if cpus == 1 else f"{cpus:g} CPUs"
+    if not gpus:
+        return text
+    return f"{text} and {gpus:g} {'GPU' if gpus <= 1 else 'GPUs'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import ray
 import torch
 from ray import tune
 
-from sabtune.errors import CheckpointError
+from sabtune.errors import CheckpointError, StoreError
+from sabtune.files import Folder
 from sabtune.provenance import hardware
+from sabtune.search.attempts import ENTRY, within
 from sabtune.trial import Assignment, Progress, TrialRun
+
+T = TypeVar("T")
+
+SAVE_EVERY = 30.0
+"""Seconds after which a trial pauses on the way to its next report, for a checkpoint."""
+
+PAUSES = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
+"""Seconds between the tries of a worker that can't reach the object store, before it gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What a worker is given: plain values under Tune's `config`.
 
-    directory: the name of the folder for its checkpoints. checkpoints: those of earlier attempts,
-    newest first; the first that can be read is gone on from.
+    directory: the name of the folder for its checkpoints, below `trials`, an address. checkpoints:
+    those of earlier attempts, newest first; the first that can be read is gone on from.
+    save_every: seconds. entry: goes with every checkpoint, if there is one.
     """
 
     assignment: Assignment
     directory: str
+    trials: str
     checkpoints: tuple[str, ...] = ()
+    save_every: float = SAVE_EVERY
+    entry: str = ""
 
     def to_config(self) -> dict[str, Any]:
         return {
             "assignment": self.assignment.to_dict(),
             "directory": self.directory,
+            "trials": self.trials,
             "checkpoints": list(self.checkpoints),
+            "save_every": self.save_every,
+            "entry": self.entry,
         }
 
     @classmethod
@@ -40,26 +58,36 @@ class Order:
         return cls(
             assignment=Assignment.from_dict(config["assignment"]),
             directory=config["directory"],
+            trials=config["trials"],
             checkpoints=tuple(config["checkpoints"]),
+            save_every=config["save_every"],
+            entry=config["entry"],
         )
+
+
+def place(config: dict[str, Any]) -> Folder:
+    """Where the checkpoints of an order go, of which this is the `config`."""
+    return Folder(config["trials"]) / str(config["directory"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What comes back after each stretch: progress, or why the trial can't go on."""
+    """What comes back after each stretch: progress, or why the trial can't go on, or neither of a
+    trial that has paused on the way to a report, to be saved."""
 
     progress: Progress | None
     failed: str = ""
     hardware: dict[str, Any] | None = None  # with the first of an attempt
+    seconds: float = 0.0  # that the trial took so far, over all its attempts
 
     def to_result(self) -> dict[str, Any]:
-        """As Tune's result: `score` and `step` are what its scheduler compares."""
+        """As Tune's result: `score` and `step` are what its scheduler compares; step 0 is none."""
         progress = self.progress
         return {
             "step": progress.report.step if progress else 0,
             "score": progress.score if progress else 0.0,
-            "seconds": progress.seconds if progress else 0.0,
-            "done": progress is None or progress.finished,
+            "seconds": progress.seconds if progress else self.seconds,
+            "done": progress.finished if progress else bool(self.failed),
             "progress": progress.to_dict() if progress else None,
             "failed": self.failed,
             "hardware": self.hardware,
@@ -72,6 +100,7 @@ class Answer:
             progress=Progress.from_dict(data) if data else None,
             failed=result["failed"],
             hardware=result["hardware"],
+            seconds=result["seconds"],
         )
 
 
@@ -82,47 +111,83 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.order = Order.from_config(new_config)
-        self._begin_from([Path(directory) for directory in self.order.checkpoints])
+        self.order, self.place = Order.from_config(new_config), place(new_config)
+        self._begin_from([Folder(address) for address in self.order.checkpoints])
         return True
 
-    def _begin_from(self, checkpoints: list[Path]) -> None:
+    def _begin_from(self, checkpoints: Sequence[Folder]) -> None:
         self.checkpoints = checkpoints
         self.run: TrialRun | None = None
-        self.stretches: Iterator[Progress] = iter(())
+        self.stretches: Iterator[Progress | None] = iter(())
+        self.saved = time.monotonic()
+
+    def _pressed(self) -> bool:
+        return time.monotonic() - self.saved >= self.order.save_every
 
     def step(self) -> dict[str, Any]:
         first = self.run is None
         try:
             if first:
                 torch.set_num_threads(self.order.assignment.threads)
-                self.run = newest(self.order.assignment, self.checkpoints, device())
-                self.stretches = iter(self.run)
+                self.run = patiently(
+                    lambda: newest(self.order.assignment, self.checkpoints, device()), StoreError
+                )
+                self.stretches = self.run.stretches(self._pressed)
+            assert self.run is not None
             progress = next(self.stretches)
+        except StoreError:  # its checkpoints can't be had now: to be tried again, as by Tune
+            raise
         except Exception as problem:  # the trial's own fault: Tune would only try it again
             self.run = None
             text = " ".join(str(problem).split())
             return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
-        return Answer(progress=progress, hardware=hardware() if first else None).to_result()
+        told = hardware() if first else None
+        return Answer(progress=progress, hardware=told, seconds=self.run.seconds).to_result()
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """As Tune does; an object store that is away for minutes costs no more than those."""
+        if self.place.path is not None:
+            return super().save(checkpoint_dir)
+        return patiently(lambda: super(Trial, self).save(checkpoint_dir), OSError)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self.run is not None:  # a trial that failed leaves an empty one, which is never read
+            if self.order.entry:
+                (Path(checkpoint_dir) / ENTRY).write_text(self.order.entry)
             self.run.save(Path(checkpoint_dir))
+        self.saved = time.monotonic()
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """After the death of a worker: from its last checkpoint that the driver knows of."""
+        self.last = Path(getattr(checkpoint_path, "checkpoint", checkpoint_path).path).name
+        super().restore(checkpoint_path)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """After the death of a worker: the last checkpoint, and those before it."""
-        assert isinstance(checkpoint, str)
-        last = Path(checkpoint)
-        before = [path for path in last.parent.glob("checkpoint_*") if path.name < last.name]
-        earlier = [Path(directory) for directory in self.order.checkpoints]
-        self._begin_from([last, *sorted(before, reverse=True), *earlier])
+        """The last checkpoint and those before it; one after it was never told of, and goes, so
+        that no other is mixed with it."""
+        known = within(self.place)
+        for untold in (of for of in known if of.name > self.last):
+            untold.delete_all()
+        earlier = [Folder(address) for address in self.order.checkpoints]
+        self._begin_from([*(of for of in known if of.name <= self.last), *earlier])
 
 
-def newest(assignment: Assignment, checkpoints: list[Path], device: torch.device) -> TrialRun:
-    """The trial from the first of these checkpoints that can be read; from its start, if none."""
-    for directory in checkpoints:
+def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
+    """Does it, again after each of the pauses if it raises this problem; then lets it raise."""
+    for pause in PAUSES:
         try:
-            return TrialRun.resume(assignment, directory, device)
+            return do()
+        except problem:
+            time.sleep(pause)
+    return do()
+
+
+def newest(assignment: Assignment, checkpoints: Sequence[Folder], device: torch.device) -> TrialRun:
+    """The trial from the first of these checkpoints that can be read; from its start, if none."""
+    for checkpoint in checkpoints:
+        try:
+            with checkpoint.here() as here:
+                return TrialRun.resume(assignment, here, device)
         except CheckpointError:
             continue
     return TrialRun(assignment, device)

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from sabtune.checkpoint import MODEL_FILES
 from sabtune.errors import TrackingError
 from sabtune.tracking import manners, note
 from sabtune.tracking.data import inputs
@@ -42,7 +43,7 @@ class Board:
     Every method, opening too, raises what MLflow raises: any exception.
     """
 
-    def __init__(self, uri: str, study: str, artifacts: Path | None):
+    def __init__(self, uri: str, study: str, artifacts: str | None):
         self.client = MlflowClient(uri)
         self.study = study
         self.runs = Runs(self.client, study, artifacts)
@@ -182,9 +183,10 @@ class Board:
         found = self.models.find(page.assignment.number)
         if found is not None:
             return found, []
-        if outcome.checkpoint is None or not outcome.checkpoint.is_dir():
+        if outcome.checkpoint is None or not outcome.checkpoint.names():
             return None, []
-        made = self.models.log(run.id, page, outcome.checkpoint)
+        with outcome.checkpoint.here(MODEL_FILES) as here:
+            made = self.models.log(run.id, page, here)
         keys = [key for key in self.runs.points(run) if belongs(key)]
         return made, [point for key in keys for point in self.runs.history(run, key)]
 

@@ -5,13 +5,17 @@ What a person has set in the environment holds.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy import Engine, create_engine, inspect
 
 from sabtune.errors import SabtuneError, TrackingError
 
@@ -75,17 +79,57 @@ def is_of_another_version(problem: Exception) -> bool:
     return any(words in str(problem) for words in OTHER_SCHEMA)
 
 
-def refuse_another_version(uri: str) -> None:
-    """Raises TrackingError if the database of an embedded MLflow is one of another version, and
-    does nothing else to it."""
+NEEDED = {
+    "s3": ("boto3", "pip install 'sabtune[cluster]'"),
+    "gs": ("google.cloud.storage", "pip install google-cloud-storage"),
+}
+"""What MLflow wants for files in an object store, and where that comes from."""
+
+
+def refuse_without_client(artifacts: str | None) -> None:
+    """Raises TrackingError if MLflow lacks what it wants to keep files there."""
+    module, remedy = NEEDED.get((artifacts or "").partition("://")[0], ("", ""))
+    try:
+        there = not module or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        there = False
+    if not there:
+        raise TrackingError(f"MLflow's files at {artifacts} want {module}: {remedy}")
+
+
+def refuse_database(uri: str) -> None:
+    """Raises TrackingError if the database that MLflow is to be kept in can't be reached, is one of
+    another version, or is Optuna's: both keep their version in a table of the same name. Does
+    nothing else to it, and nothing of a server, which may come back."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.is_file():
+    if is_server(uri) or (uri.startswith("sqlite:///") and not path.is_file()):
         return
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with closing_engine(uri) as engine:
+            found = inspect(engine)
+            made, studies = found.has_table("experiments"), found.has_table("studies")
+        if studies:
+            raise TrackingError(
+                f"the database of MLflow at {shown(uri)} holds Optuna's studies, and MLflow "
+                "can't be beside them: give --tracking a database of its own (CREATE DATABASE …)"
+            )
+        if made:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except TrackingError:
+        raise
     except Exception as problem:
-        if is_of_another_version(problem):
+        if is_of_another_version(problem) or not uri.startswith("sqlite:"):
             raise TrackingError(describe(problem, uri)) from None
+
+
+@contextmanager
+def closing_engine(uri: str) -> Iterator[Engine]:
+    """The database, asked once: MLflow asks ten times, which takes minutes."""
+    engine = create_engine(uri)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def describe(problem: Exception, uri: str) -> str:

@@ -56,13 +56,12 @@ class Runs:
     Every method, opening too, raises what MLflow raises: any exception.
     """
 
-    def __init__(self, client: MlflowClient, name: str, artifacts: Path | None):
+    def __init__(self, client: MlflowClient, name: str, artifacts: str | None):
         self.client = client
         found = client.get_experiment_by_name(name)
         self.tags = dict(found.tags) if found else {}
         if found is None:
-            location = artifacts.as_uri() if artifacts else None
-            self.experiment = str(client.create_experiment(name, artifact_location=location))
+            self.experiment = str(client.create_experiment(name, artifact_location=artifacts))
         else:
             self.experiment = str(found.experiment_id)
             if found.lifecycle_stage == "deleted":

@@ -47,12 +47,12 @@ class Tracker:
     """Shows a search in MLflow. The runs of an earlier search of the study are gone on with.
 
     uri: sqlite:///… of an embedded store, made if need be, or http(s)://… of a server.
-    artifacts: where files go; None where a server decides. system_metrics: the search's run shows
-    what the machine does. No event raises, or waits for MLflow.
+    artifacts: the URI where files go; None where a server decides. system_metrics: the search's run
+    shows what the machine does. No event raises, or waits for MLflow.
     """
 
     def __init__(
-        self, uri: str, study: str, artifacts: Path | None, *, system_metrics: bool = False
+        self, uri: str, study: str, artifacts: str | None, *, system_metrics: bool = False
     ):
         manners.hasten(uri)
         self.uri, self.study, self.artifacts = uri, study, artifacts

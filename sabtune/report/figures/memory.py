@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from sabtune.checkpoint import load_model
+from sabtune.checkpoint import MODEL_FILES, load_model
 from sabtune.diagnostics import RecallMap, recall_map
-from sabtune.errors import CheckpointError
+from sabtune.errors import CheckpointError, StoreError
 from sabtune.models import SAB
 from sabtune.report.figures.marks import (
     BLACK,
@@ -46,10 +46,13 @@ SEQUENCES = 16
 
 def memory(material: Material) -> list[Figure]:
     """The recall map and the histogram; nothing of a model that keeps no states, or is gone."""
-    directory = material.best.checkpoint
+    checkpoint = material.best.checkpoint
+    if checkpoint is None:
+        return []
     try:
-        model = load_model(directory) if directory else None
-    except CheckpointError:
+        with checkpoint.here(MODEL_FILES) as here:
+            model = load_model(here)
+    except (CheckpointError, StoreError):
         return []
     length, assignment = material.run.task.length, material.best.assignment
     if not isinstance(model, SAB) or assignment is None:

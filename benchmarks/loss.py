@@ -1,0 +1,133 @@
+"""What the death of a worker costs a trial whose reports take hours: seconds of its computing.
+
+    python benchmarks/loss.py [--kills 5] [--files ADDRESS]
+
+A search of one trial, in a process of its own, by the command's own engine. Its worker is killed
+(SIGKILL) after a time drawn at random, and again once the next worker has come as far. What is lost
+is what was computed after the checkpoint that the next worker goes on from: the time between that
+checkpoint's own count of seconds and the death, both told by the trial's clock, which begins anew
+with each worker at the seconds of the checkpoint it began from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+
+# isort: split
+import optuna
+from cpu import processor
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import LSTM
+from sabtune.search.attempts import Attempts
+from sabtune.search.run import search
+from sabtune.search.study import Study, StudyFile
+from sabtune.search.trainable import SAVE_EVERY
+from sabtune.store import Store
+from sabtune.tasks import Copying
+from sabtune.trial import FILE
+
+ENDLESS = 10**7
+NAME = "loss"
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    train = TrainConfig(updates=ENDLESS, batch_size=16, report_every=ENDLESS)
+    return TrialConfig(model=LSTM.Config(hidden=trial.suggest_int("hidden", 64, 64)), train=train)
+
+
+def drive(store: Store) -> None:
+    """The search, which comes to no end."""
+    study = Study(
+        name=NAME,
+        task=Copying.Config(length=50),
+        ladder=Ladder(lengths=(50, 100), select=(50,)),
+        trials=1,
+    )
+    search(StudyFile(Path(__file__), study, space), store)
+
+
+def worker(driver: int, other_than: int) -> int:
+    """The process that trains, once it isn't that one."""
+    while True:
+        for process in below(driver):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{process}/cmdline").read_text()
+                if "Trainable" in words and process != other_than:
+                    return process
+        time.sleep(0.02)
+
+
+def below(process: int) -> list[int]:
+    """What a process has started, and what that has."""
+    try:
+        text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:
+        return []
+    return [of for child in map(int, text.split()) for of in (child, *below(child))]
+
+
+def saved(store: Store) -> tuple[str, float]:
+    """The newest whole checkpoint: its name, and the trial's seconds in it."""
+    for checkpoint in Attempts(store.trials / NAME).checkpoints(0):
+        whole, content = checkpoint.read("progress.json"), checkpoint.read(FILE)
+        if whole and content:
+            return checkpoint.name, float(json.loads(content)["seconds"])
+    return "", 0.0
+
+
+def lose(store: Store, driver: int, kills: int) -> list[float]:
+    """Kills one worker after the other; the seconds that each death cost."""
+    lost, last, draw = list[float](), 0, random.Random(0)  # noqa: S311
+    for _ in range(kills):
+        last = worker(driver, last)
+        name, _ = saved(store)
+        while saved(store)[0] <= name:  # until this worker has saved once: its clock is known then
+            time.sleep(0.05)
+        at, (_, seconds) = time.monotonic(), saved(store)
+        time.sleep(draw.uniform(0, 2 * SAVE_EVERY))
+        newest, then = saved(store), time.monotonic()
+        os.kill(last, signal.SIGKILL)
+        lost.append(seconds + then - at - newest[1])
+        print(f"killed {then - at:.1f} s after a save: {lost[-1]:.1f} s lost", flush=True)
+    return lost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--files", help="where the checkpoints go")
+    parser.add_argument("--drive", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.drive:
+        drive(Store.at(options.drive, options.files).made())
+        return
+    print(f"{processor()}, {os.cpu_count()} CPUs, a save each {SAVE_EVERY:g} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--drive", folder]
+        command += ["--files", options.files] if options.files else []
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:
+            try:
+                lost = lose(Store.at(folder, options.files), driver.pid, options.kills)
+            finally:
+                for process in (*below(driver.pid), driver.pid):
+                    with contextlib.suppress(OSError):
+                        os.kill(process, signal.SIGKILL)
+    print(f"lost at most {max(lost):.1f} s, {sum(lost) / len(lost):.1f} s on average")
+
+
+if __name__ == "__main__":
+    main()

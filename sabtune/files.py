@@ -1,0 +1,250 @@
+"""A folder wherever it is: on this machine, on a disk that machines share, in an object store."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+from sabtune.errors import StoreError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+SCHEMES = ("s3", "gs")
+"""Of the object stores that are known."""
+
+OPTIONS = {"s3": {"endpoint_override", "region", "scheme"}, "gs": {"endpoint_override", "scheme"}}
+"""What may stand behind the `?` of an address: where a store is, never who may use it."""
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its address: an absolute path, s3://BUCKET/PATH or gs://BUCKET/PATH.
+
+    A file in an object store is there whole or not at all. All but `here`'s local way raise
+    StoreError, in one line, where a folder can't be reached or doesn't let us.
+    """
+
+    address: str
+
+    @classmethod
+    def at(cls, place: str | Path) -> Folder:
+        """The folder that a person names. Raises StoreError if that is no address of one."""
+        text = str(place).removeprefix("file://")
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        parts = urlsplit(text)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise StoreError(
+                f"the files' place {_hidden(text)!r} is none that is known: "
+                "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+            )
+        if "@" in parts.netloc:
+            raise StoreError(
+                f"the files' place {_hidden(text)!r} holds credentials: leave them to the "
+                "environment (AWS_ACCESS_KEY_ID …) or to the machine's profile"
+            )
+        others = dict(parse_qsl(parts.query)).keys() - OPTIONS[parts.scheme]
+        if others:
+            raise StoreError(
+                f"the files' place has the option {min(others)!r}: "
+                f"behind the ? there may be {', '.join(sorted(OPTIONS[parts.scheme]))}"
+            )
+        return cls(text)
+
+    def __truediv__(self, name: str) -> Folder:
+        path, mark, query = self.address.partition("?")
+        return Folder(f"{path.rstrip('/')}/{name}{mark}{query}")
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def name(self) -> str:
+        return self.address.partition("?")[0].rpartition("/")[2]
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on this machine; None in an object store."""
+        return None if "://" in self.address else Path(self.address)
+
+    @property
+    def uri(self) -> str:
+        """For MLflow: without options, which it doesn't know."""
+        return self.path.as_uri() if self.path else self.address.partition("?")[0].rstrip("/")
+
+    def storage(self) -> tuple[FileSystem, str]:
+        """The file system that it is in, as pyarrow knows it, and its path there."""
+        from pyarrow.fs import LocalFileSystem
+
+        if self.path is not None:
+            return LocalFileSystem(), str(self.path)
+        parts = urlsplit(self.address)
+        with self._told("reached"):
+            system = _system(parts.scheme, parts.netloc, parts.query)
+        return system, f"{parts.netloc}{parts.path}".rstrip("/")
+
+    def names(self) -> list[str]:
+        """What is in it, sorted; nothing if it isn't there."""
+        if self.path is not None:
+            try:
+                return sorted(path.name for path in self.path.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return [info.base_name for info in self._entries()]
+
+    def times(self) -> dict[str, float]:
+        """When each of its files was written, by the clock of where they are: s since 1970."""
+        return {of.base_name: of.mtime.timestamp() for of in self._entries() if of.mtime}
+
+    def _entries(self) -> list[FileInfo]:
+        from pyarrow.fs import FileSelector
+
+        system, path = self.storage()
+        with self._told("listed"):
+            found = system.get_file_info(FileSelector(path, allow_not_found=True))
+        return sorted(found, key=lambda info: str(info.base_name))
+
+    def read(self, name: str) -> bytes | None:
+        """What a file holds; None if it isn't there."""
+        system, path = self.storage()
+        with self._told("read"):
+            try:
+                with system.open_input_stream(f"{path}/{name}") as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, source: Path | bytes) -> None:
+        """Makes or replaces a file, so that nobody who reads it sees half of it."""
+        system, path = self.storage()
+        part = f".{name}.part" if self.path else name
+        with self._told("written"):
+            if self.path:
+                system.create_dir(path)
+            with system.open_output_stream(f"{path}/{part}") as file:
+                if isinstance(source, bytes):
+                    file.write(source)
+                else:
+                    with source.open("rb") as content:
+                        shutil.copyfileobj(content, file)
+            if part != name:
+                system.move(f"{path}/{part}", f"{path}/{name}")
+
+    def delete(self, name: str) -> None:
+        """Takes a file away, if it is there."""
+        system, path = self.storage()
+        with self._told("written"):
+            try:
+                system.delete_file(f"{path}/{name}")
+            except FileNotFoundError:
+                return
+
+    def delete_all(self) -> None:
+        """Takes away the folder and all that is in it; what can't be, stays."""
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        system, path = self.storage()
+        try:
+            system.delete_dir(path)
+        except OSError:
+            return
+
+    @contextmanager
+    def here(self, names: Sequence[str] = ()) -> Iterator[Path]:
+        """The folder on this machine: itself, or a copy that is removed afterwards, of these files
+        or of all. Files that aren't there are in neither."""
+        if self.path is not None:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as copied:
+            system, path = self.storage()
+            for name in names or self.names():
+                with self._told("read"):
+                    try:
+                        source = system.open_input_stream(f"{path}/{name}")
+                    except FileNotFoundError:
+                        continue
+                    with source, (Path(copied) / name).open("wb") as file:
+                        shutil.copyfileobj(source, file)
+            yield Path(copied)
+
+    def check(self) -> None:
+        """Raises StoreError unless files can be written here, read and taken away."""
+        probe = f".probe-{os.getpid()}"
+        self.write(probe, b"sabtune")
+        if self.read(probe) != b"sabtune":
+            raise StoreError(f"{self}: what is written there can't be read: give another --files")
+        self.delete(probe)
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise StoreError(f"{self} can't be {what}: {_remedy(problem)}") from problem
+
+
+def _remedy(problem: OSError) -> str:
+    """What is wrong, in a few words, and what helps."""
+    words = str(problem)
+    if problem.strerror and problem.errno and "AWS Error" not in words:
+        return f"{problem.strerror}; give another folder with --files"
+    for signs, remedy in REMEDIES.items():
+        if any(sign in words for sign in signs):
+            return remedy
+    return " ".join(words.split())[:300]
+
+
+REMEDIES = {
+    ("NO_SUCH_BUCKET", "not found", "NoSuchBucket"): (
+        "there is no such bucket; make it, or correct --files"
+    ),
+    ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "InvalidAccessKeyId", "HTTP status 403"): (
+        "access is denied; see that the machine's profile, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, may list, read, write and delete there"
+    ),
+    ("NETWORK_CONNECTION", "curlCode", "Could not connect", "Couldn't connect"): (
+        "nothing answers there; see that the network is up, and AWS_ENDPOINT_URL and the region "
+        "are right"
+    ),
+}
+
+
+@functools.cache
+def _system(scheme: str, bucket: str, query: str) -> FileSystem:
+    """The file system of a bucket. Credentials come from the environment or the machine."""
+    from pyarrow import fs
+
+    if scheme != "s3":
+        uri = f"{scheme}://{bucket}/" + (f"?{query}" if query else "")
+        return fs.FileSystem.from_uri(uri)[0]
+    options = dict(parse_qsl(query))
+    named = next((os.environ[key] for key in ENDPOINTS if os.environ.get(key)), "")
+    if named and "endpoint_override" not in options:
+        parts = urlsplit(named)
+        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+    region = options.pop("region", None)
+    region = region or next((os.environ[key] for key in REGIONS if os.environ.get(key)), None)
+    if region is None:
+        region = "us-east-1" if options else fs.resolve_s3_region(bucket)
+    # small files in one request each; the options go to workers with it, credentials don't
+    return fs.S3FileSystem(region=region, allow_delayed_open=True, **options)
+
+
+def _hidden(address: str) -> str:
+    """The address without what stands before its @."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,0 +1,1 @@
+"""A cluster from outside: its head's jobs, reached through SSH."""

@@ -1,0 +1,103 @@
+"""A cluster on hosts of this machine, by the file that its users have."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sabtune.store import Store
+from tests.faults import Driver, driver
+from tests.hosts import ROOT, Host, Network
+
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_UP_enable_autoscaler_v2": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What a user sets before `ray up`, as the README says."""
+
+VARIABLES = (
+    "export SABTUNE_FILES={shared} PYTHONPATH={root} RAY_OVERRIDE_RESOURCES='{{\"CPU\": {cpus}}}'"
+)
+"""What a host has, however many CPUs the machine has that all of them share."""
+
+
+class Lab:
+    """A laptop, a head and workers. `file`: the cluster's, the values of its first block set."""
+
+    def __init__(self, network: Network, *, workers: int = 2, cpus: int = 1):
+        self.network, self.cpus = network, cpus
+        self.laptop = network.add("laptop")
+        self.head = network.add("head")
+        self.workers = [network.add(f"worker{at}") for at in range(1, workers + 1)]
+        (self.laptop.home / "dist").mkdir()
+        self.file = self.laptop.home / "cluster.yaml"
+        self.ray("get-auth-token", "--generate")
+
+    def ray(self, *arguments: str, host: Host | None = None) -> str:
+        program = str(Path(sys.prefix, "bin", "ray"))
+        return (host or self.laptop).run(program, *arguments, environment=RAY).stdout
+
+    def up(self) -> None:
+        """As a user does, and until every machine has joined."""
+        self.file.write_text(yaml.safe_dump(self.content()))
+        self.ray("up", "--yes", str(self.file))
+        hosts = 1 + len(self.workers)
+        self.until(lambda: f"/{hosts * self.cpus}.0 CPU" in self.ray("status", host=self.head))
+
+    def sabtune(
+        self,
+        *arguments: object,
+        host: Host | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the command, on the laptop if it isn't said where."""
+        command = [sys.executable, "-u", "-m", "sabtune", *map(str, arguments)]
+        return (host or self.laptop).run(*command, environment=environment, check=False)
+
+    def driver(self, *arguments: object) -> AbstractContextManager[Driver]:
+        """The command on the laptop, while it runs."""
+        return driver(*arguments, cwd=self.laptop.home, prefix=self.laptop.command())
+
+    @property
+    def store(self) -> Store:
+        """The head's."""
+        return Store.at(str(self.head.home / "sabtune-store"), self.network.shared)
+
+    def content(self) -> dict[str, Any]:
+        """The file's content. What `yours` binds is used further down, by the file itself."""
+        content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
+        yours = content["provider"]["yours"]
+        line = VARIABLES.format(shared=self.network.shared, root=ROOT, cpus=self.cpus)
+        mine = {
+            "files": f"echo {shlex.quote(line)} >>~/.sabtune.sh",
+            "python": f"ln -sfn {sys.prefix} ~/sabtune-venv",
+            "install": "test -x ~/sabtune-venv/bin/sabtune",
+        }
+        assert yours.keys() == mine.keys()
+        swap = {yours[name]: value for name, value in mine.items()}
+        commands = [swap.get(command, command) for command in content["setup_commands"]]
+        assert set(mine.values()) <= set(commands)
+        content["setup_commands"] = commands
+        content["provider"] |= {
+            "head_ip": self.head.address,
+            "worker_ips": [worker.address for worker in self.workers],
+            "yours": mine,
+        }
+        content["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.network.key)}
+        return content
+
+    @staticmethod
+    def until(holds: Callable[[], object], seconds: float = 240) -> None:
+        limit = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < limit, "waited too long"
+            time.sleep(0.5)

@@ -1,0 +1,207 @@
+"""A cluster of a head and two workers, brought up by cluster.local.yaml, used from a laptop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.search.record import TrialRecord
+from tests.clusters import Lab
+from tests.faults import assert_as_unbroken, records, study
+from tests.hosts import ROOT, network
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+CLUSTER = ("--cluster", "cluster.yaml")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One for all tests of this file; the last of them takes it down."""
+    with network(tmp_path_factory.mktemp("hosts")) as hosts:
+        lab = Lab(hosts)
+        lab.up()
+        yield lab
+
+
+def hosts_of(trials: list[TrialRecord]) -> set[str]:
+    return {trial.environment["hardware"]["host"] for trial in trials}
+
+
+def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
+    study(lab.laptop.home, "spread", ["plain"] * 9, updates=2000)
+    done = lab.sabtune("search", "spread.py", *CLUSTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "On the cluster at 10.0.0.2:6379: 3 nodes, 3 CPUs, 0 GPUs" in done.stdout
+    assert "Study spread: 9 trials (9 complete)" in done.stdout
+
+    trials = records(lab.store, "spread")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
+    assert hosts_of(trials) == {"head", "worker1", "worker2"}
+    for trial in trials[:3]:
+        assert_as_unbroken(trial)
+    client = mlflow.MlflowClient(lab.store.mlflow_uri)
+    experiment = client.get_experiment_by_name("spread")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 10  # the search's own, and one for each trial
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    report = lab.sabtune("report", "spread", *CLUSTER)
+    assert "Study spread: 9 trials (9 complete)" in report.stdout
+
+
+def test_the_clusters_mlflow_is_shown_here(lab: Lab) -> None:
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:5000/health').read())"
+    with lab.driver("ui", *CLUSTER) as ui:
+        ui.until("MLflow of the cluster: http://127.0.0.1:5000")
+        assert "OK" in lab.laptop.run(sys.executable, "-c", fetch).stdout
+        interrupt(ui.process.pid)
+        assert ui.end() == 0
+
+
+def test_doctor_asks_every_machine(lab: Lab) -> None:
+    (lab.laptop.home / "dist" / "a.whl").touch()
+    unsafe = lab.sabtune("doctor", *CLUSTER)
+    assert unsafe.returncode == 1
+    assert "others may read the token" in unsafe.stdout
+    (lab.laptop.home / ".ray" / "auth_token").chmod(0o600)
+    done = lab.sabtune("doctor", *CLUSTER)
+    assert done.stderr == ""
+    here, _, cluster = done.stdout.partition("cluster.yaml\n")
+    assert here.startswith("This machine, before ")
+    for host in (lab.head, *lab.workers):
+        assert f"{host.name} ({host.address})" in cluster
+    assert "no answer" not in cluster
+    assert done.returncode == ("wrong: " in done.stdout), done.stdout
+
+
+def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> None:
+    study(lab.laptop.home, "left", ["plain"] * 3, updates=10**7)
+    with lab.driver("search", "left.py", *CLUSTER) as search:
+        search.until("#2 60/10000000 updates")
+        interrupt(search.process.pid)
+        assert search.end() == 130
+        assert "left goes on, on the cluster" in search.shown
+    again = lab.sabtune("search", "left.py", *CLUSTER)
+    assert again.returncode == 2
+    (line,) = again.stderr.splitlines()
+    assert "'left' is being searched on the cluster" in line
+    assert "A search is writing to it now" in lab.sabtune("status", "left", *CLUSTER).stdout
+    assert "running" in lab.sabtune("status", *CLUSTER).stdout
+    with lab.driver("status", "--follow", *CLUSTER) as following:
+        following.until("#2 60/10000000 updates")  # all that it has printed
+        stopped = lab.sabtune("stop", "left", *CLUSTER)
+        assert stopped.returncode == 0, stopped.stderr
+        assert following.end() == 130
+    assert [trial.state for trial in records(lab.store, "left")] == [TrialState.RUNNING] * 3
+
+    told = {trial.number: set(trial.scores) for trial in records(lab.store, "left")}
+    command = "sabtune search sabtune-studies/left.py --hours 0.005"
+    done = lab.head.run("bash", "-c", f". ~/.sabtune.sh; {command}", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "On the cluster at 10.0.0.2:6379: 3 nodes" in done.stdout
+    trials = records(lab.store, "left")
+    assert any(set(trial.scores) > told[trial.number] for trial in trials)
+    for trial in trials:
+        assert f"#{trial.number} goes on at" in done.stdout
+        assert sorted(trial.scores) == list(range(30, max(trial.scores) + 1, 30))
+
+
+def interrupt(prefix: int) -> None:
+    """Ctrl-C for what runs on a host: the one child of what brought it there."""
+    child = Path(f"/proc/{prefix}/task/{prefix}/children").read_text()
+    os.kill(int(child), signal.SIGINT)
+
+
+def test_files_that_not_all_machines_see_are_refused(lab: Lab) -> None:
+    study(lab.laptop.home, "hidden", ["plain"])
+    done = lab.sabtune("search", "hidden.py", *CLUSTER, "--files", lab.head.home / "own")
+    assert done.returncode == 2
+    assert "worker1, worker2 of the cluster can't see the files in" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"RAY_AUTH_TOKEN": "f" * 64}, "refuses our token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere"}, "there is no token for the cluster in /nowhere"),
+    ],
+)
+def test_nobody_gets_in_without_the_token(lab: Lab, environment: dict[str, str], says: str) -> None:
+    refused = lab.sabtune("status", *CLUSTER, environment=environment)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert says in line
+
+
+def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
+    """Of the laptop's Ray, what its installation says is another's."""
+    fake = lab.laptop.home / "fake"
+    (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
+    (fake / "ray-2.59.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.59.0\n")
+    environment = {"PYTHONPATH": f"{fake}:{ROOT}"}
+    refused = lab.sabtune("status", *CLUSTER, environment=environment)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "you have Ray 2.59.0" in line
+    assert "install the same on both" in line
+
+
+def test_a_machine_is_lost_and_its_trials_go_on_elsewhere(lab: Lab) -> None:
+    study(lab.laptop.home, "lost", ["plain"] * 4, updates=15_000)
+    lost = lab.workers[-1]
+    with lab.driver("search", "lost.py", *CLUSTER) as search:
+        search.until("#2 60/15000 updates")
+        search.until(lambda: running_on(lab, "lost", lost.name))
+        there = running_on(lab, "lost", lost.name)
+        lost.kill()
+        assert search.end() == 0, search.shown + search.errors
+    trials = records(lab.store, "lost")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    for trial in there:
+        assert hosts_of([trials[trial.number]]) <= {"head", "worker1"}
+        assert_as_unbroken(trials[trial.number])
+
+
+def running_on(lab: Lab, name: str, host: str) -> list[TrialRecord]:
+    """The trials there that have come so far as to have a checkpoint."""
+    running = [trial for trial in records(lab.store, name) if trial.state == TrialState.RUNNING]
+    return [trial for trial in running if len(trial.scores) > 2 and hosts_of([trial]) == {host}]
+
+
+def test_the_head_is_lost_and_a_new_one_goes_on_from_the_files(lab: Lab) -> None:
+    study(lab.laptop.home, "headless", ["plain"] * 4, updates=10_000)
+    with lab.driver("search", "headless.py", *CLUSTER) as search:
+        search.until("#2 60/10000 updates")  # so the first two, or one of them, have ended
+        ended = [trial for trial in records(lab.store, "headless") if trial.test]
+        lab.head.kill()
+        assert search.end() == 2
+        (line,) = search.errors.splitlines()
+        assert "the head" in line
+    lab.head = lab.network.add("other-head")
+    lab.workers = [worker for worker in lab.workers if worker.process.poll() is None]
+    lab.up()
+    done = lab.sabtune("search", "headless.py", *CLUSTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = records(lab.store, "headless")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert ended
+    for trial in ended:
+        assert trials[trial.number] == trial
+        assert f"#{trial.number} " not in done.stdout  # not run again
+    for trial in trials:
+        assert_as_unbroken(trial)
+
+
+def test_ray_down_leaves_nothing_running(lab: Lab) -> None:
+    assert lab.head.processes()
+    lab.ray("down", "--yes", str(lab.file))
+    alive = [host for host in (lab.head, *lab.workers) if host.process.poll() is None]
+    lab.until(lambda: not any(host.processes() for host in alive))

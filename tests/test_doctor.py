@@ -1,0 +1,194 @@
+"""`sabtune doctor`: what is wrong is found, with its remedy, on one line; what isn't, isn't."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sabtune.cli import app
+from sabtune.search import checkup
+from sabtune.search.beforehand import beforehand
+from sabtune.search.checkup import Checkup, Disk, Gpu, Token, examine, token
+from sabtune.search.cluster_file import ClusterFile
+from sabtune.search.diagnosis import diagnose
+from sabtune.search.doctor import database_problem, no_cluster, offset
+from sabtune.tracking.reach import problem_of
+from tests.faults import small_disk
+
+VERSIONS = {"sabtune": "0.1", "python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu",
+            "numba": "0.68.1"}  # fmt: skip
+WELL = Checkup(
+    node="head",
+    versions=VERSIONS,
+    disks=(Disk(of="home", path="/", free=50, size=100),),
+    token=Token(mode="token", found="/t", bits=0o600),
+)
+OTHER = replace(WELL, node="worker")
+L4 = Gpu(name="L4", memory=22.5, driver="580.1")
+
+
+def lines(*checkups: Checkup, files: str | None = None) -> list[str]:
+    """What is found, wrong or to know; each on one line."""
+    found = diagnose(checkups, files=files, cluster=True)
+    for finding in found:
+        assert len(str(finding).splitlines()) == 1
+        assert finding.remedy
+    return [f"{'wrong' if finding.wrong else 'to know'}: {finding}" for finding in found]
+
+
+def test_where_all_is_well_nothing_is_found() -> None:
+    built = replace(OTHER, versions=VERSIONS | {"torch": "2.13.0+cu130"})
+    assert lines(WELL, built, files="s3://lab/x") == []
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        (replace(OTHER, versions=VERSIONS | {"ray": "2.59.0"}), "wrong: worker: ray 2.59.0, and"),
+        (replace(OTHER, versions=VERSIONS | {"torch": None}), "wrong: worker: torch isn’t"),
+        (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPUs"),
+        (replace(OTHER, declared=1), "to know: worker: Ray gives out 1 GPUs there"),
+        (replace(OTHER, offset=-3600, within=1), "wrong: worker: its clock is 3600 s behind"),
+        (replace(OTHER, offset=5, within=1), "to know: worker: its clock is 5 s ahead of"),
+        (replace(OTHER, token=Token(mode="token", found="")), "wrong: worker: there is no token"),
+        (replace(OTHER, token=Token(mode="disabled", found="")), "wrong: worker: Ray runs there"),
+        (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: other"),
+        (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't keep files at s3://lab/x"),
+        (Checkup(node="worker", unreachable="gone"), "wrong: worker: doesn't tell how it is: gone"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_one_node(node: Checkup, says: str) -> None:
+    (line,) = lines(WELL, node, files="s3://lab/x")
+    assert line.startswith(says)
+
+
+def test_a_clock_is_off_only_by_more_than_asking_took() -> None:
+    assert lines(WELL, replace(OTHER, offset=30, within=40)) == []
+
+
+def test_an_offset_is_what_the_quickest_answer_says() -> None:
+    ours = iter([0.0, 8.0, 10.0, 10.2, 20.0, 26.0])
+    theirs = iter([104.0, 110.1, 123.0])
+    ahead, within = offset(lambda: next(theirs), lambda: next(ours))
+    assert ahead == pytest.approx(100.0)
+    assert within == pytest.approx(0.1)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        own = examine({"home": str(disk)}, None)
+        (line,) = [line for line in lines(own) if "GiB" in line]
+    assert line.startswith(f"wrong: {own.node}: 0.0 GiB of 0 are free where home is ({disk})")
+
+
+def test_the_token_is_where_ray_looks_and_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert token({"RAY_AUTH_MODE": "token"}).found == ""
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text("a secret")
+    path.chmod(0o640)
+    assert token({}) == Token(mode="", found=str(path), bits=0o640)
+    held = token({"RAY_AUTH_TOKEN": "a secret"})
+    assert "secret" not in repr(held)
+
+
+def test_a_place_for_files_is_written_and_left_as_it_was(tmp_path: Path) -> None:
+    assert checkup.files_problem(str(tmp_path)) == ""
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    (tmp_path / "file").touch()
+    assert checkup.files_problem(str(tmp_path / "file" / "below"))
+
+
+def test_databases_and_mlflow_behind_closed_ports(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        url = f"postgresql://me:secret@127.0.0.1:{port}/x"
+        words = database_problem(url)
+        assert "refused" in words
+        assert "secret" not in words
+        assert "can't be reached" in problem_of(f"http://127.0.0.1:{port}")
+    (tmp_path / "bad.db").write_text("no database" * 100)
+    assert "not a database" in database_problem(f"sqlite:///{tmp_path / 'bad.db'}")
+    assert database_problem(f"sqlite:///{tmp_path / 'none.db'}") == ""
+
+
+def test_another_ray_than_the_clusters_is_one_line() -> None:
+    ray_says = "Version mismatch: The cluster was started with:\n  Ray: 2.59.0\n  Python: 3.11.7"
+    finding = no_cluster(RuntimeError(ray_says))
+    assert len(str(finding).splitlines()) == 1
+    assert "use the cluster's Ray" in finding.remedy
+
+
+def test_the_file_that_nobody_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = Path(__file__).parent.parent / "cluster.yaml"
+    found = [str(finding) for finding in beforehand(ClusterFile.load(path)) if finding.wrong]
+    assert any("yours.files still is" in line for line in found)
+    assert any("yours.security_group still is" in line for line in found)
+    assert any("there is no token" in line for line in found)
+    older = tmp_path / "older.yaml"
+    older.write_text(path.read_text().replace("ray:2.60.0", "ray:2.59.1"))
+    found = [str(finding) for finding in beforehand(ClusterFile.load(older))]
+    assert sum("on the cluster; use the same on both" in line for line in found) == 2
+
+
+def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a secret")
+    done = CliRunner().invoke(app, ["doctor", "--store", str(tmp_path / "store")])
+    assert "This machine" in done.output
+    assert "a secret" not in done.output
+    assert done.exit_code == (1 if "\nwrong: " in done.output else 0)
+
+
+TWO_NODES = """
+import os, sys
+from sabtune.search.doctor import see
+from ray.cluster_utils import Cluster
+from sabtune.provenance import software
+from sabtune.store import Store
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+try:
+    nodes.add_node(num_cpus=1, num_gpus=1)
+    nodes.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = nodes.address
+    found = see(Store.at(sys.argv[1] + "/store", sys.argv[1] + "/files"))
+finally:
+    nodes.shutdown()
+assert found.cluster
+assert [one.head for one in found.checkups] == [True, False]
+for one in found.checkups:
+    assert one.unreachable == "", one
+    assert one.versions == {name: software()[name] for name in one.versions}
+    assert abs(one.offset) <= one.within + 0.5
+    assert one.files == ""
+assert [one.declared for one in found.checkups] == [0, 1]
+assert any("Ray gives out 1 GPUs" in str(finding) for finding in found.findings)
+"""
+
+
+@pytest.mark.slow
+def test_every_node_of_a_real_cluster_tells(tmp_path: Path) -> None:
+    token = {"RAY_AUTH_TOKEN": "of-a-test-that-starts-nodes-of-its-own"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, str(tmp_path)],
+        env=os.environ | token,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

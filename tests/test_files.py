@@ -1,0 +1,134 @@
+"""Folders on this machine and in an object store; what is asked of both, and what goes wrong."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sabtune.errors import StoreError
+from sabtune.files import Folder, _system
+from sabtune.store import Store
+from tests.faults import sabtune, study
+from tests.objects import BUCKET, SECRET, Objects, objects
+
+
+@pytest.fixture(params=["here", "s3"])
+def place(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> Folder:
+    """An empty folder of either kind, for this test alone."""
+    if request.param == "s3":
+        return Folder.at(f"s3://{BUCKET}/{request.node.name}")
+    return Folder.at(tmp_path / "files")
+
+
+def test_what_is_written_is_there_until_it_is_taken_away(place: Folder) -> None:
+    inner = place / "a" / "b"
+    assert place.names() == inner.names() == []
+    assert inner.read("one") is None
+    inner.write("one", b"1")
+    inner.write("two", b"2")
+    inner.write("one", b"3")
+    assert place.names() == ["a"]
+    assert inner.names() == ["one", "two"]
+    assert inner.times().keys() == {"one", "two"}
+    assert inner.read("one") == b"3"
+    inner.delete("two")
+    inner.delete("two")
+    assert inner.names() == ["one"]
+    (place / "a").delete_all()
+    assert inner.names() == []
+
+
+def test_a_file_may_come_from_the_disk(place: Folder, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    place.write("large", tmp_path / "large")
+    assert place.read("large") == bytes(3_000_000)
+
+
+def test_a_copy_on_this_machine_goes_when_it_is_done_with(place: Folder) -> None:
+    for name in ("one", "two"):
+        place.write(name, name.encode())
+    with place.here(("one", "three")) as some, place.here() as whole:
+        assert (some / "one").read_text() == "one"
+        assert not (some / "three").exists()
+        assert sorted(path.name for path in whole.iterdir()) == ["one", "two"]
+    assert whole.exists() == (place.path is not None)
+    assert place.names() == ["one", "two"]
+
+
+def test_a_place_that_takes_all_is_left_as_it_was(place: Folder) -> None:
+    place.check()
+    assert place.names() == []
+
+
+def test_options_go_along_and_are_kept_from_mlflow(s3: Objects) -> None:
+    there = s3.url.removeprefix("http://")
+    place = Folder.at(f"s3://{BUCKET}/options?endpoint_override={there}&scheme=http") / "in"
+    place.write("one", b"1")
+    assert place.uri == f"s3://{BUCKET}/options/in"
+    assert place.name == "in"
+    assert Folder.at(f"s3://{BUCKET}/options/in").names() == ["one"]
+
+
+def test_workers_get_the_address_and_no_credentials(s3: Objects) -> None:
+    system, _ = Folder.at(f"s3://{BUCKET}/any").storage()
+    assert SECRET.encode() not in pickle.dumps(system)
+    assert s3.url.removeprefix("http://").encode() in pickle.dumps(system)
+
+
+def test_folders_are_named_as_people_name_them(tmp_path: Path, monkeypatch: object) -> None:
+    assert Folder.at("files").path == Path.cwd() / "files"
+    assert Folder.at("file:///files/all").path == Path("/files/all")
+    assert Folder.at("~/files").path == Path.home() / "files"
+    assert Folder.at(tmp_path).uri == tmp_path.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ftp://host/files", "'ftp://host/files' is none that is known: give a folder"),
+        ("s3:///files", "is none that is known"),
+        ("s3://anna:s3cr3t@bucket/files", "'s3://bucket/files' holds credentials: leave them"),
+        ("s3://bucket/files?access=s3cr3t", "has the option 'access': behind the \\? there may be"),
+    ],
+)
+def test_an_address_that_is_none_is_named_with_what_would_be(address: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as raised:
+        Store.at("store", address)
+    assert "s3cr3t" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://nowhere/files", "there is no such bucket; make it, or correct --files"),
+        (
+            f"s3://{BUCKET}/files?endpoint_override=127.0.0.1:9&scheme=http",
+            "nothing answers there; see that the network is up, and AWS_ENDPOINT_URL",
+        ),
+        ("/proc/files", "give another folder with --files"),
+    ],
+)
+def test_a_place_that_takes_nothing_is_one_line_before_anything_starts(
+    s3: Objects, address: str, words: str, tmp_path: Path
+) -> None:
+    file = study(tmp_path, "nowhere", ["plain"])
+    refused = sabtune("search", file, "--files", address, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"sabtune: {address} can't be ")
+    assert words in line
+    assert not (tmp_path / "sabtune-store" / "optuna.db").exists()
+
+
+def test_without_permission_it_is_one_line_too(
+    s3: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with objects(tmp_path, {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}) as closed:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", closed.url)
+        _system.cache_clear()
+        with pytest.raises(StoreError, match="access is denied; see that the machine's profile"):
+            Folder.at(f"s3://{BUCKET}/files").check()
+    _system.cache_clear()

@@ -1,0 +1,247 @@
+"""Searches whose files are in an object store: whole, broken off, and gone on with elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from sabtune.checkpoint import load_model
+from sabtune.search import record
+from sabtune.search.attempts import Attempts
+from sabtune.store import Store
+from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.objects import BUCKET, SECRET, Objects
+from tests.test_search_faults import workers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def place(request: pytest.FixtureRequest) -> str:
+    """Of this test alone."""
+    return f"s3://{BUCKET}/{request.node.name}"
+
+
+def opened(folder: Path, files: str) -> Store:
+    return Store.at(str(folder / "sabtune-store"), files)
+
+
+def test_a_search_from_end_to_end(
+    s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    files = place(request)
+    file = study(tmp_path, "remote", ["plain"] * 3)
+    done = sabtune("search", file, "--files", files, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert f"report remote --files {files}" in done.stdout
+    store = opened(tmp_path, files)
+    trials = records(store, "remote")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    attempts = Attempts(store.trials / "remote")
+    for trial in trials:
+        assert_as_unbroken(trial)
+        names = [of.name for of in attempts.checkpoints(trial.number)]
+        assert names == ["checkpoint_000003", "checkpoint_000002"]
+        assert trial.checkpoint == attempts.checkpoints(trial.number)[0]
+    here = {path.name for path in (tmp_path / "sabtune-store").iterdir()}
+    logs = {"remote.lock", "remote.log", "remote.ray.log"}
+    assert here == {"optuna.db", "mlflow.db", "owner"} | logs
+    assert_secret(tmp_path, s3, done.stdout)
+    for command in (("status", "remote"), ("reproduce", "remote", 1), ("sync", "remote")):
+        shown = sabtune(*command, "--files", files, cwd=tmp_path)
+        assert shown.stderr == ""
+        assert shown.returncode == 0
+    written = sabtune("report", "remote", "--files", files, "--out", "out", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert_mlflow_is_whole(store, trials)
+
+
+def assert_mlflow_is_whole(store: Store, trials: list[record.TrialRecord]) -> None:
+    """A run for each trial with its curves, and its model in the object store, as trained."""
+    client = MlflowClient(store.mlflow_uri)
+    (name,) = {trial.checkpoint.address.split("/")[-3] for trial in trials if trial.checkpoint}
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    assert experiment.artifact_location == store.artifacts
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.data.tags["sabtune.number"]: run for run in runs if "mlflow.parentRunId" in
+                run.data.tags}  # fmt: skip
+    assert len(runs) == 1 + len(children) == 1 + len(trials)
+    for trial in trials:
+        run = children[str(trial.number)]
+        steps = {point.step for point in client.get_metric_history(run.info.run_id, "loss")}
+        assert steps == set(trial.scores)
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {model.tags["sabtune.number"] for model in models} == children.keys()
+    for model in models[:1]:
+        trial = trials[int(model.tags["sabtune.number"])]
+        assert trial.run is not None
+        assert trial.checkpoint is not None
+        x = np.zeros((2, 9, trial.run.task.build().inputs), np.float32)
+        with trial.checkpoint.here() as here, torch.no_grad():
+            said, _ = load_model(here)(torch.from_numpy(x))
+        np.testing.assert_array_equal(predicted(store, model.model_uri, x), said.numpy())
+
+
+def predicted(store: Store, uri: str, x: np.ndarray) -> np.ndarray:
+    """What a model of MLflow's says of x, in a process of its own."""
+    code = (
+        "import io, mlflow, numpy, sys; "
+        f"mlflow.set_tracking_uri({store.mlflow_uri!r}); "
+        "x = numpy.load(io.BytesIO(sys.stdin.buffer.read())); "
+        f"numpy.save(sys.stdout.buffer, mlflow.pyfunc.load_model({uri!r}).predict(x))"
+    )
+    given = io.BytesIO()
+    np.save(given, x)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=given.getvalue(), capture_output=True, check=True
+    )
+    return np.asarray(np.load(io.BytesIO(done.stdout)))
+
+
+def assert_secret(folder: Path, s3: Objects, *shown: str) -> None:
+    """The key is neither in what was shown nor in any file, here or there."""
+    assert all(SECRET not in text for text in shown)
+    for path in folder.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    for key in s3.names():
+        assert SECRET.encode() not in s3.content(key), key
+
+
+def test_killed_and_its_machine_gone_it_ends_elsewhere_as_if_nothing_had_been(
+    s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    files = place(request)
+    file = study(tmp_path, "gone", ["plain"] * 4, updates=1500)
+    with driver("search", file, "--files", files, cwd=tmp_path) as search:
+        search.until("#0 done")
+        search.until("#2 300/1500 updates")
+        search.kill()
+    finished = [line.split()[0] for line in search.shown.splitlines() if " done: " in line]
+    shutil.rmtree(tmp_path / "sabtune-store")
+    again = sabtune("search", file, "--files", files, cwd=tmp_path)
+    assert again.stderr == ""
+    assert again.returncode == 0
+    restored, *lines = again.stdout.splitlines()
+    assert restored.startswith(f"Restored the studies from {files}/snapshots/optuna-0000")
+    assert "#2 goes on" in again.stdout
+    for number in finished:  # told again, at the very same rate, and not trained again
+        told = [line for line in lines if line.startswith(f"{number} ") and "/s," in line]
+        assert all(line in search.shown for line in told)
+    store = opened(tmp_path, files)
+    trials = records(store, "gone")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    for trial in trials:
+        assert_as_unbroken(trial)
+    assert_mlflow_is_whole(store, trials)
+
+
+def test_trials_that_no_copy_knows_are_not_run_twice(
+    s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The newest copies are lost, as if the machine had died before it wrote them: all that is
+    left of two trials is what they wrote themselves."""
+    files = place(request)
+    file = study(tmp_path, "early", ["plain"] * 3, updates=1500)
+    with driver("search", file, "--files", files, cwd=tmp_path) as search:
+        first = files.removeprefix(f"s3://{BUCKET}/") + "/snapshots/optuna-00000001.db"
+        search.until(lambda: first in s3.names())
+        kept = s3.content(first)
+        search.until("#2 300/1500 updates")
+        search.kill()
+    before = {trial.number: trial.params for trial in records(opened(tmp_path, files), "early")}
+    for key in s3.names(first.rpartition("/")[0]):
+        s3.client.delete_object(Bucket=BUCKET, Key=key)
+    s3.client.put_object(Bucket=BUCKET, Key=first, Body=kept)
+    shutil.rmtree(tmp_path / "sabtune-store")
+    again = sabtune("search", file, "--files", files, cwd=tmp_path)
+    assert again.stderr == ""
+    assert again.returncode == 0
+    trials = records(opened(tmp_path, files), "early")
+    assert {trial.number: trial.params for trial in trials} == before
+    told = [line for line in search.shown.splitlines() if "/1500 updates, " in line]
+    assert len(told) >= 20
+    ours = [line for line in told if "#2" in line and "#2 300/" not in line]
+    for line in ours:  # the rate too: what was told again was not trained again
+        assert line in again.stdout
+    for trial in trials:
+        assert_as_unbroken(trial)
+
+
+def test_a_trial_goes_on_from_the_object_store_after_its_worker_died(
+    s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    files = place(request)
+    file = study(tmp_path, "worker", ["plain"], updates=1500)
+    with driver("search", file, "--files", files, cwd=tmp_path) as search:
+        search.until("#0 300/1500 updates")
+        for worker in workers(search.process.pid):
+            os.kill(worker, signal.SIGKILL)
+        assert search.end() == 0
+        shown, errors = search.shown, search.errors
+    assert errors == ""
+    assert shown.count("#0 30/1500 updates") == 1
+    (trial,) = records(opened(tmp_path, files), "worker")
+    assert trial.state == TrialState.COMPLETE
+    assert_as_unbroken(trial)
+
+
+LONG = """
+import sys
+from pathlib import Path
+from sabtune.search import trainable
+from sabtune.search.run import search
+from sabtune.search.study import load
+from sabtune.store import Store
+
+trainable.SAVE_EVERY = 1.0
+assert search(load(Path(sys.argv[1])), Store.at("store", sys.argv[2]).made()).complete
+"""
+
+
+def test_a_worker_that_dies_in_a_long_report_loses_what_came_after_its_last_save(
+    s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """One report, at the end: without saves on the way everything would be lost."""
+    files = place(request)
+    long = {"report_every": 12_000}
+    file = study(tmp_path, "long", ["plain"], updates=12_000, kinds={"plain": long})
+    store = Store.at(str(tmp_path / "store"), files)
+    with subprocess.Popen(
+        [sys.executable, "-c", LONG, str(file), files], cwd=tmp_path, start_new_session=True
+    ) as process:
+        saved = step_of_the_newest(store)
+        for worker in workers(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        assert process.wait() == 0
+    assert saved > 0
+    (trial,) = records(store, "long")
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.scores) == [12_000]
+    assert_as_unbroken(trial)
+    left = Attempts(store.trials / "long").checkpoints(0)
+    assert len(left) == 2
+    # the worker that took it up counted on from there: its first checkpoint is of a later step
+    steps = [json.loads(of.read("progress.json") or b"")["step"] for of in left]
+    assert min(steps) > saved
+
+
+def step_of_the_newest(store: Store) -> int:
+    """Of a trial's checkpoints, once the second one is there."""
+    while True:
+        left = Attempts(store.trials / "long").checkpoints(0)
+        content = left[0].read("progress.json") if len(left) == 2 else None
+        if content is not None:
+            return int(json.loads(content)["step"])

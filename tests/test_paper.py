@@ -1,0 +1,78 @@
+"""What the papers report, beside studies of the tasks that they report it of."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sabtune.report import ladder, paper
+from sabtune.report.material import Material, gather
+from sabtune.store import Store
+from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
+from tests.reports import searched
+
+SAME = {
+    "copying": Copying.Config(length=100, symbols=10),
+    "adding": Adding.Config(length=200),
+    "mnist": Pixels.Config(images="mnist", length=784, permutation=0),
+    "cifar10": Pixels.Config(images="cifar10", length=1024),
+    "ptb": Language.Config(text="ptb", length=100),
+    "text8": Language.Config(text="text8", length=180),
+}
+"""Tasks on the ground that a table stands on."""
+
+
+def material(task: Any, folder: Path) -> Material:
+    store = Store(folder).made()
+    return gather(searched(store, "of-a-task", 3, task=task), store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("copying", ["| SAB | – |", "| 41 |", "out of memory", "56"]),
+        ("adding", ["Loss in squared error", "5.5e-08", "4.6e-06"]),
+        ("mnist", ["94.2", "11.3", "Which permutation theirs was is not known."]),
+        ("cifar10", ["64.5", "58.3"]),
+        ("ptb", ["There: LSTM, full back-propagation 1.36; LSTM, truncated after 20 1.4; SAB"]),
+        ("text8", ["There: LSTM, full back-propagation 1.42; SAB 1.44."]),
+    ],
+)
+def test_a_papers_numbers_stand_beside_ours_marked_as_quoted(
+    kind: str, says: list[str], tmp_path: Path
+) -> None:
+    found = material(SAME[kind], tmp_path)
+    text = ladder.markdown(found)
+    for words in [*says, paper.QUOTED]:
+        assert words in text
+    assert ("no row of it compares" in text) == (kind == "copying")  # that of two settings
+    rows = list(csv.DictReader(io.StringIO(ladder.csv_page(found))))
+    theirs = [row for row in rows if paper.QUOTED in row["source"]]
+    accuracy = kind in ("copying", "mnist", "cifar10")
+    assert all(bool(row["accuracy"]) == accuracy for row in theirs if not row.get("note"))
+    assert all(bool(row["loss"]) != accuracy for row in theirs if not row.get("note"))
+    assert {row["length"] for row in theirs} == (
+        {""} if kind in ("ptb", "text8") else {str(n) for n in lengths(kind)}
+    )
+
+
+def lengths(kind: str) -> set[int | None]:
+    tables = [table for table in paper.TABLES if kind in table.subject.values()]
+    return {length for table in tables for row in table.rows for length in row.values}
+
+
+def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
+    text = ladder.markdown(material(Adding.Config(length=50), tmp_path))
+    assert "no row of it compares" in text
+    assert "adding, trained and tested at length 200" in text
+
+
+@pytest.mark.parametrize(
+    "task", [Recall.Config(length=10), Pixels.Config(images="digits", length=64)], ids=str
+)
+def test_where_no_paper_reports_nothing_is_quoted(task: Any, tmp_path: Path) -> None:
+    assert paper.QUOTED not in ladder.markdown(material(task, tmp_path))

@@ -1,0 +1,30 @@
+"""One trial of a study, read without all the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.errors import StoreError
+from sabtune.search import record
+from sabtune.search.run import open_or_create
+from sabtune.search.study import load
+from sabtune.store import Store
+from tests.studies import learnable
+
+
+def test_one_trial_is_read_by_itself(tmp_path: Path) -> None:
+    """Each that runs, read with every start of another, would cost the more the more run."""
+    study = open_or_create(load(learnable(tmp_path)), Store(tmp_path / "store").made())
+    ended, runs = study.ask(), study.ask()
+    study.tell(ended, state=TrialState.FAIL)
+    runs.set_user_attr(record.ATTEMPTS, 1)
+    every = record.records(study)
+    with patch.object(study, "get_trials", side_effect=AssertionError("all are read")):
+        assert [record.one(study, number) for number in (0, 1)] == every
+    assert [trial.state for trial in every] == [TrialState.FAIL, TrialState.RUNNING]
+    with pytest.raises(StoreError, match="'learnable' has no trial 2: it has 0 to 1"):
+        record.one(study, 2)

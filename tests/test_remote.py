@@ -1,0 +1,97 @@
+"""A cluster from outside, without one: what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from sabtune.cli.remote import options
+from sabtune.errors import ClusterError
+from sabtune.search.cluster import cluster_address
+from sabtune.search.cluster_file import ClusterFile
+from sabtune.search.remote.jobs import check_versions
+from sabtune.search.remote.tunnel import Login, forwarded
+
+ROOT = Path(__file__).parent.parent
+LOCAL = """
+cluster_name: lab
+provider: {type: local, head_ip: 127.0.0.1, worker_ips: []}
+auth: {ssh_user: nobody, ssh_private_key: ~/.ssh/lab}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> ClusterFile:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(LOCAL)
+    return ClusterFile.load(path)
+
+
+@pytest.fixture
+def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `ray start` notes a cluster's address, of a machine that has none."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+def test_the_cluster_of_this_machine_is_found_while_it_lives(note: Path) -> None:
+    assert cluster_address() is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        note.write_text(address)
+        assert cluster_address() == address
+    assert cluster_address() is None
+
+
+def test_the_cluster_of_a_job_is_the_jobs(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    assert cluster_address() == "10.0.0.9:6379"
+
+
+def test_our_versions_are_the_clusters(file: ClusterFile) -> None:
+    ours = {"rayVersion": version("ray"), "pythonVersion": platform.python_version()}
+    check_versions(ours, file)
+    for other in ({"rayVersion": "2.59.1"}, {"pythonVersion": "3.10.4"}):
+        with pytest.raises(ClusterError) as told:
+            check_versions(ours | other, file)
+        assert str(told.value).count("\n") == 0
+        assert next(iter(other.values())) in str(told.value)
+
+
+def test_a_head_that_lets_nobody_in_is_one_line(file: ClusterFile) -> None:
+    with pytest.raises(ClusterError) as told, forwarded(file, 8265):
+        pass
+    (line,) = str(told.value).splitlines()
+    assert line.startswith("the head nobody@127.0.0.1 can't be reached by SSH (")
+
+
+def test_ssh_asks_nothing_and_uses_the_files_key(file: ClusterFile) -> None:
+    command = Login.of(file).command("-N")
+    assert "BatchMode=yes" in command
+    assert str(Path("~/.ssh/lab").expanduser()) in command
+    assert command[-1] == "nobody@127.0.0.1"
+
+
+def test_options_go_to_the_head_as_typed_and_passwords_do_not() -> None:
+    given = {
+        "--trials": 3,
+        "--new": True,
+        "--hours": None,
+        "--dry-run": False,
+        "--files": "s3://a/b",
+    }
+    assert options(given) == ["--trials", "3", "--new", "--files", "s3://a/b"]
+    with pytest.raises(ClusterError, match="--store has a password") as told:
+        options({"--store": "postgresql://me:secret@host/db"})
+    assert "secret" not in str(told.value)
+
+
+def test_the_file_for_machines_one_owns_describes_them() -> None:
+    file = ClusterFile.load(ROOT / "cluster.local.yaml")
+    assert (file.name, file.provider) == ("lab", "local")

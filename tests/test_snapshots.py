@@ -1,0 +1,215 @@
+"""Copies of the studies: written, restored, and kept from being gone on with on two machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.errors import StoreError
+from sabtune.files import Folder
+from sabtune.search import record
+from sabtune.search.attempts import ENTRY, Attempts
+from sabtune.search.recovery import entry, identity, recover
+from sabtune.search.snapshots import Lease, Snapshots, restore, snapshots
+from sabtune.store import Store
+from tests.objects import BUCKET, Objects
+
+
+@pytest.fixture(params=["folder", "s3"])
+def files(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> str:
+    """An address of this test's own."""
+    if request.param == "s3":
+        return f"s3://{BUCKET}/{request.node.name}"
+    return str(tmp_path / "files")
+
+
+def begun(root: Path, files: str) -> tuple[Store, optuna.Study]:
+    """A store with a study in it."""
+    store = Store.at(str(root), files).made()
+    return store, optuna.create_study(study_name="copied", storage=record.store_of(store))
+
+
+def never() -> None:
+    raise AssertionError("nobody took over")
+
+
+def dropped(store: Store, how: str = "killed") -> None:
+    """Lets the lease be that of a search elsewhere that runs, or of one that died or ended."""
+    assert store.snapshots is not None
+    said = json.loads(store.snapshots.read("lease.json") or b"")
+    said |= {"machine": "another", "ended": how == "ended"}
+    store.snapshots.write("lease.json", json.dumps(said).encode())
+
+
+def test_a_study_comes_back_as_it_was_when_the_search_ended(files: str, tmp_path: Path) -> None:
+    store, study = begun(tmp_path / "a", files)
+    with snapshots(store, never):
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    other = Store.at(str(tmp_path / "b"), files).made()
+    line = restore(other)
+    assert line.startswith(f"Restored the studies from {files}/snapshots/optuna-00000002.db")
+    assert [trial.value for trial in record.open_study(other, "copied").trials] == [0.5]
+    assert restore(other) == ""  # what is there is never written over
+    assert restore(Store.at(str(tmp_path / "c"), f"{files}-2").made()) == ""
+
+
+def test_a_copy_is_made_when_a_trial_ends_and_the_one_before_is_kept(
+    files: str, tmp_path: Path
+) -> None:
+    store, study = begun(tmp_path / "a", files)
+    assert store.snapshots is not None
+    copying = Snapshots(store, never)
+    copying.start()
+    counts = []
+    for value in range(3):
+        study.add_trial(optuna.trial.create_trial(value=value))
+        before = newest(store)
+        copying._woken.set()
+        until(lambda before=before: newest(store) != before)  # type: ignore[misc]
+        with store.snapshots.here((newest(store),)) as here:
+            counts.append(trials_of(here / newest(store)))
+    copying.close()
+    assert counts == [1, 2, 3]
+    names = [name for name in store.snapshots.names() if name.endswith(".db")]
+    assert names == ["optuna-00000003.db", "optuna-00000004.db"]
+
+
+def newest(store: Store) -> str:
+    assert store.snapshots is not None
+    return max(name for name in store.snapshots.names() if name.endswith(".db"))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(6000):
+        if holds():
+            return
+        waiting.wait(0.02)
+    raise AssertionError("it didn't come about")
+
+
+def trials_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        return int(database.execute("SELECT count(*) FROM trials").fetchone()[0])
+
+
+def test_a_copy_that_cannot_be_read_gives_way_to_the_one_before(files: str, tmp_path: Path) -> None:
+    store, study = begun(tmp_path / "a", files)
+    with snapshots(store, never):
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    assert store.snapshots is not None
+    store.snapshots.write("optuna-00000002.db", b"SQLite format 3\x00, and then nothing")
+    other = Store.at(str(tmp_path / "b"), files).made()
+    assert "optuna-00000001.db" in restore(other)
+    store.snapshots.write("optuna-00000001.db", b"")
+    with pytest.raises(StoreError, match=r"no copy of the studies in .* can be read"):
+        restore(Store.at(str(tmp_path / "c"), files).made())
+
+
+def test_while_a_search_runs_no_other_machine_goes_on(files: str, tmp_path: Path) -> None:
+    store, _ = begun(tmp_path / "a", files)
+    copying = Snapshots(store, never)
+    copying.start()
+    dropped(store)
+    other = Store.at(str(tmp_path / "b"), files).made()
+    with pytest.raises(StoreError, match=r"is written by the store .*/a on .*, last heard of \d"):
+        restore(other)
+    dropped(store, "ended")
+    assert restore(other)
+    copying.close()
+
+
+def test_a_search_that_died_on_this_machine_holds_nobody_up(files: str, tmp_path: Path) -> None:
+    store, _ = begun(tmp_path / "a", files)
+    lease = Lease(store)
+    lease.take()
+    assert store.snapshots is not None
+    said = json.loads(store.snapshots.read("lease.json") or b"")
+    other = Lease(Store.at(str(tmp_path / "b"), files).made())
+    with pytest.raises(StoreError, match="last heard of"):
+        other.refuse(restoring=True)  # this process runs
+    store.snapshots.write("lease.json", json.dumps(said | {"process": 2**22 + 1}).encode())
+    other.refuse(restoring=True)
+
+
+def test_a_store_that_was_left_behind_does_not_go_on(files: str, tmp_path: Path) -> None:
+    store, _ = begun(tmp_path / "a", files)
+    with snapshots(store, never):
+        pass
+    other = Store.at(str(tmp_path / "b"), files).made()
+    restore(other)
+    with pytest.raises(StoreError, match=r"and not by this one: to go on from there move .*/a/opt"):
+        Lease(store).take()
+    shutil.rmtree(store.root)
+    assert restore(store.made())
+    Lease(store).take()
+
+
+def test_a_search_that_was_thought_dead_ends(files: str, tmp_path: Path) -> None:
+    store, _ = begun(tmp_path / "a", files)
+    lost = threading.Event()
+    copying = Snapshots(store, lost.set)
+    copying.start()
+    dropped(store, "ended")
+    restore(Store.at(str(tmp_path / "b"), files).made())
+    assert lost.wait(120)
+    copying.close()
+    assert "has taken over what is at" in str(copying.problem)
+    assert newest(store) == "optuna-00000001.db"
+
+
+def test_two_studies_of_a_store_may_be_searched_at_once(files: str, tmp_path: Path) -> None:
+    store, _ = begun(tmp_path / "a", files)
+    with snapshots(store, never), snapshots(store, never):
+        pass
+
+
+def left(study: optuna.Study, trials: Folder, number: int, params: dict[str, float]) -> None:
+    """What a trial leaves that ran after the copy was made."""
+    frozen = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=params,
+        distributions={name: optuna.distributions.FloatDistribution(0, 1) for name in params},
+        user_attrs={"assignment": {"number": number}},
+    )
+    beside = optuna.create_study()
+    for _ in range(number):
+        beside.add_trial(optuna.trial.create_trial(value=0))
+    beside.add_trial(frozen)
+    trial = optuna.Trial(beside, beside.trials[number]._trial_id)
+    content = entry(trial, identity(study)).encode()
+    (trials / f"{number:04d}" / "checkpoint_000000").write(ENTRY, content)
+
+
+def test_trials_that_ran_after_the_copy_come_back_under_their_numbers(files: str) -> None:
+    study, trials = optuna.create_study(), Folder.at(files) / "trials" / "s"
+    study.add_trial(optuna.trial.create_trial(value=0.5))
+    study.enqueue_trial({"x": 0.25})
+    left(study, trials, 1, {"x": 0.25})
+    left(study, trials, 3, {"x": 0.75})
+    recover(study, trials)
+    found = study.get_trials()
+    states = [TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING, TrialState.RUNNING]
+    assert [trial.state for trial in found] == states
+    assert [trial.params for trial in found] == [{}, {"x": 0.25}, {}, {"x": 0.75}]
+    assert found[3].user_attrs["assignment"] == {"number": 3}
+    recover(study, trials)
+    assert study.get_trials() == found
+    assert study.ask().number == 2
+
+
+def test_what_another_study_of_the_same_name_left_is_not_taken_up(files: str) -> None:
+    study, trials = optuna.create_study(), Folder.at(files) / "trials" / "s"
+    left(optuna.create_study(), trials, 0, {"x": 0.25})
+    recover(study, trials)
+    assert study.get_trials() == []
+    assert Attempts(trials).next(0) == 1  # and its folder isn't written to

@@ -1,0 +1,117 @@
+"""The worker: what comes back from it, and how it bears an object store that is away."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from ray import tune
+
+from sabtune.errors import StoreError
+from sabtune.search import trainable
+from sabtune.search.asha import Halving, Scheduler
+from sabtune.search.study import ASHA
+from sabtune.search.trainable import Answer, Order, Trial, patiently, place
+from sabtune.trial import TrialRun
+from tests.records import assignment
+
+
+def order(trials: str) -> Order:
+    return Order(assignment=assignment(), directory="0000", trials=trials)
+
+
+def test_an_order_comes_back_from_plain_values() -> None:
+    made = order("s3://bucket/trials/s")
+    assert Order.from_config(made.to_config()) == made
+    assert place(made.to_config()).address == "s3://bucket/trials/s/0000"
+
+
+def test_a_pause_is_no_report() -> None:
+    """Tune is told to go on, and ASHA doesn't compare it."""
+    paused = Answer(progress=None, seconds=7.0).to_result()
+    assert not paused["done"]
+    assert Answer.from_result(paused).progress is None
+    assert Answer.from_result(paused).seconds == 7.0
+    halving = Halving(ASHA(grace=1, reduction=2))
+    halving.remember(1, {1: 0.9})
+    decision = Scheduler(halving).on_trial_result(None, None, paused)  # type: ignore[arg-type]
+    assert decision == "CONTINUE"
+    assert halving.rungs == {0: {1: 0.9}}
+    failed = Answer(progress=None, failed="it broke").to_result()
+    assert failed["done"]
+
+
+def test_a_worker_pauses_when_its_time_has_come_and_counts_from_a_save(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainable, "device", lambda: torch.device("cpu"))  # Ray isn't up
+    worker = Trial.__new__(Trial)
+    worker.reset_config(order(str(tmp_path)).to_config())
+    assert Answer.from_result(worker.step()).progress is not None  # nobody pressed
+    now[0] += trainable.SAVE_EVERY
+    assert Answer.from_result(worker.step()).progress is None
+    worker.save_checkpoint(str(tmp_path / "saved"))
+    assert isinstance(worker.run, TrialRun)
+    assert worker.run.training.step == 11
+    last = Answer.from_result(worker.step()).progress
+    assert last is not None
+    assert last.finished
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """That were made; none takes its time."""
+    made: list[float] = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    return made
+
+
+@pytest.mark.parametrize("failures", [0, 2, 7])
+def test_an_object_store_that_is_away_is_waited_for(
+    failures: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def save(self: Any, checkpoint_dir: str | None = None) -> Any:
+        tried.append("")
+        if len(tried) <= failures:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return "saved"
+
+    monkeypatch.setattr(tune.Trainable, "save", save)
+    worker = Trial.__new__(Trial)
+    worker.place = place(order("s3://bucket/trials/s").to_config())
+    if failures < 7:
+        saved: Any = worker.save()
+        assert saved == "saved"
+    else:
+        with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+            worker.save()
+    assert pauses == list(trainable.PAUSES)[:failures]
+
+
+def test_a_disk_that_is_full_is_not_waited_for(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: Any, checkpoint_dir: str | None = None) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tune.Trainable, "save", save)
+    worker = Trial.__new__(Trial)
+    worker.place = place(order("/store/trials/s").to_config())
+    with pytest.raises(OSError, match="no space"):
+        worker.save()
+    assert pauses == []
+
+
+def test_what_is_no_trouble_with_the_store_is_raised_at_once(pauses: list[float]) -> None:
+    def fail() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        patiently(fail, StoreError)
+    assert pauses == []
