@@ -76,9 +76,10 @@ def sab(
     """
     if not supports(x, state, k_top=k_top, k_att=k_att, rule=rule):
         return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
-    from sabtune.ops import gpu_call  # loads Triton
+    from sabtune.ops.gpu_call import run  # loads Triton
+    from sabtune.ops.gpu_pass import Call
 
-    call = gpu_call.Call(
+    call = Call(
         B=x.shape[0],
         T=x.shape[1],
         H=state.h.shape[1],
@@ -90,4 +91,4 @@ def sab(
         rule=rule,
         dtype=computed_in(x),
     )
-    return gpu_call.run(call, x, state, p)
+    return run(call, x, state, p)

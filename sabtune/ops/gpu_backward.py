@@ -124,9 +124,7 @@ def backward_kernel(
             tl.store(dq + u + units, of_q, mask=inside)
             tl.debug_barrier()
             dh = product(dh, dq + u, W2, H, H, HP, ROWS)
-        d_i, d_f, d_g, d_o, dc = cell(
-            gates + 4 * u, cells + (t * B + b) * H, B, dh, dc, units, H
-        )
+        d_i, d_f, d_g, d_o, dc = cell(gates + 4 * u, cells + (t * B + b) * H, B, dh, dc, units, H)
         d_sums = d_gates + 4 * u
         tl.store(d_sums + units, d_i, mask=inside)
         tl.store(d_sums + H + units, d_f, mask=inside)

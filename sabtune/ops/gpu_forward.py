@@ -6,7 +6,7 @@ The legend is that of `sabtune.ops.gpu_call`.
 import triton
 import triton.language as tl
 
-from sabtune.ops.gpu_tile import DOT, MLP, SEPARABLE, four, product, sigmoid, tanh
+from sabtune.ops.gpu_tile import DOT, SEPARABLE, four, product, sigmoid, tanh
 
 
 @triton.jit
