@@ -1,0 +1,94 @@
+"""SAB on a GPU by two kernels of its own: experimental, and off unless it is asked for.
+
+`sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, where the
+environment has SABTUNE_EXPERIMENTAL_GPU=1 and the call is one that the kernels compute: the paper's
+form with every scoring, normalizer and ε, in float32 or bf16 (bf16 too in autocast to it), H up to
+256, at most 32 memories kept (all of them, while there are no more than 33), and no gradient of the
+incoming state. Everything else `ops.eager` does. The kernels agree with the equations in Triton's
+interpreter; how fast they are on a GPU was never measured.
+
+B batch, T steps, I inputs, H hidden, M memories.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from sabtune.ops import eager
+from sabtune.ops.reference import PAPER, Parameters, Rule, State
+
+SWITCH = "SABTUNE_EXPERIMENTAL_GPU"
+DTYPES = (torch.float32, torch.bfloat16)
+MOST_HIDDEN = 256
+MOST_KEPT = 32
+
+
+def wanted(x: Tensor) -> bool:
+    """Whether the kernels are asked for, and something is there to run them."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return (
+        os.environ.get(SWITCH) == "1"
+        and (x.device.type == "cuda" or interpreted)
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """x's dtype, or that to which autocast brings products."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def supports(x: Tensor, state: State, *, k_top: int, k_att: int, rule: Rule = PAPER) -> bool:
+    """Whether the kernels compute this call; otherwise the eager pass does."""
+    carried = (state.h, state.c, state.memory, state.keys)
+    made = (state.step + x.shape[1]) // k_att - state.step // k_att
+    return (
+        wanted(x)
+        and rule.form == "paper"
+        and x.shape[0] > 0
+        and x.shape[1] > 0
+        and state.h.shape[1] <= MOST_HIDDEN
+        and min(k_top, state.memory.shape[1] + made - 1) <= MOST_KEPT
+        and computed_in(x) in DTYPES
+        and all(tensor.dtype in DTYPES for tensor in (x, *carried))
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in carried))
+    )
+
+
+def sab(
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    *,
+    k_top: int,
+    k_att: int,
+    k_trunc: int,
+    rule: Rule = PAPER,
+) -> tuple[Tensor, Tensor, State]:
+    """`eager.sab`, by the kernels where they can; the state after has the dtypes of the one before.
+
+    Where the kernels ran it is detached.
+    """
+    if not supports(x, state, k_top=k_top, k_att=k_att, rule=rule):
+        return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
+    from sabtune.ops.gpu_call import run  # loads Triton
+    from sabtune.ops.gpu_pass import Call
+
+    call = Call(
+        B=x.shape[0],
+        T=x.shape[1],
+        H=state.h.shape[1],
+        M0=state.memory.shape[1],
+        step=state.step,
+        k_top=k_top,
+        k_att=k_att,
+        k_trunc=k_trunc,
+        rule=rule,
+        dtype=computed_in(x),
+    )
+    return run(call, x, state, p)
