@@ -51,6 +51,7 @@ SHAPES = [  # B, T, H, k_top, k_att, k_trunc
     (1, 40, 8, 32, 1, 4),
     (1, 5, 256, 2, 1, 2),
 ]
+CARRIED = ("h", "c", "memory", "keys")
 SPARSITY = Sparsity(k_top=2, k_att=1, k_trunc=4)
 over_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -87,15 +88,20 @@ def compare(
 ) -> None:
     exact = None
     if state is not None:
-        exact = replace(
-            state, **{name: getattr(state, name).double() for name in ("h", "c", "memory", "keys")}
-        )
+        exact = replace(state, **{name: getattr(state, name).double() for name in CARRIED})
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity, exact, rule)
     found = results(by_kernel, x, p, sparsity, state, rule)
     # of a single weight w / (w + ε) nothing but rounding is left
     nearly_one = sparsity["k_top"] == 1 and rule == reference.PAPER and x.dtype == torch.float32
     rounded = results(reference.sab, x, p, sparsity, state, rule) if nearly_one else None
     check_same(found, truth, TOLERANCE[x.dtype], rounded)
+    check_carried(found, truth)
+
+
+def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+    """The state is float32's whatever the weights are: what they were rounded to is given."""
+    assert {found[name].dtype for name in CARRIED} == {torch.float32}
+    check_same(found, {name: truth[name] for name in CARRIED}, TOLERANCE[torch.float32])
 
 
 def by_kernel(
@@ -128,8 +134,11 @@ def test_every_scoring_and_normalizer(rule: Rule, dtype: torch.dtype) -> None:
 
 @over_dtypes
 @pytest.mark.parametrize("k_top", [1, 7, 32])
-def test_from_a_carried_state_with_many_memories(k_top: int, dtype: torch.dtype) -> None:
-    x, p = drawn(2, 150, 9, dtype)
+def test_from_a_carried_state_with_memories_of_several_tiles(
+    k_top: int, dtype: torch.dtype
+) -> None:
+    x, p = drawn(1, 150, 40, dtype, seed=9)
+    assert call(k_top, H=40).shape()["ROWS"] < 145 // 2
     sparsity = Sparsity(k_top=k_top, k_att=2, k_trunc=3)
     often = Sparsity(k_top=k_top, k_att=1, k_trunc=3)
     compare(x[:, 145:], p, sparsity, carried(x[:, :145], p, often))
@@ -149,9 +158,9 @@ def test_k_top_changes_between_calls_and_nothing_is_compiled_anew() -> None:
         assert len({str(call(k_top).shape()) for k_top in k_tops}) == 1
 
 
-def call(k_top: int) -> Any:
+def call(k_top: int, H: int = 8) -> Any:
     return gpu_pass.Call(
-        B=2, T=100, H=8, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5,
+        B=2, T=100, H=H, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5,
         rule=reference.PAPER, dtype=torch.float32,
     )  # fmt: skip
 
@@ -236,19 +245,30 @@ def test_what_is_no_number_shows(name: str) -> None:
     assert hidden[:, -1].isnan().all()
 
 
-def test_the_model_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the seam that the model calls, and there only where the kernel is asked for."""
-    ran = []
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[gpu_pass.Call]:
+    """The kernels' calls."""
+    calls = []
     run = gpu_call.run
 
-    def seen(*inputs: Any) -> object:
-        ran.append(inputs)
-        return run(*inputs)
+    def seen(call: gpu_pass.Call, *inputs: Any) -> object:
+        calls.append(call)
+        return run(call, *inputs)
 
     monkeypatch.setattr(gpu_call, "run", seen)
+    return calls
+
+
+def built(dtype: torch.dtype, k_top: int = 2) -> SAB:
+    config = SAB.Config(hidden=7, k_top=k_top, k_att=1, k_trunc=3)
+    model = config.build(4, 3, steps=6, generator=torch.Generator().manual_seed(0))
+    return model.to(DEVICE, dtype)
+
+
+def test_the_model_by_the_kernel(ran: list[gpu_pass.Call], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the seam that the model calls, and there only where the kernel is asked for."""
     monkeypatch.setattr(fused, "COMPILED", False)  # as it is off the CPU
-    config = SAB.Config(hidden=7, k_top=2, k_att=1, k_trunc=3)
-    model = config.build(4, 3, steps=6, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    model = built(torch.float32)
     x = noise(2, 6, 4, dtype=torch.float32).to(DEVICE)
     given = {}
     for switch in ("1", "0"):
@@ -261,6 +281,41 @@ def test_the_model_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ran) == 1
     for got, true in zip(given["1"], given["0"], strict=True):
         torch.testing.assert_close(got, true, rtol=1e-4, atol=1e-4 * float(true.abs().max()))
+
+
+def test_a_model_in_bf16_carries_a_state_in_float32(
+    ran: list[gpu_pass.Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From batch to batch as a task with a memory's span has it, and into plain torch."""
+    monkeypatch.setattr(fused, "COMPILED", False)  # it would take the truth's side
+    model, exact = built(torch.bfloat16), built(torch.bfloat16).double()
+    x = noise(2, 46, 4, dtype=torch.bfloat16).to(DEVICE)
+    state = of_exact = None
+    with torch.no_grad():
+        for part in x.tensor_split((6, 11), dim=1):
+            logits, state = model(part, state)
+            truth, of_exact = exact(part.double(), of_exact)
+            check_same({"y": logits}, {"y": truth}, TOLERANCE[torch.bfloat16])
+            check_carried(
+                *({name: getattr(each, name) for name in CARRIED} for each in (state, of_exact))
+            )
+            state, of_exact = (
+                each.carried(now, 60) for each, now in ((model, state), (exact, of_exact))
+            )
+        assert len(ran) == 3
+        model.k_top = exact.k_top = 40
+        logits, state = model(x[:, :2], state)
+    assert len(ran) == 3
+    assert state.memory.dtype == torch.bfloat16
+    check_same({"y": logits}, {"y": exact(x[:, :2].double(), of_exact)[0]}, 0.1)
+
+
+@pytest.mark.skipif(ON_GPU, reason="of the passes for the CPU")
+def test_on_a_cpu_the_compiled_pass_goes_first(ran: list[gpu_pass.Call]) -> None:
+    pytest.importorskip("numba", reason="numba isn't installed")
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        built(dtype)(noise(2, 3, 4, dtype=dtype))
+    assert [call.dtype for call in ran] == [torch.bfloat16]
 
 
 @pytest.mark.parametrize("architecture", ["90", pytest.param("80", marks=pytest.mark.slow)])
@@ -282,6 +337,45 @@ def test_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.supports(x, state, k_top=2, k_att=1)
     monkeypatch.delenv(gpu.SWITCH)
     assert not gpu.supports(x, state, k_top=2, k_att=1)
+
+
+@pytest.fixture
+def first_look() -> Iterator[None]:
+    """What was found of devices is forgotten, before and after."""
+    gpu.runs_on.cache_clear()
+    yield
+    gpu.runs_on.cache_clear()
+
+
+@pytest.mark.usefixtures("first_look")
+def test_without_a_c_compiler_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton looks for one as it starts on a GPU, a stand-in here, whose driver isn't known yet."""
+    from triton.backends.nvidia.driver import CudaDriver
+    from triton.runtime.driver import DriverConfig
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(tmp_path))
+    monkeypatch.setattr("triton.runtime.driver", DriverConfig())
+    monkeypatch.setattr(CudaDriver, "is_active", staticmethod(lambda: True))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.warns(
+        RuntimeWarning, match="no kernels on cuda:0, plain torch instead: .*compiler"
+    ):
+        assert not gpu.runs_on(torch.device("cuda:0"))
+    assert not gpu.runs_on(torch.device("cuda:0"))  # said once
+
+
+@pytest.mark.usefixtures("first_look")
+def test_an_older_gpu_is_left_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.warns(RuntimeWarning, match="compute capability 8.0"):
+        assert not gpu.runs_on(torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,20 @@
 environment has SABTUNE_EXPERIMENTAL_GPU=1 and the call is one that the kernels compute: the paper's
 form with every scoring, normalizer and ε, in float32 or bf16 (bf16 too in autocast to it), H up to
 256, at most 32 memories kept (all of them, while there are no more than 33), and no gradient of the
-incoming state. Everything else `ops.eager` does. The kernels agree with the equations in Triton's
-interpreter; how fast they are on a GPU was never measured.
+incoming state. Everything else `ops.eager` does, as it does everything where Triton can't run: it
+wants a C compiler and Python's headers, once a machine, for the few lines of C that start its
+kernels. The kernels agree with the equations in Triton's interpreter; on a GPU they were compiled
+for, they have yet to run.
 
 B batch, T steps, I inputs, H hidden, M memories.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import os
+import subprocess
+import warnings
 
 import torch
 from torch import Tensor
@@ -25,16 +29,42 @@ SWITCH = "SABTUNE_EXPERIMENTAL_GPU"
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_HIDDEN = 256
 MOST_KEPT = 32
+OLDEST = (8, 0)
 
 
 def wanted(x: Tensor) -> bool:
-    """Whether the kernels are asked for, and something is there to run them."""
+    """Whether the kernels are asked for, and can run where x is."""
+    return os.environ.get(SWITCH) == "1" and runs_on(x.device)
+
+
+@functools.cache
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton runs kernels there, on a CPU by its interpreter. Warns where it can't."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return (
-        os.environ.get(SWITCH) == "1"
-        and (x.device.type == "cuda" or interpreted)
-        and importlib.util.find_spec("triton") is not None
-    )
+    if device.type != "cuda" and not (interpreted and device.type == "cpu"):
+        return False
+    try:
+        start(device, interpreted)
+    except (ImportError, OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as why:
+        problem = str(why).splitlines()[0] if str(why) else type(why).__name__
+        warnings.warn(
+            f"{SWITCH}: no kernels on {device}, plain torch instead: {problem}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def start(device: torch.device, interpreted: bool) -> None:
+    """Has Triton find its driver, for which it compiles some C. Raises what keeps it from that."""
+    from triton.runtime import driver
+
+    if interpreted:
+        return
+    if torch.version.hip or torch.cuda.get_device_capability(device) < OLDEST:
+        raise RuntimeError("they are for NVIDIA's GPUs of compute capability 8.0 or later")
+    driver.active.get_current_target()
 
 
 def computed_in(x: Tensor) -> torch.dtype:
@@ -70,11 +100,10 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """`eager.sab`, by the kernels where they can; the state after has the dtypes of the one before.
-
-    Where the kernels ran it is detached.
-    """
+    """`eager.sab`, by the kernels where they can: then the state after is detached, in float32."""
     if not supports(x, state, k_top=k_top, k_att=k_att, rule=rule):
+        if wanted(x):
+            state = in_dtype(state, p.weight_hh.dtype)
         return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     from sabtune.ops.gpu_call import run  # loads Triton
     from sabtune.ops.gpu_pass import Call
@@ -92,3 +121,14 @@ def sab(
         dtype=computed_in(x),
     )
     return run(call, x, state, p)
+
+
+def in_dtype(state: State, dtype: torch.dtype) -> State:
+    """A state as plain torch wants it: of the weights' dtype, whatever the kernels left it in."""
+    return State(
+        h=state.h.to(dtype),
+        c=state.c.to(dtype),
+        memory=state.memory.to(dtype),
+        keys=state.keys.to(dtype),
+        step=state.step,
+    )

@@ -90,14 +90,14 @@ def backward_kernel(
         M = M0 + (since + t) // k_att
         K = tl.minimum(most, M)
         if OF_HIDDEN:
-            at = d_hidden + b * hidden_b + t * hidden_t + units
+            at = d_hidden + b * hidden_b + t.to(tl.int64) * hidden_t + units
             dh += tl.load(at, mask=inside, other=0.0).to(tl.float32)
         if (since + t + 1) % k_att == 0:
             dh += tl.load(d_memory + M * H + units, mask=inside, other=0.0)
             dh = product(dh, d_keys + M * H, W1, H, H, HP, ROWS)
         ds = dh
         if OF_SUMMARY:
-            at = d_summary + b * summary_b + t * summary_t + units
+            at = d_summary + b * summary_b + t.to(tl.int64) * summary_t + units
             ds += tl.load(at, mask=inside, other=0.0).to(tl.float32)
         live = slots < K
         at = (t * B + b) * most + slots

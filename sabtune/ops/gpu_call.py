@@ -1,9 +1,9 @@
 """One call of the GPU kernels, and its place in autograd.
 
-Why Triton: it comes with PyTorch's GPU builds and needs no compiler beside them, and its
-interpreter runs the same kernels on a CPU, so that they can be tested anywhere. CUDA source by
-NVRTC or numba-cuda could keep the weights in shared memory by name, but neither can be run without
-a GPU in so much as a few lines of what the other one runs.
+Why Triton: it comes with PyTorch's GPU builds, ptxas with it, and its interpreter runs the same
+kernels on a CPU, so that they can be tested anywhere. Its price is the C compiler that it wants on
+a GPU's host for its own driver. CUDA source by NVRTC needs none, and could keep the weights in
+shared memory by name, but can't be run without a GPU.
 
 How: a program is one example of the batch, and goes through the steps alone, so that no program
 waits for another. A step's products are of a vector and a matrix: tiles of the matrix times the
@@ -30,7 +30,7 @@ filled up; since, cut: steps since k_att and k_trunc last came round. n steps of
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -53,15 +53,9 @@ def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Ten
         with torch.no_grad():
             found = outputs(_record(call, x, rounded(p, call.dtype), state, keep=False))
     hidden, summary, h, c, memory, keys = found
-    after = replace(
-        state,
-        h=h.detach().to(state.h.dtype),
-        c=c.detach().to(state.c.dtype),
-        memory=memory.detach().to(state.memory.dtype),
-        keys=keys.detach().to(state.keys.dtype),
-        step=state.step + call.T,
-    )
-    return hidden, summary, after
+    carried = {"h": h, "c": c, "memory": memory, "keys": keys}
+    detached = {name: tensor.detach() for name, tensor in carried.items()}
+    return hidden, summary, State(**detached, step=state.step + call.T)
 
 
 def outputs(record: Record) -> tuple[Tensor, ...]:

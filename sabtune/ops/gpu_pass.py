@@ -28,7 +28,7 @@ ROWS = 8192
 """B × n: it bounds what a stretch takes. A launch is for one stretch."""
 
 TILE = 4096
-"""Entries of a tile. Not tuned, nor is the number of warps."""
+"""Entries of a tile up to H 64; beyond it has 64 rows. Not tuned, nor is the number of warps."""
 
 NEVER = 2**30
 
