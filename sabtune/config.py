@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from sabtune import schema
 from sabtune.models import MODELS, Model, ModelConfig
 from sabtune.schedule import SCHEDULES, Schedule
-from sabtune.schema import Config, check, check_whole
+from sabtune.schema import Config, check, check_name, check_whole
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import TASKS, Task, TaskConfig
+
+Initial = Literal["zero", "noise", "passed"]
 
 PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDULES}
 
@@ -23,6 +25,10 @@ class TrainConfig(Config):
     warmup, decay: shares of the updates, at the start and at the end, over which the rate rises
     from zero and falls to it in a straight line.
     clip_norm: the largest gradient norm that is applied. report_every: updates between two reports.
+    initial: the h and c that a training sequence starts from: zero; noise, normal with the standard
+    deviation initial_scale; or passed, those that the sequence in its place in the batch before
+    ended with. The last two are from Ruiz and Gu (2025, arXiv 2507.02782), for models that are to
+    carry over to longer sequences; here the memory starts empty, and tests start from zero.
     """
 
     updates: int = 5000
@@ -32,6 +38,8 @@ class TrainConfig(Config):
     decay: float = 0.0
     clip_norm: float = 1.0
     report_every: int = 250
+    initial: Initial = "zero"
+    initial_scale: float = 0.5
 
     def __post_init__(self) -> None:
         check_whole("updates", self.updates, least=1)
@@ -42,6 +50,8 @@ class TrainConfig(Config):
             check(0 <= share <= 1, name, share, "a share of the updates, from 0 to 1")
         check(self.clip_norm > 0, "clip_norm", self.clip_norm, "a norm above 0")
         check_whole("report_every", self.report_every, least=1)
+        check_name("initial", self.initial, get_args(Initial))
+        check(self.initial_scale > 0, "initial_scale", self.initial_scale, "a number above 0")
 
     def rate(self, step: int) -> float:
         """The learning rate of the update that takes training from `step` to `step` + 1."""

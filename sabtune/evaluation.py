@@ -31,12 +31,15 @@ class Ladder(Config):
     """The lengths a model is tested on, the training length first.
 
     select: the short rungs that are measured during training; they alone choose and prune.
-    sequences: how many each rung is measured on.
+    sequences: how many each rung is measured on. solved_reports: after so many reports in a row
+    that solve every short rung, and once k_top is what it ends with, a trial has trained enough;
+    None: it makes all its updates.
     """
 
     lengths: tuple[int, ...]
     select: tuple[int, ...]
     sequences: int = 512
+    solved_reports: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lengths", "select"):
@@ -47,6 +50,8 @@ class Ladder(Config):
             rising = all(a < b for a, b in pairwise(rungs))
             check(rising, name, rungs, "lengths in rising order")
         check_whole("sequences", self.sequences, least=1)
+        if self.solved_reports is not None:
+            check_whole("solved_reports", self.solved_reports, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

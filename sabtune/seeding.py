@@ -20,7 +20,7 @@ class Stream(IntEnum):
     """What a generator is for; of data, which part is drawn from.
 
     SELECTION chooses trials, TEST is what a search measures at a trial's end, CONFIRMATION what a
-    contest does: no search ever sees it.
+    contest does: no search ever sees it. STATES are those that training starts sequences from.
     """
 
     INITIALISATION = 0
@@ -28,6 +28,7 @@ class Stream(IntEnum):
     SELECTION = 2
     TEST = 3
     CONFIRMATION = 4
+    STATES = 5
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:

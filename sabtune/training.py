@@ -18,7 +18,8 @@ from sabtune.errors import CheckpointError, DivergedError
 from sabtune.evaluation import never
 from sabtune.models.base import state_tensors
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Tally
+from sabtune.tasks import Batch, Tally
+from sabtune.tasks.batch import moved
 
 PATIENCE = 100
 """Updates in a row without a finite gradient after which training counts as diverged."""
@@ -170,7 +171,7 @@ class Training:
         """One optimiser step: how the batch went, and the gradient's norm before clipping."""
         train = self.run.trial.train
         batch = self.batches.batch(train.batch_size)
-        logits, state = self.model(batch.x, self.carried if batch.continues else None)
+        logits, state = self.model(batch.x, self._start(batch))
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -203,10 +204,29 @@ class Training:
                 f"{FAR:g} times the {self.first_loss:.3g} it began with: lower learning_rate"
             )
 
+    def _start(self, batch: Batch) -> Any:
+        """The state that the batch's sequences start from; None where it is the model's own."""
+        train = self.run.trial.train
+        if batch.continues:
+            return self.carried
+        match train.initial:
+            case "passed":
+                return None if self.carried is None else self.model.restarted(self.carried)
+            case "noise":
+                drawn = generator(self.run.seed, Stream.STATES, index=self.step)
+                shape = 2, len(batch.x), self.run.trial.model.hidden
+                h, c = train.initial_scale * torch.randn(shape, generator=drawn)
+                return self.model.start(moved(h, self.model.device), moved(c, self.model.device))
+            case "zero":
+                return None
+
     def _carry(self, state: Any) -> None:
-        """Keeps a state for the next batch to go on from, where the task has it do so."""
+        """Keeps a state for the next batch to go on from, where the task or the training has it do
+        so."""
         span = self.task.memory_span
-        if state is None or span is None:
-            self.carried = None
-        else:
+        if state is not None and span is not None:
             self.carried = self.model.carried(state, span)
+        elif state is not None and self.run.trial.train.initial == "passed":
+            self.carried = self.model.restarted(state)
+        else:
+            self.carried = None

@@ -9,12 +9,9 @@ trial.json    the Assignment, what was reported so far, and what was measured of
 from __future__ import annotations
 
 import json
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +20,7 @@ import torch
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
 from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score
+from sabtune.peak import forget_peak, peak
 from sabtune.schema import Config, check, from_dict, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import Report, Training
@@ -175,10 +173,10 @@ class TrialRun:
     def stretches(self, pressed: Callable[[], bool] = never) -> Iterator[Progress | None]:
         """The same, and None wherever `pressed` says on the way that it's time to pause: it is
         asked after every update, and between two batches that are measured."""
-        if self.training.progress >= 1 and self.report is None:
+        if self._ended:
             yield self.history[-1]
         reports = self.training.reports(pressed)
-        while self.training.progress < 1 or self.report is not None:
+        while not self._ended:
             if self.report is None:
                 self.report = next(reports)
             if self.report is None or not self._measured(pressed):
@@ -191,8 +189,7 @@ class TrialRun:
 
     def _measured(self, pressed: Callable[[], bool]) -> bool:
         """Measures rung after rung; whether all are, or else it's time to pause."""
-        todo = self._todo()
-        while len(self.rungs) < len(todo):
+        while len(self.rungs) < len(todo := self._todo()):
             stream, length = todo[len(self.rungs)]
             found = measure_on(
                 self.training.model,
@@ -209,32 +206,54 @@ class TrialRun:
                 return False
             self.begun = Begun()
             self.rungs.append(found)
-            if len(self.rungs) < len(todo) and pressed():
+            if len(self.rungs) < len(self._todo()) and pressed():
                 return False
         return True
 
     def _todo(self) -> list[tuple[Stream, int]]:
         """What a report is to measure: the short rungs; at the end all, and those of the test."""
         ladder = self.assignment.ladder
-        if self.training.progress < 1:
-            return [(Stream.SELECTION, length) for length in ladder.select]
+        short = [(Stream.SELECTION, length) for length in ladder.select]
+        if len(self.rungs) < len(short) or not (self.training.progress >= 1 or self._enough()):
+            return short
+        long = [length for length in ladder.lengths if length not in ladder.select]
         last = Stream.CONFIRMATION if self.assignment.confirms else Stream.TEST
-        return [(of, length) for of in (Stream.SELECTION, last) for length in ladder.lengths]
+        return [
+            *short,
+            *((Stream.SELECTION, length) for length in long),
+            *((last, length) for length in ladder.lengths),
+        ]
+
+    def _enough(self) -> bool:
+        """Whether so many reports in a row, this one the last, solved every short rung that it's
+        time to end; not before everything scheduled is."""
+        wanted = self.assignment.ladder.solved_reports
+        if wanted is None or not self.training.model.settled:
+            return False
+        reports = [self.rungs, *(progress.ladder for progress in reversed(self.history))][:wanted]
+        return len(reports) == wanted and all(map(self._solves, reports))
+
+    def _solves(self, rungs: Sequence[Rung]) -> bool:
+        at, select = self.training.task.solved, self.assignment.ladder.select
+        return all(rung.accuracy >= at for rung in rungs if rung.length in select)
 
     def _progress(self, report: Report) -> Progress:
-        finished, ladder = self.training.progress >= 1, self.assignment.ladder
-        of_selection = len(ladder.lengths if finished else ladder.select)
-        rungs, test = self.rungs[:of_selection], self.rungs[of_selection:]
-        select = [rung for rung in rungs if rung.length in ladder.select]
+        ladder, todo = self.assignment.ladder, self._todo()
+        of_selection = sum(stream == Stream.SELECTION for stream, _ in todo)
+        select = self.rungs[: len(ladder.select)]
         return Progress(
             report=report,
-            ladder=rungs,
-            test=test,
+            ladder=sorted(self.rungs[:of_selection], key=lambda rung: rung.length),
+            test=self.rungs[of_selection:],
             score=selection_score(select, self.training.task),
             seconds=self.seconds,
             memory=self._memory(),
-            finished=finished,
+            finished=len(todo) > len(select),
         )
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self.history) and self.history[-1].finished
 
     @property
     def seconds(self) -> float:
@@ -306,36 +325,14 @@ def load(directory: Path, assignment: Assignment | None = None) -> Kept:
     try:
         content = json.loads(path.read_text())
         kept = Kept.from_dict(content)
-        said = content["assignment"] | {"limits": None}
+        said = Assignment.from_dict(content["assignment"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
-    if assignment is not None:
-        known = json.loads(json.dumps(assignment.to_dict())) | {"limits": None}
-        if {"confirms": False} | said != known:  # older ones don't say
-            raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
+    if assignment is not None and replace(said, limits=assignment.limits) != assignment:
+        raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
     return kept
 
 
 def load_history(directory: Path, assignment: Assignment | None = None) -> list[Progress]:
     """What a trial had reported when it wrote `directory`. Raises what `load` does."""
     return load(directory, assignment).history
-
-
-def forget_peak(device: torch.device) -> None:
-    """Lets the peak count from here: a process may run many trials, one after the other."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: proc(5)
-
-
-def peak(device: torch.device) -> float:
-    """MiB: the GPU's most allocated, or the process's largest resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -13,7 +13,12 @@ from sabtune.tasks import Copying
 STUDY = Study(
     name="copying",
     task=Copying.Config(length=100, symbols=10),
-    ladder=Ladder(lengths=(100, 200, 400, 2000, 5000), select=(100, 200, 400), sequences=256),
+    ladder=Ladder(
+        lengths=(100, 200, 400, 2000, 5000),
+        select=(100, 200, 400),
+        sequences=256,
+        solved_reports=2,
+    ),
     trials=60,
     startup=12,
     pruning=ASHA(grace=4000, reduction=2),
@@ -34,7 +39,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how it sets in, and the learning rate; blocks may or may not match memories."""
+    """Sparsity, how it sets in, the start and the rates; blocks may or may not match memories."""
     schedule = trial.suggest_categorical("schedule", list(SCHEDULES))
     return TrialConfig(
         model=SAB.Config(
@@ -43,12 +48,14 @@ def space(trial: optuna.Trial) -> TrialConfig:
             k_att=trial.suggest_int("k_att", 1, 10),
             k_trunc=trial.suggest_int("k_trunc", 1, 20),
             schedule=SCHEDULES[schedule],
+            forget_bias=trial.suggest_int("forget_bias", 0, 3),
         ),
         train=TrainConfig(
             updates=40_000,
             batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 5e-4, 4e-3, log=True),
             clip_norm=trial.suggest_float("clip_norm", 0.25, 2.0, log=True),
+            warmup=trial.suggest_float("warmup", 0.0, 0.1),
             report_every=2000,
         ),
     )

@@ -54,5 +54,16 @@ def test_what_earlier_searches_reported_counts() -> None:
     told = [run(first, trial) for trial in range(15)]
     second = Halving(ASHA(grace=1, reduction=2))
     for trial, reported in enumerate(told):
-        second.remember(trial, reported)
+        second.remember(trial, reported, complete=False)
     assert told + [run(second, trial) for trial in range(15, 30)] == expected
+
+
+def test_a_trial_that_ended_solved_before_a_rung_is_a_rival_there() -> None:
+    halving, later = (Halving(ASHA(grace=10, reduction=2)) for _ in range(2))
+    assert halving.goes_on(0, 10, 0.9)
+    halving.end(0, 0.99)
+    later.remember(0, {10: 0.9, 15: 0.99}, complete=True)
+    for told in (halving, later):
+        assert told.rungs[0] == {0: 0.9}  # there it was no better than it was
+        assert not told.goes_on(1, 20, 0.98)
+        assert told.goes_on(2, 20, 1.0)

@@ -169,3 +169,40 @@ def test_k_top_changes_what_the_model_says() -> None:
 def test_values_out_of_range_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value}: give a whole number"):
         SAB.Config(**{key: value})  # type: ignore[arg-type]
+
+
+@every_model
+def test_forget_gates_begin_more_open_by_the_bias_and_nothing_else_changes(kind: str) -> None:
+    plain, opened = (
+        MODELS[kind](hidden=6, forget_bias=by)
+        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+        .state_dict()
+        for by in (0.0, 1.5)
+    )
+    changed = {name for name in plain if not torch.equal(plain[name], opened[name])}
+    (name,) = changed
+    assert name.endswith(("bias_ih", "bias_ih_l0"))
+    # torch: input, forget, cell and output gate, one below the other
+    by = torch.tensor([0.0, 1.5, 0.0, 0.0]).repeat_interleave(6)
+    torch.testing.assert_close(opened[name] - plain[name], by)
+
+
+@every_model
+def test_a_restarted_sequence_has_h_and_c_and_no_memory(kind: str) -> None:
+    """It does what a sequence does whose cell starts there: by torch's own cell, one step."""
+    model = MODELS[kind](hidden=6).build(
+        4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)
+    )
+    before, x = torch.randn(2, 11, 4), torch.randn(2, 1, 4)
+    _, ended = model(before)
+    started = model.restarted(ended)
+    _, after = model(x, started)
+    weights = dict(model.named_parameters())
+    cell = torch.nn.LSTMCell(4, 6)
+    cell.load_state_dict(
+        {name: next(weights[of] for of in weights if name in of) for name in cell.state_dict()}
+    )
+    h, c = cell(x[:, 0], (ended.h.reshape(2, 6), ended.c.reshape(2, 6)))
+    torch.testing.assert_close(after.h.reshape(2, 6), h)  # nothing to recall, so s = 0
+    torch.testing.assert_close(after.c.reshape(2, 6), c)
+    assert not any(t.requires_grad for t in (started.h, started.c))

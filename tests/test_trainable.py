@@ -35,7 +35,7 @@ def test_a_pause_is_no_report() -> None:
     assert Answer.from_result(paused).progress is None
     assert Answer.from_result(paused).seconds == 7.0
     halving = Halving(ASHA(grace=1, reduction=2))
-    halving.remember(1, {1: 0.9})
+    halving.remember(1, {1: 0.9}, complete=False)
     decision = Scheduler(halving).on_trial_result(None, None, paused)  # type: ignore[arg-type]
     assert decision == "CONTINUE"
     assert halving.rungs == {0: {1: 0.9}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -244,3 +245,73 @@ def test_files_of_two_saves_are_no_checkpoint(run: RunConfig, tmp_path: Path, na
     (tmp_path / "first" / name).replace(tmp_path / "second" / name)
     with pytest.raises(CheckpointError, match="was saved at step"):
         Training.resume(tmp_path / "second")
+
+
+def starting(run: RunConfig, **changes: Any) -> RunConfig:
+    train = dataclasses.replace(run.trial.train, **changes)
+    return dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train))
+
+
+def with_model(run: RunConfig, model: ModelConfig) -> RunConfig:
+    return dataclasses.replace(run, trial=dataclasses.replace(run.trial, model=model))
+
+
+def starts(run: RunConfig) -> tuple[list[Any], list[Any]]:
+    """The states that the batches of a training started from, and those that they ended with."""
+    training = Training(run)
+    forward, began, ended = training.model.forward, [], []
+
+    def spy(x: torch.Tensor, state: Any = None) -> Any:
+        logits, after = forward(x, state)
+        began.append(state)
+        ended.append(after)
+        return logits, after
+
+    training.model.forward = spy  # type: ignore[method-assign]
+    list(training)
+    return began, ended
+
+
+def test_training_sequences_start_from_zero_unless_it_is_said(run: RunConfig) -> None:
+    began, _ = starts(run)
+    assert began == [None] * 20
+
+
+@pytest.mark.parametrize("model", [SAB.Config(hidden=8), LSTM.Config(hidden=8)])
+def test_sequences_start_where_those_of_the_batch_before_ended(
+    run: RunConfig, model: ModelConfig
+) -> None:
+    passed = starting(with_model(run, model), initial="passed")
+    began, ended = starts(passed)
+    assert began[0] is None
+    for state, before in zip(began[1:], ended, strict=False):
+        assert torch.equal(state.h, before.h)
+        assert torch.equal(state.c, before.c)
+        assert state.step == 0
+
+
+def test_sequences_start_from_noise_of_the_scale_that_is_given(run: RunConfig) -> None:
+    noisy = starting(with_model(run, SAB.Config(hidden=64)), initial="noise", initial_scale=3.0)
+    began, _ = starts(noisy)
+    drawn = torch.stack([torch.stack([state.h, state.c]) for state in began])
+    assert drawn.std().item() == pytest.approx(3, rel=0.05)
+    assert drawn.mean().item() == pytest.approx(0, abs=0.15)
+    assert (
+        len(set(drawn.flatten().tolist())) > 0.99 * drawn.numel()
+    )  # another for every row, unit and batch
+
+
+@pytest.mark.parametrize("initial", ["noise", "passed"])
+def test_the_start_of_sequences_is_taken_up_again_to_the_bit(
+    run: RunConfig, tmp_path: Path, initial: str
+) -> None:
+    run = starting(run, initial=initial)
+    unbroken = Training(run)
+    reports = list(unbroken)
+    first = Training(run)
+    begun = [next(iter(first))]
+    first.save(tmp_path)
+    again = Training.resume(tmp_path)
+    assert timeless(begun + list(again)) == timeless(reports)
+    assert all(torch.equal(t, weights(again)[name]) for name, t in weights(unbroken).items())
+    assert timeless(reports) != timeless(list(Training(starting(run, initial="zero"))))

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from sabtune import evaluation
+from sabtune.config import TrialConfig
 from sabtune.errors import CheckpointError, ConfigError, LimitError
 from sabtune.evaluation import Begun, Ladder, Rung, climb, measure_on
+from sabtune.models import SAB
+from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
@@ -179,3 +182,79 @@ def test_the_time_of_a_pause_is_kept(tmp_path: Path) -> None:
     run.save(tmp_path)
     (first, _) = TrialRun.resume(assignment(), tmp_path)
     assert first.seconds > 7200
+
+
+class Reads:
+    """A trial whose rungs are read from a table, one row a report."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *rows: tuple[float, ...]):
+        self.rows, self.reports = rows, -1
+        monkeypatch.setattr("sabtune.trial.measure_on", self.read)
+
+    def read(self, model: Any, task: Any, length: int, **of: Any) -> Rung:
+        selects = of["stream"] == Stream.SELECTION
+        self.reports += selects and length == 4
+        row = self.rows[min(self.reports, len(self.rows) - 1)]
+        accuracy = row[(4, 8, 16).index(length)]
+        return Rung(length=length, accuracy=accuracy, loss=0.0, sequences=1)
+
+
+def ten(solved_reports: int | None, schedule: Schedule | None = None) -> Assignment:
+    """A trial of ten updates, each with its report."""
+    run = assignment().run
+    model = SAB.Config(hidden=4, k_top=2, schedule=schedule or Constant())
+    train = dataclasses.replace(run.trial.train, updates=10, report_every=1)
+    return assignment(
+        run=dataclasses.replace(run, trial=TrialConfig(model=model, train=train)),
+        ladder=Ladder(
+            lengths=(4, 8, 16), select=(4, 8), sequences=8, solved_reports=solved_reports
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("solved_reports", "step"), [(1, 2), (2, 5), (3, 6), (4, 10), (None, 10)], ids=str
+)
+def test_a_trial_ends_once_its_short_rungs_are_solved_for_long_enough(
+    monkeypatch: pytest.MonkeyPatch, solved_reports: int | None, step: int
+) -> None:
+    no, yes = (0.99, 0.98, 0.0), (0.99, 1.0, 0.5)  # solved from 0.99 on, at 4 and at 8
+    Reads(monkeypatch, no, yes, no, yes, yes, yes, no)
+    *before, last = TrialRun(ten(solved_reports))
+    assert last.report.step == step
+    assert last.finished
+    assert not any(progress.finished for progress in before)
+    assert [rung.length for rung in last.ladder] == [4, 8, 16]
+    assert [rung.length for rung in last.test] == [4, 8, 16]
+
+
+def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Reads(monkeypatch, (1.0, 1.0, 1.0))
+    schedule = Linear(start=6, share=0.5)
+    *_, last = TrialRun(ten(1, schedule))
+    assert last.report.step == 5
+
+
+def test_a_trial_that_ended_early_has_ended_when_it_is_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Reads(monkeypatch, (1.0, 1.0, 1.0))
+    given = ten(2)
+    run = TrialRun(given)
+    reports = list(run)
+    run.save(tmp_path)
+    assert len(reports) == 2
+    assert list(TrialRun.resume(given, tmp_path)) == reports[-1:]
+
+
+def test_a_trial_of_before_a_setting_was_there_is_taken_up_again(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    next(iter(run))
+    run.save(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    del content["assignment"]["run"]["trial"]["model"]["forget_bias"]
+    del content["assignment"]["ladder"]["solved_reports"]
+    (tmp_path / FILE).write_text(json.dumps(content))
+    assert TrialRun.resume(assignment(), tmp_path).history == run.history

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sabtune.models.base import Model, uniform
+from sabtune.models.base import Model, open_forget_gates, uniform
 from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Parameters, Rule
 
@@ -22,6 +22,7 @@ class Attentive(Model):
         outputs: int,
         generator: torch.Generator,
         rule: Rule = PAPER,
+        forget_bias: float = 0.0,
     ):
         super().__init__()
         self.rule = rule
@@ -31,6 +32,7 @@ class Attentive(Model):
         self.weight_hh = cell(4 * H, H)
         self.bias_ih = cell(4 * H)
         self.bias_hh = cell(4 * H)
+        open_forget_gates(self.bias_ih, forget_bias)
         for name, shape in attention_shapes(rule, H).items():
             self.register_parameter(name, cell(*shape))
         readout = partial(uniform, fan_in=2 * H, generator=generator)

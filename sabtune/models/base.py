@@ -18,9 +18,14 @@ from sabtune.schema import Config, check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config, ABC):
-    """What every model has. `hidden`: units of the recurrent state."""
+    """What every model has.
+
+    hidden: units of the recurrent state. forget_bias: added to the bias of the forget gates before
+    the first update; above 0 they begin nearer to open (Gers et al., 2000).
+    """
 
     hidden: int = 128
+    forget_bias: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole("hidden", self.hidden, least=1)
@@ -40,9 +45,16 @@ def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Paramete
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
+def open_forget_gates(bias: nn.Parameter, by: float) -> None:
+    """Adds to the second quarter of a bias (4H), which is the forget gates' in torch's order."""
+    with torch.no_grad():
+        bias.view(4, -1)[1] += by
+
+
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """A state, which is a dataclass of tensors and whole numbers, as tensors by name."""
-    return {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
+    """A state, a dataclass of tensors and whole numbers, as tensors by name, each its own."""
+    values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
+    return {name: value.clone() for name, value in values.items()}
 
 
 class Model(nn.Module, ABC):
@@ -73,6 +85,20 @@ class Model(nn.Module, ABC):
     def carried(self, state: Any, span: int) -> Any:
         """`state` as a later update may go on from it: cut from what led to it, without remembered
         states that are more than `span` steps old, and scored by the weights as they are now."""
+
+    @abstractmethod
+    def start(self, h: Tensor, c: Tensor) -> Any:
+        """The state at a sequence's start, nothing remembered, with these h and c, each (B, H)."""
+
+    def restarted(self, state: Any) -> Any:
+        """`start` with the h and c that `state` ends with, cut from what led to them."""
+        h, c = (end.detach().reshape(-1, end.shape[-1]) for end in (state.h, state.c))
+        return self.start(h, c)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything scheduled is what training ends with."""
+        return True
 
     @property
     def device(self) -> torch.device:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.models.base import Model, ModelConfig, open_forget_gates, uniform
 from sabtune.schema import check_whole
 
 
@@ -56,13 +56,14 @@ class LSTM(Model):
         with torch.no_grad():
             for weight in self.lstm.parameters():
                 weight.copy_(uniform(*weight.shape, fan_in=H, generator=generator))
+        open_forget_gates(self.lstm.get_parameter("bias_ih_l0"), config.forget_bias)
         self.V = uniform(outputs, H, fan_in=H, generator=generator)
         self.b = uniform(outputs, fan_in=H, generator=generator)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
-            nothing = x.new_zeros(1, x.shape[0], self.config.hidden)
-            state = State(nothing, nothing, 0)
+            nothing = x.new_zeros(x.shape[0], self.config.hidden)
+            state = self.start(nothing, nothing)
         h, c = state.h, state.c
         hidden = []
         for block in x.split(self.blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
@@ -72,6 +73,9 @@ class LSTM(Model):
             hidden.append(out)
         after = State(h, c, state.step + x.shape[1])
         return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
+
+    def start(self, h: Tensor, c: Tensor) -> State:
+        return State(h.unsqueeze(0), c.unsqueeze(0), 0)
 
     def carried(self, state: State, span: int) -> State:
         """It remembers nothing but h and c."""

@@ -81,7 +81,7 @@ class SAB(Attentive):
             epsilon=config.epsilon,
             form=config.form,
         )
-        super().__init__(config.hidden, inputs, outputs, generator, rule)
+        super().__init__(config.hidden, inputs, outputs, generator, rule, config.forget_bias)
         self.config = config
         self.dense = config.dense(steps)
         self.set_progress(0.0)
@@ -126,6 +126,13 @@ class SAB(Attentive):
             keys=reference.key(memory, p, self.rule),
             step=state.step,
         )
+
+    def start(self, h: Tensor, c: Tensor) -> reference.State:
+        return replace(reference.initial_state(len(h), self.weights()), h=h, c=c)
+
+    @property
+    def settled(self) -> bool:
+        return self.k_top == self.config.k_top
 
     def set_progress(self, progress: float) -> None:
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)

@@ -35,7 +35,7 @@ class SelfAttention(Attentive):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """Nothing but `hidden`: no sparsity, no truncation."""
+        """What every model has, and nothing else: no sparsity, no truncation."""
 
         def label(self) -> str:
             return "lstm self-attention"
@@ -48,15 +48,14 @@ class SelfAttention(Attentive):
     state_type = State
 
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
-        super().__init__(config.hidden, inputs, outputs, generator)
+        super().__init__(config.hidden, inputs, outputs, generator, forget_bias=config.forget_bias)
         self.config = config
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         p = self.weights()
         if state is None:
             nothing = x.new_zeros(x.shape[0], self.config.hidden)
-            empty = nothing.unsqueeze(1)[:, :0]
-            state = State(nothing, nothing, empty, empty)
+            state = self.start(nothing, nothing)
         h, c, memory, keys = state.h, state.c, state.memory, state.keys
         hidden, summary = [], []
         for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
@@ -70,6 +69,10 @@ class SelfAttention(Attentive):
             summary.append(s)
         logits = self.readout(torch.stack(hidden, dim=1), torch.stack(summary, dim=1))
         return logits, State(h, c, memory, keys)
+
+    def start(self, h: Tensor, c: Tensor) -> State:
+        empty = h.unsqueeze(1)[:, :0]
+        return State(h, c, empty, empty)
 
     @torch.no_grad()
     def carried(self, state: State, span: int) -> State:

@@ -23,6 +23,7 @@ class Halving:
     def __init__(self, config: ASHA):
         self.config = config
         self.rungs: dict[int, dict[int, float]] = {}  # by rung's index: scores by trial
+        self.ended: dict[int, float] = {}  # of trials that solved their task before a later rung
 
     def goes_on(self, trial: int, step: int, score: float) -> bool:
         """Whether a trial with this score after `step` updates is to be trained further.
@@ -37,8 +38,13 @@ class Halving:
         if trial in scores:
             return True
         scores[trial] = score
-        places = max(1, int(len(scores) / self.config.reduction))
-        return sum(other > score for other in scores.values()) < places
+        rivals = self.ended | scores
+        places = max(1, int(len(rivals) / self.config.reduction))
+        return sum(other > score for other in rivals.values()) < places
+
+    def end(self, trial: int, score: float) -> None:
+        """Counts a complete trial with its last score at the rungs that it ended before."""
+        self.ended[trial] = score
 
     def rung(self, step: int) -> int | None:
         """The last rung at or below `step`; None below the first."""
@@ -47,10 +53,12 @@ class Halving:
         exact = math.log(step / self.config.grace, self.config.reduction)
         return math.floor(exact + 1e-9)
 
-    def remember(self, trial: int, scores: Mapping[int, float]) -> None:
-        """Takes in what a trial reported in an earlier search, by updates."""
+    def remember(self, trial: int, scores: Mapping[int, float], *, complete: bool) -> None:
+        """Takes in what a trial reported in an earlier search, by updates, and whether it is."""
         for step in sorted(scores):
             self.goes_on(trial, step, scores[step])
+        if complete and scores:
+            self.end(trial, scores[max(scores)])
 
 
 class Scheduler(FIFOScheduler):
@@ -77,3 +85,10 @@ class Scheduler(FIFOScheduler):
         number = trial.config["assignment"]["number"]
         goes_on = self.halving.goes_on(number, result["step"], result["score"])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_complete(
+        self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
+    ) -> None:
+        """Also called of a trial that was stopped or that failed."""
+        if self.halving is not None and result.get("progress/finished"):
+            self.halving.end(trial.config["assignment"]["number"], result["score"])

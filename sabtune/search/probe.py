@@ -11,9 +11,10 @@ import torch
 
 from sabtune.config import RunConfig
 from sabtune.evaluation import BATCH_STEPS, measure
+from sabtune.peak import forget_peak, peak
 from sabtune.seeding import Stream
 from sabtune.training import Training
-from sabtune.trial import Assignment, forget_peak, peak
+from sabtune.trial import Assignment
 
 WARM = 3
 """Updates that are not timed."""

@@ -132,7 +132,8 @@ def execute(
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in known:
-            halving.remember(trial.number, trial.scores)
+            complete = trial.state == TrialState.COMPLETE
+            halving.remember(trial.number, trial.scores, complete=complete)
     with snapshots(store, budget.stop) as copying:
         teller = Teller(study, race, budget, file, [projection, *copying, *watchers])
         with some_ray(store.ray_log(study.study_name)) as cluster:
