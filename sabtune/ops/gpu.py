@@ -32,9 +32,13 @@ MOST_KEPT = 32
 OLDEST = (8, 0)
 
 
+def asked_for() -> bool:
+    return os.environ.get(SWITCH) == "1"
+
+
 def wanted(x: Tensor) -> bool:
     """Whether the kernels are asked for, and can run where x is."""
-    return os.environ.get(SWITCH) == "1" and runs_on(x.device)
+    return asked_for() and runs_on(x.device)
 
 
 @functools.cache
