@@ -82,11 +82,8 @@ class Training:
         self.model = run.build_model(self.task).to(device)
         self.lags = self._may_lag()
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.lags or None)
-        self.batches = self.task.batches(
-            run.task.length,
-            Stream.TRAINING,
-            generator(run.seed, Stream.TRAINING),
-            self.model.device,
+        self.batches = run.batches(
+            self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
         self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0

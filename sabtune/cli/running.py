@@ -157,16 +157,18 @@ def confirm(
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    configs = finalists(place, studies, top)
+    runs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
     again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
-    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
+    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
 
 @app.command()
 def ablate(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    studies: Annotated[
+        list[str], typer.Argument(help="A study, and others whose best are its rivals.")
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 5,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
@@ -175,19 +177,21 @@ def ablate(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Change one thing of the winner at a time, and measure what it was worth."""
+    """Change one thing at a time of the winner, and of rivals, and measure what it was worth."""
     if cluster is not None:
         given: dict[str, remote.Value] = {"--seeds": seeds, "--lengths": lengths, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        remote.train(cluster, "ablate", study, *remote.options(given), study=f"{study}.ablate")
-    from sabtune.search.contest import ablations, finalists, study_file
+        words = [*studies, *remote.options(given)]
+        remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
+    from sabtune.search.ablation import ablations
+    from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    (winner,) = finalists(place, [study], 1).values()
+    runs = ablations(finalists(place, studies, 1))
     where = where_of(store, files, tracking)
-    again = f"ablate {study} --seeds {seeds}{data_of(data_dir)}"
-    run_contest(f"{study}.ablate", study_file(place, study), place, ablations(winner),
+    again = f"ablate {' '.join(studies)} --seeds {seeds}{data_of(data_dir)}"
+    run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 
 

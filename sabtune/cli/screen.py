@@ -20,7 +20,7 @@ from sabtune.errors import ConfigError
 from sabtune.store import DEFAULT, Store, hide_password
 
 if TYPE_CHECKING:
-    from sabtune.config import TrialConfig
+    from sabtune.config import RunConfig
     from sabtune.search.run import Ending
     from sabtune.search.study import StudyFile
     from sabtune.watcher import Watcher
@@ -32,7 +32,7 @@ def run_contest(
     name: str,
     file: StudyFile,
     store: Store,
-    configs: Mapping[str, TrialConfig],
+    runs: Mapping[str, RunConfig],
     seeds: int,
     lengths: str | None,
     command_line: str,
@@ -45,13 +45,13 @@ def run_contest(
     from sabtune.search.contest import contest
 
     console = console_of_terminal()
-    own = file.renamed(name).with_limits(trials=seeds * len(configs), seed=None)
+    own = file.renamed(name).with_limits(trials=seeds * len(runs), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(
             name,
             file,
             store,
-            configs,
+            runs,
             seeds=seeds,
             lengths=lengths_of(lengths),
             watchers=watchers,

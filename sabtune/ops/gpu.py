@@ -4,10 +4,9 @@
 environment has SABTUNE_EXPERIMENTAL_GPU=1 and the call is one that the kernels compute: the paper's
 form with every scoring, normalizer and ε, in float32 or bf16 (bf16 too in autocast to it), H up to
 256, at most 32 memories kept (all of them, while there are no more than 33), and no gradient of the
-incoming state. Everything else `ops.eager` does, as it does everything where Triton can't run: it
-wants a C compiler and Python's headers, once a machine, for the few lines of C that start its
-kernels. The kernels agree with the equations in Triton's interpreter; on a GPU they were compiled
-for, they have yet to run.
+incoming state. Everything else `ops.eager` does, as it does everything where Triton can't run: as
+it starts on a GPU it compiles its driver, for which it wants a C compiler and Python's headers.
+The kernels agree with the equations in Triton's interpreter; no GPU has run them yet.
 
 B batch, T steps, I inputs, H hidden, M memories.
 """

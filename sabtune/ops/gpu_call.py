@@ -12,9 +12,10 @@ SM's first-level cache; in bf16 at H 128 they take 192 KiB. The memories lie in 
 is in the second-level cache while they fit it. The highest scores are found in one pass over the
 memories: a short list in registers takes in what passes its lowest.
 
-What limits it: a program's steps wait for one another, so a step takes as long as its chain of five
-products and their barriers, whatever the batch up to the number of SMs; tensor cores have nothing
-to do with a single vector; in float32, or from H 256 on, weights come from the second-level cache.
+What limits it, by reasoning alone: a program's steps wait for one another, so a step takes as long
+as its chain of five products and their barriers, whatever the batch up to the number of SMs; tensor
+cores have nothing to do with a single vector; in float32, or from H 256 on, weights come from the
+second-level cache.
 
 For the way back are kept a step and example: h, c, and the numbers and weights of the K highest
 scores. Gates and queries are made again, a stretch of steps at a time, by large products, as are

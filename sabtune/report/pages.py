@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sabtune.search.forecast import Forecast
 from sabtune.search.reproduce import Reproduction
-from sabtune.search.study import Study
+from sabtune.search.study import Study, words
 
 
 def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
@@ -25,7 +25,7 @@ def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
     pruned = "; pruning makes it less" if study.pruning else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
-        f"{probe.updates} updates on {study.resources.cpus} threads:",
+        f"{probe.updates} updates on {words(study.resources.cpus, 0)}:",
         f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
         f"{probe.training_memory:,.0f} MiB at the peak",
         f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
