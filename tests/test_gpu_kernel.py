@@ -24,6 +24,7 @@ from tests.gpu_cases import (
     TOLERANCE,
     by_kernel,
     carried,
+    check_carried,
     compare,
     drawn,
 )
@@ -89,6 +90,14 @@ def test_from_a_carried_state_with_memories_of_several_tiles(
     compare(x[:, 145:], p, sparsity, carried(x[:, :145], p, often))
 
 
+@pytest.mark.parametrize("k_trunc", [0, 5])
+def test_from_a_state_amid_the_memories(k_trunc: int) -> None:
+    """Between two that are remembered and two cuts; those that the call makes it recalls, too."""
+    x, p = drawn(1, 16, 9, torch.float32)
+    sparsity = Sparsity(k_top=3, k_att=2, k_trunc=k_trunc)
+    compare(x[:, 3:], p, sparsity, carried(x[:, :3], p, sparsity))
+
+
 def test_stretches_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_pass, "ROWS", 8)  # two or three steps a launch
     compare(*drawn(3, 7, 9, torch.float32), SPARSITY)
@@ -140,9 +149,10 @@ def test_autocast_rounds_the_weights_and_keeps_the_state() -> None:
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         found = results(by_kernel, wide, weights, SPARSITY, rule=rule)
     assert found["hidden"].dtype == torch.bfloat16
-    assert found["memory"].dtype == found["d_W1"].dtype == torch.float32
+    assert found["d_W1"].dtype == torch.float32
     truth = results(reference.sab, x.double(), to(p, torch.float64), SPARSITY, rule=rule)
     check_same(found, truth, TOLERANCE[torch.bfloat16])
+    check_carried(found, truth)
 
 
 def test_evaluation_goes_on_from_stretch_to_stretch_and_keeps_nothing(

@@ -70,9 +70,8 @@ class Call:
         }
 
     def cuts(self) -> dict[str, int]:
-        if not self.k_trunc:
-            return {"k_trunc": NEVER, "cut": 1}
-        return {"k_trunc": min(self.k_trunc, NEVER), "cut": self.step % self.k_trunc}
+        k_trunc = min(self.k_trunc or NEVER, NEVER)
+        return {"k_trunc": k_trunc, "cut": self.step % k_trunc}
 
     def shape(self) -> dict[str, Any]:
         """What a kernel is compiled for."""
