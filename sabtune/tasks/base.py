@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from sabtune.errors import ConfigError
 from sabtune.schema import Config, check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.batch import CPU, Batch, Tally
+from sabtune.tasks.batch import CPU, Batch, Count, Tally
 from sabtune.tasks.source import Drawn, Source
 
 MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
@@ -130,20 +130,20 @@ class Task(ABC):
         """Which of logits (B, T, O) count as right, (B, T)."""
         return logits.argmax(dim=-1) == targets
 
-    @torch.no_grad()
     def tally(self, logits: Tensor, batch: Batch) -> Tally:
         """How logits (B, T, O) do on the batch."""
+        return self.count(logits, batch).tally()
+
+    @torch.no_grad()
+    def count(self, logits: Tensor, batch: Batch) -> Count:
+        """The same, without waiting for it."""
         scored = batch.targets.shape[0] * int(batch.scored.sum())
         steps = batch.targets.numel() if self.loss_everywhere else scored
         if not steps:
-            return Tally()
+            return Count(steps=0, scored=0)
         hits = self.right(batch.at_scored(logits), batch.at_scored(batch.targets))
-        return Tally(
-            loss=float(self.loss(logits, batch)) * self.unit * steps,
-            steps=steps,
-            correct=int(hits.sum()),
-            scored=scored,
-        )
+        loss = self.loss(logits, batch)
+        return Count(steps=steps, scored=scored, unit=self.unit, loss=loss, correct=hits.sum())
 
     def merit(self, accuracy: float, loss: float) -> float:
         """How good that is, from 0 at chance to 1: scores are means of it.
