@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from sabtune.cli import main, running
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Ladder
@@ -148,6 +149,25 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         fill(study, [SAB.Config()], task)
     with pytest.raises(StoreError, match="tested on different tasks: compare studies of the same"):
         finalists(store, ["one", "longer"], 1)
+
+
+@pytest.mark.parametrize("command", ["confirm", "ablate"])
+def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    store, told = Store(tmp_path), []
+    study = optuna.create_study(
+        study_name="s", storage=record.store_of(store), direction="maximize"
+    )
+    fill(study, [SAB.Config()])
+    monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
+    monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
+    words = [command, "s", "--seeds", "2", "--lengths", "4,9", "--store", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["sabtune", *words])
+    with pytest.raises(SystemExit):
+        main()
+    (again,) = [of for of in told if isinstance(of, str) and of.startswith(f"{command} s ")]
+    assert again.endswith(" --seeds 2 --lengths 4,9")
 
 
 def sabtune(*arguments: object, cwd: Path) -> str:

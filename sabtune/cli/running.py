@@ -27,6 +27,7 @@ from sabtune.cli.screen import (
     data_folder,
     data_of,
     hint,
+    lengths_as,
     lengths_of,
     log_report,
     restored,
@@ -162,7 +163,8 @@ def confirm(
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     runs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
-    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
+    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
+    again += lengths_as(lengths) + data_of(data_dir)
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
@@ -193,7 +195,7 @@ def ablate(
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     runs = ablations(finalists(place, studies, 1))
     where = where_of(store, files, tracking)
-    again = f"ablate {' '.join(studies)} --seeds {seeds}{data_of(data_dir)}"
+    again = f"ablate {' '.join(studies)} --seeds {seeds}{lengths_as(lengths)}{data_of(data_dir)}"
     run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 

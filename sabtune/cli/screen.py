@@ -103,6 +103,11 @@ def lengths_of(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
 
 
+def lengths_as(text: str | None) -> str:
+    """The option that asks for the same lengths again."""
+    return f" --lengths {text}" if text else ""
+
+
 @contextmanager
 def watching(
     console: Console, file: StudyFile, store: Store, retry_failed: bool = False
