@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
+import torch
+
 from sabtune import schema
 from sabtune.models import MODELS, Model, ModelConfig
 from sabtune.schedule import SCHEDULES, Schedule
 from sabtune.schema import Config, check, check_name, check_whole
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import TASKS, Task, TaskConfig
+from sabtune.tasks import TASKS, Source, Task, TaskConfig
+from sabtune.tasks.batch import CPU
 
 Initial = Literal["zero", "noise", "passed"]
 
@@ -25,6 +28,8 @@ class TrainConfig(Config):
     warmup, decay: shares of the updates, at the start and at the end, over which the rate rises
     from zero and falls to it in a straight line.
     clip_norm: the largest gradient norm that is applied. report_every: updates between two reports.
+    shortest: each batch has a length of its own, drawn evenly from this to the task's, where the
+    task makes its sequences; None: always the task's.
     initial: the h and c that a training sequence starts from: zero; noise, normal with the standard
     deviation initial_scale; or passed, those that the sequence in its place in the batch before
     ended with. The last two are from Ruiz and Gu (2025, arXiv 2507.02782), for models that are to
@@ -38,6 +43,7 @@ class TrainConfig(Config):
     decay: float = 0.0
     clip_norm: float = 1.0
     report_every: int = 250
+    shortest: int | None = None
     initial: Initial = "zero"
     initial_scale: float = 0.5
 
@@ -79,6 +85,8 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, least=0)
+        if self.trial.train.shortest is not None:
+            self.batches(self.task.build(), torch.Generator())
 
     def build_model(self, task: Task) -> Model:
         """The model before its first update."""
@@ -89,6 +97,13 @@ class RunConfig(Config):
             generator=generator(self.seed, Stream.INITIALISATION),
         )
 
+    def batches(self, task: Task, generator: torch.Generator, device: torch.device = CPU) -> Source:
+        """What the model is trained on. Raises as `Task.batches` and `Task.varied` do."""
+        shortest = self.trial.train.shortest
+        if shortest is not None:
+            return task.varied(shortest, generator, device)
+        return task.batches(task.length, Stream.TRAINING, generator, device)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for checkpoints, workers and MLflow."""
         return schema.to_dict(self, PARTS)
@@ -96,4 +111,8 @@ class RunConfig(Config):
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """What `to_dict` gave. Raises ConfigError on an unknown key or a value that is off."""
+        if isinstance(data, dict) and "shortest" in (task := data.get("task", {})):  # older ones
+            train = data["trial"]["train"] | {"shortest": task["shortest"]}
+            task = {key: value for key, value in task.items() if key != "shortest"}
+            data = data | {"task": task, "trial": data["trial"] | {"train": train}}
         return schema.from_dict(cls, data, PARTS)

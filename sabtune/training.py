@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from sabtune import checkpoint
@@ -17,9 +18,10 @@ from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, DivergedError
 from sabtune.evaluation import never
 from sabtune.models.base import state_tensors
+from sabtune.ops import gpu
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally
-from sabtune.tasks.batch import moved
+from sabtune.tasks.batch import Count, moved
 
 PATIENCE = 100
 """Updates in a row without a finite gradient after which training counts as diverged."""
@@ -55,6 +57,15 @@ class Stretch:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """How an update went, yet to be read."""
+
+    step: int  # updates done with it
+    norm: Tensor  # the gradient's before clipping
+    count: Count
+
+
 class Training:
     """Trains one configuration; iterate it for reports.
 
@@ -69,12 +80,10 @@ class Training:
         self.run = run
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = self.task.batches(
-            run.task.length,
-            Stream.TRAINING,
-            generator(run.seed, Stream.TRAINING),
-            self.model.device,
+        self.lags = self._may_lag()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.lags or None)
+        self.batches = run.batches(
+            self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
         self.carried: Any = None  # the state that the next batch may go on from
         self.step = 0
@@ -82,6 +91,16 @@ class Training:
         self.first_loss: float | None = None  # before the first update
         self.far = 0  # reports one after the other
         self.stretch = Stretch()
+        self.unread: list[Outcome] = []
+
+    def _may_lag(self) -> bool:
+        """Whether what updates come to is read at reports alone: experimental, on a GPU.
+
+        Nobody waits for the GPU in between. Not where a state is carried, which a gradient that
+        isn't finite would end.
+        """
+        carries = self.task.memory_span is not None or self.run.trial.train.initial == "passed"
+        return gpu.asked_for() and self.model.device.type == "cuda" and not carries
 
     @classmethod
     def resume(cls, directory: Path, device: torch.device | str = "cpu") -> Training:
@@ -143,16 +162,14 @@ class Training:
         begun, before = time.perf_counter(), now.seconds
         while True:
             in_force = self.model.in_force()
-            tally, norm = self._update()
-            now.tally += tally
+            self.unread.append(self._update())
             now.updates += 1
-            if math.isfinite(norm):
-                now.largest = max(now.largest, norm)
-            else:
-                now.skipped += 1
+            if not self.lags or self.step == stop or len(self.unread) == PATIENCE:
+                self._read()
             if self.step == stop:
                 break
             if pressed():
+                self._read()
                 now.seconds = before + time.perf_counter() - begun
                 return None
         self.stretch = Stretch()
@@ -167,32 +184,53 @@ class Training:
             in_force=in_force,
         )
 
-    def _update(self) -> tuple[Tally, float]:
-        """One optimiser step: how the batch went, and the gradient's norm before clipping."""
+    def _update(self) -> Outcome:
+        """One optimiser step."""
         train = self.run.trial.train
         batch = self.batches.batch(train.batch_size)
         logits, state = self.model(batch.x, self._start(batch))
         loss = self.task.loss(logits, batch)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        norm = float(clip_grad_norm_(self.model.parameters(), train.clip_norm))
-        if math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = train.rate(self.step)
-            self.optimizer.step()
-        self._carry(state if math.isfinite(norm) else None)
-        self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
+        norm = clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self._carry(state if self._learned(norm) else None)
         self.step += 1
-        if self.in_a_row >= PATIENCE:
-            raise DivergedError(
-                f"no finite gradient in {PATIENCE} updates up to step {self.step}: "
-                "lower learning_rate or clip_norm"
-            )
         self.model.set_progress(self.progress)
-        tally = self.task.tally(logits.detach(), batch)
-        if self.first_loss is None:
-            self.first_loss = tally.mean_loss
-        return tally, norm
+        return Outcome(step=self.step, norm=norm, count=self.task.count(logits.detach(), batch))
+
+    def _learned(self, norm: Tensor) -> bool:
+        """Has the optimiser take its step, unless the gradient isn't finite; whether it did.
+
+        Where training lags the optimiser itself looks, on the device, and True tells nothing.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.trial.train.rate(self.step)
+        if self.lags:
+            self.optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        elif not math.isfinite(norm):
+            return False
+        self.optimizer.step()
+        return True
+
+    def _read(self) -> None:
+        """Adds what the unread updates came to."""
+        now, unread, self.unread = self.stretch, self.unread, []
+        for outcome in unread:
+            norm = float(outcome.norm)
+            if math.isfinite(norm):
+                now.largest = max(now.largest, norm)
+            else:
+                now.skipped += 1
+            self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
+            if self.in_a_row >= PATIENCE:
+                raise DivergedError(
+                    f"no finite gradient in {PATIENCE} updates up to step {outcome.step}: "
+                    "lower learning_rate or clip_norm"
+                )
+            tally = outcome.count.tally()
+            now.tally += tally
+            if self.first_loss is None:
+                self.first_loss = tally.mean_loss
 
     def _check(self, loss: float) -> None:
         """Raises DivergedError if the loss, of this report and those before, stays far off."""

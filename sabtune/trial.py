@@ -102,6 +102,7 @@ class Progress:
     seconds: float  # that the trial took so far, over all its attempts
     memory: float  # MiB, the most that was held so far
     finished: bool = False  # trained to its end
+    solved: bool = False  # the short rungs; only where a trial ends once they are for long enough
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -249,6 +250,7 @@ class TrialRun:
             seconds=self.seconds,
             memory=self._memory(),
             finished=len(todo) > len(select),
+            solved=ladder.solved_reports is not None and self._solves(select),
         )
 
     @property

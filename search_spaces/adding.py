@@ -10,7 +10,7 @@ from sabtune.tasks import Adding
 
 STUDY = Study(
     name="adding",
-    task=Adding.Config(length=50, shortest=25),
+    task=Adding.Config(length=50),
     ladder=Ladder(lengths=(50, 75, 100, 200), select=(50, 75), sequences=512),
     trials=8,
     startup=4,
@@ -32,6 +32,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
             batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 1e-3, 5e-3, log=True),
             decay=0.5,
+            shortest=25,
             report_every=500,
         ),
     )

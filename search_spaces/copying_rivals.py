@@ -1,4 +1,4 @@
-"""Copying, trained at length 100: how far do the paper's rivals carry over, tuned as hard?"""
+"""Copying, trained at lengths up to 100: how far do the rivals carry over, tuned as hard?"""
 
 import optuna
 
@@ -13,7 +13,12 @@ from sabtune.tasks import Copying
 STUDY = Study(
     name="copying_rivals",
     task=Copying.Config(length=100, symbols=10),
-    ladder=Ladder(lengths=(100, 200, 400, 2000, 5000), select=(100, 200, 400), sequences=64),
+    ladder=Ladder(
+        lengths=(100, 200, 400, 2000, 5000),
+        select=(100, 200, 400),
+        sequences=64,
+        solved_reports=3,
+    ),
     trials=60,
     startup=12,
     pruning=ASHA(grace=4000, reduction=2),
@@ -31,21 +36,25 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(
         model=model(trial),
         train=TrainConfig(
-            updates=40_000,
+            updates=30_000,
             batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 5e-4, 4e-3, log=True),
             clip_norm=trial.suggest_float("clip_norm", 0.25, 2.0, log=True),
-            report_every=2000,
+            warmup=trial.suggest_float("warmup", 0.0, 0.1),
+            shortest=trial.suggest_int("shortest", 5, 100),
+            report_every=1000,
         ),
     )
 
 
 def model(trial: optuna.Trial) -> ModelConfig:
     """Full back-propagation, truncated, or attention to all that was."""
+    forget_bias = trial.suggest_int("forget_bias", 0, 3)
     match trial.suggest_categorical("model", ["lstm", "lstm_truncated", "self_attention"]):
         case "lstm":
-            return LSTM.Config(hidden=128, k_trunc=0)
+            return LSTM.Config(hidden=128, k_trunc=0, forget_bias=forget_bias)
         case "lstm_truncated":
-            return LSTM.Config(hidden=128, k_trunc=trial.suggest_int("k_trunc", 5, 50))
+            k_trunc = trial.suggest_int("k_trunc", 5, 50)
+            return LSTM.Config(hidden=128, k_trunc=k_trunc, forget_bias=forget_bias)
         case _:
-            return SelfAttention.Config(hidden=64)
+            return SelfAttention.Config(hidden=64, forget_bias=forget_bias)

@@ -75,7 +75,7 @@ def results(
     p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
     state = state or reference.initial_state(x.shape[0], p)
     hidden, summary, after = sab(x, state, p, **sparsity, rule=rule)
-    weigh = noise(*hidden.shape, 2, dtype=x.dtype, seed=2)
+    weigh = noise(*hidden.shape, 2, dtype=x.dtype, seed=2).to(x.device)
     (hidden * weigh[..., 0] + summary * weigh[..., 1]).sum().backward()
     found = {"hidden": hidden, "summary": summary}
     found |= {name: getattr(after, name) for name in ("h", "c", "memory", "keys")}

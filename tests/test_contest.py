@@ -7,29 +7,33 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sabtune.config import TrainConfig, TrialConfig
+from sabtune.cli import main, running
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Ladder
-from sabtune.models import LSTM, SAB
+from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
-from sabtune.search.contest import ablations, finalists, fresh_lengths
+from sabtune.search.ablation import ablations
+from sabtune.search.contest import finalists, fresh_lengths
 from sabtune.search.racing import Race
 from sabtune.store import Store
+from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.trial import Assignment
 from tests.records import assignment
 from tests.studies import learnable
 
 
-def config(model: SAB.Config | LSTM.Config) -> TrialConfig:
+def config(model: ModelConfig) -> TrialConfig:
     return TrialConfig(model=model, train=TrainConfig(updates=10))
 
 
@@ -39,34 +43,75 @@ def test_fresh_lengths_are_none_of_the_ladders_but_the_first() -> None:
     assert fresh_lengths(Ladder(lengths=(5,), select=(5,))) == (5, 10)
 
 
+def winner(model: ModelConfig, **train: Any) -> RunConfig:
+    trial = TrialConfig(model=model, train=TrainConfig(updates=10, **train))
+    return RunConfig(task=Copying.Config(length=50), trial=trial, seed=3)
+
+
 def test_an_ablation_changes_one_thing_at_a_time() -> None:
-    winner = SAB.Config(k_top=3, k_att=4, k_trunc=5, schedule=Linear(start="all"))
-    grid = {label: c.model for label, c in ablations(config(winner)).items()}
-    assert grid.pop("winner") == winner
-    labels = {label: model.label() for label, model in grid.items()}
-    assert labels == {
+    run = winner(SAB.Config(k_top=3, k_att=4, k_trunc=5, schedule=Linear(start="all")))
+    grid = ablations({"#7 any": run})
+    assert grid.pop("winner") == run
+    models = {label: of.trial.model.label() for label, of in grid.items() if of.task == run.task}
+    same = run.trial.model.label()
+    assert models == {
         "k_top → all": "k_top=all k_att=4 k_trunc=5 constant",
         "k_att → 1": "k_top=3 k_att=1 k_trunc=5 linear",
         "k_trunc → full": "k_top=3 k_att=4 k_trunc=0 linear",
         "schedule → constant": "k_top=3 k_att=4 k_trunc=5 constant",
         "form → released": "k_top=3 k_att=4 k_trunc=5 linear released",
+        "initial → noise": same,
+        "initial → passed": same,
+        "lengths → 5 to 50": same,
     }
+    trained = {label: of.trial.train for label, of in grid.items()}
+    assert {label: t for label, t in trained.items() if t != run.trial.train} == {
+        "initial → noise": replace(run.trial.train, initial="noise"),
+        "initial → passed": replace(run.trial.train, initial="passed"),
+        "lengths → 5 to 50": replace(run.trial.train, shortest=5),
+    }
+    assert {of.task for of in grid.values()} == {run.task}
 
 
 def test_an_ablation_leaves_out_what_the_winner_is_already() -> None:
-    winner = SAB.Config(k_top=ALL, k_att=1, k_trunc=0, schedule=Constant(), scoring="dot")
-    grid = ablations(config(winner))
-    assert list(grid) == ["winner", "form → released"]
-    with pytest.raises(StoreError, match="an ablation wants a SAB model"):
-        ablations(config(LSTM.Config()))
+    model = SAB.Config(k_top=ALL, k_att=1, k_trunc=0, schedule=Constant(), scoring="dot")
+    run = winner(model, initial="passed", shortest=20)
+    assert list(ablations({"": run})) == [
+        "winner",
+        "form → released",
+        "initial → zero",
+        "initial → noise",
+        "lengths → one",
+    ]
 
 
-def fill(study: optuna.Study, models: Sequence[SAB.Config | LSTM.Config]) -> None:
+def test_what_is_no_sab_has_its_training_ablated_behind_the_winner() -> None:
+    runs = {"#1 sab": winner(SAB.Config()), "rivals #2 lstm": winner(LSTM.Config())}
+    theirs = [label for label in ablations(runs) if label.startswith("rivals")]
+    assert theirs == [
+        "rivals #2 lstm",
+        "rivals #2 lstm: initial → noise",
+        "rivals #2 lstm: initial → passed",
+        "rivals #2 lstm: lengths → 5 to 50",
+    ]
+
+
+def test_no_sequence_is_made_shorter_than_the_task_has_them() -> None:
+    run = replace(
+        winner(SAB.Config()), task=Adding.Config(length=10)
+    )  # a tenth is 1: nothing to add
+    assert not [label for label in ablations({"": run}) if label.startswith("lengths")]
+
+
+def fill(
+    study: optuna.Study, models: Sequence[ModelConfig], task: TaskConfig | None = None
+) -> None:
     """One complete trial a model, each better than the one before."""
     for number, model in enumerate(models):
         trial = study.ask()
         run = assignment().run
-        made: Assignment = assignment(number, run=replace(run, trial=config(model), seed=number))
+        run = replace(run, trial=config(model), seed=number, task=task or run.task)
+        made: Assignment = assignment(number, run=run)
         trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
         study.tell(trial, 0.1 * number)
 
@@ -90,6 +135,39 @@ def test_finalists_are_the_best_and_the_rivals_the_best_of_each_kind(tmp_path: P
     ]
     with pytest.raises(StoreError, match="study 'empty' has no complete trial yet"):
         finalists(store, [empty.study_name], 1)
+
+
+def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    storage = record.store_of(store)
+    tasks = {
+        "one": Copying.Config(length=4, symbols=1),
+        "longer": Copying.Config(length=5, symbols=1),
+    }
+    for name, task in tasks.items():
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        fill(study, [SAB.Config()], task)
+    with pytest.raises(StoreError, match="tested on different tasks: compare studies of the same"):
+        finalists(store, ["one", "longer"], 1)
+
+
+@pytest.mark.parametrize("command", ["confirm", "ablate"])
+def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    store, told = Store(tmp_path), []
+    study = optuna.create_study(
+        study_name="s", storage=record.store_of(store), direction="maximize"
+    )
+    fill(study, [SAB.Config()])
+    monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
+    monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
+    words = [command, "s", "--seeds", "2", "--lengths", "4,9", "--store", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["sabtune", *words])
+    with pytest.raises(SystemExit):
+        main()
+    (again,) = [of for of in told if isinstance(of, str) and of.startswith(f"{command} s ")]
+    assert again.endswith(" --seeds 2 --lengths 4,9")
 
 
 def sabtune(*arguments: object, cwd: Path) -> str:

@@ -43,6 +43,7 @@ LAYERS = [
 OUTSIDE = {
     "numba": {"sabtune.ops"},
     "llvmlite": {"sabtune.ops"},
+    "triton": {"sabtune.ops"},
     "ray": {"sabtune.search"},
     "aiohttp": {"sabtune.search"},
     "sklearn": {"sabtune.data"},
@@ -134,6 +135,6 @@ def test_the_core_runs_where_there_is_only_pytorch() -> None:
         "trial = TrialConfig(model=SAB.Config(hidden=4), train=train); "
         "run = RunConfig(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
         "assert len(list(Training(run))) == 1",
-        without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite "
+        without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite triton "
         "sklearn pooch requests",
     )

@@ -33,7 +33,7 @@ pytest_plugins = ("tests.materials",)
 
 
 def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material) -> None:
-    figure, _ = memory.memory(recalling)
+    figure, *_ = memory.memory(recalling)
     (heat,) = marks(figure.panels[0], Heat)
     directory = recalling.best.checkpoint
     assert directory is not None
@@ -56,8 +56,38 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material)
         assert shown[int(i) - 1] == asked[int(t) - 1]
 
 
+def test_far_from_the_training_length_the_scored_steps_are_shown(
+    recalling: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell is the largest of the weights of the states that lie between its edges."""
+    monkeypatch.setattr(memory, "CELLS", 12)
+    _, figure, _ = memory.memory(recalling)
+    (heat,) = marks(figure.panels[0], Heat)
+    far = max(rung.length for rung in recalling.best.test)
+    assert far > 30
+    assert f"{far:,}" in figure.title
+    directory = recalling.best.checkpoint
+    assert directory is not None
+    model = checkpoint.load_model(Path(directory.address))
+    assert isinstance(model, SAB)
+    batch = recalling.task.batches(far, Stream.TEST, generator(0, Stream.TEST, index=far)).batch(1)
+    found = recall_map(model, batch.x)
+    T = far + 2 * 3
+    assert heat.x[0] == 0.5
+    assert heat.x[-1] == 0.5 + 3 * (T // 3)
+    assert heat.z.shape == (3, len(heat.x) - 1)
+    made_at = found.made_at[1:].tolist()
+    for row, cells in enumerate(heat.z):
+        weights = found.weights[0, T - 3 + row, 1:].tolist()
+        for low, high, cell in zip(heat.x, heat.x[1:], cells, strict=False):
+            pooled = max(w for w, at in zip(weights, made_at, strict=True) if low < at < high)
+            assert np.isnan(cell) if pooled == 0 else cell == pytest.approx(pooled)
+    circles = marks(figure.panels[0], Points)[-1]
+    assert list(zip(circles.y, circles.x, strict=True)) == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
-    _, figure = memory.memory(recalling)
+    *_, figure = memory.memory(recalling)
     every, scored = marks(figure.panels[0], Bars)
     assert sum(every.heights) == pytest.approx(100, abs=0.1)
     assert sum(scored.heights) == pytest.approx(100, abs=0.1)
@@ -93,6 +123,7 @@ def test_a_task_that_does_not_know_the_truth_has_no_circles(
     recalling: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalling.task, "sources", lambda x: None)
-    recall, distances = memory.memory(recalling)
-    assert marks(recall.panels[0], Points) == []
+    *recalls, distances = memory.memory(recalling)
+    assert len(recalls) == 2
+    assert all(marks(recall.panels[0], Points) == [] for recall in recalls)
     assert marks(distances.panels[0], Rule) == []

@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 import torch
 
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError
 from sabtune.evaluation import Ladder
+from sabtune.models import SAB
 from sabtune.search.study import Study
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Adding, Copying, Recall
+from sabtune.tasks import Adding, Copying, Language, Pixels, Recall, TaskConfig
+from sabtune.training import Training
+
+
+def run(task: TaskConfig, shortest: int) -> RunConfig:
+    trial = TrialConfig(model=SAB.Config(hidden=4), train=TrainConfig(shortest=shortest))
+    return RunConfig(task=task, trial=trial, seed=0)
 
 
 @pytest.mark.parametrize("length", [2, 3, 12])
@@ -88,16 +96,29 @@ def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, 
 
 @pytest.mark.parametrize("config", [Copying.Config, Adding.Config, Recall.Config])
 def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(config: Any) -> None:
-    task = config(length=9, shortest=5).build()
-    source = task.batches(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    task = config(length=9).build()
+    source = task.varied(5, generator(0, Stream.TRAINING))
     steps = [source.batch(3).x.shape[1] for _ in range(200)]
     assert set(steps) == {task.steps(length) for length in (5, 6, 7, 8, 9)}
     assert max(steps.count(T) for T in set(steps)) < 70
     for length, stream in ((9, Stream.SELECTION), (20, Stream.TEST)):
         measured = task.batches(length, stream, generator(0, stream))
         assert all(measured.batch(3).x.shape[1] == task.steps(length) for _ in range(20))
-    always = config(length=9).build().batches(9, Stream.TRAINING, generator(0, Stream.TRAINING))
+    always = task.batches(9, Stream.TRAINING, generator(0, Stream.TRAINING))
     assert all(always.batch(3).x.shape[1] == task.steps(9) for _ in range(20))
+
+
+def test_a_training_draws_its_lengths_from_the_range_it_is_given() -> None:
+    training = Training(run(Copying.Config(length=9, symbols=2), 7))
+    steps = {training.batches.batch(2).x.shape[1] for _ in range(50)}
+    assert steps == {11, 12, 13}
+
+
+def test_a_run_of_before_lengths_were_the_trainings_is_read() -> None:
+    made = run(Copying.Config(length=9), 7)
+    data = made.to_dict()
+    data["task"]["shortest"] = data["trial"]["train"].pop("shortest")
+    assert RunConfig.from_dict(data) == made
 
 
 def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
@@ -110,8 +131,11 @@ def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
     ("config", "message"),
     [
         (lambda: Adding.Config(length=1), "length is 1"),
-        (lambda: Adding.Config(shortest=1), "length is 1: give at least 2"),
-        (lambda: Adding.Config(length=9, shortest=10), "shortest is 10: give at most the length"),
+        (lambda: run(Adding.Config(), 1), "length is 1: give at least 2"),
+        (lambda: run(Adding.Config(length=9), 10), "shortest is 10: give at most the task's"),
+        (lambda: run(Copying.Config(), 0), "shortest is 0: give a whole number of at least 1"),
+        (lambda: run(Pixels.Config(), 5), "shortest is 5: leave it out, this task's data has"),
+        (lambda: run(Language.Config(), 5), "shortest is 5: leave it out, this task's data has"),
         (lambda: Recall.Config(length=0), "length is 0"),
         (lambda: Recall.Config(pairs=0), "pairs is 0"),
         (lambda: Recall.Config(pairs=5, keys=4), "keys is 4: give a whole number of at least 5"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from ray import tune
+from ray.tune.utils import flatten_dict
 
 from sabtune.errors import StoreError
+from sabtune.evaluation import Ladder
 from sabtune.search import trainable
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.study import ASHA
@@ -41,6 +45,20 @@ def test_a_pause_is_no_report() -> None:
     assert halving.rungs == {0: {1: 0.9}}
     failed = Answer(progress=None, failed="it broke").to_result()
     assert failed["done"]
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_a_trial_that_solves_its_task_is_left_to_end_by_itself(solved: bool) -> None:
+    ladder = Ladder(lengths=(4, 8), select=(4,), sequences=8, solved_reports=3)
+    progress = next(iter(TrialRun(assignment(ladder=ladder))))
+    assert not progress.solved
+    told = Answer(progress=dataclasses.replace(progress, solved=solved)).to_result()
+    halving = Halving(ASHA(grace=10, reduction=2))
+    halving.remember(1, {10: 2.0}, complete=False)  # better than this one
+    trial = SimpleNamespace(config={"assignment": {"number": 0}})
+    decision = Scheduler(halving).on_trial_result(None, trial, flatten_dict(told))  # type: ignore[arg-type]
+    assert decision == ("CONTINUE" if solved else "STOP")
+    assert halving.rungs == {0: {1: 2.0, 0: progress.score}}
 
 
 def test_a_worker_pauses_when_its_time_has_come_and_counts_from_a_save(

@@ -224,6 +224,9 @@ def test_a_trial_ends_once_its_short_rungs_are_solved_for_long_enough(
     assert last.report.step == step
     assert last.finished
     assert not any(progress.finished for progress in before)
+    solved = [progress.solved for progress in (*before, last)]
+    known = [False, True, False, True, True, True, False, False, False, False]
+    assert solved == (known[:step] if solved_reports else [False] * step)
     assert [rung.length for rung in last.ladder] == [4, 8, 16]
     assert [rung.length for rung in last.test] == [4, 8, 16]
 

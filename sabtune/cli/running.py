@@ -1,4 +1,5 @@
-"""The commands that train: search, confirm, ablate, reproduce."""
+"""The commands that train, and one that measures what was: search, confirm, ablate, reproduce,
+climb."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ from sabtune.cli.screen import (
     data_folder,
     data_of,
     hint,
+    lengths_as,
+    lengths_of,
     log_report,
     restored,
     run_contest,
@@ -34,6 +37,7 @@ from sabtune.cli.screen import (
     watching,
     where_of,
 )
+from sabtune.errors import StoreError
 from sabtune.schema import check, check_whole
 from sabtune.store import DEFAULT, Store
 
@@ -157,16 +161,19 @@ def confirm(
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    configs = finalists(place, studies, top)
+    runs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
-    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}{data_of(data_dir)}"
-    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, configs,
+    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
+    again += lengths_as(lengths) + data_of(data_dir)
+    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
 
 @app.command()
 def ablate(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    studies: Annotated[
+        list[str], typer.Argument(help="A study, and others whose best are its rivals.")
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 5,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
@@ -175,19 +182,21 @@ def ablate(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Change one thing of the winner at a time, and measure what it was worth."""
+    """Change one thing at a time of the winner, and of rivals, and measure what it was worth."""
     if cluster is not None:
         given: dict[str, remote.Value] = {"--seeds": seeds, "--lengths": lengths, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        remote.train(cluster, "ablate", study, *remote.options(given), study=f"{study}.ablate")
-    from sabtune.search.contest import ablations, finalists, study_file
+        words = [*studies, *remote.options(given)]
+        remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
+    from sabtune.search.ablation import ablations
+    from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    (winner,) = finalists(place, [study], 1).values()
+    runs = ablations(finalists(place, studies, 1))
     where = where_of(store, files, tracking)
-    again = f"ablate {study} --seeds {seeds}{data_of(data_dir)}"
-    run_contest(f"{study}.ablate", study_file(place, study), place, ablations(winner),
+    again = f"ablate {' '.join(studies)} --seeds {seeds}{lengths_as(lengths)}{data_of(data_dir)}"
+    run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 
 
@@ -209,3 +218,36 @@ def reproduce(
     found = run_again(one(open_study(place, study), trial))
     console_of_terminal().print(reproduction_page(trial, found))
     raise typer.Exit(1 if found.differences else 0)
+
+
+@app.command()
+def climb(
+    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    lengths: Annotated[str, typer.Option(help="Lengths to measure at, such as 20000,50000.")],
+    trials: Annotated[
+        list[int] | None, typer.Argument(min=0, help="Numbers of trials; by default the best.")
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="On how many, at each length.")] = 64,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Measure the models of a study at further lengths, in memory that is bounded."""
+    from sabtune.report.pages import climbed_line
+    from sabtune.search.climbing import climbing
+    from sabtune.search.racing import best_trial
+    from sabtune.search.record import one, open_study
+
+    data_folder(data_dir)
+    opened = open_study(Store.at(store, files).existing(), study)
+    best = best_trial(opened)
+    chosen = [one(opened, number) for number in trials or []] or ([best] if best else [])
+    if not chosen:
+        raise StoreError(f"study {study!r} has no complete trial yet: search it first")
+    wanted = lengths_of(lengths) or ()
+    for name, length in (("--lengths", length) for length in wanted):
+        check_whole(name, length, least=1)
+    console = console_of_terminal()
+    for trial in chosen:
+        for climbed in climbing(trial, wanted, sequences):
+            console.print(climbed_line(trial, climbed))

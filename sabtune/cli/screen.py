@@ -20,7 +20,7 @@ from sabtune.errors import ConfigError
 from sabtune.store import DEFAULT, Store, hide_password
 
 if TYPE_CHECKING:
-    from sabtune.config import TrialConfig
+    from sabtune.config import RunConfig
     from sabtune.search.run import Ending
     from sabtune.search.study import StudyFile
     from sabtune.watcher import Watcher
@@ -32,7 +32,7 @@ def run_contest(
     name: str,
     file: StudyFile,
     store: Store,
-    configs: Mapping[str, TrialConfig],
+    runs: Mapping[str, RunConfig],
     seeds: int,
     lengths: str | None,
     command_line: str,
@@ -45,13 +45,13 @@ def run_contest(
     from sabtune.search.contest import contest
 
     console = console_of_terminal()
-    own = file.renamed(name).with_limits(trials=seeds * len(configs), seed=None)
+    own = file.renamed(name).with_limits(trials=seeds * len(runs), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(
             name,
             file,
             store,
-            configs,
+            runs,
             seeds=seeds,
             lengths=lengths_of(lengths),
             watchers=watchers,
@@ -101,6 +101,11 @@ def lengths_of(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(length) for length in text.split(","))
     except ValueError:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
+
+
+def lengths_as(text: str | None) -> str:
+    """The option that asks for the same lengths again."""
+    return f" --lengths {text}" if text else ""
 
 
 @contextmanager

@@ -117,11 +117,13 @@ class SAB(Attentive):
         kept = state.step // k_att - first // k_att  # remembered since, if all of them are there
         memory = state.memory.detach()
         memory = torch.cat([memory[:, :1], memory[:, 1:][:, -kept or memory.shape[1] :]], dim=1)
+        p = self.weights()
+        p = replace(p, W1=p.W1.to(memory.dtype))  # of bf16 weights a GPU's memories are float32
         return reference.State(
             h=state.h.detach(),
             c=state.c.detach(),
             memory=memory,
-            keys=reference.key(memory, self.weights(), self.rule),
+            keys=reference.key(memory, p, self.rule),
             step=state.step,
         )
 

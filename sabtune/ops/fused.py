@@ -3,7 +3,7 @@
 `sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
 of an LSTM: with every scoring, normalizer and ε of the paper's form; `predict` has the readout in
 the same pass. What they cannot do (no numba, another device or dtype, a gradient of the incoming
-state, the released form) `ops.eager` does.
+state, the released form) `ops.eager` does, or the kernels of `ops.gpu` where they are asked for.
 
 B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, O outputs, M memories, M0 of
 them there before the call and N made in it, K kept.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sabtune.ops import eager, reference
+from sabtune.ops import gpu, reference
 from sabtune.ops.reference import PAPER, Parameters, Readout, Rule, State
 
 try:
@@ -28,7 +28,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
-    """Whether the compiled pass computes this call; otherwise the eager one does."""
+    """Whether the compiled pass computes this call; otherwise `gpu.sab` sees to it."""
     ends = (state.h, state.c)
     before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
     return (
@@ -55,7 +55,7 @@ def sab(
 ) -> tuple[Tensor, Tensor, State]:
     """`reference.sab`, faster; the state after is detached."""
     if not supports(x, state, rule):
-        return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
+        return gpu.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
     hidden, summary, _, after = call.done()
     return hidden, summary, after
@@ -74,7 +74,7 @@ def predict(
 ) -> tuple[Tensor, State]:
     """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached."""
     if not supports(x, state, rule):
-        hidden, summary, after = eager.sab(
+        hidden, summary, after = gpu.sab(
             x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
         )
         return reference.readout(hidden, summary, *readout), after

@@ -33,12 +33,13 @@ from sabtune.ops.kernel import (
 from sabtune.ops.kernel_credit import (
     of_own_score,
     of_products,
-    of_scores,
     of_sum,
+    of_tame_scores,
     of_weights,
+    of_wide_scores,
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
-from sabtune.ops.kernel_simd import LANES, compiled, exp, lanes_of, load, store
+from sabtune.ops.kernel_simd import LANES, compiled, exp, inverse, lanes_of, load, store
 
 
 @compiled
@@ -58,7 +59,7 @@ def of_cell(
         g = two * load(gates, gates_at + 2 * H + j) - one
         o = load(gates, gates_at + 3 * H + j)
         v = load(cells, now + j)
-        tanh_c = one - two / (one + exp(v + v))
+        tanh_c = one - two * inverse(one + exp(v + v))
         d_h = load(dh, dh_at + j)
         d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
         store(dc, at + j, d_c * f)
@@ -80,7 +81,7 @@ def scratch(
 ) -> list[Shape]:
     """The arrays that a call works in, for so many examples; inputs and O outputs, filled up."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
-    listed = min(k_top + 1, capacity) + 1
+    listed = min(k_top + 1, capacity)
     # one vector longer than need be: rows at a power of two would share cache lines
     return [
         ((rows, 2 * H + LANES), real),  # du: dL/ds_t, dL/dh_t
@@ -256,12 +257,16 @@ def backward(
                     for j in range(0, H, LANES):
                         v = load(queries, now + j)
                         store(e, j, v if wide[b] else exp(v + v))
-                    from_[K], to[K] = from_[0], (b * (N + 1) + N) * H
-                    p[K], da[K] = zero, zero
-                    of_scores(
-                        K, da, p, from_, to, keys, wide[b], e, du, ds, w3, H,
-                        d, r * H_step, d_w3, d_keys, d_memory,
-                    )  # fmt: skip
+                    if wide[b]:
+                        of_wide_scores(
+                            K, da, p, from_, to, keys, e, du, ds, w3, H,
+                            d, r * H_step, d_w3, d_keys, d_memory,
+                        )  # fmt: skip
+                    else:
+                        of_tame_scores(
+                            K, da, p, from_, to, keys, e, du, ds, w3, H,
+                            d, r * H_step, d_w3, d_keys, d_memory,
+                        )  # fmt: skip
             if scoring != SEPARABLE:
                 product(rows, d, front, H_step, H, W2, H, du, H, u_step)
                 outer(B, d, H_step, H, states, front, H_step, H, d_W2, front, H)

@@ -9,17 +9,22 @@ H hidden, K kept; the other names are those of `sabtune.ops.kernel`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sabtune.ops.kernel import Array, Whole, add
-from sabtune.ops.kernel_score import SATURATED, dot
+from sabtune.ops.kernel_score import dot
 from sabtune.ops.kernel_simd import (
     LANES,
+    F,
     Number,
-    at_most,
     called,
     compiled,
     exp,
+    inverse,
     lanes_of,
     load,
+    ones,
+    spread,
     store,
 )
 
@@ -49,51 +54,93 @@ def of_weights(
 
 
 @compiled
-def of_scores(
-    count: int, da: Array, p: Array, from_: Whole, to: Whole, keys: Array, wide: bool, e: Array,
-    ds: Array, ds_at: int, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array,
-    d_memory: Array,
-) -> None:  # fmt: skip
-    """Adds dL/d of w3, keys (in `from_`, to go `to`) and memories, and to d dL/dq.
+def tame_half(key: Number, query: Number) -> Number:
+    """z, tanh(k + q) being 1 - 2z, from e^{2k} and e^{2q}."""
+    return inverse(ones(key) + key * query)
 
-    The memories in pairs, each read and written from front to back: the processor fetches ahead.
-    An odd one's partner is listed behind it, without credit.
+
+@compiled
+def wide_half(key: Number, query: Number) -> Number:
+    """The same from k and q."""
+    u = key + query
+    return inverse(ones(key) + exp(u + u))
+
+
+@compiled
+def give(
+    z: Number, a: Number, w: Number, p: Number, of_s: Number, d_keys: Array, d_memory: Array,
+    at: int,
+) -> tuple[Number, Number]:  # fmt: skip
+    """Adds a memory's part of dL/d of keys and memories; returns a z and a (z - z²).
+
+    a: dL/d of its score; w: 4 w3, the slope of tanh being 4 (z - z²).
     """
-    number = w3.dtype.type
-    one = lanes_of(number(1))
-    two = one + one
-    four = two + two
-    most = lanes_of(number(SATURATED))
-    for i in range(0, count, 2):
-        from0, from1, to0, to1 = from_[i], from_[i + 1], to[i], to[i + 1]
-        a0, a1 = lanes_of(da[i]), lanes_of(da[i + 1])
-        p0, p1 = lanes_of(p[i]), lanes_of(p[i + 1])
-        gain = a0 + a1
-        for j in range(0, H, LANES):
-            query = load(e, j)
-            if wide:
-                u0 = load(keys, from0 + j) + query
-                u1 = load(keys, from1 + j) + query
-                z0 = one / (one + exp(u0 + u0))
-                z1 = one / (one + exp(u1 + u1))
-            else:
-                x0 = at_most(most, one + load(keys, from0 + j) * query)
-                x1 = at_most(most, one + load(keys, from1 + j) * query)
-                both = one / (x0 * x1)
-                z0 = x1 * both
-                z1 = x0 * both
-            # tanh is 1 - 2z, its slope 4(z - z²)
-            z = a0 * z0 + a1 * z1
-            store(d_w3, j, load(d_w3, j) + (gain - (z + z)))
-            w = four * load(w3, j)
-            v0 = a0 * w * (z0 - z0 * z0)
-            v1 = a1 * w * (z1 - z1 * z1)
-            store(d, at + j, load(d, at + j) + (v0 + v1))
-            of_s = load(ds, ds_at + j)
-            store(d_keys, to0 + j, load(d_keys, to0 + j) + v0)
-            store(d_memory, to0 + j, load(d_memory, to0 + j) + p0 * of_s)
-            store(d_keys, to1 + j, load(d_keys, to1 + j) + v1)
-            store(d_memory, to1 + j, load(d_memory, to1 + j) + p1 * of_s)
+    az = a * z
+    slope = az - az * z
+    store(d_keys, at, load(d_keys, at) + slope * w)
+    store(d_memory, at, load(d_memory, at) + p * of_s)
+    return az, slope
+
+
+def creditor(half: F) -> Callable[..., None]:
+    """`of_scores` by one way of scoring: a choice within its loops would cost as much as they."""
+
+    @compiled
+    def of_scores(
+        count: int, da: Array, p: Array, from_: Whole, to: Whole, keys: Array, e: Array,
+        ds: Array, ds_at: int, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array,
+        d_memory: Array,
+    ) -> None:  # fmt: skip
+        """Adds dL/d of w3, keys (in `from_`, to go `to`) and memories, and to d dL/dq.
+
+        All memories for two vectors of units, then for the next two: what they share stays in
+        registers. An odd last one counts as both, the second time without credit.
+        """
+        gain = da[0] - da[0]
+        for i in range(count):
+            gain += da[i]
+        all_gain = lanes_of(gain)
+        for j0 in range(0, H, 2 * LANES):
+            j1 = min(j0 + LANES, H - LANES)
+            q0 = load(e, j0)
+            q1 = load(e, j1)
+            s0 = load(ds, ds_at + j0)
+            s1 = load(ds, ds_at + j1)
+            w0 = load(w3, j0)
+            w1 = load(w3, j1)
+            w0 = w0 + w0
+            w0 = w0 + w0
+            w1 = w1 + w1
+            w1 = w1 + w1
+            if j1 == j0:
+                w1 = w1 - w1
+                s1 = s1 - s1
+            z0 = w0 - w0
+            z1 = z0
+            v0 = z0
+            v1 = z0
+            for i in range(count):
+                a = spread(da, i)
+                share = spread(p, i)
+                k = to[i]
+                z = half(load(keys, from_[i] + j0), q0)
+                az, v = give(z, a, w0, share, s0, d_keys, d_memory, k + j0)
+                z0 = z0 + az
+                v0 = v0 + v
+                z = half(load(keys, from_[i] + j1), q1)
+                az, v = give(z, a, w1, share, s1, d_keys, d_memory, k + j1)
+                z1 = z1 + az
+                v1 = v1 + v
+            store(d, at + j0, load(d, at + j0) + v0 * w0)
+            store(d, at + j1, load(d, at + j1) + v1 * w1)
+            store(d_w3, j0, load(d_w3, j0) + (all_gain - (z0 + z0)))
+            if j1 > j0:
+                store(d_w3, j1, load(d_w3, j1) + (all_gain - (z1 + z1)))
+
+    return of_scores
+
+
+of_tame_scores, of_wide_scores = map(creditor, (tame_half, wide_half))
 
 
 @called

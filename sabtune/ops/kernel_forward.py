@@ -37,7 +37,7 @@ from sabtune.ops.kernel_recall import (
     offer,
     recall,
 )
-from sabtune.ops.kernel_score import SATURATED, rise, rise_of_products, weigh, wide_score
+from sabtune.ops.kernel_score import rise, rise_of_products, weigh, wide_score
 from sabtune.ops.kernel_simd import (
     LANES,
     Number,
@@ -45,6 +45,7 @@ from sabtune.ops.kernel_simd import (
     at_most,
     compiled,
     exp,
+    inverse,
     lanes_of,
     load,
     store,
@@ -68,19 +69,11 @@ def cell(
     one = lanes_of(S.dtype.type(1))
     two = one + one
     zero = one - one
-    most = lanes_of(S.dtype.type(SATURATED))
     for j in range(0, H, LANES):
-        # two gates share a division
-        a = at_most(most, one + exp(zero - load(S, at + j)))
-        b = at_most(most, one + exp(zero - load(S, at + H + j)))
-        both = one / (a * b)
-        i = b * both
-        f = a * both
-        a = at_most(most, one + exp(zero - load(S, at + 2 * H + j)))
-        b = at_most(most, one + exp(zero - load(S, at + 3 * H + j)))
-        both = one / (a * b)
-        g = b * both
-        o = a * both
+        i = inverse(one + exp(zero - load(S, at + j)))
+        f = inverse(one + exp(zero - load(S, at + H + j)))
+        g = inverse(one + exp(zero - load(S, at + 2 * H + j)))
+        o = inverse(one + exp(zero - load(S, at + 3 * H + j)))
         if keep:
             store(gates, gates_at + j, i)
             store(gates, gates_at + H + j, f)
@@ -88,7 +81,7 @@ def cell(
             store(gates, gates_at + 3 * H + j, o)
         v = f * load(c, c_at + j) + i * (two * g - one)
         store(c, c_at + j, v)
-        store(states, to + j, o * (one - two / (one + exp(v + v))))
+        store(states, to + j, o * (one - two * inverse(one + exp(v + v))))
 
 
 def scratch(

@@ -1,4 +1,4 @@
-"""What a probe predicts, and what a trial did when it was run again, on one screen."""
+"""What a probe predicts, what a trial did when it was run again, and how far a model climbed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sabtune.search.climbing import Climbed
 from sabtune.search.forecast import Forecast
+from sabtune.search.record import TrialRecord
 from sabtune.search.reproduce import Reproduction
-from sabtune.search.study import Study
+from sabtune.search.study import Study, words
 
 
 def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
@@ -25,7 +27,7 @@ def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
     pruned = "; pruning makes it less" if study.pruning else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
-        f"{probe.updates} updates on {study.resources.cpus} threads:",
+        f"{probe.updates} updates on {words(study.resources.cpus, 0)}:",
         f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
         f"{probe.training_memory:,.0f} MiB at the peak",
         f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
@@ -59,3 +61,16 @@ def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
     for name, recorded, now in rows:
         table.add_row(name, str(recorded), str(now))
     return table
+
+
+def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
+    """One model at one length."""
+    rung = climbed.rung
+    sequences = "1 sequence" if rung.sequences == 1 else f"{rung.sequences:,} sequences"
+    assert trial.run is not None
+    label = trial.label or trial.run.trial.model.label()
+    return Text(
+        f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}: "
+        f"{rung.accuracy:.2%}, loss {rung.loss:.3g} "
+        f"({sequences}, {rung.seconds or 0:,.1f} s, {climbed.memory:,.0f} MiB at the peak)"
+    )

@@ -84,7 +84,8 @@ class Scheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         number = trial.config["assignment"]["number"]
         goes_on = self.halving.goes_on(number, result["step"], result["score"])
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        spared = goes_on or result["progress/solved"]  # it is about to end by itself
+        return TrialScheduler.CONTINUE if spared else TrialScheduler.STOP
 
     def on_trial_complete(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]

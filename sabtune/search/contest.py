@@ -14,12 +14,9 @@ from pathlib import Path
 
 import optuna
 
-from sabtune.config import RunConfig, TrialConfig
+from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Ladder
-from sabtune.models import SAB
-from sabtune.models.sab import ALL
-from sabtune.schedule import Constant
 from sabtune.schema import KIND
 from sabtune.search import record
 from sabtune.search.assigning import Assigner
@@ -39,11 +36,12 @@ def study_file(store: Store, name: str) -> StudyFile:
     return load(Path(record.plan(record.open_study(store, name))["file"]))
 
 
-def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, TrialConfig]:
+def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:
     """By label: the best `top` configurations of the first study, and of each other study the
-    best one of every kind of model. Raises StoreError if a study has no complete trial.
+    best one of every kind of model. Raises StoreError if a study has no complete trial, or if
+    their models are tested on different tasks.
     """
-    found: dict[str, TrialConfig] = {}
+    found: dict[str, RunConfig] = {}
     for place, name in enumerate(names):
         ranked = Race.of(record.open_study(store, name)).ranked()
         if not ranked:
@@ -55,29 +53,15 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, TrialCo
             kind = run.to_dict()["trial"]["model"][KIND]
             if len(found) < top if place == 0 else kind not in kinds:
                 of = f"{name} " if len(names) > 1 else ""
-                found[f"{of}#{configuration.number} {run.trial.model.label()}"] = run.trial
+                found[f"{of}#{configuration.number} {run.trial.model.label()}"] = run
             kinds.add(kind)
+    tasks = {run.task: label for label, run in found.items()}
+    if len(tasks) > 1:
+        raise StoreError(
+            f"{' and '.join(tasks.values())} are tested on different tasks: "
+            "compare studies of the same task and length"
+        )
     return found
-
-
-def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
-    """The winner and, by what is changed, its neighbours that differ in one thing."""
-    model = config.model
-    if not isinstance(model, SAB.Config):
-        raise StoreError(f"the winner is {model.label()}: an ablation wants a SAB model")
-    changes: dict[str, dict[str, object]] = {
-        "k_top → all": {"k_top": ALL, "schedule": Constant()},
-        "k_att → 1": {"k_att": 1},
-        "k_trunc → full": {"k_trunc": 0},
-        "schedule → constant": {"schedule": Constant()},
-        "form → released": {"form": "released", "scoring": "mlp", "normalizer": "sum"},
-    }
-    grid = {"winner": config}
-    for label, change in changes.items():
-        other = dataclasses.replace(model, **change)  # type: ignore[arg-type]
-        if other != model:
-            grid[label] = dataclasses.replace(config, model=other)
-    return grid
 
 
 def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
@@ -92,16 +76,18 @@ def contest(
     name: str,
     file: StudyFile,
     store: Store,
-    configs: Mapping[str, TrialConfig],
+    runs: Mapping[str, RunConfig],
     *,
     seeds: int,
     lengths: Sequence[int] | None = None,
     watchers: Sequence[Watcher] = (),
     say: Say = silent,
 ) -> tuple[Ending, optuna.Study]:
-    """Trains every configuration on the same `seeds` fresh seeds and measures it at `lengths`
-    (by default `fresh_lengths`), on sequences that no search has seen. say: as of `search`.
+    """Trains every configuration on the same `seeds` fresh seeds, whatever its own, and measures
+    it at `lengths` (by default `fresh_lengths`), on sequences that no search has seen. Where the
+    study ends trials that are solved, so are these. say: as of `search`.
     """
+    searched = file.study.ladder
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -110,9 +96,10 @@ def contest(
         objectives=("score",),
         points=(),
         ladder=Ladder(
-            lengths=tuple(lengths or fresh_lengths(file.study.ladder)),
-            select=file.study.ladder.lengths[:1],
-            sequences=file.study.ladder.sequences,
+            lengths=tuple(lengths or fresh_lengths(searched)),
+            select=searched.select if searched.solved_reports else searched.lengths[:1],
+            sequences=searched.sequences,
+            solved_reports=searched.solved_reports,
         ),
     )
     own = dataclasses.replace(file, study=study)
@@ -122,8 +109,8 @@ def contest(
             opened,
             {
                 **record.plan(opened),
-                "searched": list(file.study.ladder.lengths),
-                "contest": {label: config.model.label() for label, config in configs.items()},
+                "searched": list(searched.lengths),
+                "contest": {label: run.trial.model.label() for label, run in runs.items()},
             },
         )
         enqueued = {
@@ -131,10 +118,9 @@ def contest(
             for trial in opened.get_trials(deepcopy=False)
         }
         for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds):
-            for label, config in configs.items():
+            for label, run in runs.items():
                 if (label, seed) not in enqueued:
-                    run = RunConfig(task=study.task, trial=config, seed=seed)
-                    record.enqueue(opened, run, label=label)
+                    record.enqueue(opened, dataclasses.replace(run, seed=seed), label=label)
         assigner = Assigner(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import optuna
 
-from sabtune.config import TrialConfig
+from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import SabtuneError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.schema import Config, check, check_name, check_whole, suggest
@@ -161,6 +161,8 @@ class StudyFile:
         """What the space returns for `trial`. Raises StudyFileError if it can't."""
         try:
             config = self.space(trial)
+            if isinstance(config, TrialConfig):
+                RunConfig(task=self.study.task, trial=config, seed=0)  # raises if they don't fit
         except Exception as problem:
             raise StudyFileError(_told(self.path, problem)) from problem
         if not isinstance(config, TrialConfig):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sabtune.schema import check
-from sabtune.tasks.base import SyntheticConfig, SyntheticTask
+from sabtune.tasks.base import SyntheticTask, TaskConfig
 from sabtune.tasks.batch import CPU, Batch, last, moved
 
 TOLERANCE = 0.04
@@ -32,14 +32,13 @@ class Adding(SyntheticTask):
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(SyntheticConfig):
+    class Config(TaskConfig):
         """length: T, how many numbers there are."""
 
         length: int = 50
 
         def __post_init__(self) -> None:
-            super().__post_init__()
-            self.build().steps(self.length if self.shortest is None else self.shortest)
+            self.build().steps(self.length)
 
         def build(self) -> Adding:
             return Adding(self)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sabtune.errors import ConfigError
 from sabtune.schema import Config, check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.batch import CPU, Batch, Tally
+from sabtune.tasks.batch import CPU, Batch, Count, Tally
 from sabtune.tasks.source import Drawn, Source
 
 MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
@@ -82,6 +83,15 @@ class Task(ABC):
         task's data is missing or damaged, ConfigError if there is none of this length.
         """
 
+    def varied(
+        self, shortest: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Source:
+        """For training: each batch has a length of its own, drawn evenly from `shortest` to the
+        task's. Raises ConfigError where there are none so short, or where data says how long."""
+        raise ConfigError(
+            f"shortest is {shortest}: leave it out, this task's data has lengths of its own"
+        )
+
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
@@ -120,20 +130,20 @@ class Task(ABC):
         """Which of logits (B, T, O) count as right, (B, T)."""
         return logits.argmax(dim=-1) == targets
 
-    @torch.no_grad()
     def tally(self, logits: Tensor, batch: Batch) -> Tally:
         """How logits (B, T, O) do on the batch."""
+        return self.count(logits, batch).tally()
+
+    @torch.no_grad()
+    def count(self, logits: Tensor, batch: Batch) -> Count:
+        """The same, without waiting for it."""
         scored = batch.targets.shape[0] * int(batch.scored.sum())
         steps = batch.targets.numel() if self.loss_everywhere else scored
         if not steps:
-            return Tally()
+            return Count(steps=0, scored=0)
         hits = self.right(batch.at_scored(logits), batch.at_scored(batch.targets))
-        return Tally(
-            loss=float(self.loss(logits, batch)) * self.unit * steps,
-            steps=steps,
-            correct=int(hits.sum()),
-            scored=scored,
-        )
+        loss = self.loss(logits, batch)
+        return Count(steps=steps, scored=scored, unit=self.unit, loss=loss, correct=hits.sum())
 
     def merit(self, accuracy: float, loss: float) -> float:
         """How good that is, from 0 at chance to 1: scores are means of it.
@@ -143,26 +153,12 @@ class Task(ABC):
         return above_chance(accuracy, self.chance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig(TaskConfig):
-    """shortest: in training each batch has a length of its own, drawn evenly from `shortest` to
-    `length`; None: always `length`."""
-
-    shortest: int | None = None
-
-    def __post_init__(self) -> None:
-        check_whole("length", self.length, least=1)
-        if self.shortest is not None:
-            check_whole("shortest", self.shortest, least=1)
-            within = self.shortest <= self.length
-            check(within, "shortest", self.shortest, f"at most the length, {self.length}")
-
-
 class SyntheticTask(Task):
     """Sequences that are made, not read: no end of them, of any length."""
 
-    def __init__(self, config: SyntheticConfig):
-        self.length, self.shortest = config.length, config.shortest
+    def __init__(self, config: TaskConfig):
+        check_whole("length", config.length, least=1)
+        self.length = config.length
 
     @abstractmethod
     def batch(
@@ -177,15 +173,20 @@ class SyntheticTask(Task):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        least = self.shortest if stream == Stream.TRAINING else None
-        for rung in (least or length, length):
-            self.steps(rung)
+        self.steps(length)
+        return Drawn(lambda size, drawn: self.batch(size, length, drawn, device), generator)
+
+    def varied(
+        self, shortest: int, generator: torch.Generator, device: torch.device = CPU
+    ) -> Source:
+        check_whole("shortest", shortest, least=1)
+        at_most = f"at most the task's length, {self.length}"
+        check(shortest <= self.length, "shortest", shortest, at_most)
+        self.steps(shortest)
 
         def draw(size: int, drawn: torch.Generator) -> Batch:
-            now = length
-            if least is not None:
-                now = int(torch.randint(least, length + 1, (), generator=drawn))
-            return self.batch(size, now, drawn, device)
+            length = int(torch.randint(shortest, self.length + 1, (), generator=drawn))
+            return self.batch(size, length, drawn, device)
 
         return Drawn(draw, generator)
 

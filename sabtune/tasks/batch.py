@@ -70,6 +70,28 @@ class Tally:
         return self.correct / self.scored
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Count:
+    """A tally that is yet to be read, from a GPU that hasn't come to it, maybe."""
+
+    steps: int
+    scored: int
+    unit: float = 1.0
+    loss: Tensor | None = None  # mean over `steps`; None where there are none
+    correct: Tensor | None = None
+
+    def tally(self) -> Tally:
+        """Waits for the device."""
+        if self.loss is None or self.correct is None:
+            return Tally()
+        return Tally(
+            loss=float(self.loss) * self.unit * self.steps,
+            steps=self.steps,
+            correct=int(self.correct),
+            scored=self.scored,
+        )
+
+
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on `device`; a GPU copies it when it comes to it, and nobody waits."""
     if device.type == "cuda":

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from sabtune.schema import check_whole
-from sabtune.tasks.base import SyntheticConfig, SyntheticTask
+from sabtune.tasks.base import SyntheticTask, TaskConfig
 from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 BLANK = 0
@@ -23,7 +23,7 @@ class Copying(SyntheticTask):
     """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(SyntheticConfig):
+    class Config(TaskConfig):
         """length: steps from the last symbol to the marker, which ends them.
 
         symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
@@ -36,7 +36,7 @@ class Copying(SyntheticTask):
         input: Literal["one-hot", "scalar"] = "one-hot"
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            check_whole("length", self.length, least=1)
             check_whole("symbols", self.symbols, least=1)
             check_whole("alphabet", self.alphabet, least=2)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from sabtune.schema import check, check_whole
-from sabtune.tasks.base import SyntheticConfig, SyntheticTask
+from sabtune.tasks.base import SyntheticTask, TaskConfig
 from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 
@@ -26,7 +26,7 @@ class Recall(SyntheticTask):
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(SyntheticConfig):
+    class Config(TaskConfig):
         """length: steps from the last value to the first key that is asked for.
 
         pairs: how many are shown. keys, values: how many there are to choose from; no key is shown
@@ -41,7 +41,7 @@ class Recall(SyntheticTask):
         grows: Literal["distance", "pairs", "both"] = "distance"
 
         def __post_init__(self) -> None:
-            super().__post_init__()
+            check_whole("length", self.length, least=1)
             check_whole("pairs", self.pairs, least=1)
             check_whole("keys", self.keys, least=self.pairs)
             check_whole("values", self.values, least=2)

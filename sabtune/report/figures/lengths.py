@@ -172,7 +172,7 @@ def _search(
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
     return (
         Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
-        Scale(label="score", low=min(scores), high=max(scores)),
+        Scale.of("score", scores),
         f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed, "
         "coloured by the score that chose, and the best, chosen by it.",
     )

@@ -152,13 +152,12 @@ def _parallel(figure: Parallel) -> go.Figure:
 
 
 def _coloraxis(scale: Scale) -> dict[str, Any]:
-    high = scale.high if scale.high > scale.low else scale.low + 1e-9
     bar = {
         "title": {"text": plain(scale.label), "side": "right"},
         "thickness": 14,
         "outlinewidth": 0,
     }
-    return {"colorscale": MAP, "cmin": scale.low, "cmax": high, "colorbar": bar}
+    return {"colorscale": MAP, "cmin": scale.low, "cmax": scale.high, "colorbar": bar}
 
 
 def _bare(scale: Scale) -> go.Scatter:

@@ -24,6 +24,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "plus", "star")
 
 DASHES = ("solid", "dash", "dot")
 
+NARROWEST = 0.01
+"""Of a scale of scores."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
@@ -45,10 +48,15 @@ class Scale:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, label: str, values: Sequence[float]) -> Scale:
+        """From the least to the greatest; `NARROWEST` wide where they are all but the same."""
+        high = max(values)
+        return cls(label=label, low=min(*values, high - NARROWEST), high=high)
+
     def place(self, value: float) -> float:
         """From 0 to 1."""
-        width = self.high - self.low
-        return min(max((value - self.low) / width, 0.0), 1.0) if width > 0 else 1.0
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

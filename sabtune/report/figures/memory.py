@@ -40,6 +40,9 @@ CELLS = 250
 BINS = 60
 """Of the histogram."""
 
+FAR = 5_000
+"""The longest length of which a recall map is drawn."""
+
 SEQUENCES = 16
 """That the histogram is over."""
 
@@ -57,12 +60,20 @@ def memory(material: Material) -> list[Figure]:
     length, assignment = material.run.task.length, material.best.assignment
     if not isinstance(model, SAB) or assignment is None:
         return []
-    drawn = generator(assignment.evaluation_seed, Stream.TEST, index=length)
-    batch = material.task.batches(length, Stream.TEST, drawn).batch(SEQUENCES)
-    found = recall_map(model, batch.x)
+
+    def drawn(length: int, sequences: int) -> tuple[Batch, RecallMap]:
+        source = generator(assignment.evaluation_seed, Stream.TEST, index=length)
+        batch = material.task.batches(length, Stream.TEST, source).batch(sequences)
+        return batch, recall_map(model, batch.x)
+
+    batch, found = drawn(length, SEQUENCES)
     if len(found.made_at) == 1:  # m_0 alone
         return []
-    return [_map(material, batch, found), _distances(material, batch, found)]
+    figures = [_map(material, batch, found), _distances(material, batch, found)]
+    far = max((rung.length for rung in material.best.test if rung.length <= FAR), default=length)
+    if far > length:
+        figures.insert(1, _far(material, far, *drawn(far, 1)))
+    return figures
 
 
 def _map(material: Material, batch: Batch, found: RecallMap) -> Figure:
@@ -107,14 +118,63 @@ def _map(material: Material, batch: Batch, found: RecallMap) -> Figure:
     )
 
 
-def _circles(truth: Tensor) -> list[Mark]:
-    """Black on white, to be seen on every colour."""
+def _far(material: Material, length: int, batch: Batch, found: RecallMap) -> Figure:
+    """The scored steps alone, one below the other: at such a length the others hide them."""
+    scored = 1 + batch.scored.nonzero().flatten()
+    weights, k_att = found.weights[0, batch.scored, 1:], int(found.made_at[1])
+    T, (S, M) = batch.x.shape[1], weights.shape
+    edges = np.unique(np.geomspace(1, M + 1, CELLS + 1).round().astype(int))
+    cells = np.maximum.reduceat(weights.numpy().astype(float), edges[:-1] - 1, axis=1)
+    cells[cells == 0] = np.nan
+    ticks = [(10**power, f"{10**power:,}") for power in range(1 + int(math.log10(T)))]
+    marks: list[Mark] = [
+        Heat(
+            x=[0.5 + k_att * (edge - 1) for edge in edges.tolist()],
+            y=[0.5 + row for row in range(S + 1)],
+            z=cells,
+        )
+    ]
+    caption = (
+        f"The weight by which the {S:,} scored steps of one test sequence (length {length:,}, T = "
+        f"{T:,} steps) recall each state kept before them; white is not recalled. Cells are wider "
+        "the later, and show the largest of their states."
+    )
+    truth = material.task.sources(batch.x[0])
+    if truth is not None:
+        rows = 1 + torch.searchsorted(scored, truth[:, 0].contiguous())
+        marks += _circles(truth, rows.tolist())
+        caption += " Circles are where what a step is to recall was shown."
+    return Figure(
+        name="recall-far",
+        title=f"What it recalls at length {length:,}, #{material.best.number}",
+        caption=caption,
+        panels=[
+            Panel(
+                x=Axis(label="remembered at step", log=True, low=0.5, high=T + 0.5, ticks=ticks),
+                y=Axis(label="scored step, in order", low=0.5, high=S + 0.5, reverse=True),
+                marks=marks,
+            )
+        ],
+        scale=Scale(label="weight p", low=0.0, high=max(1.0, float(weights.max()))),
+        height=2.6,
+    )
+
+
+def _circles(truth: Tensor, rows: list[int] | None = None) -> list[Mark]:
+    """Black on white, to be seen on every colour; at the step that recalls, or in its row."""
     at, of = truth.T.tolist()
     names = [f"step {t} is to recall step {i}" for t, i in zip(at, of, strict=True)]
     looks = (("", WHITE, 3.0), ("what is to be recalled", BLACK, 1.2))
     return [
         Points(
-            x=of, y=at, names=names, label=label, colour=colour, filled=False, size=6, width=edge
+            x=of,
+            y=rows or at,
+            names=names,
+            label=label,
+            colour=colour,
+            filled=False,
+            size=6,
+            width=edge,
         )
         for label, colour, edge in looks
     ]

@@ -30,7 +30,7 @@ def parallel(material: Material) -> Parallel | None:
     if len(found) < 2:
         return None
     values = [trial.score for trial in shown]
-    scale = Scale(label="score", low=min(values), high=max(values))
+    scale = Scale.of("score", values)
     dimensions = [_dimension(field, shown) for field in found]
     words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
     if len(set(words.values())) > 1:

@@ -270,8 +270,7 @@ def _parallel(figure: Parallel) -> Sheet:
 
 
 def _norm(scale: Scale) -> Normalize:
-    high = scale.high if scale.high > scale.low else scale.low + 1e-9
-    return Normalize(scale.low, high)
+    return Normalize(scale.low, scale.high)
 
 
 def _mappable(scale: Scale) -> ScalarMappable:

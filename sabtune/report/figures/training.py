@@ -67,7 +67,7 @@ def schedules(material: Material) -> Figure | None:
                 marks=marks,
             )
         ],
-        scale=Scale(label="score", low=min(scored), high=max(scored)),
+        scale=Scale.of("score", scored),
     )
 
 

@@ -1,0 +1,295 @@
+"""How fast SAB trains on a GPU by the experimental kernels, beside torch.nn.LSTM and plain torch.
+
+    python benchmarks/gpu.py [--quick]
+
+First the kernels are compared with the equations in float64, values and every gradient, by every
+rule; if they differ no time is printed. Then, on normal noise with 10 inputs and a linear readout
+to 10 symbols: forward + loss + backward of nn.LSTM (cuDNN), of the kernels and of the eager pass in
+turn, again and again, by the GPU's own clock; the median of each, and in brackets the least and
+greatest. In bf16 weights, inputs and outputs are so; the eager pass has no bf16. µs a step are the
+kernels' median over T, peaks what an update allocates beyond model and batch. Last how many updates
+a second trials make that share the GPU: on streams of one process, and as processes.
+
+The roofline is what the update would take at least, `least_ms`: the greater of FLOP / R and bytes /
+W, with R the rate of torch.mm at 8192³ in the dtype, without TF32, and W that of copying 1 GiB, as
+measured first. By step and example, with M memories of which K = min(k_top + 1, M) count,
+
+    FLOP  = 3 (8 H (I + H) + 2 H² + 2 H² / k_att) + 4 M H + 12 K H
+    bytes = 2 (8 H + s H + s I + 8 K + 8 H / k_att) + 2 s H
+
+s bytes being those of the dtype: the products, on the way back twice; all scores forward, K of them
+back; what the way back needs written and read, and the outputs' gradients read. A memory that is
+looked at again counts as cached. Where there is no GPU it ends with exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from cpu import SYMBOLS, Case
+from torch import Tensor, nn
+from torch.cuda import Event, Stream
+from torch.nn.functional import cross_entropy
+
+from sabtune.models import SAB
+from sabtune.ops import eager, gpu, reference
+from sabtune.ops.reference import Normalizer, Scoring
+
+TRAINING = (Case(64, 100), Case(64, 400), Case(64, 1000))
+SHARED = Case(64, 100)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+WARM = 3
+SECONDS = 5.0
+PATIENCE = 300.0  # seconds, for all processes to be there
+CUDA = torch.device("cuda")
+meeting: Any = None  # of the processes that share the GPU: a barrier
+SABS = {"kernels": gpu.sab, "eager": eager.sab, "equations": reference.sab}
+
+
+class Bench:
+    """The models of a case, on the same input."""
+
+    def __init__(self, case: Case, dtype: torch.dtype, device: torch.device = CUDA):
+        generator = torch.Generator().manual_seed(0)
+        self.case = case
+        B, T, H = case.B, case.T, case.H
+        self.symbols = torch.randint(SYMBOLS, (B, T), generator=generator).to(device)
+        self.x = torch.randn(B, T, SYMBOLS, generator=generator).to(device, dtype)
+        config = SAB.Config(
+            hidden=H,
+            k_top=case.k_top,
+            k_att=case.k_att,
+            k_trunc=case.k_trunc,
+            scoring=case.scoring,
+            normalizer=case.normalizer,
+        )
+        self.sab = config.build(SYMBOLS, SYMBOLS, steps=T, generator=generator).to(device, dtype)
+        self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, device=device, dtype=dtype)
+        self.head = nn.Linear(H, SYMBOLS, device=device, dtype=dtype)
+        self.weights = list(self.sab.parameters())
+
+    def in_float64(self) -> Bench:
+        """The same numbers in another dtype: the truth about what they give."""
+        exact = Bench(self.case, torch.float64, self.x.device)
+        exact.x = self.x.double()
+        exact.sab.load_state_dict(self.sab.state_dict())
+        return exact
+
+    def logits(self, model: str) -> Tensor:
+        if model == "nn.LSTM":
+            logits: Tensor = self.head(self.lstm(self.x)[0])
+            return logits
+        p, how = self.sab.weights(), self.sab.sparsity
+        state = reference.initial_state(self.case.B, p)
+        rule = self.sab.rule
+        if model == "kernels":
+            assert gpu.supports(self.x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
+        hidden, summary, _ = SABS[model](self.x, state, p, **how, rule=rule)
+        return self.sab.readout(hidden, summary)
+
+    def train(self, model: str) -> Tensor:
+        for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
+            weight.grad = None
+        logits = self.logits(model)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        loss = cross_entropy(wide.flatten(0, 1), self.symbols.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return logits.detach()
+
+    def found(self, model: str) -> list[Tensor]:
+        """Logits and every gradient."""
+        logits = self.train(model)
+        return [logits, *(w.grad for w in self.weights if w.grad is not None)]
+
+
+def verify(sizes: Sequence[Case], device: torch.device = CUDA) -> None:
+    """Ends the program if the kernels differ from the equations in float64.
+
+    Where float32 itself is worse than the tolerance they may be off by 8 times what the equations
+    are in it.
+    """
+    ways = itertools.product(sizes, TOLERANCE.items(), get_args(Scoring), get_args(Normalizer))
+    for size, (dtype, tolerance), scoring, normalizer in ways:
+        case = replace(size, scoring=scoring, normalizer=normalizer)
+        bench = Bench(case, dtype, device)
+        ours, truth = bench.found("kernels"), bench.in_float64().found("equations")
+        plain = bench.found("equations") if dtype == torch.float32 else truth
+        for mine, true, other in zip(ours, truth, plain, strict=True):
+            largest = true.abs().max()
+            error, its = ((given - true).abs().max() / largest for given in (mine, other))
+            if not error < max(tolerance, 8 * float(its)):
+                sys.exit(f"{case} in {dtype}: off by {error:.1e}. No times for a wrong result.")
+
+
+def flop(case: Case) -> float:
+    H, T, k_att = case.H, case.T, case.k_att
+    products = 3 * T * (8 * H * (SYMBOLS + H) + 2 * H**2 + 2 * H**2 / k_att)
+    M = [1 + t // k_att for t in range(T)]
+    K = sum(min(case.k_top + 1, m) for m in M)
+    return case.B * (products + 4 * sum(M) * H + 12 * K * H)
+
+
+def moved(case: Case, dtype: torch.dtype) -> float:
+    """Bytes."""
+    H, T, size = case.H, case.T, dtype.itemsize
+    K = sum(min(case.k_top + 1, 1 + t // case.k_att) for t in range(T))
+    record = T * (8 * H + size * H + size * SYMBOLS + 8 * H / case.k_att) + 8 * K
+    return case.B * (2 * record + 2 * T * size * H)
+
+
+def least_ms(case: Case, dtype: torch.dtype, rate: float, width: float) -> float:
+    """The roofline, for `rate` FLOP and `width` bytes a second."""
+    return 1e3 * max(flop(case) / rate, moved(case, dtype) / width)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Milliseconds by the GPU's clock, the waits for the host in it."""
+    begun, ended = (Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    begun.record()
+    run()
+    ended.record()
+    ended.synchronize()
+    return float(begun.elapsed_time(ended))
+
+
+def measured_rates(dtype: torch.dtype) -> tuple[float, float]:
+    """FLOP and bytes a second that this GPU reaches."""
+    n = 8192
+    a, out = (torch.ones(n, n, dtype=dtype, device=CUDA) for _ in range(2))
+    product = statistics.median([timed(lambda: torch.mm(a, a, out=out)) for _ in range(8)][3:])
+    one, other = (torch.ones(2**28, device=CUDA) for _ in range(2))
+    copy = statistics.median([timed(lambda: other.copy_(one)) for _ in range(8)][3:])
+    return 2e3 * n**3 / product, 2e3 * one.nbytes / copy
+
+
+def measure(bench: Bench, models: Sequence[str], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every round, the models in turn."""
+    times: dict[str, list[float]] = {model: [] for model in models}
+    for round_, model in itertools.product(range(-WARM, rounds), models):
+        ms = timed(partial(bench.train, model))
+        if round_ >= 0:
+            times[model].append(ms)
+    return times
+
+
+def peak(bench: Bench, model: str) -> float:
+    """MiB that an update allocates."""
+    bench.train(model)
+    for weight in (*bench.weights, *bench.lstm.parameters(), *bench.head.parameters()):
+        weight.grad = None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    bench.train(model)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def heading(columns: Sequence[str]) -> str:
+    return "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+
+
+def rows(dtype: torch.dtype, rounds: int) -> None:
+    models = ["nn.LSTM", "kernels"] + ["eager"] * (dtype in eager.DTYPES)
+    rate, width = measured_rates(dtype)
+    print(f"\n{dtype}: torch.mm {rate / 1e12:.1f} TFLOP/s, copying {width / 1e9:.0f} GB/s\n")
+    columns = ["ms", *models, "kernels, of nn.LSTM", "µs a step", "of the roofline"]
+    print(heading([*columns, *(f"MiB, {model}" for model in models)]))
+    for case in TRAINING:
+        bench = Bench(case, dtype)
+        times = measure(bench, models, rounds)
+        cells = [f"{statistics.median(t):.2f} ({min(t):.2f}–{max(t):.2f})" for t in times.values()]
+        lstm, ours = (statistics.median(times[model]) for model in models[:2])
+        share = least_ms(case, dtype, rate, width) / ours
+        cells += [f"{ours / lstm:.2f}×", f"{1e3 * ours / case.T:.2f}", f"{share:.1%}"]
+        cells += [f"{peak(bench, model):.0f}" for model in models]
+        print(f"| train {case.label()} | {' | '.join(cells)} |", flush=True)
+
+
+def updates_a_second(benches: Sequence[Bench], model: str, seconds: float) -> float:
+    """Of all together, each on a stream of its own."""
+    streams = [Stream() for _ in benches]  # type: ignore[no-untyped-call]
+
+    def round_() -> None:
+        for bench, stream in zip(benches, streams, strict=True):
+            with torch.cuda.stream(stream):
+                bench.train(model)
+
+    torch.cuda.synchronize()
+    for _ in range(WARM):
+        round_()
+    torch.cuda.synchronize()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        round_()
+        done += len(benches)
+        torch.cuda.synchronize()
+    return done / (time.perf_counter() - start)
+
+
+def together(barrier: Any) -> None:
+    """Before a process's work: keeps what it waits at."""
+    global meeting
+    meeting = barrier
+    os.environ[gpu.SWITCH] = "1"
+
+
+def alone(model: str, seconds: float) -> float:
+    """Updates a second of one process, while others do the same."""
+    bench = Bench(SHARED, torch.float32)
+    bench.train(model)
+    meeting.wait(PATIENCE)
+    return updates_a_second([bench], model, seconds)
+
+
+def in_processes(count: int, model: str, seconds: float) -> float:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(count)
+    with ProcessPoolExecutor(count, context, together, (barrier,)) as pool:
+        return sum(pool.map(alone, [model] * count, [seconds] * count))
+
+
+def sharing(seconds: float) -> None:
+    models = ("nn.LSTM", "kernels", "eager")
+    print(f"\nUpdates a second of all trials together, {SHARED.label()}, float32\n")
+    ways = [f"{model}, {way}" for way in ("streams", "processes") for model in models]
+    print(heading(["trials", *ways]))
+    for count in (1, 2, 4, 8):
+        benches = [Bench(SHARED, torch.float32) for _ in range(count)]
+        found = [updates_a_second(benches, model, seconds) for model in models]
+        del benches
+        torch.cuda.empty_cache()
+        found += [in_processes(count, model, seconds) for model in models]
+        print(f"| {count} | " + " | ".join(f"{rate:.1f}" for rate in found) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter shares")
+    options = parser.parse_args()
+    os.environ[gpu.SWITCH] = "1"
+    if not torch.cuda.is_available() or not gpu.runs_on(CUDA):
+        print("There is no GPU here on which the kernels run: nothing was measured.")
+        sys.exit(2)
+    verify((Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 2, 0)))
+    name, load = torch.cuda.get_device_name(), os.getloadavg()[0]
+    print(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, load {load:.1f}")
+    print("The kernels agree with the equations in float64.")
+    for dtype in TOLERANCE:
+        rows(dtype, 5 if options.quick else 15)
+    sharing(SECONDS / 5 if options.quick else SECONDS)
+
+
+if __name__ == "__main__":
+    main()

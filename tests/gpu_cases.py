@@ -1,0 +1,75 @@
+"""What the tests of the GPU's kernels share: where they run, how near the equations they must be.
+
+On the GPU, or where there is none in Triton's interpreter, which `tests/__init__.py` sees to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sabtune.ops import gpu, reference
+from sabtune.ops.reference import Parameters, Rule, State
+from tests.fused_cases import (
+    NAMES,
+    Sparsity,
+    check_same,
+    noise,
+    parameters,
+    results,
+    to,
+)
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+SPARSITY = Sparsity(k_top=2, k_att=1, k_trunc=4)
+CARRIED = ("h", "c", "memory", "keys")
+
+
+def on_device(p: Parameters) -> Parameters:
+    return Parameters(**{name: getattr(p, name).to(DEVICE) for name in NAMES})
+
+
+def drawn(B: int, T: int, H: int, dtype: torch.dtype, seed: int = 1) -> tuple[Tensor, Parameters]:
+    return noise(B, T, 4, dtype=dtype, seed=seed).to(DEVICE), on_device(parameters(H, 4, dtype))
+
+
+def compare(
+    x: Tensor,
+    p: Parameters,
+    sparsity: Sparsity,
+    state: State | None = None,
+    rule: Rule = reference.PAPER,
+) -> None:
+    exact = None
+    if state is not None:
+        exact = replace(state, **{name: getattr(state, name).double() for name in CARRIED})
+    truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity, exact, rule)
+    found = results(by_kernel, x, p, sparsity, state, rule)
+    # of a single weight w / (w + ε) nothing but rounding is left
+    nearly_one = sparsity["k_top"] == 1 and rule == reference.PAPER and x.dtype == torch.float32
+    rounded = results(reference.sab, x, p, sparsity, state, rule) if nearly_one else None
+    check_same(found, truth, TOLERANCE[x.dtype], rounded)
+    check_carried(found, truth)
+
+
+def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+    """The state is float32's whatever the weights are: what they were rounded to is given."""
+    assert {found[name].dtype for name in CARRIED} == {torch.float32}
+    check_same(found, {name: truth[name] for name in CARRIED}, TOLERANCE[torch.float32])
+
+
+def by_kernel(
+    x: Tensor, state: State, p: Parameters, *, rule: Rule = reference.PAPER, **how: int
+) -> tuple[Tensor, Tensor, State]:
+    assert gpu.supports(x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
+    return gpu.sab(x, state, p, **how, rule=rule)
+
+
+def carried(x: Tensor, p: Parameters, sparsity: Sparsity) -> State:
+    with torch.no_grad():
+        start = reference.initial_state(x.shape[0], p)
+        return reference.sab(x, start, p, **sparsity)[2]

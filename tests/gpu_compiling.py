@@ -1,0 +1,68 @@
+"""Compiles the GPU's kernels for the architecture that is named, such as 90, without having it.
+
+    TRITON_INTERPRET=0 python -m tests.gpu_compiling 90
+
+A line a kernel: what it was compiled for, and the bytes of shared memory that it takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sabtune.ops.gpu_backward import AS_THEY_COME, STRIDES, backward_kernel
+from sabtune.ops.gpu_forward import forward_kernel
+from sabtune.ops.gpu_pass import Call
+from sabtune.ops.reference import Rule
+
+CALLS = (  # H, dtype, k_top, rule
+    (17, torch.float32, 1, Rule(scoring="separable")),
+    (128, torch.bfloat16, 10, Rule()),
+    (256, torch.float32, 32, Rule(scoring="dot", normalizer="softmax")),
+)
+IN_DTYPE = {"W_hh", "W1", "W2", "w3", "summary", "d_hidden", "d_summary"}
+
+
+def kind(name: str, call: Call) -> str:
+    """An argument's type as Triton writes it."""
+    if name in {*AS_THEY_COME, *STRIDES}:
+        return "i32"
+    if name in ("epsilon", "scale"):
+        return "fp32"
+    if name == "rows":
+        return "*i32"
+    return "*bf16" if name in IN_DTYPE and call.dtype == torch.bfloat16 else "*fp32"
+
+
+def compiled(kernel: Any, call: Call, **chosen: bool) -> Any:
+    fixed = call.shape() | chosen
+    options = {name: fixed.pop(name) for name in ("num_warps", "num_stages")}
+    if "MEMORIES" in kernel.arg_names:
+        fixed["MEMORIES"] = fixed["ROWS"]
+    names = kernel.arg_names
+    types = {name: "constexpr" if name in fixed else kind(name, call) for name in names}
+    constants = {(names.index(name),): value for name, value in fixed.items()}
+    source = ASTSource(kernel, types, constexprs=constants)
+    return triton.compile(source, GPUTarget("cuda", int(sys.argv[1]), 32), options)
+
+
+def main() -> None:
+    for H, dtype, k_top, rule in CALLS:
+        call = Call(
+            B=64, T=100, H=H, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5, rule=rule, dtype=dtype
+        )
+        for found in (
+            compiled(forward_kernel, call, KEEP=k_top != 1),
+            compiled(backward_kernel, call, OF_HIDDEN=True, OF_SUMMARY=k_top != 1),
+        ):
+            assert found.asm["cubin"]
+            sys.stdout.write(f"{found.name} {H} {dtype} {k_top} {found.metadata.shared}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Kept models, measured at further lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.cli import main
+from sabtune.errors import StoreError
+from sabtune.evaluation import climb
+from sabtune.files import Folder
+from sabtune.models import SAB
+from sabtune.search import record
+from sabtune.search.climbing import climbing
+from sabtune.search.record import TrialRecord
+from sabtune.seeding import Stream
+from sabtune.store import Store
+from sabtune.trial import TrialRun
+from tests.records import assignment, trial
+from tests.reports import frozen
+
+
+def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
+    """A complete trial, and what a search would have recorded of it."""
+    run = TrialRun(assignment(confirms=confirms))
+    *_, last = run
+    run.save(directory)
+    known = dataclasses.replace(
+        trial(0, score=last.score),
+        assignment=run.assignment,
+        test=list(last.test),
+        checkpoint=Folder.at(directory),
+    )
+    return run, known
+
+
+@pytest.mark.parametrize("confirms", [False, True])
+def test_a_kept_model_climbs_as_its_trial_did_and_further(tmp_path: Path, confirms: bool) -> None:
+    run, known = trained(tmp_path, confirms=confirms)
+    found = [climbed.rung for climbed in climbing(known, (4, 8, 50), 8)]
+    assert found[:2] == known.test
+    further = climb(
+        run.training.model,
+        run.training.task,
+        (50,),
+        sequences=8,
+        seed=0,
+        stream=Stream.CONFIRMATION if confirms else Stream.TEST,
+    )
+    assert found[2:] == further
+
+
+def test_a_trial_that_was_not_tested_is_refused(tmp_path: Path) -> None:
+    _, known = trained(tmp_path, confirms=False)
+    with pytest.raises(StoreError, match="trial 0 isn't complete"):
+        next(climbing(dataclasses.replace(known, test=[]), (4,), 8))
+
+
+def test_the_command_prints_a_line_a_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sabtune(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    run, _ = trained(tmp_path / "model", confirms=False)
+    study = optuna.create_study(
+        study_name="kept", storage=record.store_of(Store(tmp_path)), direction="maximize"
+    )
+    place = ("--store", tmp_path, "--sequences", 1)
+    code, _, err = sabtune("climb", "kept", "--lengths", "6", *place)
+    assert (code, err.splitlines()) == (
+        2,
+        ["sabtune: study 'kept' has no complete trial yet: search it first"],
+    )
+    made = frozen(
+        0,
+        SAB.Config(hidden=4),
+        0.5,
+        TrialState.COMPLETE,
+        task=run.training.run.task,
+        checkpoint=tmp_path / "model",
+    )
+    study.add_trial(made)
+    code, out, err = sabtune("climb", "kept", "--lengths", "6,1000", *place)
+    assert (code, err) == (0, "")
+    six, thousand = " ".join(out.split()).split("peak)")[:2]
+    found = climb(
+        run.training.model, run.training.task, (6, 1000), sequences=1, seed=0, stream=Stream.TEST
+    )
+    assert f"at length 6: {found[0].accuracy:.2%}, " in six
+    assert f"at length 1,000: {found[1].accuracy:.2%}, " in thousand
+    assert "(1 sequence, " in six
+    code, _, err = sabtune("climb", "kept", "--lengths", "0", *place)
+    assert (code, "--lengths is 0" in err) == (2, True)
+    code, _, err = sabtune("climb", "kept", 7, "--lengths", "6", *place)
+    assert (code, "has no trial 7" in err) == (2, True)

@@ -1,0 +1,59 @@
+"""`benchmarks/gpu.py` as far as it goes without a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sabtune.ops import gpu
+from tests.gpu_cases import DEVICE
+
+pytest.importorskip("triton", reason="Triton isn't installed")
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv(gpu.SWITCH, "1")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("gpu")
+
+
+def test_without_a_gpu_one_line_and_exit_code_2() -> None:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_no_times_for_a_wrong_result(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [benchmark.Case(1, 3, 4, 2, 1, 2)]
+    benchmark.verify(sizes, DEVICE)
+    right = benchmark.SABS["kernels"]
+
+    def wrong(*given: Any, **how: Any) -> object:
+        hidden, summary, after = right(*given, **how)
+        return hidden, 1.001 * summary, after
+
+    monkeypatch.setitem(benchmark.SABS, "kernels", wrong)
+    with pytest.raises(SystemExit, match="No times"):
+        benchmark.verify(sizes, DEVICE)
+
+
+def test_the_roofline_by_hand(benchmark: Any) -> None:
+    """Two steps of one unit, with one and two memories, all of which count."""
+    case = benchmark.Case(1, 2, 1, 1, 1, 1)
+    assert benchmark.flop(case) == 2 * 3 * (88 + 2 + 2) + 4 * 3 + 12 * 3
+    assert benchmark.moved(case, torch.float32) == 2 * (2 * (8 + 4 + 40 + 8) + 8) + 16 * 3
+    at = {"rate": 600.0, "width": 304.0}
+    assert benchmark.least_ms(case, torch.float32, **at) == 1000
+    assert benchmark.least_ms(case, torch.float32, **(at | {"width": 152.0})) == 2000

@@ -1,0 +1,39 @@
+"""A search whose trials may end once they have solved their task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.faults import records, sabtune
+from tests.studies import learnable
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_a_solved_trial_ends_complete_and_is_a_rival_at_later_rungs(tmp_path: Path) -> None:
+    file = learnable(tmp_path, updates=3000)
+    text = file.read_text()
+    for old, new in (
+        ("sequences=64)", "sequences=64, solved_reports=2)"),
+        ("ASHA(grace=30, reduction=2)", "ASHA(grace=1500, reduction=2)"),
+        ("    trials=8,", '    trials=2,\n    points=({"rate": "good"}, {"rate": "bad"}),'),
+        ("schedule=Linear(start=6)", "schedule=Constant()"),
+        ("import Linear", "import Constant"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file.write_text(text)
+    done = sabtune("search", file, "--store", "store", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    solved, other = records(tmp_path / "store", "learnable")
+    assert solved.state == TrialState.COMPLETE
+    assert solved.solved
+    assert [rung.length for rung in solved.test] == [2, 4, 8]
+    assert max(solved.scores) < 1500
+    # alone there, but for one that ended before
+    assert other.state == TrialState.PRUNED
+    assert max(other.scores) == 1500
+    assert "at 1500 updates, not of the best 1/2" in other.reason
