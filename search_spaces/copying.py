@@ -5,7 +5,7 @@ import optuna
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.schedule import Constant, Cosine, Linear, Schedule
+from sabtune.schedule import Constant, Cosine, Linear, Moving, Schedule
 from sabtune.search.racing import Seeds
 from sabtune.search.study import ASHA, Study
 from sabtune.tasks import Copying
@@ -35,23 +35,18 @@ STUDY = Study(
     ),
 )
 
-SCHEDULES: dict[str, Schedule] = {
-    "constant": Constant(),
-    "linear": Linear(start="all"),
-    "cosine": Cosine(start="all"),
-}
+MOVING: dict[str, type[Moving]] = {"linear": Linear, "cosine": Cosine}
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
     """Sparsity, how it sets in, initialisation, rates, lengths; blocks need not match memories."""
-    schedule = trial.suggest_categorical("schedule", list(SCHEDULES))
     return TrialConfig(
         model=SAB.Config(
             hidden=64,
             k_top=trial.suggest_int("k_top", 2, 15),
             k_att=trial.suggest_int("k_att", 1, 10),
             k_trunc=trial.suggest_int("k_trunc", 1, 20),
-            schedule=SCHEDULES[schedule],
+            schedule=schedule(trial),
             forget_bias=trial.suggest_int("forget_bias", 0, 3),
         ),
         train=TrainConfig(
@@ -64,3 +59,11 @@ def space(trial: optuna.Trial) -> TrialConfig:
             report_every=1000,
         ),
     )
+
+
+def schedule(trial: optuna.Trial) -> Schedule:
+    """k_top as it is from the start, or down from dense attention in a share of the updates."""
+    name = trial.suggest_categorical("schedule", ["constant", *MOVING])
+    if name == "constant":
+        return Constant()
+    return MOVING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))

@@ -11,8 +11,10 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sabtune.config import TrialConfig
 from sabtune.errors import StudyFileError
 from sabtune.files import Folder
+from sabtune.models import SAB
 from sabtune.search import record
 from sabtune.search.assigning import Assigner, trial_seed
 from sabtune.search.budget import Budget
@@ -143,6 +145,24 @@ def test_a_configuration_drawn_again_is_told_from_a_new_one(
     study.enqueue_trial({"rate": "good", "k_top": 2})
     later = asker(study, file, tmp_path)  # another search, after the three that are unfinished
     assert [order(later).assignment.configuration for _ in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_search_that_goes_on_knows_its_configurations(file: StudyFile, tmp_path: Path) -> None:
+    """Also where the space gives whole numbers for what may have a fraction, as this one does."""
+
+    def space(trial: optuna.Trial) -> TrialConfig:
+        forget_bias = trial.suggest_int("forget_bias", 2, 2)
+        return TrialConfig(model=SAB.Config(hidden=4, forget_bias=forget_bias))
+
+    whole = dataclasses.replace(changed(file, seeds=Seeds(most=2, reduction=1.01)), space=space)
+    study = opened(whole)
+    first = asker(study, whole, tmp_path)
+    assert order(first).assignment.configuration == 0
+    end(study, first, 0, 0.9)
+    for number in (1, 2):  # of the search that began, and of one that goes on with its study
+        again = asker(study, whole, tmp_path)
+        assert order(again).assignment.configuration == 0
+        end(study, again, number, 0.8)
 
 
 def test_a_spent_budget_hands_out_nothing(file: StudyFile, tmp_path: Path) -> None:

@@ -83,7 +83,11 @@ def trial_seed(study_seed: int, number: int) -> int:
 
 
 def configuration_key(run: RunConfig) -> str:
-    """The same for two runs that differ in nothing but their seeds."""
-    data = run.to_dict()
+    """The same for two runs that differ in nothing but their seeds.
+
+    Of the run as it is read back: where a space gives 1 for a number that may have a fraction, the
+    study's record has 1.0.
+    """
+    data = RunConfig.from_dict(run.to_dict()).to_dict()
     del data["seed"]
     return json.dumps(data, sort_keys=True)
