@@ -252,6 +252,16 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found, truth)
 
 
+def test_the_state_before_stays() -> None:
+    p = parameters(16, 4, torch.float64)
+    state = remembering(3, p, 2)
+    copies = [getattr(state, field.name).clone() for field in fields(State)]
+    results(dense.attend, noise(2, 5, 4, dtype=torch.float64), p, state)
+    assert all(
+        torch.equal(getattr(state, f.name), c) for f, c in zip(fields(State), copies, strict=True)
+    )
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_one_of_the_outputs_alone(kept: int) -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)

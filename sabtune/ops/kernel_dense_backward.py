@@ -235,7 +235,7 @@ def backward(
     zero = number(0)
     dh, dc, S, dk, dq, e, da, ds, p, d_memory, quads = scratch
     span = p.shape[2]
-    for array in (S, dk, dq):  # what fills up counts, too
+    for array in (S, dk, dq):  # rows that no example fills
         array[:] = zero
     d_bias[:] = zero
     d_w3[:] = zero

@@ -128,9 +128,10 @@ def forward(
 ) -> None:
     """x (B, T, I); h, c (B, H): the state before and, then, after.
 
-    memory and raw hold those from before the call; keys and wide (B,) are written for all. Of W_ih
-    and bias (G,) the cell's gate is doubled. keep: leave behind what the backward pass needs;
-    otherwise gates, cells and queries may have no steps. scratch: as `scratch` has it.
+    memory and raw hold those from before the call; keys are written for all. wide (B,), false at
+    first, says which examples are. Of W_ih and bias (G,) the cell's gate is doubled. keep: leave
+    behind what the backward pass needs; otherwise gates, cells and queries may have no steps.
+    scratch: as `scratch` has it.
     """
     T, inputs = x.shape[1:]
     H = h.shape[1]
@@ -140,7 +141,7 @@ def forward(
     number = w.dtype.type
     zero = number(0)
     X, S, states, carried, q, s, e, quads = scratch
-    for array in (X, states, carried):  # what fills up counts, too
+    for array in (X, states, carried):  # rows that no example fills
         array[:] = zero
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
@@ -149,7 +150,6 @@ def forward(
             b = first + r
             copy(carried, r * across, h, b * H, H)
             at = b * capacity * H
-            wide[b] = M0 > 0 and furthest(raw, at, M0 * H) > REACH
             exponentials(raw, at, M0 * H, keys, at)
         for t in range(T):
             M = M0 + t
@@ -202,8 +202,6 @@ def forward(
                 at = (b * capacity + M) * H
                 copy(memory, at, carried, row, H)
                 copy(raw, at, q, row, H)
-                if furthest(q, row, H) > REACH:
-                    wide[b] = True
                 exponentials(q, row, H, keys, at)
         for r in range(B):
             copy(h, (first + r) * H, carried, r * across, H)

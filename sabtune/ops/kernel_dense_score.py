@@ -4,8 +4,9 @@ Sixteen memories go together: each leaves LANES partial sums, and `fold` adds th
 vectors in three instructions, so that a score ends in a lane of its own.
 
 With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}): that of w3 · tanh(k + q) but for Σ w3, which is
-the same for all and no matter to a softmax. Where some |k| or |q| of an example passes REACH,
-e^{2k}·e^{2q} would overflow: the example is then `wide`, and scored from k and q.
+the same for all and no matter to a softmax. Both exponentials are held to what `exp` can give. That
+is no matter while |q| is within REACH: a key beyond the range of `exp` is then saturated by itself.
+Where some |q| of an example passes it, the example is `wide`, and scored from k and q.
 
 H hidden (whole vectors), M memories.
 """
