@@ -30,6 +30,7 @@ from sabtune.ops.kernel import (
     fetch,
     kernel,
 )
+from sabtune.ops.kernel_cell import of_cell
 from sabtune.ops.kernel_credit import (
     of_own_score,
     of_products,
@@ -39,34 +40,7 @@ from sabtune.ops.kernel_credit import (
     of_wide_scores,
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
-from sabtune.ops.kernel_simd import LANES, compiled, exp, inverse, lanes_of, load, store
-
-
-@compiled
-def of_cell(
-    dh: Array, dh_at: int, dc: Array, at: int, cells: Array, now: int, c: Array, before: int,
-    gates: Array, gates_at: int, H: int, S: Array, to: int,
-) -> None:  # fmt: skip
-    """From dL/dh'_t and dL/dc_t those of the gates' sums, in S, and of c_{t-1}, in dc's place.
-
-    c_t is in cells, c_{t-1} in c.
-    """
-    one = lanes_of(c.dtype.type(1))
-    two = one + one
-    for j in range(0, H, LANES):
-        i = load(gates, gates_at + j)
-        f = load(gates, gates_at + H + j)
-        g = two * load(gates, gates_at + 2 * H + j) - one
-        o = load(gates, gates_at + 3 * H + j)
-        v = load(cells, now + j)
-        tanh_c = one - two * inverse(one + exp(v + v))
-        d_h = load(dh, dh_at + j)
-        d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
-        store(dc, at + j, d_c * f)
-        store(S, to + j, d_c * g * i * (one - i))
-        store(S, to + H + j, d_c * load(c, before + j) * f * (one - f))
-        store(S, to + 2 * H + j, d_c * i * (one - g * g))
-        store(S, to + 3 * H + j, d_h * tanh_c * o * (one - o))
+from sabtune.ops.kernel_simd import LANES, exp, load, store
 
 
 def scratch(

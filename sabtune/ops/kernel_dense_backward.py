@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sabtune.ops.kernel import Array, Flags, Scratch, Shape, Whole, add, copy, fetch, filled, kernel
+from sabtune.ops.kernel_cell import of_cell
 from sabtune.ops.kernel_dense_forward import TILE, exponentials
 from sabtune.ops.kernel_dense_score import (
     QUAD,
@@ -35,7 +36,6 @@ from sabtune.ops.kernel_simd import (
     at_most,
     called,
     compiled,
-    exp,
     lanes_of,
     load,
     spread,
@@ -44,35 +44,6 @@ from sabtune.ops.kernel_simd import (
 )
 
 BLOCK = 16  # steps whose credit for memories is added up at once
-
-
-@compiled
-def of_cell(
-    dh: Array, dh_at: int, dc: Array, at: int, cells: Array, now: int, c: Array, before: int,
-    gates: Array, gates_at: int, H: int, S: Array, to: int,
-) -> None:  # fmt: skip
-    """From dL/dh'_t and dL/dc_t those of the gates' sums, in S and in the gates' place, and of
-    c_{t-1}, in dc's place.
-
-    c_t is in cells, c_{t-1} in c.
-    """
-    one = lanes_of(c.dtype.type(1))
-    two = one + one
-    for j in range(0, H, LANES):
-        i = load(gates, gates_at + j)
-        f = load(gates, gates_at + H + j)
-        g = two * load(gates, gates_at + 2 * H + j) - one
-        o = load(gates, gates_at + 3 * H + j)
-        v = load(cells, now + j)
-        tanh_c = one - two / (one + exp(v + v))
-        d_h = load(dh, dh_at + j)
-        d_c = load(dc, at + j) + d_h * o * (one - tanh_c * tanh_c)
-        store(dc, at + j, d_c * f)
-        store(S, to + j, d_c * g * i * (one - i))
-        store(S, to + H + j, d_c * load(c, before + j) * f * (one - f))
-        store(S, to + 2 * H + j, d_c * i * (one - g * g))
-        store(S, to + 3 * H + j, d_h * tanh_c * o * (one - o))
-    copy(gates, gates_at, S, to, 4 * H)
 
 
 def creditor(denominator: F) -> Callable[..., None]:
@@ -307,6 +278,7 @@ def backward(
                         dh, r * across, dc, r * H, cells, now * H, c, b * H,
                         gates, now * G, H, S, to,
                     )  # fmt: skip
+                copy(gates, now * G, S, to, G)
                 add(d_bias, 0, number(1), S, to, G)
             dh[:] = zero
             product(rows, S, front, S_row, G, W_hh, H, dh, front, across)

@@ -29,50 +29,18 @@ from sabtune.ops.kernel import (
     furthest,
     kernel,
 )
+from sabtune.ops.kernel_cell import cell
 from sabtune.ops.kernel_dense_score import (
     QUAD,
-    SATURATED,
     recall,
     softmax,
     tame_scores,
     wide_scores,
 )
 from sabtune.ops.kernel_product import ROWS, padded, product
-from sabtune.ops.kernel_simd import LANES, at_most, compiled, exp, lanes_of, load, store
+from sabtune.ops.kernel_simd import LANES, compiled, exp, load, store
 
 TILE = 4  # examples that go through the sequence together: their memories stay in the cache
-
-
-@compiled
-def cell(
-    S: Array, at: int, c: Array, c_at: int, H: int, keep: bool, gates: Array, gates_at: int,
-    states: Array, to: int,
-) -> None:  # fmt: skip
-    """c_t and h'_t of one example from the sums S of its gates."""
-    one = lanes_of(S.dtype.type(1))
-    two = one + one
-    zero = one - one
-    most = lanes_of(S.dtype.type(SATURATED))
-    for j in range(0, H, LANES):
-        # two gates share a division
-        a = at_most(most, one + exp(zero - load(S, at + j)))
-        b = at_most(most, one + exp(zero - load(S, at + H + j)))
-        both = one / (a * b)
-        i = b * both
-        f = a * both
-        a = at_most(most, one + exp(zero - load(S, at + 2 * H + j)))
-        b = at_most(most, one + exp(zero - load(S, at + 3 * H + j)))
-        both = one / (a * b)
-        g = b * both
-        o = a * both
-        if keep:
-            store(gates, gates_at + j, i)
-            store(gates, gates_at + H + j, f)
-            store(gates, gates_at + 2 * H + j, g)
-            store(gates, gates_at + 3 * H + j, o)
-        v = f * load(c, c_at + j) + i * (two * g - one)
-        store(c, c_at + j, v)
-        store(states, to + j, o * (one - two / (one + exp(v + v))))
 
 
 @compiled

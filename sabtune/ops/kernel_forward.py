@@ -27,6 +27,7 @@ from sabtune.ops.kernel import (
     kernel,
     widen,
 )
+from sabtune.ops.kernel_cell import cell
 from sabtune.ops.kernel_product import ROWS, padded, product
 from sabtune.ops.kernel_recall import (
     FEW,
@@ -45,7 +46,6 @@ from sabtune.ops.kernel_simd import (
     at_most,
     compiled,
     exp,
-    inverse,
     lanes_of,
     load,
     store,
@@ -58,30 +58,6 @@ def add_input(S: Array, at: int, G: int, factor: Number, W_ih: Array, j: int, in
     by = lanes_of(factor)
     for n in range(0, G, LANES):
         store(S, at + n, load(S, at + n) + by * load(W_ih, n * inputs + j * LANES))
-
-
-@compiled
-def cell(
-    S: Array, at: int, c: Array, c_at: int, H: int, keep: bool, gates: Array, gates_at: int,
-    states: Array, to: int,
-) -> None:  # fmt: skip
-    """c_t and h'_t of one example from the sums S of its gates."""
-    one = lanes_of(S.dtype.type(1))
-    two = one + one
-    zero = one - one
-    for j in range(0, H, LANES):
-        i = inverse(one + exp(zero - load(S, at + j)))
-        f = inverse(one + exp(zero - load(S, at + H + j)))
-        g = inverse(one + exp(zero - load(S, at + 2 * H + j)))
-        o = inverse(one + exp(zero - load(S, at + 3 * H + j)))
-        if keep:
-            store(gates, gates_at + j, i)
-            store(gates, gates_at + H + j, f)
-            store(gates, gates_at + 2 * H + j, g)
-            store(gates, gates_at + 3 * H + j, o)
-        v = f * load(c, c_at + j) + i * (two * g - one)
-        store(c, c_at + j, v)
-        store(states, to + j, o * (one - two * inverse(one + exp(v + v))))
 
 
 def scratch(
