@@ -121,3 +121,25 @@ def test_killed_five_times_it_ends_with_every_trial_as_if_it_had_never_been(
             history = client.get_metric_history(run.info.run_id, "loss")
             found = sorted(metric.step for metric in history)  # not by when they were made up for
             assert found == steps, run.info.run_name
+
+
+def test_what_mlflow_was_not_told_before_the_end_it_is_told_by_the_next_search(
+    tmp_path: Path,
+) -> None:
+    """Though no trial is left: the search before had ended all, and was killed as it did."""
+    file = learnable(tmp_path, updates=30)
+    search = [*command(file, tmp_path / "store"), "--trials", "2"]
+    done = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, check=True)
+    store = Store(tmp_path / "store")
+    for path in store.root.glob("mlflow.db*"):
+        path.unlink()
+    again = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == again.stderr == ""
+    client = MlflowClient(store.mlflow_uri)
+    experiment = client.get_experiment_by_name("learnable")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 3
+    ended = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    expected = {ended[t.state.name] for t in record.records(record.open_study(store, "learnable"))}
+    assert {run.info.status for run in runs} == expected | {"FINISHED"}

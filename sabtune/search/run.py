@@ -18,7 +18,7 @@ from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
-from sabtune.search.projection import Projection
+from sabtune.search.projection import Projection, made_whole
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import identity, recover
@@ -110,7 +110,7 @@ def execute(
     """Runs trials of an open, locked study until `trials` of them have ended in all."""
     missing = trials - record.ended(study)
     if missing <= 0:
-        return Ending(complete=True)
+        return Ending(complete=True, behind=made_whole(study, store))
     file.study.task.build().prepare(file.study.ladder.lengths)
     known = record.records(study)
     budget = budget or Budget()
