@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sabtune.report import ladder, paper, statistics
 from sabtune.report.material import Material, gather
 from sabtune.report.sheet import Sheet, latex
 from sabtune.search import record
+from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tasks import Copying
 from tests.reports import LENGTHS, RIVALS, confirmed, rungs, searched
@@ -113,6 +115,25 @@ def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> No
     tables = [table for table in paper.TABLES if table.subject == {"kind": "copying"}]
     assert len(quoted) == sum(len(row.values) for table in tables for row in table.rows)
     assert all(paper.QUOTED in row["source"] for row in quoted)
+
+
+def test_training_on_many_lengths_is_said(store: Store) -> None:
+    found = material(store, "found")
+    assert not any(note.startswith("Ours") for note in ladder.notes(found))
+    varied = replace(found, trials=[on_many_lengths(trial) for trial in found.trials])
+    assert {sheet.title.rpartition("; ")[2] for sheet in ladder.sheets(varied)} >= {
+        "trained at lengths up to 100"
+    }
+    (note,) = [note for note in ladder.notes(varied) if note.startswith("Ours")]
+    assert "from 8 on" in note
+
+
+def on_many_lengths(trial: TrialRecord) -> TrialRecord:
+    assert trial.assignment is not None
+    run = trial.assignment.run
+    train = replace(run.trial.train, shortest=8)
+    run = replace(run, trial=replace(run.trial, train=train))
+    return replace(trial, assignment=replace(trial.assignment, run=run))
 
 
 def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:

@@ -47,7 +47,8 @@ class Block:
 
 def sheets(material: Material) -> list[Sheet]:
     """The accuracies, then the losses."""
-    trained = f"trained at length {material.run.task.length:,}"
+    up_to = "length" if material.shortest is None else "lengths up to"
+    trained = f"trained at {up_to} {material.run.task.length:,}"
     accuracy = _sheets("Accuracy in %", trained, list(_accuracies(material)))
     losses = _sheets(f"Loss in {material.task.loss_unit}", trained, list(_losses(material)))
     return accuracy + losses
@@ -66,7 +67,13 @@ def own_notes(material: Material) -> list[str]:
         lines.append("Losses are of the seeds that didn't fail.")
     if not material.is_contest:
         lines.append(_chosen(material))
-    return [*lines, *(_of_table(table, material) for table in _quoted(material))]
+    quoted = [_of_table(table, material) for table in _quoted(material)]
+    if quoted and material.shortest is not None:
+        lines.append(
+            f"Ours were trained on lengths from {material.shortest:,} on, some of them; what is "
+            "quoted was trained on one length."
+        )
+    return [*lines, *quoted]
 
 
 def _of_table(table: paper.QuotedTable, material: Material) -> str:

@@ -76,6 +76,13 @@ class Material:
         return self.run.task.build()
 
     @cached_property
+    def shortest(self) -> int | None:
+        """The shortest that a complete trial was trained on, where that is less than the task's."""
+        trained = [trial.run.trial.train.shortest for trial in self.complete if trial.run]
+        varied = [length for length in trained if length and length < self.run.task.length]
+        return min(varied, default=None)
+
+    @cached_property
     def ended(self) -> list[TrialRecord]:
         """The trials that have ended and had something to do."""
         return [t for t in self.trials if t.state in record.ENDED and t.run is not None]
