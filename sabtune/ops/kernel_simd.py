@@ -273,8 +273,8 @@ def exp(typing: Any, lanes: Any) -> Any:
 def inverse(typing: Any, lanes: Any) -> Any:
     """1 / x, to a rounding or two, of x up to 1e38 in float32.
 
-    A division takes as long as ten multiplications. Where the processor has an estimate to 14 bits,
-    a step of Newton's makes it whole.
+    Where the processor has an estimate to 14 bits, a step of Newton's makes it whole; else it is
+    divided.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
