@@ -168,6 +168,12 @@ def selection_score(rungs: Sequence[Rung], task: Task) -> float:
     return sum(merit(rung, task) for rung in rungs) / len(rungs)
 
 
+def solves(rungs: Sequence[Rung], select: Sequence[int], task: Task) -> bool:
+    """Whether the rungs of these lengths are there, and all of them solved."""
+    chosen = [rung for rung in rungs if rung.length in select]
+    return bool(chosen) and all(rung.accuracy >= task.solved for rung in chosen)
+
+
 def length_score(rungs: Sequence[Rung], task: Task) -> float:
     """`merit` averaged over the logarithm of length, from the second rung to the last.
 

@@ -189,6 +189,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *rows: tuple[float, ...]):
         self.rows, self.reports = rows, -1
+        self.tested: float | None = None  # what the test sequences give, where that is otherwise
         monkeypatch.setattr("sabtune.trial.measure_on", self.read)
 
     def read(self, model: Any, task: Any, length: int, **of: Any) -> Rung:
@@ -196,6 +197,8 @@ class Reads:
         self.reports += selects and length == 4
         row = self.rows[min(self.reports, len(self.rows) - 1)]
         accuracy = row[(4, 8, 16).index(length)]
+        if self.tested is not None and not selects:
+            accuracy = self.tested
         return Rung(length=length, accuracy=accuracy, loss=0.0, sequences=1)
 
 
@@ -229,6 +232,17 @@ def test_a_trial_ends_once_its_short_rungs_are_solved_for_long_enough(
     assert solved == (known[:step] if solved_reports else [False] * step)
     assert [rung.length for rung in last.ladder] == [4, 8, 16]
     assert [rung.length for rung in last.test] == [4, 8, 16]
+
+
+def test_whether_a_trial_has_solved_its_task_its_test_does_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it is measured at the same lengths, and comes out otherwise."""
+    table = Reads(monkeypatch, (1.0, 1.0, 1.0))
+    table.tested = 0.5
+    (last,) = TrialRun(ten(1))
+    assert last.finished
+    assert [rung.accuracy for rung in last.test] == [0.5] * 3
 
 
 def test_a_solved_trial_goes_on_until_its_schedule_has_ended(

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.evaluation import Rung
+from sabtune.evaluation import Rung, solves
 from sabtune.files import Folder
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress, plain
@@ -113,10 +113,8 @@ class TrialRecord:
         """Whether it was trained to the end and solves every length that chose."""
         if self.assignment is None or self.state != TrialState.COMPLETE:
             return False
-        select = self.assignment.ladder.select
-        rungs = [rung for rung in self.ladder if rung.length in select]
-        at = self.assignment.run.task.build().solved
-        return bool(rungs) and all(rung.accuracy >= at for rung in rungs)
+        task = self.assignment.run.task.build()
+        return solves(self.ladder, self.assignment.ladder.select, task)
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
