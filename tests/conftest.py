@@ -29,6 +29,24 @@ def one_thread() -> None:
 
 
 @pytest.fixture
+def _poisoned() -> Iterator[None]:
+    """What a compiled pass reads before it is written shows as NaN."""
+    from sabtune.ops.kernel_workspace import SHELF
+
+    SHELF.poisoned = True
+    yield
+    SHELF.poisoned = False
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def run() -> RunConfig:
     """A training of seconds, with everything in it that a long one has."""
     return RunConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import pytest
@@ -24,21 +24,7 @@ SHAPES = [*itertools.product((1, 3, 33), (1, 2, 37), (17, 64)), (2, 9, 300), (5,
 over_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 Attend = Callable[[Tensor, State, Parameters], tuple[Tensor, Tensor, State]]
 
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Whatever is read before it is written shows as NaN."""
-    SHELF.poisoned = True
-    yield
-    SHELF.poisoned = False
-
-
-@pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 def beginning(batch: int, p: Parameters) -> State:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,21 +29,7 @@ from tests.fused_cases import (
 
 GOLDEN = Path(__file__).parent / "golden" / "paper_T37_trunc5_att2_top3.npz"
 
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Whatever is read before it is written shows as NaN."""
-    SHELF.poisoned = True
-    yield
-    SHELF.poisoned = False
-
-
-@pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 def test_is_compiled() -> None:

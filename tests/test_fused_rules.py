@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
 from sabtune.ops import fused, reference
-from sabtune.ops.kernel_workspace import SHELF
 from sabtune.ops.reference import PAPER, Rule
 from tests.fused_cases import (
     RULES,
@@ -29,21 +27,7 @@ OTHERS = [rule for rule in RULES if rule != PAPER]
 over_rules = pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.scoring}-{r.normalizer}")
 over_others = pytest.mark.parametrize("rule", OTHERS, ids=lambda r: f"{r.scoring}-{r.normalizer}")
 
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Whatever is read before it is written shows as NaN."""
-    SHELF.poisoned = True
-    yield
-    SHELF.poisoned = False
-
-
-@pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

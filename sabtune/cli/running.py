@@ -240,14 +240,13 @@ def climb(
 
     data_folder(data_dir)
     opened = open_study(Store.at(store, files).existing(), study)
-    best = best_trial(opened)
-    chosen = [one(opened, number) for number in trials or []] or ([best] if best else [])
-    if not chosen:
-        raise StoreError(f"study {study!r} has no complete trial yet: search it first")
+    chosen = [one(opened, number) for number in trials] if trials else [best_trial(opened)]
     wanted = lengths_of(lengths) or ()
-    for name, length in (("--lengths", length) for length in wanted):
-        check_whole(name, length, least=1)
+    for length in wanted:
+        check_whole("--lengths", length, least=1)
     console = console_of_terminal()
     for trial in chosen:
+        if trial is None:
+            raise StoreError(f"study {study!r} has no complete trial yet: search it first")
         for climbed in climbing(trial, wanted, sequences):
             console.print(climbed_line(trial, climbed))

@@ -20,8 +20,6 @@ from sabtune.ops.kernel_cell import of_cell
 from sabtune.ops.kernel_dense_forward import TILE, exponentials
 from sabtune.ops.kernel_dense_score import (
     QUAD,
-    SATURATED,
-    SATURATED_FLOAT,
     inner,
     products,
     recall,
@@ -29,6 +27,7 @@ from sabtune.ops.kernel_dense_score import (
     wide_denominator,
 )
 from sabtune.ops.kernel_product import ROWS, outer, padded, product
+from sabtune.ops.kernel_score import SATURATED, SATURATED_FLOAT
 from sabtune.ops.kernel_simd import (
     LANES,
     F,

@@ -20,6 +20,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
 from sabtune.ops.kernel import Array
+from sabtune.ops.kernel_score import SATURATED, SATURATED_FLOAT
 from sabtune.ops.kernel_simd import (
     LANES,
     Code,
@@ -40,8 +41,6 @@ from sabtune.ops.kernel_simd import (
 )
 from sabtune.ops.kernel_tile import tile
 
-SATURATED = 1e18  # 1 + e^{2(k+q)}: 1 / x is nothing beside 1
-SATURATED_FLOAT = 1e9  # in float32, where the product of four has to stay finite
 QUAD = 4  # memories whose sums are folded in registers
 ACROSS = 4  # vectors of a sum over memories
 

@@ -23,7 +23,7 @@ class Halving:
     def __init__(self, config: ASHA):
         self.config = config
         self.rungs: dict[int, dict[int, float]] = {}  # by rung's index: scores by trial
-        self.ended: dict[int, float] = {}  # of trials that solved their task before a later rung
+        self.ended: dict[int, float] = {}  # last scores of complete trials
 
     def goes_on(self, trial: int, step: int, score: float) -> bool:
         """Whether a trial with this score after `step` updates is to be trained further.
