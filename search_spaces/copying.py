@@ -10,7 +10,14 @@ from sabtune.search.racing import Seeds
 from sabtune.search.study import ASHA, Study
 from sabtune.tasks import Copying
 
-PAPER = {"k_att": 5, "k_trunc": 5, "k_top": 5, "schedule": "constant", "learning_rate": 1e-3}
+USUAL = {
+    "schedule": "constant",
+    "forget_bias": 0,
+    "learning_rate": 1e-3,
+    "clip_norm": 0.5,
+    "warmup": 0.0,
+}
+PAPER = USUAL | {"k_att": 5, "k_trunc": 5, "k_top": 5}
 
 STUDY = Study(
     name="copying",
@@ -31,7 +38,7 @@ STUDY = Study(
         # The same, trained on shorter sequences too.
         PAPER | {"shortest": 5},
         # And its best on adding, likewise.
-        {"k_att": 10, "k_trunc": 10, "k_top": 10, "schedule": "constant", "learning_rate": 1e-3},
+        USUAL | {"k_att": 10, "k_trunc": 10, "k_top": 10, "shortest": 5},
     ),
 )
 
