@@ -21,7 +21,7 @@ STUDY = Study(
     ),
     trials=60,
     startup=12,
-    pruning=ASHA(grace=4000, reduction=2),
+    pruning=ASHA(grace=3000, reduction=2),
     seeds=Seeds(first=1, most=4, reduction=3, objective="mean"),
     points=(
         {"model": "lstm"},
@@ -36,7 +36,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(
         model=model(trial),
         train=TrainConfig(
-            updates=30_000,
+            updates=20_000,
             batch_size=32,
             learning_rate=trial.suggest_float("learning_rate", 5e-4, 4e-3, log=True),
             clip_norm=trial.suggest_float("clip_norm", 0.25, 2.0, log=True),
