@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sabtune import __version__, cli
+from sabtune.data.catalogue import DATA_SETS
 from sabtune.search import record
 from sabtune.store import Store
 from tests.studies import learnable
@@ -86,3 +88,17 @@ def test_help_is_quick_and_the_version_true() -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
         assert said in shown.stdout
+
+
+def test_a_table_that_goes_to_a_file_is_neither_folded_nor_cut() -> None:
+    """Of any width: as if nobody had told how wide the screen is."""
+    alone = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "sabtune", "data", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=alone,
+    )
+    for known in DATA_SETS.values():
+        assert known.about in shown.stdout

@@ -186,7 +186,7 @@ def test_notes_on_enough_seeds_leave_the_warnings_out() -> None:
 def test_notes_say_what_the_search_has_seen() -> None:
     assert notes(compare(SAB))[0] == (
         "Fresh seeds, 6 a method; 512 fresh sequences a length. "
-        "The search used none of these lengths, seeds or sequences."
+        "The search chose by none of these lengths, seeds or sequences."
     )
     assert (
         "The search chose by length 300, 1,000 too, with other seeds and sequences."

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+WIDEST = 1000
+"""Characters that a table may take where there is no terminal."""
+
 
 def run_contest(
     name: str,
@@ -249,4 +252,7 @@ def command() -> str:
 
 
 def console_of_terminal() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
+    """As wide as the terminal; what goes to a file or a pipe is neither folded nor cut."""
+    if sys.stdout.isatty():
+        return Console()
+    return Console(soft_wrap=True, width=None if "COLUMNS" in os.environ else WIDEST)

@@ -252,7 +252,7 @@ def _runs(comparison: Comparison) -> Iterator[str]:
         f"The search chose by length {', '.join(f'{length:,}' for length in known)} too, "
         "with other seeds and sequences."
         if known
-        else "The search used none of these lengths, seeds or sequences."
+        else "The search chose by none of these lengths, seeds or sequences."
     )
     yield f"Fresh seeds, {seeds} a method; {sequences} fresh sequences a length. {search}"
     failed = [f"{group.failed} of {group.label}" for group in comparison.groups if group.failed]

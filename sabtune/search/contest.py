@@ -109,7 +109,7 @@ def contest(
             opened,
             {
                 **record.plan(opened),
-                "searched": list(searched.lengths),
+                "searched": list(searched.select),
                 "contest": {label: run.trial.model.label() for label, run in runs.items()},
             },
         )

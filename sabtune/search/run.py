@@ -177,7 +177,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
             "study": to_dict(file.study, PARTS),
             "objectives": list(file.study.objectives),
             "seeds": asdict(file.study.seeds),
-            "searched": list(file.study.ladder.lengths),
+            "searched": list(file.study.ladder.select),
             "file": str(file.path.resolve()),
         },
     )
