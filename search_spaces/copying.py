@@ -4,7 +4,7 @@ import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder
-from sabtune.models import SAB
+from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.schedule import Constant, Cosine, Linear, Moving, Schedule
 from sabtune.search.racing import Seeds
 from sabtune.search.study import ASHA, Study
@@ -47,25 +47,55 @@ MOVING: dict[str, type[Moving]] = {"linear": Linear, "cosine": Cosine}
 
 def space(trial: optuna.Trial) -> TrialConfig:
     """Sparsity, how it sets in, initialisation, rates, lengths; blocks need not match memories."""
-    return TrialConfig(
-        model=SAB.Config(
-            hidden=64,
-            k_top=trial.suggest_int("k_top", 2, 15),
-            k_att=trial.suggest_int("k_att", 1, 10),
-            k_trunc=trial.suggest_int("k_trunc", 1, 20),
-            schedule=schedule(trial),
-            forget_bias=trial.suggest_int("forget_bias", 0, 3),
-        ),
-        train=TrainConfig(
-            updates=20_000,
-            batch_size=32,
-            learning_rate=trial.suggest_float("learning_rate", 5e-4, 4e-3, log=True),
-            clip_norm=trial.suggest_float("clip_norm", 0.25, 2.0, log=True),
-            warmup=trial.suggest_float("warmup", 0.0, 0.1),
-            shortest=trial.suggest_int("shortest", 5, 100),
-            report_every=1000,
-        ),
+    model = SAB.Config(
+        hidden=64,
+        k_top=trial.suggest_int("k_top", 2, 15),
+        k_att=trial.suggest_int("k_att", 1, 10),
+        k_trunc=trial.suggest_int("k_trunc", 1, 20),
+        schedule=schedule(trial),
+        forget_bias=forget_bias(trial),
     )
+    return TrialConfig(model=model, train=train(trial))
+
+
+def lstm(trial: optuna.Trial) -> TrialConfig:
+    """The same LSTM without a memory, under full back-propagation through time."""
+    model = LSTM.Config(hidden=64, forget_bias=forget_bias(trial))
+    return TrialConfig(model=model, train=train(trial))
+
+
+def truncated(trial: optuna.Trial) -> TrialConfig:
+    """The same LSTM without a memory, under back-propagation through a few steps alone."""
+    k_trunc = trial.suggest_int("k_trunc", 5, 50)
+    model = LSTM.Config(hidden=64, k_trunc=k_trunc, forget_bias=forget_bias(trial))
+    return TrialConfig(model=model, train=train(trial))
+
+
+def self_attention(trial: optuna.Trial) -> TrialConfig:
+    """The same LSTM that attends to each of its states so far, and sends credit through all."""
+    model = SelfAttention.Config(hidden=64, forget_bias=forget_bias(trial))
+    return TrialConfig(model=model, train=train(trial))
+
+
+RIVALS = {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
+
+
+def train(trial: optuna.Trial) -> TrainConfig:
+    """Rates and lengths; all have the same updates."""
+    return TrainConfig(
+        updates=20_000,
+        batch_size=32,
+        learning_rate=trial.suggest_float("learning_rate", 5e-4, 4e-3, log=True),
+        clip_norm=trial.suggest_float("clip_norm", 0.25, 2.0, log=True),
+        warmup=trial.suggest_float("warmup", 0.0, 0.1),
+        shortest=trial.suggest_int("shortest", 5, 100),
+        report_every=1000,
+    )
+
+
+def forget_bias(trial: optuna.Trial) -> int:
+    """0 is the usual initialisation; with more, gates begin by keeping what they hold."""
+    return trial.suggest_int("forget_bias", 0, 3)
 
 
 def schedule(trial: optuna.Trial) -> Schedule:

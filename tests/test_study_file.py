@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,7 @@ import pytest
 from sabtune.config import TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.evaluation import Ladder
+from sabtune.models import LSTM
 from sabtune.search.study import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
 
@@ -50,6 +52,61 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
     assert all(isinstance(config, TrialConfig) for config in configs)
     assert file.study.name == path.stem
     assert len({repr(config) for config in configs}) > 40
+
+
+@pytest.mark.parametrize("rival", ["lstm", "truncated", "self_attention"])
+@pytest.mark.parametrize("name", ["copying", "adding", "recall", "digits", "text"])
+def test_a_shipped_rival_has_all_but_the_model_in_common(name: str, rival: str) -> None:
+    path = next(path for path in SHIPPED if path.stem == name)
+    ours, theirs = load(path), load(path, rival)
+    assert theirs.study.name == f"{name}.{rival}"
+    alike = replace(theirs.study, name=name, points=ours.study.points)
+    assert alike == ours.study
+    a, b = ours.try_space(), theirs.try_space()
+    assert type(a.model) is not type(b.model)
+    assert a.model.hidden == b.model.hidden
+    assert a.train.updates == b.train.updates
+
+
+RIVALS = """
+
+def lstm(trial):
+    "Without a memory."
+    return TrialConfig(model=LSTM.Config(k_trunc=trial.suggest_int("k_trunc", 1, 3)))
+
+RIVALS = {"lstm": lstm}
+"""
+
+
+def test_a_rival_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
+    points = "({'k_top': 1}, {'k_top': 1, 'k_trunc': 2}, {'k_top': 2, 'k_trunc': 2})"
+    text = GOOD.replace("import SAB", "import LSTM, SAB").replace(
+        "select=(4,)))", f"select=(4,)), points={points})"
+    )
+    text = text.replace("SAB.Config(", 'SAB.Config(k_trunc=trial.suggest_int("k_trunc", 1, 3), ')
+    file = load(written(tmp_path, '"""Which?"""' + text + RIVALS), "lstm")
+    assert (file.study.name, file.rival) == ("s.lstm", "lstm")
+    assert file.study.points == ({}, {"k_trunc": 2})
+    assert file.question == "Which?\n\nRival: lstm\n\nWithout a memory."
+    config = file.config(optuna.trial.FixedTrial({"k_trunc": 3}))  # type: ignore[arg-type]
+    assert config.model == LSTM.Config(k_trunc=3)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("", "study.py has no rival 'lst': it has no RIVALS"),
+        (RIVALS, "study.py has no rival 'lst': did you mean 'lstm'"),
+        ("\nRIVALS = {'lst': 3}", "study.py: RIVALS is {'lst': 3}: give spaces by name"),
+        ("\nRIVALS = [space]", "study.py: RIVALS is .*: give spaces by name"),
+        ("\nRIVALS = {'lst': lambda trial: 1 / 0}", "study.py:.* ZeroDivisionError"),
+    ],
+    ids=["none", "near", "number", "list", "fails"],
+)
+def test_a_rival_that_is_not_there(tmp_path: Path, after: str, message: str) -> None:
+    with pytest.raises(StudyFileError, match=message) as told:
+        load(written(tmp_path, GOOD + after), "lst")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,9 @@ from sabtune.store import DEFAULT, Store
 @app.command()
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
+    rival: Annotated[
+        str | None, typer.Option(help="Search the space of this one of the file's RIVALS.")
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials of the study in all; by default the STUDY's.")
     ] = None,
@@ -93,16 +96,16 @@ def search(
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
     if cluster is not None:
-        given: dict[str, remote.Value] = {"--trials": trials, "--hours": hours}
+        given: dict[str, remote.Value] = {"--rival": rival, "--trials": trials, "--hours": hours}
         given |= {"--gpu-hours": gpu_hours, "--seed": seed}
         given |= {"--new": new, "--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        study = load(path).study
+        study = load(path, rival).study
         remote.check_capacity(cluster, study.resources)
         remote.train(cluster, "search", *remote.options(given), study=study.name, upload=path)
     data_folder(data_dir)
-    file = load(path).with_limits(trials=trials, seed=seed)
+    file = load(path, rival).with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
     if dry_run:
         from sabtune.report.pages import forecast_page
@@ -132,7 +135,8 @@ def search(
     if FROM not in os.environ:
         hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
-    again = f"search {os.environ.get(STUDY_FILE, path)}{where}{data_of(data_dir)}"
+    again = f"search {os.environ.get(STUDY_FILE, path)}"
+    again += (f" --rival {rival}" if rival else "") + where + data_of(data_dir)
     close(console, ending, again, f"sync {name}{where}")
 
 

@@ -33,7 +33,8 @@ EVALUATION_SEED = record.FRESH_SEED
 
 def study_file(store: Store, name: str) -> StudyFile:
     """The file that a study was searched from. Raises StudyFileError if it is gone."""
-    return load(Path(record.plan(record.open_study(store, name))["file"]))
+    plan = record.plan(record.open_study(store, name))
+    return load(Path(plan["file"]), plan.get("rival"))
 
 
 def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:

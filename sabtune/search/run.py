@@ -179,6 +179,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
             "seeds": asdict(file.study.seeds),
             "searched": list(file.study.ladder.select),
             "file": str(file.path.resolve()),
+            "rival": file.rival,
         },
     )
     return study

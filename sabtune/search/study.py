@@ -136,13 +136,15 @@ class Study(Config):
 @dataclass(frozen=True)
 class StudyFile:
     """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
-    one; such a trial is never the best. `question`: the file's docstring."""
+    one; such a trial is never the best. `question`: the file's docstring. `rival`: the one whose
+    space this is."""
 
     path: Path
     study: Study
     space: Space
     constraints: Constraints | None = None
     question: str = ""
+    rival: str | None = None
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
         """The same file with another number of trials or seed, where it is given."""
@@ -156,6 +158,15 @@ class StudyFile:
     def renamed(self, name: str) -> StudyFile:
         """The same file, its study under another name."""
         return dataclasses.replace(self, study=dataclasses.replace(self.study, name=name))
+
+    def with_points_asked_for(self) -> StudyFile:
+        """The same file, its points without what the space doesn't ask for, and each one once."""
+        points = []
+        for point in self.study.points:
+            asked = self._tried(point).params
+            points.append({name: value for name, value in point.items() if name in asked})
+        unlike = tuple(point for i, point in enumerate(points) if point not in points[:i])
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, points=unlike))
 
     def config(self, trial: optuna.Trial) -> TrialConfig:
         """What the space returns for `trial`. Raises StudyFileError if it can't."""
@@ -185,15 +196,10 @@ class StudyFile:
 
         Raises StudyFileError if the space fails, or if a point names what it doesn't ask for.
         """
-        sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
-        tried = optuna.create_study(sampler=sampler)
         configs = []
         for point in (*self.study.points, {}):
-            tried.enqueue_trial(point)
-            trial = tried.ask()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Fixed parameter")  # told below
-                configs.append(self.config(trial))
+            trial = self._tried(point)
+            configs.append(self.config(trial))
             for name in point:
                 if name not in trial.params:
                     raise StudyFileError(
@@ -207,9 +213,28 @@ class StudyFile:
                     )
         return configs[0]
 
+    def _tried(self, point: dict[str, Any]) -> optuna.Trial:
+        """A trial of a study thrown away after, whose space was asked with a point enqueued.
 
-def load(path: Path) -> StudyFile:
-    """Runs the study file and tries its space. Raises StudyFileError, with the line if it can."""
+        Raises StudyFileError if the space fails.
+        """
+        sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
+        tried = optuna.create_study(sampler=sampler)
+        tried.enqueue_trial(point)
+        trial = tried.ask()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Fixed parameter")  # `try_space` tells it
+            self.config(trial)
+        return trial
+
+
+def load(path: Path, rival: str | None = None) -> StudyFile:
+    """Runs the study file and tries its space, or that of one of its RIVALS.
+
+    What is searched for a rival is the same study in all but the space and the name, STUDY.RIVAL;
+    points are tried as far as its space asks for them. Raises StudyFileError, with the line if it
+    can.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not path.is_file():
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
@@ -228,8 +253,26 @@ def load(path: Path) -> StudyFile:
         raise StudyFileError(f"{path} has no space: add def space(trial): return TrialConfig(...)")
     constraints = getattr(module, "constraints", None)
     file = StudyFile(path, study, space, constraints, inspect.getdoc(module) or "")
+    if rival is not None:
+        file = _as_rival(file, getattr(module, "RIVALS", {}), rival)
     file.try_space()
     return file
+
+
+def _as_rival(file: StudyFile, rivals: Any, name: str) -> StudyFile:
+    """The study of a rival. Raises StudyFileError if RIVALS doesn't have it."""
+    if not isinstance(rivals, Mapping) or not all(callable(space) for space in rivals.values()):
+        raise StudyFileError(
+            f"{file.path}: RIVALS is {rivals!r}: give spaces by name, such as "
+            '{"lstm": a function like space(trial)}'
+        )
+    if name not in rivals:
+        remedy = suggest(name, rivals) if rivals else "it has no RIVALS"
+        raise StudyFileError(f"{file.path} has no rival {name!r}: {remedy}")
+    space = rivals[name]
+    question = "\n\n".join(filter(None, [file.question, f"Rival: {name}", inspect.getdoc(space)]))
+    own = dataclasses.replace(file, space=space, question=question, rival=name)
+    return own.renamed(f"{file.study.name}.{name}").with_points_asked_for()
 
 
 def _told(path: Path, problem: Exception) -> str:
