@@ -11,11 +11,13 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.figures import lengths, parallel, space, training
+from sabtune.report.figures import importance, lengths, parallel, space, training
 from sabtune.report.figures.fields import Field, fields
 from sabtune.report.figures.marks import (
+    BLUE,
     Bars,
     Curves,
+    Figure,
     Line,
     Points,
     Rule,
@@ -162,19 +164,78 @@ def test_ticks_are_round_and_whole_where_values_are() -> None:
     assert rates.ticks == pytest.approx([0.0005, 0.001, 0.002])
 
 
+def beyond_chance(figure: Figure) -> list[dict[str, float]]:
+    """By panel: the parameters whose importance exceeds what chance gave them."""
+    found = []
+    for panel in figure.panels:
+        (chance,) = marks(panel, Points)
+        bars = {at: x for of in marks(panel, Bars) for at, x in zip(of.at, of.heights, strict=True)}
+        names = [name for _, name in panel.y.ticks]
+        found.append({names[int(i)]: x for i, x in sorted(bars.items()) if x > chance.x[int(i)]})
+        blue = [names[int(at)] for of in marks(panel, Bars) if of.colour == BLUE for at in of.at]
+        assert sorted(blue) == sorted(found[-1])
+    return found
+
+
 def test_importances_name_their_estimators_and_want_trials(found: Material, store: Store) -> None:
-    figure = space.importance(found)
+    figure = importance.importance(found)
     assert figure is not None
     assert "fANOVA and PED-ANOVA" in figure.title
     assert [panel.title for panel in figure.panels] == ["fANOVA", "PED-ANOVA"]
     for panel in figure.panels:
-        (bars,) = marks(panel, Bars)
-        by_name = dict(zip([text for _, text in panel.y.ticks], bars.heights, strict=True))
+        heights = {
+            at: x for of in marks(panel, Bars) for at, x in zip(of.at, of.heights, strict=True)
+        }
+        by_name = {name: heights[i] for i, name in panel.y.ticks}
         assert by_name.keys() == {"k_top", "k_att", "schedule", "learning_rate"}
         assert sum(by_name.values()) == pytest.approx(1)
         assert max(by_name, key=lambda name: by_name[name]) == "k_att"  # it alone decides
-    few = gather(searched(store, "few", 8, in_memory=True), store)
-    assert space.importance(few) is None
+    assert {name for panel in beyond_chance(figure) for name in panel} == {"k_att"}
+    tried = [trial for trial in found.ended if trial.state != TrialState.FAIL]
+    assert any(trial.state == TrialState.PRUNED for trial in tried)
+    assert f"(n = {len(tried)}, " in figure.caption
+    few = gather(searched(store, "few", 11, in_memory=True), store)
+    assert importance.importance(few) is None
+
+
+def drawn_at_random(store: Store, seed: int, decided_by: str | None) -> Figure:
+    """The importances of 30 configurations whose score one parameter, or none, decides."""
+    random = np.random.default_rng(seed)
+    study = optuna.create_study(direction="maximize")
+    for number in range(30):
+        params = {"k_top": int(random.integers(2, 12)), "k_att": int(random.integers(1, 11))}
+        score = params[decided_by] / 12 if decided_by else float(random.uniform())
+        model = SAB.Config(hidden=8, **params)  # type: ignore[arg-type]
+        study.add_trial(frozen(number, model, score, TrialState.COMPLETE, params=params))
+    figure = importance.importance(gather(study, store))
+    assert figure is not None
+    return figure
+
+
+@pytest.mark.parametrize("name", ["k_top", "k_att"])
+def test_what_decides_is_more_than_chance(store: Store, name: str) -> None:
+    figure = drawn_at_random(store, 0, decided_by=name)
+    assert [list(names) for names in beyond_chance(figure)] == [[name], [name]]
+
+
+def test_what_depends_on_nothing_is_hardly_ever_more_than_chance(store: Store) -> None:
+    figures = [drawn_at_random(store, seed, decided_by=None) for seed in range(5)]
+    assert sum(len(names) for figure in figures for names in beyond_chance(figure)) <= 4  # of 20
+
+
+def test_seeds_of_a_configuration_are_one_draw_of_the_space(store: Store) -> None:
+    study = optuna.create_study(direction="maximize")
+    for number in range(24):
+        k_top = number % 12 + 2
+        trial = frozen(
+            number, SAB.Config(hidden=8, k_top=k_top), k_top / 20 + (number > 11) / 10,
+            TrialState.COMPLETE, params={"k_top": k_top},
+        )  # fmt: skip
+        trial.user_attrs[record.ASSIGNMENT]["configuration"] = number % 12
+        study.add_trial(trial)
+    drawn, scores = importance.tried(gather(study, store))
+    assert [trial.params["k_top"] for trial in drawn.trials] == list(range(2, 14))
+    assert scores == pytest.approx([k / 20 + 0.05 for k in range(2, 14)])
 
 
 @pytest.mark.parametrize("objectives", [1, 2])
@@ -191,12 +252,11 @@ def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
                 params={"k_top": k_top, "k_att": k_att}, values=[score, 0.01][:objectives],
             )
         )  # fmt: skip
-    figure = space.importance(gather(study, store))
+    figure = importance.importance(gather(study, store))
     assert figure is not None
     assert figure.panels[1].title == "PED-ANOVA"
     assert [text for _, text in figure.panels[1].y.ticks] == ["k_att", "k_top"]
-    (bars,) = marks(figure.panels[1], Bars)
-    assert bars.heights[1] > 0.9
+    assert beyond_chance(figure)[1]["k_top"] > 0.9
 
 
 def test_the_pareto_front_is_what_no_other_trial_beats(store: Store) -> None:

@@ -55,6 +55,8 @@ STORE_FORMAT = 1
 FRESH_SEED = 10**12
 """The first seed of a comparison on fresh seeds; a search's seeds lie far below."""
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # what goes on is for sabtune to say
+
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 

@@ -235,7 +235,6 @@ def load(path: Path, rival: str | None = None) -> StudyFile:
     points are tried as far as its space asks for them. Raises StudyFileError, with the line if it
     can.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not path.is_file():
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
     spec = importlib.util.spec_from_file_location(f"sabtune_study_{path.stem}", path.resolve())

@@ -2,7 +2,8 @@
 
 marks.py      what figures are made of
 lengths.py    accuracy, loss and cost against length
-space.py      the score along the search space; importance, Pareto front
+space.py      the score along the search space; Pareto front
+importance.py which parameters the score depends on, and how sure that is
 fields.py     what the trials differ in
 parallel.py   parallel coordinates
 training.py   schedules, learning curves
@@ -13,7 +14,7 @@ live.py       draws for the browser, by plotly; its marks are in traces.py
 
 from __future__ import annotations
 
-from sabtune.report.figures import lengths, memory, parallel, space, training
+from sabtune.report.figures import importance, lengths, memory, parallel, space, training
 from sabtune.report.figures.marks import Drawing
 from sabtune.report.material import Material
 
@@ -26,7 +27,7 @@ def drawings(material: Material) -> list[Drawing]:
         lengths.accuracy(material),
         lengths.loss(material),
         space.scores(material),
-        space.importance(material),
+        importance.importance(material),
         parallel.parallel(material),
         space.pareto(material),
         training.schedules(material),

@@ -1,18 +1,11 @@
-"""The search space: what the score does along each parameter, and which parameters matter."""
+"""The search space: what the score does along each parameter; the Pareto front."""
 
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import optuna
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-)
 from optuna.trial import TrialState
 
 from sabtune.report.figures.fields import Field, fields, without_bound
@@ -23,7 +16,6 @@ from sabtune.report.figures.marks import (
     PURPLE,
     VERMILION,
     Axis,
-    Bars,
     Figure,
     Line,
     Mark,
@@ -51,15 +43,6 @@ PANELS = 12
 
 FEW_VALUES = 20
 """Up to which trials of one value are drawn side by side."""
-
-TREES = 32
-"""Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
-
-FEW = 12
-"""Complete trials below which importances say nothing."""
-
-BEST = 5
-"""Trials that PED-ANOVA sets apart at the least, as its authors advise."""
 
 
 def scores(material: Material) -> Figure | None:
@@ -141,65 +124,6 @@ def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
 
 def _moved(x: float, by: float, log: bool) -> float:
     return x * float(np.exp(by)) if log else x + by
-
-
-def importance(material: Material) -> Figure | None:
-    """Which parameters the score depends on, by two estimators that often disagree."""
-    n = len(material.complete)
-    if material.is_contest or n < FEW:
-        return None
-    panels, best = [], max(0.1, BEST / n)
-    for title, axis, evaluator, sign in (
-        ("fANOVA", "share of the variance", FanovaImportanceEvaluator(n_trees=TREES, seed=0), 1),
-        (
-            "PED-ANOVA",
-            "share of the divergence",
-            PedAnovaImportanceEvaluator(target_quantile=best),
-            -1,
-        ),
-    ):
-        found = _importances(material.study, evaluator, sign)
-        if len(found) < 2:
-            return None
-        ranked = sorted(found.items(), key=lambda item: item[1])
-        bars = Bars(
-            at=list(range(len(ranked))),
-            heights=[value for _, value in ranked],
-            width=0.7,
-            label="",
-            colour=BLUE,
-            lying=True,
-        )
-        ticks = [(float(i), name) for i, (name, _) in enumerate(ranked)]
-        x, y = (
-            Axis(label=axis, low=0),
-            Axis(label="", ticks=ticks, low=-0.6, high=len(ranked) - 0.4),
-        )
-        panels.append(Panel(title=title, x=x, y=y, marks=[bars]))
-    return Figure(
-        name="importance",
-        title="Importance for the score: fANOVA and PED-ANOVA",
-        caption="How much the score depends on each parameter that all complete trials have "
-        f"(n = {n}, pruned ones left out): by fANOVA, the share of its variance over the space; by "
-        f"PED-ANOVA, how far the best {best:.0%} stand apart. Where they disagree, trust neither.",
-        panels=panels,
-        height=0.5 + 0.28 * max(len(panel.y.ticks) for panel in panels),
-    )
-
-
-def _importances(
-    study: optuna.Study, evaluator: BaseImportanceEvaluator, sign: int
-) -> dict[str, float]:
-    """By parameter; nothing where it can't be told. sign: -1 for what looks at low values."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PedAnova.*low `target` values")  # so we turn it
-        try:
-            found = optuna.importance.get_param_importances(
-                study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
-            )
-            return {name: float(value) for name, value in found.items()}
-        except (ValueError, RuntimeError):  # all scores alike, or no parameter that trials share
-            return {}
 
 
 def pareto(material: Material) -> Figure | None:
