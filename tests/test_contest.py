@@ -17,14 +17,14 @@ from mlflow.exceptions import MlflowException
 
 from sabtune.cli import main, running
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.errors import StoreError
+from sabtune.errors import ConfigError, StoreError
 from sabtune.evaluation import Ladder
 from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
-from sabtune.search.ablation import ablations
+from sabtune.search.ablation import CHANGED, ablations
 from sabtune.search.contest import finalists, fresh_lengths
 from sabtune.search.racing import Race
 from sabtune.store import Store
@@ -97,6 +97,21 @@ def test_what_is_no_sab_has_its_training_ablated_behind_the_winner() -> None:
     ]
 
 
+def test_an_ablation_may_be_of_some_changes_alone() -> None:
+    runs = {"#1 sab": winner(SAB.Config()), "rivals #2 lstm": winner(LSTM.Config())}
+    assert list(ablations(runs, ["k_att", "lengths"])) == [
+        "winner",
+        "k_att → 1",
+        "lengths → 5 to 50",
+        "rivals #2 lstm",
+        "rivals #2 lstm: lengths → 5 to 50",
+    ]
+    for label in ablations(runs):
+        assert label.split(": ")[-1].split(" → ")[0] in (*CHANGED, "winner", "rivals #2 lstm")
+    with pytest.raises(ConfigError, match="no change of 'length': did you mean 'lengths'"):
+        ablations(runs, ["length"])
+
+
 def test_no_sequence_is_made_shorter_than_the_task_has_them() -> None:
     run = replace(
         winner(SAB.Config()), task=Adding.Config(length=10)
@@ -163,12 +178,13 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
     fill(study, [SAB.Config()])
     monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
     monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
-    words = [command, "s", "--seeds", "2", "--lengths", "4,9", "--store", str(tmp_path)]
+    own = ["--changes", "form,k_att"] if command == "ablate" else []
+    words = [command, "s", "--seeds", "2", *own, "--lengths", "4,9", "--store", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["sabtune", *words])
     with pytest.raises(SystemExit):
         main()
     (again,) = [of for of in told if isinstance(of, str) and of.startswith(f"{command} s ")]
-    assert again.endswith(" --seeds 2 --lengths 4,9")
+    assert again.endswith(" ".join([" --seeds 2", *own, "--lengths 4,9"]))
 
 
 def sabtune(*arguments: object, cwd: Path) -> str:

@@ -179,6 +179,10 @@ def ablate(
         list[str], typer.Argument(help="A study, and others whose best are its rivals.")
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 5,
+    changes: Annotated[
+        str | None,
+        typer.Option(help="Of these alone, such as schedule,lengths; by default of all."),
+    ] = None,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
@@ -188,18 +192,20 @@ def ablate(
 ) -> None:
     """Change one thing at a time of the winner, and of rivals, and measure what it was worth."""
     if cluster is not None:
-        given: dict[str, remote.Value] = {"--seeds": seeds, "--lengths": lengths, "--store": store}
+        given: dict[str, remote.Value] = {"--seeds": seeds, "--changes": changes}
+        given |= {"--lengths": lengths, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         words = [*studies, *remote.options(given)]
         remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
-    from sabtune.search.ablation import ablations
+    from sabtune.search.ablation import CHANGED, ablations
     from sabtune.search.contest import finalists, study_file
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    runs = ablations(finalists(place, studies, 1))
+    runs = ablations(finalists(place, studies, 1), changes.split(",") if changes else CHANGED)
     where = where_of(store, files, tracking)
-    again = f"ablate {' '.join(studies)} --seeds {seeds}{lengths_as(lengths)}{data_of(data_dir)}"
+    again = f"ablate {' '.join(studies)} --seeds {seeds}"
+    again += (f" --changes {changes}" if changes else "") + lengths_as(lengths) + data_of(data_dir)
     run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -13,23 +13,36 @@ from sabtune.errors import ConfigError
 from sabtune.models import SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.schedule import Constant
+from sabtune.schema import suggest
 
 WINNER = "winner"
+
+CHANGED = ("k_top", "k_att", "k_trunc", "schedule", "form", "initial", "lengths")
+"""What an ablation changes, as its labels begin: of SAB, then of the training of any model."""
+
+ARROW = " → "
 
 SHORTER = 10
 """Times shorter than the training length are the shortest sequences, where lengths vary."""
 
 
-def ablations(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Each configuration and, by what is changed, its neighbours that differ in one thing.
+def ablations(runs: Mapping[str, RunConfig], of: Sequence[str] = CHANGED) -> dict[str, RunConfig]:
+    """Each configuration and, by what is changed, its neighbours that differ in one thing, one `of`
+    those named.
 
-    The first one is the winner; what is made of the others has their label in front.
+    The first one is the winner; what is made of the others has their label in front. Raises
+    ConfigError if a name is none of CHANGED.
     """
+    for name in of:
+        if name not in CHANGED:
+            raise ConfigError(f"an ablation has no change of {name!r}: {suggest(name, CHANGED)}")
     grid: dict[str, RunConfig] = {}
     for place, (label, run) in enumerate(runs.items()):
-        of = f"{label}: " if place else ""
+        whose = f"{label}: " if place else ""
         grid[label if place else WINNER] = run
-        grid |= {of + change: changed for change, changed in neighbours(run).items()}
+        for change, changed in neighbours(run).items():
+            if change.split(ARROW)[0] in of:
+                grid[whose + change] = changed
     return grid
 
 
