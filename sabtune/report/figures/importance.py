@@ -125,11 +125,11 @@ def by_chance(
 ) -> dict[str, float]:
     """By parameter, the most that it had in any shuffling of the scores."""
     random = np.random.default_rng(0)
-    most: dict[str, float] = {}
+    most = dict.fromkeys(intersection_search_space(study.get_trials(deepcopy=False)), 0.0)
     for _ in range(SHUFFLINGS):
         shuffled = random.permutation(np.array(scores)).tolist()
         for name, value in importances(study, shuffled, estimator).items():
-            most[name] = max(value, most.get(name, 0.0))
+            most[name] = max(value, most[name])
     return most
 
 
