@@ -4,9 +4,10 @@ import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder
-from sabtune.models import LSTM, SAB, SelfAttention
+from sabtune.models import SAB
 from sabtune.schedule import Constant, Cosine, Linear, Moving, Schedule
 from sabtune.search.racing import Seeds
+from sabtune.search.rivals import rivals
 from sabtune.search.study import ASHA, Study
 from sabtune.tasks import Copying
 
@@ -58,28 +59,6 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(model=model, train=train(trial))
 
 
-def lstm(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM without a memory, under full back-propagation through time."""
-    model = LSTM.Config(hidden=64, forget_bias=forget_bias(trial))
-    return TrialConfig(model=model, train=train(trial))
-
-
-def truncated(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM without a memory, under back-propagation through a few steps alone."""
-    k_trunc = trial.suggest_int("k_trunc", 5, 50)
-    model = LSTM.Config(hidden=64, k_trunc=k_trunc, forget_bias=forget_bias(trial))
-    return TrialConfig(model=model, train=train(trial))
-
-
-def self_attention(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM that attends to each of its states so far, and sends credit through all."""
-    model = SelfAttention.Config(hidden=64, forget_bias=forget_bias(trial))
-    return TrialConfig(model=model, train=train(trial))
-
-
-RIVALS = {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
-
-
 def train(trial: optuna.Trial) -> TrainConfig:
     """Rates and lengths; all have the same updates."""
     return TrainConfig(
@@ -104,3 +83,6 @@ def schedule(trial: optuna.Trial) -> Schedule:
     if name == "constant":
         return Constant()
     return MOVING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))
+
+
+RIVALS = rivals(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias)

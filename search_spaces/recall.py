@@ -4,7 +4,8 @@ import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder
-from sabtune.models import LSTM, SAB, SelfAttention
+from sabtune.models import SAB
+from sabtune.search.rivals import rivals
 from sabtune.search.study import ASHA, Study
 from sabtune.tasks import Recall
 
@@ -29,25 +30,6 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(model=model, train=train(trial))
 
 
-def lstm(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM without a memory, under full back-propagation through time."""
-    return TrialConfig(model=LSTM.Config(hidden=64), train=train(trial))
-
-
-def truncated(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM without a memory, under back-propagation through a few steps alone."""
-    k_trunc = trial.suggest_int("k_trunc", 2, 8)
-    return TrialConfig(model=LSTM.Config(hidden=64, k_trunc=k_trunc), train=train(trial))
-
-
-def self_attention(trial: optuna.Trial) -> TrialConfig:
-    """The same LSTM that attends to each of its states so far, and sends credit through all."""
-    return TrialConfig(model=SelfAttention.Config(hidden=64), train=train(trial))
-
-
-RIVALS = {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
-
-
 def train(trial: optuna.Trial) -> TrainConfig:
     """The learning rate; all have the same updates."""
     return TrainConfig(
@@ -57,3 +39,6 @@ def train(trial: optuna.Trial) -> TrainConfig:
         decay=0.5,
         report_every=1000,
     )
+
+
+RIVALS = rivals(train, hidden=64, k_trunc=(2, 8))
