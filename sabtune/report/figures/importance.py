@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from optuna.trial import TrialState
 
 from sabtune.report.figures.marks import BLACK, BLUE, GREY, Axis, Bars, Figure, Panel, Points
 from sabtune.report.material import Material
+from sabtune.search.racing import Race
 
 TREES = 32
 """Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
@@ -52,6 +52,9 @@ def importance(material: Material) -> Figure | None:
     n = len(scores)
     if n < FEW or np.ptp(scores) == 0:
         return None
+    shared = list(intersection_search_space(study.get_trials(deepcopy=False)))
+    if not shared:
+        return None
     best = max(0.1, BEST / n)
     fanova = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=best)
@@ -60,10 +63,10 @@ def importance(material: Material) -> Figure | None:
         Estimator("fANOVA", "share of the variance", fanova, 1),
         Estimator("PED-ANOVA", "share of the divergence", ped_anova, -1),
     ):
-        found = importances(study, scores, estimator)
+        found = importances(study, shared, scores, estimator)
         if len(found) < 2:
             return None
-        panels.append(_panel(found, by_chance(study, scores, estimator), estimator))
+        panels.append(_panel(found, by_chance(study, shared, scores, estimator), estimator))
     return Figure(
         name="importance",
         title="Importance for the score: fANOVA and PED-ANOVA",
@@ -84,15 +87,13 @@ def tried(material: Material) -> tuple[optuna.Study, list[float]]:
     Seeds of one configuration are no further draws from the space. Complete trials alone would be
     those whose score was high: what made it so would look like nothing.
     """
-    seeds: dict[int, list[float]] = {}
-    for trial in material.ended:
-        if trial.state != TrialState.FAIL:
-            seeds.setdefault(trial.configuration, []).append(trial.score)
-    scores = [statistics.fmean(of) for of in seeds.values()]
+    trained = (trial for trial in material.ended if trial.state != TrialState.FAIL)
+    configurations = Race.of_trials(material.study, trained).configurations.values()
+    scores = [configuration.value("mean") for configuration in configurations]
     drawn = material.study.get_trials(deepcopy=False)
     study = optuna.create_study(direction="maximize")
-    for number, score in zip(seeds, scores, strict=True):
-        of = drawn[number]
+    for configuration, score in zip(configurations, scores, strict=True):
+        of = drawn[configuration.number]
         study.add_trial(
             optuna.trial.create_trial(params=of.params, distributions=of.distributions, value=score)
         )
@@ -100,12 +101,10 @@ def tried(material: Material) -> tuple[optuna.Study, list[float]]:
 
 
 def importances(
-    study: optuna.Study, scores: Sequence[float], estimator: Estimator
+    study: optuna.Study, shared: list[str], scores: Sequence[float], estimator: Estimator
 ) -> dict[str, float]:
-    """By parameter; nothing where it can't be told. scores: of the study's trials in order."""
-    shared = list(intersection_search_space(study.get_trials(deepcopy=False)))
-    if not shared:
-        return {}
+    """By parameter; nothing where it can't be told. shared: the parameters that all trials have;
+    scores: of the study's trials in order."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="PedAnova.*low `target` values")  # so we turn it
         try:
@@ -121,14 +120,14 @@ def importances(
 
 
 def by_chance(
-    study: optuna.Study, scores: Sequence[float], estimator: Estimator
+    study: optuna.Study, shared: list[str], scores: Sequence[float], estimator: Estimator
 ) -> dict[str, float]:
     """By parameter, the most that it had in any shuffling of the scores."""
     random = np.random.default_rng(0)
-    most = dict.fromkeys(intersection_search_space(study.get_trials(deepcopy=False)), 0.0)
+    most = dict.fromkeys(shared, 0.0)
     for _ in range(SHUFFLINGS):
         shuffled = random.permutation(np.array(scores)).tolist()
-        for name, value in importances(study, shuffled, estimator).items():
+        for name, value in importances(study, shared, shuffled, estimator).items():
             most[name] = max(value, most[name])
     return most
 
