@@ -25,11 +25,10 @@ from sabtune.cli.screen import (
     close,
     console_of_terminal,
     data_folder,
-    data_of,
     hint,
-    lengths_as,
     lengths_of,
     log_report,
+    option,
     restored,
     run_contest,
     saying,
@@ -134,9 +133,9 @@ def search(
     hint(console, "This page again:", f"report {name}{where}")
     if FROM not in os.environ:
         hint(console, "Figures and tables:", f"report {name}{where} --out report")
-    hint(console, "On fresh seeds:", f"confirm {name}{where}{data_of(data_dir)}")
+    hint(console, "On fresh seeds:", f"confirm {name}{where}{option('--data-dir', data_dir)}")
     again = f"search {os.environ.get(STUDY_FILE, path)}"
-    again += (f" --rival {rival}" if rival else "") + where + data_of(data_dir)
+    again += option("--rival", rival) + where + option("--data-dir", data_dir)
     close(console, ending, again, f"sync {name}{where}")
 
 
@@ -168,7 +167,7 @@ def confirm(
     runs = finalists(place, studies, top)
     where = where_of(store, files, tracking)
     again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
-    again += lengths_as(lengths) + data_of(data_dir)
+    again += option("--lengths", lengths) + option("--data-dir", data_dir)
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
@@ -205,7 +204,9 @@ def ablate(
     runs = ablations(finalists(place, studies, 1), changes.split(",") if changes else CHANGED)
     where = where_of(store, files, tracking)
     again = f"ablate {' '.join(studies)} --seeds {seeds}"
-    again += (f" --changes {changes}" if changes else "") + lengths_as(lengths) + data_of(data_dir)
+    again += (
+        option("--changes", changes) + option("--lengths", lengths) + option("--data-dir", data_dir)
+    )
     run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 

@@ -106,9 +106,9 @@ def lengths_of(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
 
 
-def lengths_as(text: str | None) -> str:
-    """The option that asks for the same lengths again."""
-    return f" --lengths {text}" if text else ""
+def option(name: str, value: object) -> str:
+    """The option that gives the same value again; nothing where none was given."""
+    return f" {name} {value}" if value else ""
 
 
 @contextmanager
@@ -171,16 +171,14 @@ def data_folder(named: Path | None) -> Path:
     return place.folder()
 
 
-def data_of(named: Path | None) -> str:
-    """The option that names the same data folder again."""
-    return f" --data-dir {named}" if named else ""
-
-
 def where_of(store: str, files: str | None, tracking: str | None) -> str:
     """The options that lead to the same store again; no password."""
     where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"
-    where += f" --files {files}" if files else ""
-    return where + (f" --tracking {hide_password(tracking)}" if tracking else "")
+    return (
+        where
+        + option("--files", files)
+        + option("--tracking", tracking and hide_password(tracking))
+    )
 
 
 def restored(console: Console, store: Store) -> Store:
