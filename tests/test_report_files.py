@@ -30,7 +30,7 @@ from tests.reports import RIVALS, confirmed, frozen, searched
 
 HOSTILE = "<script>alert('x')</script>{{ 7 * 7 }} & </figure>"
 
-TAB = ("ladder.csv", "ladder.md", "ladder.tex")
+TAB = ("ladder.csv", "ladder.md", "ladder.tex", "trials.csv")
 
 FIGURES = {
     "accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
@@ -107,8 +107,9 @@ def test_only_what_is_asked_for_is_written(store: Store, tmp_path: Path) -> None
     assert write(study, store, tmp_path, ("csv", "md")) == [
         tmp_path / "ladder.md",
         tmp_path / "ladder.csv",
+        tmp_path / "trials.csv",
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"ladder.md", "ladder.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"ladder.md", "ladder.csv", "trials.csv"}
 
 
 def test_the_page_loads_nothing_from_anywhere(page: Page, folder: Path) -> None:
@@ -163,7 +164,7 @@ def test_nothing_in_a_name_is_taken_for_code(page: Page, folder: Path) -> None:
 def test_a_contest_has_a_report_of_its_own(store: Store, tmp_path: Path) -> None:
     study = record.open_study(store, "found.confirm")
     written = write(study, store, tmp_path, ("html", "csv"))
-    assert [path.name for path in written] == ["ladder.csv", "report.html"]
+    assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]
     shown = Page((tmp_path / "report.html").read_text())
     assert {"accuracy", "learning", "cost", "contest-confirm"} <= set(shown.ids)
     assert not {"scores", "importance", "parallel", "schedules"} & set(shown.ids)
@@ -222,7 +223,7 @@ def test_the_command_writes_and_says_what(sabtune: Command, store: Store, tmp_pa
     place = ("--store", store.root, "--out", tmp_path)
     code, out, err = sabtune("report", "found", *place, "--format", "md,csv")
     assert (code, err) == (0, "")
-    assert out == f"Wrote to {tmp_path}: ladder.md, ladder.csv\n"
+    assert out == f"Wrote to {tmp_path}: ladder.md, ladder.csv, trials.csv\n"
     code, out, _ = sabtune("report", "found", *place, "--format", "png")
     assert out == f"Wrote to {tmp_path}: {len(FIGURES)} files in figures/\n"
 

@@ -6,8 +6,6 @@ over its fresh seeds.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +13,7 @@ from sabtune.config import PARTS
 from sabtune.report import comparison, paper, statistics
 from sabtune.report.comparison import Group
 from sabtune.report.material import Material
-from sabtune.report.sheet import Sheet, latex
+from sabtune.report.sheet import Sheet, csv_text, latex
 from sabtune.report.statistics import Estimate
 from sabtune.schema import to_dict
 
@@ -107,12 +105,7 @@ def latex_page(material: Material) -> str:
 def csv_page(material: Material) -> str:
     """One row for each method and length, every number in full; accuracies are fractions."""
     rows = list(_rows(material))
-    names = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, dict.fromkeys(name for row in rows for name in row))
 
 
 def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:

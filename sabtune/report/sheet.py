@@ -1,8 +1,11 @@
-"""A table of words: on the terminal, as Markdown, as LaTeX."""
+"""A table of words: on the terminal, as Markdown, as LaTeX; and rows as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -94,3 +97,12 @@ def _cell(text: str) -> str:
 def _markdown(cell: str) -> str:
     """On one line, and nothing in it that Markdown or HTML would take for its own."""
     return re.sub(r"([\\|*`]|<(?=\S)|(?<=\])\()", r"\\\1", cell).replace("\n", "<br>")
+
+
+def csv_text(rows: Iterable[Mapping[str, object]], names: Iterable[str]) -> str:
+    """Rows under a header of `names`; a cell that a row lacks is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""A report's files: the page, the length-generalisation table, and the figures."""
+"""A report's files: the page, the length-generalisation table, the trials, and the figures."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Literal
 import optuna
 
 from sabtune.errors import StoreError
-from sabtune.report import ladder
+from sabtune.report import ladder, trials
 from sabtune.report.material import Material, gather
 from sabtune.schema import check_name
 from sabtune.store import Store
 
 Format = Literal["html", "md", "tex", "csv", "png", "pdf"]
 
-TABLES: Mapping[str, Callable[[Material], str]] = {
-    "md": ladder.markdown,
-    "csv": ladder.csv_page,
-    "tex": ladder.latex_page,
+TABLES: Mapping[Format, Mapping[str, Callable[[Material], str]]] = {
+    "md": {"ladder.md": ladder.markdown},
+    "csv": {"ladder.csv": ladder.csv_page, "trials.csv": trials.csv_page},
+    "tex": {"ladder.tex": ladder.latex_page},
 }
+"""By format: what makes each file."""
+
 FIGURES: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 FORMATS = ("html", *TABLES, *FIGURES)
-"""All there are: report.html, ladder.md, .csv and .tex, figures/*.png and *.pdf."""
+"""All there are; figures are figures/*.png and *.pdf."""
 
 QUICK = ("html", *TABLES)
 """What a search makes at its end."""
@@ -51,9 +53,9 @@ def write(
 
 def _files(material: Material, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
     """Each file's name and content, made when it is asked for."""
-    for name, table in TABLES.items():
-        if name in formats:
-            yield f"ladder.{name}", table(material)
+    for of, tables in TABLES.items():
+        if of in formats:
+            yield from ((name, table(material)) for name, table in tables.items())
     drawn = [name for name in FIGURES if name in formats]
     if not drawn and "html" not in formats:
         return

@@ -1,0 +1,54 @@
+"""Every trial of a study as a table to compute on: what it trained, and what came of it."""
+
+from __future__ import annotations
+
+from sabtune.evaluation import Rung
+from sabtune.report.material import Material, state
+from sabtune.report.sheet import csv_text
+from sabtune.schema import flatten
+from sabtune.search.record import TrialRecord
+
+Cells = dict[str, object]
+
+
+def csv_page(material: Material) -> str:
+    """One row for each trial that has begun, every number in full.
+
+    Its columns: how it ended; its whole configuration, by the names that MLflow has, too; as
+    `param.NAME` what the space drew, as `points` of a study take it; accuracies, as fractions, and
+    losses by length, `ladder_` on the sequences that chose, `test_` on those that didn't.
+    """
+    rows = [(_fate(of), _trained(of), _drawn(of), _measured(of)) for of in material.trials]
+    names = dict.fromkeys(name for part in zip(*rows, strict=True) for of in part for name in of)
+    return csv_text([{n: v for part in row for n, v in part.items()} for row in rows], names)
+
+
+def _fate(trial: TrialRecord) -> Cells:
+    return {
+        "trial": trial.number,
+        "configuration": trial.configuration,
+        "label": trial.label,
+        "state": state(trial),
+        "reason": trial.reason,
+        "score": trial.score,
+        "updates": max(trial.scores, default=0),
+        "seconds": trial.seconds,
+        "peak_memory_mib": trial.memory,
+    }
+
+
+def _trained(trial: TrialRecord) -> Cells:
+    return flatten(trial.run.to_dict()) if trial.run else {}
+
+
+def _drawn(trial: TrialRecord) -> Cells:
+    return {f"param.{name}": value for name, value in trial.params.items()}
+
+
+def _measured(trial: TrialRecord) -> Cells:
+    return _by_length("ladder", trial.ladder) | _by_length("test", trial.test)
+
+
+def _by_length(on: str, rungs: list[Rung]) -> Cells:
+    accuracies: Cells = {f"{on}_accuracy_at_{rung.length}": rung.accuracy for rung in rungs}
+    return accuracies | {f"{on}_loss_at_{rung.length}": rung.loss for rung in rungs}

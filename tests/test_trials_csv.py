@@ -1,0 +1,88 @@
+"""trials.csv: every trial that has begun is looked up again in the study."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sabtune.models import LSTM, SAB
+from sabtune.report import trials
+from sabtune.report.material import gather
+from sabtune.search import record
+from sabtune.store import Store
+from tests.reports import LENGTHS, confirmed, frozen, searched
+
+TRIALS = 12
+"""Some of them pruned, and one failed."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("store"))
+    searched(store, "found", TRIALS)
+    confirmed(store, "found.confirm", {"ours": (SAB.Config(k_top=3), (0.9, 0.8))})
+    return store
+
+
+def rows_of(store: Store, name: str) -> list[dict[str, str]]:
+    text = trials.csv_page(gather(record.open_study(store, name), store))
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
+    study = optuna.load_study(study_name="found", storage=record.store_of(store))
+    rows = rows_of(store, "found")
+    words = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    assert [(int(row["trial"]), words[row["state"]]) for row in rows] == [
+        (trial.number, trial.state.name) for trial in study.trials
+    ]
+    assert {row["state"] for row in rows} == words.keys()
+    for row, trial in zip(rows, study.trials, strict=True):
+        assert int(row["updates"]) == max(trial.intermediate_values)
+        if trial.state == TrialState.COMPLETE:
+            assert float(row["score"]) == trial.value
+            assert [float(row[f"test_accuracy_at_{n}"]) for n in LENGTHS] == [
+                rung["accuracy"] for rung in trial.user_attrs["result"]["test"]
+            ]
+        else:
+            assert not row[f"test_accuracy_at_{LENGTHS[0]}"]
+
+
+def test_what_was_drawn_and_what_was_trained_stand_in_full(store: Store) -> None:
+    study = optuna.load_study(study_name="found", storage=record.store_of(store))
+    for row, trial in zip(rows_of(store, "found"), study.trials, strict=True):
+        drawn = {name: row[f"param.{name}"] for name in trial.params}
+        assert drawn == {name: str(value) for name, value in trial.params.items()}
+        run = trial.user_attrs["assignment"]["run"]
+        assert row["trial.train.learning_rate"] == str(run["trial"]["train"]["learning_rate"])
+        assert row["trial.model.schedule.kind"] == run["trial"]["model"]["schedule"]["kind"]
+        assert (row["task.length"], row["seed"]) == ("100", str(run["seed"]))
+
+
+def test_models_of_several_kinds_leave_empty_what_they_lack(store: Store) -> None:
+    study = optuna.create_study(
+        study_name="mixed", storage=record.store_of(store), direction="maximize"
+    )
+    for number, model in enumerate((LSTM.Config(k_trunc=7), SAB.Config(k_top=4, k_trunc=6))):
+        study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))
+    lstm, sab = rows_of(store, "mixed")
+    assert (lstm["trial.model.kind"], sab["trial.model.kind"]) == ("lstm", "sab")
+    assert (lstm["trial.model.k_top"], sab["trial.model.k_top"]) == ("", "4")
+    assert (lstm["trial.model.k_trunc"], sab["trial.model.k_trunc"]) == ("7", "6")
+
+
+def test_a_contest_names_whose_run_each_is(store: Store) -> None:
+    rows = rows_of(store, "found.confirm")
+    assert [row["label"] for row in rows] == ["ours", "ours"]
+    assert len({row["seed"] for row in rows}) == 2
+
+
+def test_a_trial_that_is_still_training_is_there_too(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path)
+    study = searched(other, "running", 2)
+    study.ask()
+    assert [row["state"] for row in rows_of(other, "running")][-1] == "unfinished"
