@@ -25,7 +25,7 @@ from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
 from sabtune.search.ablation import CHANGED, ablations
-from sabtune.search.contest import finalists, fresh_lengths
+from sabtune.search.contest import finalists, fresh_lengths, missing, planned
 from sabtune.search.racing import Race
 from sabtune.store import Store
 from sabtune.tasks import Adding, Copying, TaskConfig
@@ -165,6 +165,22 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         fill(study, [SAB.Config()], task)
     with pytest.raises(StoreError, match="tested on different tasks: compare studies of the same"):
         finalists(store, ["one", "longer"], 1)
+
+
+def test_a_contest_that_is_asked_for_less_still_makes_what_it_was_given(tmp_path: Path) -> None:
+    store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
+    assert planned("c", store, runs, 3) == 6
+    study = optuna.create_study(study_name="c", storage=record.store_of(store))
+    for label, run in missing([], runs, 3):
+        record.enqueue(study, run, label=label)
+    assert planned("c", store, runs, 3) == 6
+    assert planned("c", store, {"a": runs["a"]}, 5) == 8
+    trials = study.get_trials()
+    added = missing(trials, {"b": runs["b"], "new": runs["a"]}, 4)
+    fresh = record.FRESH_SEED
+    assert [(label, run.seed - fresh) for label, run in added] == [
+        ("new", 0), ("new", 1), ("new", 2), ("b", 3), ("new", 3),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])

@@ -45,10 +45,10 @@ def run_contest(
     """Runs a contest and prints its page; `command_line` and `where` go on with it. `crowns`: the
     study whose champion it is about."""
     from sabtune.report.contest import page
-    from sabtune.search.contest import contest
+    from sabtune.search.contest import contest, planned
 
     console = console_of_terminal()
-    own = file.renamed(name).with_limits(trials=seeds * len(runs), seed=None)
+    own = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(
             name,

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
@@ -73,6 +74,29 @@ def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
     return (ladder.lengths[0], *sorted(length for length in lengths if length > ladder.lengths[0]))
 
 
+def missing(
+    trials: Sequence[FrozenTrial], runs: Mapping[str, RunConfig], seeds: int
+) -> list[tuple[str, RunConfig]]:
+    """The runs, each with its label, that a contest with these trials has yet to be given."""
+    given = {
+        (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"])
+        for trial in trials
+    }
+    return [
+        (label, dataclasses.replace(run, seed=seed))
+        for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds)
+        for label, run in runs.items()
+        if (label, seed) not in given
+    ]
+
+
+def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
+    """How many runs a contest will have in all: what it was given before is made, too."""
+    known = name in record.names(store)
+    trials = record.open_study(store, name).get_trials(deepcopy=False) if known else []
+    return len(trials) + len(missing(trials, runs, seeds))
+
+
 def contest(
     name: str,
     file: StudyFile,
@@ -114,14 +138,8 @@ def contest(
                 "contest": {label: run.trial.model.label() for label, run in runs.items()},
             },
         )
-        enqueued = {
-            (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"])
-            for trial in opened.get_trials(deepcopy=False)
-        }
-        for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds):
-            for label, run in runs.items():
-                if (label, seed) not in enqueued:
-                    record.enqueue(opened, dataclasses.replace(run, seed=seed), label=label)
+        for label, run in missing(opened.get_trials(deepcopy=False), runs, seeds):
+            record.enqueue(opened, run, label=label)
         assigner = Assigner(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
