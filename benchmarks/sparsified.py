@@ -1,23 +1,24 @@
-"""Does full self-attention fail on long sequences because each of many states has a little weight?
+"""Are models inexact on long sequences because many states have a little weight each?
 
     python benchmarks/sparsified.py STUDY [--store PATH] [--length 5000] [--sequences 256]
 
-The trained self-attention models of a study, tested as they are, and with all but the k_top highest
-scores of each step left out of the softmax. Nothing is trained: the two models have the same
-parameters, and "all" is the control.
+The trained models of a study, tested as they are, and with all but the k_top highest scores of each
+step left out. Nothing is trained: self-attention has the parameters of SAB, and "all" of its states
+is the control; of a SAB, k_top alone is another.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sabtune.checkpoint import MODEL_FILES, load_model
-from sabtune.config import RunConfig
 from sabtune.evaluation import measure
 from sabtune.models import SAB, Model, SelfAttention
 from sabtune.models.sab import ALL
@@ -25,22 +26,24 @@ from sabtune.ops import reference
 from sabtune.ops.reference import State
 from sabtune.search import record
 from sabtune.search.contest import EVALUATION_SEED
+from sabtune.search.record import TrialRecord
 from sabtune.seeding import Stream
 from sabtune.store import Store
+from sabtune.tasks import Task
 
 SATURATED = 30.0
 """A key that takes tanh to ±1 whatever the query adds to it."""
 
 
-def models(study: str, store: str) -> Iterator[tuple[RunConfig, SelfAttention]]:
-    """Those that were trained to their ends, with what was trained."""
+def models(study: str, store: str) -> Iterator[tuple[TrialRecord, SelfAttention | SAB]]:
+    """Those that were trained to their ends and have a memory."""
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
-        if trial.checkpoint is None or trial.run is None or not trial.test:
+        if trial.checkpoint is None or not trial.test:
             continue
         with trial.checkpoint.here(MODEL_FILES) as here:
             model = load_model(here)
-        if isinstance(model, SelfAttention):
-            yield trial.run, model
+        if isinstance(model, SelfAttention | SAB):
+            yield trial, model
 
 
 class Sparsified(SAB):
@@ -56,31 +59,38 @@ class Sparsified(SAB):
         return super().forward(x, state)
 
 
-def sparsified(model: SelfAttention, k_top: int, run: RunConfig) -> Model:
+def sparsified(model: SelfAttention | SAB, k_top: int, task: Task) -> Model:
     """The same weights, with the k_top highest of each step's."""
-    task, none = run.task.build(), torch.Generator()
+    if isinstance(model, SAB):
+        sparse = copy.deepcopy(model)
+        sparse.k_top = k_top
+        return sparse
     config = SAB.Config(
         hidden=model.config.hidden, k_top=k_top, k_att=1, k_trunc=0, normalizer="softmax"
     )
-    steps = task.steps(run.task.length)
-    sparse = Sparsified(config, task.inputs, task.outputs, steps=steps, generator=none)
+    sparse = Sparsified(config, task.inputs, task.outputs, steps=1, generator=torch.Generator())
     sparse.load_state_dict(model.state_dict())
     return sparse.eval()
 
 
 def row(
-    run: RunConfig, model: SelfAttention, tops: Sequence[int], options: argparse.Namespace
+    trial: TrialRecord, model: SelfAttention | SAB, tops: Sequence[int], length: int, sequences: int
 ) -> str:
-    """The accuracies of one model, as trained and for every k_top."""
-    task = run.task.build()
-    cells = [
-        measure(
-            each, task, options.length, sequences=options.sequences,
-            seed=EVALUATION_SEED, stream=Stream.CONFIRMATION,
-        ).accuracy
-        for each in (model, *(sparsified(model, k_top, run) for k_top in tops))
-    ]  # fmt: skip
-    return f"{run.seed:<14}" + "".join(f"{accuracy:>11.1%}" for accuracy in cells)
+    """The accuracies of one model, as trained and for every k_top that is less."""
+    assert trial.run is not None
+    task = trial.run.task.build()
+    own = model.k_top if isinstance(model, SAB) else None
+    tested = [
+        model,
+        *(sparsified(model, k, task) if own is None or k < own else None for k in tops),
+    ]
+    measured = partial(
+        measure, task=task, length=length, sequences=sequences,
+        seed=EVALUATION_SEED, stream=Stream.CONFIRMATION,
+    )  # fmt: skip
+    cells = [f"{measured(each).accuracy:.1%}" if each else "–" for each in tested]
+    label = f"{trial.run.trial.model.label():<38}{trial.run.seed:>14}"
+    return label + "".join(f"{cell:>11}" for cell in cells)
 
 
 def main() -> None:
@@ -90,14 +100,17 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=5000)
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--k-top", default="all,20,10,5,2")
+    parser.add_argument("--only", default="", help="the models whose label starts so")
     options = parser.parse_args()
     torch.set_num_threads(1)
     words = options.k_top.split(",")
     tops = [ALL if word == "all" else int(word) for word in words]
     print(f"accuracy at length {options.length} on {options.sequences} sequences")
-    print(f"{'seed':<14}{'as it is':>11}" + "".join(f"{'k_top ' + word:>11}" for word in words))
-    for run, model in models(options.study, options.store):
-        print(row(run, model, tops, options), flush=True)
+    heads = ("as it is", *(f"k_top {word}" for word in words))
+    print(f"{'model':<38}{'seed':>14}{''.join(f'{head:>11}' for head in heads)}")
+    for trial, model in models(options.study, options.store):
+        if trial.run is not None and trial.run.trial.model.label().startswith(options.only):
+            print(row(trial, model, tops, options.length, options.sequences), flush=True)
 
 
 if __name__ == "__main__":
