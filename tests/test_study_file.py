@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
-from sabtune.config import TrialConfig
+from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.models import LSTM
+from sabtune.schema import flatten
 from sabtune.search.study import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
 
 GOOD = """
-from sabtune.config import TrialConfig
+from sabtune.config import RunConfig, TrialConfig
 from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.search.study import Study
@@ -28,7 +30,8 @@ def space(trial):
     return TrialConfig(model=SAB.Config(k_top=trial.suggest_int("k_top", 1, 3)))
 """
 
-SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted((ROOT / "search_spaces").glob("*.py"))
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -66,6 +69,21 @@ def test_a_shipped_rival_has_all_but_the_model_in_common(name: str, rival: str) 
     assert type(a.model) is not type(b.model)
     assert a.model.hidden == b.model.hidden
     assert a.train.updates == b.train.updates
+
+
+@pytest.mark.parametrize("rival", [None, "self_attention"])
+def test_what_was_found_is_in_the_space_that_it_was_found_in(rival: str | None) -> None:
+    ours = load(ROOT / "docs" / "results" / "found.py", rival)
+    theirs = load(ROOT / "search_spaces" / "copying.py", rival)
+    assert (ours.study.task, ours.study.ladder) == (theirs.study.task, theirs.study.ladder)
+    found, drawn = ours.try_space(), theirs.try_space()
+    assert (type(found.model), found.model.hidden) == (type(drawn.model), drawn.model.hidden)
+    assert found.train.updates == drawn.train.updates
+    with (ROOT / "docs" / "results" / f"copying{f'.{rival}' * bool(rival)}.csv").open() as trials:
+        run = RunConfig(task=ours.study.task, trial=found, seed=0)
+        wanted = {k: str(v) for k, v in flatten(run.to_dict()).items() if k.startswith("trial.")}
+        rows = [row for row in csv.DictReader(trials) if wanted.items() <= row.items()]
+    assert any(row["state"] == "complete" for row in rows)
 
 
 RIVALS = """

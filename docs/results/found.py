@@ -1,0 +1,63 @@
+"""What searches of copying.py found, trained again without a search.
+
+sabtune search docs/results/found.py  # and --rival lstm, truncated, self_attention
+sabtune confirm found found.lstm found.truncated found.self_attention --top 1
+"""
+
+from functools import partial
+
+from sabtune.config import TrainConfig, TrialConfig
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB, ModelConfig, SelfAttention
+from sabtune.schedule import Linear
+from sabtune.search.study import Space, Study
+from sabtune.tasks import Copying
+
+STUDY = Study(
+    name="found",
+    task=Copying.Config(length=100, symbols=10),
+    ladder=Ladder(
+        lengths=(100, 200, 400, 2000, 5000),
+        select=(100, 200, 400),
+        sequences=256,
+        solved_reports=3,
+    ),
+    trials=1,
+)
+
+
+train = partial(TrainConfig, updates=20_000, batch_size=32, report_every=1000)
+
+
+def always(model: ModelConfig, train: TrainConfig) -> Space:
+    """The space that holds this configuration and no other."""
+    return lambda _: TrialConfig(model=model, train=train)
+
+
+space = always(
+    SAB.Config(
+        hidden=64,
+        k_top=11,
+        k_att=3,
+        k_trunc=10,
+        schedule=Linear(start="all", share=0.14052372971082452),
+    ),
+    train(
+        learning_rate=0.0032686909044118487,
+        clip_norm=0.4522691226682337,
+        warmup=0.09691147282678983,
+        shortest=21,
+    ),
+)
+
+RIVALS = {
+    "self_attention": always(
+        SelfAttention.Config(hidden=64),
+        train(
+            learning_rate=0.003182145629619259,
+            clip_norm=0.49452039523286867,
+            warmup=0.010683916623186789,
+            shortest=8,
+        ),
+    ),
+}
