@@ -8,7 +8,7 @@ from functools import partial
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.evaluation import Ladder
-from sabtune.models import SAB, ModelConfig, SelfAttention
+from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.schedule import Linear
 from sabtune.search.study import Space, Study
 from sabtune.tasks import Copying
@@ -51,6 +51,19 @@ space = always(
 )
 
 RIVALS = {
+    "lstm": always(
+        LSTM.Config(hidden=64, forget_bias=1),
+        train(
+            learning_rate=0.002501339819753809,
+            clip_norm=0.6454829962290949,
+            warmup=0.05684339488686485,
+            shortest=6,
+        ),
+    ),
+    "truncated": always(
+        LSTM.Config(hidden=64, k_trunc=10),
+        train(learning_rate=1e-3, clip_norm=0.5, shortest=5),
+    ),
     "self_attention": always(
         SelfAttention.Config(hidden=64),
         train(
