@@ -4,7 +4,7 @@
 
 The trained models of a study, tested as they are, and with all but the k_top highest scores of each
 step left out. Nothing is trained: self-attention has the parameters of SAB, and "all" of its states
-is the control; of a SAB, k_top alone is another.
+is the control. A SAB is tested with every k_top below its own.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ from sabtune.models.sab import ALL
 from sabtune.ops import reference
 from sabtune.ops.reference import State
 from sabtune.search import record
-from sabtune.search.contest import EVALUATION_SEED
-from sabtune.search.record import TrialRecord
-from sabtune.seeding import Stream
 from sabtune.store import Store
 from sabtune.tasks import Task
+from sabtune.trial import Assignment
 
 SATURATED = 30.0
 """A key that takes tanh to ±1 whatever the query adds to it."""
 
 
-def models(study: str, store: str) -> Iterator[tuple[TrialRecord, SelfAttention | SAB]]:
-    """Those that were trained to their ends and have a memory."""
+def models(study: str, store: str, only: str) -> Iterator[tuple[Assignment, SelfAttention | SAB]]:
+    """Those that were trained to their ends, have a memory and a label that starts with `only`."""
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
-        if trial.checkpoint is None or not trial.test:
+        if trial.assignment is None or trial.checkpoint is None or not trial.test:
             continue
-        with trial.checkpoint.here(MODEL_FILES) as here:
-            model = load_model(here)
-        if isinstance(model, SelfAttention | SAB):
-            yield trial, model
+        config = trial.assignment.run.trial.model
+        if config.label().startswith(only) and isinstance(
+            config, SelfAttention.Config | SAB.Config
+        ):
+            with trial.checkpoint.here(MODEL_FILES) as here:
+                model = load_model(here)
+            assert isinstance(model, SelfAttention | SAB)
+            yield trial.assignment, model
 
 
 class Sparsified(SAB):
@@ -74,11 +76,15 @@ def sparsified(model: SelfAttention | SAB, k_top: int, task: Task) -> Model:
 
 
 def row(
-    trial: TrialRecord, model: SelfAttention | SAB, tops: Sequence[int], length: int, sequences: int
+    assignment: Assignment,
+    model: SelfAttention | SAB,
+    tops: Sequence[int],
+    length: int,
+    sequences: int,
 ) -> str:
     """The accuracies of one model, as trained and for every k_top that is less."""
-    assert trial.run is not None
-    task = trial.run.task.build()
+    run = assignment.run
+    task = run.task.build()
     own = model.k_top if isinstance(model, SAB) else None
     tested = [
         model,
@@ -86,10 +92,10 @@ def row(
     ]
     measured = partial(
         measure, task=task, length=length, sequences=sequences,
-        seed=EVALUATION_SEED, stream=Stream.CONFIRMATION,
+        seed=assignment.evaluation_seed, stream=assignment.test_stream,
     )  # fmt: skip
     cells = [f"{measured(each).accuracy:.1%}" if each else "–" for each in tested]
-    label = f"{trial.run.trial.model.label():<38}{trial.run.seed:>14}"
+    label = f"{run.trial.model.label():<38}{run.seed:>14}"
     return label + "".join(f"{cell:>11}" for cell in cells)
 
 
@@ -108,9 +114,8 @@ def main() -> None:
     print(f"accuracy at length {options.length} on {options.sequences} sequences")
     heads = ("as it is", *(f"k_top {word}" for word in words))
     print(f"{'model':<38}{'seed':>14}{''.join(f'{head:>11}' for head in heads)}")
-    for trial, model in models(options.study, options.store):
-        if trial.run is not None and trial.run.trial.model.label().startswith(options.only):
-            print(row(trial, model, tops, options.length, options.sequences), flush=True)
+    for assignment, model in models(options.study, options.store, options.only):
+        print(row(assignment, model, tops, options.length, options.sequences), flush=True)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ class Assignment:
     limits: Limits = field(default_factory=Limits)
     confirms: bool = False
 
+    @property
+    def test_stream(self) -> Stream:
+        """Of the sequences that its test is made on."""
+        return Stream.CONFIRMATION if self.confirms else Stream.TEST
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
@@ -218,7 +223,7 @@ class TrialRun:
         if len(self.rungs) < len(short) or not (self.training.progress >= 1 or self._enough()):
             return short
         long = [length for length in ladder.lengths if length not in ladder.select]
-        last = Stream.CONFIRMATION if self.assignment.confirms else Stream.TEST
+        last = self.assignment.test_stream
         return [
             *short,
             *((Stream.SELECTION, length) for length in long),

@@ -12,7 +12,6 @@ from sabtune.errors import StoreError
 from sabtune.evaluation import Rung, measure
 from sabtune.peak import forget_peak, peak
 from sabtune.search.record import TrialRecord
-from sabtune.seeding import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ def climbing(trial: TrialRecord, lengths: Sequence[int], sequences: int) -> Iter
     for length in lengths:
         task.steps(length)
     torch.set_num_threads(assignment.threads)
-    stream = Stream.CONFIRMATION if assignment.confirms else Stream.TEST
+    stream = assignment.test_stream
     for length in lengths:
         forget_peak(model.device)
         seed = assignment.evaluation_seed
