@@ -18,7 +18,7 @@ from sabtune.search.study import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
 
 GOOD = """
-from sabtune.config import RunConfig, TrialConfig
+from sabtune.config import TrialConfig
 from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.search.study import Study

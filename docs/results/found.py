@@ -25,8 +25,7 @@ STUDY = Study(
     trials=1,
 )
 
-
-train = partial(TrainConfig, updates=20_000, batch_size=32, report_every=1000)
+training = partial(TrainConfig, updates=20_000, batch_size=32, report_every=1000)
 
 
 def always(model: ModelConfig, train: TrainConfig) -> Space:
@@ -42,7 +41,7 @@ space = always(
         k_trunc=10,
         schedule=Linear(start="all", share=0.14052372971082452),
     ),
-    train(
+    training(
         learning_rate=0.0032686909044118487,
         clip_norm=0.4522691226682337,
         warmup=0.09691147282678983,
@@ -53,7 +52,7 @@ space = always(
 RIVALS = {
     "lstm": always(
         LSTM.Config(hidden=64, forget_bias=1),
-        train(
+        training(
             learning_rate=0.002501339819753809,
             clip_norm=0.6454829962290949,
             warmup=0.05684339488686485,
@@ -62,11 +61,11 @@ RIVALS = {
     ),
     "truncated": always(
         LSTM.Config(hidden=64, k_trunc=10),
-        train(learning_rate=1e-3, clip_norm=0.5, shortest=5),
+        training(learning_rate=1e-3, clip_norm=0.5, shortest=5),
     ),
     "self_attention": always(
         SelfAttention.Config(hidden=64),
-        train(
+        training(
             learning_rate=0.003182145629619259,
             clip_norm=0.49452039523286867,
             warmup=0.010683916623186789,
