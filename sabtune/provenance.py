@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -36,11 +37,20 @@ def hardware() -> dict[str, Any]:
     }
 
 
+NOTE = ".revision.json"
+"""Ends the name of what is written beside a file that is sent elsewhere: its revision here."""
+
+
 def revision(of: Path) -> dict[str, Any]:
-    """The git revision of the folder that holds `of`, and whether it has uncommitted changes.
+    """The git revision of the folder that holds `of`, and whether it has uncommitted changes; of a
+    file that was sent here, as it was where it came from.
 
     Empty where there is no git, or no repository.
     """
+    note = of.with_name(of.name + NOTE)
+    if note.is_file():
+        sent: dict[str, Any] = json.loads(note.read_text())
+        return sent
     folder = of if of.is_dir() else of.parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

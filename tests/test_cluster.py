@@ -18,7 +18,7 @@ from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from tests.clusters import Lab
 from tests.faults import assert_as_unbroken, records, study
-from tests.hosts import ROOT, network
+from tests.hosts import ROOT, Host, network
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -38,8 +38,17 @@ def hosts_of(trials: list[TrialRecord]) -> set[str]:
     return {trial.environment["hardware"]["host"] for trial in trials}
 
 
+def committed(host: Host, file: str) -> str:
+    """Makes its home a git repository that holds one file; the commit."""
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (["init", "-q"], ["add", file], ["commit", "-qm", "A study"]):
+        host.run(*git, *words)
+    return host.run("git", "rev-parse", "HEAD").stdout.strip()
+
+
 def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
     study(lab.laptop.home, "spread", ["plain"] * 9, updates=2000)
+    commit = committed(lab.laptop, "spread.py")
     done = lab.sabtune("search", "spread.py", *CLUSTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "On the cluster at 10.0.0.2:6379: 3 nodes, 3 CPUs, 0 GPUs" in done.stdout
@@ -48,6 +57,7 @@ def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
     trials = records(lab.store, "spread")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
     assert hosts_of(trials) == {"head", "worker1", "worker2"}
+    assert {trial.environment["study"]["commit"] for trial in trials} == {commit}
     for trial in trials[:3]:
         assert_as_unbroken(trial)
     client = mlflow.MlflowClient(lab.store.mlflow_uri)

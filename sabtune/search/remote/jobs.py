@@ -86,20 +86,18 @@ class Head:
     ) -> str:
         """Starts `sabtune COMMAND …` in the head's home, to outlive us; the job's name.
 
-        upload: a study file that the command takes before its other arguments. environment: more
-        variables for it; anybody with the token can read them.
+        upload: a study file that the command takes before its other arguments; its git revision
+        goes with it. environment: more variables for it; anybody with the token can read them.
         """
         name = "-".join(filter(None, (command, study, uuid.uuid4().hex[:8])))
         words = [command]
         keep = ""
         with tempfile.TemporaryDirectory() as folder:
             if upload is not None:
-                shutil.copy(upload, folder)
-                kept = f"{STUDIES}/{upload.name}"
-                keep = (
-                    f'mkdir -p {STUDIES} && cp "$OLDPWD"/{shlex.quote(upload.name)} {STUDIES} && '
-                )
-                words.append(kept)
+                names = _packed(upload, Path(folder))
+                sent = " ".join(f'"$OLDPWD"/{shlex.quote(name)}' for name in names)
+                keep = f"mkdir -p {STUDIES} && cp {sent} {STUDIES} && "
+                words.append(f"{STUDIES}/{upload.name}")
             run = shlex.join(["sabtune", *words, *arguments])
             entrypoint = f"{SAME_SABTUNE.format(ours=version('sabtune'))}; cd && {keep}exec {run}"
             with _told(self.file):
@@ -150,6 +148,15 @@ class Head:
         while (job := self.job(name)).running:
             time.sleep(0.5)
         return job
+
+
+def _packed(file: Path, folder: Path) -> list[str]:
+    """Copies a study file to the folder, and writes its revision beside it; their names there."""
+    from sabtune.provenance import NOTE, revision  # and with them torch, which takes its time
+
+    note = folder / (file.name + NOTE)
+    note.write_text(json.dumps(revision(file)))
+    return [Path(shutil.copy(file, folder)).name, note.name]
 
 
 @contextmanager
