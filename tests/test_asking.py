@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,16 @@ def opened(file: StudyFile) -> optuna.Study:
 
 
 def asker(
-    study: optuna.Study, file: StudyFile, trials: Path, budget: Budget | None = None
+    study: optuna.Study,
+    file: StudyFile,
+    trials: Path,
+    budget: Budget | None = None,
+    queue: Sequence[int] | None = None,
 ) -> Asker:
     known = record.records(study)
     race = Race(file.study.seeds).add(known)
-    return Asker(study, Assigner(file, known), race, Folder.at(trials), budget or Budget())
+    assigner, budget = Assigner(file, known), budget or Budget()
+    return Asker(study, assigner, race, Folder.at(trials), budget, queue=queue)
 
 
 def order(asker: Asker) -> Order:
@@ -78,6 +84,18 @@ def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
     assert study.trials[1].params["rate"] == "good"
     assert first.assignment.run.trial.train.learning_rate == 1e-6
     assert second.assignment.run.trial.train.learning_rate == 0.02
+
+
+def test_of_what_waits_those_that_a_queue_names_are_begun_in_its_order(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    study = opened(file)
+    for k_top in (2, 3, 2, 2):
+        study.enqueue_trial({"rate": "good", "k_top": k_top})
+    asking = asker(study, file, tmp_path, queue=(3, 1))
+    assert [order(asking).assignment.number for _ in range(2)] == [3, 1]
+    assert [study.trials[number].params["k_top"] for number in (3, 1)] == [2, 3]
+    assert record.waiting(study) == [0, 2]
 
 
 def test_every_trial_has_the_seed_of_its_number(file: StudyFile, tmp_path: Path) -> None:

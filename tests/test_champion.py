@@ -153,7 +153,7 @@ def test_rivals_of_other_studies_are_no_candidates() -> None:
 
 def test_a_comparison_that_is_not_finished_decides_nothing() -> None:
     study, running = search([("a", 0.5), ("b", 0.9)]), contest({"b": LOW, "a": HIGH})
-    running.enqueue_trial({})
+    running.ask()
     assert crown(study, running) is None
     assert record.registered(study).crowned == Version(trial=1)
 

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from optuna.trial import TrialState
 
 from sabtune.cli import main, running
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
@@ -25,7 +26,7 @@ from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
 from sabtune.search.ablation import CHANGED, ablations
-from sabtune.search.contest import finalists, fresh_lengths, missing, planned
+from sabtune.search.contest import enqueue, finalists, fresh_lengths, planned, wanted
 from sabtune.search.racing import Race
 from sabtune.store import Store
 from sabtune.tasks import Adding, Copying, TaskConfig
@@ -167,20 +168,25 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         finalists(store, ["one", "longer"], 1)
 
 
-def test_a_contest_that_is_asked_for_less_still_makes_what_it_was_given(tmp_path: Path) -> None:
+def test_a_contest_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
     study = optuna.create_study(study_name="c", storage=record.store_of(store))
-    for label, run in missing([], runs, 3):
-        record.enqueue(study, run, label=label)
+    assert enqueue(study, wanted(runs, 3)) == list(range(6))  # a, b by seed
+    record.begin(study, 0)
+    record.begin(study, 1)
     assert planned("c", store, runs, 3) == 6
-    assert planned("c", store, {"a": runs["a"]}, 5) == 8
-    trials = study.get_trials()
-    added = missing(trials, {"b": runs["b"], "new": runs["a"]}, 4)
-    fresh = record.FRESH_SEED
-    assert [(label, run.seed - fresh) for label, run in added] == [
-        ("new", 0), ("new", 1), ("new", 2), ("b", 3), ("new", 3),
-    ]  # fmt: skip
+    # asked for less: of what waits that alone, and what has begun
+    only = {"b": runs["b"]}
+    assert enqueue(study, wanted(only, 2)) == [3]
+    assert planned("c", store, only, 2) == 3
+    # and for more, or something else: in the order it is asked for
+    others = {"new": runs["a"], "b": runs["b"]}
+    assert enqueue(study, wanted(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
+    assert planned("c", store, others, 4) == 9
+    labels = [trial.user_attrs[record.LABEL] for trial in study.trials[6:]]
+    assert labels == ["new", "new", "new", "new", "b"]
+    assert len(study.trials) == 11
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])
@@ -275,6 +281,18 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     ablated = record.records(record.open_study(store, "learnable.ablate"))
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
     assert all([rung.length for rung in trial.test] == [2, 9] for trial in ablated)
+    # what was asked for and interrupted before it began waits until it is asked for again
+    opened = record.open_study(store, "learnable.ablate")
+    run = ablated[0].run
+    assert run is not None
+    record.enqueue(opened, replace(run, seed=run.seed + 1), label="k_att → 9")
+    words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc", "--lengths", "2,9")
+    narrower = sabtune(*words, cwd=tmp_path)
+    assert f"[{len(ablated) + 2} of {len(ablated) + 2}" in narrower
+    added = record.records(opened)[len(ablated) :]
+    assert [trial.label for trial in added] == ["winner", "k_trunc → full"]
+    assert [trial.state for trial in added] == [TrialState.COMPLETE] * 2
+    assert record.waiting(opened) == [len(ablated)]
     page = sabtune("report", "learnable.ablate", cwd=tmp_path)
     assert "p after Holm" in page
     assert "winner:" in page

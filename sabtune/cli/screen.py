@@ -194,10 +194,10 @@ def restored(console: Console, store: Store) -> Store:
 
 def show_report(console: Console, study: str, store: Store) -> None:
     from sabtune.report import contest, summary
-    from sabtune.search.record import open_study, plan
+    from sabtune.search.record import CONTEST, open_study, plan
 
     opened = open_study(store, study)
-    console.print(contest.page(opened) if "contest" in plan(opened) else summary(opened))
+    console.print(contest.page(opened) if CONTEST in plan(opened) else summary(opened))
 
 
 def write_report(

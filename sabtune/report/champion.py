@@ -28,16 +28,14 @@ from sabtune.search.assigning import configuration_key
 from sabtune.search.racing import Race
 from sabtune.watcher import Version
 
-UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
-
 
 def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
     """Writes down what a finished comparison found of the study's configurations, and who is the
-    champion; returns it. None, and nothing is written, while the comparison isn't finished or has
+    champion; returns it. None, and nothing is written, while the comparison runs or where it has
     no configuration of the study.
     """
     found = None
-    if not contest.get_trials(deepcopy=False, states=UNFINISHED):
+    if not contest.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         found = comparison(contest)
     candidates = _candidates(study, contest, found) if found else {}
     if found is None or not candidates:

@@ -153,7 +153,7 @@ def gather(study: optuna.Study, store: Store) -> Material:
 def _contests(study: optuna.Study, store: Store) -> dict[str, Comparison]:
     """By study: what was measured on fresh seeds of this one, or what this one is itself."""
     name = study.study_name
-    if "contest" in record.plan(study):
+    if record.CONTEST in record.plan(study):
         studies = [study]
     else:
         known = set(record.names(store))

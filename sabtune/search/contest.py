@@ -1,19 +1,20 @@
 """Configurations against each other on fresh seeds: `confirm` and `ablate`.
 
 The runs of a contest are a study of their own, NAME.confirm or NAME.ablate, searched by the same
-engine without pruning: an interrupted contest goes on, and more seeds can be added to one.
+engine without pruning: an interrupted contest goes on, and more seeds can be added to one. What an
+earlier command asked for and never began waits until a command asks for it again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
@@ -74,27 +75,34 @@ def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
     return (ladder.lengths[0], *sorted(length for length in lengths if length > ladder.lengths[0]))
 
 
-def missing(
-    trials: Sequence[FrozenTrial], runs: Mapping[str, RunConfig], seeds: int
-) -> list[tuple[str, RunConfig]]:
-    """The runs, each with its label, that a contest with these trials has yet to be given."""
-    given = {
-        (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"])
-        for trial in trials
-    }
-    return [
-        (label, dataclasses.replace(run, seed=seed))
+Key = tuple[str, int]
+"""What tells a contest's runs apart: label and seed."""
+
+
+def wanted(runs: Mapping[str, RunConfig], seeds: int) -> dict[Key, RunConfig]:
+    """Every configuration with every fresh seed, seed by seed."""
+    return {
+        (label, seed): dataclasses.replace(run, seed=seed)
         for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds)
         for label, run in runs.items()
-        if (label, seed) not in given
-    ]
+    }
+
+
+def by_key(trials: Iterable[FrozenTrial]) -> dict[Key, FrozenTrial]:
+    """A contest's trials; not those of which nothing but their number was recovered."""
+    return {
+        (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"]): trial
+        for trial in trials
+        if record.LABEL in trial.user_attrs
+    }
 
 
 def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
-    """How many runs a contest will have in all: what it was given before is made, too."""
+    """How many runs a contest will have once these have ended, with those that began earlier."""
     known = name in record.names(store)
     trials = record.open_study(store, name).get_trials(deepcopy=False) if known else []
-    return len(trials) + len(missing(trials, runs, seeds))
+    begun = {key for key, trial in by_key(trials).items() if trial.state != TrialState.WAITING}
+    return len(begun | set(wanted(runs, seeds)))
 
 
 def contest(
@@ -130,19 +138,38 @@ def contest(
     own = dataclasses.replace(file, study=study)
     with locked(name, store):
         opened = open_or_create(own, store)
+        plan = record.plan(opened)
+        models = {label: run.trial.model.label() for label, run in runs.items()}
+        known = plan.get(record.CONTEST, {})
         record.set_plan(
             opened,
-            {
-                **record.plan(opened),
-                "searched": list(searched.select),
-                "contest": {label: run.trial.model.label() for label, run in runs.items()},
-            },
+            {**plan, "searched": list(searched.select), record.CONTEST: known | models},
         )
-        for label, run in missing(opened.get_trials(deepcopy=False), runs, seeds):
-            record.enqueue(opened, run, label=label)
+        queue = enqueue(opened, wanted(runs, seeds))
         assigner = Assigner(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
-        total = len(opened.get_trials(deepcopy=False))
-        ending = execute(opened, own, store, watchers, trials=total, assigner=assigner, say=say)
+        ending = execute(
+            opened,
+            own,
+            store,
+            watchers,
+            trials=len(record.records(opened)) + len(queue),
+            queue=queue,
+            assigner=assigner,
+            say=say,
+        )
     return ending, opened
+
+
+def enqueue(study: optuna.Study, runs: Mapping[Key, RunConfig]) -> list[int]:
+    """Gives a contest those of the runs that it doesn't have; the numbers of all that wait, in the
+    order of `runs`."""
+    known = by_key(study.get_trials(deepcopy=False))
+    for (label, seed), run in runs.items():
+        if (label, seed) not in known:
+            record.enqueue(study, run, label=label)
+    known = by_key(study.get_trials(deepcopy=False))
+    numbers = {key: trial.number for key, trial in known.items()}
+    waiting = set(record.waiting(study))
+    return [numbers[key] for key in runs if numbers[key] in waiting]

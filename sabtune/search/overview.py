@@ -38,7 +38,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in trials)
     # of a comparison there is none: what it compares is configurations, over their seeds
-    best = Race.of_trials(study, trials).best if "contest" not in plan else None
+    best = Race.of_trials(study, trials).best if record.CONTEST not in plan else None
     return Overview(
         question=question(plan),
         task=asked.task if asked else None,
@@ -78,7 +78,7 @@ def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
 def question(plan: Mapping[str, Any]) -> str:
     """What was asked; of a comparison, who takes part too."""
     text: str = plan.get("question", "")
-    contest: Mapping[str, str] = plan.get("contest", {})
+    contest: Mapping[str, str] = plan.get(record.CONTEST, {})
     if not contest:
         return text
     lines = [f"- {label}" if model in label else f"- {label}: {model}"
@@ -114,7 +114,7 @@ def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
 
 
 def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
-    if "contest" in plan:
+    if record.CONTEST in plan:
         yield f"{len(plan['contest'])} configurations, each on the same fresh seeds; none is pruned"
     else:
         yield (

@@ -139,7 +139,7 @@ def nominate(study: optuna.Study) -> None:
     """Has the best trial of a search among those whose models are registered. The first is the
     champion, unconfirmed: from then on that is for comparisons on fresh seeds to change."""
     best = best_trial(study)
-    if best is None or "contest" in record.plan(study):
+    if best is None or record.CONTEST in record.plan(study):
         return
     known = record.registered(study)
     if best.number not in {version.trial for version in known.versions}:

@@ -47,7 +47,8 @@ FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
 # of the plan, written by a search and kept by the next
 SHARING = "sharing"  # what a probe read of a GPU, by which trials share one
 PLACED = "placed"  # in words, what each trial of the last search was given
-KEPT = (SHARING, PLACED)
+CONTEST = "contest"  # of a contest alone: what its labels stand for
+KEPT = (SHARING, PLACED, CONTEST)
 
 STORE_FORMAT = 1
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
@@ -197,6 +198,19 @@ def enqueue(
     attrs |= {LABEL: label} if label else {}
     attrs |= {RETRY_OF: retry_of} if retry_of is not None else {}
     study.enqueue_trial(dict(params or {}), user_attrs=attrs)
+
+
+def waiting(study: optuna.Study) -> list[int]:
+    """The numbers of the trials that were enqueued and have not begun."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial.number for trial in trials]
+
+
+def begin(study: optuna.Study, number: int) -> optuna.Trial:
+    """Has a trial that waits run, whichever came before it: `Study.ask` takes the first."""
+    known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    study._storage.set_trial_state_values(known, TrialState.RUNNING)
+    return optuna.Trial(study, known)
 
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial:

@@ -102,12 +102,15 @@ def execute(
     watchers: Sequence[Watcher],
     *,
     trials: int,
+    queue: Sequence[int] | None = None,
     budget: Budget | None = None,
     assigner: Assigner | None = None,
     system_metrics: bool = False,
     say: Say = silent,
 ) -> Ending:
-    """Runs trials of an open, locked study until `trials` of them have ended in all."""
+    """Runs trials of an open, locked study until `trials` of them have ended in all. queue: of
+    `Asker`.
+    """
     missing = trials - record.ended(study)
     if missing <= 0:
         return Ending(complete=True, behind=made_whole(study, store))
@@ -127,6 +130,7 @@ def execute(
         store.trials / study.study_name,
         budget,
         identity(study) if store.snapshots else "",
+        queue,
     )
     projection = Projection(study, store, system_metrics=system_metrics)
     halving = Halving(file.study.pruning) if file.study.pruning else None

@@ -48,7 +48,7 @@ class Asker(_Stays, Searcher):
     checkpoint; then those that were enqueued; then further seeds and new configurations.
 
     trials: the study's folder. identity: the study's, where its trials' checkpoints are to hold
-    what it holds of them.
+    what it holds of them. queue: which of the enqueued ones, by number; by default all.
 
     Once a space has raised, no more trials are handed out and `problem` says what it was.
     """
@@ -61,6 +61,7 @@ class Asker(_Stays, Searcher):
         trials: Folder,
         budget: Budget,
         identity: str = "",
+        queue: Sequence[int] | None = None,
     ):
         super().__init__(metric="score", mode="max")
         self.study, self.assigner, self.race = study, assigner, race
@@ -69,7 +70,7 @@ class Asker(_Stays, Searcher):
         self.unfinished = deque(
             trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         )
-        self.waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        self.waiting = deque(record.waiting(study) if queue is None else queue)
         self.problem: StudyFileError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -102,8 +103,9 @@ class Asker(_Stays, Searcher):
         """A trial, and whether it goes on: it was begun before."""
         if self.unfinished:
             return record.reopen(self.study, self.unfinished.popleft()), True
-        again = self.race.next() if not self.waiting else None
-        self.waiting = max(0, self.waiting - 1)
+        if self.waiting:
+            return record.begin(self.study, self.waiting.popleft()), False
+        again = self.race.next()
         if again is not None:
             self.study.enqueue_trial(record.one(self.study, again).params)
         return self.study.ask(), False
