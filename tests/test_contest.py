@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Linear
 from sabtune.search import record
 from sabtune.search.ablation import CHANGED, ablations
-from sabtune.search.contest import enqueue, finalists, fresh_lengths, planned, wanted
+from sabtune.search.contest import enqueue, finalists, fresh_lengths, name_of, planned, wanted
 from sabtune.search.racing import Race
 from sabtune.store import Store
 from sabtune.tasks import Adding, Copying, TaskConfig
@@ -181,12 +181,42 @@ def test_a_contest_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path)
     assert enqueue(study, wanted(only, 2)) == [3]
     assert planned("c", store, only, 2) == 3
     # and for more, or something else: in the order it is asked for
-    others = {"new": runs["a"], "b": runs["b"]}
+    others = {"new": winner(SAB.Config(k_top=2)), "b": runs["b"]}
     assert enqueue(study, wanted(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
     assert planned("c", store, others, 4) == 9
     labels = [trial.user_attrs[record.LABEL] for trial in study.trials[6:]]
     assert labels == ["new", "new", "new", "new", "b"]
+    # a configuration that is there isn't trained again for another label
+    assert enqueue(study, wanted({"s a": runs["a"], "other": runs["a"]}, 3)) == [2, 4]
     assert len(study.trials) == 11
+
+
+def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    runs = {"winner": winner(SAB.Config()), "k_att → 1": winner(SAB.Config(k_att=1))}
+    assert name_of("s.ablate", store, runs, None) == "s.ablate"
+    contested(store, "s.ablate", runs, (4, 9))
+    other = {"winner": winner(SAB.Config(k_top=2)), "k_att → 1": winner(SAB.Config(k_att=1))}
+    for given, lengths, name in (
+        (runs, None, "s.ablate"),
+        (runs, (4, 9), "s.ablate"),
+        ({"winner": runs["winner"]}, None, "s.ablate"),
+        (runs, (4, 20), "s.ablate-2"),
+        (other, None, "s.ablate-2"),
+    ):
+        assert name_of("s.ablate", store, given, lengths) == name
+    contested(store, "s.ablate-2", other, (4, 9))
+    assert name_of("s.ablate", store, other, None) == "s.ablate-2"
+    assert name_of("s.ablate", store, runs, None) == "s.ablate"
+    assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
+
+
+def contested(
+    store: Store, name: str, runs: Mapping[str, RunConfig], lengths: tuple[int, ...]
+) -> None:
+    study = optuna.create_study(study_name=name, storage=record.store_of(store))
+    record.set_plan(study, {"study": {"ladder": {"lengths": list(lengths)}}})
+    enqueue(study, wanted(runs, 1))
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])

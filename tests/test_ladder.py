@@ -83,6 +83,18 @@ def test_a_contest_itself_has_its_methods_and_no_trial_that_chose_itself(store: 
     assert not [row for row in rows_of(own) if row["seeds"] == "1"]
 
 
+def test_of_several_contests_all_are_shown_and_the_last_gives_the_methods(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    searched(store, "found", 4)
+    names = ("found.confirm", "found.confirm-2", "found.ablate")
+    for name, methods in zip(names, (RIVALS, {"ours": RIVALS["ours"]}, RIVALS), strict=True):
+        confirmed(store, name, methods)
+    of = material(store, "found")
+    assert tuple(of.contests) == names
+    fresh = {row["method"] for row in rows_of(of) if row["source"] == "fresh seeds"}
+    assert fresh == {"ours"}
+
+
 def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
     accuracy, papers, loss = ladder.sheets(material(store, "found"))
     assert papers.title.endswith("trained at each length that it is tested at")

@@ -45,9 +45,13 @@ def run_contest(
     """Runs a contest and prints its page; `command_line` and `where` go on with it. `crowns`: the
     study whose champion it is about."""
     from sabtune.report.contest import page
-    from sabtune.search.contest import contest, planned
+    from sabtune.search.contest import contest, name_of, planned
 
     console = console_of_terminal()
+    asked, name = name, name_of(name, store, runs, lengths_of(lengths))
+    if name != asked:
+        words = f"{asked} has other lengths or another winner: these runs are {name}"
+        console.print(Text(words))
     own = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
     with watching(console, own, store) as watchers:
         ending, study = contest(

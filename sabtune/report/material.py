@@ -18,6 +18,7 @@ from sabtune.report.comparison import Comparison
 from sabtune.report.contest import comparison
 from sabtune.search import record
 from sabtune.search.attempts import Attempts, history
+from sabtune.search.naming import CONTESTS, kept_names, kind
 from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
@@ -38,7 +39,7 @@ class Material:
     """Of a study with a complete trial.
 
     ranked: its configurations, best first. contests: by the study that holds its runs, this one or
-    its .confirm and .ablate, what was measured on fresh seeds.
+    each .confirm and .ablate of its own, what was measured on fresh seeds.
     """
 
     study: optuna.Study
@@ -58,8 +59,9 @@ class Material:
 
     @property
     def confirmed(self) -> Comparison | None:
-        """The methods on fresh seeds."""
-        return self.contests.get(self.name) or self.contests.get(f"{self.name}.confirm")
+        """The methods on fresh seeds, as they were compared last."""
+        of = [found for name, found in self.contests.items() if kind(name) == "confirm"]
+        return self.contests.get(self.name) or (of[-1] if of else None)
 
     @property
     def best(self) -> TrialRecord:
@@ -156,9 +158,8 @@ def _contests(study: optuna.Study, store: Store) -> dict[str, Comparison]:
     if record.CONTEST in record.plan(study):
         studies = [study]
     else:
-        known = set(record.names(store))
-        others = [f"{name}.{kind}" for kind in ("confirm", "ablate")]
-        studies = [record.open_study(store, other) for other in others if other in known]
+        kept = [of for what in CONTESTS for of in kept_names(f"{name}.{what}", store)]
+        studies = [record.open_study(store, other) for other in kept]
     found = {of.study_name: comparison(of) for of in studies}
     return {of: compared for of, compared in found.items() if compared is not None}
 

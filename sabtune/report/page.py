@@ -20,6 +20,7 @@ from sabtune.report.material import Material
 from sabtune.report.sheet import Sheet
 from sabtune.schema import flatten
 from sabtune.search import record
+from sabtune.search.naming import kind
 
 JUMP = """
 document.querySelector("nav").addEventListener("click", (event) => {
@@ -110,13 +111,12 @@ def _value(value: object) -> str:
 
 def _contests(material: Material) -> Iterator[Section]:
     for name, found in material.contests.items():
-        title = {"confirm": "On fresh seeds", "ablate": "One thing changed at a time"}
-        kind = name.rpartition(".")[2]
+        title = "One thing changed at a time" if kind(name) == "ablate" else "On fresh seeds"
         shown = found is material.confirmed  # its accuracies stand in the table by length
         sheets = comparison.sheets(found)
         yield Section(
-            id=f"contest-{kind}",
-            title=f"{title.get(kind, 'On fresh seeds')}: {name}",
+            id=f"contest-{name.rpartition('.')[2]}",
+            title=f"{title}: {name}",
             sheets=[_two_lines(sheet) for sheet in (sheets[1:] if shown else sheets)],
             notes=comparison.notes(found),
         )

@@ -2,7 +2,9 @@
 
 The runs of a contest are a study of their own, NAME.confirm or NAME.ablate, searched by the same
 engine without pruning: an interrupted contest goes on, and more seeds can be added to one. What an
-earlier command asked for and never began waits until a command asks for it again.
+earlier command asked for and never began waits until a command asks for it again. What can't be
+compared with what is there, measured at other lengths or changes of another winner, becomes
+NAME.confirm-2 or NAME.ablate-2.
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Ladder
 from sabtune.schema import KIND
 from sabtune.search import record
-from sabtune.search.assigning import Assigner
+from sabtune.search.assigning import Assigner, configuration_key
 from sabtune.search.locks import locked
+from sabtune.search.naming import free_name, kept_names
 from sabtune.search.racing import Race, Seeds
 from sabtune.search.run import Ending, Say, execute, open_or_create, silent
 from sabtune.search.study import StudyFile, load
@@ -76,33 +80,75 @@ def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
 
 
 Key = tuple[str, int]
-"""What tells a contest's runs apart: label and seed."""
+"""What tells a contest's runs apart: `configuration_key` and seed."""
 
 
-def wanted(runs: Mapping[str, RunConfig], seeds: int) -> dict[Key, RunConfig]:
+@dataclass(frozen=True)
+class Run:
+    """One of a contest's, which may wait in it."""
+
+    label: str
+    run: RunConfig
+    number: int | None = None
+    waits: bool = False
+
+    @property
+    def key(self) -> Key:
+        return configuration_key(self.run), self.run.seed
+
+
+def wanted(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
     """Every configuration with every fresh seed, seed by seed."""
-    return {
-        (label, seed): dataclasses.replace(run, seed=seed)
+    return [
+        Run(label, dataclasses.replace(run, seed=seed))
         for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds)
         for label, run in runs.items()
-    }
+    ]
 
 
-def by_key(trials: Iterable[FrozenTrial]) -> dict[Key, FrozenTrial]:
-    """A contest's trials; not those of which nothing but their number was recovered."""
-    return {
-        (trial.user_attrs[record.LABEL], trial.user_attrs[record.FIXED]["run"]["seed"]): trial
-        for trial in trials
+def held(study: optuna.Study) -> list[Run]:
+    """A contest's runs; not those of which nothing but their number was recovered."""
+    return [
+        Run(
+            label=trial.user_attrs[record.LABEL],
+            run=RunConfig.from_dict(trial.user_attrs[record.FIXED]["run"]),
+            number=trial.number,
+            waits=trial.state == TrialState.WAITING,
+        )
+        for trial in study.get_trials(deepcopy=False)
         if record.LABEL in trial.user_attrs
-    }
+    ]
+
+
+def name_of(
+    name: str, store: Store, runs: Mapping[str, RunConfig], lengths: Sequence[int] | None
+) -> str:
+    """The contest of this name that these runs, measured at these lengths, can be compared in; if
+    there is none, the next free name. lengths None: those that it has."""
+    for kept in kept_names(name, store):
+        study = record.open_study(store, kept)
+        same_lengths = lengths is None or list(lengths) == _lengths(study)
+        if same_lengths and not _relabels(held(study), runs):
+            return kept
+    return free_name(name, store)
+
+
+def _lengths(study: optuna.Study) -> list[int]:
+    found: list[int] = record.plan(study)["study"]["ladder"]["lengths"]
+    return found
+
+
+def _relabels(known: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
+    """Whether a label of `runs` stands for another configuration in a contest."""
+    keys = {label: configuration_key(run) for label, run in runs.items()}
+    return any(one.label in keys and one.key[0] != keys[one.label] for one in known)
 
 
 def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
     """How many runs a contest will have once these have ended, with those that began earlier."""
-    known = name in record.names(store)
-    trials = record.open_study(store, name).get_trials(deepcopy=False) if known else []
-    begun = {key for key, trial in by_key(trials).items() if trial.state != TrialState.WAITING}
-    return len(begun | set(wanted(runs, seeds)))
+    known = held(record.open_study(store, name)) if name in record.names(store) else []
+    begun = {run.key for run in known if not run.waits}
+    return len(begun | {run.key for run in wanted(runs, seeds)})
 
 
 def contest(
@@ -117,10 +163,13 @@ def contest(
     say: Say = silent,
 ) -> tuple[Ending, optuna.Study]:
     """Trains every configuration on the same `seeds` fresh seeds, whatever its own, and measures
-    it at `lengths` (by default `fresh_lengths`), on sequences that no search has seen. Where the
-    study ends trials that are solved, so are these. say: as of `search`.
+    it at `lengths` (by default those that it has, at first `fresh_lengths`), on sequences that no
+    search has seen. Where the study ends trials that are solved, so are these. name: of `name_of`.
+    say: as of `search`.
     """
     searched = file.study.ladder
+    if lengths is None and name in record.names(store):
+        lengths = _lengths(record.open_study(store, name))
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -162,14 +211,13 @@ def contest(
     return ending, opened
 
 
-def enqueue(study: optuna.Study, runs: Mapping[Key, RunConfig]) -> list[int]:
-    """Gives a contest those of the runs that it doesn't have; the numbers of all that wait, in the
-    order of `runs`."""
-    known = by_key(study.get_trials(deepcopy=False))
-    for (label, seed), run in runs.items():
-        if (label, seed) not in known:
-            record.enqueue(study, run, label=label)
-    known = by_key(study.get_trials(deepcopy=False))
-    numbers = {key: trial.number for key, trial in known.items()}
-    waiting = set(record.waiting(study))
-    return [numbers[key] for key in runs if numbers[key] in waiting]
+def enqueue(study: optuna.Study, runs: Sequence[Run]) -> list[int]:
+    """Gives a contest those of the runs that it doesn't have, under whatever label; the numbers of
+    all that wait, in the order of `runs`."""
+    known = {run.key for run in held(study)}
+    for run in runs:
+        if run.key not in known:
+            record.enqueue(study, run.run, label=run.label)
+            known.add(run.key)
+    numbers = {run.key: run.number for run in held(study) if run.waits}
+    return [number for run in runs if (number := numbers.pop(run.key, None)) is not None]
