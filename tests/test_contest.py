@@ -313,9 +313,10 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert all([rung.length for rung in trial.test] == [2, 9] for trial in ablated)
     # what was asked for and interrupted before it began waits until it is asked for again
     opened = record.open_study(store, "learnable.ablate")
-    run = ablated[0].run
+    label = "form → released"
+    run = next(trial.run for trial in ablated if trial.label == label)
     assert run is not None
-    record.enqueue(opened, replace(run, seed=run.seed + 1), label="k_att → 9")
+    record.enqueue(opened, replace(run, seed=run.seed + 1), label=label)
     words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc", "--lengths", "2,9")
     narrower = sabtune(*words, cwd=tmp_path)
     assert f"[{len(ablated) + 2} of {len(ablated) + 2}" in narrower
