@@ -12,7 +12,7 @@ import pytest
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.evaluation import Ladder
-from sabtune.models import LSTM, SAB
+from sabtune.models import LSTM
 from sabtune.schema import flatten
 from sabtune.search.study import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
@@ -85,21 +85,6 @@ def test_what_was_found_is_in_the_space_that_it_was_found_in(rival: str | None) 
         wanted = {k: str(v) for k, v in flatten(run.to_dict()).items() if k.startswith("trial.")}
         rows = [row for row in csv.DictReader(trials) if wanted.items() <= row.items()]
     assert any(row["state"] == "complete" for row in rows)
-
-
-def test_what_was_found_goes_the_same_way_for_as_long_where_it_has_more_updates() -> None:
-    found = load(ROOT / "docs" / "results" / "found.py").try_space()
-    longer = load(ROOT / "docs" / "results" / "found.py", "longer").try_space()
-    assert longer.train.updates > found.train.updates
-    for step in range(found.train.updates + 1):
-        assert k_top(found, step) == k_top(longer, step)
-        assert found.train.rate(step) == longer.train.rate(step)
-
-
-def k_top(config: TrialConfig, step: int) -> int:
-    """In force after `step` updates on 100 memories."""
-    assert isinstance(config.model, SAB.Config)
-    return config.model.schedule.k_top(step / config.train.updates, config.model.k_top, 100)
 
 
 RIVALS = """

@@ -1,6 +1,6 @@
 """What searches of copying.py found, trained again without a search.
 
-sabtune search docs/results/found.py  # and --rival lstm, truncated, self_attention, longer
+sabtune search docs/results/found.py  # and --rival lstm, truncated, self_attention
 sabtune confirm found found.lstm found.truncated found.self_attention --top 1
 """
 
@@ -25,9 +25,7 @@ STUDY = Study(
     trials=1,
 )
 
-UPDATES = 20_000
-
-training = partial(TrainConfig, updates=UPDATES, batch_size=32, report_every=1000)
+training = partial(TrainConfig, updates=20_000, batch_size=32, report_every=1000)
 
 
 def always(model: ModelConfig, train: TrainConfig) -> Space:
@@ -35,30 +33,23 @@ def always(model: ModelConfig, train: TrainConfig) -> Space:
     return lambda _: TrialConfig(model=model, train=train)
 
 
-def sab(times: int = 1) -> Space:
-    """SAB's best; for so many times the updates, and the same ones up to `UPDATES`."""
-    return always(
-        SAB.Config(
-            hidden=64,
-            k_top=11,
-            k_att=3,
-            k_trunc=10,
-            schedule=Linear(start="all", share=0.14052372971082452 / times),
-        ),
-        training(
-            updates=times * UPDATES,
-            learning_rate=0.0032686909044118487,
-            clip_norm=0.4522691226682337,
-            warmup=0.09691147282678983 / times,
-            shortest=21,
-        ),
-    )
-
-
-space = sab()
+space = always(
+    SAB.Config(
+        hidden=64,
+        k_top=11,
+        k_att=3,
+        k_trunc=10,
+        schedule=Linear(start="all", share=0.14052372971082452),
+    ),
+    training(
+        learning_rate=0.0032686909044118487,
+        clip_norm=0.4522691226682337,
+        warmup=0.09691147282678983,
+        shortest=21,
+    ),
+)
 
 RIVALS = {
-    "longer": sab(times=2),
     "lstm": always(
         LSTM.Config(hidden=64, forget_bias=1),
         training(
