@@ -209,6 +209,8 @@ def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path)
     assert name_of("s.ablate", store, other, None) == "s.ablate-2"
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
+    optuna.create_study(study_name="s.ablate-3", storage=record.store_of(store))  # and no more
+    assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
 
 
 def contested(
@@ -317,12 +319,13 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     run = next(trial.run for trial in ablated if trial.label == label)
     assert run is not None
     record.enqueue(opened, replace(run, seed=run.seed + 1), label=label)
-    words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc", "--lengths", "2,9")
+    words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc")
     narrower = sabtune(*words, cwd=tmp_path)
     assert f"[{len(ablated) + 2} of {len(ablated) + 2}" in narrower
     added = record.records(opened)[len(ablated) :]
     assert [trial.label for trial in added] == ["winner", "k_trunc → full"]
     assert [trial.state for trial in added] == [TrialState.COMPLETE] * 2
+    assert all([rung.length for rung in trial.test] == [2, 9] for trial in added)
     assert record.waiting(opened) == [len(ablated)]
     page = sabtune("report", "learnable.ablate", cwd=tmp_path)
     assert "p after Holm" in page

@@ -127,15 +127,16 @@ def name_of(
     there is none, the next free name. lengths None: those that it has."""
     for kept in kept_names(name, store):
         study = record.open_study(store, kept)
-        same_lengths = lengths is None or list(lengths) == _lengths(study)
+        same_lengths = lengths is None or _lengths(study) in (None, list(lengths))
         if same_lengths and not _relabels(held(study), runs):
             return kept
     return free_name(name, store)
 
 
-def _lengths(study: optuna.Study) -> list[int]:
-    found: list[int] = record.plan(study)["study"]["ladder"]["lengths"]
-    return found
+def _lengths(study: optuna.Study) -> list[int] | None:
+    """None where it was interrupted before it had any."""
+    content = record.plan(study).get("study")
+    return content and list(content["ladder"]["lengths"])
 
 
 def _relabels(known: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
