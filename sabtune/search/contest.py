@@ -26,7 +26,7 @@ from sabtune.schema import KIND
 from sabtune.search import record
 from sabtune.search.assigning import Assigner, configuration_key
 from sabtune.search.locks import locked
-from sabtune.search.naming import free_name, kept_names
+from sabtune.search.naming import numbered
 from sabtune.search.racing import Race, Seeds
 from sabtune.search.run import Ending, Say, execute, open_or_create, silent
 from sabtune.search.study import StudyFile, load
@@ -125,12 +125,14 @@ def name_of(
 ) -> str:
     """The contest of this name that these runs, measured at these lengths, can be compared in; if
     there is none, the next free name. lengths None: those that it has."""
-    for kept in kept_names(name, store):
-        study = record.open_study(store, kept)
+    known = set(record.names(store))
+
+    def fits(contest: str) -> bool:
+        study = record.open_study(store, contest)
         same_lengths = lengths is None or _lengths(study) in (None, list(lengths))
-        if same_lengths and not _relabels(held(study), runs):
-            return kept
-    return free_name(name, store)
+        return same_lengths and not _relabels(held(study), runs)
+
+    return next(of for of in numbered(name) if of not in known or fits(of))
 
 
 def _lengths(study: optuna.Study) -> list[int] | None:

@@ -115,7 +115,8 @@ def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
 
 def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
     if record.CONTEST in plan:
-        yield f"{len(plan['contest'])} configurations, each on the same fresh seeds; none is pruned"
+        configurations = len(plan[record.CONTEST])
+        yield f"{configurations} configurations, each on the same fresh seeds; none is pruned"
     else:
         yield (
             f"{study.trials} trials, drawn by {study.sampler} after {study.startup} at random; "

@@ -208,15 +208,19 @@ def waiting(study: optuna.Study) -> list[int]:
 
 def begin(study: optuna.Study, number: int) -> optuna.Trial:
     """Has a trial that waits run, whichever came before it: `Study.ask` takes the first."""
-    known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    known = _id(study, number)
     study._storage.set_trial_state_values(known, TrialState.RUNNING)
     return optuna.Trial(study, known)
 
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial:
     """A trial that hasn't ended, to write to."""
-    known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    return optuna.Trial(study, known)
+    return optuna.Trial(study, _id(study, number))
+
+
+def _id(study: optuna.Study, number: int) -> int:
+    """The storage's own number of a trial."""
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
 def told(trial: optuna.Trial) -> int:
