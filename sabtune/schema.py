@@ -1,18 +1,23 @@
 """Typed configuration: frozen dataclasses that refuse unknown keys, to and from plain dicts.
 
 A config is written to a checkpoint, shown by MLflow and read back by a worker as a dict of plain
-JSON values. Reading is strict: an unknown key, a missing one or a value of another type raises
-`ConfigError` with the key's whole path, and `from_dict(type(c), to_dict(c), parts) == c`.
+JSON values. An unknown key, a missing one or a value of another type raises `ConfigError`, with the
+key's whole path where a dict is read, and `from_dict(type(c), to_dict(c), parts) == c`.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
+import math
+import numbers
 import types
 import typing
-from collections.abc import Mapping
+from abc import ABCMeta
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal, Self, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 
 from sabtune.errors import ConfigError
 
@@ -22,22 +27,45 @@ KIND = "kind"
 Parts = Mapping[type, Mapping[str, type]]
 """For each base class of configs, the table of its parts by name."""
 
+LONGEST_SHOWN = 200
+"""Characters of a value in a message."""
+
 C = TypeVar("C", bound="Config")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The base of every configuration: keyword-only, frozen, and deaf to no key."""
+class _Checked(ABCMeta):
+    """The type of configurations: checks the values against the annotations before `__init__`."""
 
-    def __new__(cls, **values: Any) -> Self:
-        _refuse_unknown(cls, values, cls.__qualname__)
-        return super().__new__(cls)
+    def __call__(cls, *unnamed: Any, **values: Any) -> Any:
+        where = cls.__qualname__.rpartition("<locals>.")[2]
+        if unnamed:
+            raise ConfigError(f"{where} has {shown(unnamed[0])} without a name: write name=value")
+        return super().__call__(**_checked(cls, values, None, where))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(metaclass=_Checked):
+    """The base of every configuration: keyword-only and frozen.
+
+    Raises ConfigError on an unknown key, a missing one, or a value that isn't of the annotated
+    type. A whole number for a float becomes one, a list for a tuple too, and a scalar of NumPy the
+    Python number.
+    """
 
 
 def check(holds: bool, name: str, value: object, wanted: str) -> None:
     """Raises ConfigError, naming the value and what is wanted, unless `holds`."""
     if not holds:
-        raise ConfigError(f"{name} is {value!r}: give {wanted}")
+        raise ConfigError(f"{name} is {shown(value)}: give {wanted}")
+
+
+def shown(value: object) -> str:
+    """Return the value's `repr` on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an int of too many digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def check_whole(name: str, value: object, least: int) -> None:
@@ -70,16 +98,7 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     values = dict(data)
     if cls in parts:
         cls = _part(cls, values.pop(KIND, None), parts[cls], where)
-    _refuse_unknown(cls, values, where)
-    missing = [
-        f.name
-        for f in fields(cls)
-        if f.name not in values and f.default is MISSING and f.default_factory is MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where} lacks the key {missing[0]!r}: add it")
-    hints = typing.get_type_hints(cls)
-    return cls(**{k: _typed(hints[k], value, parts, f"{where}.{k}") for k, value in values.items()})
+    return cls(**_checked(cls, values, parts, where))
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -100,11 +119,32 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
-def _refuse_unknown(cls: type[Config], values: Mapping[str, Any], where: str) -> None:
-    known = {f.name for f in fields(cls)} if is_dataclass(cls) else set()
+def _checked(
+    cls: type, values: Mapping[str, Any], parts: Parts | None, where: str
+) -> dict[str, Any]:
+    """The values as the fields want them. Raises ConfigError if a key or a value is off."""
+    known = {f.name: f for f in fields(cls)} if is_dataclass(cls) else {}
     for key in values:
         if key not in known:
             raise ConfigError(f"{where} has no key {key!r}: {suggest(str(key), known)}")
+    for name, field in known.items():
+        optional = field.default is not MISSING or field.default_factory is not MISSING
+        if field.init and name not in values and not optional:
+            raise ConfigError(f"{where} lacks the key {name!r}: add it")
+    hints = _hints(cls)
+    return {k: _typed(hints.get(k, Any), v, parts, f"{where}.{k}") for k, v in values.items()}
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of a class and its bases, less those that name what isn't found."""
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        try:
+            hints |= inspect.get_annotations(base, eval_str=True)
+        except (NameError, AttributeError, TypeError):  # of a class within a function, say
+            continue
+    return hints
 
 
 def _kind(config: Config, table: Mapping[str, type]) -> str:
@@ -130,32 +170,99 @@ def _plain(value: Any, parts: Parts) -> Any:
     return value
 
 
-def _typed(hint: Any, value: Any, parts: Parts, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        check(value in arguments, where, value, " or ".join(map(repr, arguments)))
+class WrongTypeError(ConfigError):
+    """A value that isn't of the type wanted there."""
+
+    where = wanted = ""  # its path, and the remedy
+
+
+def _wrong_type(where: str, value: object, wanted: str) -> WrongTypeError:
+    problem = WrongTypeError(f"{where} is {shown(value)}: give {wanted}")
+    problem.where, problem.wanted = where, wanted
+    return problem
+
+
+def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
+    if hint is Any:
         return value
-    if origin is tuple:
-        check(isinstance(value, list | tuple), where, value, "a list")
-        return tuple(_typed(arguments[0], v, parts, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        check(isinstance(value, Mapping), where, value, "a mapping of keys to values")
-        return dict(value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _one_of(arguments, value, parts, where)
+    if origin is Literal:
+        for known in arguments:
+            if isinstance(value, type(known)) and value == known:
+                return known
+        raise _wrong_type(where, value, " or ".join(map(repr, arguments)))
+    if origin is tuple:
+        return _tuple(arguments, value, parts, where)
     if isinstance(hint, type) and issubclass(hint, Config):
-        return from_dict(hint, value, parts, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    check(type(value) is hint, where, value, f"a value of type {hint.__name__}")
+        return _config(hint, value, parts, where)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
+    if hint is float:
+        return _float(value, where)
+    if hint is int:
+        return _int(value, where)
+    if origin is dict or hint is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong_type(where, value, "a mapping of keys to values")
+        return dict(value)
+    kind = origin or hint
+    if isinstance(kind, type) and not isinstance(value, kind):
+        wanted = "None" if kind is types.NoneType else f"a value of type {kind.__name__}"
+        raise _wrong_type(where, value, wanted)
     return value
 
 
-def _one_of(hints: tuple[Any, ...], value: Any, parts: Parts, where: str) -> Any:
-    problems = []
+def _one_of(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) -> Any:
+    wanted = []
     for hint in hints:
         try:
             return _typed(hint, value, parts, where)
-        except ConfigError as problem:
-            problems.append(str(problem))
-    raise ConfigError(problems[-1])
+        except WrongTypeError as problem:
+            if problem.where != where:  # of something within the value
+                raise
+            wanted.append(problem.wanted)
+    raise _wrong_type(where, value, " or ".join(wanted))
+
+
+def _tuple(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _wrong_type(where, value, "a list")
+    if hints[1:] == (...,):
+        hints = hints[:1] * len(value)
+    elif len(hints) != len(value):
+        raise _wrong_type(where, value, f"a list of {len(hints)}")
+    return tuple(
+        _typed(hint, v, parts, f"{where}[{i}]")
+        for i, (hint, v) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+def _config(cls: type[Config], value: Any, parts: Parts | None, where: str) -> Config:
+    if isinstance(value, cls):
+        return value
+    if parts is not None:
+        return from_dict(cls, value, parts, where)
+    raise _wrong_type(where, value, f"a value of type {cls.__qualname__}")
+
+
+def _float(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _wrong_type(where, value, "a value of type float")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _wrong_type(where, value, "a finite number")
+    return number
+
+
+def _int(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        wanted = "a whole number" if isinstance(value, float) else "a value of type int"
+        raise _wrong_type(where, value, wanted)
+    if not -(2**63) <= value < 2**63:
+        raise _wrong_type(where, value, "a number of at most 64 bits")
+    return int(value)

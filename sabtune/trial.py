@@ -46,7 +46,7 @@ class Limits(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class Assignment(Config):
     """All that decides what a trial does; the same assignment gives the same trial again.
 
     configuration: the number of the first trial of the same configuration; its own, unless this
