@@ -192,7 +192,11 @@ def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
         for known in arguments:
             if isinstance(value, type(known)) and value == known:
                 return known
-        raise _wrong_type(where, value, " or ".join(map(repr, arguments)))
+        few = len(arguments) <= 2
+        wanted = (
+            " or ".join(map(repr, arguments)) if few else "one of " + ", ".join(map(str, arguments))
+        )
+        raise _wrong_type(where, value, wanted)
     if origin is tuple:
         return _tuple(arguments, value, parts, where)
     if isinstance(hint, type) and issubclass(hint, Config):
