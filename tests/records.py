@@ -36,27 +36,29 @@ def trial(
     score: float | None = None,
     state: TrialState = TrialState.COMPLETE,
     accuracy: float = 0.5,
+    **changes: Any,
 ) -> TrialRecord:
-    """A trial that ended with this score; with none, it still runs."""
+    """A trial that ended with this score; with none, it still runs. changes: of the record."""
     if score is None:
         state = TrialState.RUNNING
     complete = state == TrialState.COMPLETE and score is not None
-    return TrialRecord(
-        number=number,
-        state=state,
-        values=[score] if complete and score is not None else [],
-        params={},
-        assignment=assignment(number, configuration),
-        scores={10: score} if score is not None else {},
-        ladder=[Rung(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
-        test=[],
-        reason="",
-        label="",
-        retry_of=None,
-        checkpoint=None,
-        seconds=1.0,
-        memory=1.0,
-        started=None,
-        environment={},
-        constraints={},
-    )
+    values: dict[str, Any] = {
+        "number": number,
+        "state": state,
+        "values": [score] if complete and score is not None else [],
+        "params": {},
+        "assignment": assignment(number, configuration),
+        "scores": {10: score} if score is not None else {},
+        "ladder": [Rung(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
+        "test": [],
+        "reason": "",
+        "label": "",
+        "retry_of": None,
+        "checkpoint": None,
+        "seconds": 1.0,
+        "memory": 1.0,
+        "started": None,
+        "environment": {},
+        "constraints": {},
+    }
+    return TrialRecord(**(values | changes))

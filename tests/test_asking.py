@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,104 @@ def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: P
     assert further.run.trial == first.trial
     assert further.run.seed != first.seed
     assert study.trials[2].params == study.trials[1].params
+
+
+def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> dict[int, int]:
+    """Runs so many trials, in searches of ten; how many each configuration got."""
+    for begun in range(0, trials, 10):
+        asking = asker(study, file, folder)
+        for _ in range(begun, begun + 10):
+            number = order(asking).assignment.number
+            k_top = study.trials[number].params["k_top"]
+            end(study, asking, number, 0.9 if number < 4 else k_top % 80 / 100)
+    return Counter(of.configuration for of in record.records(study))
+
+
+def wide(file: StudyFile, updates: int = 120) -> StudyFile:
+    """With so many configurations that none is drawn twice, and trained so long."""
+    path = file.path.with_name(f"wide{updates}.py")
+    text = file.path.read_text().replace("updates=120", f"updates={updates}")
+    path.write_text(text.replace('"k_top", 1, 3', '"k_top", 1, 1_000_000'))
+    return load(path)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_no_configuration_gets_more_seeds_after_its_file_was_edited(
+    file: StudyFile, tmp_path: Path, first: int
+) -> None:
+    seeds = Seeds(first=first, most=4, reduction=2)
+    study = opened(file)
+    race_of(study, changed(wide(file), seeds=seeds), tmp_path, 10)
+    before = {of.configuration: of.run for of in record.records(study)}
+    later = changed(wide(file, 60), seeds=seeds)
+    got = race_of(study, later, tmp_path, 40)
+    assert max(got.values()) <= 4
+    assert max(got[of] for of in before) == 4  # the promising are raced on, as they are recorded
+    for trial in record.records(study):
+        assert trial.run is not None
+        known = before.get(trial.configuration)
+        assert trial.run.trial.train.updates == (120 if known else 60)
+        assert known is None or trial.run.trial == known.trial
+
+
+def test_no_configuration_gets_more_seeds_where_a_space_makes_others_each_time(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    asked = count(1)
+
+    def space(trial: optuna.Trial) -> TrialConfig:
+        config = file.space(trial)
+        rate = config.train.learning_rate * (1 + next(asked) / 1000)
+        return dataclasses.replace(
+            config, train=dataclasses.replace(config.train, learning_rate=rate)
+        )
+
+    seeds = Seeds(first=2, most=4, reduction=2)
+    moody = dataclasses.replace(changed(file, seeds=seeds), space=space)
+    got = race_of(opened(file), moody, tmp_path, 40)
+    assert max(got.values()) == 4
+    assert min(got.values()) >= 1
+    assert len(got) > 5
+
+
+def test_a_space_that_raised_once_does_not_stay_due(file: StudyFile, tmp_path: Path) -> None:
+    def raising(trial: optuna.Trial) -> TrialConfig:
+        file.space(trial)
+        raise ValueError("not now")
+
+    two = changed(file, seeds=Seeds(first=2, most=2))
+    study = opened(file)
+    broken = asker(study, dataclasses.replace(two, space=raising), tmp_path)
+    assert broken.suggest("any") == Searcher.FINISHED
+    asking = asker(study, two, tmp_path)
+    assert [order(asking).assignment.configuration for _ in range(4)] == [1, 1, 3, 3]
+
+
+def test_a_trial_killed_before_its_assignment_is_counted_once(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    two = changed(file, seeds=Seeds(first=2, most=2))
+    study = opened(file)
+    study.ask()
+    asking = asker(study, two, tmp_path)
+    assert [order(asking).assignment.configuration for _ in range(3)] == [0, 0, 2]
+
+
+def test_another_seed_is_fixed_to_the_configuration_whatever_the_others_are_called(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    """Also of two that an older sabtune took for different ones, and this one doesn't."""
+    study = opened(file)
+    first = asker(study, file, tmp_path)
+    for number in range(2):
+        study.enqueue_trial({"rate": "good", "k_top": 2})
+        made = order(first).assignment
+        apart = made.to_dict() | {"configuration": number}
+        record.reopen(study, number).set_user_attr(record.ASSIGNMENT, apart)
+        first.race.start(number)
+        end(study, first, number, 0.9)
+    asking = asker(study, changed(file, seeds=Seeds(first=2, most=2)), tmp_path)
+    assert [order(asking).assignment.configuration for _ in range(2)] == [0, 1]
 
 
 def test_a_configuration_drawn_again_is_told_from_a_new_one(

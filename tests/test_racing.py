@@ -101,3 +101,36 @@ def test_a_pruned_seed_counts_with_its_last_score_and_is_never_the_best() -> Non
 def test_bad_seeds(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Seeds(**values)  # type: ignore[arg-type]
+
+
+def test_what_breaks_a_constraint_gets_no_further_seed() -> None:
+    over = {"memory": 1.0}
+    made = race(Seeds(most=4, reduction=2), [0.5], [0.4], [0.3])
+    made.add([trial(90, score=0.9, constraints=over)])
+    assert made.next() == 0
+    made = race(Seeds(first=2, most=2, reduction=2), [0.5, 0.5])
+    made.add([trial(90, score=0.9, constraints=over)])
+    assert made.next() is None
+    assert [c.number for c in made.ranked()] == [0]
+
+
+def test_what_breaks_a_constraint_with_one_seed_alone_races_on() -> None:
+    made = race(Seeds(most=3, reduction=2), [0.5, 0.5], [0.1], [0.2])
+    made.add([trial(90, score=0.9, constraints={"memory": 1.0}), trial(91, 90, score=0.9)])
+    assert made.next() == 90
+
+
+def test_a_failed_trial_that_was_run_again_counts_only_as_its_retry() -> None:
+    made = race(Seeds(first=2, most=2), [0.5, 0.5])
+    failed = trial(90, score=0.3, state=TrialState.FAIL, run_again=True)
+    made.add([failed, trial(91, 90, score=0.95)])
+    assert made.configurations[90].scores == [0.95]
+    assert made.configurations[90].started == 1
+    assert made.ranked()[0].number == 90
+    assert made.next() == 90
+
+
+def test_a_trial_that_never_had_a_run_is_no_configuration() -> None:
+    made = race(Seeds(first=2, most=2))
+    made.add([trial(0, score=0.0, state=TrialState.FAIL, assignment=None)])
+    assert made.next() is None

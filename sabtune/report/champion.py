@@ -70,12 +70,12 @@ def _candidates(study: optuna.Study, contest: optuna.Study, found: Comparison) -
     race = Race.of(study)
     numbers = {
         configuration_key(trial.run): trial.configuration
-        for trial in record.records(study)
+        for trial in record.counted(record.records(study))
         if trial.run is not None and race.configurations[trial.configuration].complete
     }
     labels = {
         trial.label: numbers[configuration_key(trial.run)]
-        for trial in record.records(contest)
+        for trial in record.counted(record.records(contest))
         if trial.run is not None and configuration_key(trial.run) in numbers
     }
     return {labels[group.label]: group for group in found.groups if group.label in labels}

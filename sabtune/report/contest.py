@@ -19,7 +19,7 @@ from sabtune.search import record
 def page(study: optuna.Study) -> RenderableType:
     """The comparison, or, while there is nothing to compare, how far it has come."""
     found = comparison(study)
-    trials = record.records(study)
+    trials = record.counted(record.records(study))
     counts = Counter(trial.state.name.lower() for trial in trials)
     head = Text(f"Study {study.study_name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
     for label, model in record.plan(study).get(record.CONTEST, {}).items():
@@ -37,14 +37,13 @@ def comparison(study: optuna.Study) -> Comparison | None:
 
     A failed run that was run again doesn't count; one that wasn't, counts as failed.
     """
-    trials = record.records(study)
-    again = {trial.retry_of for trial in trials}
+    trials = record.counted(record.records(study))
     runs: dict[str, dict[int, list[Rung]]] = defaultdict(dict)
     failed: Counter[str] = Counter()
     for trial in trials:
         if trial.state == TrialState.COMPLETE and trial.run is not None:
             runs[trial.label][trial.run.seed - record.FRESH_SEED] = trial.test
-        elif trial.state == TrialState.FAIL and trial.number not in again:
+        elif trial.state == TrialState.FAIL:
             failed[trial.label] += 1
             runs[trial.label]
     run = next((trial.run for trial in trials if trial.run), None)

@@ -87,7 +87,8 @@ class Material:
     @cached_property
     def ended(self) -> list[TrialRecord]:
         """The trials that have ended and had something to do."""
-        return [t for t in self.trials if t.state in record.ENDED and t.run is not None]
+        trials = record.counted(self.trials)
+        return [t for t in trials if t.state in record.ENDED and t.run is not None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
@@ -102,11 +103,13 @@ class Material:
     @property
     def counts(self) -> str:
         """How many trials there are, and how they ended."""
-        found = Counter(trial.state for trial in self.trials)
+        counted = record.counted(self.trials)
+        found = Counter(trial.state for trial in counted)
         states = ", ".join(
             f"{found[state]} {word}" for state, word in STATES.items() if found[state]
         )
-        return f"{len(self.trials)} trials ({states})"
+        again = record.again_words(len(self.trials) - len(counted))
+        return f"{len(counted)} trials ({states}{again})"
 
     @cached_property
     def question(self) -> str:
@@ -138,7 +141,7 @@ def gather(study: optuna.Study, store: Store) -> Material:
     trials = record.records(study)
     ranked = Race(Seeds(**record.plan(study).get("seeds", {}))).add(trials).ranked()
     if not ranked:
-        ended = sum(trial.state in record.ENDED for trial in trials)
+        ended = sum(trial.state in record.ENDED for trial in record.counted(trials))
         raise StoreError(
             f"study {study.study_name!r} has no complete trial ({ended} ended otherwise): "
             "there is nothing to report yet, search on"

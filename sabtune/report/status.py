@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import optuna
@@ -35,7 +35,7 @@ def status(study: optuna.Study, alive: bool) -> RenderableType:
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
     ends = sorted((t for t in frozen if t.state.is_finished()), key=_when)
     parts: list[RenderableType] = [
-        Text(f"Study {study.study_name}: {_counts(frozen, alive)}"),
+        Text(f"Study {study.study_name}: {_counts(frozen, trials, alive)}"),
         Text("A search is writing to it now." if alive else "No search is writing to it now."),
         Text(_best(list(trials.values()), _states(alive))),
     ]
@@ -51,10 +51,11 @@ def _states(alive: bool) -> dict[TrialState, str]:
     return STATES if alive else STATES | {TrialState.RUNNING: "interrupted"}
 
 
-def _counts(frozen: Sequence[FrozenTrial], alive: bool) -> str:
-    by_state = Counter(trial.state for trial in frozen)
+def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], alive: bool) -> str:
+    again = {number for number, trial in trials.items() if trial.run_again}
+    by_state = Counter(trial.state for trial in frozen if trial.number not in again)
     states = ", ".join(f"{by_state[s]} {word}" for s, word in _states(alive).items() if by_state[s])
-    return states or "no trial yet"
+    return (states or "no trial yet") + record.again_words(len(again))
 
 
 def _best(trials: Sequence[TrialRecord], states: dict[TrialState, str]) -> str:

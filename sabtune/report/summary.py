@@ -42,13 +42,17 @@ def summary(study: optuna.Study) -> RenderableType:
 
 
 def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
-    by_state = Counter(trial.state.name.lower() for trial in trials)
+    counted = record.counted(trials)
+    by_state = Counter(trial.state.name.lower() for trial in counted)
     words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "unfinished"}
     states = ", ".join(
         f"{by_state[state]} {word}" for state, word in words.items() if by_state[state]
     )
     seconds = sum(trial.seconds for trial in trials)
-    return f"Study {name}: {len(trials)} trials ({states}), {seconds / 60:.1f} trial minutes"
+    again = record.again_words(len(trials) - len(counted))
+    return (
+        f"Study {name}: {len(counted)} trials ({states}{again}), {seconds / 60:.1f} trial minutes"
+    )
 
 
 def _best(best: TrialRecord) -> Iterator[str]:

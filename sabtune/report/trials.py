@@ -29,6 +29,7 @@ def _fate(trial: TrialRecord) -> Cells:
         "configuration": trial.configuration,
         "label": trial.label,
         "state": state(trial),
+        "run_again": trial.run_again,
         "reason": trial.reason,
         "score": trial.score,
         "updates": max(trial.scores, default=0),

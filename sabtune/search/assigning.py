@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,9 @@ from sabtune.trial import Assignment
 class Assigner:
     """Makes the assignments of one study; one that a trial has already is never made again.
 
-    ladder, evaluation_seed: where they are not the study's own. confirms: as in `Assignment`. Two
+    ladder, evaluation_seed: where they are not the study's own. The evaluation seed stays that of
+    the first trial, so that all are measured on the same sequences even if a later search is given
+    another seed. confirms: as in `Assignment`. Two
     trials with the same task, model and training are seeds of one configuration, however they came
     about.
     """
@@ -36,13 +39,18 @@ class Assigner:
     ):
         self.file, self.confirms = file, confirms
         self.ladder = ladder or file.study.ladder
-        seed = file.study.seed
-        self.evaluation_seed = seed if evaluation_seed is None else evaluation_seed
+        trials = list(trials)
+        if evaluation_seed is None:
+            before = (of.assignment.evaluation_seed for of in trials if of.assignment)
+            evaluation_seed = next(before, file.study.seed)
+        self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
         self.configurations: dict[str, int] = {}  # the first trial of each
+        self.members: dict[int, int] = {}  # by configuration, a trial that is a seed of it
         for trial in trials:
             if trial.run is not None:
                 self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
+                self.members.setdefault(trial.configuration, trial.number)
 
     def assignment(self, trial: optuna.Trial) -> Assignment:
         """What `trial` is to do, written to the study. Raises StudyFileError if the space fails."""
@@ -50,11 +58,12 @@ class Assigner:
         if made is not None:
             return Assignment.from_dict(made)
         study = self.file.study
-        run = self._run(trial)
-        configuration = self.configurations.setdefault(configuration_key(run), trial.number)
+        fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
+        run = self._run(trial, fixed)
+        first = self.configurations.setdefault(configuration_key(run), trial.number)
         assignment = Assignment(
             number=trial.number,
-            configuration=configuration,
+            configuration=(fixed or {}).get("configuration", first),
             run=run,
             ladder=self.ladder,
             evaluation_seed=self.evaluation_seed,
@@ -64,10 +73,22 @@ class Assigner:
         )
         trial.set_user_attr(record.ENVIRONMENT, self.environment)
         trial.set_user_attr(record.ASSIGNMENT, assignment.to_dict())
+        self.members.setdefault(assignment.configuration, trial.number)
         return assignment
 
-    def _run(self, trial: optuna.Trial) -> RunConfig:
-        fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
+    def another_seed(self, study: optuna.Study, configuration: int) -> optuna.Trial:
+        """Begins a further seed of a configuration, as it is recorded.
+
+        The space isn't asked: since it was, it may have come to make something else of the same
+        parameters, which would be a seed of another configuration.
+        """
+        member = record.one(study, self.members[configuration])
+        assert member.run is not None
+        seed = trial_seed(self.file.study.seed, record.next_number(study))
+        run = dataclasses.replace(member.run, seed=seed)
+        return record.begin_again(study, member.number, run, configuration)
+
+    def _run(self, trial: optuna.Trial, fixed: dict[str, Any] | None) -> RunConfig:
         if fixed is not None:
             if fixed["space"]:
                 self.file.config(trial)  # so that the study knows its parameters

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
@@ -28,6 +28,7 @@ from sabtune.search.assigning import Assigner, configuration_key
 from sabtune.search.locks import locked
 from sabtune.search.naming import numbered
 from sabtune.search.racing import Race, Seeds
+from sabtune.search.resuming import as_asked
 from sabtune.search.run import Ending, Say, execute, open_or_create, silent
 from sabtune.search.study import StudyFile, load
 from sabtune.store import Store
@@ -38,9 +39,10 @@ EVALUATION_SEED = record.FRESH_SEED
 
 
 def study_file(store: Store, name: str) -> StudyFile:
-    """The file that a study was searched from. Raises StudyFileError if it is gone."""
+    """The file that a study was searched from, with the study's task and ladder whatever the file
+    says now. Raises StudyFileError if it is gone."""
     plan = record.plan(record.open_study(store, name))
-    return load(Path(plan["file"]), plan.get("rival"))
+    return as_asked(load(Path(plan["file"]), plan.get("rival")), plan)
 
 
 def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:
@@ -127,12 +129,23 @@ def name_of(
     there is none, the next free name. lengths None: those that it has."""
     known = set(record.names(store))
 
+    tasks = {run.task for run in runs.values()}
+
     def fits(contest: str) -> bool:
         study = record.open_study(store, contest)
+        if any(_of_a_search(trial) for trial in study.get_trials(deepcopy=False)):
+            return False
+        known = held(study)
         same_lengths = lengths is None or _lengths(study) in (None, list(lengths))
-        return same_lengths and not _relabels(held(study), runs)
+        same_tasks = {run.run.task for run in known} <= tasks
+        return same_lengths and same_tasks and not _relabels(known, runs)
 
     return next(of for of in numbered(name) if of not in known or fits(of))
+
+
+def _of_a_search(trial: FrozenTrial) -> bool:
+    """Whether a trial began that stands for nobody in a comparison."""
+    return record.ASSIGNMENT in trial.user_attrs and record.LABEL not in trial.user_attrs
 
 
 def _lengths(study: optuna.Study) -> list[int] | None:
@@ -206,7 +219,7 @@ def contest(
             own,
             store,
             watchers,
-            trials=len(record.records(opened)) + len(queue),
+            trials=len(record.counted(record.records(opened))) + len(queue),
             queue=queue,
             assigner=assigner,
             say=say,

@@ -36,7 +36,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     """The study as it stands; `complete`: nothing is left to do."""
     plan, trials = record.plan(study), record.records(study)
     asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
-    counts = Counter(STATES[trial.state] for trial in trials)
+    counts = Counter(STATES[trial.state] for trial in record.counted(trials))
     # of a comparison there is none: what it compares is configurations, over their seeds
     best = Race.of_trials(study, trials).best if record.CONTEST not in plan else None
     return Overview(
@@ -88,7 +88,9 @@ def question(plan: Mapping[str, Any]) -> str:
 
 def space(study: optuna.Study) -> dict[str, str]:
     """What each parameter was drawn from, in words, over all trials so far."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.distributions]
+    again = record.run_again(study)
+    every = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in again]
+    trials = [trial for trial in every if trial.distributions]
     found: dict[str, list[BaseDistribution]] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():

@@ -52,7 +52,13 @@ class Configuration:
     started: int = 0
     scores: list[float] = field(default_factory=list)
     solved: list[bool] = field(default_factory=list)
-    complete: list[TrialRecord] = field(default_factory=list)
+    complete: list[TrialRecord] = field(default_factory=list)  # and feasible
+    infeasible: int = 0  # complete ones that break a constraint
+
+    @property
+    def able(self) -> bool:
+        """Whether it may yet be the best: not every complete trial of it breaks a constraint."""
+        return bool(self.complete) or not self.infeasible
 
     def value(self, over: Over, seeds: int | None = None) -> float:
         """What it is compared by, over its first `seeds`, or all of them."""
@@ -93,6 +99,8 @@ class Race:
         configuration.solved.append(trial.solved)
         if trial.state == TrialState.COMPLETE and trial.feasible:
             configuration.complete.append(trial)
+        elif trial.state == TrialState.COMPLETE:
+            configuration.infeasible += 1
 
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
@@ -105,21 +113,31 @@ class Race:
         return cls(Seeds(**record.plan(study).get("seeds", {}))).add(trials)
 
     def add(self, trials: Iterable[TrialRecord]) -> Self:
-        """The trials of an earlier search, or of a finished one."""
-        for trial in trials:
+        """The trials of an earlier search, or of a finished one.
+
+        One that ended before the space gave it a run is no configuration, and one that was run
+        again doesn't count.
+        """
+        for trial in record.counted(trials):
+            if trial.run is None:
+                continue
             self.start(trial.configuration)
             if trial.state in ENDED:
                 self.end(trial)
         return self
 
     def next(self) -> int | None:
-        """The configuration that gets another seed now; None if it is time for a new one."""
+        """The configuration that gets another seed now; None if it is time for a new one.
+
+        One whose complete trials all break a constraint gets none, and is behind all others.
+        """
         for configuration in self.configurations.values():
-            if configuration.started < self.seeds.first:
+            if configuration.able and configuration.started < self.seeds.first:
                 return configuration.number
         for count in range(self.seeds.most - 1, self.seeds.first - 1, -1):
             field_ = [c for c in self.configurations.values() if len(c.scores) >= count]
-            leaders = self._ranked(field_, count)[: int(len(field_) / self.seeds.reduction)]
+            able = [c for c in field_ if c.able]
+            leaders = self._ranked(able, count)[: int(len(field_) / self.seeds.reduction)]
             for configuration in leaders:
                 if configuration.started == count and configuration.value("mean", count) > 0:
                     return configuration.number
@@ -138,8 +156,8 @@ class Race:
         def standing(c: Configuration) -> float:
             return (len(c.scores) * c.value(over) + prior) / (len(c.scores) + 1)
 
-        able = [c for c in tried if c.complete]
-        return sorted(self._ranked(able), key=standing, reverse=True)
+        complete = [c for c in tried if c.complete]
+        return sorted(self._ranked(complete), key=standing, reverse=True)
 
     @property
     def best(self) -> TrialRecord | None:

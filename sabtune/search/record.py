@@ -7,8 +7,8 @@ trial carries user attributes; nothing else in sabtune spells their names.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from sabtune.watcher import Outcome, Registered, State, Version
 
 # of a trial
 ASSIGNMENT = "assignment"  # all that decides what it does
-FIXED = "fixed"  # of an enqueued one: the run to make, whatever the space says
+FIXED = "fixed"  # the run to make, whatever the space says
 LABEL = "label"  # of an enqueued one: whom it stands for in a comparison
 RETRY_OF = "retry_of"  # the number of the failed trial that this one runs again
 LADDER = "ladder"  # rungs on the selection sequences: they chose
@@ -82,6 +82,7 @@ class TrialRecord:
     started: datetime | None
     environment: dict[str, Any]
     constraints: dict[str, float]  # above 0 where one is broken
+    run_again: bool = False  # it failed, and another trial counts in its place
 
     @property
     def feasible(self) -> bool:
@@ -165,9 +166,23 @@ class TrialRecord:
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
-    """Every trial of the study that has begun, by number."""
-    trials = study.get_trials(deepcopy=False)
-    return [TrialRecord.of(trial) for trial in trials if trial.state != TrialState.WAITING]
+    """Every trial of the study that has begun, by number; those with `run_again` count nowhere."""
+    again = run_again(study)
+    return [
+        replace(TrialRecord.of(trial), run_again=trial.number in again)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING
+    ]
+
+
+def counted(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials that scores, rankings and counts are made of: without those run again."""
+    return [trial for trial in trials if not trial.run_again]
+
+
+def again_words(count: int) -> str:
+    """What to add to the counts of trials where some were run again."""
+    return f"; {count} failed and run again" if count else ""
 
 
 def one(study: optuna.Study, number: int) -> TrialRecord:
@@ -198,6 +213,29 @@ def enqueue(
     attrs |= {LABEL: label} if label else {}
     attrs |= {RETRY_OF: retry_of} if retry_of is not None else {}
     study.enqueue_trial(dict(params or {}), user_attrs=attrs)
+
+
+def next_number(study: optuna.Study) -> int:
+    """The number that the next trial gets."""
+    return len(study.get_trials(deepcopy=False))
+
+
+def begin_again(
+    study: optuna.Study, earlier: int, run: RunConfig, configuration: int
+) -> optuna.Trial:
+    """Begins a trial that makes `run` with the parameters of an earlier one; the space isn't asked.
+
+    configuration: the number of the one that it counts for.
+    """
+    known = study._storage.get_trial(_id(study, earlier))
+    fixed = {"run": run.to_dict(), "space": False, "configuration": configuration}
+    begun = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=known.params,
+        distributions=known.distributions,
+        user_attrs={FIXED: fixed},
+    )
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, begun))
 
 
 def waiting(study: optuna.Study) -> list[int]:

@@ -22,6 +22,7 @@ from sabtune.search.projection import Projection, made_whole
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import identity, recover
+from sabtune.search.resuming import check_same_question
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.sharing import Placement, placed
@@ -71,11 +72,13 @@ def search(
     models of complete trials are kept in MLflow, the best is registered. say: is told, a line each,
     which cluster it runs on, if it does on one, and what each trial is given, where that isn't
     plain. Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
-    StoreError if another search is writing to the study, DataError if the task's data isn't there,
-    ClusterError if the cluster doesn't let us in or doesn't see the store's files.
+    StoreError if another search is writing to the study or if the study asks something else (see
+    `check_same_question`), DataError if the task's data isn't there, ClusterError if the cluster
+    doesn't let us in or doesn't see the store's files.
     """
     with locked(file.study.name, store):
         restore(store)
+        check_same_question(file, store)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -135,7 +138,7 @@ def execute(
     projection = Projection(study, store, system_metrics=system_metrics)
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
-        for trial in known:
+        for trial in record.counted(known):
             complete = trial.state == TrialState.COMPLETE
             halving.remember(trial.number, trial.scores, complete=complete)
     with snapshots(store, budget.stop) as copying:

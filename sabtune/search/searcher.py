@@ -77,6 +77,7 @@ class Asker(_Stays, Searcher):
         if self.problem is not None or self.budget.spent:
             return Searcher.FINISHED
         trial, goes_on = self._next()
+        known = record.ASSIGNMENT in trial.user_attrs  # and therefore counted by the race
         try:
             assignment = self.assigner.assignment(trial)
         except StudyFileError as problem:
@@ -88,7 +89,7 @@ class Asker(_Stays, Searcher):
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
             trial.set_user_attr(record.ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
-        else:
+        if not known:
             self.race.start(assignment.configuration)
         return Order(
             assignment=assignment,
@@ -107,7 +108,7 @@ class Asker(_Stays, Searcher):
             return record.begin(self.study, self.waiting.popleft()), False
         again = self.race.next()
         if again is not None:
-            self.study.enqueue_trial(record.one(self.study, again).params)
+            return self.assigner.another_seed(self.study, again), False
         return self.study.ask(), False
 
     def on_trial_complete(

@@ -1,0 +1,195 @@
+"""Which edited study files may go on with a study, and which ask something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sabtune.errors import StoreError
+from sabtune.evaluation import Ladder
+from sabtune.models import SAB
+from sabtune.search import record
+from sabtune.search.assigning import Assigner
+from sabtune.search.contest import name_of, study_file
+from sabtune.search.objectives import Direction
+from sabtune.search.racing import Seeds
+from sabtune.search.resuming import check_same_question
+from sabtune.search.run import open_or_create, search
+from sabtune.search.study import ASHA, Resources, StudyFile, load
+from sabtune.store import Store
+from sabtune.tasks import Adding, Copying
+from sabtune.trial import Limits
+from tests.records import assignment
+from tests.studies import learnable
+
+LADDER = Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=64)
+"""What `learnable` has."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StudyFile:
+    return load(learnable(tmp_path))
+
+
+@pytest.fixture
+def store(tmp_path: Path, file: StudyFile) -> Store:
+    """With the study of the file, and nothing in it."""
+    store = Store(tmp_path / "store").made()
+    open_or_create(file, store)
+    return store
+
+
+def changed(file: StudyFile, **changes: Any) -> StudyFile:
+    return dataclasses.replace(file, study=dataclasses.replace(file.study, **changes))
+
+
+LONGER = {
+    "task": Copying.Config(length=3, symbols=1, alphabet=2),
+    "ladder": Ladder(lengths=(3, 6), select=(3,), sequences=64),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (LONGER, "task.length: 2 → 3, ladder.lengths: 2,4,8 → 3,6, ladder.select: 2,4 → 3"),
+        ({"task": Copying.Config(length=2, symbols=1, alphabet=4)}, "task.alphabet: 2 → 4"),
+        ({"task": Adding.Config(length=2)}, "task.kind: copying → adding"),
+        ({"ladder": dataclasses.replace(LADDER, lengths=(2, 4))}, "ladder.lengths: 2,4,8 → 2,4"),
+        ({"ladder": dataclasses.replace(LADDER, select=(2,))}, "ladder.select: 2,4 → 2"),
+        ({"ladder": dataclasses.replace(LADDER, sequences=65)}, "ladder.sequences: 64 → 65"),
+        (
+            {"ladder": dataclasses.replace(LADDER, solved_reports=2)},
+            "ladder.solved_reports: none → 2",
+        ),
+        (
+            {"objectives": ("score", "peak_memory")},
+            "objectives: score → score,peak_memory",
+        ),
+    ],
+)
+def test_what_scores_mean_may_not_change(
+    file: StudyFile, store: Store, changes: dict[str, Any], told: str
+) -> None:
+    before = (store.root / "optuna.db").read_bytes()
+    with pytest.raises(StoreError, match=re.escape(f"({told}), so")) as refused:
+        search(changed(file, **changes), store)
+    (line,) = str(refused.value).splitlines()
+    assert "--new" in line
+    assert "--study" in line
+    assert (store.root / "optuna.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": 30, "points": ({"k_top": 2},)},
+        {"resources": Resources(cpus=2), "limits": Limits(hours=1.0)},
+        {"pruning": None},
+        {"pruning": ASHA(grace=60)},
+        {"seed": 7, "startup": 2, "sampler": "random"},
+        {"seeds": Seeds(first=2, most=4, objective="solve")},
+    ],
+)
+def test_what_is_spent_and_how_may_change(
+    file: StudyFile, store: Store, changes: dict[str, Any]
+) -> None:
+    check_same_question(changed(file, **changes), store)
+
+
+def test_the_space_may_change(file: StudyFile, store: Store) -> None:
+    file.path.write_text(file.path.read_text().replace('"k_top", 1, 3', '"k_top", 1, 9'))
+    check_same_question(load(file.path), store)
+
+
+def test_two_objectives_of_one_direction_are_told_apart(file: StudyFile, tmp_path: Path) -> None:
+    store = Store(tmp_path / "other").made()
+    open_or_create(changed(file, objectives=("score", "seconds_per_update")), store)
+    with pytest.raises(StoreError, match="score,seconds_per_update → score,peak_memory"):
+        check_same_question(changed(file, objectives=("score", "peak_memory")), store)
+
+
+def test_a_rivals_study_is_its_own(file: StudyFile, store: Store) -> None:
+    with pytest.raises(StoreError, match="rival: none → lstm"):
+        check_same_question(dataclasses.replace(file, rival="lstm"), store)
+
+
+def test_a_comparison_is_not_searched(file: StudyFile, store: Store) -> None:
+    study = record.open_study(store, "learnable")
+    record.set_plan(study, {**record.plan(study), record.CONTEST: {"a": "b"}})
+    with pytest.raises(StoreError, match="is a comparison"):
+        check_same_question(file, store)
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
+def test_a_study_that_something_else_made_is_left_alone(
+    file: StudyFile, tmp_path: Path, directions: list[Direction]
+) -> None:
+    store = Store(tmp_path / "foreign").made()
+    foreign = optuna.create_study(
+        study_name="learnable", storage=store.optuna_url, directions=directions
+    )
+    foreign.tell(foreign.ask(), [0.5] * len(directions))
+    with pytest.raises(StoreError, match="wasn't made by sabtune") as refused:
+        search(file, store)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(foreign.get_trials()) == 1
+
+
+def test_a_study_that_was_interrupted_before_it_had_a_plan_goes_on(
+    file: StudyFile, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "begun").made()
+    optuna.create_study(study_name="learnable", storage=store.optuna_url, direction="maximize")
+    check_same_question(file, store)
+
+
+def test_a_plan_without_what_came_later_is_read_with_its_defaults(
+    file: StudyFile, store: Store
+) -> None:
+    study = record.open_study(store, "learnable")
+    plan = dict(record.plan(study))
+    plan["study"] = {
+        "task": {key: of for key, of in plan["study"]["task"].items() if key != "input"}
+        | {"shortest": None},
+        "ladder": {k: of for k, of in plan["study"]["ladder"].items() if k != "solved_reports"},
+    }
+    del plan["rival"]
+    record.set_plan(study, plan)
+    check_same_question(file, store)
+
+
+def test_trials_are_measured_on_the_same_sequences_after_another_seed(file: StudyFile) -> None:
+    study = optuna.create_study()
+    first = Assigner(file, []).assignment(study.ask())
+    known = record.records(study)
+    later = Assigner(changed(file, seed=5), known).assignment(study.ask())
+    assert later.evaluation_seed == first.evaluation_seed == 0
+    assert later.run.seed != first.run.seed
+
+
+def test_a_comparison_measures_by_the_ladder_that_was_searched(
+    file: StudyFile, store: Store
+) -> None:
+    text = file.path.read_text()
+    file.path.write_text(text.replace("lengths=(2, 4, 8)", "lengths=(2, 4, 16)"))
+    assert study_file(store, "learnable").study.ladder == LADDER
+
+
+def test_runs_of_another_task_or_a_search_are_another_comparison(
+    file: StudyFile, store: Store
+) -> None:
+    run = assignment().run
+    trial = dataclasses.replace(run.trial, model=SAB.Config(hidden=8, k_top=3, k_att=2))
+    for name, task in (("s.confirm", run.task), ("s.confirm-2", Copying.Config(length=9))):
+        runs = {f"#{name}": dataclasses.replace(run, trial=trial, task=task)}
+        assert name_of("s.confirm", store, runs, None) == name
+        contest = open_or_create(file.renamed(name), store)
+        record.enqueue(contest, runs[f"#{name}"], label=f"#{name}")
+    Assigner(file, []).assignment(record.open_study(store, "learnable").ask())
+    assert name_of("learnable", store, runs, None) == "learnable-2"
