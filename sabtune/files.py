@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from sabtune.errors import StoreError
+from sabtune.redaction import hide_password
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -47,12 +48,12 @@ class Folder:
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise StoreError(
-                f"the files' place {_hidden(text)!r} is none that is known: "
+                f"the files' place {hide_password(text)!r} is none that is known: "
                 "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
             )
         if "@" in parts.netloc:
             raise StoreError(
-                f"the files' place {_hidden(text)!r} holds credentials: leave them to the "
+                f"the files' place {hide_password(text)!r} holds credentials: leave them to the "
                 "environment (AWS_ACCESS_KEY_ID …) or to the machine's profile"
             )
         others = dict(parse_qsl(parts.query)).keys() - OPTIONS[parts.scheme]
@@ -242,9 +243,3 @@ def _system(scheme: str, bucket: str, query: str) -> FileSystem:
         region = "us-east-1" if options else fs.resolve_s3_region(bucket)
     # small files in one request each; the options go to workers with it, credentials don't
     return fs.S3FileSystem(region=region, allow_delayed_open=True, **options)
-
-
-def _hidden(address: str) -> str:
-    """The address without what stands before its @."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

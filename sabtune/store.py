@@ -17,13 +17,13 @@ snapshots/         where the files are elsewhere: the last copies of optuna.db, 
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from sabtune.errors import StoreError
 from sabtune.files import Folder
+from sabtune.redaction import hide_password
 
 DEFAULT = Path("sabtune-store")
 
@@ -123,8 +123,3 @@ class Store:
 
     def ray_log(self, study: str) -> Path:
         return self.root / f"{study}.ray.log"
-
-
-def hide_password(url: str) -> str:
-    """The URL with *** for its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -35,7 +35,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         try:
             until(server.is_healthy)
             yield Place(server.uri, "posed", None)
-        finally:  # killed, it would leave its server behind
+        finally:
             ui.process.terminate()
             ui.end()
 

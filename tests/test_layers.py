@@ -15,13 +15,14 @@ PACKAGE = ROOT / "sabtune"
 
 LAYERS = [
     ["sabtune"],
-    ["sabtune.errors"],
+    ["sabtune.errors", "sabtune.escaping", "sabtune.redaction"],
     ["sabtune.schema", "sabtune.files"],
     [
         "sabtune.schedule",
         "sabtune.seeding",
         "sabtune.ops",
         "sabtune.store",
+        "sabtune.loopback",
         "sabtune.provenance",
         "sabtune.peak",
     ],
@@ -56,6 +57,7 @@ OUTSIDE = {
     "optuna": {"sabtune.search", "sabtune.report"},
     "optuna_dashboard": {"sabtune.search"},
     "mlflow": {"sabtune.tracking"},
+    "uvicorn": {"sabtune.tracking"},
     "rich": {"sabtune.search", "sabtune.report", "sabtune.cli"},
     "typer": {"sabtune.cli"},
     "scipy": {"sabtune.report"},

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
+
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -17,7 +19,7 @@ FilesOption = Annotated[
     str | None,
     typer.Option(
         "--files",
-        envvar="SABTUNE_FILES",
+        envvar=FILES_VARIABLE,
         help="Where checkpoints, MLflow's files and copies of the studies go: a folder, "
         "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; by default the store's folder.",
     ),
@@ -38,7 +40,7 @@ TrackingOption = Annotated[
     str | None,
     typer.Option(
         "--tracking",
-        envvar="MLFLOW_TRACKING_URI",
+        envvar=TRACKING_VARIABLE,
         help="An MLflow server's URI, or MLflow's database as postgresql://USER@HOST/DATABASE; "
         "by default the store has its own MLflow.",
     ),

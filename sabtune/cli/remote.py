@@ -15,7 +15,8 @@ from rich.text import Text
 
 from sabtune.cli.screen import FROM, INTERRUPTED, STUDY_FILE, check_free, console_of_terminal, hint
 from sabtune.errors import ClusterError
-from sabtune.store import DEFAULT, hide_password
+from sabtune.redaction import hide_password
+from sabtune.store import DEFAULT
 
 if TYPE_CHECKING:
     from sabtune.search.remote.jobs import Head, Job

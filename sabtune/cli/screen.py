@@ -13,11 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from sabtune.errors import ConfigError
-from sabtune.store import DEFAULT, Store, hide_password
+from sabtune.escaping import terminal
+from sabtune.redaction import hide_password
+from sabtune.store import DEFAULT, Store
 
 if TYPE_CHECKING:
     from sabtune.config import RunConfig
@@ -253,8 +256,22 @@ def command() -> str:
     return "sabtune" if shutil.which("sabtune") else os.path.relpath(called)
 
 
+class Screen(Console):
+    """A console that shows text as it is: no markup, and nothing in it steers the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(terminal(segment.text), segment.style)
+
+
 def console_of_terminal() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is neither folded nor cut."""
     if sys.stdout.isatty():
-        return Console()
-    return Console(soft_wrap=True, width=None if "COLUMNS" in os.environ else WIDEST)
+        return Screen(markup=False, emoji=False)
+    width = None if "COLUMNS" in os.environ else WIDEST
+    return Screen(markup=False, emoji=False, soft_wrap=True, width=width)

@@ -150,4 +150,5 @@ def ui(
         return
     from sabtune.tracking.server import serve
 
-    raise typer.Exit(serve(place, port))
+    typer.echo(f"MLflow: http://127.0.0.1:{port}")
+    serve(place, port)

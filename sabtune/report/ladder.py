@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sabtune.config import PARTS
+from sabtune.escaping import markdown as markdown_text
 from sabtune.report import comparison, paper, statistics
 from sabtune.report.comparison import Group
 from sabtune.report.material import Material
@@ -89,7 +90,14 @@ def _of_table(table: paper.QuotedTable, material: Material) -> str:
 def markdown(material: Material) -> str:
     """The tables and their notes as Markdown."""
     tables = [sheet.markdown() for sheet in sheets(material)]
-    return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(material))]) + "\n"
+    return "\n\n".join([*tables, "\n".join(f"- {_note(note)}" for note in notes(material))]) + "\n"
+
+
+def _note(text: str) -> str:
+    """A note on one line; what it says to type stays code."""
+    parts = " ".join(text.split()).split("`")
+    code = len(parts) % 2  # as many backticks open as close
+    return "`".join(part if code and i % 2 else markdown_text(part) for i, part in enumerate(parts))
 
 
 def latex_page(material: Material) -> str:

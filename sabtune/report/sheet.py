@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
+
+from sabtune.escaping import markdown, spreadsheet, terminal
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -47,13 +48,13 @@ class Sheet:
 
     def markdown(self) -> str:
         rule = ("---",) + ("---:",) * (len(self.header) - 1)
-        rows = [tuple(map(_markdown, self.header)), rule]
+        rows = [tuple(map(markdown, self.header)), rule]
         for row in self.body:
-            cells = tuple(map(_markdown, row))
+            cells = tuple(map(markdown, row))
             heading = (f"*{cells[0]}*",) + ("",) * (len(self.header) - 1)
             rows.append(heading if len(row) == 1 else cells)
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([f"**{self.title}**", "", *lines])
+        return "\n".join([f"**{markdown(self.title)}**", "", *lines])
 
     def latex(self, label: str) -> str:
         """A table float for \\usepackage{booktabs}; `label`: what \\ref finds it by."""
@@ -79,7 +80,7 @@ class Sheet:
 
 def latex(text: str) -> str:
     """Text as LaTeX that shows it, on one line."""
-    return "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(LATEX.get(sign, sign) for sign in " ".join(terminal(text).split()))
 
 
 def _row(cells: tuple[str, ...]) -> str:
@@ -94,15 +95,13 @@ def _cell(text: str) -> str:
     return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{lines}\end{{tabular}}"
 
 
-def _markdown(cell: str) -> str:
-    """On one line, and nothing in it that Markdown or HTML would take for its own."""
-    return re.sub(r"([\\|*`]|<(?=\S)|(?<=\])\()", r"\\\1", cell).replace("\n", "<br>")
-
-
 def csv_text(rows: Iterable[Mapping[str, object]], names: Iterable[str]) -> str:
-    """Rows under a header of `names`; a cell that a row lacks is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Rows under a header of `names`; a cell that a row lacks is empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    text, columns = io.StringIO(), list(names)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(spreadsheet, columns))
+    writer.writerows([spreadsheet(row.get(name, "")) for name in columns] for row in rows)
     return text.getvalue()

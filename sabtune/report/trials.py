@@ -16,7 +16,8 @@ def csv_page(material: Material) -> str:
 
     Its columns: how it ended; its whole configuration, by the names that MLflow has, too; as
     `param.NAME` what the space drew, as `points` of a study take it; accuracies, as fractions, and
-    losses by length, `ladder_` on the sequences that chose, `test_` on those that didn't.
+    losses by length, `ladder_` on the sequences that chose, `test_` on those that didn't. A text
+    that begins like a formula has an apostrophe before it.
     """
     rows = [(_fate(of), _trained(of), _drawn(of), _measured(of)) for of in material.trials]
     names = dict.fromkeys(name for part in zip(*rows, strict=True) for of in part for name in of)

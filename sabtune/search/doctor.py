@@ -14,12 +14,13 @@ import ray
 import sqlalchemy
 
 from sabtune.errors import SabtuneError
+from sabtune.redaction import hide_password, redact
 from sabtune.search import checkup
 from sabtune.search.capacity import HEAD
 from sabtune.search.checkup import Checkup
 from sabtune.search.cluster import cluster_address, left_in_peace, living, there
 from sabtune.search.diagnosis import Finding, diagnose
-from sabtune.store import Store, hide_password
+from sabtune.store import Store
 from sabtune.tracking.reach import problem_of
 
 PATIENCE = 90.0
@@ -63,7 +64,7 @@ def see(store: Store) -> Diagnosis:
 
 def no_cluster(problem: Exception) -> Finding:
     """One line for what Ray says in many when it can't be joined."""
-    words = " ".join(str(problem).split())
+    words = redact(" ".join(str(problem).split()))
     if "ersion mismatch" in words:
         remedy = "use the cluster's Ray and Python here: constraints.txt has them"
     elif "uthentica" in words or "token" in words.lower():
@@ -116,7 +117,7 @@ def database_problem(url: str) -> str:
         cause = getattr(problem, "orig", None) or problem
         if "database is locked" in str(cause):
             return ""
-        return " ".join(str(cause).split())[:200]
+        return redact(" ".join(str(cause).split()), url)[:200]
     finally:
         engine.dispose()
 

@@ -12,6 +12,7 @@ import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.errors import SabtuneError, StoreError
+from sabtune.redaction import redact
 from sabtune.search import record
 from sabtune.store import Store
 
@@ -45,6 +46,7 @@ def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
     while problem is not None:
         if isinstance(problem, SQLAlchemyError):
             words = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
+            words = redact(words, store.optuna_url)
             return StoreError(
                 f"the database of {store.shown} fails ({words}): "
                 "see that it runs and has room, then search again; nothing that it holds is lost"

@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from sabtune.escaping import terminal
 from sabtune.search.progress import label, shared
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
@@ -93,6 +94,6 @@ def _fields(
 
 def _line(*fields: str) -> str:
     """Columns in line; a field that is empty is shown as -."""
-    texts = [" ".join(field.split()) or "-" for field in fields]
+    texts = [" ".join(terminal(field).split()) or "-" for field in fields]
     padded = (f"{text:<{width}}" for text, width in zip(texts, WIDTHS.values(), strict=True))
     return "  ".join(padded).rstrip() + "\n"

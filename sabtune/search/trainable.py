@@ -15,6 +15,7 @@ from ray import tune
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.files import Folder
 from sabtune.provenance import hardware
+from sabtune.redaction import redact
 from sabtune.search.attempts import ENTRY, within
 from sabtune.trial import Assignment, Progress, TrialRun
 
@@ -139,7 +140,7 @@ class Trial(tune.Trainable):
             raise
         except Exception as problem:  # the trial's own fault: Tune would only try it again
             self.run = None
-            text = " ".join(str(problem).split())
+            text = redact(" ".join(str(problem).split()))
             return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
         told = hardware() if first else None
         return Answer(progress=progress, hardware=told, seconds=self.run.seconds).to_result()

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy import Engine, create_engine, inspect
 
 from sabtune.errors import SabtuneError, TrackingError
+from sabtune.redaction import hide_password, redact
 
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -150,21 +151,11 @@ def describe(problem: Exception, uri: str) -> str:
     if is_server(uri) and not answered and not refused:
         return f"{where} can't be reached"
     words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    return f"{where} fails: {_without_secrets(words, uri)[:LONGEST]}"
+    return f"{where} fails: {redact(words, uri)[:LONGEST]}"
 
 
 def shown(uri: str) -> str:
     """The address, for people: no user, no password, no query."""
     if uri.startswith("sqlite:"):
-        return uri
-    return re.sub(r"//.*@", "//", uri).partition("?")[0]
-
-
-def _without_secrets(text: str, uri: str) -> str:
-    found = re.search(r"//(.*)@", uri)
-    if found is None or uri.startswith("sqlite:"):
-        return text
-    user, _, password = found[1].partition(":")
-    for secret in filter(None, (found[1], password or user)):
-        text = text.replace(secret, "***")
-    return text
+        return hide_password(uri)
+    return re.sub(r"//.*@", "//", hide_password(uri)).partition("?")[0]

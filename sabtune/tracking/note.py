@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.entities import Metric
 
 from sabtune.config import PARTS
+from sabtune.escaping import markdown
 from sabtune.evaluation import SOLVED
 from sabtune.schema import KIND, to_dict
 from sabtune.tracking.page import by_length, rung_by_rung, summary
@@ -121,8 +122,7 @@ def _best(best: Picture) -> Iterator[str]:
 
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
     for left, right in (head, ("---", "---"), *rows):
-        cells = [cell.replace("|", "\\|") for cell in (left, right)]
-        yield f"| {cells[0]} | {cells[1]} |"
+        yield f"| {markdown(left)} | {markdown(right)} |"
 
 
 def _listed(lengths: tuple[int, ...]) -> str:

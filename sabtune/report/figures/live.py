@@ -119,6 +119,8 @@ def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
         made |= {"ticktext": [plain(text) for _, text in axis.ticks]}
     if axis.low is not None and axis.high is not None:
         ends = [axis.low, axis.high]
+        if axis.log:  # plotly wants the exponents
+            ends = [math.log10(end) for end in ends]
         made["range"] = ends[::-1] if axis.reverse else ends
     elif axis.low is not None:
         made["rangemode"] = "tozero"
