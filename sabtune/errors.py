@@ -13,6 +13,10 @@ class StudyFileError(SabtuneError):
     """A file that should hold a STUDY and a space(trial), and doesn't."""
 
 
+class RejectedError(StudyFileError):
+    """A configuration that the space pruned, or that is no valid one; another may be."""
+
+
 class StoreError(SabtuneError):
     """A store that can't be written, is in use, or holds no such study."""
 

@@ -116,8 +116,8 @@ def test_a_rival_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
     [
         ("", "study.py has no rival 'lst': it has no RIVALS"),
         (RIVALS, "study.py has no rival 'lst': did you mean 'lstm'"),
-        ("\nRIVALS = {'lst': 3}", "study.py: RIVALS is {'lst': 3}: give spaces by name"),
-        ("\nRIVALS = [space]", "study.py: RIVALS is .*: give spaces by name"),
+        ("\nRIVALS = {'lst': 3}", "study.py:13: RIVALS is {'lst': 3}: give spaces by name"),
+        ("\nRIVALS = [space]", "study.py:13: RIVALS is .*: give spaces by name"),
         ("\nRIVALS = {'lst': lambda trial: 1 / 0}", "study.py:.* ZeroDivisionError"),
     ],
     ids=["none", "near", "number", "list", "fails"],

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import importlib.util
 import inspect
+import math
 import re
-import traceback
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import ModuleType
+from typing import Any, Literal, SupportsFloat, get_args
 
 import optuna
+from optuna.distributions import BaseDistribution
 
 from sabtune.config import RunConfig, TrialConfig
-from sabtune.errors import SabtuneError, StudyFileError
+from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.schema import Config, check, check_name, check_whole, suggest
+from sabtune.search.example import example
+from sabtune.search.parameters import STORED, CheckedTrial
 from sabtune.search.racing import Seeds
 from sabtune.search.record import TrialRecord
+from sabtune.search.study_module import import_file, importable
+from sabtune.search.wording import explain, shown
 from sabtune.tasks import TaskConfig
 from sabtune.trial import Limits
 
@@ -33,6 +39,12 @@ AUTO: Literal["auto"] = "auto"
 
 LEAST_GPU = 0.01
 """The smallest part of a GPU that a trial may ask for."""
+
+ACCEPTED = 10
+"""Configurations that a space is tried for when its file is loaded."""
+
+REJECTED_IN_A_ROW = 50
+"""Configurations that a space may reject before it is taken for one that rejects all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +68,11 @@ class Resources(Config):
             fits = gpus == 0 or LEAST_GPU <= gpus < 1 or (gpus >= 1 and gpus.is_integer())
         wanted = f'0, a fraction from {LEAST_GPU}, a whole number, or "auto"'
         check(fits, "gpus", self.gpus, wanted)
+
+
+def fits_name(name: str) -> bool:
+    """Whether a study can have this name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def words(cpus: float, gpus: float) -> str:
@@ -108,8 +125,12 @@ class Study(Config):
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None
-        check(fit, "name", self.name, "letters, digits, '.', '_' and '-'; it names files")
+        check(
+            fits_name(self.name),
+            "name",
+            self.name,
+            "letters, digits, '.', '_' and '-'; it names files",
+        )
         check_whole("trials", self.trials, least=1)
         check_whole("seed", self.seed, least=0)
         check_whole("startup", self.startup, least=1)
@@ -128,6 +149,9 @@ class Study(Config):
             self.ladder.lengths,
             f"the training length, {self.task.length}, first",
         )
+        for point in self.points:
+            named = isinstance(point, dict) and all(isinstance(name, str) for name in point)
+            check(named, "points", self.points, 'values by name, such as ({"k_top": 5},)')
         task = self.task.build()
         for length in self.ladder.lengths:
             task.steps(length)
@@ -163,22 +187,29 @@ class StudyFile:
         """The same file, its points without what the space doesn't ask for, and each one once."""
         points = []
         for point in self.study.points:
-            asked = self._tried(point).params
-            points.append({name: value for name, value in point.items() if name in asked})
+            asked, _ = self._tried(point, self._thrown_away())
+            points.append({name: value for name, value in point.items() if name in asked.params})
         unlike = tuple(point for i, point in enumerate(points) if point not in points[:i])
         return dataclasses.replace(self, study=dataclasses.replace(self.study, points=unlike))
 
     def config(self, trial: optuna.Trial) -> TrialConfig:
-        """What the space returns for `trial`. Raises StudyFileError if it can't."""
-        try:
-            config = self.space(trial)
+        """Return what the space returns for `trial`.
+
+        Raises RejectedError if the space raises TrialPruned or makes an invalid configuration, and
+        StudyFileError if it fails.
+        """
+        if isinstance(trial, optuna.Trial):
+            trial = CheckedTrial.of(trial)
+        with self._explained():
+            config: Any = self.space(trial)
             if isinstance(config, TrialConfig):
                 RunConfig(task=self.study.task, trial=config, seed=0)  # raises if they don't fit
-        except Exception as problem:
-            raise StudyFileError(_told(self.path, problem)) from problem
+        if inspect.iscoroutine(config):
+            config.close()
         if not isinstance(config, TrialConfig):
             raise StudyFileError(
-                f"{self.path}: space(trial) returned {config!r}: return a TrialConfig"
+                f"{_place_of(self.path, self.space)}: space(trial) returned {shown(config)}: "
+                "return a TrialConfig"
             )
         return config
 
@@ -186,46 +217,103 @@ class StudyFile:
         """What the constraints give for a trial. Raises StudyFileError if they can't."""
         if self.constraints is None:
             return {}
+        with self._explained():
+            made = self.constraints(trial)
+        problem = f"{_place_of(self.path, self.constraints)}: constraints(trial) returned"
+        remedy = 'return numbers by name, such as {"memory": trial.memory - 1000}'
+        if not isinstance(made, Mapping):
+            raise StudyFileError(f"{problem} {shown(made)}: {remedy}")
+        for name, value in made.items():
+            number = isinstance(value, SupportsFloat) and not math.isnan(float(value))
+            if not isinstance(name, str) or not number:
+                raise StudyFileError(f"{problem} {shown(value)} for {shown(name)}: {remedy}")
+        return {name: float(value) for name, value in made.items()}
+
+    def try_space(self, known: Mapping[str, BaseDistribution] | None = None) -> TrialConfig:
+        """Return what the space gives first, on a study thrown away after: the first point, if any.
+
+        It is asked for the points, and until it has accepted ACCEPTED draws. known: what a stored
+        study has drawn its parameters from. Raises StudyFileError if the space fails or rejects
+        every draw, if the stored study can't go on with it, or if a point isn't in it.
+        """
+        study = self._thrown_away()
+        if known:
+            study.ask(fixed_distributions=dict(known)).set_user_attr(STORED, self.study.name)
+        points = [self._point(point, study) for point in self.study.points]
+        return (points + [config for _, config in self._draws(study)])[0]
+
+    def unfit(self, point: Mapping[str, Any]) -> str:
+        """Say why the space can't be asked for a point; "" if it can."""
         try:
-            return {name: float(value) for name, value in self.constraints(trial).items()}
-        except Exception as problem:
-            raise StudyFileError(_told(self.path, problem)) from problem
+            self._tried(point, self._thrown_away())
+        except StudyFileError as problem:
+            return str(problem)
+        return ""
 
-    def try_space(self) -> TrialConfig:
-        """What the space gives first, on a study thrown away after: the first point, if any.
+    def try_constraints(self) -> None:
+        """Raises StudyFileError if the constraints fail on any trial, as far as one can tell."""
+        if self.constraints is None:
+            return
+        trial, config = self._draws(self._thrown_away())[0]
+        try:
+            self.constrained(example(self.study, config, trial.params))
+        except StudyFileError as problem:
+            depends = ArithmeticError | AssertionError | LookupError | ValueError
+            if not isinstance(problem.__cause__, depends):  # it may be the example's numbers
+                raise
 
-        Raises StudyFileError if the space fails, or if a point names what it doesn't ask for.
-        """
-        configs = []
-        for point in (*self.study.points, {}):
-            trial = self._tried(point)
-            configs.append(self.config(trial))
-            for name in point:
-                if name not in trial.params:
-                    raise StudyFileError(
-                        f"{self.path}: a point gives {name!r}, which the space doesn't ask for: "
-                        f"{suggest(name, list(trial.params))}"
-                    )
-                if trial.params[name] != point[name]:
-                    raise StudyFileError(
-                        f"{self.path}: a point gives {name}={point[name]!r}, "
-                        "which is outside the space: give a value inside"
-                    )
-        return configs[0]
+    def _point(self, point: Mapping[str, Any], study: optuna.Study) -> TrialConfig:
+        """What the space makes of a point. Raises StudyFileError if that isn't in the space."""
+        asked, config = self._tried(point, study)
+        for name in point:
+            if name not in asked.params:
+                raise StudyFileError(
+                    f"{_place_of(self.path, 'STUDY')}: a point gives {name!r}, which the space "
+                    f"doesn't ask for: {suggest(name, list(asked.params))}"
+                )
+        return config
 
-    def _tried(self, point: dict[str, Any]) -> optuna.Trial:
-        """A trial of a study thrown away after, whose space was asked with a point enqueued.
+    def _draws(self, study: optuna.Study) -> list[tuple[optuna.Trial, TrialConfig]]:
+        """The first draws that the space accepts. Raises StudyFileError if it accepts none."""
+        accepted: list[tuple[optuna.Trial, TrialConfig]] = []
+        rejected: list[RejectedError] = []
+        while len(accepted) < ACCEPTED and len(rejected) < REJECTED_IN_A_ROW:
+            try:
+                accepted.append(self._tried({}, study))
+            except RejectedError as problem:
+                rejected.append(problem)
+        if not accepted:
+            raise StudyFileError(str(rejected[0])) from rejected[0]
+        return accepted
 
-        Raises StudyFileError if the space fails.
-        """
+    def _thrown_away(self) -> optuna.Study:
         sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
-        tried = optuna.create_study(sampler=sampler)
-        tried.enqueue_trial(point)
-        trial = tried.ask()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Fixed parameter")  # `try_space` tells it
-            self.config(trial)
-        return trial
+        return optuna.create_study(sampler=sampler)
+
+    def _tried(
+        self, point: Mapping[str, Any], study: optuna.Study
+    ) -> tuple[optuna.Trial, TrialConfig]:
+        """A trial of a study that was asked for a point, and what the space made of it.
+
+        Raises StudyFileError if the space fails or rejects it.
+        """
+        study.enqueue_trial(dict(point))
+        trial = study.ask()
+        return trial, self.config(trial)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Runs code of the file. Raises, in one line, StudyFileError for what it raises, and
+        RejectedError where that is the refusal of a configuration."""
+        try:
+            with importable(self.path.resolve().parent):
+                yield
+        except KeyboardInterrupt:
+            raise
+        except (optuna.TrialPruned, ConfigError, RejectedError) as problem:
+            raise RejectedError(explain(self.path, problem)) from problem
+        except BaseException as problem:  # a SystemExit, too: the file isn't the program
+            raise StudyFileError(explain(self.path, problem)) from problem
 
 
 def load(path: Path, rival: str | None = None) -> StudyFile:
@@ -235,36 +323,68 @@ def load(path: Path, rival: str | None = None) -> StudyFile:
     points are tried as far as its space asks for them. Raises StudyFileError, with the line if it
     can.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"sabtune_study_{path.stem}", path.resolve())
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise StudyFileError(f"{path} is no Python file: give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as problem:
-        raise StudyFileError(_told(path, problem)) from problem
-    study, space = getattr(module, "STUDY", None), getattr(module, "space", None)
-    if not isinstance(study, Study):
-        raise StudyFileError(f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)")
-    if not callable(space):
-        raise StudyFileError(f"{path} has no space: add def space(trial): return TrialConfig(...)")
-    constraints = getattr(module, "constraints", None)
-    file = StudyFile(path, study, space, constraints, inspect.getdoc(module) or "")
+        module = import_file(path)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a SystemExit, too: the file isn't the program
+        raise StudyFileError(explain(path, problem)) from problem
+    file = _study_file(path, module)
     if rival is not None:
         file = _as_rival(file, getattr(module, "RIVALS", {}), rival)
     file.try_space()
+    file.try_constraints()
     return file
 
 
-def _as_rival(file: StudyFile, rivals: Any, name: str) -> StudyFile:
-    """The study of a rival. Raises StudyFileError if RIVALS doesn't have it."""
-    if not isinstance(rivals, Mapping) or not all(callable(space) for space in rivals.values()):
+def _study_file(path: Path, module: ModuleType) -> StudyFile:
+    """What a study file defines. Raises StudyFileError if it lacks something."""
+    study, space = getattr(module, "STUDY", None), getattr(module, "space", None)
+    constraints = getattr(module, "constraints", None)
+    if not isinstance(study, Study):
         raise StudyFileError(
-            f"{file.path}: RIVALS is {rivals!r}: give spaces by name, such as "
+            f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)"
+            + _instead_of(path, "STUDY", study)
+        )
+    if not callable(space):
+        raise StudyFileError(
+            f"{path} has no space: add def space(trial): return TrialConfig(...)"
+            + _instead_of(path, "space", space)
+        )
+    _check_takes_trial(path, "space", space)
+    if constraints is not None:
+        if not callable(constraints):
+            raise StudyFileError(
+                f"{_place_of(path, 'constraints')}: constraints is {shown(constraints)}: "
+                "give a function like constraints(trial)"
+            )
+        _check_takes_trial(path, "constraints", constraints)
+    _check_rivals(path, getattr(module, "RIVALS", {}))
+    points = tuple({k: _plain(v) for k, v in point.items()} for point in study.points)
+    study = dataclasses.replace(study, points=points)
+    return StudyFile(path, study, space, constraints, inspect.getdoc(module) or "")
+
+
+def _check_rivals(path: Path, rivals: Any) -> None:
+    """Raises StudyFileError if RIVALS isn't a mapping from names to spaces."""
+    named = isinstance(rivals, Mapping) and all(
+        isinstance(name, str) and fits_name(name) for name in rivals
+    )
+    if not named or not all(callable(space) for space in rivals.values()):
+        raise StudyFileError(
+            f"{_place_of(path, 'RIVALS')}: RIVALS is {shown(rivals)}: give spaces by name, such as "
             '{"lstm": a function like space(trial)}'
         )
+    for name, space in rivals.items():
+        _check_takes_trial(path, f"RIVALS[{name!r}]", space)
+
+
+def _as_rival(file: StudyFile, rivals: Mapping[str, Space], name: str) -> StudyFile:
+    """The study of a rival. Raises StudyFileError if RIVALS doesn't have it."""
     if name not in rivals:
         remedy = suggest(name, rivals) if rivals else "it has no RIVALS"
         raise StudyFileError(f"{file.path} has no rival {name!r}: {remedy}")
@@ -274,12 +394,51 @@ def _as_rival(file: StudyFile, rivals: Any, name: str) -> StudyFile:
     return own.renamed(f"{file.study.name}.{name}").with_points_asked_for()
 
 
-def _told(path: Path, problem: Exception) -> str:
-    """The file, the line if the problem passed through it, and the problem, on one line."""
-    if isinstance(problem, SyntaxError):
-        return f"{path}:{problem.lineno}: {problem.msg}"
-    frames = traceback.extract_tb(problem.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    place = f"{path}:{lines[-1]}" if lines else str(path)
-    kind = "" if isinstance(problem, SabtuneError) else f"{type(problem).__name__}: "
-    return " ".join(f"{place}: {kind}{problem}".split())
+def _check_takes_trial(path: Path, name: str, function: Callable[..., Any]) -> None:
+    """Raises StudyFileError if a function can't be called with a trial alone."""
+    try:
+        inspect.signature(function).bind(None)
+    except ValueError:
+        return  # of a function that says nothing of its arguments
+    except TypeError as problem:
+        raise StudyFileError(
+            f"{_place_of(path, function)}: {name} can't be called with a trial alone "
+            f"({problem}): give it the one argument trial"
+        ) from None
+
+
+def _instead_of(path: Path, name: str, value: object) -> str:
+    """What a name is in the file, and where; "" if the file doesn't have it."""
+    return "" if value is None else f", instead of {shown(value)} in {_place_of(path, name)}"
+
+
+def _place_of(path: Path, what: str | Callable[..., Any]) -> str:
+    """The file, with the line that defines a function, or that a name is first given a value in."""
+    line = None
+    if isinstance(what, str):
+        for node in ast.parse(path.read_bytes()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            names = [getattr(of, "id", getattr(of, "name", None)) for of in targets]
+            if isinstance(node, ast.AnnAssign):
+                names = [getattr(node.target, "id", None)]
+            if what in names:
+                line = node.lineno
+                break
+    else:
+        code = getattr(inspect.unwrap(what), "__code__", None)
+        if code is not None and Path(code.co_filename) == path.resolve():
+            line = code.co_firstlineno
+    return f"{path}:{line}" if line else str(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as Python's number."""
+    scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if scalar else value
