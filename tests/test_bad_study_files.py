@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from sabtune.cli import app
-from sabtune.errors import SabtuneError, StudyFileError
-from sabtune.search.study import StudyFile, load
+from sabtune.errors import StudyFileError
+from sabtune.search.study import load
 
 GOOD = """\
 import math, optuna, sys
@@ -117,7 +115,7 @@ BAD = {
     "none": (choices("[]"), rf":{SPACE}: ValueError: "),
     "no name": (changed('"k_top"', "7"), rf":{SPACE}: a parameter is named 7: give a text"),
     "dynamic": (changed(RETURN, 'trial.suggest_categorical("c", list(range(k_top))); ' + RETURN),
-                r":12: c is one of \[0, .*\], and was one of \[0, .*\] in another trial: give each"),
+                r":12: c is one of \[0, .*\], and was one of \[0, .*\] in another trial: give"),
     "kinds": (changed(RETURN, 'k_top > 3 and trial.suggest_float("c", 1, 2) or '
                       'trial.suggest_int("c", 1, 2); ' + RETURN),
               r":12: c is a .* from 1\S* to 2\S*, and was a .* in another trial: give each"),

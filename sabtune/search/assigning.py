@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import optuna
 
 from sabtune.config import RunConfig
+from sabtune.errors import RejectedError
 from sabtune.evaluation import Ladder
 from sabtune.provenance import revision, software
 from sabtune.search import record
@@ -53,7 +55,10 @@ class Assigner:
                 self.members.setdefault(trial.configuration, trial.number)
 
     def assignment(self, trial: optuna.Trial) -> Assignment:
-        """What `trial` is to do, written to the study. Raises StudyFileError if the space fails."""
+        """What `trial` is to do, written to the study.
+
+        Raises RejectedError if the space rejects the trial, StudyFileError if it fails.
+        """
         made = trial.user_attrs.get(record.ASSIGNMENT)
         if made is not None:
             return Assignment.from_dict(made)
@@ -91,7 +96,8 @@ class Assigner:
     def _run(self, trial: optuna.Trial, fixed: dict[str, Any] | None) -> RunConfig:
         if fixed is not None:
             if fixed["space"]:
-                self.file.config(trial)  # so that the study knows its parameters
+                with suppress(RejectedError):
+                    self.file.config(trial)  # so that the study knows its parameters
             return RunConfig.from_dict(fixed["run"])
         study = self.file.study
         config = self.file.config(trial)

@@ -61,8 +61,9 @@ class Pace:
         self.due[number] = self.clock() + rest
 
     def end(self, number: int) -> None:
-        now = self.clock()
-        self.took.append(now - self.running.pop(number, now))
+        if number not in self.running:
+            return  # the space rejected it
+        self.took.append(self.clock() - self.running.pop(number))
         self.due.pop(number, None)
 
     @property
@@ -160,8 +161,9 @@ class Row:
 
     @property
     def words(self) -> str:
-        """What it is; of a failed trial, why first."""
-        why = self.outcome.reason if self.outcome and self.outcome.state == "FAIL" else ""
+        """What it is; of one that failed or never began, why first."""
+        tells = self.outcome and (self.outcome.state == "FAIL" or self.assignment is None)
+        why = self.outcome.reason if self.outcome and tells else ""
         what = label(self.assignment.run) if self.assignment else ""
         return "  ".join(word for word in (self.shared, why, what) if word)
 

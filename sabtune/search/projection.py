@@ -47,6 +47,7 @@ class Projection:
             store.mlflow_uri, study.study_name, store.artifacts, system_metrics=system_metrics
         )
         self.next = 0.0
+        self.started: set[int] = set()
         self._look()
 
     def _look(self) -> None:
@@ -58,6 +59,7 @@ class Projection:
             self.next = now + max(PACE, (now - began) / SHARE)
 
     def trial_started(self, assignment: Assignment) -> None:
+        self.started.add(assignment.number)
         begun = record.one(self.study, assignment.number)
         self.tracker.trial_started(assignment, origin(self.study, begun))
 
@@ -65,7 +67,8 @@ class Projection:
         self.tracker.trial_reported(number, progress)
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
-        self.tracker.trial_ended(number, outcome)
+        if number in self.started:  # else it has no configuration, and so no run
+            self.tracker.trial_ended(number, outcome)
         self._look()
 
     def finish(self, complete: bool) -> str:

@@ -18,6 +18,7 @@ from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
+from sabtune.search.parameters import distributions
 from sabtune.search.projection import Projection, made_whole
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
@@ -79,11 +80,12 @@ def search(
     with locked(file.study.name, store):
         restore(store)
         check_same_question(file, store)
+        check_space(file, store)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
         if warm_start is not None:
-            enqueue_best(study, record.open_study(store, warm_start))
+            enqueue_best(study, record.open_study(store, warm_start), file, say)
         if retry_failed:
             enqueue_failed(study)
         return execute(
@@ -126,15 +128,6 @@ def execute(
     set_bounds = {name: bound for name, bound in bounds.items() if bound is not None}
     record.set_plan(study, {**record.plan(study), **set_bounds})
     race = Race(file.study.seeds).add(known)
-    asker = Asker(
-        study,
-        assigner or Assigner(file, known),
-        race,
-        store.trials / study.study_name,
-        budget,
-        identity(study) if store.snapshots else "",
-        queue,
-    )
     projection = Projection(study, store, system_metrics=system_metrics)
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
@@ -142,7 +135,19 @@ def execute(
             complete = trial.state == TrialState.COMPLETE
             halving.remember(trial.number, trial.scores, complete=complete)
     with snapshots(store, budget.stop) as copying:
-        teller = Teller(study, race, budget, file, [projection, *copying, *watchers])
+        told: list[Watcher] = [projection, *copying, *watchers]
+        asker = Asker(
+            study,
+            assigner or Assigner(file, known),
+            race,
+            store.trials / study.study_name,
+            budget,
+            identity(study) if store.snapshots else "",
+            queue,
+            most=missing,
+            watchers=told,
+        )
+        teller = Teller(study, race, budget, file, told)
         with some_ray(store.ray_log(study.study_name)) as cluster:
             if cluster:
                 say(cluster)
@@ -219,10 +224,25 @@ WARM_POINTS = 5
 """How many of an earlier study's configurations are tried first."""
 
 
-def enqueue_best(study: optuna.Study, earlier: optuna.Study) -> None:
-    """The parameters of the best configurations of `earlier`, unless they were tried."""
+def check_space(file: StudyFile, store: Store) -> None:
+    """Raises StudyFileError if the space draws a parameter in another way than the study in the
+    store, such that no study can hold both."""
+    if file.study.name in record.names(store):
+        file.try_space(distributions(record.open_study(store, file.study.name)))
+
+
+def enqueue_best(
+    study: optuna.Study, earlier: optuna.Study, file: StudyFile | None = None, say: Say = silent
+) -> None:
+    """The parameters of the best configurations of `earlier`, unless they were tried, or, as is
+    said then, lie outside the space of `file`."""
     for configuration in Race.of(earlier).ranked()[:WARM_POINTS]:
-        study.enqueue_trial(configuration.best.params, skip_if_exists=True)
+        point = configuration.best.params
+        unfit = file.unfit(point) if file else ""
+        if unfit:
+            say(f"Trial {configuration.best.number} of {earlier.study_name} is left out: {unfit}")
+        else:
+            study.enqueue_trial(point, skip_if_exists=True)
 
 
 def tuner(

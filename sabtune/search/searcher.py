@@ -7,6 +7,7 @@ tells Optuna that a trial which the scheduler stopped is complete.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from sabtune.errors import StudyFileError
+from sabtune.errors import RejectedError, StudyFileError
 from sabtune.files import Folder
 from sabtune.search import record, trainable
 from sabtune.search.assigning import Assigner
@@ -29,7 +30,7 @@ from sabtune.search.objectives import values
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import entry
-from sabtune.search.study import StudyFile
+from sabtune.search.study import REJECTED_IN_A_ROW, StudyFile
 from sabtune.search.trainable import Answer, Order, place
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
@@ -48,9 +49,12 @@ class Asker(_Stays, Searcher):
     checkpoint; then those that were enqueued; then further seeds and new configurations.
 
     trials: the study's folder. identity: the study's, where its trials' checkpoints are to hold
-    what it holds of them. queue: which of the enqueued ones, by number; by default all.
+    what it holds of them. queue: which of the enqueued ones, by number; by default all. most: how
+    many trials, those included that the space rejects: they end as pruned before they begin.
+    watchers: are told of those.
 
-    Once a space has raised, no more trials are handed out and `problem` says what it was.
+    Once a space has failed, or rejected REJECTED_IN_A_ROW configurations in a row, no more trials
+    are handed out and `problem` says what it was.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class Asker(_Stays, Searcher):
         budget: Budget,
         identity: str = "",
         queue: Sequence[int] | None = None,
+        *,
+        most: int | None = None,
+        watchers: Sequence[Watcher] = (),
     ):
         super().__init__(metric="score", mode="max")
         self.study, self.assigner, self.race = study, assigner, race
@@ -72,25 +79,52 @@ class Asker(_Stays, Searcher):
         )
         self.waiting = deque(record.waiting(study) if queue is None else queue)
         self.problem: StudyFileError | None = None
+        self.left, self.watchers = math.inf if most is None else most, watchers
+        self.rejected = 0  # in a row
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if self.problem is not None or self.budget.spent:
-            return Searcher.FINISHED
-        trial, goes_on = self._next()
-        known = record.ASSIGNMENT in trial.user_attrs  # and therefore counted by the race
-        try:
-            assignment = self.assigner.assignment(trial)
-        except StudyFileError as problem:
-            self.problem = problem
-            record.end(trial, Outcome(state="FAIL", reason=str(problem)), None, None)
-            return Searcher.FINISHED
+        while self.problem is None and not self.budget.spent and self.left > 0:
+            self.left -= 1
+            trial, goes_on = self._next()
+            known = record.ASSIGNMENT in trial.user_attrs  # and therefore counted by the race
+            try:
+                assignment = self.assigner.assignment(trial)
+            except RejectedError as problem:
+                self._reject(trial, problem)
+            except StudyFileError as problem:
+                self.problem = problem
+                self._end(trial, "FAIL", problem)
+            else:
+                self.rejected = 0
+                if not known:
+                    self.race.start(assignment.configuration)
+                return self._order(trial, assignment, goes_on=goes_on)
+        return Searcher.FINISHED
+
+    def _reject(self, trial: optuna.Trial, problem: RejectedError) -> None:
+        """Ends a trial of which the space makes no configuration; the search, after too many."""
+        self._end(trial, "PRUNED", problem)
+        self.rejected += 1
+        if self.rejected == REJECTED_IN_A_ROW:
+            self.problem = StudyFileError(
+                f"{problem}; so ended {self.rejected} trials in a row: "
+                "narrow the ranges to what the space accepts"
+            )
+
+    def _end(self, trial: optuna.Trial, state: State, problem: StudyFileError) -> None:
+        outcome = Outcome(state=state, reason=str(problem))
+        record.end(trial, outcome, None, None)
+        for watcher in self.watchers:
+            watcher.trial_ended(trial.number, outcome)
+
+    def _order(
+        self, trial: optuna.Trial, assignment: Assignment, *, goes_on: bool
+    ) -> dict[str, Any]:
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
         if goes_on:
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
             trial.set_user_attr(record.ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
-        if not known:
-            self.race.start(assignment.configuration)
         return Order(
             assignment=assignment,
             directory=directory(trial.number, attempt),
