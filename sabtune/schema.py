@@ -246,9 +246,11 @@ def _tuple(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) 
 def _config(cls: type[Config], value: Any, parts: Parts | None, where: str) -> Config:
     if isinstance(value, cls):
         return value
-    if parts is not None:
-        return from_dict(cls, value, parts, where)
-    raise _wrong_type(where, value, f"a value of type {cls.__qualname__}")
+    if parts is None:
+        raise _wrong_type(where, value, f"a value of type {cls.__qualname__}")
+    if not isinstance(value, Mapping):
+        raise _wrong_type(where, value, "a mapping of keys to values")
+    return from_dict(cls, value, parts, where)
 
 
 def _float(value: Any, where: str) -> float:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
-from sabtune.config import RunConfig, TrialConfig
+from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.models import LSTM
-from sabtune.schema import flatten
+from sabtune.schema import flatten, from_dict, to_dict
 from sabtune.search.study import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
 
@@ -185,6 +186,13 @@ def test_parts_name_a_value_out_of_range(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         part(**values)
+
+
+@pytest.mark.parametrize("pruning", [None, ASHA(grace=5)])
+def test_a_study_comes_back_from_the_plan_as_it_went(pruning: ASHA | None) -> None:
+    ladder = Ladder(lengths=(7, 8), select=(7,))
+    study = Study(name="x", task=Copying.Config(length=7), ladder=ladder, pruning=pruning)
+    assert from_dict(Study, json.loads(json.dumps(to_dict(study, PARTS))), PARTS) == study
 
 
 def test_a_study_needs_the_training_length_first() -> None:
