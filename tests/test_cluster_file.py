@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,67 @@ def test_what_is_no_cluster_file_is_one_line(text: str | None, says: str, tmp_pa
     (line,) = str(told.value).splitlines()
     assert str(path) in line
     assert says in line
+
+
+def bomb(levels: int) -> str:
+    """Nine aliases a level: 9 ** levels values in a few lines."""
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{bomb(30)}\n{FILE}", "more than 10,000 values, aliases written out"),
+        (f"{bomb(9)}\ncluster_name: *a8\nprovider: {{type: local}}", "more than 10,000 values"),
+        (
+            "a: &a {x: 1}\nb: &b {<<: ["
+            + "*a, " * 9
+            + "]}\n"
+            + "\n".join(
+                f"b{i}: &b{i} {{<<: [" + f"*b{i - 1 or ''}, " * 9 + "]}" for i in range(1, 30)
+            ),
+            "more than 10,000 values",
+        ),
+        ("a: &a [*a]", "more than 10,000 values"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ("x: " + "[" * 5000 + "]" * 5000, "nested more than 64 deep"),
+        ("- x\n" * 100_000, "more than 10,000 values"),
+        ("x: 1\n" * 300_000, "is larger than 1,048,576 bytes"),
+        (f"# {'x' * (1 << 20)}\n{FILE}", "is larger than 1,048,576 bytes"),
+        (f"cluster_name: twice\n{FILE}", "the key 'cluster_name' is there twice"),
+        ("when: 2001-99-99", "is no YAML"),
+        (f"n: {'9' * 5000}", "is no YAML"),
+        (
+            FILE.replace("max_workers: 6", "max_workers: .inf"),
+            "describes no cluster (OverflowError",
+        ),
+        (
+            FILE.replace("cluster_name: sab", f"cluster_name: [{'x, ' * 900}]"),
+            "describes no cluster",
+        ),
+        (FILE.replace("CPU: 8", f"CPU: {'x' * 5000}"), "describes no cluster"),
+    ],
+)
+def test_a_file_made_to_exhaust_is_one_short_line(text: str, says: str, tmp_path: Path) -> None:
+    path = written(text, tmp_path)
+    with pytest.raises(ClusterError) as told:
+        ClusterFile.load(path)
+    (line,) = str(told.value).splitlines()
+    assert says in line
+    assert len(line) < len(str(path)) + 400
+
+
+def test_a_device_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="is a device"):
+        ClusterFile.load(Path("/dev/zero"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ClusterError, match="is a device"):
+        ClusterFile.load(tmp_path / "pipe")
+
+
+def test_aliases_within_reason_are_followed(tmp_path: Path) -> None:
+    text = FILE.replace("gpu: {", "gpu: &gpu {") + "other: {<<: *gpu, max_workers: 2}\n"
+    file = ClusterFile.load(written(text, tmp_path))
+    assert file.content["other"]["resources"] == {"CPU": 8, "GPU": 1}
