@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import requests
 from filelock import FileLock
 
 from sabtune import cli
@@ -30,11 +33,20 @@ class Server(BaseHTTPRequestHandler):
     ranges = True
     cuts = 0
     cut = 2 * PIECE
+    declared: ClassVar[bool | int] = True  # whether, and how much, it says that it sends
+    redirect = ""
+    sent = 0
 
     def do_GET(self) -> None:
         kind = type(self)
         kind.asked.append(self.headers["Range"])
-        content = kind.files.get(self.path.removeprefix("/"))
+        if kind.redirect and not self.path.endswith("?again"):
+            self.send_response(302)
+            self.send_header("Location", kind.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = kind.files.get(self.path.removeprefix("/").partition("?")[0])
         if content is None:
             self.send_error(404)
             return
@@ -46,14 +58,27 @@ class Server(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if kind.declared:
+            size = len(content) - start if kind.declared is True else kind.declared
+            self.send_header("Content-Length", str(size))
         self.end_headers()
+        if kind.declared is not True:
+            self.pour(content)
+            return
         if kind.cuts:
             kind.cuts -= 1
             self.wfile.write(content[start : start + kind.cut])
             self.close_connection = True
             return
         self.wfile.write(content[start:])
+
+    def pour(self, content: bytes) -> None:
+        """Sends the content again and again, until nobody reads it or it has come to 64 MiB."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            while type(self).sent < 1 << 26:
+                self.wfile.write(content)
+                type(self).sent += len(content)
 
     def log_message(self, format: str, *values: object) -> None:
         pass
@@ -80,8 +105,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
 
 
 def tiny(*urls: str) -> DataSet:
-    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-    file = File(name="tiny.bin", urls=urls, checksum=checksum, size=len(CONTENT))
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    file = File(name="tiny.bin", urls=urls, sha256=digest, size=len(CONTENT))
     return DataSet(about="a test's", task="none", files=(file,))
 
 
@@ -150,6 +175,49 @@ def test_another_content_is_never_kept(server: type[Server], tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded .*hash"):
         fetch("tiny", tmp_path, Seen())
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("declared", [False, len(CONTENT) + 1, 10**18])
+def test_no_more_is_taken_than_the_file_has(
+    server: type[Server], tmp_path: Path, declared: bool | int
+) -> None:
+    server.declared = declared
+    with pytest.raises(DataError, match=r"more than the 512,000 bytes that the file has"):
+        fetch("tiny", tmp_path, Seen())
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {".lock"}
+    assert server.sent < 1 << 26
+
+
+def test_a_redirect_is_followed_within_the_web_alone(
+    server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (url,) = DATA_SETS["tiny"].files[0].urls
+    for target, told in (
+        ("file:///etc/passwd", r"redirects to file:///etc/passwd, which is no http or https"),
+        ("ftp://127.0.0.1/x", r"redirects to ftp://127.0.0.1/x"),
+        ("tiny.bin", r"more than 5 redirects"),
+    ):
+        server.redirect = target
+        with pytest.raises(DataError, match=told):
+            fetch("tiny", tmp_path, Seen())
+    server.redirect = "/tiny.bin?again"
+    (path,) = fetch("tiny", tmp_path, Seen())
+    assert path.read_bytes() == CONTENT
+    asked = []
+
+    def get(url: str, **options: object) -> requests.Response:
+        asked.append(url)
+        answer = requests.Response()
+        answer.status_code, answer.headers["Location"] = 302, "http://example.org/tiny.bin"
+        answer.raw = io.BytesIO()
+        return answer
+
+    monkeypatch.setattr(requests, "get", get)
+    path.unlink()
+    monkeypatch.setitem(DATA_SETS, "tiny", tiny(url.replace("http:", "https:")))
+    with pytest.raises(DataError, match=r"redirects to http://example\.org/tiny\.bin, which"):
+        fetch("tiny", tmp_path, Seen())
+    assert all(url.startswith("https:") for url in asked)
 
 
 def test_a_damaged_file_is_fetched_again(server: type[Server], tmp_path: Path) -> None:
@@ -235,7 +303,7 @@ def test_what_the_catalogue_names_is_what_the_readers_open() -> None:
     }
     for known in DATA_SETS.values():
         for file in known.files:
-            algorithm, checksum = file.checksum.split(":")
-            assert len(checksum) == {"md5": 32, "sha256": 64}[algorithm]
+            assert len(bytes.fromhex(file.sha256)) == 32
+            assert all(url.startswith("https://") for url in file.urls)
             assert all(url.endswith(file.name) for url in file.urls)
     assert catalogue.DATA_SETS is DATA_SETS

