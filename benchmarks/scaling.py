@@ -69,6 +69,8 @@ class Clock(engine.Clock):
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.reports += 1
 
+    def trial_noted(self, number: int, words: str) -> None: ...
+
     def trial_ended(self, number: int, outcome: Any) -> None:
         self.running.discard(number)
         self.reported.append(self.reports)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from sabtune import checkpoint
 from sabtune.config import RunConfig
-from sabtune.errors import CheckpointError, DivergedError
+from sabtune.errors import DivergedError
 from sabtune.evaluation import never
+from sabtune.manifest import parsing
 from sabtune.models.base import state_tensors
 from sabtune.ops import gpu
 from sabtune.seeding import Stream, generator
@@ -103,28 +104,41 @@ class Training:
         return gpu.asked_for() and self.model.device.type == "cuda" and not carries
 
     @classmethod
-    def resume(cls, directory: Path, device: torch.device | str = "cpu") -> Training:
-        """The training that `save` wrote. Raises CheckpointError if the files are damaged."""
-        saved = checkpoint.load(directory)
+    def resume(
+        cls,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        run: RunConfig | None = None,
+    ) -> Training:
+        """The training that `save` wrote. Raises CheckpointError if the files are damaged, or of
+        another configuration than `run`."""
+        saved = checkpoint.load(directory, run)
         training = cls(saved.run, device)
-        training.model.load_state_dict(saved.weights)
-        checkpoint.restore_optimizer(training.optimizer, saved.optimizer)
-        try:
-            training.batches.restore(saved.batches)
-            if saved.carried:
-                training.carried = training.model.state_of(saved.carried)
-        except KeyError as problem:
-            raise CheckpointError(f"{directory} lacks {problem}: use another checkpoint") from None
-        training.step, training.in_a_row = saved.step, saved.in_a_row
-        training.first_loss, training.far = saved.first_loss, saved.far
-        if saved.stretch:
-            tally = Tally(**saved.stretch["tally"])
-            training.stretch = Stretch(**(saved.stretch | {"tally": tally}))
-        training.model.set_progress(training.progress)
+        with parsing(directory):
+            training._restore(saved)
         return training
 
-    def save(self, directory: Path) -> None:
-        """Writes all that `resume` needs; call it between two reports, or where it pauses."""
+    def _restore(self, saved: checkpoint.Saved) -> None:
+        """Goes on from what was saved. Raises one of `manifest.JUNK` if that is another's."""
+        if saved.step > self.run.trial.train.updates:
+            raise ValueError(f"step is {saved.step}")
+        checkpoint.restore_weights(self.model, saved.weights)
+        checkpoint.restore_optimizer(self.optimizer, saved.optimizer)
+        self.batches.restore(saved.batches)
+        if saved.carried:
+            self.carried = self.model.state_of(saved.carried)
+        self.step, self.in_a_row = saved.step, saved.in_a_row
+        self.first_loss, self.far = saved.first_loss, saved.far
+        if saved.stretch:
+            tally = Tally(**saved.stretch["tally"])
+            self.stretch = Stretch(**(saved.stretch | {"tally": tally}))
+        self.model.set_progress(self.progress)
+
+    def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
+        """Writes all that `resume` needs; call it between two reports, or where it pauses.
+
+        others: further files of the checkpoint, by name.
+        """
         checkpoint.save(
             directory,
             checkpoint.Saved(
@@ -139,6 +153,7 @@ class Training:
                 batches=self.batches.state(),
                 carried=state_tensors(self.carried) if self.carried is not None else {},
             ),
+            others,
         )
 
     @property

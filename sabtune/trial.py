@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from sabtune import checkpoint, manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
 from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score, solves
@@ -26,6 +27,9 @@ from sabtune.seeding import Stream
 from sabtune.training import Report, Training
 
 FILE = "trial.json"
+
+FILES = (*checkpoint.FILES, FILE)
+"""What `TrialRun.resume` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +147,11 @@ class TrialRun:
         """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
         trial's."""
         kept = load(directory, assignment)
+        training = Training.resume(directory, device, assignment.run)
+        if max(kept.steps, default=0) > training.step:
+            raise CheckpointError(f"{directory / FILE} is of another step: use another checkpoint")
         run = cls.__new__(cls)
-        run._begin(assignment, Training.resume(directory, device), kept)
+        run._begin(assignment, training, kept)
         return run
 
     def _begin(self, assignment: Assignment, training: Training, kept: Kept) -> None:
@@ -154,9 +161,8 @@ class TrialRun:
         self._begun = time.perf_counter()
         forget_peak(training.model.device)
 
-    def save(self, directory: Path) -> None:
-        """Writes all that `resume` needs."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
+        """Writes all that `resume` needs, and other files, by name, that go with it."""
         kept = Kept(
             history=self.history,
             report=self.report,
@@ -166,8 +172,8 @@ class TrialRun:
             memory=self._memory(),
         )
         content = {"assignment": self.assignment.to_dict()} | kept.to_dict()
-        (directory / FILE).write_text(json.dumps(content) + "\n")
-        self.training.save(directory)  # last: a directory with its progress.json is whole
+        own = (json.dumps(content) + "\n").encode()
+        self.training.save(directory, {**(others or {}), FILE: own})
 
     def __iter__(self) -> Iterator[Progress]:
         """Progress until the training's end; at least one, also if it had ended before.
@@ -296,6 +302,12 @@ class Kept:
     seconds: float = 0.0  # that the trial took, over all its attempts
     memory: float = 0.0  # MiB, the most that was held
 
+    @property
+    def steps(self) -> list[int]:
+        """Of the reports, and of the one whose rungs are measured."""
+        reports = [progress.report for progress in self.history]
+        return [of.step for of in (*reports, self.report) if of is not None]
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
@@ -328,13 +340,11 @@ def load(directory: Path, assignment: Assignment | None = None) -> Kept:
     Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
     limits may differ.
     """
-    path = directory / FILE
-    try:
-        content = json.loads(path.read_text())
+    path, data = directory / FILE, manifest.read(directory, (FILE,)).files[FILE]
+    content = manifest.json_object(directory, FILE, data)
+    with manifest.parsing(path):
         kept = Kept.from_dict(content)
         said = Assignment.from_dict(content["assignment"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise CheckpointError(f"{path} can't be read ({problem}): use another checkpoint") from None
     if assignment is not None and replace(said, limits=assignment.limits) != assignment:
         raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
     return kept

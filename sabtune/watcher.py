@@ -121,4 +121,7 @@ class Watcher(Protocol):
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
+    def trial_noted(self, number: int, words: str) -> None:
+        """A person should know this of a trial that runs."""
+
     def trial_ended(self, number: int, outcome: Outcome) -> None: ...

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sabtune"
 LAYERS = [
     ["sabtune"],
     ["sabtune.errors", "sabtune.escaping", "sabtune.redaction"],
-    ["sabtune.schema", "sabtune.files"],
+    ["sabtune.schema", "sabtune.files", "sabtune.manifest"],
     [
         "sabtune.schedule",
         "sabtune.seeding",

@@ -17,6 +17,7 @@ from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
 from sabtune.training import FAR, LOST, PATIENCE, Report, Training
+from tests.checkpoints import of_format, seal
 
 
 def timeless(reports: list[Report]) -> list[Report]:
@@ -135,6 +136,7 @@ def test_a_checkpoint_of_another_format_is_refused(run: RunConfig, tmp_path: Pat
     Training(run).save(tmp_path)
     progress = json.loads((tmp_path / "progress.json").read_text())
     (tmp_path / "progress.json").write_text(json.dumps(progress | {"format": 99}))
+    seal(tmp_path)
     with pytest.raises(CheckpointError, match="format 99"):
         Training.resume(tmp_path)
 
@@ -230,10 +232,7 @@ def test_a_checkpoint_of_the_format_before_is_read(run: RunConfig, tmp_path: Pat
     reports = iter(training)
     next(reports)
     training.save(tmp_path)
-    path = tmp_path / "progress.json"
-    progress = json.loads(path.read_text())
-    del progress["stretch"]
-    path.write_text(json.dumps(progress | {"format": 2}))
+    of_format(tmp_path, 2)
     assert timeless(list(Training.resume(tmp_path))) == timeless(list(reports))
 
 
@@ -243,6 +242,9 @@ def test_files_of_two_saves_are_no_checkpoint(run: RunConfig, tmp_path: Path, na
     for folder, _ in zip(("first", "second"), training, strict=False):
         training.save(tmp_path / folder)
     (tmp_path / "first" / name).replace(tmp_path / "second" / name)
+    with pytest.raises(CheckpointError, match=f"{name} isn't what was saved"):
+        Training.resume(tmp_path / "second")
+    of_format(tmp_path / "second", 3)
     with pytest.raises(CheckpointError, match="was saved at step"):
         Training.resume(tmp_path / "second")
 

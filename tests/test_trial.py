@@ -18,6 +18,7 @@ from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
+from tests.checkpoints import of_format
 from tests.records import assignment
 
 
@@ -274,4 +275,5 @@ def test_a_trial_of_before_a_setting_was_there_is_taken_up_again(tmp_path: Path)
     del content["assignment"]["run"]["trial"]["model"]["forget_bias"]
     del content["assignment"]["ladder"]["solved_reports"]
     (tmp_path / FILE).write_text(json.dumps(content))
+    of_format(tmp_path, 3)
     assert TrialRun.resume(assignment(), tmp_path).history == run.history

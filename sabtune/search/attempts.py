@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from sabtune import manifest
 from sabtune.errors import CheckpointError
 from sabtune.files import Folder
 from sabtune.trial import FILE, Assignment, Progress, load_history
@@ -60,7 +61,7 @@ def history(checkpoints: Iterable[Folder], assignment: Assignment | None = None)
     """
     for checkpoint in checkpoints:
         try:
-            with checkpoint.here((FILE,)) as here:
+            with checkpoint.here((FILE, *manifest.FILES)) as here:
                 return load_history(here, assignment)
         except CheckpointError:
             continue

@@ -33,7 +33,7 @@ def climbing(trial: TrialRecord, lengths: Sequence[int], sequences: int) -> Iter
         raise StoreError(f"trial {trial.number} isn't complete: give one whose test was made")
     assignment = trial.assignment
     with trial.checkpoint.here(MODEL_FILES) as here:
-        model = load_model(here)
+        model = load_model(here, trial.run)
     task = assignment.run.task.build()
     for length in lengths:
         task.steps(length)

@@ -30,7 +30,8 @@ WIDTHS = {
 
 
 class Logbook:
-    """Appends to the file at `path` whenever a trial ends; a new file gets a head first.
+    """Appends to the file at `path` whenever a trial ends, or something is to be known of one; a
+    new file gets a head first.
 
     The accuracies are those on the selection sequences, which gave the score. What can't be written
     is lost and the search goes on: the study has it all. That is said once, as a warning of
@@ -49,10 +50,16 @@ class Logbook:
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.last[number] = progress
 
+    def trial_noted(self, number: int, words: str) -> None:
+        self._write(_line(_now(), f"#{number}", "NOTE", *[""] * (len(WIDTHS) - 4), words))
+
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         assignment, last = self.running.pop(number, None), self.last.pop(number, None)
+        self._write(_line(*_fields(number, assignment, last, outcome)))
+
+    def _write(self, line: str) -> None:
         try:
-            self._append(_line(*_fields(number, assignment, last, outcome)))
+            self._append(line)
         except OSError as problem:
             if not self.warned:
                 log.warning("%s can't be written: %s", self.path, problem)
@@ -79,7 +86,7 @@ def _fields(
         score = last.score
     rungs = outcome.ladder or (last.ladder if last else ())
     return [
-        datetime.now().astimezone().isoformat(timespec="seconds"),
+        _now(),
         f"#{number}",
         outcome.state,
         "" if score is None else f"{score:.4f}",
@@ -90,6 +97,10 @@ def _fields(
         str(assignment.run.seed) if assignment else "",
         outcome.reason,
     ]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _line(*fields: str) -> str:

@@ -238,6 +238,9 @@ class Watch:
                 f"loss {_loss(report.loss)}, {_rungs(progress.ladder)}, score {progress.score:.3f}"
             )
 
+    def trial_noted(self, number: int, words: str) -> None:
+        self._say(f"#{number} {words}")
+
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         row = self.rows.setdefault(number, Row(number))
         row.outcome = outcome

@@ -66,6 +66,9 @@ class Projection:
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.tracker.trial_reported(number, progress)
 
+    def trial_noted(self, number: int, words: str) -> None:
+        """Do nothing: the study's log has it."""
+
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         if number in self.started:  # else it has no configuration, and so no run
             self.tracker.trial_ended(number, outcome)

@@ -14,6 +14,8 @@ import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState
 
+from sabtune import manifest
+from sabtune.errors import CheckpointError
 from sabtune.files import Folder
 from sabtune.search.attempts import ENTRY, Attempts
 
@@ -75,10 +77,12 @@ def _entry(attempts: Attempts, number: int, of: str) -> dict[str, Any] | None:
     """The newest that can be read; None if it is another study's, or there is none."""
     for checkpoint in attempts.checkpoints(number):
         try:
-            content = json.loads(checkpoint.read(ENTRY) or b"")
-        except ValueError:
+            with checkpoint.here((ENTRY, *manifest.FILES)) as here:
+                data = manifest.read(here, (ENTRY,)).files[ENTRY]
+                content = manifest.json_object(here, ENTRY, data)
+        except CheckpointError:
             continue
-        return content if content["study"] == of and content["number"] == number else None
+        return content if (content.get("study"), content.get("number")) == (of, number) else None
     return None
 
 

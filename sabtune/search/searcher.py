@@ -209,6 +209,9 @@ class Teller(_Stays, tune.Callback):
             running.trial.set_user_attr(
                 record.ENVIRONMENT, environment | {"hardware": answer.hardware}
             )
+        for words in answer.passed_over:
+            for watcher in self.watchers:
+                watcher.trial_noted(running.assignment.number, words)
         if not answer.failed:
             self.budget.count(running.assignment.number, answer.seconds)
         if answer.progress is not None:

@@ -190,6 +190,9 @@ class Snapshots:
     def trial_reported(self, number: int, progress: Progress) -> None:
         """Nothing: a report is in the trial's checkpoint."""
 
+    def trial_noted(self, number: int, words: str) -> None:
+        """Do nothing: the study's log has it."""
+
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         self._woken.set()
 

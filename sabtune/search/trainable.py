@@ -17,7 +17,7 @@ from sabtune.files import Folder
 from sabtune.provenance import hardware
 from sabtune.redaction import redact
 from sabtune.search.attempts import ENTRY, within
-from sabtune.trial import Assignment, Progress, TrialRun
+from sabtune.trial import FILES, Assignment, Progress, TrialRun
 
 T = TypeVar("T")
 
@@ -79,6 +79,7 @@ class Answer:
     progress: Progress | None
     failed: str = ""
     hardware: dict[str, Any] | None = None  # with the first of an attempt
+    passed_over: tuple[str, ...] = ()  # likewise: each checkpoint that isn't whole, and why
     seconds: float = 0.0  # that the trial took so far, over all its attempts
 
     def to_result(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class Answer:
             "progress": progress.to_dict() if progress else None,
             "failed": self.failed,
             "hardware": self.hardware,
+            "passed_over": list(self.passed_over),
         }
 
     @classmethod
@@ -101,6 +103,7 @@ class Answer:
             progress=Progress.from_dict(data) if data else None,
             failed=result["failed"],
             hardware=result["hardware"],
+            passed_over=tuple(result["passed_over"]),
             seconds=result["seconds"],
         )
 
@@ -126,12 +129,15 @@ class Trial(tune.Trainable):
         return time.monotonic() - self.saved >= self.order.save_every
 
     def step(self) -> dict[str, Any]:
-        first = self.run is None
+        first, passed = self.run is None, dict[str, str]()
         try:
             if first:
                 torch.set_num_threads(self.order.assignment.threads)
                 self.run = patiently(
-                    lambda: newest(self.order.assignment, self.checkpoints, device()), StoreError
+                    lambda: newest(
+                        self.order.assignment, self.checkpoints, device(), passed.__setitem__
+                    ),
+                    StoreError,
                 )
                 self.stretches = self.run.stretches(self._pressed)
             assert self.run is not None
@@ -142,8 +148,12 @@ class Trial(tune.Trainable):
             self.run = None
             text = redact(" ".join(str(problem).split()))
             return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
-        told = hardware() if first else None
-        return Answer(progress=progress, hardware=told, seconds=self.run.seconds).to_result()
+        return Answer(
+            progress=progress,
+            hardware=hardware() if first else None,
+            passed_over=tuple(f"{where} is passed over: {why}" for where, why in passed.items()),
+            seconds=self.run.seconds,
+        ).to_result()
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
         """As Tune does; an object store that is away for minutes costs no more than those."""
@@ -153,9 +163,8 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self.run is not None:  # a trial that failed leaves an empty one, which is never read
-            if self.order.entry:
-                (Path(checkpoint_dir) / ENTRY).write_text(self.order.entry)
-            self.run.save(Path(checkpoint_dir))
+            entry = {ENTRY: self.order.entry.encode()} if self.order.entry else {}
+            self.run.save(Path(checkpoint_dir), entry)
         self.saved = time.monotonic()
 
     def restore(self, checkpoint_path: Any) -> None:
@@ -183,14 +192,26 @@ def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
     return do()
 
 
-def newest(assignment: Assignment, checkpoints: Sequence[Folder], device: torch.device) -> TrialRun:
-    """The trial from the first of these checkpoints that can be read; from its start, if none."""
+def unheard(checkpoint: str, why: str) -> None:
+    """Tells nobody."""
+
+
+def newest(
+    assignment: Assignment,
+    checkpoints: Sequence[Folder],
+    device: torch.device,
+    tell: Callable[[str, str], None] = unheard,
+) -> TrialRun:
+    """The trial from the first of these checkpoints that is whole; from its start, if none.
+
+    tell: is told of each that is passed over, and why.
+    """
     for checkpoint in checkpoints:
-        try:
-            with checkpoint.here() as here:
+        with checkpoint.here(FILES) as here:
+            try:
                 return TrialRun.resume(assignment, here, device)
-        except CheckpointError:
-            continue
+            except CheckpointError as problem:
+                tell(str(checkpoint), str(problem).replace(f"{here}/", ""))
     return TrialRun(assignment, device)
 
 

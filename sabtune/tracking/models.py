@@ -59,7 +59,9 @@ class Models:
             task, exported = page.assignment.run.task.build(), Path(folder) / "checkpoint"
             exported.mkdir()
             checkpoint.export_model(directory, exported)
-            checkpoint.load_model(exported)  # or raises: nothing that can't be loaded is logged
+            checkpoint.load_model(
+                exported, page.assignment.run
+            )  # or raises: nothing else is logged
             made = self._begin(run_id, page)
             kept = Path(folder) / "model"
             save(kept, exported, task, made, run_id)

@@ -54,7 +54,7 @@ def memory(material: Material) -> list[Figure]:
         return []
     try:
         with checkpoint.here(MODEL_FILES) as here:
-            model = load_model(here)
+            model = load_model(here, material.run)
     except (CheckpointError, StoreError):
         return []
     length, assignment = material.run.task.length, material.best.assignment
