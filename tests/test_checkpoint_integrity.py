@@ -85,7 +85,10 @@ def flipped(name: str) -> Damage:
 
 
 def written(name: str, data: bytes) -> Damage:
-    return lambda checkpoint: (checkpoint / name).write_bytes(data) and None
+    def damage(checkpoint: Path) -> None:
+        (checkpoint / name).write_bytes(data)
+
+    return damage
 
 
 def linked(checkpoint: Path) -> None:
