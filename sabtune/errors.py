@@ -21,6 +21,10 @@ class StoreError(SabtuneError):
     """A store that can't be written, is in use, or holds no such study."""
 
 
+class RefusedError(StoreError):
+    """An object store that doesn't let us in, and won't until a person changes something."""
+
+
 class DataError(SabtuneError):
     """A data set that is missing, damaged, or can't be downloaded."""
 

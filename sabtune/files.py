@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from sabtune.errors import StoreError
+from sabtune.errors import RefusedError, StoreError
 from sabtune.redaction import hide_password
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Folder:
         if self.path is not None:
             return LocalFileSystem(), str(self.path)
         parts = urlsplit(self.address)
-        with self._told("reached"):
+        with self.told("reached"):
             system = _system(parts.scheme, parts.netloc, parts.query)
         return system, f"{parts.netloc}{parts.path}".rstrip("/")
 
@@ -113,14 +113,14 @@ class Folder:
         from pyarrow.fs import FileSelector
 
         system, path = self.storage()
-        with self._told("listed"):
+        with self.told("listed"):
             found = system.get_file_info(FileSelector(path, allow_not_found=True))
         return sorted(found, key=lambda info: str(info.base_name))
 
     def read(self, name: str) -> bytes | None:
         """What a file holds; None if it isn't there."""
         system, path = self.storage()
-        with self._told("read"):
+        with self.told("read"):
             try:
                 with system.open_input_stream(f"{path}/{name}") as file:
                     return bytes(file.read())
@@ -131,7 +131,7 @@ class Folder:
         """Makes or replaces a file, so that nobody who reads it sees half of it."""
         system, path = self.storage()
         part = f".{name}.part" if self.path else name
-        with self._told("written"):
+        with self.told("written"):
             if self.path:
                 system.create_dir(path)
             with system.open_output_stream(f"{path}/{part}") as file:
@@ -146,7 +146,7 @@ class Folder:
     def delete(self, name: str) -> None:
         """Takes a file away, if it is there."""
         system, path = self.storage()
-        with self._told("written"):
+        with self.told("written"):
             try:
                 system.delete_file(f"{path}/{name}")
             except FileNotFoundError:
@@ -173,7 +173,7 @@ class Folder:
         with tempfile.TemporaryDirectory() as copied:
             system, path = self.storage()
             for name in names or self.names():
-                with self._told("read"):
+                with self.told("read"):
                     try:
                         source = system.open_input_stream(f"{path}/{name}")
                     except FileNotFoundError:
@@ -191,37 +191,111 @@ class Folder:
         self.delete(probe)
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def told(self, what: str) -> Iterator[None]:
+        """Raise StoreError where the file system raises OSError; RefusedError if an object store
+        refuses for good. what: "read", say, of the folder."""
         try:
             yield
         except OSError as problem:
-            raise StoreError(f"{self} can't be {what}: {_remedy(problem)}") from problem
+            raise self.failure(problem, what) from problem
+
+    def failure(self, problem: OSError, what: str) -> StoreError:
+        """Return what to raise for a problem of the file system."""
+        words = str(problem)
+        if problem.strerror and problem.errno and "AWS Error" not in words:
+            remedy = f"{problem.strerror}; give another folder with --files"
+            return StoreError(f"{self} can't be {what}: {remedy}")
+        for known in REMEDIES:
+            if known.scheme in self.address and any(sign in words for sign in known.signs):
+                kind = RefusedError if known.for_good else StoreError
+                return kind(f"{self} can't be {what}: {known.words}{self._asked()}")
+        short = " ".join(words.split())[:300]
+        return StoreError(f"{self} can't be {what}: {short}{self._asked()}")
+
+    def _asked(self) -> str:
+        """Return which server was asked, where that isn't the provider's own."""
+        named = _endpoint() if self.address.startswith("s3://") else None
+        return f" (asked: {hide_password(named)})" if named and "?" not in self.address else ""
 
 
-def _remedy(problem: OSError) -> str:
-    """What is wrong, in a few words, and what helps."""
-    words = str(problem)
-    if problem.strerror and problem.errno and "AWS Error" not in words:
-        return f"{problem.strerror}; give another folder with --files"
-    for signs, remedy in REMEDIES.items():
-        if any(sign in words for sign in signs):
-            return remedy
-    return " ".join(words.split())[:300]
+@dataclass(frozen=True)
+class Remedy:
+    """What helps where a problem's words hold one of the signs. scheme: of the addresses that it
+    is for. for_good: to ask again is of no use."""
+
+    scheme: str
+    signs: Sequence[str]
+    words: str
+    for_good: bool
 
 
-REMEDIES = {
-    ("NO_SUCH_BUCKET", "not found", "NoSuchBucket"): (
-        "there is no such bucket; make it, or correct --files"
-    ),
-    ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "InvalidAccessKeyId", "HTTP status 403"): (
-        "access is denied; see that the machine's profile, or AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, may list, read, write and delete there"
-    ),
-    ("NETWORK_CONNECTION", "curlCode", "Could not connect", "Couldn't connect"): (
+REMEDIES = (
+    Remedy(
+        "s3://",
+        ("NETWORK_CONNECTION", "curlCode", "Could not connect", "Couldn't connect"),
         "nothing answers there; see that the network is up, and AWS_ENDPOINT_URL and the region "
-        "are right"
+        "are right",
+        for_good=False,
     ),
-}
+    Remedy(
+        "gs://",
+        ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Could not resolve", "Couldn't", "Failed to connect"),
+        "nothing answers there; see that the network is up",
+        for_good=False,
+    ),
+    Remedy(
+        "://",
+        ("NO_SUCH_BUCKET", "NoSuchBucket", "bucket does not exist", "not found"),
+        "there is no such bucket; make it, or correct --files",
+        for_good=True,
+    ),
+    Remedy(
+        "s3://",
+        ("ExpiredToken", "EXPIRED_TOKEN", "TokenRefreshRequired", "InvalidToken"),
+        "the credentials have expired; sign in again and set AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE",
+        for_good=True,
+    ),
+    Remedy(
+        "s3://",
+        (
+            "ACCESS_DENIED",
+            "AccessDenied",
+            "INVALID_ACCESS_KEY",
+            "InvalidAccessKeyId",
+            "INVALID_CLIENT_TOKEN",
+            "UNRECOGNIZED_CLIENT",
+            "MISSING_AUTHENTICATION",
+            "SIGNATURE",
+            "SignatureDoesNotMatch",
+            "HTTP status 401",
+            "HTTP status 403",
+        ),
+        "access is denied; see that the machine's profile, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, may list, read, write and delete there, and that "
+        "AWS_ENDPOINT_URL is right",
+        for_good=True,
+    ),
+    Remedy(
+        "gs://",
+        (
+            "PERMISSION_DENIED",
+            "UNAUTHENTICATED",
+            "invalid_grant",
+            "OAuth2",
+            "Anonymous caller",
+            "Permission denied",
+        ),
+        "access is denied; set GOOGLE_APPLICATION_CREDENTIALS to a key's file, or run `gcloud auth "
+        "application-default login`, of an account that may list, read, write and delete there",
+        for_good=True,
+    ),
+)
+
+
+def _endpoint() -> str | None:
+    """Return the address of an S3 that isn't Amazon's, if the environment names one."""
+    return next((os.environ[key] for key in ENDPOINTS if os.environ.get(key)), None)
 
 
 @functools.cache
@@ -233,7 +307,7 @@ def _system(scheme: str, bucket: str, query: str) -> FileSystem:
         uri = f"{scheme}://{bucket}/" + (f"?{query}" if query else "")
         return fs.FileSystem.from_uri(uri)[0]
     options = dict(parse_qsl(query))
-    named = next((os.environ[key] for key in ENDPOINTS if os.environ.get(key)), "")
+    named = _endpoint()
     if named and "endpoint_override" not in options:
         parts = urlsplit(named)
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}

@@ -134,9 +134,10 @@ def _needs_manifest(directory: Path) -> bool:
     """Return whether a checkpoint without a manifest must have had one."""
     try:
         data = _bytes(directory / PROGRESS, LARGEST_JSON_BYTES)
-        return json_object(directory, PROGRESS, data).get("format") not in WITHOUT_MANIFEST
+        number = json_object(directory, PROGRESS, data).get("format")
     except CheckpointError:
         return False  # who needs that file finds out
+    return isinstance(number, int) and number > max(WITHOUT_MANIFEST)
 
 
 def _checked(path: Path, entries: Mapping[str, Any]) -> bytes:

@@ -55,9 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
 
 
 def numbered(picture: Picture, number: int) -> Picture:
-    """The same trial under another number and seed."""
-    run = replace(picture.assignment.run, seed=number)
-    return replace(picture, assignment=assignment(run, number))
+    """The same trial under another number."""
+    return replace(picture, assignment=assignment(picture.assignment.run, number))
 
 
 def logits(directory: Path, x: np.ndarray) -> np.ndarray:

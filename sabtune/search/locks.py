@@ -20,6 +20,10 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """What a disk says that takes no more."""
 
 
+OBJECT_STORE = ("AWS Error", "google::cloud")
+"""What stands in the problems of an object store."""
+
+
 @contextmanager
 def locked(name: str, store: Store) -> Iterator[None]:
     """Holds the study, on this machine and in a shared database. Raises StoreError if it is held,
@@ -56,6 +60,8 @@ def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
                 f"the store {store.root} can't be written ({problem.strerror}): "
                 "make room, then search again; nothing that it holds is lost"
             )
+        if isinstance(problem, OSError) and any(sign in str(problem) for sign in OBJECT_STORE):
+            return store.place.failure(problem, "used")
         problem = problem.__cause__ or problem.__context__
     return None
 

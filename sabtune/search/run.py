@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from sabtune.config import PARTS
+from sabtune.errors import StoreError
 from sabtune.schema import to_dict
 from sabtune.search import record
 from sabtune.search.asha import Halving, Scheduler
@@ -160,6 +161,8 @@ def execute(
             budget.start()
             tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
         teller.close()
+        if isinstance(teller.problem, StoreError):
+            raise teller.problem
         complete = record.ended(study) >= trials
         behind = projection.finish(complete)
     problem = asker.problem or teller.problem

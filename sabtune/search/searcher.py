@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import ray.cloudpickle
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from sabtune.errors import RejectedError, StudyFileError
+from sabtune.errors import (
+    RefusedError,
+    RejectedError,
+    SabtuneError,
+    StoreError,
+    StudyFileError,
+)
 from sabtune.files import Folder
 from sabtune.search import record, trainable
 from sabtune.search.assigning import Assigner
@@ -174,7 +181,7 @@ class Teller(_Stays, tune.Callback):
         self.study, self.race, self.budget = study, race, budget
         self.file, self.watchers = file, watchers
         self.running: dict[int, Running] = {}  # by number
-        self.problem: StudyFileError | None = None  # of the constraints
+        self.problem: SabtuneError | None = None  # of the constraints, or of the store
         self.broom = ThreadPoolExecutor(1, "broom")  # where taking files away takes its time
 
     def on_trial_start(
@@ -270,9 +277,26 @@ class Teller(_Stays, tune.Callback):
                 reason += f", not of the best 1/{self.file.study.pruning.reduction:g}"
             self._end(trial, running, "PRUNED", reason)
 
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Ends the search where the store refuses what a worker asks: trying again is of no use."""
+        problem = _of_store(trial)
+        if isinstance(problem, RefusedError):
+            self._give_up(problem)
+
+    def _give_up(self, problem: StoreError) -> None:
+        """Stops all trials, which aren't lost."""
+        self.problem = self.problem or problem
+        self.budget.stop()
+
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
+        problem = _of_store(trial)
+        if problem is not None:  # no fault of the trial's: the next search goes on with it
+            self._give_up(problem)
+            return
         number = trial.config["assignment"]["number"]
         running = self.running.get(number) or self._start(
             Assignment.from_dict(trial.config["assignment"])
@@ -326,6 +350,20 @@ def _checkpoint(trial: TuneTrial) -> Folder | None:
     if trial.checkpoint is None:
         return None
     return place(trial.config) / Path(trial.checkpoint.path).name
+
+
+def _of_store(trial: TuneTrial) -> StoreError | None:
+    """What a trial's worker last failed for, if that is the store's fault.
+
+    Taken from Tune's own folder: the copy in the store may be out of reach.
+    """
+    path = trial.pickled_error_file
+    try:
+        error = ray.cloudpickle.loads(Path(path).read_bytes()) if path else None
+    except Exception:  # whatever a worker raises may fail to come back
+        return None
+    cause = getattr(error, "cause", error)
+    return cause if isinstance(cause, StoreError) else None
 
 
 def _error(trial: TuneTrial) -> str:

@@ -25,10 +25,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sabtune.errors import StoreError
+from sabtune.errors import RefusedError, StoreError
 from sabtune.files import Folder
 from sabtune.search import record
 from sabtune.search.recovery import recover
+from sabtune.search.trainable import patiently
 from sabtune.store import Store
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome
@@ -160,7 +161,7 @@ class Snapshots:
     def __init__(self, store: Store, lost: Callable[[], None]):
         self.lease, self.lost = Lease(store), lost
         self.folder, self.database = self.lease.folder, store.root / "optuna.db"
-        self.problem: TakenOverError | None = None
+        self.problem: StoreError | None = None
         self.behind: StoreError | None = None  # the last copy failed
         self._copied: tuple[int, int] | None = None
         self._woken, self._closed = threading.Event(), threading.Event()
@@ -204,9 +205,9 @@ class Snapshots:
             began = time.monotonic()
             try:
                 if began - renewed >= RENEW:
-                    self.lease.renew()
+                    patiently(self.lease.renew, RefusedError)
                     renewed = began
-            except TakenOverError as problem:
+            except (TakenOverError, RefusedError) as problem:
                 self.problem = problem
                 self.lost()
                 return

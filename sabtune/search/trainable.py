@@ -12,7 +12,7 @@ import ray
 import torch
 from ray import tune
 
-from sabtune.errors import CheckpointError, StoreError
+from sabtune.errors import CheckpointError, RefusedError, StoreError
 from sabtune.files import Folder
 from sabtune.provenance import hardware
 from sabtune.redaction import redact
@@ -156,10 +156,15 @@ class Trial(tune.Trainable):
         ).to_result()
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
-        """As Tune does; an object store that is away for minutes costs no more than those."""
+        """As Tune does; an object store that is away for minutes costs no more than those. Raises
+        StoreError if it stays so, or refuses."""
         if self.place.path is not None:
             return super().save(checkpoint_dir)
-        return patiently(lambda: super(Trial, self).save(checkpoint_dir), OSError)
+        return patiently(lambda: self._upload(checkpoint_dir), StoreError)
+
+    def _upload(self, checkpoint_dir: str | None) -> Any:
+        with self.place.told("written"):
+            return super().save(checkpoint_dir)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self.run is not None:  # a trial that failed leaves an empty one, which is never read
@@ -183,11 +188,14 @@ class Trial(tune.Trainable):
 
 
 def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
-    """Does it, again after each of the pauses if it raises this problem; then lets it raise."""
-    for pause in PAUSES:
+    """Does it, again after each of the pauses if it raises this problem; then lets it raise. A
+    store that refuses is asked twice."""
+    for count, pause in enumerate(PAUSES):
         try:
             return do()
-        except problem:
+        except problem as raised:
+            if isinstance(raised, RefusedError) and count:
+                raise
             time.sleep(pause)
     return do()
 
