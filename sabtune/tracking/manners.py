@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,21 @@ ABOUT_ONE_RUN = {
     "RESOURCE_DOES_NOT_EXIST",
 }
 """Answers that don't speak against asking about the next run."""
+
+ANSWER_SECONDS = 3.0
+"""How long a search waits at its start for a server's answer."""
+
+UNAUTHORIZED = {
+    401: "asks who we are (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN",
+    403: "doesn't let us (403): have its keeper permit it, or set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to somebody's who may",
+}
+
+CLIENTS = ("boto3", "botocore", "s3transfer", "google")
+"""By which MLflow reaches an object store; what these raise isn't MLflow's."""
+
+UNREACHED = ("Could not connect", "Connect timeout", "Read timeout", "Connection was closed")
 
 LONGEST = 200
 """Characters of MLflow's own words in a message."""
@@ -101,9 +117,12 @@ def refuse_without_client(artifacts: str | None) -> None:
 def refuse_database(uri: str) -> None:
     """Raises TrackingError if the database that MLflow is to be kept in can't be reached, is one of
     another version, or is Optuna's: both keep their version in a table of the same name. Does
-    nothing else to it, and nothing of a server, which may come back."""
+    nothing else to it. Of a server only if it doesn't let us in: one that is away may come back."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if is_server(uri) or (uri.startswith("sqlite:///") and not path.is_file()):
+    if is_server(uri):
+        _refuse_unauthorized(uri)
+        return
+    if uri.startswith("sqlite:///") and not path.is_file():
         return
     try:
         with closing_engine(uri) as engine:
@@ -121,6 +140,25 @@ def refuse_database(uri: str) -> None:
     except Exception as problem:
         if is_of_another_version(problem) or not uri.startswith("sqlite:"):
             raise TrackingError(describe(problem, uri)) from None
+
+
+def _refuse_unauthorized(uri: str) -> None:
+    """Raise TrackingError if a server says, within seconds, that it doesn't let us in."""
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        except Exception as problem:
+            if _status(problem) in (401, 403):
+                said.append(describe(problem, uri))
+
+    hasten(uri)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if said:
+        raise TrackingError(said[0])
 
 
 @contextmanager
@@ -143,6 +181,12 @@ def describe(problem: Exception, uri: str) -> str:
             f"{where} was made by another MLflow than {mlflow.__version__}: use that one, or, "
             "if it was an older one, back it up and run `mlflow db upgrade`"
         )
+    words = redact((str(problem).strip() or type(problem).__name__).splitlines()[0], uri)[:LONGEST]
+    if _is_about_files(problem):
+        return f"{where} is there, and its files' place fails: {words}; {_remedy(problem, words)}"
+    status = _status(problem)
+    if status in UNAUTHORIZED:
+        return f"{where} {UNAUTHORIZED[status]}"
     answered = isinstance(problem, RestException) or is_about_one_run(problem)
     refused = isinstance(problem, MlflowException) and problem.error_code not in (
         "INTERNAL_ERROR",
@@ -150,8 +194,41 @@ def describe(problem: Exception, uri: str) -> str:
     )
     if is_server(uri) and not answered and not refused:
         return f"{where} can't be reached"
-    words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    return f"{where} fails: {redact(words, uri)[:LONGEST]}"
+    return f"{where} fails: {words}"
+
+
+def _status(problem: Exception) -> int | None:
+    """Return what a server answered, as HTTP says it."""
+    answer = getattr(problem, "response", None)
+    status = getattr(answer, "status_code", None)
+    if answer is None and isinstance(problem, MlflowException):
+        status = problem.get_http_status_code()  # type: ignore[no-untyped-call]
+    return status if isinstance(status, int) else None
+
+
+def _is_about_files(problem: Exception) -> bool:
+    """Return whether it is where MLflow keeps its files that fails, not MLflow."""
+    answer = getattr(problem, "response", None)
+    return (
+        type(problem).__module__.partition(".")[0] in CLIENTS
+        or "uploading one or more artifacts" in str(problem)
+        or (
+            _status(problem) is not None and "/mlflow-artifacts/" in str(getattr(answer, "url", ""))
+        )
+    )
+
+
+def _remedy(problem: Exception, words: str) -> str:
+    if type(problem).__module__.startswith("google"):
+        return "see that the network is up, and set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
+    if "/mlflow-artifacts/" in words:
+        return "see that the server reaches the place of its artifacts"
+    if any(sign in words for sign in UNREACHED):
+        return "see that the network is up, and that AWS_ENDPOINT_URL and the region are right"
+    return (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials that may "
+        "list, read and write there"
+    )
 
 
 def shown(uri: str) -> str:
