@@ -12,7 +12,7 @@ import torch
 from ray import tune
 from ray.tune.utils import flatten_dict
 
-from sabtune.errors import StoreError
+from sabtune.errors import RefusedError, StoreError
 from sabtune.evaluation import Ladder
 from sabtune.search import trainable
 from sabtune.search.asha import Halving, Scheduler
@@ -107,9 +107,23 @@ def test_an_object_store_that_is_away_is_waited_for(
         saved: Any = worker.save()
         assert saved == "saved"
     else:
-        with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        with pytest.raises(StoreError, match="nothing answers there"):
             worker.save()
     assert pauses == list(trainable.PAUSES)[:failures]
+
+
+def test_an_object_store_that_refuses_is_asked_twice(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: Any, checkpoint_dir: str | None = None) -> str:
+        raise OSError("AWS Error ACCESS_DENIED during PutObject operation")
+
+    monkeypatch.setattr(tune.Trainable, "save", save)
+    worker = Trial.__new__(Trial)
+    worker.place = place(order("s3://bucket/trials/s").to_config())
+    with pytest.raises(RefusedError, match="access is denied"):
+        worker.save()
+    assert pauses == list(trainable.PAUSES)[:1]
 
 
 def test_a_disk_that_is_full_is_not_waited_for(
