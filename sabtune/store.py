@@ -74,9 +74,14 @@ class Store:
             self.files.check()
         return self
 
+    @property
+    def found(self) -> bool:
+        """Whether its folder holds studies; a database may."""
+        return self.database is not None or (self.root / "optuna.db").is_file()
+
     def existing(self) -> Store:
         """The same. Raises StoreError if its folder should hold the studies and doesn't."""
-        if self.database is None and not (self.root / "optuna.db").is_file():
+        if not self.found:
             raise StoreError(f"there is no store at {self.root}: give its folder with --store")
         return self
 

@@ -70,6 +70,10 @@ def train(
     cluster: Path, command: str, *arguments: str, study: str, upload: Path | None = None
 ) -> None:
     """Starts a command that takes long, follows it, and exits as it does."""
+    if upload is not None:
+        from sabtune.search.study_module import check_alone
+
+        check_alone(upload)
     console = console_of_terminal()
     with head_of(cluster) as head:
         for job in head.jobs():

@@ -109,7 +109,11 @@ def search(
     if dry_run:
         from sabtune.report.pages import forecast_page
         from sabtune.search.forecast import forecast
+        from sabtune.search.run import check_resumable
 
+        known = Store.at(store, files, tracking)
+        if known.found and not new:
+            check_resumable(file, known)
         console.print(forecast_page(forecast(file), file.study))
         return
     place = restored(console, Store.at(store, files, tracking).made())

@@ -14,6 +14,7 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
+from optuna.trial import FrozenTrial
 
 from sabtune.errors import RejectedError, StudyFileError
 from sabtune.search.wording import shown
@@ -48,6 +49,7 @@ class CheckedTrial(optuna.Trial):
         if name in self._fixed_params and name not in self._cached_frozen_trial.params:
             value = self._fixed_params[name]
             if not contains(distribution, value):
+                self._refuse_change(name, distribution)
                 raise RejectedError(
                     f"a point gives {name}={shown(value)}, which is outside the space: "
                     f"give a value inside, {range_of(distribution)}"
@@ -80,19 +82,33 @@ class CheckedTrial(optuna.Trial):
             ) from None
 
 
-def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
-    """Return what each parameter of a study was drawn from first."""
-    found: dict[str, BaseDistribution] = {}
+def branches(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the first trial of each set of parameters that the space has asked for."""
+    found: dict[frozenset[str], FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
-        for name, distribution in trial.distributions.items():
-            found.setdefault(name, distribution)
+        if trial.params:
+            found.setdefault(frozenset(trial.params), trial)
+    return list(found.values())
+
+
+def distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return what each parameter of the trials was drawn from first."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        found = dict(trial.distributions) | found
     return found
 
 
 def contains(distribution: BaseDistribution, value: object) -> bool:
     """Whether the distribution can give this value, of the type that it gives."""
     if isinstance(distribution, CategoricalDistribution):
-        return any(isinstance(c, type(value)) and c == value for c in distribution.choices)
+        whether = isinstance(value, bool)
+        return any(
+            isinstance(choice, type(value))
+            and isinstance(choice, bool) == whether
+            and choice == value
+            for choice in distribution.choices
+        )
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     kind = int if isinstance(distribution, IntDistribution) else int | float
     if not isinstance(value, kind) or isinstance(value, bool):

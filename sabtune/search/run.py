@@ -19,7 +19,7 @@ from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
-from sabtune.search.parameters import distributions
+from sabtune.search.parameters import branches
 from sabtune.search.projection import Projection, made_whole
 from sabtune.search.racing import Race
 from sabtune.search.record import TrialRecord
@@ -80,8 +80,7 @@ def search(
     """
     with locked(file.study.name, store):
         restore(store)
-        check_same_question(file, store)
-        check_space(file, store)
+        check_resumable(file, store)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -227,11 +226,15 @@ WARM_POINTS = 5
 """How many of an earlier study's configurations are tried first."""
 
 
-def check_space(file: StudyFile, store: Store) -> None:
-    """Raises StudyFileError if the space draws a parameter in another way than the study in the
-    store, such that no study can hold both."""
+def check_resumable(file: StudyFile, store: Store) -> None:
+    """Check that a search can go on with the study of this name, if the store has it.
+
+    Raises StoreError if that asks something else, and StudyFileError if it has drawn a parameter
+    in a way that excludes the space's.
+    """
+    check_same_question(file, store)
     if file.study.name in record.names(store):
-        file.try_space(distributions(record.open_study(store, file.study.name)))
+        file.try_space(branches(record.open_study(store, file.study.name)))
 
 
 def enqueue_best(

@@ -7,22 +7,22 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, SupportsFloat, get_args
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
 
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.schema import Config, check, check_name, check_whole, suggest
 from sabtune.search.example import example
-from sabtune.search.parameters import STORED, CheckedTrial
+from sabtune.search.parameters import STORED, CheckedTrial, distributions
 from sabtune.search.racing import Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.search.study_module import import_file, importable
@@ -229,16 +229,20 @@ class StudyFile:
                 raise StudyFileError(f"{problem} {shown(value)} for {shown(name)}: {remedy}")
         return {name: float(value) for name, value in made.items()}
 
-    def try_space(self, known: Mapping[str, BaseDistribution] | None = None) -> TrialConfig:
+    def try_space(self, known: Sequence[FrozenTrial] = ()) -> TrialConfig:
         """Return what the space gives first, on a study thrown away after: the first point, if any.
 
-        It is asked for the points, and until it has accepted ACCEPTED draws. known: what a stored
-        study has drawn its parameters from. Raises StudyFileError if the space fails or rejects
-        every draw, if the stored study can't go on with it, or if a point isn't in it.
+        It is asked for the points, and until it has accepted ACCEPTED draws. known: trials of a
+        stored study, one for each branch of the space. Raises StudyFileError if the space fails or
+        rejects every draw, if the stored study can't go on with it, or if a point isn't in it.
         """
         study = self._thrown_away()
         if known:
-            study.ask(fixed_distributions=dict(known)).set_user_attr(STORED, self.study.name)
+            stored = study.ask(fixed_distributions=distributions(known))
+            stored.set_user_attr(STORED, self.study.name)
+        for trial in known:
+            with suppress(RejectedError):
+                self._tried(trial.params, study)
         points = [self._point(point, study) for point in self.study.points]
         return (points + [config for _, config in self._draws(study)])[0]
 

@@ -13,6 +13,8 @@ from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from sabtune.errors import StudyFileError
+
 _neighbors: dict[Path, dict[str, ModuleType]] = {}
 """The modules that were imported from the folder of a study file, by folder and name."""
 
@@ -71,10 +73,15 @@ def importable(folder: Path) -> Iterator[None]:
         own.update({name: sys.modules[name] for name in new if _lies_in(name, folder)})
 
 
-def missing_elsewhere(path: Path) -> list[str]:
-    """Return the neighbors that a study file has imported and that no other place provides."""
-    roots = {name.partition(".")[0] for name in _neighbors.get(path.resolve().parent, {})}
-    return sorted(name for name in roots if PathFinder.find_spec(name) is None)
+def check_alone(path: Path) -> None:
+    """Raises StudyFileError if a study file that was imported can't do without its neighbors."""
+    neighbors = {name.partition(".")[0] for name in _neighbors.get(path.resolve().parent, {})}
+    missing = sorted(name for name in neighbors if PathFinder.find_spec(name) is None)
+    if missing:
+        raise StudyFileError(
+            f"{path} imports {', '.join(missing)} from its own folder, and a cluster is sent the "
+            "study file alone: move into it what it needs of that, or install that as a package"
+        )
 
 
 def _lies_in(name: str, folder: Path) -> bool:

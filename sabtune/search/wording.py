@@ -9,21 +9,21 @@ import optuna
 
 from sabtune.errors import SabtuneError
 
-LONGEST = 500
-"""Characters of a text that isn't ours in a message."""
+LONGEST, LONGEST_VALUE = 800, 200
+"""Characters of a message, and of a value in one, that aren't ours."""
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = LONGEST) -> str:
     """Return the text on one line, without control characters, cut where it is long."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST])
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     line = " ".join(printable.split())
-    return line if len(line) <= LONGEST else line[:LONGEST] + "…"
+    return line if len(line) <= most else line[:most] + "…"
 
 
 def shown(value: object) -> str:
     """Return the value's `repr` on one line, or its type where it has none."""
     try:
-        return one_line(repr(value))
+        return one_line(repr(value), LONGEST_VALUE)
     except Exception:
         return f"a {type(value).__name__}"
 

@@ -1,0 +1,120 @@
+"""Points, and parameters of earlier studies, are tried only where the space could draw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sabtune.errors import StudyFileError
+from sabtune.search import record
+from sabtune.search.run import enqueue_best
+from sabtune.search.study import load
+from tests.test_asking import asker, end, opened, order
+from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
+
+DRAWS = {
+    "int": ('trial.suggest_int("p", 2, 6)', "a whole number from 2 to 6"),
+    "step": ('trial.suggest_int("p", 2, 6, step=2)', "a whole number from 2 to 6 in steps of 2"),
+    "log": ('trial.suggest_int("p", 2, 6, log=True)', "a whole number from 2 to 6 on a log scale"),
+    "float": ('trial.suggest_float("p", 0.5, 6)', "a number from 0.5 to 6.0"),
+    "coarse": ('trial.suggest_float("p", 0.5, 6, step=0.5)', "from 0.5 to 6.0 in steps of 0.5"),
+    "fine": ('trial.suggest_float("p", 1e-4, 6, log=True)', "from 0.0001 to 6.0 on a log scale"),
+    "choice": ('trial.suggest_categorical("p", [2, "x", None])', r"one of \[2, 'x', None\]"),
+    "whether": ('trial.suggest_categorical("p", [True, False])', r"one of \[True, False\]"),
+    "one": ('trial.suggest_int("p", 3, 3)', "a whole number from 3 to 3"),
+}
+
+
+def with_point(draw: str, value: str) -> str:
+    """A study that draws p, and tries this value of it first."""
+    text = changed(RETURN, f"{DRAWS[draw][0]}; {RETURN}")
+    return text.replace("select=(4,)))", f"select=(4,)), points=({{'p': {value}}},))")
+
+
+@pytest.mark.parametrize(
+    ("draw", "value"),
+    [
+        *((draw, v) for draw in ("int", "log") for v in ("1", "7", "99", "2.5", "3.0", "10**400")),
+        *(("int", v) for v in ("'3'", "True", "None", "float('nan')", "float('inf')", "[3]", "3j")),
+        ("step", "3"),
+        ("step", "7"),
+        ("log", "0"),
+        ("log", "-3"),
+        *(("float", v) for v in ("0.4", "6.1", "'1'", "True", "None", "float('nan')", "10**400")),
+        ("coarse", "0.7"),
+        ("fine", "0"),
+        ("fine", "-1.0"),
+        *(("choice", v) for v in ("3", "2.0", "'y'", "''", "[2]", "float('nan')", "'None'")),
+        *(("whether", v) for v in ("1", "0", "'True'", "None")),
+        ("one", "4"),
+    ],
+)
+def test_a_point_outside_the_space_is_refused(tmp_path: Path, draw: str, value: str) -> None:
+    message = (
+        r"study.py:12: a point gives p=.*, which is outside the space: give a value inside, .*"
+        + DRAWS[draw][1]
+    )
+    with pytest.raises(StudyFileError, match=message):
+        load(written(tmp_path, with_point(draw, value)))
+
+
+@pytest.mark.parametrize(
+    ("draw", "value"),
+    [
+        ("int", "2"),
+        ("int", "6"),
+        ("int", "__import__('numpy').int64(3)"),
+        ("step", "4"),
+        ("log", "5"),
+        ("float", "1"),
+        ("float", "0.5"),
+        ("float", "__import__('numpy').float32(0.5)"),
+        ("coarse", "1.5"),
+        ("fine", "1e-4"),
+        ("choice", "None"),
+        ("choice", "'x'"),
+        ("whether", "False"),
+        ("one", "3"),
+    ],
+)
+def test_a_point_inside_the_space_is_tried_as_it_is(tmp_path: Path, draw: str, value: str) -> None:
+    file = load(written(tmp_path, with_point(draw, value)))
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'db'}")
+    study.enqueue_trial(dict(file.study.points[0]))
+    trial = study.ask()
+    file.config(trial)
+    assert trial.params["p"] == eval(value)
+    assert type(trial.params["p"]) in (int, float, str, bool, type(None))
+
+
+def test_an_earlier_studys_parameters_outside_the_space_are_left_out_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    wide = load(written(tmp_path, changed(DRAW, 'trial.suggest_int("k_top", 1, 9)'), "wide.py"))
+    earlier = opened(wide)
+    asking = asker(earlier, wide, tmp_path)
+    for k_top, score in ((4, 0.3), (9, 0.9), (3, 0.6)):
+        earlier.enqueue_trial({"k_top": k_top})
+        end(earlier, asking, order(asking).assignment.number, score)
+    file, said = load(written(tmp_path, GOOD)), list[str]()
+    study = opened(file)
+    enqueue_best(study, earlier, file, said.append)
+    points = [trial.system_attrs["fixed_params"]["k_top"] for trial in study.trials]
+    assert points == [3, 4]
+    assert len(said) == 1
+    assert "Trial 1 of " in said[0]
+    assert "k_top=9, which is outside the space" in said[0]
+
+
+def test_a_point_that_waits_outside_a_narrower_space_is_pruned(tmp_path: Path) -> None:
+    file = load(written(tmp_path, GOOD))
+    study = opened(file)
+    for k_top in (99, 3):
+        study.enqueue_trial({"k_top": k_top})
+    asking = asker(study, file, tmp_path)
+    assert order(asking).assignment.run.trial.model.k_top == 3  # type: ignore[attr-defined]
+    first = record.records(study)[0]
+    assert (first.state.name, first.params) == ("PRUNED", {})
+    assert "a point gives k_top=99, which is outside the space" in first.reason

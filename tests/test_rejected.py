@@ -1,0 +1,182 @@
+"""A space may refuse a configuration: its trial is pruned, and the search goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+from ray.tune.search import Searcher
+
+from sabtune.errors import StudyFileError
+from sabtune.files import Folder
+from sabtune.search import record
+from sabtune.search.assigning import Assigner
+from sabtune.search.budget import Budget
+from sabtune.search.racing import Race, Seeds
+from sabtune.search.run import check_resumable, failed, open_or_create
+from sabtune.search.searcher import Asker
+from sabtune.search.study import REJECTED_IN_A_ROW, StudyFile, load
+from sabtune.store import Store
+from sabtune.trial import Assignment, Progress
+from sabtune.watcher import Outcome
+from tests.test_asking import asker, changed, end, opened, order
+from tests.test_bad_study_files import RETURN, written
+from tests.test_bad_study_files import changed as text_with
+
+
+class Noting:
+    """A watcher that notes what ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, str, str]] = []
+
+    def trial_started(self, assignment: Assignment) -> None: ...
+
+    def trial_reported(self, number: int, progress: Progress) -> None: ...
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        self.ended.append((number, outcome.state, outcome.reason))
+
+
+REFUSALS = {
+    "pruned": (
+        "raise optuna.TrialPruned('too big')",
+        r"study\.py:12: pruned by the space: too big$",
+    ),
+    "without a word": ("raise optuna.TrialPruned", r"study\.py:12: pruned by the space$"),
+    "invalid": ("k_top = -1; " + RETURN, r"study\.py:12: \S*k_top is -1: give a whole number"),
+}
+
+
+def refusing(folder: Path, refusal: str) -> StudyFile:
+    """A study whose space refuses k_top of 4 and 5."""
+    text = text_with(RETURN, f"if k_top > 3: {refusal}\n    {RETURN}")
+    return load(written(folder, text))
+
+
+@pytest.mark.parametrize("objectives", [("score",), ("score", "peak_memory")], ids=len)
+@pytest.mark.parametrize(("refusal", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_a_rejected_configuration_is_pruned_and_counts(
+    tmp_path: Path, refusal: str, reason: str, objectives: tuple[str, ...]
+) -> None:
+    file = changed(refusing(tmp_path, refusal), objectives=objectives, seeds=Seeds(first=2, most=2))
+    study, noting = opened(file), Noting()
+    for k_top in (5, 2, 4):
+        study.enqueue_trial({"k_top": k_top})
+    race = Race(file.study.seeds)
+    asking = Asker(study, Assigner(file, ()), race, Folder.at(tmp_path), Budget(), most=4,
+                   watchers=[noting])  # fmt: skip
+    first = order(asking).assignment
+    assert (first.number, first.run.trial.model.k_top) == (1, 2)  # type: ignore[attr-defined]
+    again = order(asking).assignment
+    assert (again.number, again.configuration) == (3, 1)
+    assert asking.suggest("any") == Searcher.FINISHED
+    assert asking.problem is None
+    assert [(number, state) for number, state, _ in noting.ended] == [(0, "PRUNED"), (2, "PRUNED")]
+    for trial in (record.one(study, 0), record.one(study, 2)):
+        assert trial.state.name == "PRUNED"
+        assert trial.params["k_top"] in (4, 5)
+        assert trial.assignment is None
+        assert re.search(reason, trial.reason)
+    assert record.ended(study) == 2
+    assert not failed(study)
+    values = [0.5] * len(objectives)
+    end(study, asking, 1, *values)
+    assert [c.number for c in Race(file.study.seeds).add(record.records(study)).ranked()] == [1]
+
+
+def test_a_search_that_goes_on_counts_what_was_rejected(tmp_path: Path) -> None:
+    file = refusing(tmp_path, "raise optuna.TrialPruned")
+    study = opened(file)
+    study.enqueue_trial({"k_top": 5})
+    study.ask()  # by a search that died before it asked the space
+    study.enqueue_trial({"k_top": 2})
+    asking = asker(study, file, tmp_path)
+    assert order(asking).assignment.number == 1
+    assert record.one(study, 0).state.name == "PRUNED"
+    assert record.ended(study) == 1
+
+
+def test_a_space_that_rejects_all_ends_the_search(tmp_path: Path) -> None:
+    text = text_with(
+        RETURN, f"if trial.study.study_name == 'real': raise optuna.TrialPruned\n    {RETURN}"
+    )
+    file = load(written(tmp_path, text))
+    study = optuna.create_study(study_name="real")
+    asking = asker(study, file, tmp_path)
+    assert asking.suggest("any") == Searcher.FINISHED
+    assert "so ended 50 trials in a row" in str(asking.problem)
+    assert len(study.trials) == REJECTED_IN_A_ROW
+    assert asking.suggest("any") == Searcher.FINISHED
+    assert len(study.trials) == REJECTED_IN_A_ROW
+
+
+def test_a_mistake_in_a_space_still_ends_the_search(tmp_path: Path) -> None:
+    text = text_with(RETURN, f"if trial.number == 300: nothing\n    {RETURN}")
+    file = load(written(tmp_path, text.replace("300", "30")))
+    study = opened(file)
+    for _ in range(30):
+        study.ask()
+    asking = asker(study, file, tmp_path, queue=())
+    asking.unfinished.clear()
+    assert asking.suggest("any") == Searcher.FINISHED
+    assert "study.py:12: NameError: name 'nothing'" in str(asking.problem)
+    assert record.one(study, 30).state.name == "FAIL"
+
+
+BATCH = 'trial.suggest_categorical("b", [8, 16])'
+CHANGES = {
+    "choices": (BATCH, 'trial.suggest_categorical("b", [8, 16, 32])'),
+    "order": (BATCH, 'trial.suggest_categorical("b", [16, 8])'),
+    "kind": ('trial.suggest_int("b", 1, 5)', 'trial.suggest_float("b", 1, 5)'),
+    "categories": ('trial.suggest_int("b", 1, 5)', BATCH),
+    "log": ('trial.suggest_int("b", 1, 5)', 'trial.suggest_int("b", 1, 5, log=True)'),
+}
+
+
+def with_batch(draw: str, condition: str = "") -> str:
+    return text_with(RETURN, f"{condition}{draw}\n    {RETURN}")
+
+
+@pytest.mark.parametrize("condition", ["", "if k_top == 2: "], ids=["always", "in a branch"])
+@pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=CHANGES)
+def test_a_changed_parameter_is_refused_before_a_trial_begins(
+    tmp_path: Path, before: str, after: str, condition: str
+) -> None:
+    store = Store.at(str(tmp_path / "store"))
+    store.root.mkdir()
+    file = load(written(tmp_path, with_batch(before, condition)))
+    study = open_or_create(file, store)
+    study.enqueue_trial({"k_top": 2})
+    order(asker(study, file, tmp_path))
+    same = load(written(tmp_path, with_batch(before, condition)))
+    check_resumable(same, store)
+    other = load(written(tmp_path, with_batch(after, condition)))
+    message = (
+        r"study.py:12: b is .*, and was .* in the study: search with --new --warm-start s, "
+        "or give the parameter another name"
+    )
+    with pytest.raises(StudyFileError, match=message):
+        check_resumable(other, store)
+    assert len(study.trials) == 1
+    check_resumable(other.renamed("t"), store)
+    if condition:  # the draws of a check may miss a branch: it is told in the search, too
+        study.enqueue_trial({"k_top": 2})
+        asking = asker(study, other, tmp_path)
+        asking.unfinished.clear()
+        assert asking.suggest("any") == Searcher.FINISHED
+        assert "study.py:12: b is " in str(asking.problem)
+        assert order(asker(study, same, tmp_path)).assignment.number == 0
+
+
+@pytest.mark.parametrize(
+    "after", ['trial.suggest_int("b", 2, 9)', 'trial.suggest_int("b", 1, 5, step=2)', "0"]
+)
+def test_a_range_may_change(tmp_path: Path, after: str) -> None:
+    store = Store.at(str(tmp_path / "store"))
+    store.root.mkdir()
+    file = load(written(tmp_path, with_batch('trial.suggest_int("b", 1, 5)')))
+    order(asker(open_or_create(file, store), file, tmp_path))
+    check_resumable(load(written(tmp_path, with_batch(after))), store)
