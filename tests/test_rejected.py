@@ -36,6 +36,8 @@ class Noting:
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
+    def trial_noted(self, number: int, words: str) -> None: ...
+
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         self.ended.append((number, outcome.state, outcome.reason))
 
