@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sabtune.errors import InputError
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
 from sabtune.ops import fused, reference
+from sabtune.ops.checks import check_x
 from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
 from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check, check_whole
@@ -85,20 +88,23 @@ class SAB(Attentive):
         self.config = config
         self.dense = config.dense(steps)
         self.set_progress(0.0)
+        self.register_load_state_dict_pre_hook(keep_k_top)  # type: ignore[no-untyped-call]
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, reference.State]:
+        check_x(x)
         p = self.weights()
-        state = state or reference.initial_state(x.shape[0], p)
+        state = reference.initial_state(x.shape[0], p) if state is None else state
         return fused.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, Tensor, reference.State]:
         """h and s, each (B, T, H), of the cell under x (B, T, I), and the state to go on from."""
+        check_x(x)
         p = self.weights()
-        state = state or reference.initial_state(x.shape[0], p)
+        state = reference.initial_state(x.shape[0], p) if state is None else state
         return fused.sab(x, state, p, **self.sparsity, rule=self.rule)
 
     @property
@@ -137,5 +143,24 @@ class SAB(Attentive):
     def set_progress(self, progress: float) -> None:
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)
 
+    def get_extra_state(self) -> Tensor:
+        """k_top in force, and what it ends with: a state_dict has them beside the weights."""
+        return torch.tensor([self.k_top, self.config.k_top])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes k_top over from a model that ends with the same; one of another k_top keeps its
+        own. Raises InputError if that isn't what `get_extra_state` gave."""
+        fits = isinstance(state, Tensor) and state.shape == (2,) and state.dtype == torch.long
+        k_top, final = state.tolist() if fits else (0, 0)
+        if k_top < 1:
+            raise InputError(f"the state_dict's k_top is {state!r}: use one that SAB gave")
+        if final == self.config.k_top:
+            self.k_top = k_top
+
     def in_force(self) -> dict[str, float]:
         return {"k_top": self.k_top}
+
+
+def keep_k_top(model: SAB, tensors: dict[str, Any], prefix: str, *_: object) -> None:
+    """Before a state_dict is loaded: one that doesn't tell k_top, as older ones, leaves it."""
+    tensors.setdefault(f"{prefix}_extra_state", model.get_extra_state())
