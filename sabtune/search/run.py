@@ -17,6 +17,7 @@ from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
+from sabtune.search.guard import Guard
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
 from sabtune.search.parameters import distributions
@@ -135,7 +136,8 @@ def execute(
         for trial in record.counted(known):
             complete = trial.state == TrialState.COMPLETE
             halving.remember(trial.number, trial.scores, complete=complete)
-    with snapshots(store, budget.stop) as copying:
+    guard = Guard(budget.stop)
+    with snapshots(store, budget.stop) as copying, guard.until_closed():
         told: list[Watcher] = [projection, *copying, *watchers]
         asker = Asker(
             study,
@@ -159,7 +161,7 @@ def execute(
                 check_shared(store.trials.path)
             budget.gpus = placement.gpus
             budget.start()
-            tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
+            tuner(guard, asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
         teller.close()
         if isinstance(teller.problem, StoreError):
             raise teller.problem
@@ -249,6 +251,7 @@ def enqueue_best(
 
 
 def tuner(
+    guard: Guard,
     asker: Asker,
     teller: Teller,
     scheduler: Scheduler,
@@ -262,8 +265,8 @@ def tuner(
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=asker,
-            scheduler=scheduler,
+            search_alg=guard.over(asker),
+            scheduler=guard.over(scheduler),
             num_samples=trials,
             max_concurrent_trials=placement.at_once,
             reuse_actors=True,
@@ -273,8 +276,8 @@ def tuner(
             name=asker.trials.name,
             storage_path=path,
             storage_filesystem=None if store.trials.path else system,
-            callbacks=[teller],
-            stop=budget,
+            callbacks=[guard.over(teller)],
+            stop=guard.over(budget),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             verbose=0,
