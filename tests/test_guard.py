@@ -19,9 +19,9 @@ from sqlalchemy.exc import OperationalError
 from sabtune.errors import StoreError, StudyFileError, UnexpectedError
 from sabtune.search import cluster, locks, projection, record, run, searcher
 from sabtune.search.asha import Scheduler
+from sabtune.search.attempts import Attempts
 from sabtune.search.budget import Budget
 from sabtune.search.guard import Guard
-from sabtune.search.racing import Race
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.study import load
 from sabtune.search.trainable import Answer
@@ -172,14 +172,10 @@ def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: P
         assert "\n" not in str(told.value)
         return told.value
 
-    nothing = KeyError("score")
+    nothing, own = KeyError("score"), StudyFileError("as it is")
     full = OSError(errno.ENOSPC, "No space left on device")
     database = OperationalError("UPDATE", {}, Exception("gone away"))
-    for at, problem, kind in (
-        ("started", full, StoreError),
-        ("reported", ValueError("a table too wide"), UnexpectedError),
-        ("ended", StudyFileError("as it is"), StudyFileError),
-    ):
+    for at, problem, kind in (("reported", full, StoreError), ("ended", own, StudyFileError)):
         watcher = Raising(at, problem)
         assert type(search_with(watcher)) is kind
         assert watcher.raised == 1
@@ -188,7 +184,7 @@ def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: P
         {"values": (searcher, nothing)},
         {"from_result": (Answer, nothing)},
         {"trial_reported": (projection.Projection, nothing)},
-        {"next": (Race, nothing)},
+        {"next": (Attempts, nothing)},
     ):
         said = search_with(**patched)
         assert type(said) is UnexpectedError
