@@ -38,6 +38,7 @@ CALLED = {
         "on_checkpoint",
         "on_trial_complete",
         "on_trial_error",
+        "on_trial_recover",
     ],
     Scheduler: ["choose_trial_to_run", "on_trial_result", "on_trial_complete"],
     Budget: ["stop_all"],
@@ -135,6 +136,9 @@ class Raising:
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         self._told("reported")
+
+    def trial_noted(self, number: int, words: str) -> None:
+        self._told("noted")
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         self._told("ended")
