@@ -84,7 +84,7 @@ class Projection:
             if self.goes_on or not written:  # an earlier search may have died before it was told
                 sync(self.study, self.store)
             else:
-                register(self.study, self.tracker, self.store)
+                register_in(self.study, self.tracker, self.store)
         except TrackingError as problem:
             return str(problem)
         return ""
@@ -102,7 +102,7 @@ def sync(study: optuna.Study, store: Store) -> None:
     nominate(study)
     try:
         tracker.sync(pictures(study, trials, folder), overview(study, complete))
-        register(study, tracker, store)
+        register_in(study, tracker, store)
     finally:
         tracker.close(DRAIN)
 
@@ -122,7 +122,7 @@ def show_champion(study: optuna.Study, store: Store) -> str:
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     tracker.search_told(overview(study, complete=True))
     try:
-        register(study, tracker, store)
+        register_in(study, tracker, store)
     except TrackingError as problem:
         return str(problem)
     finally:
@@ -156,7 +156,7 @@ def nominate(study: optuna.Study) -> None:
     record.set_registered(study, known)
 
 
-def register(study: optuna.Study, tracker: Tracker, store: Store) -> None:
+def register(study: optuna.Study, tracker: Tracker) -> None:
     """Has MLflow's registered model agree with what the study says, and the study say where the
     best trial's model is. Raises TrackingError if MLflow doesn't take it, or lacks the model."""
     known, best = record.registered(study), best_trial(study)
@@ -172,6 +172,11 @@ def register(study: optuna.Study, tracker: Tracker, store: Store) -> None:
     kept = record.KeptModel(trial=best.number, uri=uris[best.number])
     if record.model(study) != kept:
         record.set_model(study, kept)
+
+
+def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
+    """`register`, and the study says which MLflow has the model."""
+    register(study, tracker)
     record.set_tracking(study, store.tracking and without_secrets(store.tracking))
 
 
