@@ -55,3 +55,7 @@ class LimitError(SabtuneError):
 
 class TrackingError(SabtuneError):
     """An MLflow that can't be reached, refuses what is written, or shows another study."""
+
+
+class UnexpectedError(SabtuneError):
+    """A problem that nobody foresaw; the message names the file that has its traceback."""

@@ -100,3 +100,17 @@ def redact(text: str, *urls: str | None) -> str:
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return URL.sub(lambda found: hide_password(found[0]), text)
+
+
+def without_secrets(url: str) -> str:
+    """Return the URL without its password and without every secret among its parameters.
+
+    What it leads to then asks for them elsewhere, such as in ~/.pgpass.
+    """
+    hidden = hide_password(url)
+    if hidden == url:
+        return url
+    base, mark, parameters = hidden.replace(f":{HIDDEN}@", "@").partition("?")
+    base = base.replace(f"//{HIDDEN}@", "//")
+    kept = [of for of in re.split("[&;]", parameters) if not of.endswith(f"={HIDDEN}")]
+    return base + mark * bool(kept) + "&".join(kept)

@@ -5,6 +5,7 @@ mlflow.db          what MLflow shows; or a database elsewhere, by its URL, or a 
 STUDY.lock         held by the search that writes
 STUDY.log          a line for each trial that ended
 STUDY.ray.log      what Ray logged
+STUDY.error.log    the traceback of an unexpected problem that ended a search, if one did
 owner              who this folder is to others, where it shares a place for files with them
 
 What is large, or must outlast the machine, can be elsewhere, by the address of its files: another
@@ -125,6 +126,9 @@ class Store:
 
     def log(self, study: str) -> Path:
         return self.root / f"{study}.log"
+
+    def error_log(self, study: str) -> Path:
+        return self.root / f"{study}.error.log"
 
     def ray_log(self, study: str) -> Path:
         return self.root / f"{study}.ray.log"

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from sabtune import cli
-from sabtune.cli import screen
+from sabtune.cli import commands
 from sabtune.redaction import hide_password, redact
 from sabtune.store import Store
 from sabtune.tracking import manners
@@ -52,7 +52,7 @@ def test_it_is_in_nothing_that_is_shown(address: str) -> None:
     assert "***" in hide_password(address)
     assert HIDDEN not in redact(f"({address}) fails: no such host {HIDDEN}%2F@x", address)
     assert HIDDEN not in redact(f"there is no store at /home/me/{address}: give another")
-    assert HIDDEN not in screen.where_of(address, None, address)
+    assert HIDDEN not in str(commands.where_of(address, None, address))
     assert HIDDEN not in manners.describe(OSError(f"{address}: {HIDDEN}"), address)
     assert HIDDEN not in manners.shown(address)
     if address.startswith("postgresql://"):

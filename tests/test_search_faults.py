@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +51,10 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
         shown, errors = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "Interrupted. Go on with:   python -m sabtune search" in shown
+    (again,) = [line for line in shown.splitlines() if line.startswith("Interrupted. Go on with:")]
+    words = shlex.split(again.partition(":")[2])
+    assert words[1:] == ["-m", "sabtune", "search", str(file), "--store", "store"]
+    assert shutil.which(words[0]) is not None
     study = record.open_study(Store(tmp_path / "store"), "endless")
     unfinished = [t for t in record.records(study) if t.state == TrialState.RUNNING]
     assert unfinished

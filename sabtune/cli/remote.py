@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.cli.screen import FROM, INTERRUPTED, STUDY_FILE, check_free, console_of_terminal, hint
+from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed
+from sabtune.cli.screen import INTERRUPTED, check_free, console_of_terminal, hint
 from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
 from sabtune.store import DEFAULT
@@ -26,8 +27,6 @@ TRAINING = ("search", "confirm", "ablate")
 """The commands that take long, and are therefore followed and stopped by their study."""
 
 GO_ON = "What it has not finished is taken up by the next search."
-
-Value = str | int | float | bool | Path | None
 
 
 def options(values: Mapping[str, Value]) -> list[str]:
@@ -47,6 +46,16 @@ def options(values: Mapping[str, Value]) -> list[str]:
             )
         words += [name] if value is True else [name, text]
     return words
+
+
+def following(study: str, cluster: Path) -> str:
+    """What to type to see what a search prints."""
+    return typed("status", study, where={"cluster": cluster}, follow=True)
+
+
+def stopping(study: str, cluster: Path) -> str:
+    """What to type to stop a search."""
+    return typed("stop", study, where={"cluster": cluster})
 
 
 @contextmanager
@@ -80,14 +89,13 @@ def train(
             if job.running and job.study == study and job.command in TRAINING:
                 raise ClusterError(
                     f"study {study!r} is being searched on the cluster: follow it with "
-                    f"sabtune status {study} --cluster {cluster} --follow, or stop it with "
-                    f"sabtune stop {study} --cluster {cluster}"
+                    f"{following(study, cluster)}, or stop it with {stopping(study, cluster)}"
                 )
         said = {FROM: str(cluster)} | ({STUDY_FILE: str(upload)} if upload else {})
         name = head.submit(command, *arguments, study=study, upload=upload, environment=said)
         console.print(Text(f"Started on the cluster, as job {name}"))
-        hint(console, "Ctrl-C leaves it running:", f"status {study} --cluster {cluster} --follow")
-        hint(console, "To stop it:", f"stop {study} --cluster {cluster}")
+        hint(console, "Ctrl-C leaves it running:", following(study, cluster))
+        hint(console, "To stop it:", stopping(study, cluster))
         follow(console, head, name, study, cluster)
 
 
@@ -101,8 +109,9 @@ def follow(console: Console, head: Head, name: str, study: str, cluster: Path) -
         job = head.follow(name, show)
     except KeyboardInterrupt:
         console.print(Text(f"\n{study or name} goes on, on the cluster."))
-        hint(console, "Follow it again:", f"status {study} --cluster {cluster} --follow")
-        hint(console, "Stop it:", f"stop {study} --cluster {cluster}")
+        if study:
+            hint(console, "Follow it again:", following(study, cluster))
+            hint(console, "Stop it:", stopping(study, cluster))
         raise typer.Exit(INTERRUPTED) from None
     if job.state == "STOPPED":
         console.print(Text(f"Stopped. {GO_ON}"))
@@ -119,6 +128,20 @@ def ask(cluster: Path, command: str, *arguments: str) -> None:
         follow(console, head, head.submit(command, *arguments), "", cluster)
 
 
+def free_name(cluster: Path, name: str, *where: str) -> str:
+    """The name that a new study beside `name` gets in the store there.
+
+    Raises ClusterError if the head can't say.
+    """
+    said: list[str] = []
+    with head_of(cluster) as head:
+        job = head.follow(head.submit("free-name", name, *where), said.append)
+    lines = "".join(said).split()
+    if job.code or job.state != "SUCCEEDED" or not lines:
+        raise ClusterError(f"the head can't name a new study: {' '.join(lines) or job.words}")
+    return lines[-1]
+
+
 def show_jobs(cluster: Path) -> None:
     """The searches of the cluster since its head came up, the latest last."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -133,7 +156,7 @@ def show_jobs(cluster: Path) -> None:
         console.print("No search has run on the cluster since its head came up.")
     else:
         console.print(table)
-        hint(console, "One of them:", f"status STUDY --cluster {cluster} [--follow]")
+        hint(console, "The last of them:", following(jobs[-1].study, cluster))
 
 
 def _state(job: Job) -> str:

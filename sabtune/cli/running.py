@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sabtune.cli import remote
 from sabtune.cli.app import app
+from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed, where_of
 from sabtune.cli.options import (
     ClusterOption,
     DataOption,
@@ -20,25 +21,24 @@ from sabtune.cli.options import (
     TrackingOption,
 )
 from sabtune.cli.screen import (
-    FROM,
-    STUDY_FILE,
     close,
     console_of_terminal,
     data_folder,
     hint,
     lengths_of,
     log_report,
-    option,
     restored,
     run_contest,
     saying,
     show_report,
     watching,
-    where_of,
 )
-from sabtune.errors import StoreError
+from sabtune.errors import ConfigError, StoreError
 from sabtune.schema import check, check_whole
 from sabtune.store import DEFAULT, Store
+
+if TYPE_CHECKING:
+    from sabtune.search.study import StudyFile
 
 
 @app.command()
@@ -56,6 +56,9 @@ def search(
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of sampler and trials; by default the STUDY's.")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="The study's name in the store; by default the STUDY's.")
     ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Start another study beside the one that is there.")
@@ -94,17 +97,26 @@ def search(
             check_whole(name, whole, least)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
+    check(study is None or not new, "--study", study, "it or --new, not both")
+    file = load(path, rival)
+    own = file.study.name
+    if study is not None:
+        file = named(file, study)
     if cluster is not None:
-        given: dict[str, remote.Value] = {"--rival": rival, "--trials": trials, "--hours": hours}
+        given: dict[str, Value] = {"--rival": rival, "--trials": trials, "--hours": hours}
         given |= {"--gpu-hours": gpu_hours, "--seed": seed}
-        given |= {"--new": new, "--retry-failed": retry_failed, "--warm-start": warm_start}
+        given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        study = load(path, rival).study
-        remote.check_capacity(cluster, study.resources)
-        remote.train(cluster, "search", *remote.options(given), study=study.name, upload=path)
+        remote.check_capacity(cluster, file.study.resources)
+        if new and not dry_run:
+            place_there = {"--store": store, "--files": files}
+            file = named(file, remote.free_name(cluster, own, *remote.options(place_there)))
+        name = file.study.name
+        given["--study"] = None if name == own else name
+        remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
     data_folder(data_dir)
-    file = load(path, rival).with_limits(trials=trials, seed=seed)
+    file = file.with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
     if dry_run:
         from sabtune.report.pages import forecast_page
@@ -132,15 +144,46 @@ def search(
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
     log_report(console, name, place, ending)
-    where = where_of(store, files, tracking)
-    hint(console, "All trials in the browser:", f"ui{where}")
-    hint(console, "This page again:", f"report {name}{where}")
+    where = where_of(store, files, tracking, data_dir)
+    hint(console, "All trials in the browser:", typed("ui", where=where))
+    hint(console, "This page again:", typed("report", name, where=where))
     if FROM not in os.environ:
-        hint(console, "Figures and tables:", f"report {name}{where} --out report")
-    hint(console, "On fresh seeds:", f"confirm {name}{where}{option('--data-dir', data_dir)}")
-    again = f"search {os.environ.get(STUDY_FILE, path)}"
-    again += option("--rival", rival) + where + option("--data-dir", data_dir)
-    close(console, ending, again, f"sync {name}{where}")
+        hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
+    hint(console, "On fresh seeds:", typed("confirm", name, where=where))
+    again = typed(
+        "search",
+        os.environ.get(STUDY_FILE, path),
+        where=where,
+        rival=rival,
+        study=None if name == own else name,
+        trials=trials,
+        seed=seed,
+        hours=hours,
+        gpu_hours=gpu_hours,
+        system_metrics=system_metrics,
+    )
+    close(console, ending, again, typed("sync", name, where=where))
+
+
+def named(file: StudyFile, name: str) -> StudyFile:
+    """The file with its study under another name. Raises ConfigError if it can't be one."""
+    try:
+        return file.renamed(name)
+    except ConfigError as problem:
+        raise ConfigError(f"--study: {problem}") from None
+
+
+@app.command("free-name", hidden=True)
+def free_name(
+    name: Annotated[str, typer.Argument(help="A study's name.")],
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+) -> None:
+    """Print the name that --new would give; for those who start a search elsewhere."""
+    from sabtune.search import naming
+
+    place = restored(console_of_terminal(), Store.at(store, files).made())
+    typer.echo(naming.free_name(name, place))
 
 
 @app.command()
@@ -159,7 +202,7 @@ def confirm(
 ) -> None:
     """Train the best again on fresh seeds, and measure them at lengths the search never used."""
     if cluster is not None:
-        given: dict[str, remote.Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
+        given: dict[str, Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
         given |= {"--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         words = [*studies, *remote.options(given)]
@@ -169,9 +212,8 @@ def confirm(
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     runs = finalists(place, studies, top)
-    where = where_of(store, files, tracking)
-    again = f"confirm {' '.join(studies)} --top {top} --seeds {seeds}"
-    again += option("--lengths", lengths) + option("--data-dir", data_dir)
+    where = where_of(store, files, tracking, data_dir)
+    again = typed("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
     run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
 
@@ -195,7 +237,7 @@ def ablate(
 ) -> None:
     """Change one thing at a time of the winner, and of rivals, and measure what it was worth."""
     if cluster is not None:
-        given: dict[str, remote.Value] = {"--seeds": seeds, "--changes": changes}
+        given: dict[str, Value] = {"--seeds": seeds, "--changes": changes}
         given |= {"--lengths": lengths, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         words = [*studies, *remote.options(given)]
@@ -206,11 +248,8 @@ def ablate(
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
     runs = ablations(finalists(place, studies, 1), changes.split(",") if changes else CHANGED)
-    where = where_of(store, files, tracking)
-    again = f"ablate {' '.join(studies)} --seeds {seeds}"
-    again += (
-        option("--changes", changes) + option("--lengths", lengths) + option("--data-dir", data_dir)
-    )
+    where = where_of(store, files, tracking, data_dir)
+    again = typed("ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths)
     run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 

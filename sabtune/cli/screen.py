@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +16,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from sabtune.cli.commands import Values, typed
 from sabtune.errors import ConfigError
 from sabtune.escaping import terminal
-from sabtune.redaction import hide_password
-from sabtune.store import DEFAULT, Store
+from sabtune.redaction import without_secrets
+from sabtune.store import Store
 
 if TYPE_CHECKING:
     from sabtune.config import RunConfig
@@ -41,12 +41,12 @@ def run_contest(
     runs: Mapping[str, RunConfig],
     seeds: int,
     lengths: str | None,
-    command_line: str,
-    where: str,
+    again: str,
+    where: Values,
     crowns: str | None = None,
 ) -> None:
-    """Runs a contest and prints its page; `command_line` and `where` go on with it. `crowns`: the
-    study whose champion it is about."""
+    """Runs a contest and prints its page. `again`: the command that goes on with it; `where`: the
+    options of its store. `crowns`: the study whose champion it is about."""
     from sabtune.report.contest import page
     from sabtune.search.contest import contest, name_of, planned
 
@@ -71,8 +71,8 @@ def run_contest(
     for of in (name, name.rpartition(".")[0]):
         log_report(console, of, store, ending)
     if crowns is not None and ending.complete:
-        show_champion(console, crowns, name, store, f"sync {crowns}{where}")
-    close(console, ending, command_line + where, f"sync {name}{where}")
+        show_champion(console, crowns, name, store, typed("sync", crowns, where=where))
+    close(console, ending, again, typed("sync", name, where=where))
 
 
 def show_champion(console: Console, name: str, contest: str, store: Store, sync: str) -> None:
@@ -113,11 +113,6 @@ def lengths_of(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
 
 
-def option(name: str, value: object) -> str:
-    """The option that gives the same value again; nothing where none was given."""
-    return f" {name} {value}" if value else ""
-
-
 @contextmanager
 def watching(
     console: Console, file: StudyFile, store: Store, retry_failed: bool = False
@@ -154,19 +149,9 @@ def saying(console: Console) -> Callable[[str], None]:
     return lambda words: console.print(Text(words))
 
 
-def hint(console: Console, text: str, arguments: str) -> None:
-    """What to type next, and what for; where it will be typed, if that isn't here."""
-    cluster = os.environ.get(FROM)
-    console.print(
-        Text(f"{text:<27}{command()} {arguments}{f' --cluster {cluster}' * bool(cluster)}")
-    )
-
-
-FROM = "SABTUNE_FROM"
-"""Set in a job of a cluster's head: the --cluster that it was started with, elsewhere."""
-
-STUDY_FILE = "SABTUNE_STUDY_FILE"
-"""Likewise: the study file's path there."""
+def hint(console: Console, text: str, command: str) -> None:
+    """What to type next, and what for, on one line however narrow the terminal is."""
+    console.print(Text(f"{text:<27}{command}"), soft_wrap=True)
 
 
 def data_folder(named: Path | None) -> Path:
@@ -176,16 +161,6 @@ def data_folder(named: Path | None) -> Path:
     if named is not None:
         place.use(named)
     return place.folder()
-
-
-def where_of(store: str, files: str | None, tracking: str | None) -> str:
-    """The options that lead to the same store again; no password."""
-    where = "" if store == str(DEFAULT) else f" --store {hide_password(store)}"
-    return (
-        where
-        + option("--files", files)
-        + option("--tracking", tracking and hide_password(tracking))
-    )
 
 
 def restored(console: Console, store: Store) -> Store:
@@ -201,10 +176,14 @@ def restored(console: Console, store: Store) -> Store:
 
 def show_report(console: Console, study: str, store: Store) -> None:
     from sabtune.report import contest, summary
-    from sabtune.search.record import CONTEST, open_study, plan
+    from sabtune.search.record import CONTEST, open_study, plan, tracking
 
     opened = open_study(store, study)
-    console.print(contest.page(opened) if CONTEST in plan(opened) else summary(opened))
+    if CONTEST in plan(opened):
+        console.print(contest.page(opened))
+    else:
+        uri = store.tracking or tracking(opened) or store.mlflow_uri
+        console.print(summary(opened, without_secrets(uri)), crop=False)
 
 
 def write_report(
@@ -246,14 +225,6 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())
     if problem:
         console.print(Text(f"The report on {study} isn't in MLflow: {problem}"))
-
-
-def command() -> str:
-    """What to type for this command here: its path, where it isn't found by its name."""
-    called = Path(sys.argv[0])
-    if called.name != "sabtune":
-        return "python -m sabtune"
-    return "sabtune" if shutil.which("sabtune") else os.path.relpath(called)
 
 
 class Screen(Console):

@@ -6,6 +6,7 @@ DIR/NAME/FILE    the files of data set NAME as they were published
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from sabtune.errors import DataError
@@ -19,8 +20,12 @@ def folder() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "sabtune"
+    return cache()
+
+
+def cache() -> Path:
+    """The folder that keeps them where nobody names another."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sabtune"
 
 
 def use(directory: Path) -> None:
@@ -33,14 +38,21 @@ def file(data_set: str, name: str, within: Path) -> Path:
     path = within / data_set / name
     if not path.is_file():
         raise DataError(
-            f"there is no {path}: run `sabtune data fetch {data_set}`, "
+            f"there is no {path}: run `{fetching(data_set, within)}`, "
             "or name the folder that has it with --data-dir"
         )
     return path
 
 
+def fetching(data_set: str, within: Path) -> str:
+    """The command that brings a data set into the folder `within`."""
+    own = "" if within == cache() else f" --data-dir {shlex.quote(str(within))}"
+    return f"sabtune data fetch {data_set}{own}"
+
+
 def damaged(path: Path, why: str) -> DataError:
     """What to raise for a file of a data set that is not as it was published."""
     return DataError(
-        f"{path} is damaged ({why}): run `sabtune data fetch {path.parent.name}` to get it again"
+        f"{path} is damaged ({why}): "
+        f"run `{fetching(path.parent.name, path.parent.parent)}` to get it again"
     )

@@ -169,7 +169,7 @@ def caveats(material: Material) -> Iterator[str]:
     if not material.confirmed:
         yield (
             "Nothing here was repeated on fresh seeds: training succeeds or fails by the seed as "
-            f"much as by the setting. `sabtune confirm {material.name}` does."
+            "much as by the setting. `sabtune confirm` does."
         )
     if any(trial.state == TrialState.PRUNED for trial in material.ended):
         yield "Pruned trials are shown with the score that they had then, never as a result."

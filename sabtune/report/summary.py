@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -17,8 +18,9 @@ from sabtune.search.record import TrialRecord
 from sabtune.tasks import Task
 
 
-def summary(study: optuna.Study) -> RenderableType:
-    """The report on a study as something rich can print."""
+def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
+    """The report on a study as something rich can print. mlflow: the URI of the one that has its
+    model."""
     trials = record.records(study)
     race = Race.of(study)
     ranked = race.ranked()
@@ -37,7 +39,9 @@ def summary(study: optuna.Study) -> RenderableType:
     kept = record.model(study)
     if kept is not None:
         parts += [Text(""), Text("The model, ready to predict at any length:")]
-        parts.append(Text(f'  mlflow.pyfunc.load_model("{kept.uri}")  # trial {kept.trial}'))
+        place = f"import mlflow; mlflow.set_tracking_uri({json.dumps(mlflow)}); " if mlflow else ""
+        line = f'  {place}mlflow.pyfunc.load_model("{kept.uri}")  # trial {kept.trial}'
+        parts.append(Text(line, no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 

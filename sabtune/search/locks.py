@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 
 import filelock
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
-from sabtune.errors import SabtuneError, StoreError
+from sabtune.errors import SabtuneError, StoreError, UnexpectedError
 from sabtune.redaction import redact
 from sabtune.search import record
 from sabtune.store import Store
+
+MOST = 300
+"""Characters of an exception that are shown."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """What a disk says that takes no more."""
@@ -27,7 +33,8 @@ OBJECT_STORE = ("AWS Error", "google::cloud")
 @contextmanager
 def locked(name: str, store: Store) -> Iterator[None]:
     """Holds the study, on this machine and in a shared database. Raises StoreError if it is held,
-    and if the store fails while it is: a disk that is full, a database that went away.
+    and if the store fails while it is: a disk that is full, a database that went away. Raises
+    UnexpectedError for what nobody foresaw, its traceback in a file of the store.
 
     Both locks end with the process that holds them.
     """
@@ -39,9 +46,7 @@ def locked(name: str, store: Store) -> Iterator[None]:
     except SabtuneError:
         raise
     except Exception as problem:
-        failure = _failure(problem, store)
-        if failure is None:
-            raise
+        failure = _failure(problem, store) or _unexpected(problem, store, store.error_log(name))
         raise failure from problem
 
 
@@ -64,6 +69,24 @@ def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
             return store.place.failure(problem, "used")
         problem = problem.__cause__ or problem.__context__
     return None
+
+
+def _unexpected(problem: Exception, store: Store, log: Path) -> UnexpectedError:
+    """What to say of any other problem, once its traceback is written down."""
+    lines = "".join(traceback.format_exception(problem))
+    try:
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(
+                f"{datetime.now().astimezone().isoformat()}\n{redact(lines, store.optuna_url)}\n"
+            )
+        where = f"its traceback is in {log}"
+    except OSError as refused:
+        where = f"its traceback can't be written to {log} ({refused.strerror})"
+    words = " ".join(f"{type(problem).__name__}: {problem}".split())[:MOST]
+    return UnexpectedError(
+        f"an unexpected problem ended the search ({redact(words, store.optuna_url)}); {where}: "
+        "nothing that the store holds is lost, search again to go on"
+    )
 
 
 def is_held(name: str, store: Store) -> bool:

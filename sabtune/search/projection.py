@@ -10,6 +10,7 @@ import optuna
 
 from sabtune.errors import TrackingError
 from sabtune.files import Folder
+from sabtune.redaction import without_secrets
 from sabtune.search import record
 from sabtune.search.attempts import Attempts, history
 from sabtune.search.overview import origin, overview, picture
@@ -83,7 +84,7 @@ class Projection:
             if self.goes_on or not written:  # an earlier search may have died before it was told
                 sync(self.study, self.store)
             else:
-                register(self.study, self.tracker)
+                register_in(self.study, self.tracker, self.store)
         except TrackingError as problem:
             return str(problem)
         return ""
@@ -101,7 +102,7 @@ def sync(study: optuna.Study, store: Store) -> None:
     nominate(study)
     try:
         tracker.sync(pictures(study, trials, folder), overview(study, complete))
-        register(study, tracker)
+        register_in(study, tracker, store)
     finally:
         tracker.close(DRAIN)
 
@@ -121,7 +122,7 @@ def show_champion(study: optuna.Study, store: Store) -> str:
     tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
     tracker.search_told(overview(study, complete=True))
     try:
-        register(study, tracker)
+        register_in(study, tracker, store)
     except TrackingError as problem:
         return str(problem)
     finally:
@@ -171,6 +172,12 @@ def register(study: optuna.Study, tracker: Tracker) -> None:
     kept = record.KeptModel(trial=best.number, uri=uris[best.number])
     if record.model(study) != kept:
         record.set_model(study, kept)
+
+
+def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
+    """`register`, and the study says which MLflow has the model."""
+    register(study, tracker)
+    record.set_tracking(study, store.tracking and without_secrets(store.tracking))
 
 
 def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:

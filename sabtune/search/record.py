@@ -41,6 +41,7 @@ ENVIRONMENT = "environment"  # what it ran on: see `sabtune.provenance`
 RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY: one write, for speed
 # of the study
 MODEL = "model"  # the best trial's model in MLflow: its number and its URI
+TRACKING = "tracking"  # the MLflow that has it, where that isn't the store's own; no password
 VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
 PLAN = "plan"  # what the study file says that a report must know
 FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
@@ -324,6 +325,17 @@ def model(study: optuna.Study) -> KeptModel | None:
 def set_model(study: optuna.Study, kept: KeptModel) -> None:
     """Writes down which trial's model MLflow keeps, and where."""
     study.set_user_attr(MODEL, asdict(kept))
+
+
+def tracking(study: optuna.Study) -> str | None:
+    """The URI of the MLflow that has the model; None if it is the store's own."""
+    return study.user_attrs.get(TRACKING)
+
+
+def set_tracking(study: optuna.Study, uri: str | None) -> None:
+    """Writes down which MLflow has the model."""
+    if tracking(study) != uri:
+        study.set_user_attr(TRACKING, uri)
 
 
 def registered(study: optuna.Study) -> Registered:

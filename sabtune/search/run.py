@@ -17,6 +17,7 @@ from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
+from sabtune.search.guard import Guard
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
 from sabtune.search.parameters import branches
@@ -134,7 +135,8 @@ def execute(
         for trial in record.counted(known):
             complete = trial.state == TrialState.COMPLETE
             halving.remember(trial.number, trial.scores, complete=complete)
-    with snapshots(store, budget.stop) as copying:
+    guard = Guard(budget.stop)
+    with snapshots(store, budget.stop) as copying, guard.until_closed():
         told: list[Watcher] = [projection, *copying, *watchers]
         asker = Asker(
             study,
@@ -158,7 +160,7 @@ def execute(
                 check_shared(store.trials.path)
             budget.gpus = placement.gpus
             budget.start()
-            tuner(asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
+            tuner(guard, asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
         teller.close()
         if isinstance(teller.problem, StoreError):
             raise teller.problem
@@ -252,6 +254,7 @@ def enqueue_best(
 
 
 def tuner(
+    guard: Guard,
     asker: Asker,
     teller: Teller,
     scheduler: Scheduler,
@@ -265,8 +268,8 @@ def tuner(
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=asker,
-            scheduler=scheduler,
+            search_alg=guard.over(asker),
+            scheduler=guard.over(scheduler),
             num_samples=trials,
             max_concurrent_trials=placement.at_once,
             reuse_actors=True,
@@ -276,8 +279,8 @@ def tuner(
             name=asker.trials.name,
             storage_path=path,
             storage_filesystem=None if store.trials.path else system,
-            callbacks=[teller],
-            stop=budget,
+            callbacks=[guard.over(teller)],
+            stop=guard.over(budget),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             verbose=0,

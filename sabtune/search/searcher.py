@@ -339,7 +339,13 @@ class Teller(_Stays, tune.Callback):
             memory=running.history[-1].memory,
         )
         try:
-            return self.file.constrained(trial)
+            made = self.file.constrained(trial)
+            for name, value in made.items():
+                if math.isnan(value):
+                    raise StudyFileError(
+                        f"{self.file.path}: the constraint {name!r} is {value}: give a number"
+                    )
+            return made
         except StudyFileError as problem:
             self.problem = problem
             return {"the study file's constraints failed": 1.0}

@@ -252,8 +252,9 @@ def _refused(file: ClusterFile) -> ClusterError:
 
 
 def _broken(file: ClusterFile) -> ClusterError:
+    up = shlex.join(["ray", "up", str(file.path)])
     return ClusterError(
-        f"Ray on the head of {file.path} doesn't answer: see that it runs (ray up {file.path}); "
+        f"Ray on the head of {file.path} doesn't answer: see that it runs ({up}); "
         "what runs on the cluster goes on without us"
     )
 

@@ -1,0 +1,202 @@
+"""A problem in the driver ends the search once, in one line; its trials can be gone on with."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from sqlalchemy.exc import OperationalError
+
+from sabtune.errors import StoreError, StudyFileError, UnexpectedError
+from sabtune.search import cluster, locks, projection, record, run, searcher
+from sabtune.search.asha import Scheduler
+from sabtune.search.attempts import Attempts
+from sabtune.search.budget import Budget
+from sabtune.search.guard import Guard
+from sabtune.search.searcher import Asker, Teller
+from sabtune.search.study import load
+from sabtune.search.trainable import Answer
+from sabtune.store import Store
+from sabtune.trial import Assignment, Progress
+from sabtune.watcher import Outcome
+from tests import faults
+
+CALLED = {
+    Asker: ["suggest", "on_trial_complete", "save", "restore"],
+    Teller: [
+        "on_trial_start",
+        "on_trial_result",
+        "on_checkpoint",
+        "on_trial_complete",
+        "on_trial_error",
+        "on_trial_recover",
+    ],
+    Scheduler: ["choose_trial_to_run", "on_trial_result", "on_trial_complete"],
+    Budget: ["stop_all"],
+}
+"""What Tune calls of what we give it."""
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part, names in CALLED.items() for name in names]
+)
+def test_no_exception_reaches_tune(monkeypatch: pytest.MonkeyPatch, part: type, name: str) -> None:
+    called: list[str] = []
+
+    def fails(*_: object) -> None:
+        called.append(name)
+        raise ValueError(f"the {len(called)}. time")
+
+    monkeypatch.setattr(part, name, fails)
+    ended: list[str] = []
+    guard = Guard(lambda: ended.append("stopped"))
+    guarded: Any = guard.over(object.__new__(part))
+    answers = {
+        "suggest": Searcher.FINISHED,
+        "stop_all": True,
+        "on_trial_result": TrialScheduler.CONTINUE,
+    }
+    for _ in range(40):
+        assert getattr(guarded, name)() == answers.get(name)
+    assert called == [name]
+    assert ended == ["stopped"]
+    assert str(guard.problem) == "the 1. time"
+
+
+def test_every_method_of_ours_that_tune_may_call_is_known_here() -> None:
+    for part, names in CALLED.items():
+        tunes = next(base for base in part.__mro__ if base.__module__.startswith("ray."))
+        ours = {name for name in vars(part) if hasattr(tunes, name) and name[0] != "_"}
+        assert ours == set(names)
+
+
+def test_after_a_problem_nothing_of_the_others_runs_either() -> None:
+    budget = Budget()
+    guard = Guard(budget.stop)
+    guard.over(budget)
+    asker = guard.over(object.__new__(Asker))
+    assert asker.suggest("any") == Searcher.FINISHED  # it has no study
+    assert isinstance(guard.problem, AttributeError)
+    teller = guard.over(object.__new__(Teller))
+    teller.on_trial_error(0, [], None)  # type: ignore[arg-type]
+    assert budget.stop_all()
+
+
+def test_the_first_problem_is_raised_and_not_what_comes_of_it() -> None:
+    guard = Guard(lambda: None)
+    guard.problem = KeyError("first")
+    with pytest.raises(KeyError, match="first"), guard.until_closed():
+        raise ValueError("second")
+    with pytest.raises(ValueError, match="alone"), Guard(lambda: None).until_closed():
+        raise ValueError("alone")
+
+
+def test_an_unexpected_problem_is_one_line_and_its_traceback_a_file(tmp_path: Path) -> None:
+    store = Store(tmp_path).made()
+    for _ in range(2):
+        with pytest.raises(UnexpectedError) as told, locks.locked("s", store):
+            raise ZeroDivisionError("of\nnothing")
+    (line,) = str(told.value).splitlines()
+    assert "ZeroDivisionError: of nothing" in line
+    assert str(store.error_log("s")) in line
+    written = store.error_log("s").read_text()
+    assert written.count("Traceback (most recent call last)") == 2
+    assert __file__ in written
+
+
+def test_a_traceback_that_finds_no_room_is_said_to(tmp_path: Path) -> None:
+    store = Store(tmp_path).made()
+    store.error_log("s").mkdir()
+    with pytest.raises(UnexpectedError, match="can't be written to"), locks.locked("s", store):
+        raise ZeroDivisionError
+
+
+class Raising:
+    """A watcher that raises when it is told of one thing."""
+
+    def __init__(self, at: str, problem: Exception):
+        self.at, self.problem, self.raised = at, problem, 0
+
+    def _told(self, of: str) -> None:
+        if of == self.at:
+            self.raised += 1
+            raise self.problem
+
+    def trial_started(self, assignment: Assignment) -> None:
+        self._told("started")
+
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        self._told("reported")
+
+    def trial_noted(self, number: int, words: str) -> None:
+        self._told("noted")
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        self._told("ended")
+
+
+@pytest.fixture
+def shared_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One Ray for all searches of a test."""
+    with cluster.some_ray(Path("/dev/null")):
+        monkeypatch.setattr(run, "some_ray", lambda log: nullcontext(""))
+        yield
+    assert not ray.is_initialized()
+
+
+def raises(problem: Exception) -> Callable[..., Any]:
+    def call(*_: object, **__: object) -> None:
+        raise problem
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("shared_ray")
+def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: Path) -> None:
+    file = load(faults.study(tmp_path, "guarded", ["plain"] * 3, updates=60))
+    store = Store(tmp_path / "store").made()
+
+    def search_with(*watchers: Raising, **patched: tuple[object, Exception]) -> Exception:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, (where, problem) in patched.items():
+                patch.setattr(where, name, raises(problem))
+            with pytest.raises(Exception) as told:  # noqa: PT011  # compared by the caller
+                run.search(file, store, watchers)
+        assert "\n" not in str(told.value)
+        return told.value
+
+    nothing, own = KeyError("score"), StudyFileError("as it is")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    database = OperationalError("UPDATE", {}, Exception("gone away"))
+    for at, problem, kind in (("reported", full, StoreError), ("ended", own, StudyFileError)):
+        watcher = Raising(at, problem)
+        assert type(search_with(watcher)) is kind
+        assert watcher.raised == 1
+    assert type(search_with(report=(record, database))) is StoreError
+    for patched in (
+        {"values": (searcher, nothing)},
+        {"from_result": (Answer, nothing)},
+        {"trial_reported": (projection.Projection, nothing)},
+        {"next": (Attempts, nothing)},
+    ):
+        said = search_with(**patched)
+        assert type(said) is UnexpectedError
+        assert "KeyError: 'score'" in str(said)
+    study = record.open_study(store, "guarded")
+    assert not study.get_trials(states=(TrialState.FAIL, TrialState.PRUNED))
+    assert run.search(file, store).complete
+    trials = optuna.load_study(study_name="guarded", storage=store.optuna_url).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    for trial in faults.records(store, "guarded"):
+        faults.assert_as_unbroken(trial)
