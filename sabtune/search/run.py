@@ -176,7 +176,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
     """The study in the store's database, made if need be."""
     study = optuna.create_study(
         study_name=file.study.name,
-        storage=record.store_of(store),
+        storage=record.store_of(store, write=True),
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
