@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sabtune.cli import app
 from sabtune.errors import StudyFileError
+from sabtune.search.run import open_or_create
 from sabtune.search.study import load
+from sabtune.store import Store
 
 GOOD = """\
 import math, optuna, sys
@@ -150,3 +155,26 @@ def test_what_is_wrong_is_one_line_with_its_place(tmp_path: Path, case: str) -> 
     assert words.isprintable()
     assert str(tmp_path / "study.py") in words
     assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize("case", ["exit", "tuples", "unasked", "resources", "no mapping"])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["search", "dry run"])
+def test_a_search_and_a_dry_run_refuse_the_same(tmp_path: Path, case: str, dry: list[str]) -> None:
+    text, message = BAD[case]
+    path, store = written(tmp_path, text), tmp_path / "store"
+    ended = CliRunner().invoke(app, ["search", str(path), "--store", str(store), *dry])
+    assert isinstance(ended.exception, StudyFileError)
+    assert re.search(message, str(ended.exception))
+    assert not store.exists()
+
+
+def test_a_dry_run_refuses_a_space_that_the_stored_study_cant_go_on_with(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path / "store")).made()
+    draw = 'trial.suggest_categorical("k", [3, 2])'
+    file = load(written(tmp_path, changed(DRAW, draw)))
+    file.config(open_or_create(file, store).ask())
+    path = written(tmp_path, changed(DRAW, draw.replace("2]", "2, 1]")))
+    command = ["search", str(path), "--store", str(store.root), "--dry-run"]
+    ended = CliRunner().invoke(app, command)
+    assert isinstance(ended.exception, StudyFileError)
+    assert re.search(rf":{SPACE}: k is one of .*: search with --new", str(ended.exception))

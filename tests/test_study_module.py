@@ -61,14 +61,18 @@ def test_it_is_a_proper_module(tmp_path: Path) -> None:
         "random.py",
         "sabtune.py",
         "cmaes.py",
+        "colorsys.py",
         ".py.py",
     ],
 )
 def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path, "import random, copy, statistics, sabtune, cmaes\n" + GOOD, name)
+    path = written(
+        tmp_path, "import random, copy, statistics, sabtune, cmaes, colorsys\n" + GOOD, name
+    )
     assert load(path).study.name == "s"
     assert hasattr(sys.modules["random"], "Random")
     assert hasattr(sys.modules["cmaes"], "CMA")
+    assert hasattr(sys.modules["colorsys"], "rgb_to_hls")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
