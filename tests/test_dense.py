@@ -149,9 +149,10 @@ def test_scores_that_are_far_apart() -> None:
     assert found["d_w3"].abs().max() > 0
 
 
-def test_nothing_is_lost_beyond_numbers() -> None:
+@over_dtypes
+def test_nothing_is_lost_beyond_numbers(dtype: torch.dtype) -> None:
     """A NaN that comes in goes out, in its own example alone."""
-    x, p = noise(5, 9, 4, dtype=torch.float32), parameters(17, 4, torch.float32)
+    x, p = noise(5, 9, 4, dtype=dtype), parameters(17, 4, dtype)
     x[1, 4] = torch.nan
     with torch.no_grad():
         hidden, _, _ = dense.attend(x, beginning(5, p), p)
@@ -296,9 +297,12 @@ def test_outputs_that_were_written_to_are_noticed() -> None:
         summary.sum().backward()  # type: ignore[no-untyped-call]
 
 
-def test_what_is_kept_for_the_way_back_has_no_unit_for_each_pair_of_steps() -> None:
+@over_dtypes
+def test_what_is_kept_for_the_way_back_has_no_unit_for_each_pair_of_steps(
+    dtype: torch.dtype,
+) -> None:
     B, T, H = 2, 200, 64
-    x, p = noise(B, T, 4, dtype=torch.float32), parameters(H, 4, torch.float32)
+    x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
     state = beginning(B, p)
     tape = Call(x, (state.h, state.c, state.memory, state.keys), p).run(keep=True)
     kept = sum(array.nbytes for array in tape.workspace.arrays)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from sabtune.ops.kernel_simd import (
     BARE,
+    CHECKED,
     LANES,
     F,
     Number,
@@ -59,9 +60,13 @@ def filled(count: int) -> int:
 
 
 def _digest() -> str:
-    """Of the text of all kernels: numba itself looks only at the file that a function is in."""
+    """Of the text of all kernels: numba itself looks only at the file that a function is in.
+
+    The checked build has a name of its own, so that neither build loads what the other cached.
+    """
     files = sorted(Path(__file__).parent.glob("kernel*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    return digest + "_checked" * CHECKED
 
 
 SOURCES = _digest()

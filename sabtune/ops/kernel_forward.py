@@ -152,7 +152,7 @@ def forward(
     states[:] = zero
     e[:] = zero
     all_w3 = zero
-    size = zero  # no score is further from 0
+    size = zero  # no score of w3 · tanh is further from 0
     for j in range(H):
         all_w3 += w3[j]
         size += abs(w3[j])
@@ -232,17 +232,20 @@ def forward(
                         v = load(q, r * H + j)
                         store(e, j, exp(v + v) if tame else v)
                     bounded = M > FEW * K and (tame or scoring == DOT) and t > 0 and pause[r] == 0
+                    far = size  # no score of this example is further from 0
                     if bounded:
                         if scoring == DOT:
-                            more, size = rise_of_products(lowest, highest, r * H, q, q0, H)
+                            more, far = rise_of_products(lowest, highest, r * H, q, q0, H)
                             drift[r] += more
                         else:
                             drift[r] += rise(lowest, highest, r * H, e, q, e0, q0, w3)
-                    if not bounded or abs(drift[r]) > 4 * size:
+                    # NaN and Inf bound nothing
+                    if not (bounded and abs(drift[r]) <= 4 * far and far < np.inf):
                         bound[r, :M] = number(np.inf)
                         drift[r] = 0.0
+                        far = zero
                     # nearer, two scores differ by rounding alone
-                    tie = number(4) * np.finfo(w3.dtype).eps * size
+                    tie = number(4) * np.finfo(w3.dtype).eps * far
                     if tame:
                         scored = choose_tame(
                             K, M, known, before, keys, b * capacity * H, e, w3, all_w3,

@@ -4,20 +4,23 @@ The loop vectoriser gives up on loops over many arrays (it must first prove that
 overlap) and on a small matrix product with its sums in registers. So the kernels name their
 vectors: `load` gives sixteen neighbouring elements, `+ - * /` work on them, `store` puts them back.
 LLVM splits the sixteen into whatever registers the processor has (two of AVX2, one of AVX-512).
-Arrays are addressed by one flat offset from their first element and must be contiguous; nothing is
-checked. Nothing here may be reordered: a sum is added as written, so results repeat to the bit.
+Arrays are addressed by one flat offset from their first element and must be contiguous. Offsets are
+checked only in the checked build (see CHECKED). Nothing here may be reordered: a sum is added as
+written, so results repeat to the bit.
 """
 
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import extending
-from numba.core import types
+from numba.core import cgutils, types
+from numba.np import arrayobj
 
 LANES = 16
 WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))  # 32 of 16 float32
@@ -27,8 +30,22 @@ Number = Any  # a scalar of the arrays' dtype
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+CHECKED = os.environ.get("SABTUNE_CHECKED_KERNELS") == "1"
+"""Whether this process compiles the checked build of the kernels, which is for tests only.
+
+In it every element that is read or written must lie within its array; otherwise the kernel raises
+IndexError. `prefetch` is exempt: it reads nothing, and a hint for an address outside has no effect.
+"""
+
 BARE: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 """No function makes an array, so none counts references, which took a tenth of the time."""
+
+if CHECKED:
+    BARE["boundscheck"] = True
+    # numba counts a negative index from the end; no kernel means that
+    arrayobj.fix_integer_index = lambda context, builder, kind, index, size: context.cast(
+        builder, index, kind, types.intp
+    )
 
 
 def compiled(function: F) -> F:
@@ -70,6 +87,27 @@ def address_of(context: Any, builder: Any, array: Any, value: Any, at: Any) -> A
     return builder.gep(data, [at])
 
 
+def check_bounds(
+    what: str, context: Any, builder: Any, array: Any, value: Any, first: Any, last: Any
+) -> None:
+    """Make the checked build raise IndexError unless `first` to `last` are offsets in the array."""
+    if not CHECKED:
+        return
+    size = context.make_array(array)(context, builder, value).nitems
+    below = builder.icmp_signed("<", first, first.type(0))
+    above = builder.icmp_signed(">=", last, size)
+    with cgutils.if_unlikely(builder, builder.or_(below, above)):  # type: ignore[no-untyped-call]
+        cgutils.printf(builder, f"{what}: elements %lld to %lld of %lld\n", first, last, size)  # type: ignore[no-untyped-call]
+        message = f"{what} is out of bounds of {array} in {builder.function.name}"
+        context.call_conv.return_user_exc(builder, IndexError, (message,))
+
+
+def check_lanes(what: str, context: Any, builder: Any, array: Any, value: Any, at: Any) -> None:
+    """Make the checked build raise IndexError unless LANES elements from `at` on are there."""
+    last = builder.add(at, at.type(LANES - 1)) if CHECKED else at
+    check_bounds(what, context, builder, array, value, at, last)
+
+
 def splat(builder: Any, number: Any) -> Any:
     vector = ir.VectorType(number.type, LANES)
     one = builder.insert_element(
@@ -85,6 +123,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        check_lanes("load", context, builder, array, *args)
         address = address_of(context, builder, array, *args)
         vector = ir.VectorType(address.type.pointee, LANES)
         return builder.load(builder.bitcast(address, vector.as_pointer()), align=size)
@@ -98,6 +137,7 @@ def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        check_lanes("store", context, builder, array, *args[:2])
         address = address_of(context, builder, array, args[0], args[1])
         builder.store(args[2], builder.bitcast(address, args[2].type.as_pointer()), align=size)
         return context.get_dummy_value()
@@ -125,6 +165,8 @@ def spread(typing: Any, array: Any, at: Any) -> Any:
     """The one element of `array` at the flat offset `at`, LANES times."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, at = args
+        check_bounds("spread", context, builder, array, value, at, at)
         return splat(builder, builder.load(address_of(context, builder, array, *args)))
 
     return LanesType(array.dtype)(array, types.intp), code

@@ -7,7 +7,41 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
-from sabtune.ops.kernel_simd import FUSE, LANES, Code, address_of, instruction, splat
+from sabtune.ops.kernel_simd import (
+    CHECKED,
+    FUSE,
+    LANES,
+    Code,
+    address_of,
+    check_bounds,
+    instruction,
+    splat,
+)
+
+
+def check_grid(
+    what: str, context: Any, builder: Any, array: Any, value: Any, at: Any,
+    strides: list[tuple[Any, Any]], width: int,
+) -> None:  # fmt: skip
+    """Make the checked build raise IndexError unless all of a grid's elements are there.
+
+    They are `width` neighbors at every sum of `at` and, for each of the strides (stride, count),
+    0 to count - 1 times that stride. A grid without elements is never out of bounds.
+    """
+    if not CHECKED:
+        return
+    zero = at.type(0)
+    low = high = at
+    empty = ir.Constant(ir.IntType(1), 0)
+    for stride, count in strides:
+        furthest = builder.mul(stride, builder.sub(count, count.type(1)))
+        back = builder.icmp_signed("<", furthest, zero)
+        low = builder.add(low, builder.select(back, furthest, zero))
+        high = builder.add(high, builder.select(back, zero, furthest))
+        empty = builder.or_(empty, builder.icmp_signed("<=", count, zero))
+    low = builder.select(empty, zero, low)
+    high = builder.select(empty, at.type(-1), builder.add(high, at.type(width - 1)))
+    check_bounds(what, context, builder, array, value, low, high)
 
 
 def tile(rows: int, vectors: int) -> Code:
@@ -28,6 +62,14 @@ def tile(rows: int, vectors: int) -> Code:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_, at_, row_, step_, b_, b_at_, b_step_, b_next_, count_, c_, c_at_, c_row_ = args
             index = ir.IntType(64)
+            down, wide = index(rows), index(vectors)
+            grids = (
+                (a, a_, at_, [(row_, down), (step_, count_)], 1),
+                (b, b_, b_at_, [(b_step_, count_), (b_next_, wide)], LANES),
+                (c, c_, c_at_, [(c_row_, down), (index(LANES), wide)], LANES),
+            )
+            for name, grid in zip("abc", grids, strict=True):
+                check_grid(f"tile's {name}", context, builder, *grid)
             start_a = address_of(context, builder, a, a_, at_)
             start_b = address_of(context, builder, b, b_, b_at_)
             start_c = address_of(context, builder, c, c_, c_at_)

@@ -1,0 +1,281 @@
+"""The compiled passes on random sizes, rules, states and inputs, against the equations.
+
+Every run draws the same cases. Scores that are nearer to θ than rounding are ties, and among ties
+any choice is right: there only what does not depend on the choice is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sabtune.models.sab import ALL
+from sabtune.ops import dense, fused, reference
+from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops.reference import Normalizer, Parameters, Rule, Scoring, State
+from tests.fused_cases import NAMES, Sparsity, by_equations, check_same, for_rule
+
+REAL = torch.float64
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-2}
+TIE = {torch.float64: 1e-9, torch.float32: 1e-3}
+SPOILT = (torch.nan, torch.inf, -torch.inf, 1e30, -1e30)
+
+fuzz = settings(
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+over_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes, weights and input of one call; O outputs."""
+
+    B: int
+    T: int
+    I: int
+    H: int
+    O: int
+    sparsity: Sparsity
+    rule: Rule
+    kind: str
+    scale: float
+    threads: int
+    seed: int
+
+    def draw(self, *shape: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 * self.seed + number)
+        return torch.randn(*shape, dtype=REAL, generator=generator)
+
+    def weights(self) -> Parameters:
+        H = self.H
+        shapes = [(4 * H, self.I), (4 * H, H), (4 * H,), (4 * H,), (H, H), (H, H), (H,)]
+        size = self.scale * H**-0.5
+        drawn = (size * self.draw(*shape, number=n) for n, shape in enumerate(shapes))
+        return Parameters(**dict(zip(NAMES, drawn, strict=True)))
+
+    def readout(self) -> tuple[Tensor, Tensor]:
+        return self.draw(self.O, 2 * self.H, number=20), self.draw(self.O, number=21)
+
+    def x(self, number: int = 30) -> Tensor:
+        """An input (B, T, I): symbols, noise, or noise whose examples lie apart in memory."""
+        noise = self.draw(self.B, self.T, self.I, number=number)
+        if self.kind == "one-hot":
+            return torch.nn.functional.one_hot(noise.argmax(dim=2), self.I).to(REAL)
+        if self.kind == "strided":
+            return noise.transpose(0, 2).contiguous().transpose(0, 2)
+        return noise
+
+
+@st.composite
+def cases(draw: Callable[[Any], Any]) -> Case:
+    def whole(least: int, most: int) -> int:
+        return int(draw(st.integers(least, most)))
+
+    k_top = draw(st.one_of(st.integers(1, 12), st.just(ALL)))
+    rule = Rule(
+        scoring=draw(st.sampled_from(get_args(Scoring))),
+        normalizer=draw(st.sampled_from(get_args(Normalizer))),
+        epsilon=draw(st.sampled_from([1e-7, 1e-3, 0.1])),
+    )
+    return Case(
+        B=whole(1, 40),
+        T=whole(1, 60),
+        I=whole(1, 20),
+        H=whole(1, 40),
+        O=whole(1, 20),
+        sparsity=Sparsity(k_top=k_top, k_att=whole(1, 7), k_trunc=whole(0, 9)),
+        rule=rule,
+        kind=draw(st.sampled_from(["noise", "one-hot", "strided"])),
+        scale=draw(st.sampled_from([0.5, 1.0])),
+        threads=whole(1, 2),
+        seed=whole(0, 10**6),
+    )
+
+
+@contextmanager
+def running(case: Case) -> Iterator[None]:
+    """Sets the threads, and fills with NaN whatever is read before it is written."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    SHELF.poisoned = True
+    try:
+        yield
+    finally:
+        SHELF.poisoned = False
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def margin() -> Iterator[list[Tensor]]:
+    """Collects how far the scores of the equations' every step are from its θ, θ's own apart."""
+    gaps: list[Tensor] = []
+    original = reference.sparse_weights
+
+    def watched(a: Tensor, k_top: int, rule: Rule = reference.PAPER) -> Tensor:
+        distance = (a.detach() - reference.threshold(a.detach(), k_top)).abs().sort(dim=1).values
+        gaps.append(distance[:, 1:].flatten())
+        return original(a, k_top, rule)
+
+    reference.sparse_weights = watched
+    try:
+        yield gaps
+    finally:
+        reference.sparse_weights = original
+
+
+def is_tied(gaps: list[Tensor], dtype: torch.dtype) -> bool:
+    every = torch.cat(gaps)
+    return every.numel() > 0 and every.min().item() < TIE[dtype]
+
+
+def cast(p: Parameters, dtype: torch.dtype, *, learned: bool = False) -> Parameters:
+    """Copies of the weights; those that a rule has no use for are empty and stay so."""
+    copies = {name: getattr(p, name).detach().to(dtype, copy=True) for name in NAMES}
+    return Parameters(**{name: copy.requires_grad_(learned) for name, copy in copies.items()})
+
+
+def state_of(state: State, dtype: torch.dtype) -> State:
+    tensors = {name: getattr(state, name).to(dtype) for name in ("h", "c", "memory", "keys")}
+    return State(**tensors, step=state.step)
+
+
+def gradients(predict: Any, case: Case, x: Tensor, state: State) -> dict[str, Tensor]:
+    """The logits of a call with a readout, its state after, and the gradients of a functional."""
+    dtype = x.dtype
+    p = cast(for_rule(case.weights(), case.rule), dtype, learned=True)
+    V, b = (tensor.to(dtype).requires_grad_() for tensor in case.readout())
+    x = x.clone().requires_grad_()
+    logits, after = predict(x, state, p, (V, b), **case.sparsity, rule=case.rule)
+    weigh = case.draw(*logits.shape, number=40).to(dtype)
+    leaves = {"x": x, "V": V, "b": b} | {name: getattr(p, name) for name in NAMES}
+    found = torch.autograd.grad((logits * weigh).sum(), list(leaves.values()), allow_unused=True)
+    results = {"logits": logits.detach()}
+    results |= {name: getattr(after, name).detach() for name in ("h", "c", "memory", "keys")}
+    for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
+        results["d_" + name] = torch.zeros_like(leaf) if gradient is None else gradient
+    return results
+
+
+def compare(found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype) -> None:
+    if dtype is torch.float32:  # a gradient through w_i / Σ w can be rounding alone
+        assert all(tensor.isfinite().all() for tensor in found.values())
+        truth = {name: tensor for name, tensor in truth.items() if not name.startswith("d_")}
+    check_same(found, truth, TOLERANCE[dtype])
+
+
+@over_dtypes
+@fuzz
+@given(case=cases(), before=st.integers(0, 30))
+def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> None:
+    """Of a call that goes on from the state after some steps."""
+    p = for_rule(case.weights(), case.rule)
+    with margin() as gaps:
+        state = reference.initial_state(case.B, p)
+        if before:
+            with torch.no_grad():
+                first = replace(case, T=before).x(31)
+                state = reference.sab(first, state, p, **case.sparsity, rule=case.rule)[2]
+        truth = gradients(by_equations, case, case.x(), state)
+    with running(case):
+        found = gradients(fused.predict, case, case.x().to(dtype), state_of(state, dtype))
+    if is_tied(gaps, dtype):
+        assert all(tensor.isfinite().all() for tensor in found.values())
+    else:
+        compare(found, truth, dtype)
+
+
+@over_dtypes
+@fuzz
+@given(case=cases(), lengths=st.lists(st.integers(1, 20), min_size=5, max_size=5))
+def test_two_ways_on_from_one_state(dtype: torch.dtype, case: Case, lengths: list[int]) -> None:
+    """Stretches without gradients, of two sequences that begin alike, run in turn."""
+    p = for_rule(case.weights(), case.rule)
+    stretches = [replace(case, T=T).x(50 + n) for n, T in enumerate(lengths)]
+    turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # a stretch, and the one that it goes on
+    results = []
+    for predict, real in ((fused.predict, dtype), (by_equations, REAL)):
+        V, b = case.readout()
+        weights, readout = cast(p, real), (V.to(real), b.to(real))
+        states: list[State] = []
+        logits = []
+        with running(case), margin() as gaps, torch.no_grad():
+            for n, origin in turns:
+                start = reference.initial_state(case.B, weights)
+                state = start if origin is None else states[origin]
+                x = stretches[n].to(real)
+                y, after = predict(x, state, weights, readout, **case.sparsity, rule=case.rule)
+                logits.append(y)
+                states.append(after)
+        results.append(
+            {f"logits {n}": y for n, y in enumerate(logits)}
+            | {f"memory {n}": state.memory for n, state in enumerate(states)}
+            | {f"keys {n}": state.keys for n, state in enumerate(states)}
+        )
+    if is_tied(gaps, dtype):
+        assert all(tensor.isfinite().all() for tensor in results[0].values())
+    else:
+        compare(results[0], results[1], dtype)
+
+
+@over_dtypes
+@fuzz
+@given(case=cases(), value=st.sampled_from(SPOILT), place=st.integers(0, 10**6))
+def test_a_spoilt_example_spoils_no_other(
+    dtype: torch.dtype, case: Case, value: float, place: int
+) -> None:
+    p = cast(for_rule(case.weights(), case.rule), dtype)
+    x = case.x().to(dtype).contiguous()
+    spoilt = x.clone()
+    spoilt.view(-1)[place % x.numel()] = value
+    which = place % x.numel() // (case.T * case.I)
+    others = [b for b in range(case.B) if b != which]
+    found = []
+    with running(case):
+        for each in (x, spoilt):
+            state = reference.initial_state(case.B, p)
+            leaf = each.clone().requires_grad_()
+            hidden, summary, _ = fused.sab(leaf, state, p, **case.sparsity, rule=case.rule)
+            (gradient,) = torch.autograd.grad((hidden + summary).sum(), leaf)
+            found.append((hidden.detach(), summary.detach(), gradient))
+    for clean, beside in zip(*found, strict=True):
+        assert torch.equal(clean[others], beside[others])
+
+
+@over_dtypes
+@fuzz
+@given(case=cases(), before=st.integers(0, 20))
+def test_self_attention(dtype: torch.dtype, case: Case, before: int) -> None:
+    p = case.weights()
+    with torch.no_grad():
+        ends = case.draw(2, case.B, case.H, number=60).tanh()
+        state = dense.start(*ends)
+        if before:
+            state = dense.equations(replace(case, T=before).x(61), state, p)[2]
+    results = []
+    for attend, real in ((dense.attend, dtype), (dense.equations, REAL)):
+        weights = cast(p, real, learned=True)
+        x = case.x().to(real).requires_grad_()
+        tensors = (state.h, state.c, state.memory, state.keys)
+        with running(case):
+            hidden, summary, after = attend(x, dense.State(*(t.to(real) for t in tensors)), weights)
+            weigh = case.draw(*hidden.shape, number=62).to(real)
+            leaves = {"x": x} | {name: getattr(weights, name) for name in NAMES}
+            total = (hidden * weigh + summary).sum()
+            found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        results.append(
+            {"hidden": hidden.detach(), "summary": summary.detach(), "keys": after.keys.detach()}
+            | {f"d_{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
+        )
+    compare(results[0], results[1], dtype)
