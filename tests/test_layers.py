@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sabtune"
 
 LAYERS = [
     ["sabtune"],
-    ["sabtune.errors", "sabtune.escaping", "sabtune.redaction"],
+    ["sabtune.errors", "sabtune.escaping", "sabtune.interrupts", "sabtune.redaction"],
     ["sabtune.schema", "sabtune.files", "sabtune.databases", "sabtune.manifest"],
     [
         "sabtune.schedule",
@@ -47,6 +47,7 @@ OUTSIDE = {
     "triton": {"sabtune.ops"},
     "ray": {"sabtune.search"},
     "aiohttp": {"sabtune.search"},
+    "psutil": {"sabtune.search"},
     "sklearn": {"sabtune.data"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},

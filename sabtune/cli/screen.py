@@ -138,6 +138,9 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
     if ending.behind:
         console.print(Text(f"MLflow doesn't hold everything: {ending.behind}"))
         hint(console, "Once it is back:", sync)
+    if ending.lost:
+        typer.echo(f"sabtune: {ending.lost}; go on with: {again}", err=True)
+        raise typer.Exit(2)
     if not ending.complete:
         word = "The budget is spent." if ending.out_of_budget else "Interrupted."
         hint(console, f"{word} Go on with:", again)

@@ -10,6 +10,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's other output prints even when it is to be silent
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `run.execute` handles all signals alike
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its state, which grows with the trials, is never read
 }
 """How Ray is to behave, where the user hasn't said otherwise."""

@@ -7,18 +7,31 @@ import logging
 import os
 import platform
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RpcError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sabtune import interrupts
 from sabtune.errors import ClusterError
+from sabtune.search.local_ray import forward_no_credentials, prepare_token, private_folder, start
+from sabtune.search.ray_watch import (
+    CLUSTER_PACE,
+    PACE,
+    Head,
+    Processes,
+    RayLostError,
+    Watch,
+    watched,
+)
 
 
 class _Log(logging.FileHandler):
@@ -34,34 +47,127 @@ def some_ray(log: Path) -> Iterator[str]:
     machine, on loopback. Quiet: what it logs goes to the file `log`.
 
     Gives what a person is told of the cluster; "" of our own. Raises ClusterError if the cluster
-    doesn't let us in.
+    doesn't let us in or no Ray starts here, RayLostError once it is gone.
     """
     address = cluster_address()
+    forward_no_credentials()
+    prepare_token()
+    with quiet(log) as attach:
+        if address is None:
+            with private_folder() as folder:
+                with interrupts.kept():
+                    start(folder)
+                attach()
+                with connected(Processes(), PACE):
+                    yield ""
+        else:
+            with interrupts.kept():
+                join(address)
+            attach()
+            with connected(Head(address), CLUSTER_PACE):
+                yield _words(address)
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[Callable[[], None]]:
+    """Lead to a file what Ray logs and prints in this process, its C++ included.
+
+    Gives what is to be called after `ray.init`, which takes the handlers away.
+    """
     logger = logging.getLogger("ray")
     handler = _Log(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers, printing = logger.handlers, ray._private.worker.print_to_stdstream
+
+    def note(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        for line in data["lines"]:
+            logger.info("%s: %s", data.get("pid"), line)
+
+    def attach() -> None:
+        logger.handlers = [handler]
+
+    ray._private.worker.print_to_stdstream = note
+    attach()
     try:
-        with left_in_peace():
-            _join(address)
-            logger.handlers = [handler]
-            yield _words(address) if address else ""
+        with led_away(log):
+            yield attach
     finally:
-        logger.handlers = []
+        ray._private.worker.print_to_stdstream = printing
+        logger.handlers = handlers
         handler.close()
 
 
-def _join(address: str | None) -> None:
-    """The cluster at an address, or else a Ray of our own."""
+@contextmanager
+def led_away(log: Path) -> Iterator[None]:
+    """Lead what is written to file descriptor 2 to a file, unless it is Python's stderr."""
+    try:
+        is_ours = sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        is_ours = True
+    if is_ours:
+        yield
+        return
+    before, file = os.dup(2), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 2)
+    os.close(file)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+@contextmanager
+def connected(there: Processes | Head, pace: float) -> Iterator[None]:
+    """Watches the Ray that was started or joined, and leaves it at the end."""
+    try:
+        with (
+            interrupts.last_act(there.end),
+            watched(Watch(there.look, pace)),
+            left_in_peace(there.look),
+        ):
+            yield
+    finally:
+        there.end()
+
+
+def join(address: str) -> None:
+    """Connects to the cluster at an address. Raises ClusterError if that can't be done."""
+    check_answers(address)
     try:
         ray.init(
-            address=address or "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
+            address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
         )
-    except (ConnectionError, RuntimeError, AuthenticationError) as problem:
-        if address is None:
-            raise
+    except Exception as problem:
+        raise ClusterError(
+            f"the cluster at {address} doesn't let us in "
+            f"({' '.join(str(problem).split())[:300]}): sabtune doctor tells more"
+        ) from None
+
+
+def check_answers(address: str) -> None:
+    """Raises ClusterError unless the address is HOST:PORT and the head of a cluster answers there;
+    Ray would try for a quarter of an hour."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}: give the head's HOST:PORT, such as 10.0.0.2:6379, or "
+            "unset it"
+        )
+    remedy = "see that the cluster is up there, or unset RAY_ADDRESS to search on this machine"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
+        GcsClient(address=address)
+    except (OSError, UnicodeError) as problem:
+        words = getattr(problem, "strerror", None) or str(problem)
+        raise ClusterError(f"nothing answers at {address} ({words}): {remedy}") from None
+    except RpcError as problem:
+        words = " ".join(str(problem).split())[:300]
+        raise ClusterError(f"no Ray answers at {address} ({words}): {remedy}") from None
+    except Exception as problem:
         raise ClusterError(
             f"the cluster at {address} doesn't let us in "
             f"({' '.join(str(problem).split())[:300]}): sabtune doctor tells more"
@@ -69,8 +175,9 @@ def _join(address: str | None) -> None:
 
 
 @contextmanager
-def left_in_peace() -> Iterator[None]:
-    """Shuts Ray down at the end, while no thread collects garbage.
+def left_in_peace(gone: Callable[[], str] = str) -> Iterator[None]:
+    """Shuts Ray down at the end, while no thread collects garbage; not where `gone` says that it
+    has come to an end, since it would wait for what isn't there.
 
     Ray ends the whole process if a reference to something of its own is let go of just then, and
     Python's collector does that in whichever thread it happens to run. So it is waited for, what is
@@ -90,7 +197,10 @@ def left_in_peace() -> Iterator[None]:
         idle.wait()
         gc.collect()
         try:
-            ray.shutdown()
+            if isinstance(sys.exception(), RayLostError) or gone():
+                interrupts.abandon()
+            else:
+                ray.shutdown()
         finally:
             gc.enable()
             gc.callbacks.remove(collecting)
@@ -104,7 +214,7 @@ def cluster_address() -> str | None:
     """
     named = os.environ.get("RAY_ADDRESS")
     if named:
-        return named
+        return None if named == "local" else named
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
     try:
         address = note.read_text().strip()

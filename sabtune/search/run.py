@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import optuna
 from optuna.trial import TrialState
 from ray import tune
 
+from sabtune import interrupts
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.schema import to_dict
@@ -23,6 +26,7 @@ from sabtune.search.objectives import directions
 from sabtune.search.parameters import branches
 from sabtune.search.projection import Projection, made_whole
 from sabtune.search.racing import Race
+from sabtune.search.ray_watch import RayLostError
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import identity, recover
 from sabtune.search.resuming import check_same_question
@@ -48,11 +52,13 @@ def silent(words: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a search ended. `behind`: why MLflow doesn't hold everything; "" if it does."""
+    """How a search ended. `behind`: why MLflow doesn't hold everything; "" if it does. `lost`: what
+    became of Ray, if that ended the search."""
 
     complete: bool
     out_of_budget: bool = False
     behind: str = ""
+    lost: str = ""
 
 
 def search(
@@ -150,17 +156,26 @@ def execute(
             watchers=told,
         )
         teller = Teller(study, race, budget, file, told)
-        with some_ray(store.ray_log(study.study_name)) as cluster:
-            if cluster:
-                say(cluster)
-            placement = placed(file, study)
-            if placement.words:
-                say(placement.words)
-            if cluster and store.trials.path:
-                check_shared(store.trials.path)
-            budget.gpus = placement.gpus
-            budget.start()
-            tuner(guard, asker, teller, Scheduler(halving), budget, placement, store, missing).fit()
+        lost = ""
+        try:
+            with some_ray(store.ray_log(study.study_name)) as cluster:
+                if cluster:
+                    say(cluster)
+                placement = placed(file, study)
+                if placement.words:
+                    say(placement.words)
+                if cluster and store.trials.path:
+                    check_shared(store.trials.path)
+                budget.gpus = placement.gpus
+                budget.start()
+                with ended_by_signals():
+                    tuner(
+                        guard, asker, teller, Scheduler(halving), budget, placement, store, missing
+                    ).fit()
+        except RayLostError as loss:
+            interrupts.abandon()
+            if interrupts.received() is None:  # or the signal ended Ray, too
+                lost = str(loss)
         teller.close()
         if isinstance(teller.problem, StoreError):
             raise teller.problem
@@ -169,7 +184,30 @@ def execute(
     problem = asker.problem or teller.problem
     if problem is not None:
         raise problem
-    return Ending(complete=complete, out_of_budget=budget.spent, behind=behind)
+    return Ending(complete=complete, out_of_budget=budget.spent, behind=behind, lost=lost)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Have Tune end cleanly, with its trials unfinished, when a signal asks for it.
+
+    Tune has a handler for SIGUSR1 that does so; its own for SIGINT is turned off.
+    """
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def stop() -> bool:
+        tunes = signal.getsignal(signal.SIGUSR1)
+        if tunes is before or not callable(tunes):
+            return False
+        tunes(signal.SIGUSR1, None)
+        return True
+
+    try:
+        with interrupts.ending_cleanly(stop):
+            yield
+    finally:
+        if signal.getsignal(signal.SIGUSR1) is not before:
+            signal.signal(signal.SIGUSR1, before)
 
 
 def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
