@@ -47,7 +47,7 @@ OUTSIDE = {
     "triton": {"sabtune.ops"},
     "ray": {"sabtune.search"},
     "aiohttp": {"sabtune.search"},
-    "sklearn": {"sabtune.data"},
+    "sklearn": {"sabtune.data", "sabtune.report"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},
     "yaml": {"sabtune.search"},
