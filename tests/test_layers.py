@@ -48,7 +48,7 @@ OUTSIDE = {
     "ray": {"sabtune.search"},
     "aiohttp": {"sabtune.search"},
     "psutil": {"sabtune.search"},
-    "sklearn": {"sabtune.data"},
+    "sklearn": {"sabtune.data", "sabtune.report"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},
     "yaml": {"sabtune.search"},

@@ -4,6 +4,7 @@ marks.py      what figures are made of
 lengths.py    accuracy, loss and cost against length
 space.py      the score along the search space; Pareto front
 importance.py which parameters the score depends on, and how sure that is
+fanova.py     one of its two estimators
 fields.py     what the trials differ in
 parallel.py   parallel coordinates
 training.py   schedules, learning curves

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-)
+from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState
 
+from sabtune.report.figures.fanova import Fanova
 from sabtune.report.figures.marks import BLACK, BLUE, GREY, Axis, Bars, Figure, Panel, Points
 from sabtune.report.material import Material
 from sabtune.search.racing import Race
@@ -56,7 +53,7 @@ def importance(material: Material) -> Figure | None:
     if not shared:
         return None
     best = max(0.1, BEST / n)
-    fanova = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
+    fanova = Fanova(trees=TREES, seed=0)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=best)
     panels = []
     for estimator in (
