@@ -235,8 +235,20 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
     fill(study, [SAB.Config()])
     monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
     monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
-    own = ["--changes", "form,k_att"] if command == "ablate" else []
-    words = [command, "s", "--seeds", "2", *own, "--lengths", "4,9", "--store", str(tmp_path)]
+    top, own = ["--top", "1"], ["--changes", "form,k_att"]
+    first, then = ([], own) if command == "ablate" else (top, [])
+    words = [
+        command,
+        "s",
+        *first,
+        "--seeds",
+        "2",
+        *then,
+        "--lengths",
+        "4,9",
+        "--store",
+        str(tmp_path),
+    ]
     monkeypatch.setattr(sys, "argv", ["sabtune", *words])
     with pytest.raises(SystemExit):
         main()

@@ -16,8 +16,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
-from sabtune.errors import StoreError, StudyFileError, UnexpectedError
-from sabtune.search import cluster, locks, projection, record, run, searcher
+from sabtune.errors import StoreError, UnexpectedError
+from sabtune.search import cluster, locks, record, run, searcher
 from sabtune.search.asha import Scheduler
 from sabtune.search.attempts import Attempts
 from sabtune.search.budget import Budget
@@ -176,21 +176,15 @@ def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: P
         assert "\n" not in str(told.value)
         return told.value
 
-    nothing, own = KeyError("score"), StudyFileError("as it is")
+    nothing = KeyError("score")
     full = OSError(errno.ENOSPC, "No space left on device")
     database = OperationalError("UPDATE", {}, Exception("gone away"))
-    for at, problem, kind in (("reported", full, StoreError), ("ended", own, StudyFileError)):
-        watcher = Raising(at, problem)
-        assert type(search_with(watcher)) is kind
-        assert watcher.raised == 1
+    watcher = Raising("reported", full)
+    assert type(search_with(watcher)) is StoreError
+    assert watcher.raised == 1
     assert type(search_with(report=(record, database))) is StoreError
-    for patched in (
-        {"values": (searcher, nothing)},
-        {"from_result": (Answer, nothing)},
-        {"trial_reported": (projection.Projection, nothing)},
-        {"next": (Attempts, nothing)},
-    ):
-        said = search_with(**patched)
+    for where, name in ((Answer, "from_result"), (searcher, "values"), (Attempts, "next")):
+        said = search_with(**{name: (where, nothing)})
         assert type(said) is UnexpectedError
         assert "KeyError: 'score'" in str(said)
     study = record.open_study(store, "guarded")
