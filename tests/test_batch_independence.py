@@ -149,9 +149,12 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
 
     def run(x: Tensor) -> Results:
         ends = x.new_zeros(len(x), HIDDEN)
+        x = x.clone().requires_grad_(learns)
         with torch.set_grad_enabled(learns):
             hidden, summary, after = dense.attend(x, dense.start(ends, ends), p)
         found = {"hidden": hidden, "summary": summary, "c": after.c, "keys": after.keys}
+        if learns:
+            (found["d_x"],) = torch.autograd.grad((hidden + summary).sum(), x)
         return {name: tensor.detach() for name, tensor in found.items()}
 
     for batch in BATCHES:

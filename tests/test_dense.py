@@ -105,9 +105,10 @@ def test_from_a_carried_state(
 
 @over_dtypes
 @pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("H", [17, 64])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_two_threads(batch: int, dtype: torch.dtype) -> None:
-    x, p = noise(batch, 20, 4, dtype=dtype), parameters(17, 4, dtype)
+def test_two_threads(batch: int, H: int, dtype: torch.dtype) -> None:
+    x, p = noise(batch, 20, 4, dtype=dtype), parameters(H, 4, dtype)
     found = check(x, p)
     again = results(dense.attend, x, p, beginning(batch, p))
     assert all(torch.equal(found[name], again[name]) for name in found)

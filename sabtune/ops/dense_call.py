@@ -162,7 +162,8 @@ def differentiate(
         layout.panels(p.W2, turned=False),
     )
     x = Layout(call.x.shape[2]).rows(call.x)
-    states = call.summary.numpy(), call.memory.numpy(), call.raw.numpy()
+    # of tensors that may be outputs now, which only a thread that records nothing takes as arrays
+    summary, memory, raw = call.summary.numpy(), call.memory.numpy(), call.raw.numpy()
     ranges = parts(call.B)
     shapes = ((x.shape[2], 4 * W), (4 * W, W), (W, W), (W, W), (4 * W,), (W,))
     totals = [call.h.new_empty(len(ranges), *shape) for shape in shapes]
@@ -175,15 +176,14 @@ def differentiate(
         scratch = SHELF.take(kernel_dense_backward.scratch(high - low, W, call.M0 + call.T, real))
         backward(
             low, high, call.M0, of_hidden.numpy(), of_summary.numpy(), tape.c, tape.gates,
-            tape.cells, tape.queries, *states, tape.keys, tape.wide, tape.weights, tape.starts,
-            *weights, call.w, d_keys, d_bias, d_w3, tuple(scratch.arrays),
+            tape.cells, tape.queries, summary, memory, raw, tape.keys, tape.wide, tape.weights,
+            tape.starts, *weights, call.w, d_keys, d_bias, d_w3, tuple(scratch.arrays),
         )  # fmt: skip
         SHELF.give_back(scratch)
         scratch = SHELF.take(kernel_dense_weights.scratch(W, real))
         of_weights(
             low, high, call.M0, x.numpy(), tape.h, tape.gates, tape.queries, d_keys,
-            call.memory.numpy(), call.summary.numpy(), d_ih, d_hh, d_W1, d_W2,
-            tuple(scratch.arrays),
+            memory, summary, d_ih, d_hh, d_W1, d_W2, tuple(scratch.arrays),
         )  # fmt: skip
         SHELF.give_back(scratch)
 
@@ -194,7 +194,9 @@ def differentiate(
     d_x = None
     if of_x:
         d_gates = torch.from_numpy(tape.gates).view(call.B, call.T, 4, W)
-        d_x = layout.no_rows(d_gates).flatten(2) @ p.weight_ih.detach()
+        # example by example: one large product may round by the size of the batch
+        weight = p.weight_ih.detach().expand(call.B, -1, -1)
+        d_x = torch.bmm(layout.no_rows(d_gates).flatten(2), weight)
     SHELF.give_back(workspace)
     tape.release()
     return (

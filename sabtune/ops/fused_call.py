@@ -158,7 +158,8 @@ class Call:
         made = hidden[:, first :: self.k_att]  # the memories of this call, (B, N, H)
 
         def keys() -> Tensor:
-            new = layout.rows(made) @ unpacked(W1)
+            # example by example: one large product may round by the size of the batch
+            new = torch.bmm(layout.rows(made), unpacked(W1).expand(len(made), -1, -1))
             return torch.cat([before.keys.detach(), layout.no_rows(new)], dim=1)
 
         return carried(
