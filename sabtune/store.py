@@ -17,6 +17,7 @@ snapshots/         where the files are elsewhere: the last copies of optuna.db, 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from sabtune.files import Folder
 from sabtune.redaction import hide_password
 
 DEFAULT = Path("sabtune-store")
+
+TRACKING = re.compile(r"https?://[^/]|(postgresql|mysql|mssql)(\+\w+)?://[^/]|sqlite:///.")
+"""How the address of an MLflow begins that keeps what it is given."""
 
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
@@ -48,6 +52,7 @@ class Store:
         is a URL of something else.
         """
         folder = Folder.at(files) if files else None
+        check_tracking(tracking)
         if "://" not in place:
             return cls(Path(place).expanduser().absolute(), None, tracking, folder)
         if not place.startswith(DATABASES):
@@ -128,3 +133,13 @@ class Store:
 
     def ray_log(self, study: str) -> Path:
         return self.root / f"{study}.ray.log"
+
+
+def check_tracking(uri: str | None) -> None:
+    """Raises StoreError if this can't be the address of an MLflow."""
+    if uri and not TRACKING.match(uri):
+        raise StoreError(
+            f"--tracking, or MLFLOW_TRACKING_URI, is {hide_password(uri)!r}: give a server as "
+            "http://HOST:PORT or a database as postgresql://USER@HOST/DATABASE or "
+            "sqlite:///PATH, or leave it out, and the store has an MLflow of its own"
+        )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sabtune import interrupts
 from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import (
@@ -25,6 +26,7 @@ from sabtune.cli.screen import (
     close,
     console_of_terminal,
     data_folder,
+    going_on,
     hint,
     lengths_of,
     log_report,
@@ -37,7 +39,7 @@ from sabtune.cli.screen import (
     where_of,
 )
 from sabtune.errors import StoreError
-from sabtune.schema import check, check_whole
+from sabtune.schema import check, check_seed, check_whole
 from sabtune.store import DEFAULT, Store
 
 
@@ -89,9 +91,10 @@ def search(
     """
     from sabtune.search.study import load
 
-    for name, whole, least in (("--trials", trials, 1), ("--seed", seed, 0)):
-        if whole is not None:
-            check_whole(name, whole, least)
+    if trials is not None:
+        check_whole("--trials", trials, least=1)
+    if seed is not None:
+        check_seed("--seed", seed)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
     if cluster is not None:
@@ -128,18 +131,19 @@ def search(
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
     options |= {"system_metrics": system_metrics, "say": saying(console)}
+    where = where_of(store, files, tracking)
+    again = f"search {os.environ.get(STUDY_FILE, path)}"
+    again += option("--rival", rival) + where + option("--data-dir", data_dir)
+    interrupts.advise(going_on(again))
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
     show_report(console, name, place)
     log_report(console, name, place, ending)
-    where = where_of(store, files, tracking)
     hint(console, "All trials in the browser:", f"ui{where}")
     hint(console, "This page again:", f"report {name}{where}")
     if FROM not in os.environ:
         hint(console, "Figures and tables:", f"report {name}{where} --out report")
     hint(console, "On fresh seeds:", f"confirm {name}{where}{option('--data-dir', data_dir)}")
-    again = f"search {os.environ.get(STUDY_FILE, path)}"
-    again += option("--rival", rival) + where + option("--data-dir", data_dir)
     close(console, ending, again, f"sync {name}{where}")
 
 
