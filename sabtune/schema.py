@@ -68,10 +68,18 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raises ConfigError unless `value` is an int (not a bool) of at least `least`."""
+def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    """Raises ConfigError unless `value` is an int (not a bool) from `least` to `most`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    check(whole and value >= least, name, value, f"a whole number of at least {least}")  # type: ignore[operator]
+    wanted = f"a whole number of at least {least}"
+    if whole and value > most:  # type: ignore[operator]
+        wanted = f"a whole number from {least} to {most}"
+    check(whole and least <= value <= most, name, value, wanted)  # type: ignore[operator]
+
+
+def check_seed(name: str, value: object) -> None:
+    """Raises ConfigError unless every random generator takes `value` for its seed."""
+    check_whole(name, value, least=0, most=2**32 - 1)
 
 
 def check_name(name: str, value: object, known: typing.Sequence[str]) -> None:

@@ -32,9 +32,11 @@ DEFAULT = Path("sabtune-store")
 
 DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 
-
 CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?(?:\?[^/]*)?$")
 """An address that ends as checkpoints in a store do, and as such the same in every store."""
+
+TRACKING = re.compile(r"https?://[^/]|(postgresql|mysql|mssql)(\+\w+)?://[^/]|sqlite:///.")
+"""How the address of an MLflow begins that keeps what it is given."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Store:
         is a URL of something else, or of a database that keeps nothing.
         """
         folder = Folder.at(files) if files else None
+        check_tracking(tracking)
         if "://" not in place and not place.startswith(DATABASES):
             return cls(local(place, "--store"), None, tracking, folder)
         root = folder.path if folder and folder.path else DEFAULT.absolute()
@@ -188,3 +191,13 @@ def _database(url: str) -> str:
     ):
         raise StoreError(f"the store {url!r} isn't the plain path of a file: {known}")
     return databases.sqlite_url(local(parts.database, "--store"))
+
+
+def check_tracking(uri: str | None) -> None:
+    """Raises StoreError if this can't be the address of an MLflow."""
+    if uri and not TRACKING.match(uri):
+        raise StoreError(
+            f"--tracking, or MLFLOW_TRACKING_URI, is {hide_password(uri)!r}: give a server as "
+            "http://HOST:PORT or a database as postgresql://USER@HOST/DATABASE or "
+            "sqlite:///PATH, or leave it out, and the store has an MLflow of its own"
+        )

@@ -43,6 +43,9 @@ def explained(problem: BaseException) -> str | None:
         return words
     if out_of_memory(problem):
         return f"out of memory ({words}): {SIZES}, or use a larger machine"
+    if isinstance(problem, RuntimeError) and "home directory" in words:
+        named = [word for word in sys.argv[1:] if word.startswith("~")] or ["a path with ~"]
+        return f"{', '.join(named)} leads to no user's home: give the path in full"
     if isinstance(problem, OSError) and problem.errno in PATHS:
         place = f" {problem.filename}" if problem.filename else ""
         return f"{problem.strerror}:{shortened(place)}: {PATHS[problem.errno]}"

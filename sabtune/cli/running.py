@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sabtune import interrupts
 from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed, where_of
@@ -24,6 +25,7 @@ from sabtune.cli.screen import (
     close,
     console_of_terminal,
     data_folder,
+    going_on,
     hint,
     lengths_of,
     log_report,
@@ -34,7 +36,7 @@ from sabtune.cli.screen import (
     watching,
 )
 from sabtune.errors import ConfigError, StoreError
-from sabtune.schema import check, check_whole
+from sabtune.schema import check, check_seed, check_whole
 from sabtune.store import DEFAULT, Store
 
 if TYPE_CHECKING:
@@ -92,9 +94,10 @@ def search(
     """
     from sabtune.search.study import load
 
-    for name, whole, least in (("--trials", trials, 1), ("--seed", seed, 0)):
-        if whole is not None:
-            check_whole(name, whole, least)
+    if trials is not None:
+        check_whole("--trials", trials, least=1)
+    if seed is not None:
+        check_seed("--seed", seed)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or bound > 0, name, bound, "a number above 0")
     check(study is None or not new, "--study", study, "it or --new, not both")
@@ -140,16 +143,7 @@ def search(
     budget = Budget(hours=hours, gpu_hours=gpu_hours)
     options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
     options |= {"system_metrics": system_metrics, "say": saying(console)}
-    with watching(console, file, place, retry_failed) as watchers:
-        ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
-    show_report(console, name, place)
-    log_report(console, name, place, ending)
     where = where_of(store, files, tracking, data_dir)
-    hint(console, "All trials in the browser:", typed("ui", where=where))
-    hint(console, "This page again:", typed("report", name, where=where))
-    if FROM not in os.environ:
-        hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
-    hint(console, "On fresh seeds:", typed("confirm", name, where=where))
     again = typed(
         "search",
         os.environ.get(STUDY_FILE, path),
@@ -162,6 +156,16 @@ def search(
         gpu_hours=gpu_hours,
         system_metrics=system_metrics,
     )
+    interrupts.advise(going_on(again))
+    with watching(console, file, place, retry_failed) as watchers:
+        ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
+    show_report(console, name, place)
+    log_report(console, name, place, ending)
+    hint(console, "All trials in the browser:", typed("ui", where=where))
+    hint(console, "This page again:", typed("report", name, where=where))
+    if FROM not in os.environ:
+        hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
+    hint(console, "On fresh seeds:", typed("confirm", name, where=where))
     close(console, ending, again, typed("sync", name, where=where))
 
 

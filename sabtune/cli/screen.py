@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from sabtune import interrupts
 from sabtune.cli.commands import Values, typed
 from sabtune.errors import ConfigError
 from sabtune.escaping import terminal
@@ -56,6 +57,7 @@ def run_contest(
         words = f"{asked} has other lengths or another winner: these runs are {name}"
         console.print(Text(words))
     own = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
+    interrupts.advise(going_on(again))
     with watching(console, own, store) as watchers:
         ending, study = contest(
             name,
@@ -139,12 +141,17 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
         console.print(Text(f"MLflow doesn't hold everything: {ending.behind}"))
         hint(console, "Once it is back:", sync)
     if ending.lost:
-        typer.echo(f"sabtune: {ending.lost}; go on with: {again}", err=True)
+        typer.echo(f"sabtune: {ending.lost}; {going_on(again)}", err=True)
         raise typer.Exit(2)
     if not ending.complete:
         word = "The budget is spent." if ending.out_of_budget else "Interrupted."
         hint(console, f"{word} Go on with:", again)
         raise typer.Exit(0 if ending.out_of_budget else INTERRUPTED)
+
+
+def going_on(command: str) -> str:
+    """What to type after a search that was broken off."""
+    return f"go on with: {command}"
 
 
 def saying(console: Console) -> Callable[[str], None]:

@@ -15,6 +15,9 @@ ENVIRONMENT = {
 }
 """How Ray is to behave, where the user hasn't said otherwise."""
 
+GIVEN = {name for name in os.environ if name.startswith("RAY_")} - set(ENVIRONMENT)
+"""The user's own settings of Ray."""
+
 # Here, since ray reads some of these once, when it is first imported.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)

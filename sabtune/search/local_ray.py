@@ -18,6 +18,7 @@ from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from sabtune.errors import ClusterError
+from sabtune.search import GIVEN
 from sabtune.search.token import VARIABLE, token_path
 
 LOOPBACK = "127.0.0.1"
@@ -31,8 +32,9 @@ OBJECTS = 2**28
 LEAST_ADDRESSES = 2
 """GiB of addresses (`ulimit -v`) below which Ray's processes can't start."""
 
-TRIES = 2
-"""How often Ray is started: on a busy machine the first start may time out."""
+TRIES = 3
+"""How often Ray is started: on a busy machine a start may time out. What fails otherwise is tried
+twice."""
 
 
 def forward_no_credentials() -> None:
@@ -158,7 +160,7 @@ def on_loopback() -> Iterator[None]:
 
 
 def start(folder: Path) -> None:
-    """Start Ray and connect to it. Raises ClusterError if it doesn't start, tried twice."""
+    """Start Ray and connect to it. Raises ClusterError if it doesn't start."""
     check_limits()
     for attempt in range(1, TRIES + 1):
         others = set(psutil.Process().children())
@@ -176,8 +178,8 @@ def start(folder: Path) -> None:
         except Exception as problem:
             ray.shutdown()
             end(set(psutil.Process().children()) - others)
-            if attempt == TRIES:
-                words = " ".join(str(problem).split())[:300] or type(problem).__name__
+            words = " ".join(str(problem).split())[:300] or type(problem).__name__
+            if attempt == TRIES or (attempt > 1 and "timed out" not in words):
                 raise ClusterError(
                     f"Ray doesn't start on this machine ({words}): {remedy()}"
                 ) from None
@@ -197,10 +199,7 @@ def check_limits() -> None:
 
 def remedy() -> str:
     """Return what to try where Ray doesn't start."""
-    from sabtune.search import ENVIRONMENT
-
-    ours = {*ENVIRONMENT, "RAY_TMPDIR", VARIABLE, "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
-    theirs = sorted(name for name in os.environ if name.startswith("RAY_") and name not in ours)
+    theirs = sorted(GIVEN - {"RAY_TMPDIR", VARIABLE, "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"})
     if theirs:
         return f"unset {', '.join(theirs)}, or try again when the machine is less busy"
     return "try again when the machine is less busy, or run sabtune doctor"

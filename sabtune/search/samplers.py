@@ -17,7 +17,7 @@ def sampler(file: StudyFile, told: int) -> BaseSampler:
     themselves, and takes running trials into account.
     """
     study = file.study
-    seed = study.seed + told
+    seed = (study.seed + told) % 2**32
     match study.sampler:
         case "tpe":
             together = len(study.objectives) == 1

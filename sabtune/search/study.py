@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.evaluation import Ladder
-from sabtune.schema import Config, check, check_name, check_whole, suggest
+from sabtune.schema import Config, check, check_name, check_seed, check_whole, suggest
 from sabtune.search.example import example
 from sabtune.search.parameters import STORED, CheckedTrial, distributions
 from sabtune.search.racing import Seeds
@@ -132,7 +132,7 @@ class Study(Config):
             "letters, digits, '.', '_' and '-'; it names files",
         )
         check_whole("trials", self.trials, least=1)
-        check_whole("seed", self.seed, least=0)
+        check_seed("seed", self.seed)
         check_whole("startup", self.startup, least=1)
         check_name("sampler", self.sampler, get_args(Sampler))
         for objective in self.objectives:
