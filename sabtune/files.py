@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sabtune.errors import RefusedError, StoreError
 from sabtune.redaction import hide_password
@@ -42,9 +42,11 @@ class Folder:
     @classmethod
     def at(cls, place: str | Path) -> Folder:
         """The folder that a person names. Raises StoreError if that is no address of one."""
-        text = str(place).removeprefix("file://")
+        text = str(place)
+        if text.startswith("file:"):
+            text = _path_of(text)
         if "://" not in text:
-            return cls(str(Path(text).expanduser().absolute()))
+            return cls(str(local(text, "--files")))
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise StoreError(
@@ -317,3 +319,30 @@ def _system(scheme: str, bucket: str, query: str) -> FileSystem:
         region = "us-east-1" if options else fs.resolve_s3_region(bucket)
     # small files in one request each; the options go to workers with it, credentials don't
     return fs.S3FileSystem(region=region, allow_delayed_open=True, **options)
+
+
+def local(text: str, option: str) -> Path:
+    """Return the absolute path that a person gives with an option.
+
+    Raises StoreError if there is none, of a user that isn't known, or of a name that is too long.
+    """
+    if not text.strip():
+        raise StoreError(f"{option} is {text!r}: give a folder")
+    try:
+        path = Path(text).expanduser().absolute()
+        path.exists()
+    except RuntimeError:
+        user = text.partition("/")[0]
+        raise StoreError(f"{option} {text}: there is no user {user[1:]!r}, give a path") from None
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or str(problem)
+        raise StoreError(f"{option} {text[:60]}… can't be used ({why}): give another") from None
+    return path
+
+
+def _path_of(uri: str) -> str:
+    """Return the path of a file's URI. Raises StoreError if that is on another machine."""
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise StoreError(f"the files' place {uri!r} is another machine's: give file:///PATH")
+    return unquote(uri.removeprefix("file:").removeprefix(f"//{parts.netloc}"))

@@ -21,13 +21,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sabtune import databases
 from sabtune.errors import StoreError
-from sabtune.files import Folder
+from sabtune.files import Folder, local
 from sabtune.redaction import hide_password
 
 DEFAULT = Path("sabtune-store")
 
-DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
+DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
+
+
+CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?$")
+"""An address that ends as checkpoints in a store do, and as such the same in every store."""
 
 
 @dataclass(frozen=True)
@@ -45,44 +50,48 @@ class Store:
         """The store that a person names: its folder, or a database's URL; and where its files are.
 
         Beside a database a folder of files is that of locks and logs too. Raises StoreError if it
-        is a URL of something else.
+        is a URL of something else, or of a database that keeps nothing.
         """
         folder = Folder.at(files) if files else None
-        if "://" not in place:
-            return cls(Path(place).expanduser().absolute(), None, tracking, folder)
-        if not place.startswith(DATABASES):
-            raise StoreError(
-                f"the store {hide_password(place)!r} is no database that is known: "
-                "give a folder, or postgresql://USER@HOST/DATABASE"
-            )
+        if "://" not in place and not place.startswith(DATABASES):
+            return cls(local(place, "--store"), None, tracking, folder)
         root = folder.path if folder and folder.path else DEFAULT.absolute()
-        return cls(root, place, tracking, folder)
+        return cls(root, _database(place), tracking, folder)
 
     def made(self) -> Store:
         """The same, its folder made if need be. Raises StoreError if it, or the place of its files,
         can't be written."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as problem:
-            raise StoreError(
-                f"the store {self.root} can't be written ({problem.strerror}): "
-                "give a folder of your own with --store"
-            ) from None
+        for folder in {self.root, self.lock("study").parent}:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as problem:
+                raise StoreError(
+                    f"the store {folder} can't be written ({problem.strerror}): "
+                    "give a folder of your own with --store"
+                ) from None
         if self.files is not None:
             self.files.check()
         return self
 
     @property
     def found(self) -> bool:
-        """Whether its folder holds studies; a database may."""
-        return self.database is not None or (self.root / "optuna.db").is_file()
+        """Whether it holds studies; a server's database may. Raises StoreError if its file of
+        studies can't be looked at."""
+        path = self.optuna_file
+        try:
+            return path is None or path.is_file()
+        except OSError as problem:
+            raise StoreError(
+                f"the store {self.shown} can't be read ({problem.strerror}): "
+                "give its folder with --store"
+            ) from None
 
     def existing(self) -> Store:
-        """The same. Raises StoreError if its folder should hold the studies and doesn't."""
+        """The same. Raises StoreError if its file of studies isn't there or can't be read."""
         if not self.found:
-            raise StoreError(f"there is no store at {self.root}: give its folder with --store")
+            raise StoreError(f"there is no store at {self.shown}: give its folder with --store")
         return self
 
     @property
@@ -92,11 +101,16 @@ class Store:
 
     @property
     def optuna_url(self) -> str:
-        return self.database or f"sqlite:///{self.root / 'optuna.db'}"
+        return self.database or databases.sqlite_url(self.root / "optuna.db")
+
+    @property
+    def optuna_file(self) -> Path | None:
+        """The SQLite file of the studies; None where a server has them."""
+        return databases.sqlite_path(self.database) if self.database else self.root / "optuna.db"
 
     @property
     def mlflow_uri(self) -> str:
-        return self.tracking or f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.tracking or databases.sqlite_url(self.root / "mlflow.db")
 
     @property
     def place(self) -> Folder:
@@ -120,7 +134,16 @@ class Store:
             return None
         return self.files / "snapshots"
 
+    def checkpoint(self, recorded: str) -> Folder | None:
+        """Return a checkpoint that a study recorded, in this store wherever it was then; None of
+        an address that no store gives its checkpoints."""
+        found = CHECKPOINT.search(recorded.partition("?")[0])
+        return self.place / found[1] if found else None
+
     def lock(self, study: str) -> Path:
+        """Return the file that a study's search holds: beside the studies if they are a file."""
+        if self.database and self.optuna_file:
+            return self.optuna_file.with_name(f"{self.optuna_file.name}.{study}.lock")
         return self.root / f"{study}.lock"
 
     def log(self, study: str) -> Path:
@@ -128,3 +151,30 @@ class Store:
 
     def ray_log(self, study: str) -> Path:
         return self.root / f"{study}.ray.log"
+
+
+def recorded(checkpoint: Folder) -> str:
+    """Return what a study records of a checkpoint: where it is in its store."""
+    found = CHECKPOINT.search(checkpoint.address.partition("?")[0])
+    return found[1] if found else checkpoint.address
+
+
+def _database(url: str) -> str:
+    """Return a database's URL, of a SQLite file with its absolute path."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    known = "give a folder, postgresql://USER@HOST/DATABASE, or sqlite:////ABSOLUTE/PATH of a file"
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        parts = None
+    if parts is None or not url.startswith(DATABASES):
+        raise StoreError(f"the store {hide_password(url)!r} is no database that is known: {known}")
+    if not parts.database:
+        raise StoreError(f"the store {hide_password(url)!r} names no database: {known}")
+    if parts.get_backend_name() != "sqlite":
+        return url
+    if parts.database == ":memory:" or parts.database.startswith("file:") or parts.query:
+        raise StoreError(f"the store {url!r} isn't the plain path of a file: {known}")
+    return databases.sqlite_url(local(parts.database, "--store"))

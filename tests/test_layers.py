@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sabtune"
 LAYERS = [
     ["sabtune"],
     ["sabtune.errors", "sabtune.escaping", "sabtune.redaction"],
-    ["sabtune.schema", "sabtune.files", "sabtune.manifest"],
+    ["sabtune.schema", "sabtune.files", "sabtune.databases", "sabtune.manifest"],
     [
         "sabtune.schedule",
         "sabtune.seeding",
@@ -52,8 +52,8 @@ OUTSIDE = {
     "requests": {"sabtune.data"},
     "yaml": {"sabtune.search"},
     "pyarrow": {"sabtune.files"},
-    "filelock": {"sabtune.search", "sabtune.data"},
-    "sqlalchemy": {"sabtune.search", "sabtune.tracking"},
+    "filelock": {"sabtune.search", "sabtune.data", "sabtune.databases"},
+    "sqlalchemy": {"sabtune.search", "sabtune.tracking", "sabtune.databases", "sabtune.store"},
     "optuna": {"sabtune.search", "sabtune.report"},
     "optuna_dashboard": {"sabtune.search"},
     "mlflow": {"sabtune.tracking"},

@@ -81,7 +81,7 @@ def show_champion(console: Console, name: str, contest: str, store: Store, sync:
     from sabtune.search import projection
     from sabtune.search.record import open_study
 
-    study = open_study(store, name)
+    study = open_study(store, name, write=True)
     champion = crown(study, open_study(store, contest))
     if champion is None:
         return

@@ -83,7 +83,7 @@ def sync(
     from sabtune.search.record import open_study
 
     place = Store.at(store, files, tracking).existing()
-    opened = open_study(place, study)
+    opened = open_study(place, study, write=True)
     run_sync(opened, place)
     console = console_of_terminal()
     log_report(console, study, place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import ray
 import sqlalchemy
 
+from sabtune.databases import sqlite_path
 from sabtune.errors import SabtuneError
 from sabtune.redaction import hide_password, redact
 from sabtune.search import checkup
@@ -95,7 +95,8 @@ def stores(store: Store) -> Iterator[Finding]:
 
 def database_problem(url: str) -> str:
     """Why a database can't be written, or "". A SQLite file that isn't there yet is no problem."""
-    if url.startswith("sqlite:///") and not os.path.exists(url.removeprefix("sqlite:///")):  # noqa: PTH110
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
         return ""
     kind = sqlalchemy.make_url(url)
     if kind.drivername == "postgresql":

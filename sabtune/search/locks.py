@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,8 +11,8 @@ import filelock
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
+from sabtune.databases import advisory_key, failure
 from sabtune.errors import SabtuneError, StoreError
-from sabtune.redaction import redact
 from sabtune.search import record
 from sabtune.store import Store
 
@@ -23,6 +23,9 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 OBJECT_STORE = ("AWS Error", "google::cloud")
 """What stands in the problems of an object store."""
 
+LOOK_SECONDS = 1.0
+"""How long a lock is waited for: who looks whether it is held holds it for a moment."""
+
 
 @contextmanager
 def locked(name: str, store: Store) -> Iterator[None]:
@@ -32,7 +35,7 @@ def locked(name: str, store: Store) -> Iterator[None]:
     Both locks end with the process that holds them.
     """
     try:
-        with filelock.FileLock(store.lock(name), timeout=0), _in_database(name, store):
+        with filelock.FileLock(store.lock(name), timeout=LOOK_SECONDS), _in_database(name, store):
             yield
     except filelock.Timeout:
         raise _held(name, store) from None
@@ -48,13 +51,10 @@ def locked(name: str, store: Store) -> Iterator[None]:
 def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
     """What to say if a problem came of the store, however Tune and Optuna have wrapped it."""
     while problem is not None:
+        if isinstance(problem, StoreError):
+            return problem
         if isinstance(problem, SQLAlchemyError):
-            words = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
-            words = redact(words, store.optuna_url)
-            return StoreError(
-                f"the database of {store.shown} fails ({words}): "
-                "see that it runs and has room, then search again; nothing that it holds is lost"
-            )
+            return StoreError(failure(store.shown, problem, store.optuna_url))
         if isinstance(problem, OSError) and problem.errno in DISK:
             return StoreError(
                 f"the store {store.root} can't be written ({problem.strerror}): "
@@ -67,21 +67,28 @@ def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
 
 
 def is_held(name: str, store: Store) -> bool:
-    """Whether a search is writing to the study right now."""
+    """Whether a search is writing to the study right now; nothing is written to find out."""
     try:
-        with locked(name, store):
+        with store.lock(name).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has searched here
+        pass
+    try:
+        with _in_database(name, store, write=False):
             return False
     except StoreError:
         return True
 
 
 @contextmanager
-def _in_database(name: str, store: Store) -> Iterator[None]:
+def _in_database(name: str, store: Store, *, write: bool = True) -> Iterator[None]:
     if store.database is None or not store.database.startswith("postgresql"):
         yield
         return
-    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
-    engine = record.store_of(store).engine
+    key = advisory_key(name)
+    engine = record.store_of(store, write=write).engine
     try:
         with engine.connect() as connection:
             ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")

@@ -43,9 +43,7 @@ class Projection:
         refuse_database(store.mlflow_uri)
         self.study, self.store = study, store
         self.goes_on = bool(record.records(study))
-        self.tracker = Tracker(
-            store.mlflow_uri, study.study_name, store.artifacts, system_metrics=system_metrics
-        )
+        self.tracker = _tracker(study, store, system_metrics=system_metrics)
         self.next = 0.0
         self.started: set[int] = set()
         self._look()
@@ -89,12 +87,22 @@ class Projection:
         return ""
 
 
+def _tracker(study: optuna.Study, store: Store, *, system_metrics: bool = False) -> Tracker:
+    return Tracker(
+        store.mlflow_uri,
+        study.study_name,
+        store.artifacts,
+        embedded=store.tracking is None,
+        system_metrics=system_metrics,
+    )
+
+
 def sync(study: optuna.Study, store: Store) -> None:
     """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
     another version's."""
     refuse_without_client(store.artifacts)
     refuse_database(store.mlflow_uri)
-    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    tracker = _tracker(study, store)
     trials = record.records(study)
     folder = store.trials / study.study_name
     complete = all(trial.outcome is not None for trial in trials)
@@ -118,7 +126,7 @@ def made_whole(study: optuna.Study, store: Store) -> str:
 
 def show_champion(study: optuna.Study, store: Store) -> str:
     """Has MLflow show whom the study stands by; why it doesn't, or ""."""
-    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    tracker = _tracker(study, store)
     tracker.search_told(overview(study, complete=True))
     try:
         register(study, tracker)
@@ -176,7 +184,7 @@ def register(study: optuna.Study, tracker: Tracker) -> None:
 def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
     """Logs all files of `folder` to the search's run, below report/, in place of an earlier
     report's; whether MLflow took them."""
-    tracker = Tracker(store.mlflow_uri, study.study_name, store.artifacts)
+    tracker = _tracker(study, store)
     try:
         return tracker.keep_files(folder, REPORT)
     finally:

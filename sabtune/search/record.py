@@ -7,20 +7,21 @@ trial carries user attributes; nothing else in sabtune spells their names.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung, solves
 from sabtune.files import Folder
-from sabtune.store import Store
+from sabtune.search import storage
+from sabtune.store import Store, recorded
 from sabtune.trial import Assignment, Progress, plain
 from sabtune.watcher import Outcome, Registered, State, Version
 
@@ -32,7 +33,7 @@ RETRY_OF = "retry_of"  # the number of the failed trial that this one runs again
 LADDER = "ladder"  # rungs on the selection sequences: they chose
 TEST = "test"  # rungs on the test sequences: they are reported
 REASON = "reason"  # why it failed or was pruned
-CHECKPOINT = "checkpoint"  # where its last one is
+CHECKPOINT = "checkpoint"  # where its last one is in the store; of format 1, a whole address
 SCORES = "scores"  # by updates, where Optuna takes no intermediate values: several objectives
 ATTEMPTS = "attempts"  # how often it was taken up again
 SECONDS = "seconds"  # that it computed for, over all attempts
@@ -50,7 +51,7 @@ PLACED = "placed"  # in words, what each trial of the last search was given
 CONTEST = "contest"  # of a contest alone: what its labels stand for
 KEPT = (SHARING, PLACED, CONTEST)
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
 
 FRESH_SEED = 10**12
@@ -121,10 +122,20 @@ class TrialRecord:
         return solves(self.ladder, self.assignment.ladder.select, task)
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> Self:
-        """The record of an Optuna trial."""
+    def of(cls, trial: FrozenTrial, store: Store | None = None) -> Self:
+        """The record of an Optuna trial; store: whose files are its. Raises StoreError if the trial
+        holds what sabtune didn't write."""
+        with _readable(f"trial {trial.number}", store):
+            return cls._of(trial, store)
+
+    @classmethod
+    def _of(cls, trial: FrozenTrial, store: Store | None) -> Self:
         attrs = trial.user_attrs | trial.user_attrs.get(RESULT, {})
-        scores = {int(step): score for step, score in attrs.get(SCORES, {}).items()}
+        scores = {int(step): float(score) for step, score in attrs.get(SCORES, {}).items()}
+        kept = attrs.get(CHECKPOINT)
+        checkpoint = None if kept is None else Folder(kept)
+        if trial.state == TrialState.COMPLETE and ASSIGNMENT not in attrs:
+            raise ValueError("it says nothing of what was trained, so sabtune didn't train it")
         return cls(
             number=trial.number,
             state=trial.state,
@@ -132,16 +143,16 @@ class TrialRecord:
             params=dict(trial.params),
             assignment=Assignment.from_dict(attrs[ASSIGNMENT]) if ASSIGNMENT in attrs else None,
             scores=scores or dict(trial.intermediate_values),
-            ladder=[Rung(**rung) for rung in attrs.get(LADDER, [])],
-            test=[Rung(**rung) for rung in attrs.get(TEST, [])],
-            reason=attrs.get(REASON, ""),
-            label=attrs.get(LABEL, ""),
+            ladder=[_rung(rung) for rung in attrs.get(LADDER, [])],
+            test=[_rung(rung) for rung in attrs.get(TEST, [])],
+            reason=str(attrs.get(REASON, "")),
+            label=str(attrs.get(LABEL, "")),
             retry_of=attrs.get(RETRY_OF),
-            checkpoint=Folder(attrs[CHECKPOINT]) if CHECKPOINT in attrs else None,
-            seconds=attrs.get(SECONDS, 0.0),
-            memory=attrs.get(MEMORY, 0.0),
+            checkpoint=store.checkpoint(str(kept)) if store and kept else checkpoint,
+            seconds=float(attrs.get(SECONDS, 0.0)),
+            memory=float(attrs.get(MEMORY, 0.0)),
             started=trial.datetime_start,
-            environment=attrs.get(ENVIRONMENT, {}),
+            environment=dict(attrs.get(ENVIRONMENT, {})),
             constraints=dict(trial.constraints),
         )
 
@@ -165,11 +176,30 @@ class TrialRecord:
         )
 
 
+def _rung(data: Mapping[str, Any]) -> Rung:
+    """A rung as `plain` wrote it. Raises TypeError if it holds anything but numbers."""
+    known = {key: value for key, value in data.items() if key != "seconds" or value is not None}
+    wrong = [key for key, value in known.items() if not isinstance(value, int | float)]
+    if wrong:
+        raise TypeError(f"the rung's {wrong[0]} is {data[wrong[0]]!r}")
+    return Rung(**data)
+
+
+@contextmanager
+def _readable(what: str, store: Store | None) -> Iterator[None]:
+    """Raises StoreError, in one line, where what a database holds can't be read."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        shown = store.shown if store else "the study"
+        raise StoreError(storage.unreadable_value(shown, problem, what)) from problem
+
+
 def records(study: optuna.Study) -> list[TrialRecord]:
     """Every trial of the study that has begun, by number; those with `run_again` count nowhere."""
-    again = run_again(study)
+    again, store = run_again(study), _store(study)
     return [
-        replace(TrialRecord.of(trial), run_again=trial.number in again)
+        replace(TrialRecord.of(trial, store), run_again=trial.number in again)
         for trial in study.get_trials(deepcopy=False)
         if trial.state != TrialState.WAITING
     ]
@@ -185,6 +215,12 @@ def again_words(count: int) -> str:
     return f"; {count} failed and run again" if count else ""
 
 
+def _store(study: optuna.Study) -> Store | None:
+    """The store that a study was opened in; None of one that isn't in a store."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return backend.store if isinstance(backend, storage.Studies) else None
+
+
 def one(study: optuna.Study, number: int) -> TrialRecord:
     """One trial. Raises StoreError if there is none of that number."""
     try:  # not of all trials: those that haven't ended are read from the database each time
@@ -194,7 +230,7 @@ def one(study: optuna.Study, number: int) -> TrialRecord:
         raise StoreError(
             f"study {study.study_name!r} has no trial {number}: it has 0 to {last}"
         ) from None
-    return TrialRecord.of(study._storage.get_trial(known))
+    return TrialRecord.of(study._storage.get_trial(known), _store(study))
 
 
 def enqueue(
@@ -289,9 +325,10 @@ def end(
         REASON: outcome.reason,
     }
     result |= {SECONDS: last.seconds, MEMORY: last.memory} if last is not None else {}
-    result |= {CHECKPOINT: str(outcome.checkpoint)} if outcome.checkpoint is not None else {}
+    result |= {CHECKPOINT: recorded(outcome.checkpoint)} if outcome.checkpoint is not None else {}
     trial.set_user_attr(RESULT, result)
-    return TrialRecord.of(trial.study.tell(trial, values, state=TrialState[outcome.state]))
+    ended = trial.study.tell(trial, values, state=TrialState[outcome.state])
+    return TrialRecord.of(ended, _store(trial.study))
 
 
 def ended(study: optuna.Study) -> int:
@@ -318,7 +355,8 @@ class KeptModel:
 def model(study: optuna.Study) -> KeptModel | None:
     """What `set_model` wrote, if it did."""
     kept = study.user_attrs.get(MODEL)
-    return KeptModel(**kept) if kept else None
+    with _readable(f"the kept model of study {study.study_name!r}", _store(study)):
+        return KeptModel(**kept) if kept else None
 
 
 def set_model(study: optuna.Study, kept: KeptModel) -> None:
@@ -329,8 +367,9 @@ def set_model(study: optuna.Study, kept: KeptModel) -> None:
 def registered(study: optuna.Study) -> Registered:
     """What `set_registered` wrote."""
     kept = study.user_attrs.get(VERSIONS, {"versions": [], "champion": None})
-    versions = tuple(Version(**of) for of in kept["versions"])
-    return Registered(versions=versions, champion=kept["champion"])
+    with _readable(f"the champion of study {study.study_name!r}", _store(study)):
+        versions = tuple(Version(**of) for of in kept["versions"])
+        return Registered(versions=versions, champion=kept["champion"])
 
 
 def set_registered(study: optuna.Study, content: Registered) -> None:
@@ -354,45 +393,64 @@ def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
 
 
 def names(store: Store) -> list[str]:
-    """The studies of a store."""
+    """The studies of a store; none where it has no database yet."""
+    if not storage.exists(store):
+        return []
     return [study.study_name for study in store_of(store).get_all_studies()]
 
 
-def store_of(store: Store) -> optuna.storages.RDBStorage:
-    """The store's database. Raises StoreError, without the password, if it can't be reached, or
-    if a newer sabtune or another Optuna has written it."""
-    try:
-        storage = optuna.storages.RDBStorage(store.optuna_url)
-    except (SQLAlchemyError, ImportError) as problem:
-        cause = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
-        raise StoreError(
-            f"the database of {store.shown} can't be used ({cause}): "
-            "give another --store, or see that it runs"
-        ) from None
-    except RuntimeError as problem:  # Optuna's, of its tables
-        whose, remedy = "a newer", "update optuna"
-        if "storage upgrade" in str(problem):
-            whose, remedy = "an older", "back it up and run `optuna storage upgrade`"
-        raise StoreError(
-            f"the database of {store.shown} was made by {whose} Optuna than "
-            f"{optuna.__version__}: {remedy}, or give another --store"
-        ) from None
-    written = max((of.user_attrs.get(FORMAT, 0) for of in storage.get_all_studies()), default=0)
+def store_of(store: Store, *, write: bool = False) -> storage.Studies:
+    """The store's database, to read or, made if need be, to write. Raises StoreError, without the
+    password, if it can't be used, or if a newer sabtune or another Optuna has written it."""
+    opened = storage.writing(store) if write else storage.reading(store)
+    formats = [of.user_attrs.get(FORMAT, 0) for of in opened.get_all_studies()]
+    written = max((of for of in formats if isinstance(of, int)), default=0)
     if written > STORE_FORMAT:
         raise StoreError(
             f"{store.shown} was written by a newer sabtune (format {written}, and this one knows "
             f"{STORE_FORMAT}): update sabtune, or give another --store"
         )
-    return storage
+    return opened
 
 
-def open_study(store: Store, name: str) -> optuna.Study:
-    """A study to read. Raises StoreError, with those that exist, if there is none such."""
-    storage = store_of(store)
-    known = sorted(study.study_name for study in storage.get_all_studies())
+def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
+    """A study to read, or also to write. Raises StoreError, with those that exist, if there is none
+    such, or if sabtune didn't make it."""
+    opened = store_of(store, write=write)
+    known = sorted(study.study_name for study in opened.get_all_studies())
     if name not in known:
         raise StoreError(f"{store.shown} has no study {name!r}: {_existing(name, known)}")
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=opened)
+    refuse_others(study, store)
+    return study
+
+
+def refuse_others(study: optuna.Study, store: Store) -> None:
+    """Raises StoreError of a study that sabtune didn't make, and of one whose plan is damaged."""
+    if PLAN not in study.user_attrs:
+        if study.get_trials(deepcopy=False):  # not one that a search is just making
+            raise StoreError(
+                f"study {study.study_name!r} in {store.shown} wasn't made by sabtune: "
+                "give another study, or rename yours"
+            )
+        return
+    with _readable(f"the plan of study {study.study_name!r}", store):
+        content = dict(plan(study))
+        for key, kind in PLANNED.items():
+            if key in content and not isinstance(content[key], kind):
+                raise TypeError(f"{key} is {content[key]!r}")
+
+
+PLANNED = {
+    "question": str,
+    "study": dict,
+    "objectives": list,
+    "seeds": dict,
+    "searched": list,
+    "file": str,
+    CONTEST: dict,
+}
+"""What a plan holds, and of which type."""
 
 
 SHOWN = 20

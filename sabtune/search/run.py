@@ -174,10 +174,11 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
     """The study in the store's database, made if need be."""
     study = optuna.create_study(
         study_name=file.study.name,
-        storage=record.store_of(store),
+        storage=record.store_of(store, write=True),
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
+    record.refuse_others(study, store)
     if store.snapshots:
         recover(study, store.trials / study.study_name)
     told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again

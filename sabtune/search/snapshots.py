@@ -283,7 +283,7 @@ def restore(store: Store) -> str:
                 lease.write(ended=True)  # from here on they are this store's
                 part.replace(database)
                 for study in record.names(store):
-                    recover(record.open_study(store, study), store.trials / study)
+                    recover(record.open_study(store, study, write=True), store.trials / study)
                 return (
                     f"Restored the studies from {store.snapshots / name}: trials that ran after "
                     "it was written go on from their checkpoints."

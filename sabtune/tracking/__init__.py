@@ -1,6 +1,7 @@
 """MLflow's view of a study: written by the driver alone, readable without sabtune's help.
 
 tracker.py   what a search talks to: takes events, writes them in a thread, puts right afterwards
+database.py  MLflow's database: made once, its addresses settled after a move
 board.py     a study's experiment, as MLflow has it
 runs.py      its runs, read and added to
 page.py      what the run of a trial shows

@@ -16,7 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from sabtune.checkpoint import MODEL_FILES
 from sabtune.errors import TrackingError
-from sabtune.tracking import manners, note
+from sabtune.tracking import database, manners, note
 from sabtune.tracking.data import inputs
 from sabtune.tracking.models import Models, belongs, of_model
 from sabtune.tracking.page import LAST_OF_A_REPORT, RUNNING, Page, whole
@@ -43,7 +43,10 @@ class Board:
     Every method, opening too, raises what MLflow raises: any exception.
     """
 
-    def __init__(self, uri: str, study: str, artifacts: str | None):
+    def __init__(self, uri: str, study: str, artifacts: str | None, *, embedded: bool = False):
+        database.make(uri, artifacts)
+        if embedded and artifacts is not None:
+            database.settle(uri, artifacts, study)
         self.client = MlflowClient(uri)
         self.study = study
         self.runs = Runs(self.client, study, artifacts)

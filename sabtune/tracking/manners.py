@@ -12,12 +12,12 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy import Engine, create_engine, inspect
 
+from sabtune.databases import sqlite_path
 from sabtune.errors import SabtuneError, TrackingError
 from sabtune.redaction import hide_password, redact
 
@@ -118,20 +118,26 @@ def refuse_database(uri: str) -> None:
     """Raises TrackingError if the database that MLflow is to be kept in can't be reached, is one of
     another version, or is Optuna's: both keep their version in a table of the same name. Does
     nothing else to it. Of a server only if it doesn't let us in: one that is away may come back."""
-    path = Path(uri.removeprefix("sqlite:///"))
     if is_server(uri):
         _refuse_unauthorized(uri)
         return
-    if uri.startswith("sqlite:///") and not path.is_file():
+    path = sqlite_path(uri)
+    if path is not None and not path.is_file():
         return
     try:
         with closing_engine(uri) as engine:
             found = inspect(engine)
             made, studies = found.has_table("experiments"), found.has_table("studies")
+            others = [] if made or path is None else found.get_table_names()
         if studies:
             raise TrackingError(
                 f"the database of MLflow at {shown(uri)} holds Optuna's studies, and MLflow "
                 "can't be beside them: give --tracking a database of its own (CREATE DATABASE …)"
+            )
+        if others:
+            raise TrackingError(
+                f"the database of MLflow at {shown(uri)} holds tables of another program "
+                f"({', '.join(others[:3])} …): move it away, or give another --tracking"
             )
         if made:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from sabtune.tracking.database import refuse_elsewhere
 from sabtune.tracking.page import NUMBER, RUNNING
 
 BATCH = 700
@@ -53,12 +54,15 @@ class Shown:
 class Runs:
     """The runs of one experiment, which is made if need be.
 
-    Every method, opening too, raises what MLflow raises: any exception.
+    Every method, opening too, raises what MLflow raises: any exception. Opening raises
+    TrackingError if the experiment keeps its files elsewhere than at `artifacts`.
     """
 
     def __init__(self, client: MlflowClient, name: str, artifacts: str | None):
         self.client = client
         found = client.get_experiment_by_name(name)
+        if found is not None:
+            refuse_elsewhere(str(found.artifact_location), artifacts, name)
         self.tags = dict(found.tags) if found else {}
         if found is None:
             self.experiment = str(client.create_experiment(name, artifact_location=artifacts))

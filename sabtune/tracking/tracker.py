@@ -47,15 +47,22 @@ class Tracker:
     """Shows a search in MLflow. The runs of an earlier search of the study are gone on with.
 
     uri: sqlite:///… of an embedded store, made if need be, or http(s)://… of a server.
-    artifacts: the URI where files go; None where a server decides. system_metrics: the search's run
-    shows what the machine does. No event raises, or waits for MLflow.
+    artifacts: the URI where files go; None where a server decides. embedded: MLflow is the store's
+    own, and moves with it. system_metrics: the search's run shows what the machine does. No event
+    raises, or waits for MLflow.
     """
 
     def __init__(
-        self, uri: str, study: str, artifacts: str | None, *, system_metrics: bool = False
+        self,
+        uri: str,
+        study: str,
+        artifacts: str | None,
+        *,
+        embedded: bool = False,
+        system_metrics: bool = False,
     ):
         manners.hasten(uri)
-        self.uri, self.study, self.artifacts = uri, study, artifacts
+        self.uri, self.study, self.artifacts, self.embedded = uri, study, artifacts, embedded
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         self._started: dict[int, tuple[Assignment, Origin]] = {}
@@ -128,7 +135,7 @@ class Tracker:
         with self._mlflow:
             self._board = None  # read anew, by the thread too
             try:
-                board = Board(self.uri, self.study, self.artifacts)
+                board = self._new_board()
                 board.delete_doubles()
                 for picture in pictures:
                     try:
@@ -270,8 +277,11 @@ class Tracker:
 
     def _opened(self) -> Board:
         if self._board is None:
-            self._board = Board(self.uri, self.study, self.artifacts)
+            self._board = self._new_board()
         return self._board
+
+    def _new_board(self) -> Board:
+        return Board(self.uri, self.study, self.artifacts, embedded=self.embedded)
 
     def _start_monitor(self) -> None:
         """System metrics go to the search's run, by a thread of MLflow's own."""
