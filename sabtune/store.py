@@ -17,6 +17,7 @@ snapshots/         where the files are elsewhere: the last copies of optuna.db, 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,10 +172,15 @@ def _database(url: str) -> str:
         parts = None
     if parts is None or not url.startswith(DATABASES):
         raise StoreError(f"the store {hide_password(url)!r} is no database that is known: {known}")
-    if not parts.database:
+    if not parts.database and not {"dbname", "service"} & parts.query.keys():
         raise StoreError(f"the store {hide_password(url)!r} names no database: {known}")
     if parts.get_backend_name() != "sqlite":
         return url
-    if parts.database == ":memory:" or parts.database.startswith("file:") or parts.query:
+    if (
+        not parts.database
+        or parts.database == ":memory:"
+        or parts.database.startswith("file:")
+        or parts.query
+    ):
         raise StoreError(f"the store {url!r} isn't the plain path of a file: {known}")
     return databases.sqlite_url(local(parts.database, "--store"))

@@ -427,11 +427,12 @@ def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
 
 def refuse_others(study: optuna.Study, store: Store) -> None:
     """Raises StoreError of a study that sabtune didn't make, and of one whose plan is damaged."""
-    if PLAN not in study.user_attrs:
-        if study.get_trials(deepcopy=False):  # not one that a search is just making
+    if PLAN not in study.user_attrs:  # as of one that a search is just making
+        begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
+        if any(ASSIGNMENT not in trial.user_attrs for trial in begun):
             raise StoreError(
                 f"study {study.study_name!r} in {store.shown} wasn't made by sabtune: "
-                "give another study, or rename yours"
+                "give the name of another"
             )
         return
     with _readable(f"the plan of study {study.study_name!r}", store):

@@ -178,7 +178,6 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
         directions=directions(file.study.objectives),
         load_if_exists=True,
     )
-    record.refuse_others(study, store)
     if store.snapshots:
         recover(study, store.trials / study.study_name)
     told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again

@@ -6,7 +6,9 @@ with those of the place where it was; so whoever opens it to write has them say 
 
 from __future__ import annotations
 
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -14,6 +16,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from sabtune import databases
 from sabtune.errors import TrackingError
+from sabtune.store import Store
 from sabtune.tracking.manners import is_server
 
 PLACES = (
@@ -80,6 +83,30 @@ def moved(path: Path, artifacts: str, study: str = "") -> bool:
     with closing(databases.connect_to_read(path)) as database:
         found = database.cursor().execute(OURS, {"study": study}).fetchall()
     return any(place and place != artifacts for (place,) in found)
+
+
+@contextmanager
+def to_read(store: Store) -> Iterator[str]:
+    """Give the URI of a database that tells what the store's MLflow does, with the addresses that
+    files have now: of a store that was moved, a copy. Nothing in the store is changed.
+
+    Raises TrackingError if the store has no MLflow.
+    """
+    path = databases.sqlite_path(store.mlflow_uri)
+    if path is not None and not path.exists():
+        raise TrackingError(f"there is no MLflow at {path}: `sabtune sync STUDY` makes it")
+    if path is None or store.tracking or not store.artifacts or not moved(path, store.artifacts):
+        yield store.mlflow_uri
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / path.name
+        with (
+            closing(databases.connect_to_read(path)) as source,
+            closing(databases.connect(str(copied))) as target,
+        ):
+            source.backup(target)
+        settle(databases.sqlite_url(copied), store.artifacts)
+        yield databases.sqlite_url(copied)
 
 
 def refuse_elsewhere(location: str, artifacts: str | None, study: str) -> None:

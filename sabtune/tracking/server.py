@@ -14,6 +14,7 @@ import uvicorn
 from sabtune.errors import TrackingError
 from sabtune.loopback import HOST, READING, refusal
 from sabtune.store import Store
+from sabtune.tracking import database
 from sabtune.tracking.manners import refuse_database, shown
 
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -67,24 +68,25 @@ def serve(store: Store, port: int) -> None:
     """Runs MLflow's server on the loopback interface until Ctrl-C or SIGTERM; it only reads.
 
     In this process: no other one outlives it, or has a database's password in its arguments.
-    Raises TrackingError if the store's MLflow is a server already, or another version's.
+    Raises TrackingError if the store's MLflow is a server already, another version's, or not there.
     """
     if store.artifacts is None:
         raise TrackingError(f"the store's MLflow has its page: open {shown(store.mlflow_uri)}")
     refuse_database(store.mlflow_uri)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            reading(_app(store.mlflow_uri, store.artifacts)),
-            host=HOST,
-            port=port,
-            log_level="error",
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
-    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server.run()  # raises the signal that ended it again
+        with database.to_read(store) as uri:
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    reading(_app(uri, store.artifacts)),
+                    host=HOST,
+                    port=port,
+                    log_level="error",
+                    server_header=False,
+                    timeout_graceful_shutdown=DRAIN_SECONDS,
+                )
+            )
+            server.run()  # raises the signal that ended it again
     except KeyboardInterrupt:
         return
 
