@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,9 +83,21 @@ def tables(path: Path) -> set[str]:
         raise StoreError(failure(str(path), problem)) from None
 
 
-def connect_to_read(path: Path) -> Patient:
+def file_problem(path: Path) -> str:
+    """Return why a SQLite file can't be read and written, or "". Nothing is written to find out,
+    and one that another program holds is not waited for."""
+    try:
+        with closing(connect_to_read(path, timeout=0, factory=sqlite3.Connection)) as database:
+            database.execute("SELECT name FROM sqlite_master").fetchall()
+    except (sqlite3.Error, OSError) as problem:
+        return "" if "is locked" in str(problem) else " ".join(str(problem).split())[:200]
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return "" if writable else "it may only be read"
+
+
+def connect_to_read(path: Path, **options: Any) -> Patient:
     """Open a SQLite file to read, without a change in it or beside it."""
-    return connect(f"file:{quote(str(path))}?{_read_only(path)}", uri=True)
+    return connect(f"file:{quote(str(path))}?{_read_only(path)}", uri=True, **options)
 
 
 def connect(address: str, **options: Any) -> Patient:

@@ -67,7 +67,7 @@ class Folder:
         return cls(text)
 
     def __truediv__(self, name: str) -> Folder:
-        path, mark, query = self.address.partition("?")
+        path, mark, query = self._split()
         return Folder(f"{path.rstrip('/')}/{name}{mark}{query}")
 
     def __str__(self) -> str:
@@ -75,7 +75,11 @@ class Folder:
 
     @property
     def name(self) -> str:
-        return self.address.partition("?")[0].rpartition("/")[2]
+        return self._split()[0].rpartition("/")[2]
+
+    def _split(self) -> tuple[str, str, str]:
+        """The path or URL, and a ? and the options behind it; a path of this machine has none."""
+        return self.address.partition("?") if "://" in self.address else (self.address, "", "")
 
     @property
     def path(self) -> Path | None:
@@ -85,7 +89,7 @@ class Folder:
     @property
     def uri(self) -> str:
         """For MLflow: without options, which it doesn't know."""
-        return self.path.as_uri() if self.path else self.address.partition("?")[0].rstrip("/")
+        return self.path.as_uri() if self.path else self._split()[0].rstrip("/")
 
     def storage(self) -> tuple[FileSystem, str]:
         """The file system that it is in, as pyarrow knows it, and its path there."""

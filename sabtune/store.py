@@ -32,7 +32,7 @@ DEFAULT = Path("sabtune-store")
 DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 
 
-CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?$")
+CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?(?:\?[^/]*)?$")
 """An address that ends as checkpoints in a store do, and as such the same in every store."""
 
 
@@ -138,7 +138,7 @@ class Store:
     def checkpoint(self, recorded: str) -> Folder | None:
         """Return a checkpoint that a study recorded, in this store wherever it was then; None of
         an address that no store gives its checkpoints."""
-        found = CHECKPOINT.search(recorded.partition("?")[0])
+        found = CHECKPOINT.search(recorded)
         return self.place / found[1] if found else None
 
     def lock(self, study: str) -> Path:
@@ -156,7 +156,7 @@ class Store:
 
 def recorded(checkpoint: Folder) -> str:
     """Return what a study records of a checkpoint: where it is in its store."""
-    found = CHECKPOINT.search(checkpoint.address.partition("?")[0])
+    found = CHECKPOINT.search(checkpoint.address)
     return found[1] if found else checkpoint.address
 
 

@@ -19,7 +19,7 @@ from sabtune.report.contest import comparison
 from sabtune.search import record
 from sabtune.search.attempts import Attempts, history
 from sabtune.search.naming import CONTESTS, kept_names, kind
-from sabtune.search.racing import Configuration, Race, Seeds
+from sabtune.search.racing import Configuration, Race
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tasks import Task
@@ -139,7 +139,7 @@ class Material:
 def gather(study: optuna.Study, store: Store) -> Material:
     """The material of a study. Raises StoreError if no trial of it is complete."""
     trials = record.records(study)
-    ranked = Race(Seeds(**record.plan(study).get("seeds", {}))).add(trials).ranked()
+    ranked = Race.of_trials(study, trials).ranked()
     if not ranked:
         ended = sum(trial.state in record.ENDED for trial in record.counted(trials))
         raise StoreError(

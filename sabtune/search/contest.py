@@ -41,8 +41,9 @@ EVALUATION_SEED = record.FRESH_SEED
 def study_file(store: Store, name: str) -> StudyFile:
     """The file that a study was searched from, with the study's task and ladder whatever the file
     says now. Raises StudyFileError if it is gone."""
-    plan = record.plan(record.open_study(store, name))
-    return as_asked(load(Path(plan["file"]), plan.get("rival")), plan)
+    with record.plan_of(record.open_study(store, name)) as plan:
+        path, rival = Path(plan["file"]), plan.get("rival")
+    return as_asked(load(path, rival), plan)
 
 
 def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import sqlalchemy
 
-from sabtune.databases import sqlite_path
+from sabtune.databases import file_problem, sqlite_path
 from sabtune.errors import SabtuneError
 from sabtune.redaction import hide_password, redact
 from sabtune.search import checkup
@@ -96,8 +96,8 @@ def stores(store: Store) -> Iterator[Finding]:
 def database_problem(url: str) -> str:
     """Why a database can't be written, or "". A SQLite file that isn't there yet is no problem."""
     path = sqlite_path(url)
-    if path is not None and not path.exists():
-        return ""
+    if path is not None:
+        return file_problem(path) if path.exists() else ""
     kind = sqlalchemy.make_url(url)
     if kind.drivername == "postgresql":
         kind = kind.set(drivername="postgresql+psycopg")
@@ -105,19 +105,12 @@ def database_problem(url: str) -> str:
     engine = sqlalchemy.create_engine(kind, connect_args=patience)
     try:
         with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA schema_version")
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                connection.exec_driver_sql("ROLLBACK")
-                return ""
             asked = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
             may = connection.exec_driver_sql(asked).scalar()
             read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
         return "" if may and not read_only else "it may only be read"
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as problem:
         cause = getattr(problem, "orig", None) or problem
-        if "database is locked" in str(cause):
-            return ""
         return redact(" ".join(str(cause).split()), url)[:200]
     finally:
         engine.dispose()

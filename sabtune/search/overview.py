@@ -34,8 +34,9 @@ STATES = {
 
 def overview(study: optuna.Study, complete: bool) -> Overview:
     """The study as it stands; `complete`: nothing is left to do."""
-    plan, trials = record.plan(study), record.records(study)
-    asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
+    trials = record.records(study)
+    with record.plan_of(study) as plan:
+        asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in record.counted(trials))
     # of a comparison there is none: what it compares is configurations, over their seeds
     best = Race.of_trials(study, trials).best if record.CONTEST not in plan else None

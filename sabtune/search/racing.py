@@ -110,7 +110,9 @@ class Race:
     @classmethod
     def of_trials(cls, study: optuna.Study, trials: Iterable[TrialRecord]) -> Self:
         """The same for who has read the study's trials already."""
-        return cls(Seeds(**record.plan(study).get("seeds", {}))).add(trials)
+        with record.plan_of(study) as plan:
+            seeds = Seeds(**plan.get("seeds", {}))
+        return cls(seeds).add(trials)
 
     def add(self, trials: Iterable[TrialRecord]) -> Self:
         """The trials of an earlier search, or of a finished one.

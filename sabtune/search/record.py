@@ -125,7 +125,7 @@ class TrialRecord:
     def of(cls, trial: FrozenTrial, store: Store | None = None) -> Self:
         """The record of an Optuna trial; store: whose files are its. Raises StoreError if the trial
         holds what sabtune didn't write."""
-        with _readable(f"trial {trial.number}", store):
+        with readable(f"trial {trial.number}", store):
             return cls._of(trial, store)
 
     @classmethod
@@ -186,7 +186,7 @@ def _rung(data: Mapping[str, Any]) -> Rung:
 
 
 @contextmanager
-def _readable(what: str, store: Store | None) -> Iterator[None]:
+def readable(what: str, store: Store | None) -> Iterator[None]:
     """Raises StoreError, in one line, where what a database holds can't be read."""
     try:
         yield
@@ -355,7 +355,7 @@ class KeptModel:
 def model(study: optuna.Study) -> KeptModel | None:
     """What `set_model` wrote, if it did."""
     kept = study.user_attrs.get(MODEL)
-    with _readable(f"the kept model of study {study.study_name!r}", _store(study)):
+    with readable(f"the kept model of study {study.study_name!r}", _store(study)):
         return KeptModel(**kept) if kept else None
 
 
@@ -367,7 +367,7 @@ def set_model(study: optuna.Study, kept: KeptModel) -> None:
 def registered(study: optuna.Study) -> Registered:
     """What `set_registered` wrote."""
     kept = study.user_attrs.get(VERSIONS, {"versions": [], "champion": None})
-    with _readable(f"the champion of study {study.study_name!r}", _store(study)):
+    with readable(f"the champion of study {study.study_name!r}", _store(study)):
         versions = tuple(Version(**of) for of in kept["versions"])
         return Registered(versions=versions, champion=kept["champion"])
 
@@ -382,6 +382,13 @@ def plan(study: optuna.Study) -> Mapping[str, Any]:
     """What `set_plan` wrote: the STUDY, the file and its question, what seeds are compared by."""
     content: Mapping[str, Any] = study.user_attrs.get(PLAN, {})
     return content
+
+
+@contextmanager
+def plan_of(study: optuna.Study) -> Iterator[Mapping[str, Any]]:
+    """The plan, to take apart. Raises StoreError where what it holds can't be read."""
+    with readable(f"the plan of study {study.study_name!r}", _store(study)):
+        yield plan(study)
 
 
 def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
@@ -416,13 +423,16 @@ def store_of(store: Store, *, write: bool = False) -> storage.Studies:
 def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
     """A study to read, or also to write. Raises StoreError, with those that exist, if there is none
     such, or if sabtune didn't make it."""
-    opened = store_of(store, write=write)
+    opened = store_of(store)
     known = sorted(study.study_name for study in opened.get_all_studies())
     if name not in known:
         raise StoreError(f"{store.shown} has no study {name!r}: {_existing(name, known)}")
     study = optuna.load_study(study_name=name, storage=opened)
     refuse_others(study, store)
-    return study
+    if not write:
+        return study
+    opened.engine.dispose()
+    return optuna.load_study(study_name=name, storage=store_of(store, write=True))
 
 
 def refuse_others(study: optuna.Study, store: Store) -> None:
@@ -435,7 +445,7 @@ def refuse_others(study: optuna.Study, store: Store) -> None:
                 "give the name of another"
             )
         return
-    with _readable(f"the plan of study {study.study_name!r}", store):
+    with readable(f"the plan of study {study.study_name!r}", store):
         content = dict(plan(study))
         for key, kind in PLANNED.items():
             if key in content and not isinstance(content[key], kind):

@@ -76,10 +76,11 @@ for _name in (*vars(BaseStorage), *PRIVATE):
 
 
 def exists(store: Store) -> bool:
-    """Whether the store has a database of studies; a file that is none counts as one."""
+    """Whether the store has a database of studies; a file that is none counts as one, unless it is
+    empty."""
     path = store.optuna_file
     if path is not None:
-        return path.exists()
+        return path.exists() and path.stat().st_size > 0
     with _named(store):
         engine = sqlalchemy.create_engine(store.optuna_url)
         try:

@@ -1,0 +1,33 @@
+"""A store that version 0.1 wrote, and what becomes of one."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from pathlib import Path
+
+from sabtune.store import Store
+
+ARCHIVE = Path(__file__).with_name("store-0.1.tar.xz")
+"""All that `search` and `confirm` of version 0.1 left of the study `old.py`, but for the pages of
+its reports: four complete trials, two interrupted ones and a confirmation, written at /srv/lab."""
+
+
+def unpacked(folder: Path) -> Store:
+    """The store of version 0.1, below a folder whose name has to be quoted everywhere."""
+    place = folder / "what? a #1 100%25 ü {x}"
+    place.mkdir()
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(place, filter="data")
+    return Store(place / "store-0.1" / "store")
+
+
+def state(folder: Path) -> dict[str, tuple[int, str]]:
+    """By path, when everything below a folder was last written, and what it holds."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in [folder, *folder.rglob("*")]
+    }

@@ -1,0 +1,421 @@
+"""Stores: named in any way, made by many at once, moved, copied, damaged, and only read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from typer.testing import CliRunner
+
+from sabtune import cli, databases
+from sabtune.cli.app import app
+from sabtune.errors import SabtuneError, StoreError, TrackingError
+from sabtune.search import record
+from sabtune.search.locks import is_held, locked
+from sabtune.search.projection import sync
+from sabtune.store import Store
+from sabtune.tracking import database
+from tests.stores import state, unpacked
+
+assert cli
+
+READING = (
+    ("status", "old"),
+    ("report", "old"),
+    ("report", "old.confirm"),
+    ("climb", "old", "--lengths", "8", "--sequences", "2"),
+    ("reproduce", "old", "0"),
+)
+
+
+def told(*arguments: object) -> tuple[int, str]:
+    """A command's exit code, and what it printed or the one line that it ended with."""
+    done = CliRunner().invoke(app, [str(word) for word in arguments])
+    if isinstance(done.exception, SabtuneError):
+        return 2, str(done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+# names
+
+
+@pytest.mark.parametrize("name", ["a b", "what?", "#1", "100%", "%20", "%3F", "ü", "{x}", "a@b:c"])
+def test_all_of_a_store_is_in_its_folder_whatever_that_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store.at(str(tmp_path / name)).made()
+    opened = record.store_of(store, write=True)
+    optuna.create_study(study_name="one", storage=opened)
+    assert record.names(store) == ["one"]
+    with sqlite3.connect(f"{(tmp_path / name / 'optuna.db').as_uri()}?mode=ro", uri=True) as found:
+        assert found.execute("SELECT study_name FROM studies").fetchall() == [("one",)]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///x.db?mode=memory&uri=true",
+        "sqlite:x.db",
+        "postgresql://",
+        "postgresql://anna@host",
+        "mysql://anna@host/x",
+        "~nobody-of-that-name/store",
+        "x" * 300,
+    ],
+)
+def test_a_store_that_nothing_can_be_kept_in_is_one_line(place: str) -> None:
+    for command in (("status", "x"), ("report", "x"), ("sync", "x"), ("ui",)):
+        code, line = told(*command, "--store", place)
+        assert code == 2
+        assert len(line.splitlines()) == 1
+    with pytest.raises(StoreError):
+        Store.at(place).made()
+
+
+def test_a_database_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store.at("sqlite:///mine/studies.db").made()
+    assert store.optuna_file == tmp_path / "mine" / "studies.db"
+    record.store_of(store, write=True)
+    monkeypatch.chdir("/")
+    other = Store.at(f"sqlite:///{tmp_path / 'mine' / 'studies.db'}", tmp_path / "files")
+    assert record.names(other) == []
+    with locked("x", store):  # wherever the rest of a store is, its studies are locked
+        assert is_held("x", other)
+        with (
+            pytest.raises(StoreError, match="is being searched by another process"),
+            locked("x", other),
+        ):
+            pass
+    assert not is_held("x", other)
+
+
+# made once
+
+
+def _make(root: str, start: multiprocessing.synchronize.Barrier, number: int) -> None:
+    store = Store(Path(root))
+    start.wait()
+    opened = record.store_of(store, write=True)
+    optuna.create_study(study_name=f"study-{number}", storage=opened)
+    database.make(store.mlflow_uri, store.artifacts)
+    MlflowClient(store.mlflow_uri).create_experiment(f"study-{number}", store.artifacts)
+
+
+def test_eight_processes_make_the_databases_of_a_store_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(8)
+    makers = [context.Process(target=_make, args=(str(tmp_path), start, at)) for at in range(8)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert [maker.exitcode for maker in makers] == [0] * 8
+    names = [f"study-{number}" for number in range(8)]
+    assert sorted(record.names(Store(tmp_path))) == names
+    found = MlflowClient(Store(tmp_path).mlflow_uri).search_experiments()
+    assert sorted(of.name for of in found) == ["Default", *names]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+# held
+
+
+def test_a_database_that_another_program_holds_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(databases, "BUSY_NOTICE_SECONDS", 0.5)
+    store = Store(tmp_path)
+    study = optuna.create_study(study_name="x", storage=record.store_of(store, write=True))
+    holder = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(3, lambda: holder.execute("ROLLBACK"))
+    release.start()
+    study.ask()
+    assert not release.is_alive()
+    release.join()
+    holder.close()
+    (begun,) = record.store_of(store).get_all_studies()
+    assert len(record.store_of(store).get_all_trials(begun._study_id)) == 1
+    (line,) = {of.getMessage() for of in caplog.records if of.name == "sabtune"}
+    assert "Another program holds the store's database" in line
+
+
+def test_one_that_is_held_for_good_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    study = optuna.create_study(study_name="x", storage=record.store_of(store, write=True))
+    monkeypatch.setattr(databases, "BUSY_MINUTES", 0.01)
+    with closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match=r"database is locked.*another program holds it"):
+            study.ask()
+        for command in (("status", "x"), ("report", "x")):
+            code, line = told(*command, "--store", tmp_path)
+            assert code == 2
+            assert "another program holds it" in line
+
+
+# moved and copied
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Store:
+    """A store of version 0.1, elsewhere than it was written."""
+    return unpacked(tmp_path)
+
+
+def test_what_reads_a_store_changes_nothing_in_it(old: Store) -> None:
+    before = state(old.root.parent)
+    for command in READING:
+        code, shown = told(*command, "--store", old.root)
+        assert code in (0, command[0] == "reproduce"), shown
+        assert state(old.root.parent) == before, command
+    with database.to_read(old) as uri:
+        version = MlflowClient(uri).get_model_version_by_alias("old", "champion")
+        assert str(version.source).startswith(str(old.artifacts))
+    assert state(old.root.parent) == before
+
+
+def test_a_store_that_cannot_be_written_is_read(old: Store) -> None:
+    try:
+        subprocess.run(["mount", "--bind", old.root, old.root], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a read-only folder can't be had here")
+    try:
+        again = ["mount", "-o", "remount,ro,bind", str(old.root)]
+        subprocess.run(again, check=True, capture_output=True)
+        for command in READING:
+            code, shown = told(*command, "--store", old.root)
+            assert code in (0, command[0] == "reproduce"), shown
+        code, line = told("sync", "old", "--store", old.root)
+        assert code == 2
+        assert len(line.splitlines()) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(old.root)], check=True)
+
+
+def test_the_checkpoints_of_a_moved_store_are_where_it_is(old: Store) -> None:
+    study = record.open_study(old, "old")
+    for trial in record.records(study):
+        if trial.state == TrialState.COMPLETE:
+            assert trial.checkpoint is not None
+            assert trial.checkpoint.path is not None
+            assert trial.checkpoint.path.is_relative_to(old.root)
+            assert trial.checkpoint.names()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/srv/lab/store/trials/old/0003/checkpoint_000001",
+        "/elsewhere/trials/trials/old/0003/checkpoint_000001",
+        "s3://bucket/prefix/trials/old/0003/checkpoint_000001?region=x",
+        "trials/old/0003/checkpoint_000001",
+    ],
+)
+def test_a_recorded_checkpoint_is_one_of_the_named_store(address: str, tmp_path: Path) -> None:
+    found = Store(tmp_path).checkpoint(address)
+    assert str(found) == str(tmp_path / "trials/old/0003/checkpoint_000001")
+    for foreign in ("/etc/passwd", "trials/../../x", "trials/old/0003/../checkpoint_000001x"):
+        assert Store(tmp_path).checkpoint(foreign) is None
+
+
+def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
+    old: Store, tmp_path: Path
+) -> None:
+    """The copy has places of the original, which is there and could be written."""
+    sync(record.open_study(old, "old", write=True), old)
+    before = state(old.root)
+    copied = Store(Path(shutil.copytree(old.root, tmp_path / "copy")))
+    sync(record.open_study(copied, "old", write=True), copied)
+    assert state(old.root) == before
+    shutil.rmtree(old.root)
+    code = (
+        "import mlflow, numpy; "
+        f"mlflow.set_tracking_uri({copied.mlflow_uri!r}); "
+        "model = mlflow.pyfunc.load_model('models:/old@champion'); "
+        "print(model.predict(numpy.zeros((1, 5, 10), 'float32')).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("(1, 5, ")
+    with closing(sqlite3.connect(copied.root / "mlflow.db")) as found:
+        for table, column in database.PLACES:
+            for (place,) in found.execute(f"SELECT {column} FROM {table}"):
+                assert place in {"/srv/lab/mlruns/0"} or place.startswith(str(copied.artifacts))
+
+
+def test_what_others_keep_in_a_stores_mlflow_stays_where_it_is(old: Store, tmp_path: Path) -> None:
+    client = MlflowClient(old.mlflow_uri)
+    theirs = client.create_experiment("theirs", (tmp_path / "artifacts").as_uri())
+    run = client.create_run(theirs)
+    assert old.artifacts is not None
+    database.settle(old.mlflow_uri, old.artifacts, "old")
+    client = MlflowClient(old.mlflow_uri)
+    assert client.get_experiment(theirs).artifact_location == (tmp_path / "artifacts").as_uri()
+    assert client.get_run(run.info.run_id).info.artifact_uri == run.info.artifact_uri
+    mine = client.get_experiment_by_name("old")
+    assert mine is not None
+    assert mine.artifact_location == old.artifacts
+
+
+def test_files_in_a_shared_mlflow_are_not_written_outside_of_the_store(
+    old: Store, tmp_path: Path
+) -> None:
+    shared = databases.sqlite_url(tmp_path / "shared.db")
+    MlflowClient(shared).create_experiment("old", (tmp_path / "elsewhere").as_uri())
+    store = Store(old.root, tracking=shared)
+    with pytest.raises(
+        TrackingError, match=r"keeps the files of study 'old' at file://.*elsewhere"
+    ):
+        sync(record.open_study(store, "old", write=True), store)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# foreign and damaged
+
+
+def _text(path: Path) -> None:
+    path.write_text("no database" * 100)
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("CREATE TABLE theirs (a)")
+
+
+def _waiting(path: Path) -> None:
+    """In WAL mode, where a reader makes two files."""
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("PRAGMA journal_mode = wal")
+        made.execute("CREATE TABLE theirs (a)")
+
+
+def _plain(path: Path) -> None:
+    study = optuna.create_study(study_name="old", storage=databases.sqlite_url(path))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+
+
+@pytest.mark.parametrize("make", [_text, _empty, _folder, _foreign, _waiting, _plain])
+def test_a_database_of_others_is_one_line_and_stays_as_it_is(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    path = tmp_path / "store" / "optuna.db"
+    make(path)
+    before = state(tmp_path)
+    for place in (tmp_path / "store", f"sqlite:///{path}"):
+        for command in (*READING, ("confirm", "old"), ("ablate", "old"), ("sync", "old")):
+            code, line = told(*command, "--store", place)
+            assert code == 2, line
+            assert len(line.splitlines()) == 1
+        told("doctor", "--store", place)
+    assert state(tmp_path) == before
+
+
+def _set(table: str, key: str, value: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        with closing(sqlite3.connect(root / "optuna.db")) as opened, opened:
+            changed = opened.execute(
+                f"UPDATE {table} SET value_json = ? WHERE key = ?",
+                (value, key),
+            )
+            assert changed.rowcount
+
+    return change
+
+
+def _truncated(root: Path) -> None:
+    content = (root / "optuna.db").read_bytes()
+    (root / "optuna.db").write_bytes(content[: len(content) // 2])
+
+
+def _torn(root: Path) -> None:
+    content = bytearray((root / "optuna.db").read_bytes())
+    for page in range(2, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    (root / "optuna.db").write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncated,
+        _torn,
+        _set("study_user_attributes", "plan", "{"),
+        _set("study_user_attributes", "plan", "3"),
+        _set("study_user_attributes", "plan", '{"seeds": 3, "study": []}'),
+        _set("study_user_attributes", "plan", '{"seeds": {"first": "one", "last": null}}'),
+        _set("trial_user_attributes", "assignment", "[]"),
+        _set("trial_user_attributes", "assignment", '{"number": 0}'),
+        _set("trial_user_attributes", "result", '{"test": 7}'),
+        _set("trial_user_attributes", "result", '{"test": [{"length": 5, "accuracy": "high"}]}'),
+        _set("trial_user_attributes", "result", '"done"'),
+        _set("trial_user_attributes", "result", "nonsense"),
+    ],
+)
+def test_a_damaged_store_is_one_line(
+    damage: Callable[[Path], None], old: Store, tmp_path: Path
+) -> None:
+    damage(old.root)
+    lines = []
+    for command in (*READING, ("confirm", "old"), ("sync", "old")):
+        code, shown = told(*command, "--store", old.root)
+        assert code in (0, 1, 2)
+        if code == 2:
+            assert len(shown.splitlines()) == 1
+            lines.append(shown)
+    assert any("old" in line or "trial" in line or str(old.root) in line for line in lines)
+
+
+def test_a_plain_study_beside_ours_disturbs_no_other(old: Store) -> None:
+    study = optuna.create_study(study_name="plain", storage=old.optuna_url)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    code, _ = told("report", "old", "--store", old.root)
+    assert code == 0
+    for command in ("status", "report", "sync", "confirm", "ablate"):
+        code, line = told(command, "plain", "--store", old.root)
+        assert code == 2
+        assert "study 'plain'" in line
+        assert "wasn't made by sabtune" in line
+
+
+def test_without_its_mlflow_a_store_is_read_and_sync_makes_another(old: Store) -> None:
+    (old.root / "mlflow.db").unlink()
+    code, _ = told("report", "old", "--store", old.root)
+    assert code == 0
+    code, line = told("ui", "--store", old.root)
+    assert code == 2
+    assert "there is no MLflow at" in line
+    assert not (old.root / "mlflow.db").exists()
+    sync(record.open_study(old, "old", write=True), old)
+    version = MlflowClient(old.mlflow_uri).get_model_version_by_alias("old", "champion")
+    assert str(version.source).startswith(str(old.artifacts))
