@@ -117,7 +117,7 @@ def searched(
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "minimize"]
     study = optuna.create_study(
         study_name=name,
-        storage=None if in_memory else record.store_of(store),
+        storage=None if in_memory else record.store_of(store, write=True),
         directions=directions[: len(objectives)],
     )
     record.set_plan(study, {"objectives": list(objectives), "file": __file__})
@@ -156,7 +156,7 @@ def confirmed(
 ) -> optuna.Study:
     """A contest: by label, each method's scores on the same seeds; None where one failed."""
     study = optuna.create_study(
-        study_name=name, storage=record.store_of(store), direction="maximize"
+        study_name=name, storage=record.store_of(store, write=True), direction="maximize"
     )
     contest = {label: model.label() for label, (model, _) in methods.items()}
     record.set_plan(study, {"contest": contest, "searched": list(LENGTHS), "file": __file__})

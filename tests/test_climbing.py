@@ -72,7 +72,9 @@ def test_the_command_prints_a_line_a_length(
 
     run, _ = trained(tmp_path / "model", confirms=False)
     study = optuna.create_study(
-        study_name="kept", storage=record.store_of(Store(tmp_path)), direction="maximize"
+        study_name="kept",
+        storage=record.store_of(Store(tmp_path), write=True),
+        direction="maximize",
     )
     place = ("--store", tmp_path, "--sequences", 1)
     code, _, err = sabtune("climb", "kept", "--lengths", "6", *place)

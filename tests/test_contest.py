@@ -135,7 +135,7 @@ def fill(
 
 def test_finalists_are_the_best_and_the_rivals_the_best_of_each_kind(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    storage = record.store_of(store)
+    storage = record.store_of(store, write=True)
     ours = optuna.create_study(study_name="ours", storage=storage, direction="maximize")
     rivals = optuna.create_study(study_name="rivals", storage=storage, direction="maximize")
     empty = optuna.create_study(study_name="empty", storage=storage, direction="maximize")
@@ -156,7 +156,7 @@ def test_finalists_are_the_best_and_the_rivals_the_best_of_each_kind(tmp_path: P
 
 def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    storage = record.store_of(store)
+    storage = record.store_of(store, write=True)
     tasks = {
         "one": Copying.Config(length=4, symbols=1),
         "longer": Copying.Config(length=5, symbols=1),
@@ -171,7 +171,7 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
 def test_a_contest_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
-    study = optuna.create_study(study_name="c", storage=record.store_of(store))
+    study = optuna.create_study(study_name="c", storage=record.store_of(store, write=True))
     assert enqueue(study, wanted(runs, 3)) == list(range(6))  # a, b by seed
     record.begin(study, 0)
     record.begin(study, 1)
@@ -209,14 +209,16 @@ def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path)
     assert name_of("s.ablate", store, other, None) == "s.ablate-2"
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
-    optuna.create_study(study_name="s.ablate-3", storage=record.store_of(store))  # and no more
+    optuna.create_study(
+        study_name="s.ablate-3", storage=record.store_of(store, write=True)
+    )  # and no more
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
 
 
 def contested(
     store: Store, name: str, runs: Mapping[str, RunConfig], lengths: tuple[int, ...]
 ) -> None:
-    study = optuna.create_study(study_name=name, storage=record.store_of(store))
+    study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
     record.set_plan(study, {"study": {"ladder": {"lengths": list(lengths)}}})
     enqueue(study, wanted(runs, 1))
 
@@ -227,7 +229,7 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
 ) -> None:
     store, told = Store(tmp_path), []
     study = optuna.create_study(
-        study_name="s", storage=record.store_of(store), direction="maximize"
+        study_name="s", storage=record.store_of(store, write=True), direction="maximize"
     )
     fill(study, [SAB.Config()])
     monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
@@ -314,7 +316,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
     assert all([rung.length for rung in trial.test] == [2, 9] for trial in ablated)
     # what was asked for and interrupted before it began waits until it is asked for again
-    opened = record.open_study(store, "learnable.ablate")
+    opened = record.open_study(store, "learnable.ablate", write=True)
     label = "form → released"
     run = next(trial.run for trial in ablated if trial.label == label)
     assert run is not None

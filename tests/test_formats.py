@@ -100,7 +100,7 @@ def test_another_mlflows_store_is_left_alone_and_no_search_begins(
     MlflowClient(f"sqlite:///{made}").search_experiments()
     shutil.copy(made, store.root)  # under a name that this process hasn't opened yet
     execute(store.root / "mlflow.db", "UPDATE alembic_version SET version_num = 'f00000000000'")
-    study = record.open_study(store, "learnable")
+    study = record.open_study(store, "learnable", write=True)
     commands: dict[str, Callable[[Store], object]] = {
         "projection": lambda store: Projection(study, store),
         "sync": lambda store: sync(study, store),

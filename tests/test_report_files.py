@@ -49,7 +49,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     searched(store, "found", 20, checkpoint=model)
     confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
     confirmed(store, "found.ablate", {"winner": RIVALS["ours"], "k_att → 1": RIVALS["lstm"]})
-    optuna.create_study(study_name="empty", storage=record.store_of(store), direction="maximize")
+    optuna.create_study(
+        study_name="empty", storage=record.store_of(store, write=True), direction="maximize"
+    )
     return store
 
 

@@ -120,7 +120,7 @@ def test_a_rivals_study_is_its_own(file: StudyFile, store: Store) -> None:
 
 
 def test_a_comparison_is_not_searched(file: StudyFile, store: Store) -> None:
-    study = record.open_study(store, "learnable")
+    study = record.open_study(store, "learnable", write=True)
     record.set_plan(study, {**record.plan(study), record.CONTEST: {"a": "b"}})
     with pytest.raises(StoreError, match="is a comparison"):
         check_same_question(file, store)
@@ -152,7 +152,7 @@ def test_a_study_that_was_interrupted_before_it_had_a_plan_goes_on(
 def test_a_plan_without_what_came_later_is_read_with_its_defaults(
     file: StudyFile, store: Store
 ) -> None:
-    study = record.open_study(store, "learnable")
+    study = record.open_study(store, "learnable", write=True)
     plan = dict(record.plan(study))
     plan["study"] = {
         "task": {key: of for key, of in plan["study"]["task"].items() if key != "input"}
@@ -191,5 +191,5 @@ def test_runs_of_another_task_or_a_search_are_another_comparison(
         assert name_of("s.confirm", store, runs, None) == name
         contest = open_or_create(file.renamed(name), store)
         record.enqueue(contest, runs[f"#{name}"], label=f"#{name}")
-    Assigner(file, []).assignment(record.open_study(store, "learnable").ask())
+    Assigner(file, []).assignment(record.open_study(store, "learnable", write=True).ask())
     assert name_of("learnable", store, runs, None) == "learnable-2"

@@ -51,7 +51,7 @@ class Done:
 
     @property
     def study(self) -> optuna.Study:
-        return record.open_study(self.store, "learnable")
+        return record.open_study(self.store, "learnable", write=True)
 
     @property
     def trials(self) -> list[TrialRecord]:

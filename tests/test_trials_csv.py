@@ -34,7 +34,7 @@ def rows_of(store: Store, name: str) -> list[dict[str, str]]:
 
 
 def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
-    study = optuna.load_study(study_name="found", storage=record.store_of(store))
+    study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
     rows = rows_of(store, "found")
     words = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     assert [(int(row["trial"]), words[row["state"]]) for row in rows] == [
@@ -53,7 +53,7 @@ def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
 
 
 def test_what_was_drawn_and_what_was_trained_stand_in_full(store: Store) -> None:
-    study = optuna.load_study(study_name="found", storage=record.store_of(store))
+    study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
     for row, trial in zip(rows_of(store, "found"), study.trials, strict=True):
         drawn = {name: row[f"param.{name}"] for name in trial.params}
         assert drawn == {name: str(value) for name, value in trial.params.items()}
@@ -65,7 +65,7 @@ def test_what_was_drawn_and_what_was_trained_stand_in_full(store: Store) -> None
 
 def test_models_of_several_kinds_leave_empty_what_they_lack(store: Store) -> None:
     study = optuna.create_study(
-        study_name="mixed", storage=record.store_of(store), direction="maximize"
+        study_name="mixed", storage=record.store_of(store, write=True), direction="maximize"
     )
     for number, model in enumerate((LSTM.Config(k_trunc=7), SAB.Config(k_top=4, k_trunc=6))):
         study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))
