@@ -70,7 +70,8 @@ def test_the_command_prints_a_line_a_length(
             main()
         return int(stopped.value.code or 0), *capsys.readouterr()
 
-    run, _ = trained(tmp_path / "model", confirms=False)
+    kept = tmp_path / "trials" / "kept" / "0000" / "checkpoint_000000"
+    run, _ = trained(kept, confirms=False)
     study = optuna.create_study(
         study_name="kept",
         storage=record.store_of(Store(tmp_path), write=True),
@@ -88,7 +89,7 @@ def test_the_command_prints_a_line_a_length(
         0.5,
         TrialState.COMPLETE,
         task=run.training.run.task,
-        checkpoint=tmp_path / "model",
+        checkpoint=kept,
     )
     study.add_trial(made)
     code, out, err = sabtune("climb", "kept", "--lengths", "6,1000", *place)

@@ -35,9 +35,10 @@ def files(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> str:
 def begun(root: Path, files: str) -> tuple[Store, optuna.Study]:
     """A store with a study in it."""
     store = Store.at(str(root), files).made()
-    return store, optuna.create_study(
-        study_name="copied", storage=record.store_of(store, write=True)
-    )
+    storage = record.store_of(store, write=True)
+    study = optuna.create_study(study_name="copied", storage=storage)
+    record.set_plan(study, {"question": "Which?"})
+    return store, study
 
 
 def never() -> None:

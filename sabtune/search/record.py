@@ -435,18 +435,23 @@ def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=store_of(store, write=True))
 
 
+def is_ours(study: optuna.Study) -> bool:
+    """Whether sabtune made a study: it has a plan, or nothing yet but what sabtune began."""
+    if PLAN in study.user_attrs:
+        return True
+    begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
+    return all({ASSIGNMENT, FIXED} & trial.user_attrs.keys() for trial in begun)
+
+
 def refuse_others(study: optuna.Study, store: Store) -> None:
     """Raises StoreError of a study that sabtune didn't make, and of one whose plan is damaged."""
-    if PLAN not in study.user_attrs:  # as of one that a search is just making
-        begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
-        if any(ASSIGNMENT not in trial.user_attrs for trial in begun):
-            raise StoreError(
-                f"study {study.study_name!r} in {store.shown} wasn't made by sabtune: "
-                "give the name of another"
-            )
-        return
+    if not is_ours(study):
+        raise StoreError(
+            f"study {study.study_name!r} in {store.shown} wasn't made by sabtune: "
+            "give the name of another"
+        )
     with readable(f"the plan of study {study.study_name!r}", store):
-        content = dict(plan(study))
+        content = dict(study.user_attrs.get(PLAN, {}))
         for key, kind in PLANNED.items():
             if key in content and not isinstance(content[key], kind):
                 raise TypeError(f"{key} is {content[key]!r}")

@@ -25,6 +25,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from sabtune.errors import RefusedError, StoreError
 from sabtune.files import Folder
 from sabtune.search import record
@@ -282,8 +284,11 @@ def restore(store: Store) -> str:
                 shutil.copy(here / name, part)
                 lease.write(ended=True)  # from here on they are this store's
                 part.replace(database)
+                storage = record.store_of(store, write=True)
                 for study in record.names(store):
-                    recover(record.open_study(store, study, write=True), store.trials / study)
+                    opened = optuna.load_study(study_name=study, storage=storage)
+                    if record.is_ours(opened):
+                        recover(opened, store.trials / study)
                 return (
                     f"Restored the studies from {store.snapshots / name}: trials that ran after "
                     "it was written go on from their checkpoints."
