@@ -91,9 +91,11 @@ def test_the_command_prints_a_line_a_length(
         task=run.training.run.task,
         checkpoint=kept,
     )
+    made.user_attrs[record.ASSIGNMENT] = run.assignment.to_dict()
     study.add_trial(made)
     code, out, err = sabtune("climb", "kept", "--lengths", "6,1000", *place)
-    assert (code, err) == (0, "")
+    assert err == ""
+    assert code == 0
     six, thousand = " ".join(out.split()).split("peak)")[:2]
     found = climb(
         run.training.model, run.training.task, (6, 1000), sequences=1, seed=0, stream=Stream.TEST
