@@ -202,7 +202,7 @@ def contest(
         ),
     )
     own = dataclasses.replace(file, study=study)
-    with locked(name, store):
+    with locked(name, store) as lock:
         opened = open_or_create(own, store)
         plan = record.plan(opened)
         models = {label: run.trial.model.label() for label, run in runs.items()}
@@ -223,6 +223,7 @@ def contest(
             trials=len(record.counted(record.records(opened))) + len(queue),
             queue=queue,
             assigner=assigner,
+            lock=lock,
             say=say,
         )
     return ending, opened

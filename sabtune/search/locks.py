@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 
 import filelock
-import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.databases import advisory_key, failure
 from sabtune.errors import SabtuneError, StoreError, UnexpectedError
 from sabtune.redaction import redact
-from sabtune.search import record
+from sabtune.search import server
+from sabtune.search.database_lock import DatabaseLock
 from sabtune.store import Store
 
 MOST = 300
@@ -35,16 +35,18 @@ LOOK_SECONDS = 1.0
 
 
 @contextmanager
-def locked(name: str, store: Store) -> Iterator[None]:
-    """Holds the study, on this machine and in a shared database. Raises StoreError if it is held,
-    and if the store fails while it is: a disk that is full, a database that went away. Raises
-    UnexpectedError for what nobody foresaw, its traceback in a file of the store.
+def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
+    """Holds the study, on this machine and in a shared database, whose lock is yielded. Raises
+    StoreError if it is held, and if the store fails while it is: a disk that is full, a database
+    that went away. Raises UnexpectedError for what nobody foresaw, its traceback in a file of the
+    store.
 
     Both locks end with the process that holds them.
     """
     try:
-        with filelock.FileLock(store.lock(name), timeout=LOOK_SECONDS), _in_database(name, store):
-            yield
+        lock = filelock.FileLock(store.lock(name), timeout=LOOK_SECONDS)
+        with lock, _in_database(name, store) as held:
+            yield held
     except filelock.Timeout:
         raise _held(name, store) from None
     except SabtuneError:
@@ -100,28 +102,26 @@ def is_held(name: str, store: Store) -> bool:
     except OSError:  # nobody has searched here
         pass
     try:
-        with _in_database(name, store, write=False):
+        with _in_database(name, store):
             return False
     except StoreError:
         return True
 
 
 @contextmanager
-def _in_database(name: str, store: Store, *, write: bool = True) -> Iterator[None]:
-    if store.database is None or not store.database.startswith("postgresql"):
-        yield
+def _in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
+    if not server.is_server(store.optuna_url):
+        yield None
         return
-    key = advisory_key(name)
-    engine = record.store_of(store, write=write).engine
+    lock = DatabaseLock(name, store, advisory_key(name), _held(name, store))
     try:
-        with engine.connect() as connection:
-            ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-            if not connection.execute(ask, {"key": key}).scalar():
-                raise _held(name, store)
-            connection.commit()  # the lock is the connection's, not the transaction's
-            yield
+        lock.take()
+    except SQLAlchemyError as problem:
+        raise StoreError(failure(store.shown, problem, store.optuna_url)) from problem
+    try:
+        yield lock
     finally:
-        engine.dispose()  # a connection that is only given back to the pool keeps the lock
+        lock.close()
 
 
 def _held(name: str, store: Store) -> StoreError:

@@ -20,6 +20,7 @@ from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
 from sabtune.search.cluster import check_shared, some_ray
+from sabtune.search.database_lock import DatabaseLock
 from sabtune.search.guard import Guard
 from sabtune.search.locks import locked
 from sabtune.search.objectives import directions
@@ -85,7 +86,7 @@ def search(
     `check_same_question`), DataError if the task's data isn't there, ClusterError if the cluster
     doesn't let us in or doesn't see the store's files.
     """
-    with locked(file.study.name, store):
+    with locked(file.study.name, store) as lock:
         restore(store)
         check_resumable(file, store)
         study = open_or_create(file, store)
@@ -103,6 +104,7 @@ def search(
             budget=budget,
             trials=file.study.trials,
             system_metrics=system_metrics,
+            lock=lock,
             say=say,
         )
 
@@ -118,10 +120,11 @@ def execute(
     budget: Budget | None = None,
     assigner: Assigner | None = None,
     system_metrics: bool = False,
+    lock: DatabaseLock | None = None,
     say: Say = silent,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all. queue: of
-    `Asker`.
+    `Asker`. lock: the study's in a shared database, to be looked after.
     """
     missing = trials - record.ended(study)
     if missing <= 0:
@@ -129,6 +132,8 @@ def execute(
     file.study.task.build().prepare(file.study.ladder.lengths)
     known = record.records(study)
     budget = budget or Budget()
+    if lock is not None:
+        lock.claim(study, budget.stop)
     for trial in known:
         budget.known(trial.number, trial.seconds)
     bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
@@ -177,6 +182,8 @@ def execute(
             if interrupts.received() is None:  # or the signal ended Ray, too
                 lost = str(loss)
         teller.close()
+        if lock is not None:
+            lock.check()
         if isinstance(teller.problem, StoreError):
             raise teller.problem
         complete = record.ended(study) >= trials

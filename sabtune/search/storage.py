@@ -15,6 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune import databases
 from sabtune.errors import StoreError
+from sabtune.search import server
+from sabtune.search.patience import make_patient
 from sabtune.store import Store
 
 TABLES = {"studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info"}
@@ -75,6 +77,9 @@ for _name in (*vars(BaseStorage), *PRIVATE):
         setattr(Studies, _name, _told(getattr(RDBStorage, _name)))
 
 
+make_patient(Studies)
+
+
 def exists(store: Store) -> bool:
     """Whether the store has a database of studies; a file that is none counts as one, unless it is
     empty."""
@@ -82,11 +87,9 @@ def exists(store: Store) -> bool:
     if path is not None:
         return path.exists() and path.stat().st_size > 0
     with _named(store):
-        engine = sqlalchemy.create_engine(store.optuna_url)
-        try:
-            return sqlalchemy.inspect(engine).has_table("studies")
-        finally:
-            engine.dispose()
+        url = store.optuna_url
+        engine = sqlalchemy.create_engine(url, **server.engine_options(url))
+        return server.opening(lambda: sqlalchemy.inspect(engine).has_table("studies"))
 
 
 def reading(store: Store) -> Studies:
@@ -117,8 +120,8 @@ def writing(store: Store) -> Studies:
     """
     path, options = store.optuna_file, _options(store)
     if path is None:
-        with _named(store), databases.making(store.optuna_url):
-            return _opened(store, store.optuna_url, options)
+        with _named(store):
+            return server.opening(lambda: _made_in_server(store, options))
     if not path.exists() or not path.stat().st_size:
         databases.make_file(path, lambda url: _opened(store, url, options).engine.dispose())
     held = databases.tables(path)
@@ -132,13 +135,20 @@ def writing(store: Store) -> Studies:
 
 def _options(store: Store) -> dict[str, Any]:
     """The arguments of the engine: SQLite's connections wait for a database that is held."""
-    patient = store.optuna_file is not None
-    return {"engine_kwargs": {"connect_args": databases.patience()} if patient else {}}
+    if store.optuna_file is not None:
+        return {"engine_kwargs": {"connect_args": databases.patience()}}
+    with _named(store):
+        return {"engine_kwargs": server.engine_options(store.optuna_url)}
+
+
+def _made_in_server(store: Store, options: dict[str, Any]) -> Studies:
+    with databases.making(store.optuna_url):
+        return Studies(store, store.optuna_url, **options)
 
 
 def _opened(store: Store, url: str, options: dict[str, Any]) -> Studies:
     with _named(store):
-        return Studies(store, url, **options)
+        return server.opening(lambda: Studies(store, url, **options))
 
 
 @contextmanager
