@@ -52,8 +52,18 @@ def ask(connection: sqlalchemy.Connection, statement: str) -> list[Any]:
     return list(connection.execute(sqlalchemy.text(statement)))
 
 
+def until_free(admin: sqlalchemy.Connection) -> None:
+    """Waits until the server has noticed that whoever held the lock has gone."""
+    until = time.monotonic() + 60
+    while ask(admin, LOCKS):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def opened(store: Store, name: str) -> optuna.Study:
-    return optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
+    """The study, made if need be."""
+    storage = record.store_of(store, write=True)
+    return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
 
 
 @slowly
@@ -63,14 +73,14 @@ def test_connections_are_few_and_one_that_is_cut_is_made_again(
     made = opened(store, "cut")
     for _ in range(3):
         record.names(store)
-        record.open_study(store, "cut")
+        opened(store, "cut")
     assert len(ask(admin, f"SELECT 1 FROM pg_stat_activity WHERE {OURS}")) <= waiting.CONNECTIONS
     for number in range(3):
         ask(admin, TOUCH + OURS)
         assert made.ask().number == number
         ask(admin, TOUCH + OURS)
         made.tell(number, 0.5)
-    assert [trial.value for trial in record.open_study(store, "cut").get_trials()] == [0.5] * 3
+    assert [trial.value for trial in opened(store, "cut").get_trials()] == [0.5] * 3
 
 
 @slowly
@@ -85,7 +95,7 @@ def test_a_server_that_restarts_is_waited_for(
     trial.set_user_attr("kept", 1)
     later.join()
     assert made.ask().number == 1
-    assert record.open_study(store, "restarted").get_trials()[0].user_attrs == {"kept": 1}
+    assert opened(store, "restarted").get_trials()[0].user_attrs == {"kept": 1}
     assert "The database doesn't answer: trying again for" in caplog.text
 
 
@@ -149,7 +159,7 @@ def test_a_lock_whose_connection_ended_is_taken_again(
         assert last != after
         assert hanging is not None
         hanging.invalidate()
-    assert ask(admin, LOCKS) == []
+    until_free(admin)
     made.ask()  # as who reports does, afterwards
     assert ask(admin, LOCKS) == []
 
@@ -167,7 +177,7 @@ def test_nothing_is_written_once_another_search_has_or_had_the_study(
         made.ask()
         ask(admin, f"{TOUCH} pid IN ({LOCKS})")
         with locked(name, others) as theirs:
-            claimed(theirs, record.open_study(others, name))
+            claimed(theirs, opened(others, name))
             if not gone:
                 with pytest.raises(TakenError):
                     made.ask()
@@ -176,7 +186,7 @@ def test_nothing_is_written_once_another_search_has_or_had_the_study(
         assert lock is not None
         with pytest.raises(TakenError, match="is being searched by another process"):
             lock.check()
-    read = record.open_study(others, name)
+    read = opened(others, name)
     assert len(read.get_trials()) == 1
     assert "written" not in read.user_attrs
 
