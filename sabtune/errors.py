@@ -9,6 +9,10 @@ class ConfigError(SabtuneError, ValueError):
     """A configuration value out of its range, of the wrong type, or under an unknown key."""
 
 
+class InputError(SabtuneError, ValueError):
+    """Tensors given to a model or an operation that don't fit it or one another."""
+
+
 class StudyFileError(SabtuneError):
     """A file that should hold a STUDY and a space(trial), and doesn't."""
 

@@ -14,6 +14,7 @@ from sabtune.config import PARTS, RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError
 from sabtune.evaluation import Ladder
 from sabtune.models import SAB
+from sabtune.ops.reference import Rule
 from sabtune.schedule import Linear
 from sabtune.schema import Config, from_dict
 from sabtune.search.racing import Seeds
@@ -30,7 +31,7 @@ ASSIGNMENT = Assignment(
 
 EXAMPLES: list[Config] = [part() for table in PARTS.values() for part in table.values()]
 EXAMPLES += [LADDER, RUN, RUN.trial, TrainConfig(), STUDY, Resources(), ASHA(grace=1), Seeds()]
-EXAMPLES += [Limits(), ASSIGNMENT]
+EXAMPLES += [Limits(), ASSIGNMENT, Rule()]
 
 every_config = pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__qualname__)
 

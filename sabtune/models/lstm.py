@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sabtune.models.base import Model, ModelConfig, open_forget_gates, uniform
+from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import check_whole
 
 
@@ -61,9 +62,16 @@ class LSTM(Model):
         self.b = uniform(outputs, fan_in=H, generator=generator)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        check_x(x, self.lstm.input_size)
+        B, H = x.shape[0], self.lstm.hidden_size
         if state is None:
-            nothing = x.new_zeros(x.shape[0], self.config.hidden)
+            nothing = x.new_zeros(B, H)
             state = self.start(nothing, nothing)
+        check_state(state, State)
+        check_count("state.step", state.step, least=0)
+        ends = [(f"state.{name}", getattr(state, name), (1, B, H)) for name in ("h", "c")]
+        weight = self.lstm.weight_hh_l0
+        check_tensors(x, [*ends, ("weight_hh", weight, (4 * H, H)), ("V", self.V, self.V.shape)])
         h, c = state.h, state.c
         hidden = []
         for block in x.split(self.blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]

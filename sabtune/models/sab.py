@@ -10,6 +10,7 @@ from torch import Tensor
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
 from sabtune.ops import fused, reference
+from sabtune.ops.checks import check_x
 from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
 from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check, check_whole
@@ -89,16 +90,18 @@ class SAB(Attentive):
     def forward(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, reference.State]:
+        check_x(x)
         p = self.weights()
-        state = state or reference.initial_state(x.shape[0], p)
+        state = reference.initial_state(x.shape[0], p) if state is None else state
         return fused.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, Tensor, reference.State]:
         """h and s, each (B, T, H), of the cell under x (B, T, I), and the state to go on from."""
+        check_x(x)
         p = self.weights()
-        state = state or reference.initial_state(x.shape[0], p)
+        state = reference.initial_state(x.shape[0], p) if state is None else state
         return fused.sab(x, state, p, **self.sparsity, rule=self.rule)
 
     @property

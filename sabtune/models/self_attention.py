@@ -18,6 +18,7 @@ from torch import Tensor
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
 from sabtune.ops import dense, reference
+from sabtune.ops.checks import check_x
 from sabtune.ops.dense import State
 
 
@@ -43,6 +44,7 @@ class SelfAttention(Attentive):
         self.config = config
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        check_x(x)
         if state is None:
             nothing = x.new_zeros(x.shape[0], self.config.hidden)
             state = self.start(nothing, nothing)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import reference
+from sabtune.ops.checks import check_call, transformed
 from sabtune.ops.reference import Parameters
 
 try:
@@ -46,7 +47,9 @@ def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, S
     """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
 
     Plain autograd differentiates it: the truth that the compiled pass is compared with.
+    Raises InputError where something doesn't fit.
     """
+    check_call(x, state, p, State)
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
     hidden, summary = [], []
     for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
@@ -72,13 +75,14 @@ def supports(x: Tensor, state: State) -> bool:
         and x.shape[0] > 0
         and x.shape[1] > 0
         and all(tensor.dtype == x.dtype for tensor in before)
+        and not transformed()
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before))
     )
 
 
 def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
-    """`equations`, faster; the state after is then detached."""
-    if not supports(x, state):
+    """`equations`, faster; the state after is then detached. Raises as they do."""
+    if not (check_call(x, state, p, State) and supports(x, state)):
         return equations(x, state, p)
     hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).done()
     return hidden, summary, State(*after)

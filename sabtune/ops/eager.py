@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sabtune.ops import reference
+from sabtune.ops.checks import check_call, transformed
 from sabtune.ops.eager_backward import Backward
 from sabtune.ops.eager_forward import Call, Record, forward
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
@@ -35,6 +36,7 @@ def supports(x: Tensor, state: State) -> bool:
         and x.shape[1] > 0
         and all(tensor.dtype == x.dtype for tensor in carried)
         and not torch.is_autocast_enabled(x.device.type)
+        and not transformed()
     )
 
 
@@ -48,7 +50,12 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """`reference.sab`, faster. The state after is detached unless the one before has a gradient."""
+    """`reference.sab`, faster. The state after is detached unless the one before has a gradient.
+
+    Raises as that does.
+    """
+    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    check_call(x, state, p, State, rule, counts=counts)
     if not supports(x, state):
         return reference.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(

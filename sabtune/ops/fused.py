@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import gpu, reference
+from sabtune.ops.checks import check_call, transformed
 from sabtune.ops.reference import PAPER, Parameters, Readout, Rule, State
 
 try:
@@ -39,6 +40,7 @@ def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
         and x.shape[0] > 0
         and x.shape[1] > 0
         and all(tensor.dtype == x.dtype for tensor in before)
+        and not transformed()
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before))
     )
 
@@ -53,8 +55,10 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """`reference.sab`, faster; the state after is detached."""
-    if not supports(x, state, rule):
+    """`reference.sab`, faster; the state after is detached. Raises as it does."""
+    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    same = check_call(x, state, p, State, rule, mixed=gpu.asked_for(), counts=counts)
+    if not (same and supports(x, state, rule)):
         return gpu.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
     hidden, summary, _, after = call.done()
@@ -72,8 +76,13 @@ def predict(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, State]:
-    """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached."""
-    if not supports(x, state, rule):
+    """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached.
+
+    Raises as `reference.sab` does.
+    """
+    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    same = check_call(x, state, p, State, rule, readout, mixed=gpu.asked_for(), counts=counts)
+    if not (same and supports(x, state, rule)):
         hidden, summary, after = gpu.sab(
             x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
         )

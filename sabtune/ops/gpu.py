@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import eager
+from sabtune.ops.checks import check_call, transformed
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 SWITCH = "SABTUNE_EXPERIMENTAL_GPU"
@@ -90,6 +91,7 @@ def supports(x: Tensor, state: State, *, k_top: int, k_att: int, rule: Rule = PA
         and computed_in(x) in DTYPES
         and all(tensor.dtype in DTYPES for tensor in (x, *carried))
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in carried))
+        and not transformed()
     )
 
 
@@ -104,6 +106,8 @@ def sab(
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
     """`eager.sab`, by the kernels where they can: then the state after is detached, in float32."""
+    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    check_call(x, state, p, State, rule, mixed=asked_for(), counts=counts)
     if not supports(x, state, k_top=k_top, k_att=k_att, rule=rule):
         if wanted(x):
             state = in_dtype(state, p.weight_hh.dtype)

@@ -30,6 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from sabtune.ops.checks import check_call
+from sabtune.schema import Config
+
 Scoring = Literal["mlp", "dot", "separable"]
 Normalizer = Literal["sum", "softmax"]
 Form = Literal["paper", "released"]
@@ -37,7 +40,7 @@ Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(Config):
     """How memories are scored and weighed; as it stands, the paper's way.
 
     scoring: "mlp", w3 · tanh(W1 m + W2 h'); "dot", (W1 m) · (W2 h') / √H; "separable",
@@ -171,8 +174,10 @@ def sab(
 
     k_top: memories kept a step; k_att: a state is remembered every k_att steps; k_trunc: length of
     the window of local back-propagation, 0 for no truncation. watch: is given each step's number
-    and its weights p (B, M).
+    and its weights p (B, M). Raises InputError where something doesn't fit.
     """
+    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
+    check_call(x, state, p, State, rule, counts=counts)
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
     x_gates = x @ p.weight_ih.T + p.bias_ih
     hidden: list[Tensor] = []
