@@ -261,15 +261,6 @@ def test_differentiated_a_second_time() -> None:
         torch.autograd.grad(loss, p.W1)
 
 
-def test_a_gradient_of_a_gradient_is_refused() -> None:
-    x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
-    p.W1.requires_grad_()
-    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
-    (gradient,) = torch.autograd.grad(hidden.square().sum(), p.W1, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()  # type: ignore[no-untyped-call]
-
-
 def test_weights_changed_before_the_way_back_are_noticed() -> None:
     x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()

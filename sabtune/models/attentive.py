@@ -44,7 +44,7 @@ class Attentive(Model):
         unused = self.bias_hh.new_empty(0)
         attention: dict[str, Tensor] = dict.fromkeys(("W1", "W2", "w3"), unused)
         for name in attention_shapes(self.rule, 0):
-            attention["w3" if name == "w" else name] = self.get_parameter(name)
+            attention["w3" if name == "w" else name] = getattr(self, name)
         return Parameters(
             weight_ih=self.weight_ih,
             weight_hh=self.weight_hh,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sabtune.errors import InputError
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
 from sabtune.ops import fused, reference
@@ -86,6 +88,7 @@ class SAB(Attentive):
         self.config = config
         self.dense = config.dense(steps)
         self.set_progress(0.0)
+        self.register_load_state_dict_pre_hook(keep_k_top)  # type: ignore[no-untyped-call]
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
@@ -140,5 +143,24 @@ class SAB(Attentive):
     def set_progress(self, progress: float) -> None:
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)
 
+    def get_extra_state(self) -> Tensor:
+        """k_top in force, and what it ends with: a state_dict has them beside the weights."""
+        return torch.tensor([self.k_top, self.config.k_top])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes k_top over from a model that ends with the same; one of another k_top keeps its
+        own. Raises InputError if that isn't what `get_extra_state` gave."""
+        fits = isinstance(state, Tensor) and state.shape == (2,) and state.dtype == torch.long
+        k_top, final = state.tolist() if fits else (0, 0)
+        if k_top < 1:
+            raise InputError(f"the state_dict's k_top is {state!r}: use one that SAB gave")
+        if final == self.config.k_top:
+            self.k_top = k_top
+
     def in_force(self) -> dict[str, float]:
         return {"k_top": self.k_top}
+
+
+def keep_k_top(model: SAB, tensors: dict[str, Any], prefix: str, *_: object) -> None:
+    """Before a state_dict is loaded: one that doesn't tell k_top, as older ones, leaves it."""
+    tensors.setdefault(f"{prefix}_extra_state", model.get_extra_state())

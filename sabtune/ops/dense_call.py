@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sabtune.ops import kernel_dense_backward, kernel_dense_forward, kernel_dense_weights
+from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.kernel import filled
 from sabtune.ops.kernel_dense_backward import backward
 from sabtune.ops.kernel_dense_forward import forward
@@ -30,7 +31,7 @@ class Call:
     """One call: its sizes, the state that it goes on from and, then, has come to, its weights."""
 
     def __init__(self, x: Tensor, before: Before, p: Parameters):
-        h, c, memory, keys = before
+        self.before = h, c, memory, keys = before
         self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
         self.x = x.detach().contiguous()
         self.p = p
@@ -54,6 +55,19 @@ class Call:
             hidden, summary = self.shown()
         after = (self.layout.no_rows(t) for t in (self.h, self.c, self.memory, self.raw))
         return hidden, summary, *after
+
+    def again(self) -> Call:
+        """The same call, from its beginning."""
+        return Call(self.inputs[0], self.before, self.p)
+
+    def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """h and s (B, T, H) of these inputs, in plain torch."""
+        from sabtune.ops import dense  # which imports this
+
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
+        p = Parameters(**dict(zip(names, weights, strict=True)))
+        hidden, summary, _ = dense.equations(x, dense.State(*self.before), p)
+        return hidden, summary
 
     @property
     def hidden(self) -> Tensor:
@@ -123,14 +137,15 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.tape is None:
-            raise RuntimeError(
-                "the compiled self-attention was differentiated a second time; its record is used "
-                "up by the first: run it forward again, or use sabtune.ops.dense.equations"
-            )
-        assert ctx.saved_tensors  # raises where one of them was changed since
-        tape, ctx.tape = ctx.tape, None
-        return (None, *differentiate(ctx.call, tape, gradients, of_x=ctx.needs_input_grad[1]))
+        inputs = ctx.saved_tensors[:-2]  # raises where one of them was changed since
+        if torch.is_grad_enabled():  # create_graph
+            needed = ctx.needs_input_grad[1:]
+            return (None, *gradients_through(ctx.call.equations, inputs, gradients, needed))
+        call, tape, ctx.tape = ctx.call, ctx.tape, None
+        if tape is None:  # an earlier backward pass used it up
+            call = call.again()
+            tape = call.run(keep=True)
+        return (None, *differentiate(call, tape, gradients, of_x=ctx.needs_input_grad[1]))
 
 
 def differentiate(

@@ -10,17 +10,18 @@ B batch, T steps, I inputs, H hidden, M memories.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sabtune.ops import reference
 from sabtune.ops.checks import check_call, transformed
 from sabtune.ops.eager_backward import Backward
 from sabtune.ops.eager_forward import Call, Record, forward
+from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.reference import PAPER, Parameters, Rule, State
 
 DTYPES = (torch.float32, torch.float64)
@@ -100,6 +101,21 @@ def attached(call: Call, hidden: Tensor, c: Tensor, before: State, p: Parameters
     )
 
 
+def equations(call: Call, x: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h and s (B, T, H) and the last c (B, H) of the inputs of `_Sab`, in plain torch."""
+    *weights, h, c, memory, keys = others
+    hidden, summary, after = reference.sab(
+        x,
+        State(h=h, c=c, memory=memory, keys=keys, step=call.step),
+        Parameters(**dict(zip(NAMES, weights, strict=True))),
+        k_top=call.k_top,
+        k_att=call.k_att,
+        k_trunc=call.k_trunc,
+        rule=call.rule,
+    )
+    return hidden, summary, after.c
+
+
 class _Sab(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -108,17 +124,20 @@ class _Sab(torch.autograd.Function):
         state = State(h=h, c=c, memory=memory, keys=keys, step=call.step)
         record = forward(call, x, p, state, keep=True)
         ctx.call = call
-        ctx.save_for_backward(x, *weights, h, *record)
+        ctx.save_for_backward(*inputs, *record)
         ctx.mark_non_differentiable(record.memory, record.keys)
         ctx.set_materialize_grads(False)
         return record[:5]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        x, *weights, h = (next(saved) for _ in range(len(NAMES) + 2))
+        saved, count = ctx.saved_tensors, len(NAMES) + 5
+        inputs, record = saved[:count], Record(*saved[count:])
+        if torch.is_grad_enabled():  # create_graph
+            run, needed = functools.partial(equations, ctx.call), ctx.needs_input_grad[1:]
+            return (None, *gradients_through(run, inputs, gradients[:3], needed))
+        x, *weights, h, _, _, _ = inputs
         p = Parameters(**dict(zip(NAMES, weights, strict=True)))
         of_x = ctx.needs_input_grad[1]
-        back = Backward(ctx.call, x, p, h, Record(*saved), *gradients[:3], of_x=of_x)
+        back = Backward(ctx.call, x, p, h, record, *gradients[:3], of_x=of_x)
         return (None, *back.gradients())

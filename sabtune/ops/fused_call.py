@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sabtune.ops import kernel_forward
+from sabtune.ops import kernel_forward, reference
 from sabtune.ops.fused_gradient import differentiate
+from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.kernel import DOT, MLP, SEPARABLE
 from sabtune.ops.kernel_forward import forward
 from sabtune.ops.kernel_layout import Forward, Layout, unpacked
-from sabtune.ops.kernel_memory import Carried, bank_of, raw_keys, start_keys
+from sabtune.ops.kernel_memory import bank_of, carried, on_bank, start_keys
 from sabtune.ops.kernel_threads import in_parts, parts
 from sabtune.ops.kernel_workspace import SHELF
 from sabtune.ops.reference import Parameters, Readout, Rule, State
@@ -69,6 +70,27 @@ class Call:
         with torch.no_grad():
             return self.evaluate()
 
+    def again(self) -> Call:
+        """The same call, from its beginning."""
+        x, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, b = self.inputs
+        p = parameters(w_ih, w_hh, b_ih, b_hh, W1, W2, w3)
+        readout = None if self.shows_states else (V, b)
+        return Call(x, self.state, p, readout, self.k_top, self.k_att, self.k_trunc, self.rule)
+
+    def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h, s (B, T, H) and logits (B, T, O) of these inputs, in plain torch."""
+        *cell, V, b = weights
+        hidden, summary, _ = reference.sab(
+            x,
+            self.state,
+            parameters(*cell),
+            k_top=self.k_top,
+            k_att=self.k_att,
+            k_trunc=self.k_trunc,
+            rule=self.rule,
+        )
+        return hidden, summary, reference.readout(hidden, summary, V, b)
+
     def run(
         self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,19 +132,11 @@ class Call:
     def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
-        count = bank.count
-        tape = Tape(self, 0, np.array([0, min(self.k_top + 1, count)]))
+        tape = Tape(self, 0, np.array([0, min(self.k_top + 1, bank.count)]))
         outputs = self.run(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
         tape.release()
-        after = Carried.after(
-            self.state,
-            layout.no_rows(self.h),
-            layout.no_rows(self.c),
-            self.T,
-            memory=lambda: layout.no_rows(torch.from_numpy(bank.memory[:, :count])),
-            keys=lambda: raw_keys(bank, count, layout),
-            bank=bank,
-        )
+        ends = layout.no_rows(self.h), layout.no_rows(self.c)
+        after = on_bank(bank, *ends, self.state.step + self.T)
         return *self.shown(*outputs), after
 
     def train(self) -> tuple[Tensor, Tensor, Tensor, Tape]:
@@ -147,14 +161,19 @@ class Call:
             new = layout.rows(made) @ unpacked(W1)
             return torch.cat([before.keys.detach(), layout.no_rows(new)], dim=1)
 
-        return Carried.after(
-            before,
+        return carried(
             layout.no_rows(self.h),
             layout.no_rows(self.c),
-            self.T,
+            before.step + self.T,
             memory=lambda: torch.cat([before.memory.detach(), made], dim=1),
             keys=keys,
         )
+
+
+def parameters(*weights: Tensor) -> Parameters:
+    """The cell's, in the order in which autograd is given them."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
+    return Parameters(**dict(zip(names, weights, strict=True)))
 
 
 class Tape:
@@ -202,16 +221,17 @@ class _Sab(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.tape is None:
-            raise RuntimeError(
-                "the fused pass was differentiated a second time; its record is used up by the "
-                "first: run it forward again, or use sabtune.ops.reference"
-            )
-        saved = (tensor.detach() for tensor in ctx.saved_tensors)
-        _, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, _, hidden, summary = saved
-        p = Parameters(
-            weight_ih=w_ih, weight_hh=w_hh, bias_ih=b_ih, bias_hh=b_hh, W1=W1, W2=W2, w3=w3
-        )
-        tape, ctx.tape = ctx.tape, None
+        *inputs, hidden, summary = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            needed = ctx.needs_input_grad[1:]
+            return (None, *gradients_through(ctx.call.equations, inputs, gradients, needed))
+        call, tape, ctx.tape = ctx.call, ctx.tape, None
+        if tape is None:  # an earlier backward pass used it up
+            call = call.again()
+            hidden, summary, _, tape = call.train()
+        _, *cell, V, _ = (tensor.detach() for tensor in inputs)
         of_x = ctx.needs_input_grad[1]
-        return (None, *differentiate(ctx.call, tape, p, V, hidden, summary, gradients, of_x))
+        return (
+            None,
+            *differentiate(call, tape, parameters(*cell), V, hidden, summary, gradients, of_x),
+        )

@@ -31,15 +31,17 @@ filled up; since, cut: steps since k_att and k_trunc last came round. n steps of
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from sabtune.ops import reference
 from sabtune.ops.gpu_gradient import Backward
 from sabtune.ops.gpu_pass import Call, Record, forward, rounded
+from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.reference import Parameters, State
 
 NAMES = [field.name for field in fields(Parameters)]
@@ -71,6 +73,29 @@ def _record(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
         return forward(call, x.to(call.dtype), p, state, keep=keep)
 
 
+def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """h and s (B, T, H) of these inputs, in plain torch: between them all is float32."""
+    before = State(
+        h=record.hidden[0],
+        c=record.cells[0],
+        memory=record.memory[:, : call.M0],
+        keys=record.keys[:, : call.M0],
+        step=call.step,
+    )
+    p = Parameters(**{name: w.float() for name, w in zip(NAMES, weights, strict=True)})
+    with torch.autocast(x.device.type, enabled=False):
+        hidden, summary, _ = reference.sab(
+            x.float(),
+            before,
+            p,
+            k_top=call.k_top,
+            k_att=call.k_att,
+            k_trunc=call.k_trunc,
+            rule=call.rule,
+        )
+    return hidden.to(call.dtype), summary.to(call.dtype)
+
+
 class _Sab(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, state: State, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -78,21 +103,24 @@ class _Sab(torch.autograd.Function):
         p = rounded(Parameters(**dict(zip(NAMES, weights, strict=True))), call.dtype)
         record = _record(call, x, p, state, keep=True)
         ctx.call, ctx.dtypes = call, [tensor.dtype for tensor in inputs]
-        ctx.save_for_backward(x, *(getattr(p, name) for name in NAMES), *record)
+        ctx.save_for_backward(*inputs, *record)
         found = outputs(record)
         ctx.mark_non_differentiable(*found[2:])
         ctx.set_materialize_grads(False)
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        x, *weights = (next(saved) for _ in range(len(NAMES) + 1))
-        p = Parameters(**dict(zip(NAMES, weights, strict=True)))
+        saved, count = ctx.saved_tensors, len(NAMES) + 1
+        inputs, record = saved[:count], Record(*saved[count:])
+        if torch.is_grad_enabled():  # create_graph
+            run, needed = functools.partial(equations, ctx.call, record), ctx.needs_input_grad[2:]
+            return (None, None, *gradients_through(run, inputs, gradients[:2], needed))
+        x, *weights = inputs
+        p = rounded(Parameters(**dict(zip(NAMES, weights, strict=True))), ctx.call.dtype)
         of_x = ctx.needs_input_grad[2]
         with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             x = x.to(ctx.call.dtype)
-            back = Backward(ctx.call, x, p, Record(*saved), *gradients[:2], of_x=of_x)
+            back = Backward(ctx.call, x, p, record, *gradients[:2], of_x=of_x)
             found = zip(back.gradients(), ctx.dtypes, strict=True)
             return (None, None, *(d if d is None else d.to(dtype) for d, dtype in found))

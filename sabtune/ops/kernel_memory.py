@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,26 @@ class Bank:
             self.memory, self.keys = np.pad(self.memory, room), np.pad(self.keys, room)
         return True
 
+    def part(self, count: int) -> Bank:
+        """Return a copy that holds the first `count`."""
+        part = object.__new__(Bank)
+        part.__setstate__(
+            {
+                "memory": self.memory[:, :count].copy(),
+                "keys": self.keys[:, :count].copy(),
+                "wide": self.wide.copy(),
+                "all_wide": self.all_wide,
+                "count": count,
+            }
+        )
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
 
 class Carried(State):
     """A state whose memory and keys are made when first asked for."""
@@ -84,21 +105,42 @@ class Carried(State):
         made: Tensor = vars(self).pop("_make_keys")()
         return made
 
-    @staticmethod
-    def after(
-        before: State,
-        h: Tensor,
-        c: Tensor,
-        steps: int,
-        memory: Callable[[], Tensor],
-        keys: Callable[[], Tensor],
-        bank: Bank | None = None,
-    ) -> Carried:
-        state = object.__new__(Carried)
-        values = {"h": h, "c": c, "step": before.step + steps, "bank": bank}
-        values |= {"_make_memory": memory, "_make_keys": keys}
-        vars(state).update(values, count=bank.count if bank else 0)
-        return state
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy goes on with the same bits: it has its own part of the bank, if there is one."""
+        if self.bank is not None:
+            return on_bank, (self.bank.part(self.count), self.h, self.c, self.step)
+        values = {name: getattr(self, name) for name in ("h", "c", "memory", "keys", "step")}
+        return plain, (values,)
+
+
+def carried(
+    h: Tensor,
+    c: Tensor,
+    step: int,
+    memory: Callable[[], Tensor],
+    keys: Callable[[], Tensor],
+    bank: Bank | None = None,
+) -> Carried:
+    """Return a state that makes its memory and its keys by these functions."""
+    state = object.__new__(Carried)
+    values = {"h": h, "c": c, "step": step, "_make_memory": memory, "_make_keys": keys}
+    vars(state).update(values, bank=bank, count=bank.count if bank else 0)
+    return state
+
+
+def on_bank(bank: Bank, h: Tensor, c: Tensor, step: int) -> Carried:
+    """Return the state with h and c (B, H) and all memories that are in the bank now."""
+    layout, count = Layout(h.shape[1]), bank.count
+
+    def memory() -> Tensor:
+        return layout.no_rows(torch.from_numpy(bank.memory[:, :count]))
+
+    return carried(h, c, step, memory, lambda: raw_keys(bank, count, layout), bank)
+
+
+def plain(values: dict[str, Any]) -> State:
+    """Return the state of these values."""
+    return State(**values)
 
 
 def bank_of(state: State, layout: Layout, more: int, all_wide: bool) -> tuple[Bank, int]:

@@ -1,0 +1,192 @@
+"""Gradients of gradients, a second backward pass, and torch's function transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from sabtune.models import MODELS, SAB, Model
+from sabtune.ops import dense, eager, fused, gpu, reference
+from sabtune.ops.reference import PAPER, Parameters, Rule
+from tests.fused_cases import NAMES, RULES, for_rule, noise, parameters
+
+RELEASED = replace(PAPER, form="released")
+CASES: list[tuple[Callable[..., Any], Rule | None]] = [(fused.sab, rule) for rule in RULES]
+CASES += [(eager.sab, rule) for rule in [*RULES, RELEASED]] + [(dense.attend, None)]
+
+every_case = pytest.mark.parametrize(
+    ("cell", "rule"),
+    CASES,
+    ids=lambda v: getattr(v, "__module__", "") if callable(v) else f"{v and vars(v).values()}",
+)
+
+
+def outputs(cell: Callable[..., Any], rule: Rule | None, x: Tensor, *weights: Tensor) -> Any:
+    """h and s of a cell, not truncated."""
+    p = Parameters(**dict(zip(NAMES, weights, strict=True)))
+    if rule is None:
+        start = x.new_zeros(x.shape[0], p.weight_hh.shape[1])
+        return cell(x, dense.start(start, start), p)[:2]
+    state = reference.initial_state(x.shape[0], p)
+    return cell(x, state, p, k_top=2, k_att=1, k_trunc=0, rule=rule)[:2]
+
+
+def leaves(rule: Rule | None, T: int = 5) -> list[Tensor]:
+    p = parameters(3, 2, torch.float64, scale=1.0)
+    p = p if rule is None else for_rule(p, rule)
+    inputs = [noise(2, T, 2, dtype=torch.float64), *(getattr(p, name) for name in NAMES)]
+    return [tensor.clone().requires_grad_() for tensor in inputs]
+
+
+@every_case
+def test_second_derivatives_are_those_of_the_gradients(
+    cell: Callable[..., Any], rule: Rule | None
+) -> None:
+    """By finite differences of the first."""
+    inputs = leaves(rule)
+    used = [tensor for tensor in inputs if tensor.numel()]
+
+    def call(*given: Tensor) -> Any:
+        rest = iter(given)
+        return outputs(cell, rule, *(next(rest) if t.numel() else t for t in inputs))
+
+    assert torch.autograd.gradgradcheck(call, used, fast_mode=True, atol=1e-4)
+
+
+@every_case
+def test_gradients_that_can_be_differentiated_are_the_same(
+    cell: Callable[..., Any], rule: Rule | None
+) -> None:
+    inputs = leaves(rule, T=20)
+    loss = sum(out.square().sum() for out in outputs(cell, rule, *inputs))
+    graph, plain, again = (
+        torch.autograd.grad(loss, inputs, create_graph=create, retain_graph=True, allow_unused=True)
+        for create in (True, False, False)
+    )
+    for given, one, other, third in zip(inputs, graph, plain, again, strict=True):
+        if given.numel() and other is not None:
+            torch.testing.assert_close(one, other)
+            assert torch.equal(other, third)
+
+
+def built(kind: str, **values: Any) -> Model:
+    config = MODELS[kind](hidden=16, **values)
+    generator = torch.Generator().manual_seed(0)
+    return config.build(3, 4, steps=20, generator=generator).double()
+
+
+def by_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "supports", lambda *_: False)
+    monkeypatch.setattr(eager, "supports", lambda *_: False)
+    monkeypatch.setattr(dense, "supports", lambda *_: False)
+
+
+MODEL_CASES = [("sab", {"k_top": 3, "k_att": 2, "k_trunc": 5}), ("self-attention", {})]
+over_models = pytest.mark.parametrize(("kind", "values"), MODEL_CASES, ids=["sab", "attention"])
+
+
+def penalized(model: Model, x: Tensor) -> list[Tensor | None]:
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
+    loss = model(x)[0].sum() + 10 * gradient.square().sum()
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+
+@over_models
+def test_a_gradient_penalty(
+    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = built(kind, **values), noise(4, 20, 3, dtype=torch.float64)
+    found = penalized(model, x)
+    by_equations(monkeypatch)
+    for got, true in zip(found, penalized(model, x), strict=True):
+        torch.testing.assert_close(got, true, rtol=1e-9, atol=1e-9)
+
+
+@over_models
+def test_an_input_made_from_a_weight(
+    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient isn't counted into the weight's own twice."""
+    model, x = built(kind, **values), noise(4, 20, 3, dtype=torch.float64)
+
+    def gradients() -> tuple[Tensor, ...]:
+        weight = dict(model.named_parameters())["weight_ih"]
+        logits = model(x * weight.mean())[0]
+        (first,) = torch.autograd.grad(logits.square().sum(), weight, create_graph=True)
+        return first, torch.autograd.grad(first.square().sum(), weight)[0]
+
+    found = gradients()
+    by_equations(monkeypatch)
+    for got, true in zip(found, gradients(), strict=True):
+        torch.testing.assert_close(got, true, rtol=1e-9, atol=1e-9)
+
+
+@over_models
+def test_function_transforms(
+    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `torch.func` and forward mode, with the parameters' derivatives too."""
+    model, x = built(kind, **values), noise(2, 8, 3, dtype=torch.float64)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    direction = {name: torch.ones_like(p) for name, p in weights.items()}
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(model, weights, (x,))[0]
+        return logits.square().sum()
+
+    def alone(example: Tensor) -> Tensor:
+        return loss(weights, example.unsqueeze(0))
+
+    def every() -> list[Tensor]:
+        found = list(torch.func.grad(loss)(weights, x).values())
+        found += torch.func.vmap(torch.func.grad(alone))(x).unbind()
+        found += [torch.func.vmap(alone)(x)]
+        found += torch.func.jvp(loss, (weights, x), (direction, torch.ones_like(x)))
+        with forward_ad.dual_level(), torch.no_grad():
+            logits, _ = model(forward_ad.make_dual(x, torch.ones_like(x)))  # type: ignore[no-untyped-call]
+            found.append(forward_ad.unpack_dual(logits).tangent)  # type: ignore[no-untyped-call]
+        return found
+
+    found = every()
+    by_equations(monkeypatch)
+    for got, true in zip(found, every(), strict=True):
+        torch.testing.assert_close(got, true)
+    x.requires_grad_()
+    (truth,) = torch.autograd.grad(model(x)[0].square().sum(), x)
+    by_vmap = torch.stack(found[len(weights) : len(weights) + 2])
+    torch.testing.assert_close(by_vmap, truth)
+
+
+def test_a_gradient_penalty_by_the_kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton isn't installed")
+    from tests.gpu_cases import DEVICE, SPARSITY, drawn
+
+    monkeypatch.setenv(gpu.SWITCH, "1")
+    x, p = drawn(2, 6, 5, torch.float32)
+    assert x.device.type == DEVICE.type
+    found = []
+    for sab in (gpu.sab, reference.sab):
+        W1, given = p.W1.clone().requires_grad_(), x.clone().requires_grad_()
+        state = reference.initial_state(2, p)
+        hidden = sab(given, state, replace(p, W1=W1), **SPARSITY)[0]
+        (gradient,) = torch.autograd.grad(hidden.square().sum(), given, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), W1)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_a_model_that_nobody_differentiates_is_not_slowed_down() -> None:
+    """The compiled pass serves outside of transforms."""
+    model = built("sab")
+    assert isinstance(model, SAB)
+    x = noise(2, 5, 3, dtype=torch.float64)
+    p = model.weights()
+    assert fused.supports(x, reference.initial_state(2, p), model.rule)
+    with forward_ad.dual_level():
+        assert not fused.supports(x, reference.initial_state(2, p), model.rule)
