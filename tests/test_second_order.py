@@ -128,6 +128,7 @@ def test_an_input_made_from_a_weight(
         torch.testing.assert_close(got, true, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 @over_models
 def test_function_transforms(
     kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
