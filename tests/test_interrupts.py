@@ -18,14 +18,14 @@ import sys, time
 import sabtune.cli
 from sabtune import interrupts
 def wait(**_):
-    print("ready", flush=True)
     {body}
 sabtune.cli.app = wait
 sabtune.cli.main()
 """
-SLEEP = "time.sleep(60)"
+SLEEP = "print('ready', flush=True); time.sleep(60)"
 STUBBORN = """
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("cleaning", flush=True)
@@ -33,6 +33,7 @@ STUBBORN = """
 """
 CLEAN = """
     with interrupts.ending_cleanly(lambda: print("asked", flush=True) or True):
+        print("ready", flush=True)
         while interrupts.received() is None:
             time.sleep(0.01)
     sys.exit(130)
@@ -42,7 +43,6 @@ CLEAN = """
 def ended(
     body: str,
     *signals: signal.Signals,
-    until: str = "ready",
     before: Callable[[], None] = heed_interrupts,
 ) -> tuple[int, str]:
     """The exit code and stderr of a command that gets these signals, one for each line it shows."""
@@ -79,7 +79,7 @@ def test_what_was_ignored_at_the_start_stays_so() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     body = "import os; os.kill(os.getpid(), 1); print('goes on', flush=True); time.sleep(60)"
-    assert ended(body, signal.SIGCONT, signal.SIGTERM, before=nohup)[0] == 143
+    assert ended(body, signal.SIGTERM, before=nohup)[0] == 143
 
 
 def as_ray_does() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,11 +42,11 @@ def test_closed_streams_are_no_problem(closed: str) -> None:
     assert shown(closed).returncode == 0
 
 
-def test_what_could_not_be_shown_is_said_at_the_end(tmp_path: object) -> None:
+def test_what_could_not_be_shown_is_said_at_the_end(tmp_path: Path) -> None:
     done = shown(f"kept {tmp_path}/file > /dev/full")
     assert done.returncode == 1
     assert b"can't be written (No space left on device)" in done.stderr
-    assert open(f"{tmp_path}/file").read() == "done"  # noqa: PTH123, SIM115
+    assert (tmp_path / "file").read_text() == "done"
 
 
 def test_nobody_reads_any_more() -> None:
