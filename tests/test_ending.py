@@ -32,7 +32,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def family(search: Driver) -> list[psutil.Process]:
-    return psutil.Process(search.process.pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(search.process.pid).children(recursive=True)
+    return found
 
 
 def named(search: Driver, name: str) -> psutil.Process:

@@ -49,7 +49,7 @@ def explained(problem: BaseException) -> str | None:
     if isinstance(problem, OSError) and problem.errno in PATHS:
         place = f" {problem.filename}" if problem.filename else ""
         return f"{problem.strerror}:{shortened(place)}: {PATHS[problem.errno]}"
-    if isinstance(problem, OverflowError):
+    if isinstance(problem, OverflowError) or words.startswith("Overflow when unpacking"):
         return f"a number is too large ({words}): give a smaller one"
     if isinstance(problem, RecursionError):
         return f"something is nested too deeply ({words}): make it flatter"

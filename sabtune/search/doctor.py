@@ -13,13 +13,14 @@ import ray
 import sqlalchemy
 
 from sabtune.databases import file_problem, sqlite_path
-from sabtune.errors import SabtuneError
+from sabtune.errors import ClusterError, SabtuneError
 from sabtune.redaction import hide_password, redact
 from sabtune.search import checkup
 from sabtune.search.capacity import HEAD
 from sabtune.search.checkup import Checkup
-from sabtune.search.cluster import cluster_address, left_in_peace, living, there
+from sabtune.search.cluster import check_answers, cluster_address, left_in_peace, living, there
 from sabtune.search.diagnosis import Finding, diagnose
+from sabtune.search.local_ray import check_limits, folder_base, prepare_token
 from sabtune.store import Store
 from sabtune.tracking.reach import problem_of
 
@@ -55,11 +56,30 @@ def see(store: Store) -> Diagnosis:
             with _connected(address):
                 checkups = ask_all(living(), {**folders, "the store": "~"}, files)
                 checkups = [replace(checkups[0], disks=own.disks), *checkups[1:]]
+        except ClusterError as problem:
+            found.insert(0, of_ray(problem))
         except (ConnectionError, RuntimeError, ValueError) as problem:
             found.insert(0, no_cluster(problem))
+    else:
+        found += own_ray()
     found += diagnose(checkups, files=files, cluster=address is not None)
     ordered = sorted(found, key=lambda finding: not finding.wrong)
     return Diagnosis(checkups=checkups, findings=ordered, cluster=address is not None)
+
+
+def own_ray() -> Iterator[Finding]:
+    """What would keep a search from starting a Ray on this machine."""
+    for check in (prepare_token, folder_base, check_limits):
+        try:
+            check()
+        except ClusterError as problem:
+            yield of_ray(problem)
+
+
+def of_ray(problem: ClusterError) -> Finding:
+    """A problem of starting or joining Ray: its last part is the remedy."""
+    says, _, remedy = str(problem).rpartition(": ")
+    return Finding(where="Ray", says=says, remedy=remedy)
 
 
 def no_cluster(problem: Exception) -> Finding:
@@ -120,6 +140,7 @@ def database_problem(url: str) -> str:
 def _connected(address: str) -> Iterator[None]:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    check_answers(address)
     with left_in_peace():
         ray.init(address=address, log_to_driver=False, configure_logging=False)
         yield
