@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from sabtune.config import RunConfig
 from sabtune.report import write
+from sabtune.report.material import gather
 from sabtune.search import record
 from sabtune.store import Store
 from sabtune.training import Training
@@ -38,9 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports on a study whose best model is there, and on one of two objectives."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "model"
-    first = searched(store, "twin", 1, in_memory=True).trials[0]
-    Training(RunConfig.from_dict(first.user_attrs[record.ASSIGNMENT]["run"])).save(model)
-    searched(store, "found", 20, checkpoint=model)
+    study = searched(store, "found", 20, checkpoint=model)
+    Training(gather(study, store).run).save(model)
     confirmed(store, "found.confirm", RIVALS)
     searched(store, "two", 20, objectives=("score", "peak_memory"))
     folder = tmp_path_factory.mktemp("reports")
