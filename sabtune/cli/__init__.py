@@ -11,7 +11,7 @@ import sys
 import typer
 
 from sabtune import interrupts
-from sabtune.cli import data, doctoring, problems, running, showing, streams
+from sabtune.cli import data, doctoring, problems, running, showing, streams, usage
 from sabtune.cli.app import app
 from sabtune.cli.screen import INTERRUPTED
 from sabtune.escaping import terminal
@@ -32,7 +32,12 @@ def main() -> None:
 def run() -> int:
     """Run the command; the exit code."""
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="sabtune")
+    except typer.TyperException as mistake:
+        words = usage.explanation(mistake)
+        if words:
+            typer.echo(f"sabtune: {terminal(words)}", err=True)
+        return 2
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
             return told_of_interruption()
@@ -47,7 +52,7 @@ def run() -> int:
         words = problems.explained(problem)
         typer.echo(f"sabtune: {terminal(words or problems.unexpected(problem))}", err=True)
         return 2 if words else 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def told_of_interruption() -> int:
