@@ -34,9 +34,9 @@ def run() -> int:
     try:
         code = app(standalone_mode=False, prog_name="sabtune")
     except typer.TyperException as mistake:
-        words = usage.explanation(mistake)
-        if words:
-            typer.echo(f"sabtune: {terminal(words)}", err=True)
+        explanation = usage.explanation(mistake)
+        if explanation:
+            typer.echo(f"sabtune: {terminal(explanation)}", err=True)
         return 2
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
