@@ -3,6 +3,7 @@ climb."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,7 +100,7 @@ def search(
     if seed is not None:
         check_seed("--seed", seed)
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
-        check(bound is None or bound > 0, name, bound, "a number above 0")
+        check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
     check(study is None or not new, "--study", study, "it or --new, not both")
     file = load(path, rival)
     own = file.study.name
