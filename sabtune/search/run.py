@@ -15,7 +15,7 @@ from sabtune import interrupts
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.schema import to_dict
-from sabtune.search import record
+from sabtune.search import record, server
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
@@ -183,7 +183,7 @@ def execute(
                 lost = str(loss)
         teller.close()
         if lock is not None:
-            lock.check()
+            server.retried(lock.check)
         if isinstance(teller.problem, StoreError):
             raise teller.problem
         complete = record.ended(study) >= trials
