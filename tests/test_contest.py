@@ -23,7 +23,7 @@ from sabtune.evaluation import Ladder
 from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.report.contest import comparison
-from sabtune.schedule import Constant, Linear
+from sabtune.schedule import Constant, Cosine, Linear
 from sabtune.search import record
 from sabtune.search.ablation import CHANGED, ablations
 from sabtune.search.contest import enqueue, finalists, fresh_lengths, name_of, planned, wanted
@@ -111,6 +111,41 @@ def test_an_ablation_may_be_of_some_changes_alone() -> None:
         assert label.split(": ")[-1].split(" → ")[0] in (*CHANGED, "winner", "rivals #2 lstm")
     with pytest.raises(ConfigError, match="no change of 'length': did you mean 'lengths'"):
         ablations(runs, ["length"])
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "changes"),
+    [
+        (SAB.Config(k_top=3, schedule=Linear(start=3)), {}, ["schedule → constant"]),
+        (SAB.Config(k_top=15, k_att=5, schedule=Cosine()), {}, ["schedule → constant"]),
+        (SAB.Config(k_top=ALL, schedule=Linear()), {}, ["k_top → all", "schedule → constant"]),
+        (SAB.Config(k_trunc=70), {}, ["k_trunc → full"]),
+        (SAB.Config(k_trunc=1000), {}, ["k_trunc → full"]),
+        (SAB.Config(), {"shortest": 50}, ["lengths → one"]),
+    ],
+)
+def test_a_change_that_changes_nothing_is_left_out_and_said(
+    model: ModelConfig, train: dict[str, Any], changes: list[str]
+) -> None:
+    """The task has 70 steps, so with k_att 5 a sequence has 15 memories."""
+    told: list[str] = []
+    grid = ablations({"#7": winner(model, **train)}, say=told.append)
+    assert not grid.keys() & set(changes)
+    assert told == [f"{of} is left out: it computes what winner computes" for of in changes]
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        (SAB.Config(k_top=3, schedule=Linear(start=4)), "schedule → constant"),
+        (SAB.Config(k_top=20, k_att=5), "k_top → all"),  # longer sequences have more memories
+        (SAB.Config(k_trunc=69), "k_trunc → full"),
+    ],
+)
+def test_a_change_that_changes_something_stays(model: ModelConfig, change: str) -> None:
+    told: list[str] = []
+    assert change in ablations({"#7": winner(model)}, say=told.append)
+    assert not told
 
 
 def test_no_sequence_is_made_shorter_than_the_task_has_them() -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sabtune"
 
 LAYERS = [
     ["sabtune"],
-    ["sabtune.errors", "sabtune.escaping", "sabtune.redaction"],
+    ["sabtune.errors", "sabtune.escaping", "sabtune.redaction", "sabtune.wording"],
     ["sabtune.schema", "sabtune.files", "sabtune.databases", "sabtune.manifest"],
     [
         "sabtune.schedule",

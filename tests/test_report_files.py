@@ -17,10 +17,10 @@ from rich.console import Console
 
 from sabtune import cli
 from sabtune.cli import screen
-from sabtune.config import RunConfig
 from sabtune.errors import ConfigError, StoreError
 from sabtune.models import SAB
 from sabtune.report import paper, write
+from sabtune.report.material import gather
 from sabtune.report.writing import FORMATS
 from sabtune.search import projection, record
 from sabtune.search.run import Ending
@@ -43,10 +43,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A search of 20 whose best model is there, confirmed and ablated."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "model"
-    first = searched(store, "twin", 1, in_memory=True).trials[0]
-    run = RunConfig.from_dict(first.user_attrs[record.ASSIGNMENT]["run"])
-    Training(run).save(model)
-    searched(store, "found", 20, checkpoint=model)
+    study = searched(store, "found", 20, checkpoint=model)
+    Training(gather(study, store).run).save(model)
     confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
     confirmed(store, "found.ablate", {"winner": RIVALS["ours"], "k_att → 1": RIVALS["lstm"]})
     optuna.create_study(

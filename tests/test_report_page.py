@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from sabtune.config import RunConfig
 from sabtune.report import write
+from sabtune.report.material import gather
 from sabtune.search import record
 from sabtune.store import Store
 from sabtune.training import Training
@@ -38,9 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports on a study whose best model is there, and on one of two objectives."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "model"
-    first = searched(store, "twin", 1, in_memory=True).trials[0]
-    Training(RunConfig.from_dict(first.user_attrs[record.ASSIGNMENT]["run"])).save(model)
-    searched(store, "found", 20, checkpoint=model)
+    study = searched(store, "found", 20, checkpoint=model)
+    Training(gather(study, store).run).save(model)
     confirmed(store, "found.confirm", RIVALS)
     searched(store, "two", 20, objectives=("score", "peak_memory"))
     folder = tmp_path_factory.mktemp("reports")
@@ -93,10 +92,37 @@ PANELS = """
 """By panel: where its data lies along its axes, from 0 to 1, and the boxes of what is drawn."""
 
 
+TEXTS = """
+() => [...document.querySelectorAll('h1, h2, h3, p, li, dt, dd, nav a, figcaption, caption')]
+  .filter(element => element.textContent.trim()).map(element => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    const {left, right, top, bottom} = range.getBoundingClientRect();
+    return {text: element.textContent.trim(), left, right, top, bottom};
+  })
+"""
+"""What is written on the page, and where."""
+
+
+def assert_apart(page: Page, width: int) -> None:
+    """Nothing is written over something else, or beyond the page's edge."""
+    overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert overhang <= 0, width
+    texts: list[dict[str, Any]] = page.evaluate(TEXTS)
+    assert len(texts) > 50
+    for i, a in enumerate(texts):
+        assert 0 <= a["left"] <= a["right"] <= width + 1, a
+        for b in texts[:i]:
+            across = min(a["right"], b["right"]) - max(a["left"], b["left"])
+            down = min(a["bottom"], b["bottom"]) - max(a["top"], b["top"])
+            assert across <= 1 or down <= 2, (width, a, b)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_shows_its_data(page: Page, folder: Path, name: str, width: int) -> None:
     show(page, folder, name, width)
+    assert_apart(page, width)
     panels: list[dict[str, Any]] = page.evaluate(PANELS)
     assert {panel["name"].removeprefix("plot-") for panel in panels} == FIGURES[name]
     for panel in panels:

@@ -143,15 +143,32 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
     assert tracker.close(ENOUGH)
 
 
-def test_a_new_best_trial_is_shown(embedded: Place, run: RunConfig) -> None:
-    tracker, (told, *_) = embedded.tracker(), pictures(run)
-    for accuracy in (0.5, 0.5, 0.75, 0.75):
-        best = replace(told, outcome=replace(COMPLETE, test=rungs(accuracy)))
-        tracker.sync([], standing(best))
+def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunConfig) -> None:
+    """While it searches by numbers, at each end by a curve over the lengths, which nothing joins to
+    another's."""
+    told = pictures(run)
+    tracker = embedded.tracker()
+    for number, accuracy in ((0, 0.25), (1, 0.5), (2, 0.75)):
+        best = replace(
+            told[number], outcome=replace(COMPLETE, score=accuracy, test=rungs(accuracy))
+        )
+        tracker.search_told(replace(standing(best), trials={"complete": number + 1}))
+        tracker._await()
+    tracker.search_ended(replace(standing(best), trials={"complete": 3}))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
-    assert search.data.metrics["best_test_accuracy"] == 0.75
-    assert len(embedded.curve(search, "best_test_accuracy")) == 4
+    assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
+    by_ended = embedded.curve(search, "best_test_accuracy_at_0010")
+    assert by_ended == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    again = embedded.tracker()
+    better = replace(told[3], outcome=replace(COMPLETE, test=rungs(1.0)))
+    for _ in range(2):
+        again.sync([], standing(best))
+        again.sync([], replace(standing(better), trials={"complete": 4}))
+    assert again.close(ENOUGH)
+    (search,) = embedded.searches()
+    assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
+    assert embedded.curve(search, "best_test_accuracy_trial_3") == [(5, 1.0), (10, 1.0)]
 
 
 def test_another_study_of_the_same_name_is_not_written_over(

@@ -9,6 +9,7 @@ import typer
 from sabtune.cli.app import app
 from sabtune.cli.options import DataOption
 from sabtune.cli.screen import console_of_terminal, data_folder
+from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,7 +40,7 @@ def fetch(
     for name, data_set in {name: known(name) for name in names}.items():
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             paths = run_fetch(name, folder, bars(progress, data_set))
-        files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        files = counted(len(paths), "file")
         console.print(f"{name}: {files}, whole, in {folder / name}")
 
 

@@ -205,7 +205,8 @@ def ablate(
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    runs = ablations(finalists(place, studies, 1), changes.split(",") if changes else CHANGED)
+    named = changes.split(",") if changes else CHANGED
+    runs = ablations(finalists(place, studies, 1), named, saying(console_of_terminal()))
     where = where_of(store, files, tracking)
     again = f"ablate {' '.join(studies)} --seeds {seeds}"
     again += (

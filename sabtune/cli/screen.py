@@ -21,6 +21,7 @@ from sabtune.errors import ConfigError
 from sabtune.escaping import terminal
 from sabtune.redaction import hide_password
 from sabtune.store import DEFAULT, Store
+from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from sabtune.config import RunConfig
@@ -218,7 +219,7 @@ def write_report(
     written = write(open_study(store, study), store, folder, wanted)
     figures = sum(path.parent != folder for path in written)
     names = [path.name for path in written if path.parent == folder]
-    names += [f"{figures} files in figures/"] * bool(figures)
+    names += [f"{counted(figures, 'file')} in figures/"] * bool(figures)
     console.print(Text(f"Wrote to {folder}: {', '.join(names)}"))
 
 

@@ -20,6 +20,7 @@ from sabtune.cli.screen import (
 from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.store import DEFAULT, Store
+from sabtune.wording import counted
 
 
 @app.command()
@@ -89,7 +90,7 @@ def sync(
     log_report(console, study, place)
     trials = opened.get_trials(deepcopy=False)
     none = "" if any(trial.state.is_finished() for trial in trials) else " None has ended yet."
-    console.print(f"MLflow holds all {len(trials)} trials of {study}.{none}")
+    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{none}")
 
 
 @app.command()

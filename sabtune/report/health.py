@@ -11,6 +11,7 @@ from rich.text import Text
 from sabtune.search.checkup import SHOWN, Checkup
 from sabtune.search.diagnosis import Finding
 from sabtune.search.doctor import Diagnosis
+from sabtune.wording import counted
 
 WIDE = 4
 """So many kinds of node stand side by side; more of them come below."""
@@ -19,7 +20,7 @@ WIDE = 4
 def health_page(diagnosis: Diagnosis) -> RenderableType:
     """The whole page."""
     nodes = diagnosis.checkups
-    title = f"The cluster, {len(nodes)} nodes" if diagnosis.cluster else "This machine"
+    title = f"The cluster, {counted(len(nodes), 'node')}" if diagnosis.cluster else "This machine"
     parts: list[RenderableType] = [Text(title)]
     kinds = _kinds([one for one in nodes if not one.unreachable])
     for first in range(0, len(kinds), WIDE):

@@ -24,6 +24,7 @@ from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.tasks import Task
 from sabtune.trial import Progress
+from sabtune.wording import counted as number
 
 STATES: Mapping[TrialState, str] = {
     TrialState.COMPLETE: "complete",
@@ -109,7 +110,7 @@ class Material:
             f"{found[state]} {word}" for state, word in STATES.items() if found[state]
         )
         again = record.again_words(len(self.trials) - len(counted))
-        return f"{len(counted)} trials ({states}{again})"
+        return f"{number(len(counted), 'trial')} ({states}{again})"
 
     @cached_property
     def question(self) -> str:

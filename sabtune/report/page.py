@@ -21,6 +21,7 @@ from sabtune.report.sheet import Sheet
 from sabtune.schema import flatten
 from sabtune.search import record
 from sabtune.search.naming import kind
+from sabtune.wording import counted
 
 JUMP = """
 document.querySelector("nav").addEventListener("click", (event) => {
@@ -84,7 +85,10 @@ def _lead(material: Material) -> str:
     longest = best.test[-1]
     if material.is_contest:
         methods = len(material.contests[material.name].groups)
-        return f"{methods} methods on the same fresh seeds, tested up to length {longest.length:,}."
+        return (
+            f"{counted(methods, 'method')} on the same fresh seeds, "
+            f"tested up to length {longest.length:,}."
+        )
     return (
         f"Best, by its score on the selection lengths: trial {best.number}, score "
         f"{best.score:.3f}, {longest.accuracy:.1%} at length {longest.length:,} where chance is "
@@ -155,7 +159,9 @@ def _provenance(material: Material) -> Section:
 def _counted(values: Counter[str], of: int) -> str:
     if len(values) == 1 and values.total() == of:
         return next(iter(values))
-    return "; ".join(f"{value} ({count} of {of} trials)" for value, count in values.most_common())
+    return "; ".join(
+        f"{value} ({count} of {counted(of, 'trial')})" for value, count in values.most_common()
+    )
 
 
 def caveats(material: Material) -> Iterator[str]:

@@ -13,6 +13,7 @@ from sabtune.search.forecast import Forecast
 from sabtune.search.record import TrialRecord
 from sabtune.search.reproduce import Reproduction
 from sabtune.search.study import Study, words
+from sabtune.wording import counted
 
 
 def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
@@ -27,12 +28,12 @@ def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
     pruned = "; pruning makes it less" if study.pruning else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
-        f"{probe.updates} updates on {words(study.resources.cpus, 0)}:",
+        f"{counted(probe.updates, 'update')} on {words(study.resources.cpus, 0)}:",
         f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
         f"{probe.training_memory:,.0f} MiB at the peak",
         f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
-        f"  {forecast.hours:.2f} h for {study.trials} trials, {placement.at_once} at once, "
-        f"none pruned{pruned}",
+        f"  {forecast.hours:.2f} h for {counted(study.trials, 'trial')}, "
+        f"{placement.at_once} at once, none pruned{pruned}",
         *([placement.words] if placement.words else []),
     ]
     note = "Of one configuration, alone on this machine: others take more or less."
@@ -66,7 +67,7 @@ def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
 def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
     """One model at one length."""
     rung = climbed.rung
-    sequences = "1 sequence" if rung.sequences == 1 else f"{rung.sequences:,} sequences"
+    sequences = counted(rung.sequences, "sequence")
     assert trial.run is not None
     label = trial.label or trial.run.trial.model.label()
     return Text(

@@ -15,6 +15,7 @@ from sabtune.search import record
 from sabtune.search.racing import Configuration, Race, Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.tasks import Task
+from sabtune.wording import counted as number
 
 
 def summary(study: optuna.Study) -> RenderableType:
@@ -50,9 +51,8 @@ def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
     )
     seconds = sum(trial.seconds for trial in trials)
     again = record.again_words(len(trials) - len(counted))
-    return (
-        f"Study {name}: {len(counted)} trials ({states}{again}), {seconds / 60:.1f} trial minutes"
-    )
+    trials_in_words = number(len(counted), "trial")
+    return f"Study {name}: {trials_in_words} ({states}{again}), {seconds / 60:.1f} trial minutes"
 
 
 def _best(best: TrialRecord) -> Iterator[str]:

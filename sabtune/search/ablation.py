@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -22,16 +22,24 @@ CHANGED = ("k_top", "k_att", "k_trunc", "schedule", "form", "initial", "lengths"
 
 ARROW = " → "
 
+SHARES = 1_000
+"""Of the training, at which schedules are compared."""
+
 SHORTER = 10
 """Times shorter than the training length are the shortest sequences, where lengths vary."""
 
 
-def ablations(runs: Mapping[str, RunConfig], of: Sequence[str] = CHANGED) -> dict[str, RunConfig]:
+def ablations(
+    runs: Mapping[str, RunConfig],
+    of: Sequence[str] = CHANGED,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, RunConfig]:
     """Each configuration and, by what is changed, its neighbours that differ in one thing, one `of`
     those named.
 
-    The first one is the winner; what is made of the others has their label in front. Raises
-    ConfigError if a name is none of CHANGED.
+    The first one is the winner; what is made of the others has their label in front. `say` is told
+    of each change that changes nothing, which is left out. Raises ConfigError if a name is none of
+    CHANGED.
     """
     for name in of:
         if name not in CHANGED:
@@ -39,11 +47,44 @@ def ablations(runs: Mapping[str, RunConfig], of: Sequence[str] = CHANGED) -> dic
     grid: dict[str, RunConfig] = {}
     for place, (label, run) in enumerate(runs.items()):
         whose = f"{label}: " if place else ""
-        grid[label if place else WINNER] = run
+        name = label if place else WINNER
+        grid[name] = run
         for change, changed in neighbours(run).items():
-            if change.split(ARROW)[0] in of:
+            if change.split(ARROW)[0] not in of:
+                continue
+            if computes_alike(run, changed):
+                say(f"{whose}{change} is left out: it computes what {name} computes")
+            else:
                 grid[whose + change] = changed
     return grid
+
+
+def computes_alike(run: RunConfig, other: RunConfig) -> bool:
+    """Whether two configurations are the same computation, though they say it in other words."""
+    return _effective(run) == _effective(other)
+
+
+def _effective(run: RunConfig) -> RunConfig:
+    """The configuration with each setting that can't be told from a simpler one replaced by it."""
+    model, train, length = run.trial.model, run.trial.train, run.task.length
+    if train.shortest is not None and train.shortest >= length:
+        train = replace(train, shortest=None)
+    if isinstance(model, SAB.Config):
+        steps = run.task.build().steps(length)
+        if _stays(model, model.dense(steps), carried=train.initial == "passed"):
+            model = replace(model, schedule=Constant())
+        if model.k_trunc >= steps + (model.form == "released"):  # it never cuts a sequence
+            model = replace(model, k_trunc=0)
+    return replace(run, trial=replace(run.trial, model=model, train=train))
+
+
+def _stays(model: SAB.Config, dense: int, *, carried: bool) -> bool:
+    """Whether the schedule keeps the same memories from the first update to the last; carried:
+    whether a sequence has memories of earlier ones."""
+    shares = [i / SHARES for i in range(SHARES + 1)]
+    kept = {model.schedule.k_top(share, model.k_top, dense) for share in shares}
+    all_of_them = model.k_top >= ALL and min(kept) >= dense and not carried
+    return kept == {model.k_top} or all_of_them
 
 
 def neighbours(run: RunConfig) -> dict[str, RunConfig]:

@@ -23,6 +23,7 @@ from sabtune.search.record import TrialRecord
 from sabtune.search.study import AUTO, Study, words
 from sabtune.trial import Progress
 from sabtune.watcher import Origin, Overview, Picture
+from sabtune.wording import counted
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -100,7 +101,7 @@ def space(study: optuna.Study) -> dict[str, str]:
     for name, distributions in found.items():
         words[name] = _drawn_from(distributions)
         if len(distributions) < len(trials):
-            words[name] += f" (in {len(distributions)} of {len(trials)} trials)"
+            words[name] += f" (in {len(distributions)} of {counted(len(trials), 'trial')})"
     return words
 
 
@@ -119,11 +120,12 @@ def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
 def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
     if record.CONTEST in plan:
         configurations = len(plan[record.CONTEST])
-        yield f"{configurations} configurations, each on the same fresh seeds; none is pruned"
+        compared = counted(configurations, "configuration")
+        yield f"{compared}, each on the same fresh seeds; none is pruned"
     else:
         yield (
-            f"{study.trials} trials, drawn by {study.sampler} after {study.startup} at random; "
-            f"seed {study.seed}"
+            f"{counted(study.trials, 'trial')}, drawn by {study.sampler} after {study.startup} "
+            f"at random; seed {study.seed}"
         )
         if study.pruning is None:
             yield "no trial is pruned"

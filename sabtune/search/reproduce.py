@@ -13,6 +13,7 @@ from sabtune.evaluation import Rung
 from sabtune.provenance import hardware, software
 from sabtune.search.record import TrialRecord
 from sabtune.trial import Progress, TrialRun
+from sabtune.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,10 @@ def reproduce(trial: TrialRecord) -> Reproduction:
         )
     torch.set_num_threads(trial.assignment.threads)
     scores, last = _run(trial)
-    found = {f"score at {step} updates": score for step, score in scores.items()}
-    recorded = {f"score at {step} updates": score for step, score in trial.scores.items()}
+    found = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
+    recorded = {
+        f"score at {counted(step, 'update')}": score for step, score in trial.scores.items()
+    }
     for name in ("ladder", "test"):
         recorded |= _flat(name, getattr(trial, name))
         found |= _flat(name, getattr(last, name))

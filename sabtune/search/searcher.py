@@ -41,6 +41,7 @@ from sabtune.search.study import REJECTED_IN_A_ROW, StudyFile
 from sabtune.search.trainable import Answer, Order, place
 from sabtune.trial import Assignment, Progress
 from sabtune.watcher import Outcome, State, Watcher
+from sabtune.wording import counted
 
 
 class _Stays:
@@ -272,7 +273,7 @@ class Teller(_Stays, tune.Callback):
             return  # stopped with all others; the next search goes on with it
         elif running.history:
             progress = running.history[-1]
-            reason = f"score {progress.score:.3f} at {progress.report.step} updates"
+            reason = f"score {progress.score:.3f} at {counted(progress.report.step, 'update')}"
             if self.file.study.pruning is not None:
                 reason += f", not of the best 1/{self.file.study.pruning.reduction:g}"
             self._end(trial, running, "PRUNED", reason)

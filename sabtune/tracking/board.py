@@ -79,14 +79,16 @@ class Board:
         """Shows the search as one that runs."""
         self.runs.set_status(self.search(), RUNNING)
 
-    def tell(self, overview: Overview) -> None:
-        """Shows how the search stands: its note, and its numbers."""
+    def tell(self, overview: Overview, *, ended: bool = False) -> None:
+        """Shows how the search stands: its note, its numbers, and at its end its best curve."""
         run, text = self.search(), note.note(overview)
         if self.told is None:
             keys = [key for key in run.metrics if not key.startswith("system/")]
             points = [point for key in keys for point in self.runs.history(run, key)]
             self.told = {(point.key, point.step): point.value for point in points}
-        told = {(point.key, point.step): point for point in note.points(overview, now())}
+        points = note.points(overview, now())
+        points += note.curve(overview, self.told, now()) if ended else []
+        told = {(point.key, point.step): point for point in points}
         new = {at: point for at, point in told.items() if self.told.get(at) != point.value}
         tags = note.tags(overview) | ({MLFLOW_RUN_NOTE: text} if text else {})
         self.runs.log(run, list(new.values()), {}, tags)
@@ -97,7 +99,7 @@ class Board:
 
     def end(self, overview: Overview) -> None:
         """Shows how the search stands, and closes its run."""
-        self.tell(overview)
+        self.tell(overview, ended=True)
         self.runs.set_status(self.search(), "FINISHED" if overview.complete else "KILLED")
 
     def keep_files(self, folder: Path, under: str) -> None:

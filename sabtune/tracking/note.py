@@ -13,17 +13,19 @@ from sabtune.evaluation import SOLVED
 from sabtune.schema import KIND, to_dict
 from sabtune.tracking.page import by_length, rung_by_rung, summary
 from sabtune.watcher import Overview, Picture
+from sabtune.wording import counted
 
 LONGEST = 5000
 """Characters of a note: more than that MLflow doesn't take for an experiment."""
+
+CURVE = "best_test_accuracy"
 
 BEST = "sabtune.best"
 CHAMPION = "sabtune.champion"
 
 
 def points(overview: Overview, when: int) -> list[Metric]:
-    """How the search stands; the step is the number of trials that have ended, but for the best
-    trial's curve over the ladder, whose step is the length."""
+    """How the search stands; the step is the number of trials that have ended."""
     ended = sum(overview.trials.values()) - overview.trials.get("unfinished", 0)
     values: dict[str, float] = {f"trials_{state}": n for state, n in overview.trials.items()}
     values["trial_hours"] = overview.hours
@@ -35,9 +37,23 @@ def points(overview: Overview, when: int) -> list[Metric]:
         test, longest = best.outcome.test, best.assignment.ladder.lengths[-1]
         if test:
             values |= {f"best_{k}": v for k, v in summary(test, best.assignment).items()}
-        found += by_length("best_test_accuracy", test, when)
-        found += rung_by_rung("best_test_accuracy", test, longest, when)
+        found += rung_by_rung(CURVE, test, longest, when, ended)
     return [Metric(key, value, when, ended) for key, value in values.items()] + found
+
+
+def curve(overview: Overview, told: Mapping[tuple[str, int], float], when: int) -> list[Metric]:
+    """Return the best trial's curve over the ladder, whose step is the length.
+
+    MLflow draws all points that a metric ever had. So this one is for the end of a search, and
+    where the metric holds another trial's curve, by an earlier end, it has that trial's number.
+    """
+    best = overview.best
+    if best is None or best.outcome is None:
+        return []
+    points = {rung.length: rung.accuracy for rung in best.outcome.test}
+    there = {step: value for (key, step), value in told.items() if key == CURVE}
+    key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.assignment.number}"
+    return by_length(key, best.outcome.test, when)
 
 
 def tags(overview: Overview) -> dict[str, str]:
@@ -65,7 +81,8 @@ def _asked(overview: Overview) -> Iterator[str]:
     if overview.ladder is not None:
         lengths, select = overview.ladder.lengths, overview.ladder.select
         yield (
-            f"**Ladder:** {_listed(lengths)}, {overview.ladder.sequences:,} sequences a length; "
+            f"**Ladder:** {_listed(lengths)}, "
+            f"{counted(overview.ladder.sequences, 'sequence')} a length; "
             f"chosen and pruned by {_listed(select)}"
         )
         yield ""

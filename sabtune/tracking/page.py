@@ -164,10 +164,12 @@ def by_length(key: str, rungs: Sequence[Rung], when: int) -> list[Metric]:
     return [Metric(key, rung.accuracy, when, rung.length) for rung in rungs]
 
 
-def rung_by_rung(key: str, rungs: Sequence[Rung], longest: int, when: int) -> list[Metric]:
+def rung_by_rung(
+    key: str, rungs: Sequence[Rung], longest: int, when: int, step: int = 0
+) -> list[Metric]:
     """One metric for each rung; `longest`: of the ladder, so that all names are as wide."""
     digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in rungs))))
-    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, 0) for r in rungs]
+    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in rungs]
 
 
 def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:

@@ -31,6 +31,7 @@ from sabtune.report.material import Material
 from sabtune.report.statistics import Estimate
 from sabtune.search.record import TrialRecord
 from sabtune.tasks import Task
+from sabtune.wording import counted
 
 MOST = 100
 """Curves in a panel; more can't be told apart."""
@@ -90,8 +91,9 @@ def cost(material: Material) -> Figure | None:
         name="cost",
         title="Cost against length",
         caption=f"Milliseconds that testing takes a sequence, by its length, of {words} "
-        f"(n = {len(timed)} trials, {rungs[0].sequences:,} sequences a length), as measured while "
-        "whatever else the machine had to do ran beside it.",
+        f"(n = {counted(len(timed), 'trial')}, "
+        f"{counted(rungs[0].sequences, 'sequence')} a length), as measured while whatever else the "
+        "machine had to do ran beside it.",
         panels=[
             Panel(
                 x=_axis({rung.length for rung in rungs}),
@@ -119,7 +121,7 @@ def _against_length(
         n = "–".join(str(end) for end in dict.fromkeys((seeds[0], seeds[-1])))
         captions.append(
             f"{title}: the mean and its {statistics.CONFIDENCE:.0%} bootstrap interval "
-            f"(n = {n} seeds a method), methods side by side."
+            f"(n = {n} {'seed' if seeds[-1] == 1 else 'seeds'} a method), methods side by side."
         )
     if not material.is_contest:
         panel, scale, caption = _search(material, quantity, rules)

@@ -26,6 +26,7 @@ from sabtune.report.figures.marks import (
 from sabtune.report.material import BROKEN, Material, state
 from sabtune.search.record import TrialRecord
 from sabtune.trial import Progress
+from sabtune.wording import counted
 
 SHAPES = 150
 """Most schedules in the figure."""
@@ -54,7 +55,7 @@ def schedules(material: Material) -> Figure | None:
     scored = [trial.score for trial in trials if trial.state != TrialState.FAIL] or [0.0]
     some = f"each trial (n = {len(trials)})"
     if len(shown) < len(trials):
-        some = f"{len(shown)} of {len(trials)} trials, evenly through their ranking"
+        some = f"{len(shown)} of {counted(len(trials), 'trial')}, evenly through their ranking"
     return Figure(
         name="schedules",
         title="Schedules and their outcome",
@@ -100,9 +101,9 @@ def learning(material: Material) -> Figure | None:
         log = all(loss > 0 for _, points in losses for _, loss in points)
         name = f"training loss ({material.task.loss_unit}{', log scale' * log})"
         panels.append(_panel(material, name, losses, log=log))
-    some = f"n = {len(trials)} trials"
+    some = f"n = {counted(len(trials), 'trial')}"
     if len(shown) < len(trials):
-        some = f"{len(shown)} of {len(trials)} trials, evenly through their ranking"
+        some = f"{len(shown)} of {counted(len(trials), 'trial')}, evenly through their ranking"
     lost = f" The loss of {len(shown) - len(losses)} is not at hand." * (
         0 < len(losses) < len(shown)
     )
