@@ -42,7 +42,7 @@ FIGURES = {
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A search of 20 whose best model is there, confirmed and ablated."""
     store = Store(tmp_path_factory.mktemp("store"))
-    model = store.root / "model"
+    model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
     Training(gather(study, store).run).save(model)
     confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})

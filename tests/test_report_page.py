@@ -37,7 +37,7 @@ FIGURES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports on a study whose best model is there, and on one of two objectives."""
     store = Store(tmp_path_factory.mktemp("store"))
-    model = store.root / "model"
+    model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
     Training(gather(study, store).run).save(model)
     confirmed(store, "found.confirm", RIVALS)
