@@ -26,7 +26,7 @@ def mistake(
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            sys.exit(cli.run())
         assert stopped.value.code == 2
         shown = capsys.readouterr()
         assert shown.out == ""

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sabtune.cli import main
+from sabtune import cli
 from sabtune.errors import StoreError
 from sabtune.evaluation import climb
 from sabtune.files import Folder
@@ -67,7 +67,7 @@ def test_the_command_prints_a_line_a_length(
     def sabtune(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            main()
+            sys.exit(cli.run())
         return int(stopped.value.code or 0), *capsys.readouterr()
 
     kept = tmp_path / "trials" / "kept" / "0000" / "checkpoint_000000"

@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 
-from sabtune.cli import main, running
+from sabtune import cli
+from sabtune.cli import running
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError, StoreError
 from sabtune.evaluation import Ladder
@@ -286,7 +287,7 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
     ]
     monkeypatch.setattr(sys, "argv", ["sabtune", *words])
     with pytest.raises(SystemExit):
-        main()
+        sys.exit(cli.run())
     (again,) = [of for of in told if isinstance(of, str) and f" {command} s " in of]
     assert shlex.split(again)[shlex.split(again).index(command) :] == words
 

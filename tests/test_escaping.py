@@ -68,7 +68,7 @@ def test_a_mistake_does_not_either(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sabtune", "status", "x", "--store", f"{tmp_path}/\x1b[2J"])
     with pytest.raises(SystemExit):
-        cli.main()
+        sys.exit(cli.run())
     assert "\x1b" not in capsys.readouterr().err
 
 

@@ -270,7 +270,7 @@ def test_the_commands(
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["sabtune", "data", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            sys.exit(cli.run())
         shown = capsys.readouterr()
         assert stopped.value.code == (2 if shown.err else 0)
         return shown.out + shown.err

@@ -102,7 +102,7 @@ def test_no_mistake_says_it(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        sys.exit(cli.run())
     shown = capsys.readouterr()
     assert stopped.value.code == 2
     assert shown.err.count("\n") == 1

@@ -213,7 +213,7 @@ def sabtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            sys.exit(cli.run())
         return int(stopped.value.code or 0), *capsys.readouterr()
 
     return run

@@ -55,8 +55,18 @@ def install() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
-    sys.stdout = _stream(sys.stdout, 1)
-    sys.stderr = _stream(sys.stderr, os.dup(2))
+    if _is_own(sys.stdout, 1):
+        sys.stdout = _stream(sys.stdout, 1)
+    if _is_own(sys.stderr, 2):
+        sys.stderr = _stream(sys.stderr, os.dup(2))
+
+
+def _is_own(stream: TextIO | None, descriptor: int) -> bool:
+    """Whether a stream is the process's own, and not one that a caller has put in its place."""
+    try:
+        return stream is None or stream.fileno() == descriptor
+    except (OSError, ValueError):
+        return False
 
 
 def _stream(of: TextIO | None, descriptor: int) -> Stream:
