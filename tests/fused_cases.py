@@ -116,14 +116,30 @@ def by_equations(
     return reference.readout(hidden, summary, *readout), after
 
 
+def roundings(
+    x: Tensor,
+    p: Parameters,
+    sparsity: Sparsity,
+    state: State | None = None,
+    rule: Rule = PAPER,
+    draws: int = 8,
+) -> list[dict[str, Tensor]]:
+    """The equations of x, and of x with each entry a rounding off: how far rounding carries."""
+    eps = torch.finfo(x.dtype).eps
+    off = [noise(*x.shape, dtype=x.dtype, seed=100 + draw).sign() for draw in range(draws - 1)]
+    inputs = [x, *(x * (1 + eps * signs) for signs in off)]
+    return [results(reference.sab, of, p, sparsity, state, rule) for of in inputs]
+
+
 def check_same(
     found: dict[str, Tensor],
     truth: dict[str, Tensor],
     tolerance: float,
-    rounded: dict[str, Tensor] | None = None,
+    *rounded: dict[str, Tensor] | None,
 ) -> None:
-    """Each within `tolerance` of its largest entry, or as near as `rounded`, the equations in the
-    same dtype: where w_i / Σ w is nearly a constant, its gradient is little but rounding.
+    """Each within `tolerance` of its largest entry, or as near as the furthest of `rounded`, the
+    equations in the same dtype: where w_i / Σ w is nearly a constant, its gradient is little but
+    rounding.
     """
     for name, true in truth.items():
         assert found[name].shape == true.shape, name
@@ -131,8 +147,9 @@ def check_same(
         if true.numel():
             size = true.abs().max().clamp_min(1e-3)
             allowed = size * tolerance
-            if rounded is not None:
-                allowed = allowed.maximum(8 * (rounded[name] - true).abs().max())
+            for draw in rounded:
+                if draw is not None:
+                    allowed = allowed.maximum(8 * (draw[name] - true).abs().max())
             error = (found[name] - true).abs().max()
             assert error < allowed, f"{name} is off by {error / size:.1e} of its largest entry"
 

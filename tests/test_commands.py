@@ -146,7 +146,7 @@ class Searches:
     ) -> Any:
         self.asked.append((name, options["seeds"], options["lengths"], store, place.folder()))
         if name not in record.names(store):
-            study = optuna.create_study(study_name=name, storage=record.store_of(store))
+            study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
             enqueue(study, wanted(runs, options["seeds"]))
         return Ending(complete=False, behind="it is away"), record.open_study(store, name)
 
@@ -349,7 +349,7 @@ def test_the_line_that_loads_a_model_names_its_mlflow(
 ) -> None:
     run(["search", "--store", "st", "--", study])
     store = Store((tmp_path / ODD / "st").absolute())
-    opened = record.open_study(store, "learnable")
+    opened = record.open_study(store, "learnable", write=True)
     record.set_model(opened, record.KeptModel(trial=0, uri="models:/m-1"))
     for uri in (store.mlflow_uri, "http://127.0.0.1:1"):
         shown = run(["report", "learnable", "--store", "st"]).output

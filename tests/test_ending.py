@@ -102,7 +102,8 @@ def test_a_search_is_private_and_ends_cleanly_however_it_is_ended(place: Path) -
             assert search.end() == 2
             (line,) = search.errors.splitlines()
             assert f"{name} was killed" in line
-            assert "go on with: python -m sabtune search endless.py" in line
+            assert "; go on with: " in line
+            assert line.endswith(" -m sabtune search endless.py")
             assert_nothing_is_left(processes)
         assert [trial.state for trial in records(store, "endless")] == [TrialState.RUNNING] * 2
 
