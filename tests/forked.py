@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 25
+SECONDS = 100
 """The time that a command has before it is killed."""
 
 MEMORY = 8 * 1024**3

@@ -264,6 +264,7 @@ def contested(
 def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    monkeypatch.delenv("SABTUNE_DATA", raising=False)
     store, told = Store(tmp_path), []
     study = optuna.create_study(
         study_name="s", storage=record.store_of(store, write=True), direction="maximize"
