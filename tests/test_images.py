@@ -185,7 +185,9 @@ def test_a_damaged_mnist_file_is_told_on_one_line(
     with pytest.raises(DataError, match=told) as raised:
         images.load("mnist")
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith("run `sabtune data fetch mnist` to get it again")
+    assert str(raised.value).endswith(
+        f"run `sabtune data fetch mnist --data-dir {folder}` to get it again"
+    )
 
 
 def cut_cifar(folder: Path) -> None:
@@ -223,7 +225,9 @@ def test_a_damaged_cifar10_archive_is_told_on_one_line(
     with pytest.raises(DataError, match=told) as raised:
         images.load("cifar10")
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith("run `sabtune data fetch cifar10` to get it again")
+    assert str(raised.value).endswith(
+        f"run `sabtune data fetch cifar10 --data-dir {folder}` to get it again"
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -232,7 +236,8 @@ def test_a_missing_file_names_the_remedy_and_no_study_needs_it_to_load(
 ) -> None:
     task = Pixels.Config(images=name, length=2000).build()
     assert task.chance == 0.1
-    with pytest.raises(DataError, match=f"run `sabtune data fetch {name}`, or name the folder"):
+    remedy = f"run `sabtune data fetch {name} --data-dir {folder}`, or name the folder"
+    with pytest.raises(DataError, match=remedy):
         task.prepare((2000,))
 
 

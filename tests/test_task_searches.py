@@ -62,7 +62,7 @@ def test_a_search_without_its_data_says_so_before_it_starts(
     with pytest.raises(DataError) as raised:
         search(load(ROOT / "search_spaces" / f"{name}.py"), store)
     assert str(raised.value).startswith(f"there is no {tmp_path / name}")
-    assert f"run `sabtune data fetch {name}`" in str(raised.value)
+    assert f"run `sabtune data fetch {name} --data-dir {tmp_path}`" in str(raised.value)
     assert record.records(record.open_study(store, name)) == []
 
 

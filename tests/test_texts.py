@@ -116,7 +116,9 @@ def test_a_damaged_text_is_told_on_one_line(
     with pytest.raises(DataError, match=told) as raised:
         texts.load(name)
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith(f"run `sabtune data fetch {name}` to get it again")
+    assert str(raised.value).endswith(
+        f"run `sabtune data fetch {name} --data-dir {folder}` to get it again"
+    )
 
 
 @pytest.mark.parametrize("name", ["ptb", "text8"])
@@ -125,7 +127,7 @@ def test_a_missing_text_names_the_remedy_and_the_task_is_known_without(
 ) -> None:
     task = Language.Config(text=name).build()
     assert task.outputs == len(TEXT_SETS[name].alphabet)
-    with pytest.raises(DataError, match=f"run `sabtune data fetch {name}`"):
+    with pytest.raises(DataError, match=f"run `sabtune data fetch {name} --data-dir {folder}`"):
         task.prepare((100,))
 
 
