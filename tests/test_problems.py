@@ -47,7 +47,7 @@ def test_what_a_person_can_mend_is_one_line(name: str) -> None:
 def test_a_bug_keeps_its_traceback_in_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise KeyError("postgresql://me:secret@host/x")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
