@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from sabtune import cli
 from sabtune.cli import running
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.errors import ConfigError, StoreError
+from sabtune.errors import ConfigError, StoreError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.models.sab import ALL
@@ -28,12 +28,21 @@ from sabtune.report.contest import comparison
 from sabtune.schedule import Constant, Cosine, Linear
 from sabtune.search import record
 from sabtune.search.ablation import CHANGED, ablations
-from sabtune.search.contest import enqueue, finalists, fresh_lengths, name_of, planned, wanted
+from sabtune.search.contest import (
+    enqueue,
+    finalists,
+    fresh_lengths,
+    name_of,
+    planned,
+    study_file,
+    wanted,
+)
 from sabtune.search.racing import Race
 from sabtune.store import Store
 from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.trial import Assignment
 from tests.records import assignment
+from tests.stores import unpacked
 from tests.studies import learnable
 
 
@@ -393,3 +402,12 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     (confirmed,) = record.records(record.open_study(store, "learnable.lstm.confirm"))
     assert confirmed.run is not None
     assert confirmed.run.trial.model == LSTM.Config(hidden=12)
+
+
+def test_a_study_whose_file_is_gone_is_compared_as_it_was_recorded(tmp_path: Path) -> None:
+    store = unpacked(tmp_path)
+    file = study_file(store, "old")
+    assert file.study.ladder.lengths == (5, 10)
+    assert file.study.name == "old"
+    with pytest.raises(StudyFileError, match="needs the study's file, which is gone"):
+        file.space(optuna.create_study().ask())

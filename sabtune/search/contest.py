@@ -15,14 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sabtune.config import RunConfig
-from sabtune.errors import StoreError
+from sabtune.config import PARTS, RunConfig
+from sabtune.errors import StoreError, StudyFileError
 from sabtune.evaluation import Ladder
-from sabtune.schema import KIND
+from sabtune.schema import KIND, from_dict
 from sabtune.search import record
 from sabtune.search.assigning import Assigner, configuration_key
 from sabtune.search.locks import locked
@@ -30,7 +31,7 @@ from sabtune.search.naming import numbered
 from sabtune.search.racing import Race, Seeds
 from sabtune.search.resuming import as_asked
 from sabtune.search.run import Ending, Say, execute, open_or_create, silent
-from sabtune.search.study import StudyFile, load
+from sabtune.search.study import Study, StudyFile, load
 from sabtune.store import Store
 from sabtune.watcher import Watcher
 
@@ -39,11 +40,20 @@ EVALUATION_SEED = record.FRESH_SEED
 
 
 def study_file(store: Store, name: str) -> StudyFile:
-    """The file that a study was searched from, with the study's task and ladder whatever the file
-    says now. Raises StudyFileError if it is gone."""
+    """Return the file that a study was searched from, with the task and ladder searched with.
+
+    Where the file is gone, as after a move to another machine, its study is the recorded one.
+    """
     with record.plan_of(record.open_study(store, name)) as plan:
         path, rival = Path(plan["file"]), plan.get("rival")
+        if not path.is_file():
+            study = from_dict(Study, plan["study"], PARTS, "study")
+            return StudyFile(path, study, _no_space, question=plan.get("question", ""), rival=rival)
     return as_asked(load(path, rival), plan)
+
+
+def _no_space(trial: optuna.Trial) -> NoReturn:
+    raise StudyFileError(f"trial {trial.number} needs the study's file, which is gone: put it back")
 
 
 def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:
