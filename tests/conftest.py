@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,17 @@ GOLDEN = Path(__file__).parent / "golden"
 def one_thread() -> None:
     """As a trial runs: on one thread, so that results don't depend on the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder() -> Iterator[None]:
+    """A command's --data-dir, which it keeps in the environment, ends with its test."""
+    before = os.environ.get("SABTUNE_DATA")
+    yield
+    if before is None:
+        os.environ.pop("SABTUNE_DATA", None)
+    else:
+        os.environ["SABTUNE_DATA"] = before
 
 
 @pytest.fixture
