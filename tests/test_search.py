@@ -232,6 +232,7 @@ def test_sync_makes_it_all_anew(
         sync(study, Store(done.store.root, tracking=other.uri))
     finally:
         record.set_model(study, kept)
+        record.set_tracking(study, None)
     pairs = [*zip(there.searches(), other.searches(), strict=True)]
     pairs += [(run, other.trials()[number]) for number, run in there.trials().items()]
     own = ("mlflow.parentRunId", "mlflow.runName")
