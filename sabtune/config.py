@@ -49,7 +49,7 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         check_whole("updates", self.updates, least=1)
-        check_whole("batch_size", self.batch_size, least=1)
+        check_whole("batch_size", self.batch_size, least=1, most=2**20)
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "a rate above 0")
         for name in ("warmup", "decay"):
             share = getattr(self, name)

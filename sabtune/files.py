@@ -333,6 +333,8 @@ def local(text: str, option: str) -> Path:
     if not text.strip():
         raise StoreError(f"{option} is {text!r}: give a folder")
     try:
+        if "\0" in text:
+            raise ValueError("null character")
         path = Path(text).expanduser().absolute()
         path.exists()
     except RuntimeError:

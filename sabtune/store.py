@@ -22,6 +22,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sabtune import databases
 from sabtune.errors import StoreError
@@ -193,9 +194,17 @@ def _database(url: str) -> str:
     return databases.sqlite_url(local(parts.database, "--store"))
 
 
+def _has_port(uri: str) -> bool:
+    """Return whether the port of an address is one, or left out."""
+    try:
+        return urlsplit(uri).port != 0
+    except ValueError:
+        return False
+
+
 def check_tracking(uri: str | None) -> None:
     """Raises StoreError if this can't be the address of an MLflow."""
-    if uri and not TRACKING.match(uri):
+    if uri and not (TRACKING.match(uri) and _has_port(uri)):
         raise StoreError(
             f"--tracking, or MLFLOW_TRACKING_URI, is {hide_password(uri)!r}: give a server as "
             "http://HOST:PORT or a database as postgresql://USER@HOST/DATABASE or "

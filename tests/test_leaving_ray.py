@@ -1,4 +1,4 @@
-"""Ray, left while another thread lets go of what is Ray's."""
+"""Ray, left while another thread lets go of what is Ray's, and beside processes that aren't."""
 
 from __future__ import annotations
 
@@ -48,10 +48,38 @@ print("still here")
 """
 
 
-def test_ray_is_left_once_what_is_being_collected_is_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LEAVES, str(tmp_path / "ray.log")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+BESIDE = """
+import subprocess, sys
+from pathlib import Path
+
+from sabtune.search.cluster import some_ray
+
+sleeper = ["sleep", "100"]
+before = subprocess.Popen(sleeper)
+with some_ray(Path(sys.argv[1])):
+    during = subprocess.Popen(sleeper)
+print(before.poll(), during.poll())
+before.kill()
+during.kill()
+"""
+
+
+def run(script: str, folder: Path) -> tuple[str, str, int]:
+    """What the script printed, to both streams, and its exit code."""
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(folder / "ray.log")],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("still here\n", "", 0)
+    return done.stdout, done.stderr, done.returncode
+
+
+def test_ray_is_left_once_what_is_being_collected_is_gone(tmp_path: Path) -> None:
+    assert run(LEAVES, tmp_path) == ("still here\n", "", 0)
+
+
+def test_a_process_that_is_not_rays_goes_on(tmp_path: Path) -> None:
+    assert run(BESIDE, tmp_path) == ("None None\n", "", 0)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
+DATA_VARIABLE = "SABTUNE_DATA"
 
 StoreOption = Annotated[
     str,
@@ -28,7 +29,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        envvar="SABTUNE_DATA",
+        envvar=DATA_VARIABLE,
         help="The folder that keeps data sets; by default the user's cache.",
     ),
 ]

@@ -9,11 +9,13 @@ import tempfile
 import traceback
 
 from sabtune import __version__
-from sabtune.cli.options import FILES_VARIABLE, TRACKING_VARIABLE
+from sabtune.cli.options import DATA_VARIABLE, FILES_VARIABLE, TRACKING_VARIABLE
 from sabtune.errors import SabtuneError
 from sabtune.redaction import redact
 
 SIZES = "lower hidden, batch_size, the task's length or the ladder's lengths"
+
+VARIABLES = (FILES_VARIABLE, TRACKING_VARIABLE, DATA_VARIABLE)
 
 PATHS = {
     errno.ENAMETOOLONG: "give a shorter path",
@@ -44,7 +46,8 @@ def explained(problem: BaseException) -> str | None:
     if out_of_memory(problem):
         return f"out of memory ({words}): {SIZES}, or use a larger machine"
     if isinstance(problem, RuntimeError) and "home directory" in words:
-        named = [word for word in sys.argv[1:] if word.startswith("~")] or ["a path with ~"]
+        given = [*sys.argv[1:], *(os.environ.get(name, "") for name in VARIABLES)]
+        named = [word for word in given if word.startswith("~")] or ["a path with ~"]
         return f"{', '.join(named)} leads to no user's home: give the path in full"
     if isinstance(problem, OSError) and problem.errno in PATHS:
         place = f" {problem.filename}" if problem.filename else ""
@@ -102,6 +105,4 @@ def shortened(words: str, most: int = 300) -> str:
 def redacted(text: str) -> str:
     """Return the text without the passwords that the command was given."""
     words = [word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]]
-    return redact(
-        text, *words, *(os.environ.get(name) for name in (FILES_VARIABLE, TRACKING_VARIABLE))
-    )
+    return redact(text, *words, *(os.environ.get(name) for name in VARIABLES))

@@ -43,6 +43,12 @@ from sabtune.store import DEFAULT, Store
 if TYPE_CHECKING:
     from sabtune.search.study import StudyFile
 
+MOST_RUNS = 10_000
+"""The most configurations, and seeds of each, that a comparison is made of."""
+
+LARGEST = 2**31 - 1
+"""The largest whole number that a database's INTEGER and a generator take."""
+
 
 @app.command()
 def search(
@@ -196,8 +202,10 @@ def confirm(
     studies: Annotated[
         list[str], typer.Argument(help="A study, and others whose best are its rivals.")
     ],
-    top: Annotated[int, typer.Option(min=1, help="Configurations of the first study.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, max=MOST_RUNS, help="Configurations of the first study.")
+    ] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Fresh seeds for each.")] = 10,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
@@ -228,7 +236,7 @@ def ablate(
     studies: Annotated[
         list[str], typer.Argument(help="A study, and others whose best are its rivals.")
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for each.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Fresh seeds for each.")] = 5,
     changes: Annotated[
         str | None,
         typer.Option(help="Of these alone, such as schedule,lengths; by default of all."),
@@ -263,7 +271,9 @@ def ablate(
 @app.command()
 def reproduce(
     study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
-    trial: Annotated[int, typer.Argument(min=0, help="The number of one of its trials.")],
+    trial: Annotated[
+        int, typer.Argument(min=0, max=LARGEST, help="The number of one of its trials.")
+    ],
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     data_dir: DataOption = None,
@@ -285,9 +295,12 @@ def climb(
     study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
     lengths: Annotated[str, typer.Option(help="Lengths to measure at, such as 20000,50000.")],
     trials: Annotated[
-        list[int] | None, typer.Argument(min=0, help="Numbers of trials; by default the best.")
+        list[int] | None,
+        typer.Argument(min=0, max=LARGEST, help="Numbers of trials; by default the best."),
     ] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="On how many, at each length.")] = 64,
+    sequences: Annotated[
+        int, typer.Option(min=1, max=LARGEST, help="On how many, at each length.")
+    ] = 64,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     data_dir: DataOption = None,

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from sabtune import interrupts
 from sabtune.cli.commands import Values, typed
-from sabtune.errors import ConfigError
+from sabtune.errors import ConfigError, DataError
 from sabtune.escaping import terminal
 from sabtune.redaction import without_secrets
 from sabtune.store import Store
@@ -171,7 +171,10 @@ def data_folder(named: Path | None) -> Path:
 
     if named is not None:
         place.use(named)
-    return place.folder()
+    folder = place.folder()
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: name a folder for data sets with --data-dir")
+    return folder
 
 
 def restored(console: Console, store: Store) -> Store:
@@ -205,6 +208,7 @@ def write_report(
     from sabtune.search.record import open_study
 
     wanted = formats.split(",") if formats is not None else FORMATS
+    folder = folder.expanduser()
     written = write(open_study(store, study), store, folder, wanted)
     figures = sum(path.parent != folder for path in written)
     names = [path.name for path in written if path.parent == folder]

@@ -28,7 +28,7 @@ class ModelConfig(Config, ABC):
     forget_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        check_whole("hidden", self.hidden, least=1)
+        check_whole("hidden", self.hidden, least=1, most=2**20)
 
     @abstractmethod
     def label(self) -> str:

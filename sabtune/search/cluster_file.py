@@ -100,8 +100,8 @@ def _read(path: Path) -> bytes:
 def _parsed(path: Path, content: bytes) -> Any:
     """What the YAML says. Raises ClusterError if it is none, or would grow without bound: a few
     lines of aliases of aliases can stand for more than any memory holds."""
-    loader = _Loader(content)
     try:
+        loader = _Loader(content)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -111,8 +111,6 @@ def _parsed(path: Path, content: bytes) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError) as problem:
         words = " ".join(str(problem).split())
         raise ClusterError(f"{path} is no YAML: {shorten(words, MOST_WORDS)}") from None
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

@@ -67,25 +67,27 @@ class Watch:
 
 
 class Processes:
-    """The processes of a Ray of our own."""
+    """The processes of a Ray of our own; this process may have started others before."""
 
     def __init__(self) -> None:
         self.node: Any = ray._private.worker._global_node
-        self.driver = psutil.Process()
         self.all: set[psutil.Process] = set()
         self.look()
 
     def look(self) -> str:
         """Return what has become of Ray, "" while it is well."""
-        with contextlib.suppress(psutil.Error):
-            self.all |= set(self.driver.children(recursive=True))
+        for started in list(self.node.all_processes.values()):
+            for info in started:
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(info.process.pid)
+                    self.all |= {process, *process.children(recursive=True)}
         for name, process in self.node.dead_processes():
             if name in NEEDED:
                 return f"Ray on this machine came to an end ({name} {_how(process.returncode)})"
         return ""
 
     def end(self) -> None:
-        """Kill those that are left; none but Ray's, since there were others before."""
+        """Kill those that are left."""
         end({process for process in self.all if process.is_running()})
 
 

@@ -20,6 +20,7 @@ from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung, solves
 from sabtune.files import Folder
+from sabtune.schema import shown
 from sabtune.search import storage
 from sabtune.store import Store, recorded
 from sabtune.trial import Assignment, Progress, plain
@@ -423,7 +424,13 @@ def store_of(store: Store, *, write: bool = False) -> storage.Studies:
     password, if it can't be used, or if a newer sabtune or another Optuna has written it."""
     opened = storage.writing(store) if write else storage.reading(store)
     formats = [of.user_attrs.get(FORMAT, 0) for of in opened.get_all_studies()]
-    written = max((of for of in formats if isinstance(of, int)), default=0)
+    for written in formats:
+        if not isinstance(written, int):
+            raise StoreError(
+                f"{store.shown} is damaged (a study has format {shown(written)}): "
+                "put a copy of it in its place, or give another --store"
+            )
+    written = max(formats, default=0)
     if written > STORE_FORMAT:
         raise StoreError(
             f"{store.shown} was written by a newer sabtune (format {written}, and this one knows "

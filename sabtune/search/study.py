@@ -72,7 +72,7 @@ class Resources(Config):
 
 def fits_name(name: str) -> bool:
     """Whether a study can have this name."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def words(cpus: float, gpus: float) -> str:
@@ -129,7 +129,7 @@ class Study(Config):
             fits_name(self.name),
             "name",
             self.name,
-            "letters, digits, '.', '_' and '-'; it names files",
+            "at most 100 letters, digits, '.', '_' and '-'; it names files",
         )
         check_whole("trials", self.trials, least=1)
         check_seed("seed", self.seed)
