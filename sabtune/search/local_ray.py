@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import psutil
 import ray
 from ray._private import ray_constants
@@ -35,6 +36,9 @@ LEAST_ADDRESSES = 2
 TRIES = 3
 """How often Ray is started: on a busy machine a start may time out. What fails otherwise is tried
 twice."""
+
+TURN = 240
+"""Seconds for which a start waits until other searches of this user have started their Rays."""
 
 
 def forward_no_credentials() -> None:
@@ -159,13 +163,25 @@ def on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+@contextmanager
+def in_turn(base: Path) -> Iterator[None]:
+    """Have one search of this user start Ray at a time; several at once may all time out."""
+    lock = filelock.FileLock(base / f"sabtune-{os.getuid()}-starts-ray.lock", mode=0o600)
+    with contextlib.suppress(filelock.Timeout, OSError):  # nothing is wrong without it
+        lock.acquire(timeout=TURN)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def start(folder: Path) -> None:
     """Start Ray and connect to it. Raises ClusterError if it doesn't start."""
     check_limits()
     for attempt in range(1, TRIES + 1):
         others = set(psutil.Process().children())
         try:
-            with on_loopback():
+            with on_loopback(), in_turn(folder.parent.parent):
                 ray.init(
                     address="local",
                     include_dashboard=False,
