@@ -86,5 +86,7 @@ def posed(task: TaskConfig, directory: Path) -> Path:
 
 
 def heed_interrupts() -> None:
-    """For `preexec_fn`: a shell's background job ignores SIGINT, and so does what it starts."""
+    """For `preexec_fn`: a shell's background job ignores SIGINT, and so does what it starts; under
+    nohup they ignore SIGHUP."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
