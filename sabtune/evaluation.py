@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 from typing import Any, Self
 
 import torch
+from torch.nn.functional import pad
 
 from sabtune.models import Model
-from sabtune.schema import Config, check, check_whole
+from sabtune.schema import Config, check, check_whole, from_dict
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Tally, Task
+from sabtune.tasks import Batch, Tally, Task
 
 BATCH_STEPS = 65_536
 """Most sequence steps, batch × T, held at once: it bounds a memory that grows with T."""
@@ -30,16 +32,23 @@ SOLVED = Task.solved
 class Ladder(Config):
     """The lengths a model is tested on, the training length first.
 
-    select: the short rungs that are measured during training; they alone choose and prune.
-    sequences: how many each rung is measured on. solved_reports: after so many reports in a row
-    that solve every short rung, and once k_top is what it ends with, a trial has trained enough;
+    select: the short lengths that are measured during training; they alone choose and prune.
+    sequences: how many each length is measured on. solved_reports: after so many reports in a row
+    that solve every short length, and once k_top is what it ends with, a trial has trained enough;
     None: it makes all its updates.
+
+    phases: each length L is measured over the lengths L, L + 1, …, L + phases - 1, its sequences
+    spread evenly over them. A model that remembers every k_att-th state may depend on the remainder
+    of the length by k_att, and so many lengths have every remainder. None: as many as the largest
+    k_att of the study's spaces; 1 where the task's data says how long a sequence is, or every step
+    of a sequence is scored.
     """
 
     lengths: tuple[int, ...]
     select: tuple[int, ...]
     sequences: int = 512
     solved_reports: int | None = None
+    phases: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lengths", "select"):
@@ -52,17 +61,53 @@ class Ladder(Config):
         check_whole("sequences", self.sequences, least=1)
         if self.solved_reports is not None:
             check_whole("solved_reports", self.solved_reports, least=1)
+        if self.phases is not None:
+            check_whole("phases", self.phases, least=1)
+            enough = f"at least one a phase, {self.phases}, or fewer phases"
+            check(self.sequences >= self.phases, "sequences", self.sequences, enough)
+
+
+def recorded_ladder(data: object, where: str = "") -> Ladder:
+    """The ladder that was written as a dict; older ones were measured over one phase.
+
+    Raises ConfigError with the path of the key that is off.
+    """
+    return resolved(from_dict(Ladder, data, {}, where))
+
+
+def resolved(ladder: Ladder) -> Ladder:
+    """The ladder with a number of phases: one where nobody says."""
+    return ladder if ladder.phases else replace(ladder, phases=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """How a model does at one length."""
+    """How a model does at one length, or over the lengths that follow it.
+
+    accuracy, loss: the mean over the phases. by_phase: the accuracy at `length`, `length` + 1, …;
+    empty where `length` alone was measured. in_phase: the accuracy where the number of steps has
+    the remainder by k_att of a training sequence. worst_phase: the least accuracy at one remainder.
+    None: not measured.
+    """
 
     length: int
     accuracy: float
     loss: float  # in the task's unit
     sequences: int
     seconds: float | None = field(default=None, compare=False)  # that measuring took, if recorded
+    by_phase: tuple[float, ...] = ()
+    in_phase: float | None = None
+    worst_phase: float | None = None
+
+    @property
+    def least(self) -> float:
+        """The accuracy in the worst phase, or as far as it was measured."""
+        return self.accuracy if self.worst_phase is None else self.worst_phase
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made of it; older ones have fewer keys."""
+        return cls(**{**data, "by_phase": tuple(data.get("by_phase", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +115,18 @@ class Begun:
     """A rung of which the first sequences were measured."""
 
     done: int = 0  # sequences
-    tally: Tally = field(default_factory=Tally)
+    tallies: tuple[Tally, ...] = ()  # one a phase that was begun
     seconds: float = 0.0
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What `dataclasses.asdict` made of it."""
-        return cls(**(data | {"tally": Tally(**data["tally"])}))
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made of it; older ones have one tally."""
+        tallies = data["tallies"] if "tallies" in data else [data["tally"]]
+        return cls(
+            done=data["done"],
+            tallies=tuple(Tally(**tally) for tally in tallies),
+            seconds=data["seconds"],
+        )
 
 
 def never() -> bool:
@@ -85,11 +135,25 @@ def never() -> bool:
 
 
 def measure(
-    model: Model, task: Task, length: int, *, sequences: int, seed: int, stream: Stream
+    model: Model,
+    task: Task,
+    length: int,
+    *,
+    sequences: int,
+    seed: int,
+    stream: Stream,
+    phases: int = 1,
 ) -> Rung:
     """`measure_on` without a pause."""
     rung = measure_on(
-        model, task, length, sequences=sequences, seed=seed, stream=stream, begun=Begun()
+        model,
+        task,
+        length,
+        sequences=sequences,
+        seed=seed,
+        stream=stream,
+        phases=phases,
+        begun=Begun(),
     )
     assert isinstance(rung, Rung)
     return rung
@@ -104,10 +168,12 @@ def measure_on(
     sequences: int,
     seed: int,
     stream: Stream,
+    phases: int = 1,
     begun: Begun,
     pressed: Callable[[], bool] = never,
 ) -> Rung | Begun:
-    """The model on `sequences` sequences of one length, in memory that `BATCH_STEPS` bounds.
+    """The model on `sequences` sequences of `phases` lengths from `length` on, in memory that
+    `BATCH_STEPS` bounds.
 
     On all there are for `stream`, if they are fewer. The same seed and stream give the same
     sequences, whichever the model. Where training carries a state from one batch to the next, it
@@ -116,29 +182,103 @@ def measure_on(
     begun: what was measured before, and isn't again. Where `pressed` says that it's time to pause,
     which it is asked between two batches, what was measured so far is returned.
     """
-    source = task.batches(length, stream, generator(seed, stream, index=length), model.device)
-    sequences = min(sequences, source.count or sequences)
-    at_once = max(1, BATCH_STEPS // task.steps(length))
-    since, total, span = time.perf_counter() - begun.seconds, begun.tally, task.memory_span
-    window = WINDOW if span is None else task.length
-    for done in range(0, sequences, at_once):
-        batch = source.batch(min(at_once, sequences - done))
-        if done < begun.done:
+    since = time.perf_counter() - begun.seconds
+    tallies = list(begun.tallies) or [Tally()] * phases
+    sources = [
+        task.batches(at, stream, generator(seed, stream, index=at), model.device)
+        for at in range(length, length + phases)
+    ]
+    phase_of = [
+        phase
+        for phase, (share, source) in enumerate(
+            zip(shares(sequences, phases), sources, strict=True)
+        )
+        for _ in range(min(share, source.count or share))
+    ]
+    at_once = max(1, BATCH_STEPS // task.steps(length + phases - 1))
+    for first in range(0, len(phase_of), at_once):
+        sizes = Counter(phase_of[first : first + at_once])
+        batches = {phase: sources[phase].batch(size) for phase, size in sizes.items()}
+        done = first + sizes.total()
+        if done <= begun.done:
             continue
-        state = None
-        for part in batch.windows(window):
-            logits, state = model(part.x, state)
-            state = state if span is None else model.carried(state, span)
-            total += task.tally(logits, part)
-        if done + at_once < sequences and pressed():
+        for phase, tally in tallied(model, task, batches).items():
+            tallies[phase] += tally
+        if done < len(phase_of) and pressed():
             seconds = time.perf_counter() - since
-            return Begun(done=done + at_once, tally=total, seconds=seconds)
+            return Begun(done=done, tallies=tuple(tallies), seconds=seconds)
+    return rung_of(
+        task,
+        length,
+        tallies,
+        period=model.period,
+        sequences=len(phase_of),
+        seconds=time.perf_counter() - since,
+    )
+
+
+def tallied(model: Model, task: Task, batches: Mapping[int, Batch]) -> dict[int, Tally]:
+    """How the model does on each of the batches, which may have different lengths, in one pass.
+
+    What follows a shorter sequence's end changes nothing before it.
+    """
+    span = task.memory_span
+    window = WINDOW if span is None else task.length
+    totals, state = dict.fromkeys(batches, Tally()), None
+    for parts in zip_longest(*(batch.windows(window) for batch in batches.values())):
+        width = max(part.x.shape[1] for part in parts if part is not None)
+        x = torch.cat(
+            [
+                batch.x.new_zeros(len(batch.x), width, task.inputs)
+                if part is None
+                else pad(part.x, (0, 0, 0, width - part.x.shape[1]))
+                for batch, part in zip(batches.values(), parts, strict=True)
+            ]
+        )
+        logits, state = model(x, state)
+        state = state if span is None else model.carried(state, span)
+        rows = logits.split([len(batch.x) for batch in batches.values()])
+        for key, part, own in zip(batches, parts, rows, strict=True):
+            if part is not None:
+                totals[key] += task.tally(own[:, : part.x.shape[1]], part)
+    return totals
+
+
+def shares(sequences: int, phases: int) -> list[int]:
+    """How many of the sequences each phase gets: as evenly as can be."""
+    return [sequences // phases + (phase < sequences % phases) for phase in range(phases)]
+
+
+def rung_of(
+    task: Task,
+    length: int,
+    tallies: Sequence[Tally],
+    *,
+    period: int,
+    sequences: int,
+    seconds: float,
+) -> Rung:
+    """What the tallies of the lengths from `length` on say.
+
+    A phase is a remainder of the number of steps by `period`, counted from a training sequence.
+    """
+    total = sum(tallies, Tally())
+    phases: dict[int, Tally] = defaultdict(Tally)
+    for at, tally in enumerate(tallies, start=length):
+        if task.phased or period == 1:
+            phases[(task.steps(at) - task.steps(task.length)) % period] += tally
+    several = len(tallies) > 1
     return Rung(
         length=length,
         accuracy=total.accuracy,
         loss=total.mean_loss,
         sequences=sequences,
-        seconds=time.perf_counter() - since,
+        seconds=seconds,
+        by_phase=tuple(tally.accuracy for tally in tallies) if several else (),
+        in_phase=phases[0].accuracy if 0 in phases else None,
+        worst_phase=(
+            min(tally.accuracy for tally in phases.values()) if len(phases) == period else None
+        ),
     )
 
 
@@ -171,7 +311,7 @@ def selection_score(rungs: Sequence[Rung], task: Task) -> float:
 def solves(rungs: Sequence[Rung], select: Sequence[int], task: Task) -> bool:
     """Whether the rungs of these lengths are there, and all of them solved."""
     chosen = [rung for rung in rungs if rung.length in select]
-    return bool(chosen) and all(rung.accuracy >= task.solved for rung in chosen)
+    return bool(chosen) and all(rung.least >= task.solved for rung in chosen)
 
 
 def length_score(rungs: Sequence[Rung], task: Task) -> float:
@@ -190,11 +330,20 @@ def length_score(rungs: Sequence[Rung], task: Task) -> float:
     return area / math.log(longer[-1].length / longer[0].length)
 
 
-def solve_length(rungs: Sequence[Rung], solved_at: float = SOLVED) -> int:
-    """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none."""
+def solve_length(
+    rungs: Sequence[Rung], solved_at: float = SOLVED, *, in_phase: bool = False
+) -> int:
+    """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none.
+
+    The accuracy in the worst phase, or else in phase with the training length; where that wasn't
+    measured, the mean.
+    """
     solved = 0
     for rung in sorted(rungs, key=lambda rung: rung.length):
-        if rung.accuracy < solved_at:
+        accuracy = rung.least
+        if in_phase:
+            accuracy = rung.accuracy if rung.in_phase is None else rung.in_phase
+        if accuracy < solved_at:
             break
         solved = rung.length
     return solved

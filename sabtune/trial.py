@@ -20,7 +20,15 @@ import torch
 from sabtune import checkpoint, manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score, solves
+from sabtune.evaluation import (
+    Begun,
+    Ladder,
+    Rung,
+    measure_on,
+    never,
+    selection_score,
+    solves,
+)
 from sabtune.peak import forget_peak, peak
 from sabtune.schema import Config, check, from_dict, to_dict
 from sabtune.seeding import Stream
@@ -121,7 +129,7 @@ class Progress:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """What `to_dict` wrote."""
-        rungs = {name: [Rung(**rung) for rung in data[name]] for name in ("ladder", "test")}
+        rungs = {name: [Rung.from_dict(rung) for rung in data[name]] for name in ("ladder", "test")}
         return cls(**(data | rungs | {"report": Report(**data["report"])}))
 
 
@@ -211,6 +219,7 @@ class TrialRun:
                 sequences=self.assignment.ladder.sequences,
                 seed=self.assignment.evaluation_seed,
                 stream=stream,
+                phases=self.assignment.ladder.phases or 1,
                 begun=self.begun,
                 pressed=pressed,
             )
@@ -329,7 +338,7 @@ class Kept:
         return cls(
             history=history,
             report=Report(**report) if report else None,
-            rungs=[Rung(**rung) for rung in data.get("rungs", [])],
+            rungs=[Rung.from_dict(rung) for rung in data.get("rungs", [])],
             begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
             seconds=data.get("seconds", history[-1].seconds if history else 0.0),
             memory=data.get("memory", history[-1].memory if history else 0.0),

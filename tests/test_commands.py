@@ -238,8 +238,8 @@ def test_an_interrupted_search_of_a_new_study_goes_on_with_that(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--study", "a b"], "--study: name is 'a b': give letters"),
-        (["--study", ""], "--study: name is '': give letters"),
+        (["--study", "a b"], "--study: name is 'a b': give at most 100 letters"),
+        (["--study", ""], "--study: name is '': give at most 100 letters"),
         (["--study", "x", "--new"], "--study is 'x': give it or --new, not both"),
     ],
 )

@@ -204,7 +204,7 @@ def test_a_rung_in_pieces_is_the_rung(carries: bool, monkeypatch: pytest.MonkeyP
 
 def test_what_was_measured_is_not_measured_again() -> None:
     oracle = Oracle(10**6)
-    begun = Begun(done=10, tally=Tally(loss=1.0, steps=4, correct=1, scored=2), seconds=2.0)
+    begun = Begun(done=10, tallies=(Tally(loss=1.0, steps=4, correct=1, scored=2),), seconds=2.0)
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     found = measure_on(oracle, TASK, 40, **kept, begun=begun)  # type: ignore[arg-type]
     assert isinstance(found, Rung)

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from sabtune.errors import StoreError
-from sabtune.evaluation import Ladder
+from sabtune.evaluation import Ladder, resolved
 from sabtune.models import SAB
 from sabtune.search import record
 from sabtune.search.assigning import Assigner
@@ -178,7 +178,7 @@ def test_a_comparison_measures_by_the_ladder_that_was_searched(
 ) -> None:
     text = file.path.read_text()
     file.path.write_text(text.replace("lengths=(2, 4, 8)", "lengths=(2, 4, 16)"))
-    assert study_file(store, "learnable").study.ladder == LADDER
+    assert study_file(store, "learnable").study.ladder == resolved(LADDER)
 
 
 def test_runs_of_another_task_or_a_search_are_another_comparison(

@@ -140,7 +140,7 @@ def test_a_rival_that_is_not_there(tmp_path: Path, after: str, message: str) -> 
         (("return TrialConfig", "TrialConfig"), r"space\(trial\) returned None: return a"),
         (("import SAB", "import SABBATH"), r"study.py:4: ImportError: cannot import name"),
         (("def space(trial):", "def space(trial)"), "study.py:10: expected ':'"),
-        (('name="s"', 'name="a/b"'), "study.py:8: name is 'a/b': give letters"),
+        (('name="s"', 'name="a/b"'), "study.py:8: name is 'a/b': give at most 100 letters"),
         (("(4, 8)", "(5, 8)"), r"study.py:8: ladder.lengths is \(5, 8\): give the training length"),
         (("select=(4,)", "slect=(4,)"), "study.py:8: Ladder has no key 'slect': did you mean"),
         (("Config(length=4)", "Config(length=-4)"), "study.py:8: length is -4: give a whole"),

@@ -21,6 +21,7 @@ STUDY = Study(
         select=(100, 200, 400),
         sequences=256,
         solved_reports=3,
+        phases=10,
     ),
     trials=1,
 )

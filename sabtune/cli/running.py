@@ -131,10 +131,12 @@ def search(
     if dry_run:
         from sabtune.report.pages import forecast_page
         from sabtune.search.forecast import forecast
+        from sabtune.search.resuming import with_recorded_phases
         from sabtune.search.run import check_resumable
 
         known = Store.at(store, files, tracking)
         if known.found and not new:
+            file = with_recorded_phases(file, known)
             check_resumable(file, known)
         console.print(forecast_page(forecast(file), file.study))
         return
@@ -301,6 +303,12 @@ def climb(
     sequences: Annotated[
         int, typer.Option(min=1, max=LARGEST, help="On how many, at each length.")
     ] = 64,
+    phases: Annotated[
+        int,
+        typer.Option(
+            min=1, max=LARGEST, help="Spread them over so many lengths, each and those after it."
+        ),
+    ] = 1,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     data_dir: DataOption = None,
@@ -321,5 +329,5 @@ def climb(
     for trial in chosen:
         if trial is None:
             raise StoreError(f"study {study!r} has no complete trial yet: search it first")
-        for climbed in climbing(trial, wanted, sequences):
+        for climbed in climbing(trial, wanted, sequences, phases):
             console.print(climbed_line(trial, climbed))

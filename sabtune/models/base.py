@@ -30,6 +30,11 @@ class ModelConfig(Config, ABC):
     def __post_init__(self) -> None:
         check_whole("hidden", self.hidden, least=1, most=2**20)
 
+    @property
+    def period(self) -> int:
+        """After how many steps the pattern of remembered states repeats."""
+        return 1
+
     @abstractmethod
     def label(self) -> str:
         """The few words that tell this configuration from its neighbours in a list."""
@@ -94,6 +99,11 @@ class Model(nn.Module, ABC):
         """`start` with the h and c that `state` ends with, cut from what led to them."""
         h, c = (end.detach().reshape(-1, end.shape[-1]) for end in (state.h, state.c))
         return self.start(h, c)
+
+    @property
+    def period(self) -> int:
+        """After how many steps the pattern of remembered states repeats."""
+        return 1
 
     @property
     def settled(self) -> bool:

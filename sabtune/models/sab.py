@@ -64,6 +64,10 @@ class SAB(Attentive):
             words += [self.form] * (self.form != "paper")
             return " ".join(words)
 
+        @property
+        def period(self) -> int:
+            return self.k_att
+
         def dense(self, steps: int) -> int:
             """The memories of a sequence of T = `steps`, m_0 with them."""
             return 1 + steps // self.k_att
@@ -106,6 +110,10 @@ class SAB(Attentive):
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
         return fused.sab(x, state, p, **self.sparsity, rule=self.rule)
+
+    @property
+    def period(self) -> int:
+        return self.config.period
 
     @property
     def sparsity(self) -> dict[str, int]:

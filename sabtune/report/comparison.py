@@ -126,6 +126,19 @@ class Comparison:
         ]
         return np.array(found + [self.chance] * (group.n - len(found)))
 
+    def phases(self, group: Group, length: int) -> tuple[Estimate, Estimate] | None:
+        """The mean accuracies in phase with the training length and in the worst phase, failed
+        seeds at chance; None where they weren't measured."""
+        rungs = [rung for of in group.runs.values() for rung in of if rung.length == length]
+        samples = []
+        for name in ("in_phase", "worst_phase"):
+            known = [getattr(rung, name) for rung in rungs if rung.by_phase]
+            if not known or None in known:
+                return None
+            samples.append(known + [self.chance] * group.failed)
+        in_phase, worst = map(statistics.mean, samples)
+        return in_phase, worst
+
     def _difference(self, ours: Group, theirs: Group) -> Difference:
         """Paired where both ran the same seeds, else unpaired: no seed is left out.
 
@@ -157,14 +170,20 @@ def accuracy_sheet(comparison: Comparison) -> Sheet:
 def longest_sheet(comparison: Comparison) -> Sheet:
     """What each method reaches at the longest length: the interquartile mean and P(solve)."""
     longest = comparison.lengths[-1]
+    by_phase = [comparison.phases(group, longest) for group in comparison.groups]
     rows = []
-    for group in comparison.groups:
+    for group, phases in zip(comparison.groups, by_phase, strict=True):
         middle = statistics.interquartile_mean(comparison.accuracies(group, longest))
         solved = group.solved(longest, comparison.solved_at)
         count = f"{solved.count} of {solved.n}"
-        rows.append((group.label, _seeds(group), middle.percent(), count, solved.percent()))
-    header = ("method", "seeds", "IQM of accuracy (%)", "solved by", "P(solve) (%)")
-    return Sheet(f"At length {longest:,}, the longest", header, tuple(rows))
+        row = [group.label, _seeds(group), middle.percent(), count, solved.percent()]
+        if any(by_phase):
+            row += [mean.percent() for mean in phases] if phases else ["–", "–"]
+        rows.append(tuple(row))
+    header = ["method", "seeds", "IQM of accuracy (%)", "solved by", "P(solve) (%)"]
+    if any(by_phase):
+        header += ["in phase (%)", "worst phase (%)"]
+    return Sheet(f"At length {longest:,}, the longest", tuple(header), tuple(rows))
 
 
 def contrast_sheet(comparison: Comparison) -> Sheet:
@@ -213,6 +232,8 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
             row |= statistics.mean(accuracies).named("mean")
             row |= statistics.interquartile_mean(accuracies).named("iqm")
             row |= solved.named("p_solve")
+            phases = comparison.phases(group, length)
+            row |= phases[0].named("in_phase") | phases[1].named("worst_phase") if phases else {}
             loss = group.loss(length)
             row |= loss.named("loss") if loss else {}
             rows.append(row)
@@ -275,6 +296,14 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
         f"P(solve): the share of seeds with an accuracy of {comparison.solved_at:.0%} or more at "
         "the length and every shorter one measured. IQM: the mean of the middle half of the seeds."
     )
+    runs = [rungs for group in comparison.groups for rungs in group.runs.values()]
+    phases = max((len(rung.by_phase) for rungs in runs for rung in rungs), default=0)
+    if phases:
+        yield (
+            f"A length L is measured over L … L + {phases - 1}; the accuracy is their mean. In "
+            "phase: those that differ from the training length by a multiple of k_att. Worst "
+            "phase: the least accuracy at one remainder by k_att; P(solve) is by it."
+        )
 
 
 def _tests(comparison: Comparison) -> Iterator[str]:

@@ -246,6 +246,7 @@ def _rows(material: Material) -> Iterator[dict[str, object]]:
     for rung in () if material.is_contest else material.best.test:
         row = {"method": _label(material), "length": rung.length, "seeds": 1}
         row |= {"accuracy": rung.accuracy, "loss": rung.loss}
+        row |= {"in_phase": rung.in_phase, "worst_phase": rung.worst_phase} if rung.by_phase else {}
         yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
     for table in _quoted(material):
         for of in table.rows:

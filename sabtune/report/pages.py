@@ -70,8 +70,12 @@ def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
     sequences = counted(rung.sequences, "sequence")
     assert trial.run is not None
     label = trial.label or trial.run.trial.model.label()
+    phases = ""
+    if rung.by_phase:
+        shares = ", ".join(f"{accuracy:.1%}" for accuracy in rung.by_phase)
+        phases = f" over {len(rung.by_phase)} lengths ({shares})"
     return Text(
-        f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}: "
+        f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}{phases}: "
         f"{rung.accuracy:.2%}, loss {rung.loss:.3g} "
         f"({sequences}, {rung.seconds or 0:,.1f} s, {climbed.memory:,.0f} MiB at the peak)"
     )

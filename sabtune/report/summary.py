@@ -100,23 +100,39 @@ UNITS = {"seconds_per_update": "s an update", "peak_memory": "peak memory (MiB)"
 
 def _ladder(rungs: Sequence[Rung], task: Task) -> Table:
     table = Table(title="Accuracy by length", title_justify="left")
-    for name in ("length", "× training", "accuracy", f"loss ({task.loss_unit})"):
+    phases = ("in phase", "worst phase") if any(map(depends, rungs)) else ()
+    for name in ("length", "× training", "accuracy", *phases, f"loss ({task.loss_unit})"):
         table.add_column(name, justify="right")
     for rung in rungs:
+        of_phases = (_share(rung.in_phase), _share(rung.worst_phase))
         table.add_row(
             f"{rung.length:,}",
             f"{rung.length / rungs[0].length:g}",
             f"{rung.accuracy:.1%}",
+            *of_phases[: len(phases)],
             f"{rung.loss:.4f}",
         )
     table.add_section()
-    table.add_row("chance", "", f"{task.chance:.1%}", "")
+    table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases), "")
     return table
+
+
+def depends(rung: Rung) -> bool:
+    """Whether a rung's accuracy may depend on the phase: it was measured, and there are several."""
+    return bool(rung.by_phase) and rung.worst_phase not in (None, rung.accuracy)
+
+
+def _share(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{accuracy:.1%}"
 
 
 def _solved(rungs: Sequence[Rung], task: Task) -> str:
     length, at = solve_length(rungs, task.solved), f"{task.solved:.0%}"
-    return f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
+    words = f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
+    in_phase = solve_length(rungs, task.solved, in_phase=True)
+    if in_phase != length:
+        words += f" in every phase, up to {in_phase:,} in phase with the training length"
+    return words
 
 
 def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
@@ -128,6 +144,12 @@ def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
         f"{_solved(best.test, task)}; "
         f"length score {length_score(best.test, task):.3f}."
     )
+    phases = max(len(rung.by_phase) for rung in best.test)
+    if any(map(depends, best.test)):
+        yield (
+            f"A length L is measured over L … L + {phases - 1}. In phase: those that differ from "
+            f"the training length by a multiple of k_att, {best.run.trial.model.period}."
+        )
     if seeds == 1:
         yield "One trained model of one seed: another seed of this configuration may do otherwise."
     else:

@@ -53,4 +53,9 @@ def _measured(trial: TrialRecord) -> Cells:
 
 def _by_length(on: str, rungs: list[Rung]) -> Cells:
     accuracies: Cells = {f"{on}_accuracy_at_{rung.length}": rung.accuracy for rung in rungs}
-    return accuracies | {f"{on}_loss_at_{rung.length}": rung.loss for rung in rungs}
+    phases: Cells = {}
+    for rung in rungs:
+        if rung.by_phase:
+            phases[f"{on}_in_phase_at_{rung.length}"] = rung.in_phase
+            phases[f"{on}_worst_phase_at_{rung.length}"] = rung.worst_phase
+    return accuracies | phases | {f"{on}_loss_at_{rung.length}": rung.loss for rung in rungs}

@@ -11,6 +11,7 @@ from sabtune.checkpoint import MODEL_FILES, load_model
 from sabtune.errors import StoreError
 from sabtune.evaluation import Rung, measure
 from sabtune.peak import forget_peak, peak
+from sabtune.schema import check
 from sabtune.search.record import TrialRecord
 
 
@@ -22,9 +23,11 @@ class Climbed:
     memory: float
 
 
-def climbing(trial: TrialRecord, lengths: Sequence[int], sequences: int) -> Iterator[Climbed]:
+def climbing(
+    trial: TrialRecord, lengths: Sequence[int], sequences: int, phases: int = 1
+) -> Iterator[Climbed]:
     """The model of a trial at one length after the other, on the sequences that test it: at a
-    length and number of sequences that the trial was tested on, what was recorded then.
+    length and numbers of sequences and phases that the trial was tested on, what was recorded then.
 
     Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read,
     ConfigError if the task has no sequences so long.
@@ -35,6 +38,7 @@ def climbing(trial: TrialRecord, lengths: Sequence[int], sequences: int) -> Iter
     with trial.checkpoint.here(MODEL_FILES) as here:
         model = load_model(here, trial.run)
     task = assignment.run.task.build()
+    check(phases <= sequences, "phases", phases, f"at most as many as sequences, {sequences}")
     for length in lengths:
         task.steps(length)
     torch.set_num_threads(assignment.threads)
@@ -42,5 +46,13 @@ def climbing(trial: TrialRecord, lengths: Sequence[int], sequences: int) -> Iter
     for length in lengths:
         forget_peak(model.device)
         seed = assignment.evaluation_seed
-        rung = measure(model, task, length, sequences=sequences, seed=seed, stream=stream)
+        rung = measure(
+            model,
+            task,
+            length,
+            sequences=sequences,
+            seed=seed,
+            stream=stream,
+            phases=phases,
+        )
         yield Climbed(rung=rung, memory=peak(model.device))

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sabtune.config import PARTS, RunConfig
 from sabtune.errors import StoreError, StudyFileError
-from sabtune.evaluation import Ladder
+from sabtune.evaluation import Ladder, recorded_ladder
 from sabtune.schema import KIND, from_dict
 from sabtune.search import record
 from sabtune.search.assigning import Assigner, configuration_key
@@ -165,6 +165,18 @@ def _lengths(study: optuna.Study) -> list[int] | None:
     return content and list(content["ladder"]["lengths"])
 
 
+def _phases(file: StudyFile, store: Store, name: str, runs: Mapping[str, RunConfig]) -> int:
+    """How many phases a contest measures: those that it has, or else all of its runs'."""
+    if name in record.names(store):
+        content = record.plan(record.open_study(store, name)).get("study")
+        if content:
+            return recorded_ladder(content["ladder"]).phases or 1
+    if not file.study.task.build().phased:
+        return 1
+    periods = [run.trial.model.period for run in runs.values()]
+    return max(file.study.ladder.phases or 1, *periods)
+
+
 def _relabels(known: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
     """Whether a label of `runs` stands for another configuration in a contest."""
     keys = {label: configuration_key(run) for label, run in runs.items()}
@@ -197,6 +209,7 @@ def contest(
     searched = file.study.ladder
     if lengths is None and name in record.names(store):
         lengths = _lengths(record.open_study(store, name))
+    phases = _phases(file, store, name, runs)
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -207,8 +220,9 @@ def contest(
         ladder=Ladder(
             lengths=tuple(lengths or fresh_lengths(searched)),
             select=searched.select if searched.solved_reports else searched.lengths[:1],
-            sequences=searched.sequences,
+            sequences=max(searched.sequences, phases),
             solved_reports=searched.solved_reports,
+            phases=phases,
         ),
     )
     own = dataclasses.replace(file, study=study)

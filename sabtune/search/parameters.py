@@ -99,6 +99,14 @@ def distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
     return found
 
 
+def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    """Return the least and the largest value of a distribution; of choices, every one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return (distribution.low, distribution.high)
+
+
 def contains(distribution: BaseDistribution, value: object) -> bool:
     """Whether the distribution can give this value, of the type that it gives."""
     if isinstance(distribution, CategoricalDistribution):

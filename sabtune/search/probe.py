@@ -130,6 +130,7 @@ def _rung(assignment: Assignment, training: Training, length: int) -> RungCost:
         sequences=at_once,
         seed=assignment.evaluation_seed,
         stream=Stream.SELECTION,
+        phases=min(ladder.phases or 1, at_once),
     )
     seconds = (time.perf_counter() - begun) * ladder.sequences / at_once
     return RungCost(

@@ -56,6 +56,9 @@ KEPT = (SHARING, PLACED, CONTEST)
 STORE_FORMAT = 2
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
 
+UNMEASURED = ("seconds", "in_phase", "worst_phase")
+"""What a rung may lack."""
+
 FRESH_SEED = 10**12
 """The first seed of a comparison on fresh seeds; a search's seeds lie far below."""
 
@@ -180,11 +183,13 @@ class TrialRecord:
 
 def _rung(data: Mapping[str, Any]) -> Rung:
     """A rung as `plain` wrote it. Raises TypeError if it holds anything but numbers."""
-    known = {key: value for key, value in data.items() if key != "seconds" or value is not None}
-    wrong = [key for key, value in known.items() if not isinstance(value, int | float)]
-    if wrong:
-        raise TypeError(f"the rung's {wrong[0]} is {data[wrong[0]]!r}")
-    return Rung(**data)
+    for key, value in data.items():
+        numbers = value if key == "by_phase" else [value]
+        if not all(
+            isinstance(of, int | float) or (of is None and key in UNMEASURED) for of in numbers
+        ):
+            raise TypeError(f"the rung's {key} is {value!r}")
+    return Rung.from_dict(data)
 
 
 @contextmanager

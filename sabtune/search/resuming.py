@@ -10,7 +10,7 @@ import optuna
 
 from sabtune.config import PARTS
 from sabtune.errors import ConfigError, StoreError
-from sabtune.evaluation import Ladder
+from sabtune.evaluation import recorded_ladder, resolved
 from sabtune.schema import flatten, from_dict, to_dict
 from sabtune.search import record
 from sabtune.search.objectives import directions
@@ -21,6 +21,16 @@ from sabtune.tasks import TaskConfig
 Values = Mapping[str, Any]
 
 REMEDY = "start another study with --new, or give it another name with --study"
+
+
+def with_recorded_phases(file: StudyFile, store: Store) -> StudyFile:
+    """The same file, with the phases that its study in the store was measured over; unless the file
+    itself says how many."""
+    name = file.study.name
+    if file.phases_given or name not in record.names(store):
+        return file
+    ladder = asked(record.plan(record.open_study(store, name))).get("ladder")
+    return file if ladder is None else file.with_phases(ladder.phases)
 
 
 def check_same_question(file: StudyFile, store: Store) -> None:
@@ -65,7 +75,7 @@ def asked(plan: Values) -> dict[str, Any]:
         task = {key: value for key, value in task.items() if key != "shortest"}  # now of training
     return {
         "task": from_dict(TaskConfig, task, PARTS, "task"),  # type: ignore[type-abstract]
-        "ladder": from_dict(Ladder, study.get("ladder"), PARTS, "ladder"),
+        "ladder": recorded_ladder(study.get("ladder"), "ladder"),
     }
 
 
@@ -92,7 +102,8 @@ def _directions(study: optuna.Study) -> list[str]:
 def _changed(known: Values, plan: Values, file: StudyFile) -> Iterator[str]:
     """What is other in the file, as in "task.length: 5 → 7"."""
     before: dict[str, Any] = {name: to_dict(value, PARTS) for name, value in known.items()}
-    after: dict[str, Any] = {name: to_dict(getattr(file.study, name), PARTS) for name in known}
+    study = dataclasses.replace(file.study, ladder=resolved(file.study.ladder))
+    after: dict[str, Any] = {name: to_dict(getattr(study, name), PARTS) for name in known}
     if "objectives" in plan:
         before["objectives"], after["objectives"] = plan["objectives"], list(file.study.objectives)
     if plan:

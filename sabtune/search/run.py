@@ -30,7 +30,7 @@ from sabtune.search.racing import Race
 from sabtune.search.ray_watch import RayLostError
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import identity, recover
-from sabtune.search.resuming import check_same_question
+from sabtune.search.resuming import check_same_question, with_recorded_phases
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.sharing import Placement, placed
@@ -39,6 +39,7 @@ from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
 from sabtune.watcher import Watcher
+from sabtune.wording import counted
 
 WORKER_DEATHS = 3
 """How often a trial is taken up again from one and the same checkpoint after its worker died."""
@@ -88,7 +89,13 @@ def search(
     """
     with locked(file.study.name, store) as lock:
         restore(store)
+        wanted, file = file.study.ladder.phases or 1, with_recorded_phases(file, store)
         check_resumable(file, store)
+        if (phases := file.study.ladder.phases or 1) < wanted:
+            say(
+                f"The study measures each length over {counted(phases, 'phase')}, as it began, and "
+                f"its k_att goes up to {wanted}: start another with --new to measure every phase"
+            )
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)

@@ -22,7 +22,7 @@ from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.evaluation import Ladder
 from sabtune.schema import Config, check, check_name, check_seed, check_whole, suggest
 from sabtune.search.example import example
-from sabtune.search.parameters import STORED, CheckedTrial, distributions
+from sabtune.search.parameters import STORED, CheckedTrial, branches, distributions, ends
 from sabtune.search.racing import Seeds
 from sabtune.search.record import TrialRecord
 from sabtune.search.study_module import import_file, importable
@@ -42,6 +42,9 @@ LEAST_GPU = 0.01
 
 ACCEPTED = 10
 """Configurations that a space is tried for when its file is loaded."""
+
+PERIOD_DRAWS = 32
+"""Random draws among which the largest k_att is looked for."""
 
 REJECTED_IN_A_ROW = 50
 """Configurations that a space may reject before it is taken for one that rejects all."""
@@ -161,7 +164,7 @@ class Study(Config):
 class StudyFile:
     """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
     one; such a trial is never the best. `question`: the file's docstring. `rival`: the one whose
-    space this is."""
+    space this is. `phases_given`: whether the file itself says how many phases its ladder has."""
 
     path: Path
     study: Study
@@ -169,6 +172,16 @@ class StudyFile:
     constraints: Constraints | None = None
     question: str = ""
     rival: str | None = None
+    phases_given: bool = True
+
+    def with_phases(self, phases: int) -> StudyFile:
+        """The same file, each length measured over so many. Raises StudyFileError if the ladder has
+        too few sequences for them."""
+        try:
+            ladder = dataclasses.replace(self.study.ladder, phases=phases)
+        except ConfigError as problem:
+            raise StudyFileError(f"{_place_of(self.path, 'STUDY')}: {problem}") from None
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, ladder=ladder))
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
         """The same file with another number of trials or seed, where it is given."""
@@ -245,6 +258,23 @@ class StudyFile:
                 self._tried(trial.params, study)
         points = [self._point(point, study) for point in self.study.points]
         return (points + [config for _, config in self._draws(study)])[0]
+
+    def largest_period(self) -> int:
+        """The largest k_att found in the space: of its points, of random draws, and of draws with
+        one parameter at a time at either end of its range."""
+        study, periods = self._thrown_away(), [1]
+
+        def note(point: Mapping[str, Any]) -> None:
+            with suppress(StudyFileError):
+                periods.append(self._tried(point, study)[1].model.period)
+
+        for point in (*self.study.points, *[{}] * PERIOD_DRAWS):
+            note(point)
+        for trial in branches(study):
+            for name, distribution in trial.distributions.items():
+                for value in ends(distribution):
+                    note(trial.params | {name: value})
+        return max(periods)
 
     def unfit(self, point: Mapping[str, Any]) -> str:
         """Say why the space can't be asked for a point; "" if it can."""
@@ -337,12 +367,15 @@ def load(path: Path, rival: str | None = None) -> StudyFile:
         raise
     except BaseException as problem:  # a SystemExit, too: the file isn't the program
         raise StudyFileError(explain(path, problem)) from problem
-    file = _study_file(path, module)
-    if rival is not None:
-        file = _as_rival(file, getattr(module, "RIVALS", {}), rival)
+    own, rivals = _study_file(path, module), getattr(module, "RIVALS", {})
+    file = own if rival is None else _as_rival(own, rivals, rival)
     file.try_space()
     file.try_constraints()
-    return file
+    if file.phases_given:
+        return file
+    spaces = [own.space, *rivals.values()] if file.study.task.build().phased else []
+    phases = (dataclasses.replace(own, space=space).largest_period() for space in spaces)
+    return file.with_phases(max(phases, default=1))
 
 
 def _study_file(path: Path, module: ModuleType) -> StudyFile:
@@ -370,7 +403,14 @@ def _study_file(path: Path, module: ModuleType) -> StudyFile:
     _check_rivals(path, getattr(module, "RIVALS", {}))
     points = tuple({k: _plain(v) for k, v in point.items()} for point in study.points)
     study = dataclasses.replace(study, points=points)
-    return StudyFile(path, study, space, constraints, inspect.getdoc(module) or "")
+    return StudyFile(
+        path,
+        study,
+        space,
+        constraints,
+        inspect.getdoc(module) or "",
+        phases_given=study.ladder.phases is not None,
+    )
 
 
 def _check_rivals(path: Path, rivals: Any) -> None:

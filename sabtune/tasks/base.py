@@ -64,6 +64,10 @@ class Task(ABC):
     """Where a batch may go on from the one before it: how many steps old a remembered state may
     be, then, to be carried over. None: each batch starts afresh."""
 
+    phased: bool = True
+    """Whether what is asked at a sequence's end may depend on the remainder of its length; not
+    where every step is scored, or where data says how long a sequence is."""
+
     @abstractmethod
     def steps(self, length: int) -> int:
         """How many steps T a sequence of this length has. Raises ConfigError if none has it."""

@@ -36,6 +36,7 @@ class Language(Task):
 
     loss_unit = "bits per character"
     unit = 1 / math.log(2)
+    phased = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):

@@ -142,7 +142,7 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
 SELECTION, TEST = "ladder", "test"
 """What the names of metrics on the selection and on the test sequences begin with."""
 
-SUMMARY = ("length_score", "solve_length")
+SUMMARY = ("length_score", "solve_length", "solve_length_in_phase")
 
 
 def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) -> list[Metric]:
@@ -153,6 +153,13 @@ def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) ->
         points += by_length(f"{on}_accuracy", rungs, when)
         points += [Metric(f"{on}_loss", rung.loss, when, rung.length) for rung in rungs]
         points += rung_by_rung(f"{on}_accuracy", rungs, longest, when)
+        for name in ("in_phase", "worst_phase"):
+            known = [(rung.length, getattr(rung, name)) for rung in rungs if rung.by_phase]
+            points += [
+                Metric(f"{on}_{name}", accuracy, when, length)
+                for length, accuracy in known
+                if accuracy is not None
+            ]
     if outcome.test and assignment is not None:
         values = summary(outcome.test, assignment)
         points += [Metric(key, value, when, 0) for key, value in values.items()]
@@ -173,7 +180,11 @@ def rung_by_rung(
 
 
 def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:
-    """The ladder in two numbers."""
+    """The ladder in three numbers."""
     task = assignment.run.task.build()
-    values = (length_score(test, task), solve_length(test, task.solved))
+    values = (
+        length_score(test, task),
+        solve_length(test, task.solved),
+        solve_length(test, task.solved, in_phase=True),
+    )
     return dict(zip(SUMMARY, values, strict=True))

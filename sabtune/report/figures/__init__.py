@@ -2,6 +2,7 @@
 
 marks.py      what figures are made of
 lengths.py    accuracy, loss and cost against length
+phases.py     accuracy against the remainder of the length by k_att
 space.py      the score along the search space; Pareto front
 importance.py which parameters the score depends on, and how sure that is
 fanova.py     one of its two estimators
@@ -15,7 +16,7 @@ live.py       draws for the browser, by plotly; its marks are in traces.py
 
 from __future__ import annotations
 
-from sabtune.report.figures import importance, lengths, memory, parallel, space, training
+from sabtune.report.figures import importance, lengths, memory, parallel, phases, space, training
 from sabtune.report.figures.marks import Drawing
 from sabtune.report.material import Material
 
@@ -27,6 +28,7 @@ def drawings(material: Material) -> list[Drawing]:
     found = [
         lengths.accuracy(material),
         lengths.loss(material),
+        phases.phases(material),
         space.scores(material),
         importance.importance(material),
         parallel.parallel(material),

@@ -1,0 +1,75 @@
+"""What measuring every phase of a length costs: seconds a report, against the length alone.
+
+    python benchmarks/phases.py
+
+The lengths that choose in `search_spaces/copying_quick.py` and `search_spaces/copying.py`, the
+first with a k_att of up to 5, the second of up to 10; each model on one thread, the two ways in
+turn. Prints the medians, and the least and largest ratio of neighbors.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from sabtune.evaluation import measure
+from sabtune.models import LSTM, SAB, Model
+from sabtune.search.study import load
+from sabtune.seeding import Stream, generator
+
+SPACES = Path(__file__).parent.parent / "search_spaces"
+TIMES = 9
+
+
+def seconds(model: Model, file: str, phases: int) -> float:
+    """One report's measuring."""
+    study = STUDIES[file]
+    began = time.perf_counter()
+    for length in study.ladder.select:
+        measure(
+            model,
+            TASKS[file],
+            length,
+            sequences=study.ladder.sequences,
+            seed=0,
+            stream=Stream.SELECTION,
+            phases=phases,
+        )
+    return time.perf_counter() - began
+
+
+STUDIES = {name: load(SPACES / f"{name}.py").study for name in ("copying_quick", "copying")}
+TASKS = {name: study.task.build() for name, study in STUDIES.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, study in STUDIES.items():
+        task, phases = TASKS[name], study.ladder.phases or 1
+        for config in (
+            SAB.Config(hidden=64, k_top=5, k_att=1),
+            SAB.Config(hidden=64, k_top=5, k_att=5),
+            LSTM.Config(hidden=64),
+        ):
+            model = config.build(
+                task.inputs,
+                task.outputs,
+                steps=task.steps(task.length),
+                generator=generator(0, Stream.INITIALISATION),
+            )
+            seconds(model, name, phases), seconds(model, name, 1)
+            pairs = [(seconds(model, name, phases), seconds(model, name, 1)) for _ in range(TIMES)]
+            every, alone = (statistics.median(of) for of in zip(*pairs, strict=True))
+            ratios = [a / b for a, b in pairs]
+            print(
+                f"{name}, {config.label() or 'lstm'}: one phase {alone * 1e3:.0f} ms, "
+                f"{phases} phases {every * 1e3:.0f} ms, "
+                f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the remainder of a length by k_att does to the accuracy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from sabtune.evaluation import Rung
+from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
+from sabtune.report.material import Material
+
+
+def phases(material: Material) -> Figure | None:
+    """The accuracy of the best trial by the phase of the length, a line for each length of the
+    ladder; None where one phase was measured, or there is one."""
+    period, tested = material.run.trial.model.period, material.best.test
+    if period == 1 or not all(rung.worst_phase is not None and rung.by_phase for rung in tested):
+        return None
+    lines = [
+        Line(
+            x=list(range(period)),
+            y=[100 * accuracy for accuracy in by_remainder(rung, material)],
+            label=f"from length {rung.length:,}",
+            colour=METHODS[number % len(METHODS)],
+            symbol=SYMBOLS[number % len(SYMBOLS)],
+            dash=DASHES[number // len(METHODS) % len(DASHES)],
+        )
+        for number, rung in enumerate(tested)
+    ]
+    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
+    return Figure(
+        name="phases",
+        title="Accuracy by phase",
+        caption=f"The best trial, #{material.best.number}, by the remainder of the number of steps "
+        f"by its k_att, {period}, counted from the training length: 0 is in phase with it. Each "
+        f"length L is measured over L … L + {len(tested[0].by_phase) - 1}.",
+        panels=[
+            Panel(
+                x=Axis(
+                    label="phase (steps mod k_att)",
+                    ticks=[(float(phase), str(phase)) for phase in range(period)],
+                ),
+                y=Axis(label="accuracy (%)", low=0, high=103),
+                marks=[*lines, chance],
+            )
+        ],
+    )
+
+
+def by_remainder(rung: Rung, material: Material) -> list[float]:
+    """The mean accuracy in each phase of a rung, in phase with the training length first."""
+    task, period = material.task, material.run.trial.model.period
+    found: dict[int, list[float]] = defaultdict(list)
+    for at, accuracy in enumerate(rung.by_phase, start=rung.length):
+        found[(task.steps(at) - task.steps(task.length)) % period].append(accuracy)
+    return [sum(found[phase]) / len(found[phase]) for phase in range(period)]
