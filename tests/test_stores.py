@@ -248,7 +248,10 @@ def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
     sync(record.open_study(old, "old", write=True), old)
     before = state(old.root)
     copied = Store(Path(shutil.copytree(old.root, tmp_path / "copy")))
+    moved = "The store was moved: run `sabtune sync old` before that."
+    assert moved in told("report", "old", "--store", copied.root)[1]
     sync(record.open_study(copied, "old", write=True), copied)
+    assert moved not in told("report", "old", "--store", copied.root)[1]
     assert state(old.root) == before
     shutil.rmtree(old.root)
     code = (

@@ -144,6 +144,8 @@ def search(
 
     from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
     from sabtune.search.naming import free_name
+    from sabtune.search.racing import best_trial
+    from sabtune.search.record import open_study
     from sabtune.search.run import search as run_search
 
     if new:
@@ -172,9 +174,11 @@ def search(
     log_report(console, name, place, ending)
     hint(console, "All trials in the browser:", typed("ui", where=where))
     hint(console, "This page again:", typed("report", name, where=where))
-    if FROM not in os.environ:
+    complete = best_trial(open_study(place, name)) is not None
+    if complete and FROM not in os.environ:
         hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
-    hint(console, "On fresh seeds:", typed("confirm", name, where=where))
+    if complete:
+        hint(console, "On fresh seeds:", typed("confirm", name, where=where))
     close(console, ending, again, typed("sync", name, where=where))
 
 

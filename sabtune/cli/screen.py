@@ -191,6 +191,7 @@ def restored(console: Console, store: Store) -> Store:
 def show_report(console: Console, study: str, store: Store) -> None:
     from sabtune.report import contest, summary
     from sabtune.search.record import CONTEST, open_study, plan, tracking
+    from sabtune.tracking.database import is_elsewhere
 
     opened = open_study(store, study)
     if CONTEST in plan(opened):
@@ -198,6 +199,8 @@ def show_report(console: Console, study: str, store: Store) -> None:
     else:
         uri = store.tracking or tracking(opened) or store.mlflow_uri
         console.print(summary(opened, without_secrets(uri)), crop=False)
+        if is_elsewhere(store, uri):
+            console.print(Text(f"The store was moved: run `sabtune sync {study}` before that."))
 
 
 def write_report(

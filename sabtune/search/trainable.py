@@ -14,6 +14,7 @@ from ray import tune
 
 from sabtune.errors import CheckpointError, RefusedError, StoreError
 from sabtune.files import Folder
+from sabtune.manifest import INSTEAD
 from sabtune.provenance import hardware
 from sabtune.redaction import redact
 from sabtune.search.attempts import ENTRY, within
@@ -219,7 +220,8 @@ def newest(
             try:
                 return TrialRun.resume(assignment, here, device)
             except CheckpointError as problem:
-                tell(str(checkpoint), str(problem).replace(f"{here}/", ""))
+                words = str(problem).replace(f"{here}/", "")
+                tell(str(checkpoint), words.removesuffix(f": {INSTEAD}"))
     return TrialRun(assignment, device)
 
 

@@ -85,6 +85,13 @@ def moved(path: Path, artifacts: str, study: str = "") -> bool:
     return any(place and place != artifacts for (place,) in found)
 
 
+def is_elsewhere(store: Store, uri: str) -> bool:
+    """Whether the store was moved since its own MLflow was last made to agree, at this URI."""
+    path = databases.sqlite_path(uri)
+    own = uri == store.mlflow_uri and store.artifacts
+    return bool(own and path is not None and path.exists() and moved(path, store.artifacts or ""))
+
+
 @contextmanager
 def to_read(store: Store) -> Iterator[str]:
     """Give the URI of a database that tells what the store's MLflow does, with the addresses that
