@@ -88,6 +88,21 @@ class RunConfig(Config):
         if self.trial.train.shortest is not None:
             self.batches(self.task.build(), torch.Generator())
 
+    def share_kept(self, length: int | None = None) -> float | None:
+        """Return the share of the memories that a step keeps at the end of a sequence of `length`,
+        by default the training length; None for a model without memories.
+
+        Where training carries a state, there are those of `memory_span` more steps.
+        """
+        task = self.task.build()
+        carried = task.steps(task.length) + (task.memory_span or 0)
+        if length is None:
+            return self.trial.model.share_kept(carried)
+        steps = task.steps(length)
+        return self.trial.model.share_kept(
+            steps if task.memory_span is None else min(steps, carried)
+        )
+
     def build_model(self, task: Task) -> Model:
         """The model before its first update."""
         return self.trial.model.build(

@@ -35,6 +35,11 @@ class ModelConfig(Config, ABC):
         """After how many steps the pattern of remembered states repeats."""
         return 1
 
+    def share_kept(self, steps: int) -> float | None:
+        """Return the share of the memories that a step keeps at the end of the schedule, and of a
+        sequence of T = `steps`; None for a model without memories."""
+        return None
+
     @abstractmethod
     def label(self) -> str:
         """The few words that tell this configuration from its neighbours in a list."""

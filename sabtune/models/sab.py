@@ -72,6 +72,9 @@ class SAB(Attentive):
             """The memories of a sequence of T = `steps`, m_0 with them."""
             return 1 + steps // self.k_att
 
+        def share_kept(self, steps: int) -> float:
+            return min(1.0, self.k_top / self.dense(steps))
+
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
         ) -> SAB:

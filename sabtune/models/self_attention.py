@@ -32,6 +32,9 @@ class SelfAttention(Attentive):
         def label(self) -> str:
             return "lstm self-attention"
 
+        def share_kept(self, steps: int) -> float:
+            return 1.0
+
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
         ) -> SelfAttention:

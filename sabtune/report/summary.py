@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sabtune.config import RunConfig
 from sabtune.evaluation import Rung, length_score, solve_length
 from sabtune.search import record
 from sabtune.search.racing import Configuration, Race, Seeds
@@ -33,7 +34,7 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
     assert best.run is not None
     parts += [Text(line) for line in _best(best)]
     parts += [Text(line) for line in _seeds(ranked[0], race.seeds)]
-    parts += [Text(""), _ladder(best.test, best.run.task.build())]
+    parts += [Text(""), _ladder(best.test, best.run)]
     parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
     if len(study.directions) > 1:
         parts += [Text(""), _front(study)]
@@ -95,13 +96,19 @@ def _front(study: optuna.Study) -> Table:
     return table
 
 
-UNITS = {"seconds_per_update": "s an update", "peak_memory": "peak memory (MiB)"}
+UNITS = {
+    "seconds_per_update": "s an update",
+    "peak_memory": "peak memory (MiB)",
+    "share_kept": "share of memories kept",
+}
 
 
-def _ladder(rungs: Sequence[Rung], task: Task) -> Table:
+def _ladder(rungs: Sequence[Rung], run: RunConfig) -> Table:
+    task = run.task.build()
+    kept = ("kept",) if run.share_kept() is not None else ()
     table = Table(title="Accuracy by length", title_justify="left")
     phases = ("in phase", "worst phase") if any(map(depends, rungs)) else ()
-    for name in ("length", "× training", "accuracy", *phases, f"loss ({task.loss_unit})"):
+    for name in ("length", "× training", "accuracy", *phases, *kept, f"loss ({task.loss_unit})"):
         table.add_column(name, justify="right")
     for rung in rungs:
         of_phases = (_share(rung.in_phase), _share(rung.worst_phase))
@@ -110,10 +117,11 @@ def _ladder(rungs: Sequence[Rung], task: Task) -> Table:
             f"{rung.length / rungs[0].length:g}",
             f"{rung.accuracy:.1%}",
             *of_phases[: len(phases)],
+            *[_share(run.share_kept(rung.length))] * len(kept),
             f"{rung.loss:.4f}",
         )
     table.add_section()
-    table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases), "")
+    table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases + kept), "")
     return table
 
 
@@ -145,6 +153,8 @@ def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
         f"length score {length_score(best.test, task):.3f}."
     )
     phases = max(len(rung.by_phase) for rung in best.test)
+    if best.run.share_kept() is not None:
+        yield "Kept: of the memories at the end of a sequence, the share that a step recalls."
     if any(map(depends, best.test)):
         yield (
             f"A length L is measured over L … L + {phases - 1}. In phase: those that differ from "

@@ -40,7 +40,10 @@ def _fate(trial: TrialRecord) -> Cells:
 
 
 def _trained(trial: TrialRecord) -> Cells:
-    return flatten(trial.run.to_dict()) if trial.run else {}
+    if trial.run is None:
+        return {}
+    share = trial.run.share_kept()
+    return flatten(trial.run.to_dict()) | ({} if share is None else {"share_kept": share})
 
 
 def _drawn(trial: TrialRecord) -> Cells:

@@ -1,10 +1,11 @@
-"""What a search optimises, by name: from a trial's history to its values."""
+"""What a search optimises, by name: from a trial's run and history to its values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from sabtune.config import RunConfig
 from sabtune.search.study import Objective
 from sabtune.trial import Progress
 
@@ -20,10 +21,13 @@ def seconds_per_update(history: Sequence[Progress]) -> float:
 
 Direction = Literal["maximize", "minimize"]
 
-OBJECTIVES: Mapping[Objective, tuple[Direction, Callable[[Sequence[Progress]], float]]] = {
-    "score": ("maximize", lambda history: history[-1].score),
-    "seconds_per_update": ("minimize", seconds_per_update),
-    "peak_memory": ("minimize", lambda history: history[-1].memory),
+Value = Callable[[RunConfig, Sequence[Progress]], float]
+
+OBJECTIVES: Mapping[Objective, tuple[Direction, Value]] = {
+    "score": ("maximize", lambda run, history: history[-1].score),
+    "seconds_per_update": ("minimize", lambda run, history: seconds_per_update(history)),
+    "peak_memory": ("minimize", lambda run, history: history[-1].memory),
+    "share_kept": ("minimize", lambda run, history: run.share_kept() or 0.0),
 }
 """Optuna's direction, and the value of a complete trial."""
 
@@ -33,6 +37,8 @@ def directions(objectives: Sequence[Objective]) -> list[Direction]:
     return [OBJECTIVES[name][0] for name in objectives]
 
 
-def values(objectives: Sequence[Objective], history: Sequence[Progress]) -> list[float]:
+def values(
+    objectives: Sequence[Objective], run: RunConfig, history: Sequence[Progress]
+) -> list[float]:
     """A complete trial's values, in the objectives' order."""
-    return [OBJECTIVES[name][1](history) for name in objectives]
+    return [OBJECTIVES[name][1](run, history) for name in objectives]

@@ -19,6 +19,7 @@ from sabtune.search import record, server
 from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
+from sabtune.search.cautions import cautions
 from sabtune.search.cluster import check_shared, some_ray
 from sabtune.search.database_lock import DatabaseLock
 from sabtune.search.guard import Guard
@@ -96,6 +97,8 @@ def search(
                 f"The study measures each length over {counted(phases, 'phase')}, as it began, and "
                 f"its k_att goes up to {wanted}: start another with --new to measure every phase"
             )
+        for line in cautions(file):
+            say(line)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)

@@ -316,7 +316,11 @@ class Teller(_Stays, tune.Callback):
             test=last.test if last and complete else (),
             checkpoint=_checkpoint(trial),
         )
-        made = values(self.file.study.objectives, running.history) if complete else None
+        made = (
+            values(self.file.study.objectives, running.assignment.run, running.history)
+            if complete
+            else None
+        )
         if made is not None:
             for name, value in self._constraints(running, outcome, made).items():
                 running.trial.set_constraint(name, value)

@@ -33,7 +33,7 @@ from sabtune.trial import Limits
 Space = Callable[[optuna.Trial], TrialConfig]
 Constraints = Callable[[TrialRecord], Mapping[str, float]]
 Sampler = Literal["tpe", "cmaes", "gp", "random"]
-Objective = Literal["score", "seconds_per_update", "peak_memory"]
+Objective = Literal["score", "seconds_per_update", "peak_memory", "share_kept"]
 
 AUTO: Literal["auto"] = "auto"
 
@@ -43,8 +43,8 @@ LEAST_GPU = 0.01
 ACCEPTED = 10
 """Configurations that a space is tried for when its file is loaded."""
 
-PERIOD_DRAWS = 32
-"""Random draws among which the largest k_att is looked for."""
+DRAWS = 32
+"""Random draws by which a space is known."""
 
 REJECTED_IN_A_ROW = 50
 """Configurations that a space may reject before it is taken for one that rejects all."""
@@ -259,22 +259,26 @@ class StudyFile:
         points = [self._point(point, study) for point in self.study.points]
         return (points + [config for _, config in self._draws(study)])[0]
 
-    def largest_period(self) -> int:
-        """The largest k_att found in the space: of its points, of random draws, and of draws with
+    def sampled(self, *, with_ends: bool = False) -> list[TrialConfig]:
+        """Configurations of the space: its points, random draws, and, if `with_ends`, draws with
         one parameter at a time at either end of its range."""
-        study, periods = self._thrown_away(), [1]
+        study, configs = self._thrown_away(), list[TrialConfig]()
 
         def note(point: Mapping[str, Any]) -> None:
             with suppress(StudyFileError):
-                periods.append(self._tried(point, study)[1].model.period)
+                configs.append(self._tried(point, study)[1])
 
-        for point in (*self.study.points, *[{}] * PERIOD_DRAWS):
+        for point in (*self.study.points, *[{}] * DRAWS):
             note(point)
-        for trial in branches(study):
+        for trial in branches(study) if with_ends else ():
             for name, distribution in trial.distributions.items():
                 for value in ends(distribution):
                     note(trial.params | {name: value})
-        return max(periods)
+        return configs
+
+    def largest_period(self) -> int:
+        """The largest k_att that is found in the space."""
+        return max((of.model.period for of in self.sampled(with_ends=True)), default=1)
 
     def unfit(self, point: Mapping[str, Any]) -> str:
         """Say why the space can't be asked for a point; "" if it can."""

@@ -142,6 +142,9 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
 SELECTION, TEST = "ladder", "test"
 """What the names of metrics on the selection and on the test sequences begin with."""
 
+SHARE_KEPT = "share_kept"
+"""Of the memories that a step may recall at the end of a training sequence, what it keeps."""
+
 SUMMARY = ("length_score", "solve_length", "solve_length_in_phase")
 
 
@@ -180,11 +183,12 @@ def rung_by_rung(
 
 
 def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:
-    """The ladder in three numbers."""
+    """The ladder in three numbers, and the share of the memories that are kept."""
     task = assignment.run.task.build()
     values = (
         length_score(test, task),
         solve_length(test, task.solved),
         solve_length(test, task.solved, in_phase=True),
     )
-    return dict(zip(SUMMARY, values, strict=True))
+    share = assignment.run.share_kept()
+    return dict(zip(SUMMARY, values, strict=True)) | ({} if share is None else {SHARE_KEPT: share})

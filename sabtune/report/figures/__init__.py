@@ -3,7 +3,7 @@
 marks.py      what figures are made of
 lengths.py    accuracy, loss and cost against length
 phases.py     accuracy against the remainder of the length by k_att
-space.py      the score along the search space; Pareto front
+space.py      the score along the search space; accuracy against sparsity; Pareto front
 importance.py which parameters the score depends on, and how sure that is
 fanova.py     one of its two estimators
 fields.py     what the trials differ in
@@ -32,6 +32,7 @@ def drawings(material: Material) -> list[Drawing]:
         space.scores(material),
         importance.importance(material),
         parallel.parallel(material),
+        space.sparsity(material),
         space.pareto(material),
         training.schedules(material),
         training.learning(material),

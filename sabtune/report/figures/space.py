@@ -1,4 +1,4 @@
-"""The search space: what the score does along each parameter; the Pareto front."""
+"""The search space: what the score does along each parameter; sparsity; the Pareto front."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from sabtune.report.figures.fields import Field, fields, without_bound
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
+    METHODS,
     ORANGE,
     PURPLE,
+    SYMBOLS,
     VERMILION,
     Axis,
     Figure,
@@ -21,6 +23,7 @@ from sabtune.report.figures.marks import (
     Mark,
     Panel,
     Points,
+    Rule,
 )
 from sabtune.report.material import BROKEN, Material, state
 from sabtune.report.summary import UNITS
@@ -147,7 +150,8 @@ def pareto(material: Material) -> Figure | None:
                 width=1.5 if len(names) == 2 else 0.0,
             ),
         ]
-        unit = Axis(label=UNITS.get(name, name), log=True)
+        positive = all(trial.values[i] > 0 for trial in trials)
+        unit = Axis(label=UNITS.get(name, name), log=positive)
         y = Axis(label="score (0 to 1)", low=-0.04, high=1.04)
         panels.append(Panel(x=unit, y=y, marks=marks))
     return Figure(
@@ -156,6 +160,47 @@ def pareto(material: Material) -> Figure | None:
         caption=f"Score against {' and '.join(names[1:])} (n = {len(trials)} complete trials); "
         f"{len(front)} of them no other beats in every objective.",
         panels=panels,
+    )
+
+
+def sparsity(material: Material) -> Figure | None:
+    """The accuracy at the longest length against the share of the memories that are kept."""
+    known = [
+        (trial, share)
+        for trial in material.complete
+        if trial.test and trial.run and (share := trial.run.share_kept()) is not None
+    ]
+    if len({share for _, share in known}) < 2:
+        return None
+    longest = max(rung.length for trial, _ in known for rung in trial.test)
+    periods = sorted({trial.run.trial.model.period for trial, _ in known if trial.run})
+    marks: list[Mark] = []
+    for i, period in enumerate(periods):
+        own = [of for of in known if of[0].run and of[0].run.trial.model.period == period]
+        marks.append(
+            Points(
+                x=[100 * share for _, share in own],
+                y=[100 * max(trial.test, key=lambda r: r.length).accuracy for trial, _ in own],
+                names=[f"#{trial.number}, {share:.1%} kept" for trial, share in own],
+                label=f"k_att {period}",
+                colour=METHODS[i % len(METHODS)],
+                symbol=SYMBOLS[i % len(SYMBOLS)],
+            )
+        )
+    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
+    return Figure(
+        name="sparsity",
+        title="Accuracy against sparsity",
+        caption=f"The accuracy of each complete trial (n = {len(known)}) at length {longest:,} "
+        "against the share of the memories that a step keeps at the end of a training sequence "
+        "(100 %: all of them), colored by k_att.",
+        panels=[
+            Panel(
+                x=Axis(label="memories kept (%, log scale)", log=True),
+                y=Axis(label=f"accuracy at {longest:,} (%)", low=0, high=103),
+                marks=[*marks, chance],
+            )
+        ],
     )
 
 
