@@ -80,9 +80,11 @@ def _asked(overview: Overview) -> Iterator[str]:
         yield ""
     if overview.ladder is not None:
         lengths, select = overview.ladder.lengths, overview.ladder.select
+        phases = overview.ladder.phases or 1
+        over = f" over it and the {counted(phases - 1, 'length')} after it" if phases > 1 else ""
         yield (
             f"**Ladder:** {_listed(lengths)}, "
-            f"{counted(overview.ladder.sequences, 'sequence')} a length; "
+            f"{counted(overview.ladder.sequences, 'sequence')} a length{over}; "
             f"chosen and pruned by {_listed(select)}"
         )
         yield ""
