@@ -4,18 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Two processes run the tests, a file of them at a time.
+TWO := --numprocesses 2 --dist loadfile
+
 .PHONY: search test test-checked test-slow test-cluster lint format bench wheel clean
 
 search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow and not cluster"
+	$(BIN)/pytest $(TWO) -m "not slow and not cluster"
 
 # The build of the kernels that checks every access. Offsets are the same whatever the dtype, and a
 # dtype takes a minute to compile.
 test-checked: $(READY)
-	SABTUNE_CHECKED_KERNELS=1 $(BIN)/pytest -k "not float32" tests/test_kernel_bounds.py \
+	SABTUNE_CHECKED_KERNELS=1 $(BIN)/pytest $(TWO) -k "not float32" tests/test_kernel_bounds.py \
 		tests/test_kernel_fuzz.py tests/test_batch_independence.py tests/test_fused.py \
 		tests/test_fused_rules.py tests/test_dense.py tests/test_reference.py
 
