@@ -161,7 +161,12 @@ def checkpoints(pair: Path, run: RunConfig, tmp_path: Path) -> list[Folder]:
     return Attempts(Folder.at(tmp_path)).checkpoints(7)
 
 
-@pytest.mark.parametrize(("name", "form", "damage"), CASES, ids=lambda value: str(value)[:40])
+def ids(value: object) -> str:
+    """Without the addresses of functions: they differ between processes."""
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("name", "form", "damage"), CASES, ids=ids)
 def test_it_is_passed_over_in_words(
     run: RunConfig, checkpoints: list[Folder], name: str, form: int, damage: Damage
 ) -> None:
