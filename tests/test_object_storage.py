@@ -57,7 +57,8 @@ def test_a_search_from_end_to_end(
         assert trial.checkpoint == attempts.checkpoints(trial.number)[0]
     here = {path.name for path in (tmp_path / "sabtune-store").iterdir()}
     logs = {"remote.lock", "remote.log", "remote.ray.log"}
-    assert here == {"optuna.db", "mlflow.db", "owner"} | logs
+    locks = {".optuna.db.lock", ".mlflow.db.lock"}
+    assert here == {"optuna.db", "mlflow.db", "owner"} | logs | locks
     assert_secret(tmp_path, s3, done.stdout)
     for command in (("status", "remote"), ("reproduce", "remote", 1), ("sync", "remote")):
         shown = sabtune(*command, "--files", files, cwd=tmp_path)

@@ -143,7 +143,7 @@ def test_a_search_in_postgres_from_end_to_end_and_on(server: Server, tmp_path: P
     for done in (first, second, status, report):
         assert done.stderr == ""
         assert done.returncode == 0
-    assert f"--store postgresql://anna:***@127.0.0.1:{server.port}/postgres" in first.stdout
+    assert f"--store postgresql://anna@127.0.0.1:{server.port}/postgres" in first.stdout
     assert "#0" not in second.stdout.partition("Study")[0]
     assert "3 trials" in report.stdout
     assert "3" in status.stdout
@@ -249,7 +249,7 @@ def test_mlflow_in_postgres_and_its_files_in_an_object_store(
     done = sabtune("search", file, "--store", server.url, *where, cwd=tmp_path)
     assert done.stderr == ""
     assert done.returncode == 0
-    assert f"--tracking postgresql://anna:***@127.0.0.1:{server.port}/mlflow" in done.stdout
+    assert f"--tracking postgresql://anna@127.0.0.1:{server.port}/mlflow" in done.stdout
     synced = sabtune("sync", "shared-mlflow", "--store", server.url, *where, cwd=tmp_path)
     assert synced.stderr == ""
     client = MlflowClient(server.mlflow)
