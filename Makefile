@@ -13,7 +13,8 @@ search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
 
 test: $(READY)
-	$(BIN)/pytest $(TWO) -m "not slow and not cluster"
+	$(BIN)/pytest $(TWO) -m "not slow and not cluster" --ignore tests/test_pages.py
+	$(BIN)/pytest tests/test_pages.py  # beside other tests its MLflow may come to an end
 
 # The build of the kernels that checks every access. Offsets are the same whatever the dtype, and a
 # dtype takes a minute to compile.
@@ -24,7 +25,7 @@ test-checked: $(READY)
 
 # They kill, fill and stop things at moments of their own; the second failure is the test's.
 test-slow: $(READY)
-	$(BIN)/pytest -m "slow and not cluster" --reruns 1
+	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1
 
 # On hosts of their own, made of Linux namespaces: root alone may make those.
 test-cluster: $(READY)

@@ -68,10 +68,10 @@ def test_the_best_is_the_completed_trial_with_the_highest_score(
     assert 'mlflow.pyfunc.load_model("models:/m-1")' in page
     rows = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
-        ["5", "1", "99.9%", "0.2500"],
-        ["10", "2", "99.0%", "0.2500"],
-        ["1,000", "200", "40.0%", "0.2500"],
-        ["chance", "", "12.5%", ""],
+        ["5", "1", "99.9%", "40.0%", "0.2500"],  # 2 of 5 memories
+        ["10", "2", "99.0%", "25.0%", "0.2500"],
+        ["1,000", "200", "40.0%", "0.4%", "0.2500"],
+        ["chance", "", "12.5%", "", ""],
     ]
 
 

@@ -34,7 +34,7 @@ TAB = ("ladder.csv", "ladder.md", "ladder.tex", "trials.csv")
 
 FIGURES = {
     "accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
-    "recall-far", "distances", "cost",
+    "recall-far", "distances", "cost", "sparsity",
 }  # fmt: skip
 
 
