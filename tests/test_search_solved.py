@@ -36,4 +36,4 @@ def test_a_solved_trial_ends_complete_and_is_a_rival_at_later_rungs(tmp_path: Pa
     # alone there, but for one that ended before
     assert other.state == TrialState.PRUNED
     assert max(other.scores) == 1500
-    assert "at 1500 updates, not of the best 1/2" in other.reason
+    assert "at 1,500 updates, not of the best 1/2" in other.reason
