@@ -23,6 +23,9 @@ from sabtune.seeding import Stream, generator
 SPACES = Path(__file__).parent.parent / "search_spaces"
 TIMES = 9
 
+STUDIES = {name: load(SPACES / f"{name}.py").study for name in ("copying_quick", "copying")}
+TASKS = {name: study.task.build() for name, study in STUDIES.items()}
+
 
 def seconds(model: Model, file: str, phases: int) -> float:
     """One report's measuring."""
@@ -39,10 +42,6 @@ def seconds(model: Model, file: str, phases: int) -> float:
             phases=phases,
         )
     return time.perf_counter() - began
-
-
-STUDIES = {name: load(SPACES / f"{name}.py").study for name in ("copying_quick", "copying")}
-TASKS = {name: study.task.build() for name, study in STUDIES.items()}
 
 
 def main() -> None:
@@ -65,7 +64,7 @@ def main() -> None:
             every, alone = (statistics.median(of) for of in zip(*pairs, strict=True))
             ratios = [a / b for a, b in pairs]
             print(
-                f"{name}, {config.label() or 'lstm'}: one phase {alone * 1e3:.0f} ms, "
+                f"{name}, {config.label()}: one phase {alone * 1e3:.0f} ms, "
                 f"{phases} phases {every * 1e3:.0f} ms, "
                 f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             )

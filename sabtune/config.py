@@ -95,20 +95,17 @@ class RunConfig(Config):
         Where training carries a state, there are those of `memory_span` more steps.
         """
         task = self.task.build()
-        carried = task.steps(task.length) + (task.memory_span or 0)
-        if length is None:
-            return self.trial.model.share_kept(carried)
-        steps = task.steps(length)
-        return self.trial.model.share_kept(
-            steps if task.memory_span is None else min(steps, carried)
-        )
+        steps = task.remembered_steps if length is None else task.steps(length)
+        if task.memory_span is not None:
+            steps = min(steps, task.remembered_steps)
+        return self.trial.model.share_kept(steps)
 
     def build_model(self, task: Task) -> Model:
         """The model before its first update."""
         return self.trial.model.build(
             task.inputs,
             task.outputs,
-            steps=task.steps(task.length) + (task.memory_span or 0),
+            steps=task.remembered_steps,
             generator=generator(self.seed, Stream.INITIALISATION),
         )
 

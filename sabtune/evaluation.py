@@ -40,8 +40,7 @@ class Ladder(Config):
     phases: each length L is measured over the lengths L, L + 1, …, L + phases - 1, its sequences
     spread evenly over them. A model that remembers every k_att-th state may depend on the remainder
     of the length by k_att, and so many lengths have every remainder. None: as many as the largest
-    k_att of the study's spaces; 1 where the task's data says how long a sequence is, or every step
-    of a sequence is scored.
+    k_att of the study's spaces; 1 where every step of a sequence is scored.
     """
 
     lengths: tuple[int, ...]
@@ -249,6 +248,11 @@ def shares(sequences: int, phases: int) -> list[int]:
     return [sequences // phases + (phase < sequences % phases) for phase in range(phases)]
 
 
+def phase_of_length(task: Task, length: int, period: int) -> int:
+    """Return the remainder by `period` of the steps of a sequence, counted from a training one."""
+    return (task.steps(length) - task.steps(task.length)) % period
+
+
 def rung_of(
     task: Task,
     length: int,
@@ -266,7 +270,7 @@ def rung_of(
     phases: dict[int, Tally] = defaultdict(Tally)
     for at, tally in enumerate(tallies, start=length):
         if task.phased or period == 1:
-            phases[(task.steps(at) - task.steps(task.length)) % period] += tally
+            phases[phase_of_length(task, at, period)] += tally
     several = len(tallies) > 1
     return Rung(
         length=length,

@@ -20,15 +20,7 @@ import torch
 from sabtune import checkpoint, manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.evaluation import (
-    Begun,
-    Ladder,
-    Rung,
-    measure_on,
-    never,
-    selection_score,
-    solves,
-)
+from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score, solves
 from sabtune.peak import forget_peak, peak
 from sabtune.schema import Config, check, from_dict, to_dict
 from sabtune.seeding import Stream

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sabtune.data.place import VARIABLE as DATA_VARIABLE
+
 FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
-DATA_VARIABLE = "SABTUNE_DATA"
 
 StoreOption = Annotated[
     str,

@@ -9,7 +9,8 @@ import tempfile
 import traceback
 
 from sabtune import __version__
-from sabtune.cli.options import DATA_VARIABLE, FILES_VARIABLE, TRACKING_VARIABLE
+from sabtune.cli.options import FILES_VARIABLE, TRACKING_VARIABLE
+from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.errors import SabtuneError
 from sabtune.redaction import redact
 

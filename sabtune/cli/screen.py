@@ -199,7 +199,7 @@ def show_report(console: Console, study: str, store: Store) -> None:
     else:
         uri = store.tracking or tracking(opened) or store.mlflow_uri
         console.print(summary(opened, without_secrets(uri)), crop=False)
-        if is_elsewhere(store, uri):
+        if uri == store.mlflow_uri and is_elsewhere(store):
             console.print(Text(f"The store was moved: run `sabtune sync {study}` before that."))
 
 

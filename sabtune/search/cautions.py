@@ -72,5 +72,4 @@ def _k_tops(file: StudyFile, config: TrialConfig) -> set[int]:
 
 
 def _steps(file: StudyFile) -> int:
-    task = file.study.task.build()
-    return task.steps(task.length) + (task.memory_span or 0)
+    return file.study.task.build().remembered_steps

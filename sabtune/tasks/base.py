@@ -66,11 +66,16 @@ class Task(ABC):
 
     phased: bool = True
     """Whether what is asked at a sequence's end may depend on the remainder of its length; not
-    where every step is scored, or where data says how long a sequence is."""
+    where every step is scored."""
 
     @abstractmethod
     def steps(self, length: int) -> int:
         """How many steps T a sequence of this length has. Raises ConfigError if none has it."""
+
+    @property
+    def remembered_steps(self) -> int:
+        """The most steps that training can recall: of a sequence and what is carried into it."""
+        return self.steps(self.length) + (self.memory_span or 0)
 
     @abstractmethod
     def batches(

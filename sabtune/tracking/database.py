@@ -85,11 +85,12 @@ def moved(path: Path, artifacts: str, study: str = "") -> bool:
     return any(place and place != artifacts for (place,) in found)
 
 
-def is_elsewhere(store: Store, uri: str) -> bool:
-    """Whether the store was moved since its own MLflow was last made to agree, at this URI."""
-    path = databases.sqlite_path(uri)
-    own = uri == store.mlflow_uri and store.artifacts
-    return bool(own and path is not None and path.exists() and moved(path, store.artifacts or ""))
+def is_elsewhere(store: Store) -> bool:
+    """Whether the store was moved since its own MLflow was last made to agree."""
+    path, artifacts = databases.sqlite_path(store.mlflow_uri), store.artifacts
+    if store.tracking or artifacts is None or path is None:
+        return False
+    return path.exists() and moved(path, artifacts)
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def to_read(store: Store) -> Iterator[str]:
     path = databases.sqlite_path(store.mlflow_uri)
     if path is not None and not path.exists():
         raise TrackingError(f"there is no MLflow at {path}: `sabtune sync STUDY` makes it")
-    if path is None or store.tracking or not store.artifacts or not moved(path, store.artifacts):
+    if path is None or store.artifacts is None or not is_elsewhere(store):
         yield store.mlflow_uri
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from sabtune import checkpoint
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Task
 from sabtune.tracking.data import dataset
-from sabtune.tracking.page import MODEL, NUMBER, SELECTION, SHARE_KEPT, SUMMARY, TEST, Page
+from sabtune.tracking.page import MODEL, NUMBER, SELECTION, SUMMARY, TEST, Page
 from sabtune.trial import Assignment
 
 with warnings.catch_warnings():
@@ -116,7 +116,7 @@ class Models:
 
 def belongs(key: str) -> bool:
     """Whether a metric of the run is one of the model too: how far it carries."""
-    return key in (*SUMMARY, SHARE_KEPT) or key.startswith((f"{SELECTION}_", f"{TEST}_"))
+    return key in SUMMARY or key.startswith((f"{SELECTION}_", f"{TEST}_"))
 
 
 def of_model(point: Metric, model: LoggedModel, assignment: Assignment, run_id: str) -> Metric:

@@ -142,10 +142,7 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
 SELECTION, TEST = "ladder", "test"
 """What the names of metrics on the selection and on the test sequences begin with."""
 
-SHARE_KEPT = "share_kept"
-"""Of the memories that a step may recall at the end of a training sequence, what it keeps."""
-
-SUMMARY = ("length_score", "solve_length", "solve_length_in_phase")
+SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept")
 
 
 def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) -> list[Metric]:
@@ -189,6 +186,7 @@ def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:
         length_score(test, task),
         solve_length(test, task.solved),
         solve_length(test, task.solved, in_phase=True),
+        assignment.run.share_kept(),
     )
-    share = assignment.run.share_kept()
-    return dict(zip(SUMMARY, values, strict=True)) | ({} if share is None else {SHARE_KEPT: share})
+    named = zip(SUMMARY, values, strict=True)
+    return {name: value for name, value in named if value is not None}

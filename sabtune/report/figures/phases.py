@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sabtune.evaluation import Rung
+from sabtune.evaluation import Rung, phase_of_length
 from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
 from sabtune.report.material import Material
 
@@ -51,5 +51,5 @@ def by_remainder(rung: Rung, material: Material) -> list[float]:
     task, period = material.task, material.run.trial.model.period
     found: dict[int, list[float]] = defaultdict(list)
     for at, accuracy in enumerate(rung.by_phase, start=rung.length):
-        found[(task.steps(at) - task.steps(task.length)) % period].append(accuracy)
+        found[phase_of_length(task, at, period)].append(accuracy)
     return [sum(found[phase]) / len(found[phase]) for phase in range(period)]
