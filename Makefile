@@ -13,8 +13,7 @@ search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
 
 test: $(READY)
-	$(BIN)/pytest $(TWO) -m "not slow and not cluster" --ignore tests/test_pages.py
-	$(BIN)/pytest tests/test_pages.py  # beside other tests its MLflow may come to an end
+	$(BIN)/pytest $(TWO) -m "not slow and not cluster"
 
 # The build of the kernels that checks every access. Offsets are the same whatever the dtype, and a
 # dtype takes a minute to compile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,14 +31,16 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_data_folder() -> Iterator[None]:
-    """A command's --data-dir, which it keeps in the environment, ends with its test."""
-    before = os.environ.get("SABTUNE_DATA")
+def own_environment() -> Iterator[None]:
+    """What a test keeps in the environment for later commands, or MLflow does, ends with it."""
+    names = ("SABTUNE_DATA", "MLFLOW_TRACKING_URI")
+    before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    if before is None:
-        os.environ.pop("SABTUNE_DATA", None)
-    else:
-        os.environ["SABTUNE_DATA"] = before
+    if "mlflow" in sys.modules:  # it keeps it beside the environment, too
+        sys.modules["mlflow"].set_tracking_uri(None)
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 @pytest.fixture
