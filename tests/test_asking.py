@@ -320,6 +320,9 @@ def test_a_failed_trial_is_run_again_with_its_own_seed_under_a_new_number(
     assert study.trials[2].params == study.trials[0].params
     waiting = study.get_trials(states=(TrialState.WAITING,))
     assert not waiting
+    end(study, asking, again.number, 0.95)
+    scores = {trial.number: trial.score for trial in record.counted(record.records(study))}
+    assert scores == {fine.number: 0.5, again.number: 0.95}
 
 
 def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path) -> None:

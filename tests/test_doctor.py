@@ -53,8 +53,8 @@ def test_where_all_is_well_nothing_is_found() -> None:
     [
         (replace(OTHER, versions=VERSIONS | {"ray": "2.59.0"}), "wrong: worker: ray 2.59.0, and"),
         (replace(OTHER, versions=VERSIONS | {"torch": None}), "wrong: worker: torch isn’t"),
-        (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPUs"),
-        (replace(OTHER, declared=1), "to know: worker: Ray gives out 1 GPUs there"),
+        (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPU, and torch finds 0"),
+        (replace(OTHER, declared=1), "to know: worker: Ray gives out GPUs there: 1; its driver knows 0"),
         (replace(OTHER, offset=-3600, within=1), "wrong: worker: its clock is 3600 s behind"),
         (replace(OTHER, offset=5, within=1), "to know: worker: its clock is 5 s ahead of"),
         (replace(OTHER, token=Token(mode="token", found="")), "wrong: worker: there is no token"),
@@ -176,7 +176,7 @@ for one in found.checkups:
     assert abs(one.offset) <= one.within + 0.5
     assert one.files == ""
 assert [one.declared for one in found.checkups] == [0, 1]
-assert any("Ray gives out 1 GPUs" in str(finding) for finding in found.findings)
+assert any("Ray gives out GPUs there: 1" in str(finding) for finding in found.findings)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -65,6 +66,22 @@ def test_a_folder_is_chosen_in_which_sockets_have_room(
         )
         assert bits(folder.parent) == 0o700
     assert not folder.parent.exists()
+
+
+def test_too_few_addresses_are_said_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = 2**30 + 2**29
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (few, few))
+    with pytest.raises(ClusterError, match=r"1\.5 GiB of addresses .*ulimit -v unlimited"):
+        local_ray.start(tmp_path / "r")
+    assert ["ulimit -v" in str(finding) for finding in doctor.own_ray()] == [True]
+
+
+def test_no_temporary_folder_has_room_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_ray, "SOCKET_PATH", 0)
+    with pytest.raises(ClusterError, match="name a short one that you may write with TMPDIR"):
+        local_ray.folder_base()
 
 
 def test_no_credentials_are_forwarded() -> None:

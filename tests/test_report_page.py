@@ -27,9 +27,9 @@ WIDTHS = (390, 768, 1440)
 
 FIGURES = {
     "found": {"accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
-              "recall-far", "distances", "cost"},
+              "recall-far", "distances", "cost", "sparsity"},
     "two": {"accuracy", "scores", "importance", "parallel", "schedules", "learning", "pareto",
-            "cost"},
+            "cost", "sparsity"},
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
 REASONS = {
     "raising": ("RuntimeError: ", "you tried to allocate 8000000000000 bytes"),
     "diverging": ("DivergedError: no finite gradient in 100 updates", "lower learning_rate"),
-    "hungry": ("LimitError: ", " GiB at 1 updates is past the trial's limit of 1 GiB"),
+    "hungry": ("LimitError: ", " GiB at 1 update is past the trial's limit of 1 GiB"),
     "endless": ("LimitError: ", " updates is past the trial's limit of 0.005 h"),
 }
 FILES = ("weights.safetensors", "training.safetensors", "trial.json", "progress.json", "run.json")
@@ -187,6 +187,9 @@ def test_a_search_goes_on_from_the_checkpoint_before_the_damaged_one(
     again = sabtune("search", file, "--store", "store", cwd=tmp_path)
     assert again.stderr == ""
     assert again.returncode == 0
+    log = (store.root / "cut.log").read_text()
+    for number in range(2):
+        assert any(f"#{number} " in line and "is passed over" in line for line in log.splitlines())
     for trial, told in zip(records(store, "cut"), before, strict=True):
         assert trial.state == TrialState.COMPLETE
         assert_as_unbroken(trial)

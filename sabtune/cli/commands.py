@@ -26,7 +26,7 @@ Values = Mapping[str, Value]
 
 
 def where_of(
-    store: str, files: str | None, tracking: str | None, data_dir: Path | None = None
+    store: str, files: str | None, tracking: str | None = None, data_dir: Path | None = None
 ) -> Values:
     """The values of the options that lead to the same store and data again; no password."""
     return {

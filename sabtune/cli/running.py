@@ -170,7 +170,8 @@ def search(
     interrupts.advise(going_on(again))
     with watching(console, file, place, retry_failed) as watchers:
         ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
-    show_report(console, name, place)
+    sync = typed("sync", name, where=where)
+    show_report(console, name, place, sync)
     log_report(console, name, place, ending)
     hint(console, "All trials in the browser:", typed("ui", where=where))
     hint(console, "This page again:", typed("report", name, where=where))
@@ -179,7 +180,7 @@ def search(
         hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
     if complete:
         hint(console, "On fresh seeds:", typed("confirm", name, where=where))
-    close(console, ending, again, typed("sync", name, where=where))
+    close(console, ending, again, sync)
 
 
 def named(file: StudyFile, name: str) -> StudyFile:

@@ -188,7 +188,8 @@ def restored(console: Console, store: Store) -> Store:
     return store
 
 
-def show_report(console: Console, study: str, store: Store) -> None:
+def show_report(console: Console, study: str, store: Store, sync: str) -> None:
+    """Print what a study found. sync: the command that copies it to MLflow."""
     from sabtune.report import contest, summary
     from sabtune.search.record import CONTEST, open_study, plan, tracking
     from sabtune.tracking.database import is_elsewhere
@@ -200,7 +201,7 @@ def show_report(console: Console, study: str, store: Store) -> None:
         uri = store.tracking or tracking(opened) or store.mlflow_uri
         console.print(summary(opened, without_secrets(uri)), crop=False)
         if uri == store.mlflow_uri and is_elsewhere(store):
-            console.print(Text(f"The store was moved: run `sabtune sync {study}` before that."))
+            hint(console, "The store moved; first:", sync)
 
 
 def write_report(

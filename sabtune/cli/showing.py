@@ -9,6 +9,7 @@ import typer
 
 from sabtune.cli import remote
 from sabtune.cli.app import app
+from sabtune.cli.commands import typed, where_of
 from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import (
     check_free,
@@ -114,7 +115,8 @@ def report(
     place = Store.at(store, files).existing()
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
-        show_report(console_of_terminal(), study, place)
+        where = where_of(store, files)
+        show_report(console_of_terminal(), study, place, typed("sync", study, where=where))
     else:
         write_report(console_of_terminal(), study, place, out, formats)
 

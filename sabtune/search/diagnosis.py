@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sabtune.search.checkup import SHOWN, Checkup, Disk, Token
+from sabtune.wording import counted
 
 LITTLE, SPARE = 1.0, 5.0
 """GiB that a disk must have free, and should have."""
@@ -109,7 +110,8 @@ def _gpus(one: Checkup) -> Iterator[Finding]:
     if there and one.seen < there:
         yield Finding(
             where=one.node,
-            says=f"its driver {one.gpus[0].driver} knows {there} GPUs and torch finds {one.seen}",
+            says=f"its driver {one.gpus[0].driver} knows {counted(there, 'GPU')}, "
+            f"and torch finds {one.seen}",
             remedy="install a torch built with CUDA"
             if one.cuda is None
             else f"install a driver that is new enough for CUDA {one.cuda}",
@@ -117,7 +119,7 @@ def _gpus(one: Checkup) -> Iterator[Finding]:
     if one.declared > there:
         yield Finding(
             where=one.node,
-            says=f"Ray gives out {one.declared:g} GPUs there, and its driver knows {there}",
+            says=f"Ray gives out GPUs there: {one.declared:g}; its driver knows {there}",
             remedy="correct the node type's resources in the cluster file, or its image",
             wrong=False,
         )

@@ -1,0 +1,58 @@
+"""Rows of a CSV that take minutes each: measured once, in a few processes, and kept."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+Row = dict[str, Any]
+
+
+class Job(Protocol):
+    """What a process measures. Its key names the rows that it gives."""
+
+    @property
+    def key(self) -> dict[str, str]: ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measure_missing(
+    path: Path, jobs: Sequence[J], measured: Callable[[J], list[Row]], *, workers: int
+) -> None:
+    """Append to `path` the rows of each job whose key no row of the file has.
+
+    Each job runs in a process of its own, `workers` of them at a time. A job's rows are written
+    together when it ends, so an interrupted run loses the jobs that were running and no others.
+    """
+    present = rows(path)
+    missing = [job for job in jobs if not any(job.key.items() <= row.items() for row in present)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        running = {pool.submit(measured, job): job for job in missing}
+        for done, future in enumerate(as_completed(running), start=1):
+            append(path, [running[future].key | row for row in future.result()])
+            print(f"{done}/{len(missing)} {running[future].key}", flush=True)
+
+
+def append(path: Path, new: Sequence[Row]) -> None:
+    """Append rows to a CSV, with a header if the file is new."""
+    begins = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
+        if begins:
+            writer.writeheader()
+        writer.writerows(new)

@@ -1,0 +1,253 @@
+"""Measure how accuracy depends on the remainder of the length by k_att, and by k_trunc.
+
+    python benchmarks/phase_dependence.py [--workers 2]
+
+Copying 5 symbols, trained at length 20 alone and at lengths from 5 to 20, for each k_att from 1 to
+5; then k_att 1 with another k_trunc; then the other tasks of free length. Three seeds each.
+Every model is tested at ten lengths in a row, from each of several lengths on, so each remainder
+occurs at least twice. The rows go to docs/results/phases.csv, the figure to docs/results/phases.png
+and the tables to the terminal. What the CSV holds already is not trained again; without training
+anything this takes seconds. Training it all takes about an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from measured import Row, measure_missing, rows
+
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.evaluation import measure, phase_of_length
+from sabtune.models import SAB
+from sabtune.seeding import Stream
+from sabtune.tasks import Adding, Copying, Pixels, Recall, TaskConfig
+from sabtune.training import Training
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+SEEDS = range(3)
+CONSECUTIVE = 10
+SEQUENCES = 64 * CONSECUTIVE
+K_ATTS = (1, 2, 3, 4, 5)
+CONTROL = 5
+"""The period by which models that have none of their own are grouped, for comparison."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A task, how it is trained and the first of each ten lengths that it is tested at."""
+
+    task: TaskConfig
+    updates: int
+    learning_rate: float
+    decay: float
+    batch_size: int
+    k_top: int
+    lengths: tuple[int, ...]
+
+
+SETTINGS = {
+    "copying": Setting(
+        task=Copying.Config(length=20, symbols=5),
+        updates=8000,
+        learning_rate=3e-3,
+        decay=0.0,
+        batch_size=32,
+        k_top=4,
+        lengths=(20, 40, 100, 200),
+    ),
+    "recall": Setting(
+        task=Recall.Config(length=10, pairs=2, keys=8, values=4),
+        updates=5000,
+        learning_rate=8e-3,
+        decay=0.5,
+        batch_size=64,
+        k_top=4,
+        lengths=(10, 20, 40, 80),
+    ),
+    "adding": Setting(
+        task=Adding.Config(length=50),
+        updates=3000,
+        learning_rate=3e-3,
+        decay=0.5,
+        batch_size=32,
+        k_top=6,
+        lengths=(50, 75, 100, 200),
+    ),
+    "digits": Setting(
+        task=Pixels.Config(images="digits", length=64, permutation=0),
+        updates=1500,
+        learning_rate=5e-3,
+        decay=0.5,
+        batch_size=32,
+        k_top=5,
+        lengths=(64, 80, 128),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training. `shortest`: of the lengths it is trained at; None: the task's length alone."""
+
+    task: str
+    k_att: int
+    k_trunc: int
+    shortest: int | None
+    seed: int
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns that name it."""
+        return {
+            "task": self.task,
+            "k_att": str(self.k_att),
+            "k_trunc": str(self.k_trunc),
+            "shortest": str(self.shortest or SETTINGS[self.task].task.length),
+            "seed": str(self.seed),
+        }
+
+
+def jobs() -> Iterator[Job]:
+    """All trainings, those of the figure first."""
+    for seed in SEEDS:
+        for k_att in K_ATTS:
+            for shortest in (None, 5):
+                yield Job(task="copying", k_att=k_att, k_trunc=5, shortest=shortest, seed=seed)
+    for seed in SEEDS:
+        yield Job(task="copying", k_att=1, k_trunc=3, shortest=None, seed=seed)
+    for seed in SEEDS:
+        for task, k_trunc in (("recall", 5), ("adding", 10), ("digits", 32)):
+            for k_att in (1, 4):
+                yield Job(task=task, k_att=k_att, k_trunc=k_trunc, shortest=None, seed=seed)
+
+
+def trained(job: Job) -> list[Row]:
+    """Train one model and measure it at every length."""
+    torch.set_num_threads(1)
+    setting = SETTINGS[job.task]
+    model = SAB.Config(hidden=64, k_top=setting.k_top, k_att=job.k_att, k_trunc=job.k_trunc)
+    train = TrainConfig(
+        updates=setting.updates,
+        batch_size=setting.batch_size,
+        learning_rate=setting.learning_rate,
+        decay=setting.decay,
+        report_every=setting.updates,
+        shortest=job.shortest,
+    )
+    training = Training(
+        RunConfig(task=setting.task, trial=TrialConfig(model=model, train=train), seed=job.seed)
+    )
+    list(training)
+    return [
+        {"length": length + offset, "accuracy": accuracy}
+        for length in setting.lengths
+        for offset, accuracy in enumerate(
+            measure(
+                training.model.eval(),
+                training.task,
+                length,
+                sequences=SEQUENCES,
+                seed=0,
+                stream=Stream.TEST,
+                phases=CONSECUTIVE,
+            ).by_phase
+        )
+    ]
+
+
+class Models:
+    """The models of a CSV: of each one its accuracy by length."""
+
+    def __init__(self, path: Path):
+        self.accuracies: dict[tuple[str, int, int, int], dict[int, dict[int, float]]] = {}
+        for row in rows(path):
+            kind = row["task"], int(row["k_att"]), int(row["k_trunc"]), int(row["shortest"])
+            seeds = self.accuracies.setdefault(kind, {})
+            seeds.setdefault(int(row["seed"]), {})[int(row["length"])] = float(row["accuracy"])
+
+    def by_phase(
+        self, kind: tuple[str, int, int, int], seed: int, first: int, period: int
+    ) -> list[float]:
+        """Return the mean accuracy at each remainder of the length by `period`, the training
+        length's first, over the ten lengths from `first` on."""
+        task = SETTINGS[kind[0]].task.build()
+        phases = defaultdict(list)
+        for length in range(first, first + CONSECUTIVE):
+            accuracy = self.accuracies[kind][seed][length]
+            phases[phase_of_length(task, length, period)].append(accuracy)
+        return [statistics.mean(phases[phase]) for phase in range(period)]
+
+
+def table(models: Models) -> Iterator[str]:
+    """Each kind's accuracy in %, by seed: in phase, mean and worst phase; and the largest spread
+    between phases."""
+    yield "| task | k_att | k_trunc | trained at | tested from | seeds: in phase / mean / worst |"
+    yield "|---|---|---|---|---|---|"
+    for kind, seeds in models.accuracies.items():
+        task, k_att, k_trunc, shortest = kind
+        setting = SETTINGS[task]
+        length = setting.task.length
+        period = k_att if k_att > 1 else k_trunc if task == "copying" else CONTROL
+        at = f"{shortest} to {length}" if shortest < length else str(length)
+        for first in setting.lengths:
+            cells = []
+            for seed in sorted(seeds):
+                phases = [100 * a for a in models.by_phase(kind, seed, first, period)]
+                cells.append(f"{phases[0]:.1f} / {statistics.mean(phases):.1f} / {min(phases):.1f}")
+            yield f"| {task} | {k_att} | {k_trunc} | {at} | {first} | {', '.join(cells)} |"
+
+
+def draw(models: Models, path: Path, first: int = 100) -> None:
+    """Draw accuracy against the length's remainder by k_att, a panel for each k_att."""
+    figure, axes = plt.subplots(
+        2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for row, (shortest, words) in enumerate(((20, "length 20"), (5, "lengths 5 to 20"))):
+        for column, k_att in enumerate(K_ATTS):
+            axis = axes[row][column]
+            kind = "copying", k_att, 5, shortest
+            for seed in sorted(models.accuracies[kind]):
+                phases = models.by_phase(kind, seed, first, k_att)
+                axis.plot(range(k_att), [100 * a for a in phases], marker="o", label=f"seed {seed}")
+            axis.set(ylim=(0, 103), xticks=range(k_att), xlim=(-0.4, max(K_ATTS) - 0.6))
+            axis.grid(axis="y", alpha=0.3)
+            axis.set_title(f"k_att {k_att}, {words}", fontsize=9)
+        axes[row][0].set_ylabel("accuracy (%)")
+    for axis in axes[1]:
+        axis.set_xlabel("steps mod k_att")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(
+        f"Copying, tested at {first} to {first + CONSECUTIVE - 1}: remainder 0 is that of the "
+        "training length"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines."""
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--csv", type=Path, default=RESULTS / "phases.csv")
+    parser.add_argument("--figure", type=Path, default=RESULTS / "phases.png")
+    options = parser.parse_args()
+    measure_missing(options.csv, list(jobs()), trained, workers=options.workers)
+    models = Models(options.csv)
+    draw(models, options.figure)
+    show(table(models))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Compare policies of pruning trials whose attention is denser at first than at the end.
+
+    python benchmarks/pruning.py [--workers 2]
+
+Configurations are drawn at random from search_spaces/copying_quick.py and trained to their end,
+once as drawn and, if they have a schedule, once with one that ends before ASHA's first rung. Each
+report is scored at the k_top in force and at the final k_top. Searches are then replayed from those
+reports, thousands of them: two workers take configurations in random order until the updates of the
+budget are spent, ASHA prunes by the policy's scores, and the best complete trial wins. Every policy
+has the same budgets and orders. A winner is judged by its confirmed accuracy, the mean over fresh
+seeds, lengths and phases on test sequences, and by its share kept at the training length.
+
+policies:
+  in-force     scores at the k_top in force, rungs from the first update
+  from-end     scores at the k_top in force, rungs counted from the end of the schedule
+  at-final     scores at the final k_top, rungs from the first update
+  ends-first   every schedule ends at the first rung
+
+Intervals are 95 % percentiles over resampled pools of configurations, one replay of each policy per
+pool, so a difference between policies is one between searches of the same configurations. Rows go to docs/results/pruning.csv and
+docs/results/pruning-confirmed.csv; what they hold already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import random
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import optuna
+import torch
+from measured import Row, measure_missing, rows
+
+from sabtune.config import RunConfig, TrialConfig
+from sabtune.evaluation import Rung, measure, selection_score
+from sabtune.models import SAB
+from sabtune.schedule import Constant, Moving
+from sabtune.search.asha import Halving
+from sabtune.search.study import StudyFile, load
+from sabtune.seeding import Stream
+from sabtune.training import Training
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+CONFIGURATIONS = 32
+CONFIRMATIONS = 3
+FIRST_FRESH_SEED = 1000
+REPLAYS = 1000
+WORKERS_REPLAYED = 2
+POLICIES = ("in-force", "from-end", "at-final", "ends-first")
+EARLY = "early"
+"""The variant of a configuration whose schedule ends before the first rung."""
+
+
+@cache
+def study_file() -> StudyFile:
+    """Return the study whose space, ladder and pruning are used."""
+    return load(ROOT / "search_spaces" / "copying_quick.py")
+
+
+@cache
+def configurations() -> tuple[TrialConfig, ...]:
+    """Return the configurations of the pool, drawn at random."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return tuple(study_file().config(study.ask()) for _ in range(CONFIGURATIONS))
+
+
+def varied(number: int, variant: str) -> TrialConfig:
+    """Return a configuration of the pool; if `variant` is EARLY, its schedule ends at the first
+    rung."""
+    config = configurations()[number]
+    assert isinstance(config.model, SAB.Config)
+    schedule, pruning = config.model.schedule, study_file().study.pruning
+    assert pruning is not None
+    if variant == EARLY and isinstance(schedule, Moving):
+        schedule = replace(schedule, share=pruning.grace / config.train.updates)
+        return replace(config, model=replace(config.model, schedule=schedule))
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training of a configuration of the pool."""
+
+    configuration: int
+    variant: str
+    seed: int
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns that name it."""
+        return {
+            "configuration": str(self.configuration),
+            "variant": self.variant,
+            "seed": str(self.seed),
+        }
+
+
+def trained(job: Job) -> list[Row]:
+    """Train one configuration and score every report twice; its last one on the test sequences."""
+    torch.set_num_threads(1)
+    study = study_file().study
+    config = varied(job.configuration, job.variant)
+    training = Training(RunConfig(task=study.task, trial=config, seed=job.seed))
+    model, task, ladder = training.model, training.task, study.ladder
+
+    def rungs(lengths: Sequence[int], stream: Stream) -> list[Rung]:
+        return [
+            measure(
+                model,
+                task,
+                length,
+                sequences=ladder.sequences,
+                seed=0,
+                stream=stream,
+                phases=ladder.phases or 1,
+            )
+            for length in lengths
+        ]
+
+    def tested(stream: Stream) -> float:
+        """The mean accuracy over the ladder."""
+        return statistics.mean(rung.accuracy for rung in rungs(ladder.lengths, stream))
+
+    measured: list[Row] = []
+    for report in training:
+        fresh = job.seed >= FIRST_FRESH_SEED
+        if fresh and report.step < config.train.updates:
+            continue
+        settled = model.settled
+        in_force = selection_score(rungs(ladder.select, Stream.SELECTION), task)
+        model.set_progress(1.0)
+        final = in_force
+        if not settled:
+            final = selection_score(rungs(ladder.select, Stream.SELECTION), task)
+        ended = report.step == config.train.updates
+        measured.append(
+            {
+                "k_top": config.model.k_top,
+                "k_att": config.model.k_att,
+                "share_kept": config.model.share_kept(task.steps(task.length)),
+                "constant": isinstance(config.model.schedule, Constant),
+                "step": report.step,
+                "settled": settled,
+                "in_force": in_force,
+                "final": final,
+                "test": tested(Stream.CONFIRMATION) if ended else "",
+            }
+        )
+        model.set_progress(training.progress)
+    return measured
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report of a trial of the pool was scored."""
+
+    step: int
+    settled: bool
+    in_force: float
+    final: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trained configuration of the pool."""
+
+    share_kept: float
+    reports: tuple[Report, ...]
+    test: float
+
+    @property
+    def end_of_schedule(self) -> int:
+        """The updates at the first report whose k_top is final; 0 if it is final throughout."""
+        if all(report.settled for report in self.reports):
+            return 0
+        return next(report.step for report in self.reports if report.settled)
+
+
+Pool = dict[tuple[int, str], Trial]
+
+
+def pool(path: Path) -> Pool:
+    """Return the trials of the pool; a constant schedule's has no variant of its own."""
+    by_trial: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
+    for row in rows(path):
+        by_trial[int(row["configuration"]), row["variant"]].append(row)
+    return {
+        key: Trial(
+            share_kept=float(group[0]["share_kept"]),
+            reports=tuple(
+                Report(
+                    step=int(row["step"]),
+                    settled=row["settled"] == "True",
+                    in_force=float(row["in_force"]),
+                    final=float(row["final"]),
+                )
+                for row in group
+            ),
+            test=float(group[-1]["test"]),
+        )
+        for key, group in by_trial.items()
+    }
+
+
+def replay(
+    trials: Pool, order: Sequence[int], policy: str, budget: int
+) -> tuple[tuple[int, str] | None, int]:
+    """Return the winner of one search and how many trials it began.
+
+    Two workers take configurations in `order`, each as soon as it is free, until `budget` updates
+    are spent; what is not complete by then can't win.
+    """
+    pruning = study_file().study.pruning
+    assert pruning is not None
+    halving = Halving(pruning)
+    waiting = list(reversed(order))
+    clock: list[tuple[int, int, int]] = []  # (updates so far on this worker, trial, next report)
+    started: list[tuple[int, str]] = []
+    complete: dict[tuple[int, str], float] = {}
+
+    def begin(at: int) -> None:
+        number = waiting.pop()
+        key = (number, EARLY if policy == "ends-first" and (number, EARLY) in trials else "drawn")
+        started.append(key)
+        first = trials[key].reports[0]
+        heapq.heappush(clock, (at + first.step, len(started) - 1, 0))
+
+    for _ in range(WORKERS_REPLAYED):
+        begin(0)
+    while clock:
+        at, trial_number, index = heapq.heappop(clock)
+        if WORKERS_REPLAYED * at > budget:
+            break
+        trial = trials[started[trial_number]]
+        report = trial.reports[index]
+        score = report.final if policy == "at-final" else report.in_force
+        step = report.step - (trial.end_of_schedule if policy == "from-end" else 0)
+        last = index == len(trial.reports) - 1
+        if last:
+            halving.end(trial_number, score)
+            complete[started[trial_number]] = score
+        elif step <= 0 or halving.goes_on(trial_number, step, score):
+            following = trial.reports[index + 1]
+            heapq.heappush(clock, (at + following.step - report.step, trial_number, index + 1))
+            continue
+        if waiting:
+            begin(at)
+    winner = max(complete, key=lambda key: complete[key], default=None)
+    return winner, len(started)
+
+
+def confirmed(path: Path) -> dict[tuple[int, str], float]:
+    """Return the mean test accuracy over fresh seeds of each configuration that was confirmed."""
+    by_trial: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for row in rows(path):
+        by_trial[int(row["configuration"]), row["variant"]].append(float(row["test"]))
+    return {key: statistics.mean(tests) for key, tests in by_trial.items()}
+
+
+def searches(trials: Pool, budget: int) -> dict[str, list[tuple[tuple[int, str] | None, int]]]:
+    """Return the replays by policy; the n-th of each is of the same resampled configurations."""
+    results: dict[str, list[tuple[tuple[int, str] | None, int]]] = defaultdict(list)
+    for number in range(REPLAYS):
+        drawn = random.Random(number)
+        order = drawn.sample(range(CONFIGURATIONS), CONFIGURATIONS)
+        for policy in POLICIES:
+            results[policy].append(replay(trials, order, policy, budget))
+    return results
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean and the 95 % interval of the mean, in %."""
+    mean = statistics.mean(values)
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5
+    return f"{100 * mean:.1f} [{100 * (mean - half):.1f}, {100 * (mean + half):.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--csv", type=Path, default=RESULTS / "pruning.csv")
+    parser.add_argument("--confirmed", type=Path, default=RESULTS / "pruning-confirmed.csv")
+    options = parser.parse_args()
+    jobs = [
+        Job(configuration=number, variant=variant, seed=number)
+        for number in range(CONFIGURATIONS)
+        for variant in ("drawn", EARLY)
+        if variant == "drawn" or varied(number, EARLY) != varied(number, "drawn")
+    ]
+    measure_missing(options.csv, jobs, trained, workers=options.workers)
+    trials = pool(options.csv)
+    updates = study_file().study.trials * configurations()[0].train.updates
+    for budget in (updates // 4, updates // 2):
+        results = searches(trials, budget)
+        wins = Counter(winner for found in results.values() for winner, _ in found if winner)
+        often = [key for key, count in wins.items() if count >= 0.01 * REPLAYS]
+        fresh = [
+            Job(configuration=number, variant=variant, seed=FIRST_FRESH_SEED + seed)
+            for number, variant in often
+            for seed in range(CONFIRMATIONS)
+        ]
+        measure_missing(options.confirmed, fresh, trained, workers=options.workers)
+        accuracy = confirmed(options.confirmed)
+        print(f"\nbudget of {budget:,} updates, {REPLAYS:,} searches each")
+        print("| policy | trials | confirmed accuracy (%) | share kept (%) | no winner |")
+        print("|---|---|---|---|---|")
+        for policy, found in results.items():
+            judged = [key for key, _ in found if key in accuracy]
+            print(
+                f"| {policy} | {statistics.mean(count for _, count in found):.1f} "
+                f"| {interval([accuracy[key] for key in judged])} "
+                f"| {interval([trials[key].share_kept for key in judged])} "
+                f"| {sum(key is None for key, _ in found)} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
