@@ -7,7 +7,19 @@ READY := $(VENV)/.ready
 # Two processes run the tests, a file of them at a time.
 TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: search test test-checked test-slow test-cluster lint format bench wheel clean
+.PHONY: help search test test-checked test-slow test-cluster lint format bench wheel clean
+
+help:
+	@echo "make search        run a real study in minutes: search_spaces/copying_quick.py"
+	@echo "make test          all tests but the following"
+	@echo "make test-checked  the kernels' tests, with every memory access checked"
+	@echo "make test-slow     tests that kill, fill and stop things; databases, a browser"
+	@echo "make test-cluster  tests on clusters of Linux namespaces; needs root"
+	@echo "make lint          ruff and mypy"
+	@echo "make format        format the code and fix what ruff can"
+	@echo "make bench         time the model and the data pipeline on this machine"
+	@echo "make wheel         build the wheel that nodes of a cluster install"
+	@echo "make clean         remove .venv and caches"
 
 search: $(READY)
 	$(BIN)/sabtune search search_spaces/copying_quick.py

@@ -3,11 +3,11 @@
     python benchmarks/pruning.py [--workers 2]
 
 Configurations are drawn at random from search_spaces/copying_quick.py and trained to their end,
-once as drawn and, if they have a schedule, once with one that ends before ASHA's first rung. Each
+once as drawn and, if they have a schedule, once with one that ends at ASHA's first rung. Each
 report is scored at the k_top in force and at the final k_top. Searches are then replayed from those
-reports, thousands of them: two workers take configurations in random order until the updates of the
-budget are spent, ASHA prunes by the policy's scores, and the best complete trial wins. Every policy
-has the same budgets and orders. A winner is judged by its confirmed accuracy, the mean over fresh
+reports: two workers take configurations in random order until the updates of the budget are spent,
+ASHA prunes by the policy's scores, and the best complete trial wins. Every policy has the same
+budgets and the same orders. A winner is judged by its confirmed accuracy, the mean over fresh
 seeds, lengths and phases on test sequences, and by its share kept at the training length.
 
 policies:
@@ -16,8 +16,8 @@ policies:
   at-final     scores at the final k_top, rungs from the first update
   ends-first   every schedule ends at the first rung
 
-Intervals are 95 % percentiles over resampled pools of configurations, one replay of each policy per
-pool, so a difference between policies is one between searches of the same configurations. Rows go to docs/results/pruning.csv and
+Intervals are 95 % percentiles over bootstrap samples of the configurations; all policies search the
+same samples, so the differences are paired. Rows go to docs/results/pruning.csv and
 docs/results/pruning-confirmed.csv; what they hold already is not trained again.
 """
 
@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import random
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import optuna
 import torch
 from measured import Row, measure_missing, rows
@@ -51,7 +51,7 @@ RESULTS = ROOT / "docs" / "results"
 CONFIGURATIONS = 32
 CONFIRMATIONS = 3
 FIRST_FRESH_SEED = 1000
-REPLAYS = 1000
+SAMPLES, REPLAYS_PER_SAMPLE = 200, 20
 WORKERS_REPLAYED = 2
 POLICIES = ("in-force", "from-end", "at-final", "ends-first")
 EARLY = "early"
@@ -109,6 +109,7 @@ def trained(job: Job) -> list[Row]:
     config = varied(job.configuration, job.variant)
     training = Training(RunConfig(task=study.task, trial=config, seed=job.seed))
     model, task, ladder = training.model, training.task, study.ladder
+    assert isinstance(config.model, SAB.Config)
 
     def rungs(lengths: Sequence[int], stream: Stream) -> list[Rung]:
         return [
@@ -264,22 +265,82 @@ def confirmed(path: Path) -> dict[tuple[int, str], float]:
     return {key: statistics.mean(tests) for key, tests in by_trial.items()}
 
 
-def searches(trials: Pool, budget: int) -> dict[str, list[tuple[tuple[int, str] | None, int]]]:
-    """Return the replays by policy; the n-th of each is of the same resampled configurations."""
-    results: dict[str, list[tuple[tuple[int, str] | None, int]]] = defaultdict(list)
-    for number in range(REPLAYS):
-        drawn = random.Random(number)
-        order = drawn.sample(range(CONFIGURATIONS), CONFIGURATIONS)
+Search = tuple[tuple[int, str] | None, int]
+"""The winner of a replayed search and how many trials it began."""
+
+
+def searches(trials: Pool, budget: int) -> dict[str, list[list[Search]]]:
+    """Return the replays by policy and bootstrap sample; the same orders for every policy."""
+    results: dict[str, list[list[Search]]] = {policy: [] for policy in POLICIES}
+    for number in range(SAMPLES):
+        draw = np.random.default_rng(number)
+        sample = draw.integers(CONFIGURATIONS, size=CONFIGURATIONS)
+        orders = [draw.permutation(sample).tolist() for _ in range(REPLAYS_PER_SAMPLE)]
         for policy in POLICIES:
-            results[policy].append(replay(trials, order, policy, budget))
+            results[policy].append([replay(trials, order, policy, budget) for order in orders])
     return results
 
 
-def interval(values: Sequence[float]) -> str:
-    """The mean and the 95 % interval of the mean, in %."""
-    mean = statistics.mean(values)
-    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5
-    return f"{100 * mean:.1f} [{100 * (mean - half):.1f}, {100 * (mean + half):.1f}]"
+def interval(means: Sequence[float]) -> str:
+    """The mean of the samples' means and the 95 % interval, in %."""
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{100 * statistics.mean(means):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def means(found: list[list[Search]], value: Callable[[tuple[int, str]], float]) -> list[float]:
+    """Return the mean of a winner's value over the searches of each sample."""
+    return [
+        statistics.mean(value(winner) for winner, _ in replays if winner is not None)
+        for replays in found
+    ]
+
+
+def confirm_winners(
+    results: Mapping[str, list[list[Search]]], path: Path, workers: int
+) -> dict[tuple[int, str], float]:
+    """Train every winner again on fresh seeds; return the confirmed accuracies."""
+    winners = {
+        winner
+        for found in results.values()
+        for replays in found
+        for winner, _ in replays
+        if winner is not None
+    }
+    fresh = [
+        Job(configuration=number, variant=variant, seed=FIRST_FRESH_SEED + seed)
+        for seed in range(CONFIRMATIONS)
+        for number, variant in sorted(winners)
+    ]
+    measure_missing(path, fresh, trained, workers=workers)
+    return confirmed(path)
+
+
+def compare(
+    trials: Pool,
+    results: Mapping[str, list[list[Search]]],
+    accuracy: Mapping[tuple[int, str], float],
+) -> None:
+    """Print a row for each policy, with its difference from the scores in force."""
+    print(
+        "| policy | trials begun | confirmed accuracy (%) | difference | share kept (%) "
+        "| difference | no winner |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    columns = {}
+    for policy, found in results.items():
+        columns[policy] = [
+            means(found, lambda winner: accuracy[winner]),
+            means(found, lambda winner: trials[winner].share_kept),
+        ]
+        cells = []
+        for own, usual in zip(columns[policy], columns[POLICIES[0]], strict=True):
+            cells.append(interval(own))
+            differences = [a - b for a, b in zip(own, usual, strict=True)]
+            cells.append("" if own is usual else interval(differences))
+        every = [search for replays in found for search in replays]
+        begun = statistics.mean(count for _, count in every)
+        none = sum(winner is None for winner, _ in every) / len(every)
+        print(f"| {policy} | {begun:.1f} | {' | '.join(cells)} | {none:.1%} |")
 
 
 def main() -> None:
@@ -298,29 +359,13 @@ def main() -> None:
     ]
     measure_missing(options.csv, jobs, trained, workers=options.workers)
     trials = pool(options.csv)
-    updates = study_file().study.trials * configurations()[0].train.updates
-    for budget in (updates // 4, updates // 2):
+    every_update = study_file().study.trials * configurations()[0].train.updates
+    for budget in (every_update // 4, every_update // 2):
         results = searches(trials, budget)
-        wins = Counter(winner for found in results.values() for winner, _ in found if winner)
-        often = [key for key, count in wins.items() if count >= 0.01 * REPLAYS]
-        fresh = [
-            Job(configuration=number, variant=variant, seed=FIRST_FRESH_SEED + seed)
-            for number, variant in often
-            for seed in range(CONFIRMATIONS)
-        ]
-        measure_missing(options.confirmed, fresh, trained, workers=options.workers)
-        accuracy = confirmed(options.confirmed)
-        print(f"\nbudget of {budget:,} updates, {REPLAYS:,} searches each")
-        print("| policy | trials | confirmed accuracy (%) | share kept (%) | no winner |")
-        print("|---|---|---|---|---|")
-        for policy, found in results.items():
-            judged = [key for key, _ in found if key in accuracy]
-            print(
-                f"| {policy} | {statistics.mean(count for _, count in found):.1f} "
-                f"| {interval([accuracy[key] for key in judged])} "
-                f"| {interval([trials[key].share_kept for key in judged])} "
-                f"| {sum(key is None for key, _ in found)} |"
-            )
+        accuracy = confirm_winners(results, options.confirmed, options.workers)
+        count = SAMPLES * REPLAYS_PER_SAMPLE
+        print(f"\nbudget of {budget:,} updates, {count:,} searches for each policy")
+        compare(trials, results, accuracy)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def test_where_all_is_well_nothing_is_found() -> None:
     [
         (replace(OTHER, versions=VERSIONS | {"ray": "2.59.0"}), "wrong: worker: ray 2.59.0, and"),
         (replace(OTHER, versions=VERSIONS | {"torch": None}), "wrong: worker: torch isn’t"),
-        (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPU, and torch finds 0"),
-        (replace(OTHER, declared=1), "to know: worker: Ray gives out GPUs there: 1; its driver knows 0"),
+        (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPU, and"),
+        (replace(OTHER, declared=1), "to know: worker: Ray gives out GPUs there: 1;"),
         (replace(OTHER, offset=-3600, within=1), "wrong: worker: its clock is 3600 s behind"),
         (replace(OTHER, offset=5, within=1), "to know: worker: its clock is 5 s ahead of"),
         (replace(OTHER, token=Token(mode="token", found="")), "wrong: worker: there is no token"),
