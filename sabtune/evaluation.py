@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import pad
 
 from sabtune.models import Model
-from sabtune.schema import Config, check, check_whole, from_dict
+from sabtune.schema import Config, check, check_whole, from_dict, known_fields
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally, Task
 
@@ -106,7 +106,8 @@ class Rung:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What `dataclasses.asdict` made of it; older ones have fewer keys."""
-        return cls(**{**data, "by_phase": tuple(data.get("by_phase", ()))})
+        by_phase = tuple(data.get("by_phase", ()))
+        return cls(**known_fields(cls, data) | {"by_phase": by_phase})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class Begun:
         tallies = data["tallies"] if "tallies" in data else [data["tally"]]
         return cls(
             done=data["done"],
-            tallies=tuple(Tally(**tally) for tally in tallies),
+            tallies=tuple(Tally(**known_fields(Tally, tally)) for tally in tallies),
             seconds=data["seconds"],
         )
 

@@ -109,6 +109,15 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     return cls(**_checked(cls, values, parts, where))
 
 
+def known_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `data` that `cls` has fields for.
+
+    Records on disk are read by it: what another version wrote may have more keys, and fields that
+    were added since need a default.
+    """
+    return {field.name: data[field.name] for field in fields(cls) if field.name in data}
+
+
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested dict as one level, keys joined by dots: {"model.k_top": 5}."""
     flat: dict[str, Any] = {}

@@ -22,12 +22,16 @@ from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
 from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score, solves
 from sabtune.peak import forget_peak, peak
-from sabtune.schema import Config, check, from_dict, to_dict
+from sabtune.schema import Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import Report, Training
 from sabtune.wording import counted
 
 FILE = "trial.json"
+
+FORMAT = 2
+"""Of trial.json; a file without a number has format 1. Only a change that older versions can't read
+needs a new number: keys that a version doesn't know are passed over."""
 
 FILES = (*checkpoint.FILES, FILE)
 """What `TrialRun.resume` reads."""
@@ -122,7 +126,8 @@ class Progress:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """What `to_dict` wrote."""
         rungs = {name: [Rung.from_dict(rung) for rung in data[name]] for name in ("ladder", "test")}
-        return cls(**(data | rungs | {"report": Report(**data["report"])}))
+        report = Report(**known_fields(Report, data["report"]))
+        return cls(**known_fields(cls, data) | rungs | {"report": report})
 
 
 def plain(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
@@ -172,7 +177,7 @@ class TrialRun:
             seconds=self.seconds,
             memory=self._memory(),
         )
-        content = {"assignment": self.assignment.to_dict()} | kept.to_dict()
+        content = {"format": FORMAT, "assignment": self.assignment.to_dict()} | kept.to_dict()
         own = (json.dumps(content) + "\n").encode()
         self.training.save(directory, {**(others or {}), FILE: own})
 
@@ -329,7 +334,7 @@ class Kept:
         report = data.get("report")
         return cls(
             history=history,
-            report=Report(**report) if report else None,
+            report=Report(**known_fields(Report, report)) if report else None,
             rungs=[Rung.from_dict(rung) for rung in data.get("rungs", [])],
             begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
             seconds=data.get("seconds", history[-1].seconds if history else 0.0),
@@ -346,6 +351,12 @@ def load(directory: Path, assignment: Assignment | None = None) -> Kept:
     path, data = directory / FILE, manifest.read(directory, (FILE,)).files[FILE]
     content = manifest.json_object(directory, FILE, data)
     with manifest.parsing(path):
+        number = content.get("format", 1)
+        if number > FORMAT:
+            raise CheckpointError(
+                f"{path} has format {str(number)[:20]}, and this version reads up to {FORMAT}: "
+                "use the version of sabtune that wrote it, or a newer one"
+            )
         kept = Kept.from_dict(content)
         said = Assignment.from_dict(content["assignment"])
     if assignment is not None and replace(said, limits=assignment.limits) != assignment:

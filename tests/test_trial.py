@@ -17,9 +17,10 @@ from sabtune.models import SAB
 from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
-from sabtune.trial import FILE, Assignment, Limits, Progress, TrialRun, load_history
-from tests.checkpoints import of_format
+from sabtune.trial import FILE, FORMAT, Assignment, Limits, Progress, TrialRun, load_history
+from tests.checkpoints import of_format, seal
 from tests.records import assignment
+from tests.stores import unpacked
 
 
 def unclocked(history: list[Progress]) -> list[Progress]:
@@ -126,6 +127,43 @@ def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(CheckpointError, match=r"trial\.json can't be read"):
         load_history(tmp_path)
+
+
+def test_what_another_version_adds_to_a_file_is_passed_over(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    next(iter(run))
+    run.save(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    for part in (
+        content,
+        content["history"][0],
+        content["history"][0]["report"],
+        content["history"][0]["ladder"][0],
+    ):
+        part["of_another_version"] = {"x": 1}
+    (tmp_path / FILE).write_text(json.dumps(content))
+    seal(tmp_path)
+    resumed = TrialRun.resume(assignment(), tmp_path)
+    assert resumed.history == run.history
+
+
+def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
+    checkpoint = unpacked(tmp_path).root / "trials" / "old" / "0000" / "checkpoint_000001"
+    assert "format" not in json.loads((checkpoint / FILE).read_text())
+    history = load_history(checkpoint)
+    assert history[-1].finished
+    assert history[-1].test[0].worst_phase is None
+
+
+def test_a_file_of_a_later_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    run = TrialRun(assignment())
+    next(iter(run))
+    run.save(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text()) | {"format": FORMAT + 1}
+    (tmp_path / FILE).write_text(json.dumps(content))
+    seal(tmp_path)
+    with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}.*a newer one"):
+        TrialRun.resume(assignment(), tmp_path)
 
 
 @pytest.mark.parametrize("value", [0, -1.0])
