@@ -47,7 +47,8 @@ STUDY = Study(
 def space(trial):
     train = dict(updates={updates!r}, batch_size=16, learning_rate=0.02, report_every=30)
     train |= KINDS[trial.suggest_categorical("kind", list(KINDS))]
-    model = LSTM.Config(hidden=trial.suggest_int("hidden", 12, 40))  # needs no compiling
+    hidden = trial.suggest_int("hidden", 12, 40)
+    model = LSTM.Config(hidden=train.pop("hidden", hidden))  # needs no compiling
     return TrialConfig(model=model, train=TrainConfig(**train))
 '''
 
@@ -65,7 +66,7 @@ def study(
 ) -> Path:
     """Writes a study whose trials are of these kinds, one after the other; none is pruned.
 
-    kinds: what is other in their training.
+    kinds: what is other in their training, or in their number of hidden units.
     """
     content = STUDY.format(
         name=name,
