@@ -1,0 +1,137 @@
+"""The documentation: its links lead somewhere, its commands can be typed, its code runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from sabtune.cli.app import app
+from sabtune.search import record
+from sabtune.search.projection import sync
+from sabtune.search.study import load
+from sabtune.store import Store
+from tests.stores import unpacked
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+GUIDES = [ROOT / "README.md"] + [
+    ROOT / "docs" / f"{name}.md"
+    for name in (
+        "studies",
+        "search",
+        "cluster",
+        "reading",
+        "confirming",
+        "models",
+        "storage",
+        "extending",
+        "glossary",
+        "phase",
+    )
+]
+WIDTH = 100
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page that are in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that the headings of a page get."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_lines_are_short(page: Path) -> None:
+    """But for tables, pictures, and links that can't be broken."""
+    for line in page.read_text().splitlines():
+        assert len(line) <= WIDTH or line.startswith(("|", "![")), line
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every sabtune command in the shell blocks of a page."""
+    lines = [
+        line
+        for block in blocks(page, "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("sabtune ")
+    ]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_commands_can_be_typed(page: Path) -> None:
+    group = typer.main.get_group(app)
+    for words in commands(page):
+        name, *rest = words
+        command = group.commands[name]
+        if isinstance(command, typer.core.TyperGroup):
+            name, *rest = rest
+            command = command.commands[name]
+        command.make_context(name, list(rest)).close()  # raises if an option isn't there
+
+
+def test_the_guides_are_all_that_the_readme_links_to() -> None:
+    text = (ROOT / "README.md").read_text()
+    for page in GUIDES[1:]:
+        assert f"(docs/{page.name})" in text, page.name
+    assert len(text.splitlines()) <= 200
+
+
+def test_the_study_file_is_one(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "docs" / "studies.md", "python")
+    path = tmp_path / "study.py"
+    path.write_text(block)
+    file = load(path)
+    assert file.study.name == "copying_quick"
+    quick = load(ROOT / "search_spaces" / "copying_quick.py").study
+    assert file.study.task == quick.task
+    assert file.study.trials == quick.trials
+
+
+def test_the_code_that_uses_a_model_runs(tmp_path: Path) -> None:
+    store = Store(Path(shutil.copytree(unpacked(tmp_path).root, tmp_path / "store")))
+    sync(record.open_study(store, "old", write=True), store)
+    predict, recall = blocks(ROOT / "docs" / "models.md", "python")
+    uri = "sqlite:////absolute/path/to/sabtune-store/mlflow.db"
+    checkpoint = "sabtune-store/trials/copying_quick/0009/checkpoint_000016"
+    assert uri in predict
+    assert "copying_quick" in predict
+    assert checkpoint in recall
+    x = np.zeros((1, 5, 10), "float32")
+    names = {"x": x}
+    exec(predict.replace(uri, store.mlflow_uri).replace("copying_quick", "old"), names)
+    assert names["logits"].shape[:2] == (1, 5)
+    at = str(store.root / "trials" / "old" / "0000" / "checkpoint_000001")
+    names = {"x": torch.from_numpy(x)}  # type: ignore[dict-item]
+    exec(recall.replace(checkpoint, at), names)
+    assert names["recalled"].by_step().shape == (1, 5, 5)
