@@ -34,9 +34,10 @@ test-checked: $(READY)
 		tests/test_kernel_fuzz.py tests/test_batch_independence.py tests/test_fused.py \
 		tests/test_fused_rules.py tests/test_dense.py tests/test_reference.py
 
-# They kill, fill and stop things at moments of their own; the second failure is the test's.
+# They kill, fill and stop things at moments of their own; the second failure is the test's. One at a
+# time: each has several processes already, and two at once take longer than one after the other.
 test-slow: $(READY)
-	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1
+	$(BIN)/pytest -m "slow and not cluster" --reruns 1
 
 # On hosts of their own, made of Linux namespaces: root alone may make those.
 test-cluster: $(READY)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch.nn.functional import pad
@@ -41,6 +41,10 @@ class Ladder(Config):
     spread evenly over them. A model that remembers every k_att-th state may depend on the remainder
     of the length by k_att, and so many lengths have every remainder. None: as many as the largest
     k_att of the study's spaces; 1 where every step of a sequence is scored.
+
+    k_top: that models are measured with during training: "final", the one that they are trained to
+    end with, or "scheduled", the one in force. None: final; a study that was begun before there was
+    a choice goes on with the scheduled one.
     """
 
     lengths: tuple[int, ...]
@@ -48,6 +52,7 @@ class Ladder(Config):
     sequences: int = 512
     solved_reports: int | None = None
     phases: int | None = None
+    k_top: Literal["final", "scheduled"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("lengths", "select"):
@@ -67,16 +72,24 @@ class Ladder(Config):
 
 
 def recorded_ladder(data: object, where: str = "") -> Ladder:
-    """The ladder that was written as a dict; older ones were measured over one phase.
+    """Return the ladder that was written as a dict; where an older one leaves something open, that
+    is as it was measured then: over one phase, and with the scheduled k_top.
 
     Raises ConfigError with the path of the key that is off.
     """
-    return resolved(from_dict(Ladder, data, {}, where))
+    return resolved(read_ladder(data, where))
+
+
+def read_ladder(data: object, where: str = "") -> Ladder:
+    """Return the ladder that was written as a dict, open where it was. Raises ConfigError."""
+    if isinstance(data, Mapping):
+        data = {"k_top": "scheduled"} | dict(data)
+    return from_dict(Ladder, data, {}, where)
 
 
 def resolved(ladder: Ladder) -> Ladder:
-    """The ladder with a number of phases: one where nobody says."""
-    return ladder if ladder.phases else replace(ladder, phases=1)
+    """Return the ladder with what it leaves open: one phase, and the final k_top."""
+    return replace(ladder, phases=ladder.phases or 1, k_top=ladder.k_top or "final")
 
 
 @dataclass(frozen=True, kw_only=True)

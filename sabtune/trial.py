@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,16 @@ import torch
 from sabtune import checkpoint, manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.evaluation import Begun, Ladder, Rung, measure_on, never, selection_score, solves
+from sabtune.evaluation import (
+    Begun,
+    Ladder,
+    Rung,
+    measure_on,
+    never,
+    read_ladder,
+    selection_score,
+    solves,
+)
 from sabtune.peak import forget_peak, peak
 from sabtune.schema import Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
@@ -97,7 +107,7 @@ class Assignment(Config):
             number=data["number"],
             configuration=data["configuration"],
             run=RunConfig.from_dict(data["run"]),
-            ladder=from_dict(Ladder, data["ladder"], {}),
+            ladder=read_ladder(data["ladder"]),
             evaluation_seed=data["evaluation_seed"],
             threads=data["threads"],
             limits=from_dict(Limits, data["limits"], {}),
@@ -209,17 +219,18 @@ class TrialRun:
         """Measures rung after rung; whether all are, or else it's time to pause."""
         while len(self.rungs) < len(todo := self._todo()):
             stream, length = todo[len(self.rungs)]
-            found = measure_on(
-                self.training.model,
-                self.training.task,
-                length,
-                sequences=self.assignment.ladder.sequences,
-                seed=self.assignment.evaluation_seed,
-                stream=stream,
-                phases=self.assignment.ladder.phases or 1,
-                begun=self.begun,
-                pressed=pressed,
-            )
+            with self._at_measured_k_top():
+                found = measure_on(
+                    self.training.model,
+                    self.training.task,
+                    length,
+                    sequences=self.assignment.ladder.sequences,
+                    seed=self.assignment.evaluation_seed,
+                    stream=stream,
+                    phases=self.assignment.ladder.phases or 1,
+                    begun=self.begun,
+                    pressed=pressed,
+                )
             if isinstance(found, Begun):
                 self.begun = found
                 return False
@@ -228,6 +239,16 @@ class TrialRun:
             if len(self.rungs) < len(self._todo()) and pressed():
                 return False
         return True
+
+    @contextmanager
+    def _at_measured_k_top(self) -> Iterator[None]:
+        """Give the model the k_top that its ladder is measured with, and then back its own."""
+        if self.assignment.ladder.k_top != "scheduled":
+            self.training.model.set_progress(1.0)
+        try:
+            yield
+        finally:
+            self.training.model.set_progress(self.training.progress)
 
     def _todo(self) -> list[tuple[Stream, int]]:
         """What a report is to measure: the short rungs; at the end all, and those of the test."""

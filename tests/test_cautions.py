@@ -25,7 +25,7 @@ from sabtune.tasks import Copying
 STUDY = Study(
     name="warned",
     task=Copying.Config(length=20, symbols=5),
-    ladder=Ladder(lengths=(20, 40), select=(20,)),
+    ladder=Ladder(lengths=(20, 40), select=(20,), k_top=K_TOP),
     trials=2,
     pruning=ASHA(grace=GRACE),
 )
@@ -58,10 +58,13 @@ PRUNED = "are first pruned while they keep more memories than at the end"
 )
 def test_a_space_is_warned_of(model: str, grace: int, said: list[str], tmp_path: Path) -> None:
     path = tmp_path / "warned.py"
-    path.write_text(STUDY.replace("MODEL", model).replace("GRACE", str(grace)))
+    text = STUDY.replace("MODEL", model).replace("GRACE", str(grace))
+    path.write_text(text.replace("K_TOP", "'scheduled'"))
     lines = list(cautions(load(path)))
     assert len(lines) == len(said), lines
     assert all(words in line for words, line in zip(said, lines, strict=True))
+    path.write_text(text.replace("K_TOP", "None"))  # every score is of the final k_top
+    assert list(cautions(load(path))) == [line for line in lines if PRUNED not in line]
 
 
 def test_the_share_that_is_kept() -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,10 +129,10 @@ def test_the_code_that_uses_a_model_runs(tmp_path: Path) -> None:
     assert "copying_quick" in predict
     assert checkpoint in recall
     x = np.zeros((1, 5, 10), "float32")
-    names = {"x": x}
+    names: dict[str, Any] = {"x": x}
     exec(predict.replace(uri, store.mlflow_uri).replace("copying_quick", "old"), names)
     assert names["logits"].shape[:2] == (1, 5)
     at = str(store.root / "trials" / "old" / "0000" / "checkpoint_000001")
-    names = {"x": torch.from_numpy(x)}  # type: ignore[dict-item]
+    names = {"x": torch.from_numpy(x)}
     exec(recall.replace(checkpoint, at), names)
     assert names["recalled"].by_step().shape == (1, 5, 5)

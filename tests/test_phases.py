@@ -28,6 +28,8 @@ from sabtune.models import LSTM, SAB, Model
 from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying, Language, Pixels, Task
+from sabtune.trial import Assignment
+from tests.records import assignment
 
 COPYING = Copying.Config(length=6, symbols=3).build()
 DIGITS = Pixels.Config(images="digits", length=8, by="row").build()
@@ -267,3 +269,12 @@ def test_a_ladder_recorded_before_is_of_one_phase() -> None:
     old = {"lengths": [5, 10], "select": [5], "sequences": 32, "solved_reports": None}
     assert recorded_ladder(old).phases == 1
     assert recorded_ladder(old | {"phases": 3}).phases == 3
+
+
+def test_a_ladder_recorded_before_is_measured_with_the_scheduled_k_top() -> None:
+    old = {"lengths": [5, 10], "select": [5], "sequences": 32, "solved_reports": None}
+    assert recorded_ladder(old).k_top == "scheduled"
+    assert recorded_ladder(old | {"k_top": None}).k_top == "final"
+    content = assignment().to_dict()
+    del content["ladder"]["k_top"]
+    assert Assignment.from_dict(content).ladder.k_top == "scheduled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +32,16 @@ FROM_FILES = {
 
 
 def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command as a user does, on a terminal wide enough for every heading."""
     command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "160"},
+    )
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 
 from sabtune import evaluation
 from sabtune.config import TrialConfig
@@ -291,6 +293,66 @@ def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
     schedule = Linear(start=6, share=0.5)
     *_, last = TrialRun(ten(1, schedule))
     assert last.report.step == 5
+
+
+def scheduled(k_top: Literal["final", "scheduled"] | None) -> Assignment:
+    """A trial of four reports whose attention is dense for most of the first three."""
+    given = assignment()
+    model = SAB.Config(
+        hidden=12, k_top=1, k_att=1, k_trunc=3, schedule=Linear(start="all", share=0.75)
+    )
+    train = dataclasses.replace(given.run.trial.train, updates=40, learning_rate=0.05)
+    run = dataclasses.replace(given.run, trial=TrialConfig(model=model, train=train))
+    ladder = Ladder(lengths=(4, 8), select=(4, 8), sequences=64, k_top=k_top)
+    return dataclasses.replace(given, run=run, ladder=ladder)
+
+
+def test_a_score_is_of_the_final_k_top(tmp_path: Path) -> None:
+    """At every report, measured here on its checkpoint; what is trained doesn't depend on it."""
+    final, before, asked = (TrialRun(scheduled(which)) for which in ("final", "scheduled", None))
+    different = 0
+    for a, b, c in zip(final, before, asked, strict=True):
+        assert a.report.in_force == b.report.in_force
+        assert a.ladder == c.ladder
+        (model, other) = (run.training.model for run in (final, before))
+        assert model.in_force() == other.in_force()  # what comes next is trained with
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name])
+        for k_top, run, told in ((1.0, final, a), (final.training.progress, before, b)):
+            copied = copy.deepcopy(run.training.model)
+            copied.set_progress(k_top)
+            rungs = climb(
+                copied,
+                run.training.task,
+                (4, 8),
+                sequences=64,
+                seed=0,
+                stream=Stream.SELECTION,
+            )
+            assert list(told.ladder) == rungs
+        different += a.ladder != b.ladder
+    assert different >= 2
+    assert list(final.history[-1].test) == list(before.history[-1].test)
+
+
+def test_a_pause_while_the_final_k_top_is_measured_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 100)
+    given = scheduled("final")
+    whole = TrialRun(given)
+    expected = unclocked(list(whole))
+    run, pauses = TrialRun(given), 0
+    while True:
+        paused = next(run.stretches(pressed=lambda: True))
+        if paused is None:
+            pauses += 1
+            run.save(tmp_path / str(pauses))
+            run = TrialRun.resume(given, tmp_path / str(pauses))
+        elif paused.finished:
+            break
+    assert pauses > 20
+    assert unclocked(run.history) == expected
 
 
 def test_a_trial_that_ended_early_has_ended_when_it_is_taken_up_again(

@@ -131,12 +131,12 @@ def search(
     if dry_run:
         from sabtune.report.pages import forecast_page
         from sabtune.search.forecast import forecast
-        from sabtune.search.resuming import with_recorded_phases
+        from sabtune.search.resuming import with_recorded_ladder
         from sabtune.search.run import check_resumable
 
         known = Store.at(store, files, tracking)
         if known.found and not new:
-            file = with_recorded_phases(file, known)
+            file = with_recorded_ladder(file, known)
             check_resumable(file, known)
         console.print(forecast_page(forecast(file), file.study))
         return

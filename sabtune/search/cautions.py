@@ -31,7 +31,7 @@ def cautions(file: StudyFile) -> Iterator[str]:
 
 SHARE = 0.1
 
-LATER = "end the schedule before ASHA's grace, or raise grace"
+LATER = 'measure at Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
 
 Holds = Callable[[StudyFile, TrialConfig], bool]
 
@@ -55,7 +55,7 @@ def pruned_while_denser(file: StudyFile, config: TrialConfig) -> bool:
     model, pruning = config.model, file.study.pruning
     if not isinstance(model, SAB.Config) or pruning is None or changes_nothing(file, config):
         return False
-    if pruning.grace >= config.train.updates:
+    if file.study.ladder.k_top != "scheduled" or pruning.grace >= config.train.updates:
         return False
     progress = pruning.grace / config.train.updates
     dense = model.dense(_steps(file))

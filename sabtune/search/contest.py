@@ -48,7 +48,9 @@ def study_file(store: Store, name: str) -> StudyFile:
         path, rival = Path(plan["file"]), plan.get("rival")
         if not path.is_file():
             study = from_dict(Study, plan["study"], PARTS, "study")
-            return StudyFile(path, study, _no_space, question=plan.get("question", ""), rival=rival)
+            question = plan.get("question", "")
+            file = StudyFile(path, study, _no_space, question=question, rival=rival)
+            return as_asked(file, plan)
     return as_asked(load(path, rival), plan)
 
 
@@ -147,7 +149,8 @@ def name_of(
         if any(_of_a_search(trial) for trial in study.get_trials(deepcopy=False)):
             return False
         known = held(study)
-        same_lengths = lengths is None or _lengths(study) in (None, list(lengths))
+        ladder = _ladder(study)
+        same_lengths = lengths is None or ladder is None or ladder.lengths == tuple(lengths)
         same_tasks = {run.run.task for run in known} <= tasks
         return same_lengths and same_tasks and not _relabels(known, runs)
 
@@ -159,18 +162,14 @@ def _of_a_search(trial: FrozenTrial) -> bool:
     return record.ASSIGNMENT in trial.user_attrs and record.LABEL not in trial.user_attrs
 
 
-def _lengths(study: optuna.Study) -> list[int] | None:
-    """None where it was interrupted before it had any."""
+def _ladder(study: optuna.Study) -> Ladder | None:
+    """Return the ladder of a contest; None where it was interrupted before it had any."""
     content = record.plan(study).get("study")
-    return content and list(content["ladder"]["lengths"])
+    return recorded_ladder(content["ladder"]) if content else None
 
 
-def _phases(file: StudyFile, store: Store, name: str, runs: Mapping[str, RunConfig]) -> int:
-    """How many phases a contest measures: those that it has, or else all of its runs'."""
-    if name in record.names(store):
-        content = record.plan(record.open_study(store, name)).get("study")
-        if content:
-            return recorded_ladder(content["ladder"]).phases or 1
+def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
+    """Return how many phases a new contest measures: all of its runs'."""
     if not file.study.task.build().phased:
         return 1
     periods = [run.trial.model.period for run in runs.values()]
@@ -207,9 +206,10 @@ def contest(
     say: as of `search`.
     """
     searched = file.study.ladder
-    if lengths is None and name in record.names(store):
-        lengths = _lengths(record.open_study(store, name))
-    phases = _phases(file, store, name, runs)
+    known = _ladder(record.open_study(store, name)) if name in record.names(store) else None
+    if lengths is None and known is not None:
+        lengths = known.lengths
+    phases = known.phases if known and known.phases else _phases(file, runs)
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -223,6 +223,7 @@ def contest(
             sequences=max(searched.sequences, phases),
             solved_reports=searched.solved_reports,
             phases=phases,
+            k_top=known.k_top if known else "final",
         ),
     )
     own = dataclasses.replace(file, study=study)
@@ -230,11 +231,8 @@ def contest(
         opened = open_or_create(own, store)
         plan = record.plan(opened)
         models = {label: run.trial.model.label() for label, run in runs.items()}
-        known = plan.get(record.CONTEST, {})
-        record.set_plan(
-            opened,
-            {**plan, "searched": list(searched.select), record.CONTEST: known | models},
-        )
+        models = plan.get(record.CONTEST, {}) | models
+        record.set_plan(opened, {**plan, "searched": list(searched.select), record.CONTEST: models})
         queue = enqueue(opened, wanted(runs, seeds))
         assigner = Assigner(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True

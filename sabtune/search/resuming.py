@@ -23,14 +23,17 @@ Values = Mapping[str, Any]
 REMEDY = "start another study with --new, or give it another name with --study"
 
 
-def with_recorded_phases(file: StudyFile, store: Store) -> StudyFile:
-    """The same file, with the phases that its study in the store was measured over; unless the file
-    itself says how many."""
-    name = file.study.name
-    if file.phases_given or name not in record.names(store):
-        return file
-    ladder = asked(record.plan(record.open_study(store, name))).get("ladder")
-    return file if ladder is None else file.with_phases(ladder.phases)
+def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
+    """Return the same file, its ladder with the phases and the k_top that its study in the store
+    is measured with, where the file itself doesn't say."""
+    name, own = file.study.name, file.study.ladder
+    known = None
+    if name in record.names(store):
+        known = asked(record.plan(record.open_study(store, name))).get("ladder")
+    if known is None:
+        return file.with_ladder(k_top=resolved(own).k_top)
+    phases = own.phases if file.phases_given else known.phases
+    return file.with_ladder(phases=phases, k_top=own.k_top or known.k_top)
 
 
 def check_same_question(file: StudyFile, store: Store) -> None:

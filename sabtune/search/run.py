@@ -31,7 +31,7 @@ from sabtune.search.racing import Race
 from sabtune.search.ray_watch import RayLostError
 from sabtune.search.record import TrialRecord
 from sabtune.search.recovery import identity, recover
-from sabtune.search.resuming import check_same_question, with_recorded_phases
+from sabtune.search.resuming import check_same_question, with_recorded_ladder
 from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker, Teller
 from sabtune.search.sharing import Placement, placed
@@ -90,7 +90,7 @@ def search(
     """
     with locked(file.study.name, store) as lock:
         restore(store)
-        wanted, file = file.study.ladder.phases or 1, with_recorded_phases(file, store)
+        wanted, file = file.study.ladder.phases or 1, with_recorded_ladder(file, store)
         check_resumable(file, store)
         if (phases := file.study.ladder.phases or 1) < wanted:
             say(

@@ -174,11 +174,11 @@ class StudyFile:
     rival: str | None = None
     phases_given: bool = True
 
-    def with_phases(self, phases: int) -> StudyFile:
-        """The same file, each length measured over so many. Raises StudyFileError if the ladder has
-        too few sequences for them."""
+    def with_ladder(self, **values: Any) -> StudyFile:
+        """Return the same file with these values of its ladder. Raises StudyFileError if it has
+        too few sequences for its phases."""
         try:
-            ladder = dataclasses.replace(self.study.ladder, phases=phases)
+            ladder = dataclasses.replace(self.study.ladder, **values)
         except ConfigError as problem:
             raise StudyFileError(f"{_place_of(self.path, 'STUDY')}: {problem}") from None
         return dataclasses.replace(self, study=dataclasses.replace(self.study, ladder=ladder))
@@ -379,7 +379,7 @@ def load(path: Path, rival: str | None = None) -> StudyFile:
         return file
     spaces = [own.space, *rivals.values()] if file.study.task.build().phased else []
     phases = (dataclasses.replace(own, space=space).largest_period() for space in spaces)
-    return file.with_phases(max(phases, default=1))
+    return file.with_ladder(phases=max(phases, default=1))
 
 
 def _study_file(path: Path, module: ModuleType) -> StudyFile:
