@@ -265,7 +265,9 @@ def contested(
     store: Store, name: str, runs: Mapping[str, RunConfig], lengths: tuple[int, ...]
 ) -> None:
     study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
-    record.set_plan(study, {"study": {"ladder": {"lengths": list(lengths)}}})
+    record.set_plan(
+        study, {"study": {"ladder": {"lengths": list(lengths), "select": [lengths[0]]}}}
+    )
     enqueue(study, wanted(runs, 1))
 
 
