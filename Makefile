@@ -35,7 +35,7 @@ test-checked: $(READY)
 		tests/test_fused_rules.py tests/test_dense.py tests/test_reference.py
 
 # They kill, fill and stop things at moments of their own; the second failure is the test's. One at a
-# time: each has several processes already, and two at once take longer than one after the other.
+# time: each has several processes of its own, and beside another it may run into its time limits.
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not cluster" --reruns 1
 

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class Job(Protocol):
-    """What a process measures. Its key names the rows that it gives."""
+    """Something to measure in a process of its own; its key names its rows."""
 
     @property
     def key(self) -> dict[str, str]: ...

@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import optuna
 import torch
 from measured import Row, measure_missing, rows
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import measure, phase_of_length
+from sabtune.evaluation import mean_by_phase, measure
 from sabtune.models import SAB
+from sabtune.search.record import FRESH_SEED
 from sabtune.search.study import load
 from sabtune.seeding import Stream
 from sabtune.tasks import Adding, Copying, Pixels, Recall, TaskConfig
@@ -39,9 +38,6 @@ SEEDS = range(3)
 CONSECUTIVE = 10
 SEQUENCES = 64 * CONSECUTIVE
 K_ATTS = (1, 2, 3, 4, 5)
-FIRST_CONFIRMATION_SEED = 10**12
-"""The first of the seeds that `confirm` and `ablate` give to copying.py's configurations."""
-
 CONTROL = 5
 """The period by which models that have none of their own are grouped, for comparison."""
 
@@ -67,10 +63,7 @@ def setting(task: TaskConfig, k_top: int, lengths: tuple[int, ...], **train: Any
 def published() -> Setting:
     """Return the best configuration of docs/results.md."""
     file = load(RESULTS / "found.py")
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    return Setting(
-        task=file.study.task, trial=file.config(trial), lengths=file.study.ladder.lengths
-    )
+    return Setting(task=file.study.task, trial=file.try_space(), lengths=file.study.ladder.lengths)
 
 
 SETTINGS = {
@@ -144,7 +137,7 @@ def jobs() -> Iterator[Job]:
     for seed in SEEDS:
         yield Job(task="copying", k_att=1, k_trunc=3, shortest=None, seed=seed)
     for seed in range(5):
-        fresh = FIRST_CONFIRMATION_SEED + seed
+        fresh = FRESH_SEED + seed  # as `ablate` gave them
         yield Job(task="copying 100", k_att=3, k_trunc=10, shortest=None, seed=fresh)
     for seed in SEEDS:
         for task, k_trunc in (("recall", 5), ("adding", 10), ("digits", 32)):
@@ -195,17 +188,14 @@ class Models:
     ) -> list[float]:
         """Return the mean accuracy at each remainder of the length by `period`, the training
         length's first, over the ten lengths from `first` on."""
-        task = SETTINGS[kind[0]].task.build()
-        phases = defaultdict(list)
-        for length in range(first, first + CONSECUTIVE):
-            accuracy = self.accuracies[kind][seed][length]
-            phases[phase_of_length(task, length, period)].append(accuracy)
-        return [statistics.mean(phases[phase]) for phase in range(period)]
+        of_length = self.accuracies[kind][seed]
+        accuracies = [of_length[length] for length in range(first, first + CONSECUTIVE)]
+        return mean_by_phase(SETTINGS[kind[0]].task.build(), first, accuracies, period)
 
 
 def table(models: Models) -> Iterator[str]:
-    """Each kind's accuracy in %, by seed: in phase, mean and worst phase; and the largest spread
-    between phases."""
+    """Return the lines of a table: the accuracy of each kind in %, by seed, in phase with the
+    training length, as a mean over the phases, and in the worst phase."""
     yield "| task | k_att | k_trunc | trained at | tested from | seeds: in phase / mean / worst |"
     yield "|---|---|---|---|---|---|"
     for kind, seeds in models.accuracies.items():
@@ -248,11 +238,6 @@ def draw(models: Models, path: Path, first: int = 100) -> None:
     figure.savefig(path, dpi=110)
 
 
-def show(lines: Iterable[str]) -> None:
-    """Print lines."""
-    print("\n".join(lines))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -264,7 +249,7 @@ def main() -> None:
     measure_missing(options.csv, list(jobs()), trained, workers=options.workers)
     models = Models(options.csv)
     draw(models, options.figure)
-    show(table(models))
+    print("\n".join(table(models)))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import optuna
 import torch
 from measured import Row, measure_missing, rows
 
@@ -42,6 +41,7 @@ from sabtune.evaluation import Rung, measure, selection_score
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Moving
 from sabtune.search.asha import Halving
+from sabtune.search.record import FRESH_SEED
 from sabtune.search.study import StudyFile, load
 from sabtune.seeding import Stream
 from sabtune.training import Training
@@ -50,7 +50,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 CONFIGURATIONS = 32
 CONFIRMATIONS = 3
-FIRST_FRESH_SEED = 1000
 SAMPLES, REPLAYS_PER_SAMPLE = 200, 20
 WORKERS_REPLAYED = 2
 POLICIES = ("in-force", "from-end", "at-final", "ends-first")
@@ -67,8 +66,7 @@ def study_file() -> StudyFile:
 @cache
 def configurations() -> tuple[TrialConfig, ...]:
     """Return the configurations of the pool, drawn at random."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return tuple(study_file().config(study.ask()) for _ in range(CONFIGURATIONS))
+    return tuple(study_file().sampled()[:CONFIGURATIONS])
 
 
 def varied(number: int, variant: str) -> TrialConfig:
@@ -131,7 +129,7 @@ def trained(job: Job) -> list[Row]:
 
     measured: list[Row] = []
     for report in training:
-        fresh = job.seed >= FIRST_FRESH_SEED
+        fresh = job.seed >= FRESH_SEED
         if fresh and report.step < config.train.updates:
             continue
         settled = model.settled
@@ -160,7 +158,7 @@ def trained(job: Job) -> list[Row]:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report of a trial of the pool was scored."""
+    """The scores of one report: with the k_top in force, and with the final k_top."""
 
     step: int
     settled: bool
@@ -307,7 +305,7 @@ def confirm_winners(
         if winner is not None
     }
     fresh = [
-        Job(configuration=number, variant=variant, seed=FIRST_FRESH_SEED + seed)
+        Job(configuration=number, variant=variant, seed=FRESH_SEED + seed)
         for seed in range(CONFIRMATIONS)
         for number, variant in sorted(winners)
     ]

@@ -267,6 +267,17 @@ def phase_of_length(task: Task, length: int, period: int) -> int:
     return (task.steps(length) - task.steps(task.length)) % period
 
 
+def mean_by_phase(task: Task, length: int, accuracies: Sequence[float], period: int) -> list[float]:
+    """Return the mean accuracy in each phase, that of the training length first.
+
+    accuracies: at `length`, `length` + 1, and so on, so many that every phase occurs.
+    """
+    phases: dict[int, list[float]] = defaultdict(list)
+    for at, accuracy in enumerate(accuracies, start=length):
+        phases[phase_of_length(task, at, period)].append(accuracy)
+    return [sum(phases[phase]) / len(phases[phase]) for phase in range(period)]
+
+
 def rung_of(
     task: Task,
     length: int,

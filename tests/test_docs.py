@@ -98,7 +98,13 @@ def test_commands_can_be_typed(page: Path) -> None:
         if isinstance(command, typer.core.TyperGroup):
             name, *rest = rest
             command = command.commands[name]
-        command.make_context(name, list(rest)).close()  # raises if an option isn't there
+        context = command.make_context(name, list(rest))  # raises if an option isn't there
+        assert context.command is command
+        context.close()
+
+
+def test_the_guides_have_commands() -> None:
+    assert sum(len(commands(page)) for page in GUIDES) > 20
 
 
 def test_the_guides_are_all_that_the_readme_links_to() -> None:

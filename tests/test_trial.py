@@ -307,7 +307,7 @@ def scheduled(k_top: Literal["final", "scheduled"] | None) -> Assignment:
     return dataclasses.replace(given, run=run, ladder=ladder)
 
 
-def test_a_score_is_of_the_final_k_top(tmp_path: Path) -> None:
+def test_a_score_is_of_the_final_k_top() -> None:
     """At every report, measured here on its checkpoint; what is trained doesn't depend on it."""
     final, before, asked = (TrialRun(scheduled(which)) for which in ("final", "scheduled", None))
     different = 0

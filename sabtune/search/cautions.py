@@ -31,7 +31,7 @@ def cautions(file: StudyFile) -> Iterator[str]:
 
 SHARE = 0.1
 
-LATER = 'measure at Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
+LATER = 'measure with Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
 
 Holds = Callable[[StudyFile, TrialConfig], bool]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
-from sabtune.evaluation import Rung, phase_of_length
+from sabtune.evaluation import mean_by_phase
 from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
 from sabtune.report.material import Material
 
@@ -18,7 +16,10 @@ def phases(material: Material) -> Figure | None:
     lines = [
         Line(
             x=list(range(period)),
-            y=[100 * accuracy for accuracy in by_remainder(rung, material)],
+            y=[
+                100 * accuracy
+                for accuracy in mean_by_phase(material.task, rung.length, rung.by_phase, period)
+            ],
             label=f"from length {rung.length:,}",
             colour=METHODS[number % len(METHODS)],
             symbol=SYMBOLS[number % len(SYMBOLS)],
@@ -44,12 +45,3 @@ def phases(material: Material) -> Figure | None:
             )
         ],
     )
-
-
-def by_remainder(rung: Rung, material: Material) -> list[float]:
-    """The mean accuracy in each phase of a rung, in phase with the training length first."""
-    task, period = material.task, material.run.trial.model.period
-    found: dict[int, list[float]] = defaultdict(list)
-    for at, accuracy in enumerate(rung.by_phase, start=rung.length):
-        found[phase_of_length(task, at, period)].append(accuracy)
-    return [sum(found[phase]) / len(found[phase]) for phase in range(period)]
