@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -21,6 +21,7 @@ from sabtune.search import record
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.trial import Limits, Progress, TrialRun
+from tests.forked import Process, alike
 
 STUDY = '''
 """One symbol of two, two steps later; each kind of trial trains in its own way."""
@@ -81,36 +82,37 @@ def study(
     return path
 
 
-def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a user does, away from any terminal."""
-    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
 class Driver:
     """The command, while it runs; what it has shown so far. prefix: what starts it elsewhere."""
 
     def __init__(self, *arguments: object, cwd: Path, prefix: Sequence[str] = ()):
-        command = [sys.executable, "-u", "-m", "sabtune", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            [*prefix, *command],
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
         self.shown, self.errors = "", ""
+        (shown, out), (errors, err) = (_pipe() for _ in range(2))
+        with out, err:
+            self.process: Process | subprocess.Popen[bytes]
+            if prefix or not alike(os.environ):
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, "-u", "-m", "sabtune", *map(str, arguments)],
+                    cwd=cwd,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+            else:
+                self.process = Process(
+                    *arguments, cwd=cwd, out=out, err=err, environment=os.environ, unbuffered=True
+                )
         self.readers = [
-            threading.Thread(target=self._read, args=("shown", self.process.stdout), daemon=True),
-            threading.Thread(target=self._read, args=("errors", self.process.stderr), daemon=True),
+            threading.Thread(target=self._read, args=("shown", shown), daemon=True),
+            threading.Thread(target=self._read, args=("errors", errors), daemon=True),
         ]
         for reader in self.readers:
             reader.start()
 
-    def _read(self, name: str, stream: Any) -> None:
-        for line in stream:
-            setattr(self, name, getattr(self, name) + line)
+    def _read(self, name: str, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                setattr(self, name, getattr(self, name) + line)
 
     def until(self, holds: str | Callable[[], object], seconds: float = 300) -> None:
         """Waits until it has shown these words, or until something holds."""
@@ -138,9 +140,12 @@ class Driver:
                     os.kill(int(entry.name), signal.SIGKILL)
         for reader in self.readers:
             reader.join(20)
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+
+
+def _pipe() -> tuple[IO[str], IO[bytes]]:
+    """Return the end to read from and the end to write to."""
+    reading, writing = os.pipe()
+    return os.fdopen(reading), os.fdopen(writing, "wb")
 
 
 @contextmanager

@@ -1,68 +1,165 @@
 """Commands run in processes forked from one that has imported everything.
 
 Importing torch, Ray and MLflow takes seconds; a fork of a process that has them takes milliseconds.
+Otherwise a command is as one that `python -m sabtune` starts, in a session of its own. What is read
+when something is imported is the environment that the first command had: one whose environment
+differs there is started anew, as is all that tests how a process starts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
+import atexit
+import json
 import os
-import resource
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import IO
 
-SECONDS = 100
-"""The time that a command has before it is killed."""
+ROOT = Path(__file__).parent.parent
 
-MEMORY = 8 * 1024**3
-"""The most bytes that a command may address beyond what its parent does."""
+AT_IMPORT = (
+    *("RAY_", "TUNE_", "MLFLOW_", "PYTHON", "TORCH_", "NUMBA_", "OMP_", "MKL_", "LC_", "LANG"),
+    *("SABTUNE_CHECKED_KERNELS", "TRITON_", "MPL", "CUDA_", "VIRTUAL_ENV", "PATH"),
+)
+"""How the names of variables begin that are read when something is imported."""
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.everything"])
+
+def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are read when something is imported."""
+    return {name: environment[name] for name in environment if name.startswith(AT_IMPORT)}
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The exit code of a command and what it printed."""
+class Server:
+    """The process that forks, as long as this one lives."""
 
-    code: int | None
-    out: str
-    err: str
+    def __init__(self) -> None:
+        self.environment = dict(os.environ)
+        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
+                cwd=ROOT,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        """Have it end; commands that it forked go on."""
+        self.requests.close()
+        self.process.wait()
+
+
+@cache
+def server() -> Server:
+    """Return the one of this process, started when it is first asked for."""
+    started = Server()
+    atexit.register(started.end)
+    return started
+
+
+class Process:
+    """A command that runs, with what tests use of `subprocess.Popen`.
+
+    out, err: where its output goes. unbuffered: as with `python -u`. seconds: the time after which
+    it is ended by SIGALRM. memory: how many bytes more than now it may address.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path,
+        out: IO[bytes],
+        err: IO[bytes],
+        environment: Mapping[str, str],
+        unbuffered: bool = False,
+        seconds: int | None = None,
+        memory: int | None = None,
+    ):
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "unbuffered": unbuffered,
+            "seconds": seconds,
+            "memory": memory,
+        }
+        self.answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, Path(os.devnull).open("rb") as nothing:
+            descriptors = [of.fileno() for of in (nothing, out, err, theirs)]
+            socket.send_fds(server().requests, [json.dumps(request).encode()], descriptors)
+        self.pid = int(self.answers.recv(100))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended. Raises TimeoutError if it hasn't by then."""
+        if self.returncode is None:
+            self.answers.settimeout(timeout)
+            self.returncode = int(self.answers.recv(100))
+            self.answers.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        try:
+            return self.wait(timeout=0)
+        except BlockingIOError:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+def alike(environment: Mapping[str, str]) -> bool:
+    """Whether a fork would import everything as a new process with this environment does."""
+    return read_at_import(environment) == read_at_import(server().environment)
 
 
 def sabtune(
-    arguments: Sequence[object], cwd: Path, environment: Mapping[str, str] | None = None
-) -> Shown:
-    """Run `sabtune` with these arguments in `cwd`, with these variables added to the environment.
+    *arguments: object,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    seconds: int | None = None,
+    memory: int | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `sabtune` with these arguments, away from any terminal; return how it ended.
 
-    It is killed after SECONDS; its exit code is then -SIGALRM.
+    environment: what is added to this process's own. seconds, memory: see `Process`; with either
+    the command is forked whatever the environment.
     """
-    streams = [cwd.parent / f"{cwd.name}.{name}" for name in ("out", "err")]
-    words = [str(argument) for argument in arguments]
-    process = CONTEXT.Process(target=_run, args=(words, cwd, streams, dict(environment or {})))
-    process.start()
-    process.join()
-    out, err = (stream.read_text(errors="replace") for stream in streams)
-    return Shown(process.exitcode, out, err)
-
-
-def _run(arguments: list[str], cwd: Path, streams: list[Path], environment: dict[str, str]) -> None:
-    for descriptor, stream in enumerate(streams, start=1):
-        with stream.open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(SECONDS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    with contextlib.suppress(OSError):
-        os.setsid()
-    os.chdir(cwd)
-    os.environ |= environment
-    sys.argv = ["sabtune", *arguments]
-    from sabtune.cli import main
-
-    main()
+    own = dict(os.environ) | dict(environment or {})
+    words = [sys.executable, "-m", "sabtune", *map(str, arguments)]
+    if seconds is memory is None and not alike(own):
+        return subprocess.run(words, cwd=cwd, env=own, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = Process(
+            *arguments,
+            cwd=cwd,
+            out=out,
+            err=err,
+            environment=own,
+            seconds=seconds,
+            memory=memory,
+        )
+        code = process.wait()
+        shown = []
+        for stream in (out, err):
+            stream.seek(0)
+            shown.append(stream.read().decode(errors="replace"))
+    return subprocess.CompletedProcess(words, code, *shown)

@@ -6,8 +6,9 @@ import json
 import shutil
 import socket
 import sqlite3
+import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,12 @@ import pytest
 
 from tests.forked import sabtune
 from tests.stores import ARCHIVE
+
+SECONDS = 100
+"""The time that a command has before it is killed."""
+
+MEMORY = 8 * 1024**3
+"""The most bytes that a command may address beyond what its parent does."""
 
 STUDY = """
 from sabtune.config import TrainConfig, TrialConfig
@@ -577,6 +584,13 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store-0.1"
 
 
+def run(
+    *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that is ended where it takes too much time or memory."""
+    return sabtune(*arguments, cwd=cwd, environment=environment, seconds=SECONDS, memory=MEMORY)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bad_input_is_one_line(case: Case, old: Path, tmp_path: Path) -> None:
     folder = tmp_path / "here"
@@ -590,13 +604,13 @@ def test_bad_input_is_one_line(case: Case, old: Path, tmp_path: Path) -> None:
         (folder / name).write_bytes(data)
     if case.prepare is not None:
         case.prepare(folder)
-    shown = sabtune(case.arguments, folder, case.environment)
-    assert shown.code == 2, (shown.out + shown.err)[-3000:]
-    assert shown.err.count("\n") == 1, shown.err[-3000:]
-    assert shown.err.startswith("sabtune: ")
-    assert case.says in shown.err
-    assert "Traceback" not in shown.out + shown.err
-    assert "secret" not in shown.out + shown.err
+    shown = run(*case.arguments, cwd=folder, environment=case.environment)
+    assert shown.returncode == 2, (shown.stdout + shown.stderr)[-3000:]
+    assert shown.stderr.count("\n") == 1, shown.stderr[-3000:]
+    assert shown.stderr.startswith("sabtune: ")
+    assert case.says in shown.stderr
+    assert "Traceback" not in shown.stdout + shown.stderr
+    assert "secret" not in shown.stdout + shown.stderr
 
 
 def test_a_port_in_use(old: Path) -> None:
@@ -604,8 +618,8 @@ def test_a_port_in_use(old: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        shown = sabtune(["ui", "--store", "store", "--port", port], old)
-    assert (shown.code, str(port) in shown.err) == (2, True)
+        shown = run("ui", "--store", "store", "--port", port, cwd=old)
+    assert (shown.returncode, str(port) in shown.stderr) == (2, True)
 
 
 def test_there_are_enough_of_them() -> None:

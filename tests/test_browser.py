@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 from sabtune.tasks import Copying
 from tests import browser
 from tests.boards import ENOUGH, Place, Server, until
-from tests.faults import driver, sabtune
+from tests.faults import driver
+from tests.forked import sabtune
 from tests.studies import posed
 
 pytestmark = [

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +39,7 @@ from sabtune.search.racing import Race
 from sabtune.store import Store
 from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.trial import Assignment
+from tests import forked
 from tests.records import assignment
 from tests.stores import unpacked
 from tests.studies import learnable
@@ -305,9 +304,8 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
 
 
 def sabtune(*arguments: object, cwd: Path) -> str:
-    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    own = dict(os.environ)  # without COLUMNS, which readline, loaded by pytest, gives to children
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=own)
+    """Run a command that ends well; return what it shows."""
+    done = forked.sabtune(*arguments, cwd=cwd)
     assert done.stderr == ""
     assert done.returncode == 0
     return done.stdout

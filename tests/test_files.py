@@ -10,7 +10,8 @@ import pytest
 from sabtune.errors import StoreError
 from sabtune.files import Folder, _system
 from sabtune.store import Store
-from tests.faults import sabtune, study
+from tests.faults import study
+from tests.forked import sabtune
 from tests.objects import BUCKET, SECRET, Objects, objects
 
 

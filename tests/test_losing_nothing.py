@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import signal
-import subprocess
-import sys
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,8 @@ from optuna.trial import TrialState
 
 from sabtune.search import record
 from sabtune.store import Store
+from tests.faults import driver
+from tests.forked import sabtune
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,37 +38,11 @@ def study_file(folder: Path) -> Path:
     return path
 
 
-def command(file: Path, store: Path) -> list[str]:
-    return [sys.executable, "-u", "-m", "sabtune", "search", str(file), "--store", str(store)]
-
-
-def kill_somewhere(file: Path, store: Path, after: float) -> None:
+def kill_somewhere(file: Path, after: float) -> None:
     """Starts a search and kills its driver so long after its first trial started or went on."""
-    with subprocess.Popen(
-        command(file, store),
-        cwd=file.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("#0") or "starts" in line or "goes on" in line:
-                break
+    with driver("search", file, "--store", "broken", cwd=file.parent) as search:
+        search.until(lambda: re.search("^#0|starts|goes on", search.shown, re.MULTILINE))
         time.sleep(after)
-        process.kill()
-        process.stdout.close()
-    reap(process.pid)
-
-
-def reap(driver: int) -> None:
-    """Ends what a killed driver left behind: with its machine it would have gone, too."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
-            if session == driver and int(entry.name) != driver:
-                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def outcomes(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
@@ -86,15 +58,9 @@ def test_killed_five_times_it_ends_with_every_trial_as_if_it_had_never_been(
     file = study_file(tmp_path)
     draw = random.Random(20)
     for _ in range(KILLS):
-        kill_somewhere(file, tmp_path / "broken", draw.uniform(0, 6))
+        kill_somewhere(file, draw.uniform(0, 6))
     for store in ("broken", "whole"):
-        shown = subprocess.run(
-            command(file, tmp_path / store),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        shown = sabtune("search", file, "--store", store, cwd=tmp_path)
         assert shown.returncode == 0, shown.stderr
         assert shown.stderr == ""
 
@@ -128,12 +94,13 @@ def test_what_mlflow_was_not_told_before_the_end_it_is_told_by_the_next_search(
 ) -> None:
     """Though no trial is left: the search before had ended all, and was killed as it did."""
     file = learnable(tmp_path, updates=30)
-    search = [*command(file, tmp_path / "store"), "--trials", "2"]
-    done = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, check=True)
+    search = ("search", file, "--store", "store", "--trials", 2)
+    done = sabtune(*search, cwd=tmp_path)
     store = Store(tmp_path / "store")
     for path in store.root.glob("mlflow.db*"):
         path.unlink()
-    again = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, check=True)
+    again = sabtune(*search, cwd=tmp_path)
+    assert done.returncode == again.returncode == 0
     assert done.stderr == again.stderr == ""
     client = MlflowClient(store.mlflow_uri)
     experiment = client.get_experiment_by_name("learnable")

@@ -21,7 +21,8 @@ from sabtune.checkpoint import load_model
 from sabtune.search import record
 from sabtune.search.attempts import Attempts
 from sabtune.store import Store
-from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.faults import assert_as_unbroken, driver, records, study
+from tests.forked import sabtune
 from tests.objects import BUCKET, SECRET, Objects
 from tests.test_search_faults import workers
 

@@ -23,7 +23,8 @@ from optuna.trial import TrialState
 
 from sabtune.search.locks import is_held
 from sabtune.store import Store
-from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.faults import assert_as_unbroken, driver, records, study
+from tests.forked import sabtune
 from tests.objects import BUCKET, Objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1700)]

@@ -21,7 +21,8 @@ from sabtune.search import server as waiting
 from sabtune.search.database_lock import DatabaseLock, TakenError
 from sabtune.search.locks import locked
 from sabtune.store import Store
-from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.faults import assert_as_unbroken, driver, records, study
+from tests.forked import sabtune
 from tests.test_postgres import Server, server
 
 __all__ = ["server"]

@@ -14,7 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 
 from sabtune.errors import TrackingError
 from sabtune.tracking.manners import describe, refuse_database
-from tests.faults import sabtune, study
+from tests.faults import study
+from tests.forked import sabtune
 from tests.objects import KEYS
 
 

@@ -30,15 +30,10 @@ from sabtune.search.record import TrialRecord
 from sabtune.seeding import Stream
 from sabtune.store import Store
 from tests.boards import Place, contexts
+from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a user does, away from any terminal."""
-    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from sabtune.search.study import load
 from sabtune.seeding import Stream
 from sabtune.store import Store
 from sabtune.training import Training
+from tests.faults import driver
+from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable
 
 pytestmark = pytest.mark.timeout(240)
@@ -58,13 +60,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
     study = record.open_study(Store(tmp_path / "store"), "endless")
     unfinished = [t for t in record.records(study) if t.state == TrialState.RUNNING]
     assert unfinished
-    status = subprocess.run(
-        [sys.executable, "-m", "sabtune", "status", "endless", "--store", "store"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    status = sabtune("status", "endless", "--store", "store", cwd=tmp_path)
     assert f"{len(unfinished)} interrupted" in status.stdout
 
 
@@ -73,20 +69,13 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     only_good = '{"good": 0.02}'
     text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', only_good)
     file.write_text(text.replace("pruning=ASHA(grace=30, reduction=2)", "pruning=None"))
-    command = [sys.executable, "-u", "-m", "sabtune", "search", str(file)]
-    command += ["--store", "store", "--trials", "1"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if "#0 300/1500 updates" in line:
-                break
-        for worker in workers(process.pid):
+    command = ("search", file, "--store", "store", "--trials", 1)
+    with driver(*command, cwd=tmp_path) as running:
+        running.until("#0 300/1500 updates")
+        for worker in workers(running.process.pid):
             os.kill(worker, signal.SIGKILL)
-        shown, errors = process.stdout.read(), process.stderr.read()
-    assert process.returncode == 0
+        assert running.end() == 0
+        shown, errors = running.shown, running.errors
     assert "Warning" not in errors  # a report that comes a second time is not made again
     assert "#0 1500/1500 updates" in shown
 

@@ -15,10 +15,10 @@ from tests.faults import (
     assert_begun_as_unbroken,
     driver,
     records,
-    sabtune,
     small_disk,
     study,
 )
+from tests.forked import sabtune
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 

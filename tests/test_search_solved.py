@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from tests.faults import records, sabtune
+from tests.faults import records
+from tests.forked import sabtune
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

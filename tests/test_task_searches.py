@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from sabtune.search.study import load
 from sabtune.store import Store
 from sabtune.tasks import TASKS, Language, Pixels, TaskConfig
 from tests.data_files import write_cifar10, write_mnist, write_ptb, write_text8
+from tests.forked import sabtune
 from tests.studies import posed
 from tests.test_tasks import EXAMPLES
 
@@ -31,17 +29,8 @@ FROM_FILES = {
 }
 
 
-def sabtune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command as a user does, on a terminal wide enough for every heading."""
-    command = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "160"},
-    )
+WIDE = {"COLUMNS": "160"}
+"""A terminal that is wide enough for every heading."""
 
 
 @pytest.mark.slow
@@ -52,7 +41,9 @@ def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
         write(tmp_path / "data")
     write_text8(tmp_path / "data", " in the beginning" * 200)
     config: TaskConfig = FROM_FILES[kind] if kind in FROM_FILES else EXAMPLES[kind].config
-    done = sabtune("search", posed(config, tmp_path), "--data-dir", "data", cwd=tmp_path)
+    done = sabtune(
+        "search", posed(config, tmp_path), "--data-dir", "data", cwd=tmp_path, environment=WIDE
+    )
     assert done.stderr == ""
     assert done.returncode == 0
     trials = record.records(record.open_study(Store(tmp_path / "sabtune-store"), "posed"))

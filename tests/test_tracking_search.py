@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from sabtune.store import Store
 from tests.boards import Place, Server
-from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.faults import assert_as_unbroken, driver, records, study
+from tests.forked import sabtune
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 

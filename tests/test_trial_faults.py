@@ -20,7 +20,8 @@ from sabtune.search.record import TrialRecord
 from sabtune.search.trainable import newest
 from sabtune.store import Store
 from sabtune.trial import Assignment, Limits, TrialRun
-from tests.faults import assert_as_unbroken, driver, records, sabtune, study
+from tests.faults import assert_as_unbroken, driver, records, study
+from tests.forked import sabtune
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -1,0 +1,102 @@
+"""Fork a process that has imported everything: `python -m tests.forkserver DESCRIPTOR`.
+
+The descriptor is of a socket. Each request that comes there becomes a process of its own that runs
+`sabtune` as `python -m sabtune` does, to the end of its interpreter, without the seconds that
+importing torch, Ray and MLflow takes. `tests.forked` sends the requests.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+BEFORE = dict(os.environ)
+
+
+def serve(requests: socket.socket) -> dict[str, Any]:
+    """Fork for each request; return it in the process that is to run it.
+
+    A second process waits for that one and sends its PID and its exit code to who asked.
+    """
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(requests, 2**20, 4)
+        if not content:  # the tests have ended
+            os._exit(0)
+        if os.fork() == 0:
+            requests.close()
+            answers = socket.socket(fileno=descriptors.pop())
+            command = os.fork()
+            if command == 0:
+                answers.close()
+                request: dict[str, Any] = json.loads(content)
+                return request | {"streams": descriptors}
+            for descriptor in descriptors:
+                os.close(descriptor)
+            answers.send(str(command).encode())
+            _, status = os.waitpid(command, 0)
+            answers.send(str(os.waitstatus_to_exitcode(status)).encode())
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        while _reaped():
+            pass
+
+
+def _reaped() -> bool:
+    try:
+        return os.waitpid(-1, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
+
+
+def become(request: dict[str, Any], imported: dict[str, str]) -> None:
+    """Have this process be as a new one that was started for the request.
+
+    imported: the variables of the environment that the imports have set.
+    """
+    os.setsid()
+    for target, stream in enumerate(request["streams"]):
+        os.dup2(stream, target)
+        os.close(stream)
+    if isinstance(sys.stdout, type(sys.__stderr__)):
+        sys.stdout.reconfigure(write_through=request["unbuffered"])  # type: ignore[union-attr]
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(imported | request["environment"])
+    tempfile.tempdir = None  # it may have another folder for temporary files
+    sys.path[0] = request["cwd"]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    if request["seconds"] is not None:
+        signal.alarm(request["seconds"])
+    if request["memory"] is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + request["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def main() -> None:
+    """Serve; each process that is forked goes on as the command."""
+    import sabtune.__main__ as command
+    import tests.everything  # noqa: F401
+
+    imported = {name: value for name, value in os.environ.items() if name not in BEFORE}
+    gc.collect()
+    gc.freeze()  # so that forks share these pages
+    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    become(request, imported)
+    sys.argv = [command.__file__, *request["arguments"]]
+    command.main()
+
+
+if __name__ == "__main__":
+    main()
