@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import typer
@@ -55,6 +56,7 @@ def typed(name: str, *arguments: object, where: Values, **options: Value) -> str
     return " ".join([program(), *map(quoted, line)])
 
 
+@cache
 def _parameters(name: str) -> list[typer.core.TyperOption | typer.core.TyperArgument]:
     group = typer.main.get_group(app)
     return group.commands[name].params  # type: ignore[return-value]
