@@ -34,10 +34,9 @@ test-checked: $(READY)
 		tests/test_kernel_fuzz.py tests/test_batch_independence.py tests/test_fused.py \
 		tests/test_fused_rules.py tests/test_dense.py tests/test_reference.py
 
-# They kill, fill and stop things at moments of their own; the second failure is the test's. One at a
-# time: each has several processes of its own, and beside another it may run into its time limits.
+# They kill, fill and stop things at moments of their own; the second failure is the test's.
 test-slow: $(READY)
-	$(BIN)/pytest -m "slow and not cluster" --reruns 1
+	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1
 
 # On hosts of their own, made of Linux namespaces: root alone may make those.
 test-cluster: $(READY)

@@ -199,13 +199,13 @@ def test_a_heads_file_tells_nothing_about_a_ray_of_our_own(tmp_path: Path) -> No
     assert have.places(Resources()) == have.live[0].resources["CPU"]
 
 
-class Seat:
-    def place(self) -> Any:
-        return ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
-
-
 def started(cpus: int, gpus: float, places: int) -> bool:
     """Whether so many find a place and one more doesn't while they stay."""
+
+    class Seat:  # here, so that it is sent to the workers: to import this file takes them seconds
+        def place(self) -> Any:
+            return ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
+
     seats: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(Seat)
     actors = [seats.remote() for _ in range(places)]
     at = ray.get([actor.place.remote() for actor in actors], timeout=200)
