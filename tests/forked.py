@@ -24,8 +24,9 @@ from typing import IO
 ROOT = Path(__file__).parent.parent
 
 AT_IMPORT = (
-    *("RAY_", "TUNE_", "MLFLOW_", "PYTHON", "TORCH_", "NUMBA_", "OMP_", "MKL_", "LC_", "LANG"),
-    *("SABTUNE_CHECKED_KERNELS", "TRITON_", "MPL", "CUDA_", "VIRTUAL_ENV", "PATH"),
+    *("RAY_", "TUNE_", "MLFLOW_", "TORCH_", "NUMBA_", "OMP_", "MKL_", "LC_", "LANG"),
+    *("PYTHONPATH", "PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONUTF8", "VIRTUAL_ENV", "PATH"),
+    *("SABTUNE_CHECKED_KERNELS", "TRITON_", "MPL", "CUDA_"),
 )
 """How the names of variables begin that are read when something is imported."""
 
