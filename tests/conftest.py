@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 
+for name in ("COLUMNS", "LINES"):  # readline, which pytest loads, gives these to what pytest starts
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:

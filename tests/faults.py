@@ -22,6 +22,7 @@ from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.trial import Limits, Progress, TrialRun
 from tests.forked import Process, alike
+from tests.studies import heed_interrupts
 
 STUDY = '''
 """One symbol of two, two steps later; each kind of trial trains in its own way."""
@@ -97,6 +98,7 @@ class Driver:
                     stdout=out,
                     stderr=err,
                     start_new_session=True,
+                    preexec_fn=heed_interrupts,
                 )
             else:
                 self.process = Process(

@@ -66,7 +66,7 @@ STUDY = Study(
     name="posed",
     task=TASK,
     ladder=Ladder(lengths=(TASK.length, 2 * TASK.length), select=(TASK.length,), sequences=16),
-    trials=2,
+    trials=TRIALS,
 )
 
 
@@ -78,10 +78,10 @@ def space(trial):
 '''
 
 
-def posed(task: TaskConfig, directory: Path) -> Path:
-    """Writes a study of the task, two trials of 20 updates."""
+def posed(task: TaskConfig, directory: Path, trials: int = 1) -> Path:
+    """Writes a study of the task, trials of 20 updates."""
     path = directory / "posed.py"
-    path.write_text(POSED.replace("CONFIG", repr(task)))
+    path.write_text(POSED.replace("CONFIG", repr(task)).replace("TRIALS", str(trials)))
     return path
 
 

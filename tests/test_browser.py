@@ -28,7 +28,7 @@ LENGTHS = [3, 6]
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A study of two trials, on the MLflow that `sabtune ui` opens."""
     folder = tmp_path_factory.mktemp("seen")
-    file = posed(Copying.Config(length=LENGTHS[0], symbols=1, alphabet=2), folder)
+    file = posed(Copying.Config(length=LENGTHS[0], symbols=1, alphabet=2), folder, trials=2)
     searched = sabtune("search", file, "--store", "store", cwd=folder)
     assert (searched.stderr, searched.returncode) == ("", 0)
     server = Server(folder)  # of which we take the port, and whether it answers

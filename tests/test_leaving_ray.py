@@ -47,6 +47,32 @@ with some_ray(Path(sys.argv[1])):
 print("still here")
 """
 
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+
+import sabtune.search
+import ray
+from ray._private.node import Node
+from sabtune.search.cluster import some_ray
+
+shutdown = ray.shutdown
+
+
+def slowly():
+    '''As on a busy machine: for a while the first process has ended and the others haven't.'''
+    Node.dead_processes = lambda self: [("gcs_server", SimpleNamespace(returncode=0))]
+    time.sleep(4)
+    shutdown()
+
+
+ray.shutdown = slowly
+with some_ray(Path(sys.argv[1])):
+    pass
+print("still here")
+"""
+
 
 BESIDE = """
 import subprocess, sys
@@ -83,3 +109,7 @@ def test_ray_is_left_once_what_is_being_collected_is_gone(tmp_path: Path) -> Non
 
 def test_a_process_that_is_not_rays_goes_on(tmp_path: Path) -> None:
     assert run(BESIDE, tmp_path) == ("None None\n", "", 0)
+
+
+def test_that_rays_processes_end_as_it_is_shut_down_is_no_loss(tmp_path: Path) -> None:
+    assert run(SLOWLY, tmp_path) == ("still here\n", "", 0)

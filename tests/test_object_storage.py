@@ -126,10 +126,10 @@ def test_killed_and_its_machine_gone_it_ends_elsewhere_as_if_nothing_had_been(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     files = place(request)
-    file = study(tmp_path, "gone", ["plain"] * 4, updates=1500)
+    file = study(tmp_path, "gone", ["plain"] * 4, updates=900)
     with driver("search", file, "--files", files, cwd=tmp_path) as search:
         search.until("#0 done")
-        search.until("#2 300/1500 updates")
+        search.until("#2 300/900 updates")
         search.kill()
     finished = [line.split()[0] for line in search.shown.splitlines() if " done: " in line]
     shutil.rmtree(tmp_path / "sabtune-store")
@@ -186,15 +186,15 @@ def test_a_trial_goes_on_from_the_object_store_after_its_worker_died(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     files = place(request)
-    file = study(tmp_path, "worker", ["plain"], updates=1500)
+    file = study(tmp_path, "worker", ["plain"], updates=900)
     with driver("search", file, "--files", files, cwd=tmp_path) as search:
-        search.until("#0 300/1500 updates")
+        search.until("#0 300/900 updates")
         for worker in workers(search.process.pid):
             os.kill(worker, signal.SIGKILL)
         assert search.end() == 0
         shown, errors = search.shown, search.errors
     assert errors == ""
-    assert shown.count("#0 30/1500 updates") == 1
+    assert shown.count("#0 30/900 updates") == 1
     (trial,) = records(opened(tmp_path, files), "worker")
     assert trial.state == TrialState.COMPLETE
     assert_as_unbroken(trial)
@@ -218,8 +218,8 @@ def test_a_worker_that_dies_in_a_long_report_loses_what_came_after_its_last_save
 ) -> None:
     """One report, at the end: without saves on the way everything would be lost."""
     files = place(request)
-    long = {"report_every": 12_000}
-    file = study(tmp_path, "long", ["plain"], updates=12_000, kinds={"plain": long})
+    long = {"report_every": 6_000}
+    file = study(tmp_path, "long", ["plain"], updates=6_000, kinds={"plain": long})
     store = Store.at(str(tmp_path / "store"), files)
     with subprocess.Popen(
         [sys.executable, "-c", LONG, str(file), files], cwd=tmp_path, start_new_session=True
@@ -231,7 +231,7 @@ def test_a_worker_that_dies_in_a_long_report_loses_what_came_after_its_last_save
     assert saved > 0
     (trial,) = records(store, "long")
     assert trial.state == TrialState.COMPLETE
-    assert list(trial.scores) == [12_000]
+    assert list(trial.scores) == [6_000]
     assert_as_unbroken(trial)
     left = Attempts(store.trials / "long").checkpoints(0)
     assert len(left) == 2

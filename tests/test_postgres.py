@@ -221,10 +221,10 @@ def test_a_server_that_lets_nobody_in_is_one_line(
 def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(
     server: Server, tmp_path: Path
 ) -> None:
-    file = study(tmp_path, "away", ["plain"] * 2, updates=1500)
+    file = study(tmp_path, "away", ["plain"] * 2, updates=900)
     where = ["--store", server.url, "--files", "files"]
     with driver("search", file, *where, cwd=tmp_path) as search:
-        search.until("#0 90/1500 updates")
+        search.until("#0 90/900 updates")
         server.stop()
         try:
             search.until(lambda: search.errors)

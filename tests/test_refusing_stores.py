@@ -57,13 +57,13 @@ def test_what_is_refused_for_good_is_told_from_what_may_pass(
 def test_a_search_that_is_no_longer_let_in_ends_in_one_line_and_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, files = study(tmp_path, "refused", ["plain"], updates=1500), f"s3://{BUCKET}/refused"
+    file, files = study(tmp_path, "refused", ["plain"], updates=900), f"s3://{BUCKET}/refused"
     with objects(tmp_path, {"INITIAL_NO_AUTH_ACTION_COUNT": "1000000"}) as there:
         for name, value in there.environment.items():
             monkeypatch.setenv(name, value)
         _system.cache_clear()
         with driver("search", file, "--files", files, cwd=tmp_path) as search:
-            search.until("#0 300/1500 updates")
+            search.until("#0 300/900 updates")
             let_in(there, 0)
             code = search.end()
             shown, errors = search.shown, search.errors

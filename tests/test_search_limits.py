@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def test_trials_whose_checkpoints_find_no_room_fail_and_say_so(tmp_path: Path) -> None:
-    file = study(tmp_path, "full", ["plain"] * 2)
+    file = study(tmp_path, "full", ["plain"])
     with small_disk(tmp_path / "store" / "trials", "64k"):
         done = sabtune("search", file, "--store", "store", cwd=tmp_path)
     assert done.stderr == ""

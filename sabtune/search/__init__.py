@@ -8,6 +8,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment as it stands
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's next version does by itself
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # Tune gives its workers an environment of their own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's other output prints even when it is to be silent
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `run.execute` handles all signals alike

@@ -120,11 +120,12 @@ def led_away(log: Path) -> Iterator[None]:
 @contextmanager
 def connected(there: Processes | Head, pace: float) -> Iterator[None]:
     """Watches the Ray that was started or joined, and leaves it at the end."""
+    watch = Watch(there.look, pace)
     try:
         with (
             interrupts.last_act(there.end),
-            watched(Watch(there.look, pace)),
-            left_in_peace(there.look),
+            watched(watch),
+            left_in_peace(there.look, watch.leave),
         ):
             yield
     finally:
@@ -175,9 +176,13 @@ def check_answers(address: str) -> None:
 
 
 @contextmanager
-def left_in_peace(gone: Callable[[], str] = str) -> Iterator[None]:
-    """Shuts Ray down at the end, while no thread collects garbage; not where `gone` says that it
-    has come to an end, since it would wait for what isn't there.
+def left_in_peace(
+    gone: Callable[[], str] = str, leave: Callable[[], object] = str
+) -> Iterator[None]:
+    """Shut Ray down at the end, while no thread collects garbage.
+
+    Not where `gone` says that it has come to an end, since it would wait for what isn't there.
+    leave: called before it is shut down.
 
     Ray ends the whole process if a reference to something of its own is let go of just then, and
     Python's collector does that in whichever thread it happens to run. So it is waited for, what is
@@ -200,6 +205,7 @@ def left_in_peace(gone: Callable[[], str] = str) -> Iterator[None]:
             if isinstance(sys.exception(), RayLostError) or gone():
                 interrupts.abandon()
             else:
+                leave()
                 ray.shutdown()
         finally:
             gc.enable()

@@ -26,6 +26,9 @@ CLUSTER_PACE, CLUSTER_TIMEOUT = 5.0, 25.0
 GRACE = 25.0
 """Seconds that the main thread has to leave Ray once that is gone; then the process is ended."""
 
+SHUTDOWN_SECONDS = 120.0
+"""Those that Ray has to shut down in, from the end of its first process on."""
+
 NEEDED = {"raylet", "gcs_server"}
 """The processes without which nothing runs."""
 
@@ -40,25 +43,32 @@ class Watch:
     def __init__(self, look: Callable[[], str], pace: float):
         self.look, self.pace = look, pace
         self.lost = ""
-        self._left = threading.Event()
+        self._leaving, self._left = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="ray-watch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def leave(self) -> None:
+        """Expect Ray's processes to end from now on, as it is shut down."""
+        self._leaving.set()
+
     def stop(self) -> None:
-        """Look no more: Ray is about to be left."""
+        """Look no more: Ray has been left."""
         self._left.set()
         self._thread.join(self.pace)
 
     def _work(self) -> None:
-        while not self._left.wait(self.pace):
+        words = ""
+        while not words:
+            if self._left.wait(self.pace):
+                return
             words = self.look()
-            if words and not self._left.is_set():
-                self.lost = words
-                break
-        else:
+        if self._leaving.is_set():
+            if not self._left.wait(SHUTDOWN_SECONDS):
+                interrupts.at_once(2, f"Ray doesn't shut down; {interrupts.advice()}")
             return
+        self.lost = words
         if self._left.wait(1.0):  # a signal to the whole process group ends Ray and the search
             return
         _thread.interrupt_main(signal.SIGUSR2)
