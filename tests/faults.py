@@ -7,7 +7,6 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +20,7 @@ from sabtune.search import record
 from sabtune.search.record import TrialRecord
 from sabtune.store import Store
 from sabtune.trial import Limits, Progress, TrialRun
-from tests.forked import Process, alike
-from tests.studies import heed_interrupts
+from tests.forked import Process, start, start_anew
 
 STUDY = '''
 """One symbol of two, two steps later; each kind of trial trains in its own way."""
@@ -90,19 +88,20 @@ class Driver:
         self.shown, self.errors = "", ""
         (shown, out), (errors, err) = (_pipe() for _ in range(2))
         with out, err:
+            streams = {"out": out, "err": err}
             self.process: Process | subprocess.Popen[bytes]
-            if prefix or not alike(os.environ):
-                self.process = subprocess.Popen(
-                    [*prefix, sys.executable, "-u", "-m", "sabtune", *map(str, arguments)],
+            if prefix:
+                self.process = start_anew(
+                    *arguments,
                     cwd=cwd,
-                    stdout=out,
-                    stderr=err,
-                    start_new_session=True,
-                    preexec_fn=heed_interrupts,
+                    **streams,
+                    environment=os.environ,
+                    unbuffered=True,
+                    prefix=prefix,
                 )
             else:
-                self.process = Process(
-                    *arguments, cwd=cwd, out=out, err=err, environment=os.environ, unbuffered=True
+                self.process = start(
+                    *arguments, cwd=cwd, **streams, environment=os.environ, unbuffered=True
                 )
         self.readers = [
             threading.Thread(target=self._read, args=("shown", shown), daemon=True),

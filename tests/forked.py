@@ -16,10 +16,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
+
+from tests.studies import heed_interrupts
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,9 +129,44 @@ class Process:
         self.send_signal(signal.SIGTERM)
 
 
-def alike(environment: Mapping[str, str]) -> bool:
-    """Whether a fork would import everything as a new process with this environment does."""
-    return read_at_import(environment) == read_at_import(server().environment)
+def start(
+    *arguments: object,
+    cwd: Path,
+    out: IO[bytes],
+    err: IO[bytes],
+    environment: Mapping[str, str],
+    unbuffered: bool = False,
+) -> Process | subprocess.Popen[bytes]:
+    """Start `sabtune`: forked, or anew where its environment matters to what it imports."""
+    if read_at_import(environment) == read_at_import(server().environment):
+        return Process(
+            *arguments, cwd=cwd, out=out, err=err, environment=environment, unbuffered=unbuffered
+        )
+    return start_anew(
+        *arguments, cwd=cwd, out=out, err=err, environment=environment, unbuffered=unbuffered
+    )
+
+
+def start_anew(
+    *arguments: object,
+    cwd: Path,
+    out: IO[bytes],
+    err: IO[bytes],
+    environment: Mapping[str, str],
+    unbuffered: bool = False,
+    prefix: Sequence[str] = (),
+) -> subprocess.Popen[bytes]:
+    """Start `sabtune` as a process that imports everything itself. prefix: what starts it."""
+    python = [sys.executable, *["-u"] * unbuffered]
+    return subprocess.Popen(
+        [*prefix, *python, "-m", "sabtune", *map(str, arguments)],
+        cwd=cwd,
+        stdout=out,
+        stderr=err,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
 
 
 def sabtune(
@@ -145,22 +182,23 @@ def sabtune(
     the command is forked whatever the environment.
     """
     own = dict(os.environ) | dict(environment or {})
-    words = [sys.executable, "-m", "sabtune", *map(str, arguments)]
-    if seconds is memory is None and not alike(own):
-        return subprocess.run(words, cwd=cwd, env=own, capture_output=True, text=True, check=False)
+    process: Process | subprocess.Popen[bytes]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = Process(
-            *arguments,
-            cwd=cwd,
-            out=out,
-            err=err,
-            environment=own,
-            seconds=seconds,
-            memory=memory,
-        )
+        if seconds is memory is None:
+            process = start(*arguments, cwd=cwd, out=out, err=err, environment=own)
+        else:
+            process = Process(
+                *arguments,
+                cwd=cwd,
+                out=out,
+                err=err,
+                environment=own,
+                seconds=seconds,
+                memory=memory,
+            )
         code = process.wait()
         shown = []
         for stream in (out, err):
             stream.seek(0)
             shown.append(stream.read().decode(errors="replace"))
-    return subprocess.CompletedProcess(words, code, *shown)
+    return subprocess.CompletedProcess([str(argument) for argument in arguments], code, *shown)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import io
 import json
 import os
 import resource
@@ -71,8 +72,8 @@ def become(request: dict[str, Any], imported: dict[str, str]) -> None:
     for target, stream in enumerate(request["streams"]):
         os.dup2(stream, target)
         os.close(stream)
-    if isinstance(sys.stdout, type(sys.__stderr__)):
-        sys.stdout.reconfigure(write_through=request["unbuffered"])  # type: ignore[union-attr]
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(write_through=request["unbuffered"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(imported | request["environment"])

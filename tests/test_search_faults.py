@@ -61,6 +61,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
     unfinished = [t for t in record.records(study) if t.state == TrialState.RUNNING]
     assert unfinished
     status = sabtune("status", "endless", "--store", "store", cwd=tmp_path)
+    assert status.returncode == 0
     assert f"{len(unfinished)} interrupted" in status.stdout
 
 

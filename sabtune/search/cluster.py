@@ -119,7 +119,7 @@ def led_away(log: Path) -> Iterator[None]:
 
 @contextmanager
 def connected(there: Processes | Head, pace: float) -> Iterator[None]:
-    """Watches the Ray that was started or joined, and leaves it at the end."""
+    """Watch the Ray that was started or joined, and leave it at the end."""
     watch = Watch(there.look, pace)
     try:
         with (

@@ -27,7 +27,7 @@ GRACE = 25.0
 """Seconds that the main thread has to leave Ray once that is gone; then the process is ended."""
 
 SHUTDOWN_SECONDS = 120.0
-"""Those that Ray has to shut down in, from the end of its first process on."""
+"""Seconds that Ray may take to shut down after the first of its processes has ended."""
 
 NEEDED = {"raylet", "gcs_server"}
 """The processes without which nothing runs."""
