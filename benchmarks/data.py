@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.data.texts import TEXT_SETS
-from sabtune.search.study import load
+from sabtune.study.definition import load
 from sabtune.tasks import Batch
-from sabtune.training import Training
+from sabtune.training.loop import Training
 
 STUDIES = ("copying", "adding", "recall", "digits", "mnist", "cifar10", "text", "ptb", "text8")
 WARM, TIMED, SECONDS = 2, 200, 15.0

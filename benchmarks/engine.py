@@ -35,20 +35,20 @@ from cpu import processor
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+from sabtune.cluster.ray_session import some_ray
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.models import SAB
 from sabtune.search import run
-from sabtune.search.cluster import some_ray
-from sabtune.search.racing import Seeds
-from sabtune.search.study import ASHA, Sampler, Study, StudyFile
 from sabtune.search.trainable import Answer, Trial
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.configurations import Seeds
+from sabtune.study.definition import ASHA, Sampler, Study, StudyFile
+from sabtune.study.events import Outcome
 from sabtune.tasks import Copying
-from sabtune.tracking import manners
-from sabtune.training import Report
-from sabtune.trial import Assignment, Progress, TrialRun
-from sabtune.watcher import Outcome
+from sabtune.tracking import mlflow_client
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.loop import Report
+from sabtune.training.trial import Assignment, Progress, TrialRun
 
 REPORTS = 5
 STEP = 10  # updates a report
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="Ray Tune by itself too")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    manners.quieten()
+    mlflow_client.quieten()
     print(
         f"{processor()}, {os.cpu_count()} CPUs, ray {ray.__version__}, {options.trials} trials",
         flush=True,

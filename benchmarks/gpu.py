@@ -44,7 +44,7 @@ from torch.cuda import Event, Stream
 from torch.nn.functional import cross_entropy
 
 from sabtune.models import SAB
-from sabtune.ops import eager, gpu, reference
+from sabtune.ops import eager, reference, triton
 from sabtune.ops.reference import Normalizer, Scoring
 
 TRAINING = (Case(64, 100), Case(64, 400), Case(64, 1000))
@@ -55,7 +55,7 @@ SECONDS = 5.0
 PATIENCE = 300.0  # seconds, for all processes to be there
 CUDA = torch.device("cuda")
 meeting: Any = None  # of the processes that share the GPU: a barrier
-SABS = {"kernels": gpu.sab, "eager": eager.sab, "equations": reference.sab}
+SABS = {"kernels": triton.sab, "eager": eager.sab, "equations": reference.sab}
 
 
 class Bench:
@@ -95,7 +95,7 @@ class Bench:
         state = reference.initial_state(self.case.B, p)
         rule = self.sab.rule
         if model == "kernels":
-            assert gpu.supports(self.x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
+            assert triton.supports(self.x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
         hidden, summary, _ = SABS[model](self.x, state, p, **how, rule=rule)
         return self.sab.readout(hidden, summary)
 
@@ -242,7 +242,7 @@ def together(barrier: Any) -> None:
     """Before a process's work: keeps what it waits at."""
     global meeting
     meeting = barrier
-    os.environ[gpu.SWITCH] = "1"
+    os.environ[triton.SWITCH] = "1"
 
 
 def alone(model: str, seconds: float) -> float:
@@ -278,8 +278,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter shares")
     options = parser.parse_args()
-    os.environ[gpu.SWITCH] = "1"
-    if not torch.cuda.is_available() or not gpu.runs_on(CUDA):
+    os.environ[triton.SWITCH] = "1"
+    if not torch.cuda.is_available() or not triton.runs_on(CUDA):
         print("There is no GPU here on which the kernels run: nothing was measured.")
         sys.exit(2)
     verify((Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 2, 0)))

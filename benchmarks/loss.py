@@ -30,15 +30,15 @@ import optuna
 from cpu import processor
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import LSTM
-from sabtune.search.attempts import Attempts
 from sabtune.search.run import search
-from sabtune.search.study import Study, StudyFile
 from sabtune.search.trainable import SAVE_EVERY
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.checkpoints import Attempts
+from sabtune.study.definition import Study, StudyFile
 from sabtune.tasks import Copying
-from sabtune.trial import FILE
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import FILE
 
 ENDLESS = 10**7
 NAME = "loss"

@@ -25,13 +25,13 @@ import torch
 from measured import Row, measure_missing, rows
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import mean_by_phase, measure
 from sabtune.models import SAB
-from sabtune.search.record import FRESH_SEED
-from sabtune.search.study import load
 from sabtune.seeding import Stream
+from sabtune.study.definition import load
+from sabtune.study.record import FRESH_SEED
 from sabtune.tasks import Adding, Copying, Pixels, Recall, TaskConfig
-from sabtune.training import Training
+from sabtune.training.evaluation import mean_by_phase, measure
+from sabtune.training.loop import Training
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 SEEDS = range(3)

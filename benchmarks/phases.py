@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from sabtune.evaluation import measure
 from sabtune.models import LSTM, SAB, Model
-from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
+from sabtune.study.definition import load
+from sabtune.training.evaluation import measure
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
 TIMES = 9

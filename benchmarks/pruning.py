@@ -37,14 +37,14 @@ import torch
 from measured import Row, measure_missing, rows
 
 from sabtune.config import RunConfig, TrialConfig
-from sabtune.evaluation import Rung, measure, selection_score
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Moving
 from sabtune.search.asha import Halving
-from sabtune.search.record import FRESH_SEED
-from sabtune.search.study import StudyFile, load
 from sabtune.seeding import Stream
-from sabtune.training import Training
+from sabtune.study.definition import StudyFile, load
+from sabtune.study.record import FRESH_SEED
+from sabtune.training.evaluation import Rung, measure, selection_score
+from sabtune.training.loop import Training
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -24,14 +24,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.models import SAB
-from sabtune.report.writing import QUICK, write
+from sabtune.report.write import QUICK, write
 from sabtune.schedule import Constant, Linear
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from sabtune.tasks import Copying
-from sabtune.trial import Assignment, plain
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.trial import Assignment, plain
 
 LENGTHS = (100, 200, 400, 2000)
 SPACE = {

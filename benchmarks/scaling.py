@@ -39,14 +39,15 @@ from cpu import processor
 from mlflow import MlflowClient
 from ray import tune
 
-from sabtune.search import record, run
-from sabtune.search.cluster import left_in_peace
-from sabtune.search.record import ENDED
+from sabtune.cluster.ray_session import left_in_peace
+from sabtune.search import run
 from sabtune.search.trainable import Answer
-from sabtune.store import Store
-from sabtune.tracking import manners
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.record import ENDED
+from sabtune.tracking import mlflow_client
 from sabtune.tracking.runs import Runs
-from sabtune.trial import Assignment, Progress, TrialRun
+from sabtune.training.trial import Assignment, Progress, TrialRun
 
 JITTER = 0.1
 
@@ -230,7 +231,7 @@ def chosen(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = chosen()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    manners.quieten()
+    mlflow_client.quieten()
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     print(
         f"{processor()}, {os.cpu_count()} CPUs, ray {ray.__version__}, {options.places} places, "

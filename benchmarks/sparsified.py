@@ -18,16 +18,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sabtune.checkpoint import MODEL_FILES, load_model
-from sabtune.evaluation import measure
 from sabtune.models import SAB, Model, SelfAttention
 from sabtune.models.sab import ALL
 from sabtune.ops import reference
 from sabtune.ops.reference import State
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from sabtune.tasks import Task
-from sabtune.trial import Assignment
+from sabtune.training.checkpoint import MODEL_FILES, load_model
+from sabtune.training.evaluation import measure
+from sabtune.training.trial import Assignment
 
 SATURATED = 30.0
 """A key that takes tanh to ±1 whatever the query adds to it."""

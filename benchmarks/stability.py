@@ -19,12 +19,12 @@ from dataclasses import replace
 import torch
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import climb
 from sabtune.models import SAB
 from sabtune.schedule import Linear
 from sabtune.seeding import Stream
 from sabtune.tasks import Copying
-from sabtune.training import Training
+from sabtune.training.evaluation import climb
+from sabtune.training.loop import Training
 
 
 def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:

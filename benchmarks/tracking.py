@@ -31,16 +31,16 @@ from cpu import processor
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.schema import flatten
+from sabtune.study.events import Outcome
 from sabtune.tasks import Copying
 from sabtune.tracking import Tracker
-from sabtune.tracking.board import Board
-from sabtune.tracking.page import Page, report_points
-from sabtune.training import Report, Training
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome
+from sabtune.tracking.experiment import Board
+from sabtune.tracking.trial_run import Page, report_points
+from sabtune.training.evaluation import Ladder
+from sabtune.training.loop import Report, Training
+from sabtune.training.trial import Assignment, Progress
 
 DRAIN = 600.0
 

@@ -3,11 +3,11 @@
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.rivals import rivals
-from sabtune.search.study import ASHA, Study
+from sabtune.study.baselines import rivals
+from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Adding
+from sabtune.training.evaluation import Ladder
 
 STUDY = Study(
     name="adding",

@@ -3,10 +3,10 @@
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.study import ASHA, Study
+from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Pixels
+from sabtune.training.evaluation import Ladder
 
 STUDY = Study(
     name="cifar10",

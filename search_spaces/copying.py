@@ -3,13 +3,13 @@
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Cosine, Linear, Moving, Schedule
-from sabtune.search.racing import Seeds
-from sabtune.search.rivals import rivals
-from sabtune.search.study import ASHA, Study
+from sabtune.study.baselines import rivals
+from sabtune.study.configurations import Seeds
+from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
+from sabtune.training.evaluation import Ladder
 
 USUAL = {
     "schedule": "constant",

@@ -3,11 +3,11 @@
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Linear
-from sabtune.search.study import ASHA, Study
+from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
+from sabtune.training.evaluation import Ladder
 
 STUDY = Study(
     name="copying_quick",

@@ -18,13 +18,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run, ViewType
 
 from sabtune.config import RunConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.schema import flatten
+from sabtune.study.events import Outcome, Overview, Picture
 from sabtune.tracking import Tracker
-from sabtune.tracking.server import NO_JOBS
-from sabtune.training import Report
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, Overview, Picture
+from sabtune.tracking.ui import NO_JOBS
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.loop import Report
+from sabtune.training.trial import Assignment, Progress
 
 ENOUGH = 100.0
 """Seconds that are plenty for what is waited for."""

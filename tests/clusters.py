@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from sabtune.store import Store
+from sabtune.storage.store import Store
 from tests.faults import Driver, driver
 from tests.hosts import ROOT, Host, Network
 

@@ -49,7 +49,7 @@ def own_environment() -> Iterator[None]:
 @pytest.fixture
 def _poisoned() -> Iterator[None]:
     """What a compiled pass reads before it is written shows as NaN."""
-    from sabtune.ops.kernel_workspace import SHELF
+    from sabtune.ops.compiled.buffers import SHELF
 
     SHELF.poisoned = True
     yield

@@ -8,7 +8,7 @@ import pkgutil
 import sabtune
 import sabtune.search  # before ray, which reads what this sets when it is imported
 
-GPU = "sabtune.ops.gpu"
+GPU = "sabtune.ops.triton"
 """The prefix of modules that need Triton, which no command here loads."""
 
 for module in pkgutil.walk_packages(sabtune.__path__, "sabtune."):

@@ -16,21 +16,21 @@ from typing import IO, Any
 
 import pytest
 
-from sabtune.search import record
-from sabtune.search.record import TrialRecord
-from sabtune.store import Store
-from sabtune.trial import Limits, Progress, TrialRun
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.record import TrialRecord
+from sabtune.training.trial import Limits, Progress, TrialRun
 from tests.forked import Process, start, start_anew
 
 STUDY = '''
 """One symbol of two, two steps later; each kind of trial trains in its own way."""
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import LSTM
-from sabtune.search.study import Study
+from sabtune.study.definition import Study
 from sabtune.tasks import Copying
-from sabtune.trial import Limits
+from sabtune.training.trial import Limits
 
 KINDS = {kinds!r}
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sabtune.ops import gpu, reference
+from sabtune.ops import reference, triton
 from sabtune.ops.reference import Parameters, Rule, State
 from tests.fused_cases import (
     NAMES,
@@ -65,8 +65,8 @@ def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
 def by_kernel(
     x: Tensor, state: State, p: Parameters, *, rule: Rule = reference.PAPER, **how: int
 ) -> tuple[Tensor, Tensor, State]:
-    assert gpu.supports(x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
-    return gpu.sab(x, state, p, **how, rule=rule)
+    assert triton.supports(x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
+    return triton.sab(x, state, p, **how, rule=rule)
 
 
 def carried(x: Tensor, p: Parameters, sparsity: Sparsity) -> State:

@@ -15,10 +15,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sabtune.ops.gpu_backward import AS_THEY_COME, STRIDES, backward_kernel
-from sabtune.ops.gpu_forward import forward_kernel
-from sabtune.ops.gpu_pass import Call
 from sabtune.ops.reference import Rule
+from sabtune.ops.triton.backward_kernel import AS_THEY_COME, STRIDES, backward_kernel
+from sabtune.ops.triton.forward_kernel import forward_kernel
+from sabtune.ops.triton.launch_forward import Call
 
 CALLS = (  # H, dtype, k_top, rule
     (17, torch.float32, 1, Rule(scoring="separable")),

@@ -8,11 +8,11 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.models import SAB
-from sabtune.report.material import Material, gather
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.report.data import Material, gather
+from sabtune.storage.store import Store
+from sabtune.study import record
 from sabtune.tasks import Copying
-from sabtune.training import Training
+from sabtune.training.loop import Training
 from tests.reports import RIVALS, confirmed, frozen, searched
 
 

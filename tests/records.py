@@ -7,11 +7,11 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.models import SAB
-from sabtune.search.record import TrialRecord
+from sabtune.study.record import TrialRecord
 from sabtune.tasks import Copying
-from sabtune.trial import Assignment
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.trial import Assignment
 
 
 def assignment(number: int = 0, configuration: int | None = None, **changes: Any) -> Assignment:

@@ -13,15 +13,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.models import LSTM, SAB
 from sabtune.models.base import ModelConfig
 from sabtune.report.figures.marks import Panel
 from sabtune.schedule import Constant, Linear
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from sabtune.tasks import Copying
-from sabtune.trial import Assignment, plain
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.trial import Assignment, plain
 
 LENGTHS = (100, 200, 400, 2000)
 SELECT = (100, 200)

@@ -6,7 +6,7 @@ import hashlib
 import tarfile
 from pathlib import Path
 
-from sabtune.store import Store
+from sabtune.storage.store import Store
 
 ARCHIVE = Path(__file__).with_name("store-0.1.tar.xz")
 """All that `search` and `confirm` of version 0.1 left of the study `old.py`, but for the pages of

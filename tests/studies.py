@@ -11,10 +11,10 @@ LEARNABLE = '''
 """One symbol of two, two steps later: learned in seconds, or not at all."""
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.schedule import Linear
-from sabtune.search.study import ASHA, Resources, Study
+from sabtune.study.definition import ASHA, Resources, Study
 from sabtune.tasks import Copying
 
 STUDY = Study(
@@ -56,9 +56,9 @@ POSED = '''
 """A task, learned for 20 updates."""
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.study import Study
+from sabtune.study.definition import Study
 from sabtune.tasks import *
 
 TASK = CONFIG

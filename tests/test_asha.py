@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from sabtune.search.asha import Halving
-from sabtune.search.study import ASHA
+from sabtune.study.definition import ASHA
 
 
 def test_nothing_is_given_up_before_the_first_rung() -> None:

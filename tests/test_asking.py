@@ -16,21 +16,21 @@ from ray.tune.search import Searcher
 
 from sabtune.config import TrialConfig
 from sabtune.errors import StudyFileError
-from sabtune.files import Folder
 from sabtune.models import SAB
-from sabtune.search import record
-from sabtune.search.assigning import Assigner, trial_seed
 from sabtune.search.budget import Budget
-from sabtune.search.objectives import directions
-from sabtune.search.racing import Race, Seeds
-from sabtune.search.record import TrialRecord
 from sabtune.search.run import enqueue_best, enqueue_failed
-from sabtune.search.samplers import sampler
 from sabtune.search.searcher import Asker
-from sabtune.search.study import StudyFile, load
 from sabtune.search.trainable import Order
-from sabtune.trial import TrialRun
-from sabtune.watcher import Outcome
+from sabtune.storage.folder import Folder
+from sabtune.study import record
+from sabtune.study.configurations import Race, Seeds
+from sabtune.study.definition import StudyFile, load
+from sabtune.study.events import Outcome
+from sabtune.study.objectives import directions
+from sabtune.study.record import TrialRecord
+from sabtune.study.samplers import sampler
+from sabtune.study.trial_specs import Assigner, trial_seed
+from sabtune.training.trial import TrialRun
 from tests.studies import learnable
 
 

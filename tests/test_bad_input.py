@@ -25,11 +25,11 @@ MEMORY = 8 * 1024**3
 
 STUDY = """
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import LSTM, SAB
-from sabtune.search.study import ASHA, Resources, Study
+from sabtune.study.definition import ASHA, Resources, Study
 from sabtune.tasks import Copying
-from sabtune.trial import Limits
+from sabtune.training.trial import Limits
 
 TASK = Copying.Config(length=5, symbols=2)
 LADDER = Ladder(lengths=(5, 10), select=(5,), sequences=32)

@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 from sabtune.cli import app
 from sabtune.errors import StudyFileError
 from sabtune.search.run import open_or_create
-from sabtune.search.study import load
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.definition import load
 
 GOOD = """\
 import math, optuna, sys
 from sabtune.config import TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.study import ASHA, Resources, Study
+from sabtune.study.definition import ASHA, Resources, Study
 from sabtune.tasks import Copying
 
 STUDY = Study(name="s", task=Copying.Config(length=4), ladder=Ladder(lengths=(4, 8), select=(4,)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from sabtune.models import LSTM, SAB, Model, ModelConfig, SelfAttention
-from sabtune.ops import dense, eager, fused, reference
+from sabtune.ops import dispatch, eager, reference, self_attention
 from sabtune.ops.reference import Rule
 from tests.fused_cases import RULES, Sparsity, for_rule, noise, parameters
 
@@ -101,7 +101,7 @@ def check_alone(run: Callable[[Tensor], Results], x: Tensor, which: Iterable[int
 @pytest.mark.parametrize("kind", ["noise", "one-hot", "tied"])
 def test_the_compiled_pass(rule: Rule, learns: bool, dtype: torch.dtype, kind: str) -> None:
     def run(x: Tensor) -> Results:
-        return of_sab(fused.sab, rule, x, learns=learns)
+        return of_sab(dispatch.sab, rule, x, learns=learns)
 
     for batch in BATCHES:
         x = inputs(batch, dtype, kind)
@@ -151,7 +151,7 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
         ends = x.new_zeros(len(x), HIDDEN)
         x = x.clone().requires_grad_(learns)
         with torch.set_grad_enabled(learns):
-            hidden, summary, after = dense.attend(x, dense.start(ends, ends), p)
+            hidden, summary, after = self_attention.attend(x, self_attention.start(ends, ends), p)
         found = {"hidden": hidden, "summary": summary, "c": after.c, "keys": after.keys}
         if learns:
             (found["d_x"],) = torch.autograd.grad((hidden + summary).sum(), x)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sabtune.cluster import capacity as module
+from sabtune.cluster.capacity import Capacity, Node, check_cluster, fit, settled, to_a_gpu
+from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.errors import ConfigError, ResourceError
-from sabtune.search import capacity as module
-from sabtune.search.capacity import Capacity, Node, check_cluster, fit, settled, to_a_gpu
-from sabtune.search.cluster_file import ClusterFile
-from sabtune.search.sharing import fraction
-from sabtune.search.study import AUTO, Resources
+from sabtune.search.placement import fraction
+from sabtune.study.definition import AUTO, Resources
 
 HEAD = Node(name="10.0.0.1", resources={"CPU": 0}, head=True)
 GPUS = Node(name="10.0.0.2", resources={"CPU": 16, "GPU": 2})

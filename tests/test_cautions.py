@@ -9,17 +9,17 @@ import pytest
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.models.sab import ALL
-from sabtune.search.cautions import cautions
-from sabtune.search.objectives import OBJECTIVES, directions
-from sabtune.search.study import load
+from sabtune.study.cautions import cautions
+from sabtune.study.definition import load
+from sabtune.study.objectives import OBJECTIVES, directions
 from sabtune.tasks import Copying, Language
 
 STUDY = """
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import LSTM, SAB
 from sabtune.schedule import Constant, Linear, Stepwise
-from sabtune.search.study import ASHA, Study
+from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
 
 STUDY = Study(

@@ -8,15 +8,15 @@ from dataclasses import replace
 import optuna
 import pytest
 
+from sabtune.compare.champion import crown
 from sabtune.config import RunConfig
-from sabtune.evaluation import Rung
 from sabtune.models import LSTM, SAB
 from sabtune.models.base import ModelConfig
-from sabtune.report.champion import crown
-from sabtune.search import record
-from sabtune.search.projection import nominate
-from sabtune.trial import plain
-from sabtune.watcher import Outcome, Version
+from sabtune.study import record
+from sabtune.study.events import Outcome, Version
+from sabtune.tracking.mirror import nominate
+from sabtune.training.evaluation import Rung
+from sabtune.training.trial import plain
 from tests.records import assignment
 
 MODELS: dict[str, ModelConfig] = {

@@ -15,15 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sabtune.checkpoint import MODEL_FILES, export_model, load_model
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError
-from sabtune.evaluation import Ladder
-from sabtune.files import Folder
-from sabtune.search.attempts import Attempts, history
-from sabtune.search.logbook import Logbook
 from sabtune.search.trainable import newest
-from sabtune.trial import Assignment, TrialRun
+from sabtune.storage.folder import Folder
+from sabtune.study.checkpoints import Attempts, history
+from sabtune.terminal.trial_log import Logbook
+from sabtune.training.checkpoint import MODEL_FILES, export_model, load_model
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import Assignment, TrialRun
 from tests.checkpoints import of_format
 
 Damage = Callable[[Path], None]

@@ -11,8 +11,8 @@ import pytest
 
 from sabtune import __version__, cli
 from sabtune.data.catalogue import DATA_SETS
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from tests.studies import learnable
 
 

@@ -11,16 +11,16 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune import cli
+from sabtune.compare.extrapolate import climbing
 from sabtune.errors import StoreError
-from sabtune.evaluation import climb
-from sabtune.files import Folder
 from sabtune.models import SAB
-from sabtune.search import record
-from sabtune.search.climbing import climbing
-from sabtune.search.record import TrialRecord
 from sabtune.seeding import Stream
-from sabtune.store import Store
-from sabtune.trial import TrialRun
+from sabtune.storage.folder import Folder
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.record import TrialRecord
+from sabtune.training.evaluation import climb
+from sabtune.training.trial import TrialRun
 from tests.records import assignment, trial
 from tests.reports import frozen
 

@@ -14,8 +14,8 @@ import mlflow
 import pytest
 from optuna.trial import TrialState
 
-from sabtune.search.record import TrialRecord
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.record import TrialRecord
 from tests.clusters import Lab
 from tests.faults import assert_as_unbroken, records, study
 from tests.hosts import ROOT, Host, network

@@ -61,8 +61,8 @@ sys.exit(str(problems) if problems else 0)
 LOGIN = """
 import sys
 from pathlib import Path
-from sabtune.search.cluster_file import ClusterFile
-from sabtune.search.remote.tunnel import Login
+from sabtune.cluster.cluster_file import ClusterFile
+from sabtune.cluster.ssh import Login
 
 login = Login.of(ClusterFile.load(Path(sys.argv[1])))
 print(login.user, login.address, login.key)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sabtune.cluster.cluster_file import ClusterFile, NodeType
 from sabtune.errors import ClusterError
-from sabtune.search.cluster_file import ClusterFile, NodeType
 
 FILE = """
 cluster_name: sab

@@ -15,7 +15,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from sabtune.search.cluster_file import ClusterFile
+from sabtune.cluster.cluster_file import ClusterFile
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(ROOT.glob("cluster*.yaml"))

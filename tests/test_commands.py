@@ -18,15 +18,15 @@ from typer.testing import CliRunner, Result
 
 from sabtune.cli import app, commands, remote, screen
 from sabtune.cli.commands import FROM, quoted, typed, where_of
+from sabtune.cluster.jobs import Job
+from sabtune.compare.confirm import enqueue, wanted
 from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.redaction import without_secrets
-from sabtune.search import record
-from sabtune.search.contest import enqueue, wanted
-from sabtune.search.remote.jobs import Job
 from sabtune.search.run import Ending
-from sabtune.search.study import StudyFile
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import StudyFile
 from tests.reports import searched
 from tests.studies import learnable
 
@@ -158,9 +158,9 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
     monkeypatch.setattr("sabtune.search.run.search", made.search)
-    monkeypatch.setattr("sabtune.search.contest.contest", made.contest)
-    monkeypatch.setattr("sabtune.search.projection.sync", lambda *_: made.asked.append(("sync",)))
-    monkeypatch.setattr("sabtune.tracking.server.serve", lambda *_: made.asked.append(("ui",)))
+    monkeypatch.setattr("sabtune.compare.confirm.contest", made.contest)
+    monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
+    monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))
     monkeypatch.setattr("sabtune.cli.showing.check_free", lambda _: None)
     for module in ("running", "showing", "screen"):
         monkeypatch.setattr(f"sabtune.cli.{module}.log_report", lambda *_: None)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from sabtune.errors import ConfigError
-from sabtune.evaluation import Rung
-from sabtune.report import statistics
-from sabtune.report.comparison import (
+from sabtune.compare import statistics
+from sabtune.compare.comparison import (
     NOT_DISTINGUISHABLE,
     Comparison,
     Group,
@@ -25,6 +23,8 @@ from sabtune.report.comparison import (
     page,
     sheets,
 )
+from sabtune.errors import ConfigError
+from sabtune.training.evaluation import Rung
 
 LENGTHS = (300, 1000, 5000)
 

@@ -12,15 +12,15 @@ import pytest
 
 from sabtune.config import PARTS, RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
 from sabtune.ops.reference import Rule
 from sabtune.schedule import Linear
 from sabtune.schema import Config, from_dict
-from sabtune.search.racing import Seeds
-from sabtune.search.study import ASHA, Resources, Study
+from sabtune.study.configurations import Seeds
+from sabtune.study.definition import ASHA, Resources, Study
 from sabtune.tasks import Copying
-from sabtune.trial import Assignment, Limits
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import Assignment, Limits
 
 LADDER = Ladder(lengths=(5, 10), select=(5,))
 RUN = RunConfig(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)

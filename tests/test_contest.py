@@ -17,16 +17,8 @@ from optuna.trial import TrialState
 
 from sabtune import cli
 from sabtune.cli import running
-from sabtune.config import RunConfig, TrainConfig, TrialConfig
-from sabtune.errors import ConfigError, StoreError, StudyFileError
-from sabtune.evaluation import Ladder
-from sabtune.models import LSTM, SAB, ModelConfig
-from sabtune.models.sab import ALL
-from sabtune.report.contest import comparison
-from sabtune.schedule import Constant, Cosine, Linear
-from sabtune.search import record
-from sabtune.search.ablation import CHANGED, ablations
-from sabtune.search.contest import (
+from sabtune.compare.ablation import CHANGED, ablations
+from sabtune.compare.confirm import (
     enqueue,
     finalists,
     fresh_lengths,
@@ -35,10 +27,18 @@ from sabtune.search.contest import (
     study_file,
     wanted,
 )
-from sabtune.search.racing import Race
-from sabtune.store import Store
+from sabtune.compare.results import comparison
+from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.errors import ConfigError, StoreError, StudyFileError
+from sabtune.models import LSTM, SAB, ModelConfig
+from sabtune.models.sab import ALL
+from sabtune.schedule import Constant, Cosine, Linear
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.configurations import Race
 from sabtune.tasks import Adding, Copying, TaskConfig
-from sabtune.trial import Assignment
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import Assignment
 from tests import forked
 from tests.records import assignment
 from tests.stores import unpacked
@@ -280,7 +280,7 @@ def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
         study_name="s", storage=record.store_of(store, write=True), direction="maximize"
     )
     fill(study, [SAB.Config()])
-    monkeypatch.setattr("sabtune.search.contest.study_file", lambda *_: None)
+    monkeypatch.setattr("sabtune.compare.confirm.study_file", lambda *_: None)
     monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
     top, own = ["--top", "1"], ["--changes", "form,k_att"]
     first, then = ([], own) if command == "ablate" else (top, [])

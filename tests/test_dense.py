@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sabtune.models import SelfAttention
-from sabtune.ops import dense
-from sabtune.ops.dense import State
-from sabtune.ops.dense_call import Call
-from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops import self_attention
+from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.dense_call import Call
 from sabtune.ops.reference import Parameters
+from sabtune.ops.self_attention import State
 from sabtune.seeding import Stream, generator
 from tests.fused_cases import NAMES, check_same, noise, parameters, to
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 def beginning(batch: int, p: Parameters) -> State:
     """Noise for h and c, and nothing remembered."""
     H, dtype = p.w3.shape[0], p.w3.dtype
-    return dense.start(*noise(2, batch, H, dtype=torch.float64, seed=5).to(dtype).unbind())
+    return self_attention.start(*noise(2, batch, H, dtype=torch.float64, seed=5).to(dtype).unbind())
 
 
 def to_dtype(state: State, dtype: torch.dtype) -> State:
@@ -58,9 +58,9 @@ def check(
     """The compiled pass gives what the equations give, to `tolerance` or the dtype's."""
     state = state or beginning(x.shape[0], p)
     real = torch.float64
-    truth = results(dense.equations, x.to(real), to(p, real), to_dtype(state, real))
-    found = results(dense.attend, x, p, state)
-    rounded = results(dense.equations, x, p, state) if x.dtype != real else None
+    truth = results(self_attention.equations, x.to(real), to(p, real), to_dtype(state, real))
+    found = results(self_attention.attend, x, p, state)
+    rounded = results(self_attention.equations, x, p, state) if x.dtype != real else None
     check_same(found, truth, max(tolerance, TOLERANCE[x.dtype]), rounded)
     return found
 
@@ -70,13 +70,13 @@ def remembering(steps: int, p: Parameters, batch: int) -> State:
     x = noise(batch, steps, p.weight_ih.shape[1], dtype=torch.float64, seed=6)
     with torch.no_grad():
         before = to_dtype(beginning(batch, p), torch.float64)
-        after = dense.equations(x, before, to(p, torch.float64))[2]
+        after = self_attention.equations(x, before, to(p, torch.float64))[2]
     return to_dtype(after, p.w3.dtype)
 
 
 def test_is_compiled() -> None:
     x, p = noise(3, 2, 4, dtype=torch.float32), parameters(5, 4, torch.float32)
-    assert dense.supports(x, beginning(3, p))
+    assert self_attention.supports(x, beginning(3, p))
 
 
 @over_dtypes
@@ -110,17 +110,17 @@ def test_from_a_carried_state(
 def test_two_threads(batch: int, H: int, dtype: torch.dtype) -> None:
     x, p = noise(batch, 20, 4, dtype=dtype), parameters(H, 4, dtype)
     found = check(x, p)
-    again = results(dense.attend, x, p, beginning(batch, p))
+    again = results(self_attention.attend, x, p, beginning(batch, p))
     assert all(torch.equal(found[name], again[name]) for name in found)
 
 
 @over_dtypes
 def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
     x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
-    first = results(dense.attend, x, p, beginning(5, p))
-    results(dense.attend, noise(9, 31, 4, dtype=dtype), p, beginning(9, p))
+    first = results(self_attention.attend, x, p, beginning(5, p))
+    results(self_attention.attend, noise(9, 31, 4, dtype=dtype), p, beginning(9, p))
     SHELF.poisoned = False
-    again = results(dense.attend, x, p, beginning(5, p))
+    again = results(self_attention.attend, x, p, beginning(5, p))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -156,7 +156,7 @@ def test_nothing_is_lost_beyond_numbers(dtype: torch.dtype) -> None:
     x, p = noise(5, 9, 4, dtype=dtype), parameters(17, 4, dtype)
     x[1, 4] = torch.nan
     with torch.no_grad():
-        hidden, _, _ = dense.attend(x, beginning(5, p), p)
+        hidden, _, _ = self_attention.attend(x, beginning(5, p), p)
     lost = hidden.isnan().all(dim=2)
     assert lost[1].tolist() == [False] * 4 + [True] * 5
     assert not lost[[0, 2, 3, 4]].any()
@@ -166,11 +166,11 @@ def test_nothing_is_lost_beyond_numbers(dtype: torch.dtype) -> None:
 def test_stretches_give_the_whole(H: int) -> None:
     x, p = noise(3, 100, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
     with torch.no_grad():
-        truth = dense.equations(x, beginning(3, p), p)
+        truth = self_attention.equations(x, beginning(3, p), p)
         for cuts in ((), (1, 3, 40), (64,)):
             state, parts = beginning(3, p), []
             for stretch in x.tensor_split(cuts, dim=1):
-                hidden, summary, state = dense.attend(stretch, state, p)
+                hidden, summary, state = self_attention.attend(stretch, state, p)
                 parts.append((hidden, summary))
             for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
                 torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-12)
@@ -192,7 +192,7 @@ def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) 
     x = noise(3, 45, 4, dtype=torch.float64)
     weights = []
     for compiled in (True, False):
-        monkeypatch.setattr(dense, "COMPILED", compiled)
+        monkeypatch.setattr(self_attention, "COMPILED", compiled)
         model = model_of(17)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
         state = None
@@ -215,28 +215,30 @@ def test_gradients_of_a_state_are_left_to_the_equations(name: str) -> None:
     state = remembering(3, p, 2)
     leaf = getattr(state, name).clone().requires_grad_()
     state = replace(state, **{name: leaf})
-    assert not dense.supports(x, state)
-    dense.attend(x, state, p)[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert not self_attention.supports(x, state)
+    self_attention.attend(x, state, p)[0].sum().backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     assert leaf.grad.abs().sum() > 0
     with torch.no_grad():
-        assert dense.supports(x, state)
+        assert self_attention.supports(x, state)
 
 
 def test_other_numbers_are_left_to_the_equations() -> None:
     x, p = noise(2, 5, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
     state = beginning(2, p)
-    assert not dense.supports(x, state)
-    hidden, _, _ = dense.attend(x, state, p)
+    assert not self_attention.supports(x, state)
+    hidden, _, _ = self_attention.attend(x, state, p)
     assert hidden.dtype is torch.bfloat16
-    assert not dense.supports(x.float(), state)
+    assert not self_attention.supports(x.float(), state)
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
-    monkeypatch.setattr(dense, "COMPILED", False)
-    assert not dense.supports(x, beginning(2, p))
-    found, truth = (f(x, beginning(2, p), p)[0] for f in (dense.attend, dense.equations))
+    monkeypatch.setattr(self_attention, "COMPILED", False)
+    assert not self_attention.supports(x, beginning(2, p))
+    found, truth = (
+        f(x, beginning(2, p), p)[0] for f in (self_attention.attend, self_attention.equations)
+    )
     assert torch.equal(found, truth)
 
 
@@ -244,7 +246,7 @@ def test_the_state_before_stays() -> None:
     p = parameters(16, 4, torch.float64)
     state = remembering(3, p, 2)
     copies = [getattr(state, field.name).clone() for field in fields(State)]
-    results(dense.attend, noise(2, 5, 4, dtype=torch.float64), p, state)
+    results(self_attention.attend, noise(2, 5, 4, dtype=torch.float64), p, state)
     assert all(
         torch.equal(getattr(state, f.name), c) for f, c in zip(fields(State), copies, strict=True)
     )
@@ -254,7 +256,7 @@ def test_the_state_before_stays() -> None:
 def test_one_of_the_outputs_alone(kept: int) -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     found = []
-    for attend in (dense.attend, dense.equations):
+    for attend in (self_attention.attend, self_attention.equations):
         W2 = p.W2.clone().requires_grad_()
         output = attend(x, beginning(3, p), replace(p, W2=W2))[:2][kept]
         output.sum().backward()  # type: ignore[no-untyped-call]
@@ -266,7 +268,7 @@ def test_gradients_of_any_strides() -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     W1 = p.W1.requires_grad_()
     found = []
-    for attend in (dense.attend, dense.equations):
+    for attend in (self_attention.attend, self_attention.equations):
         hidden, summary, _ = attend(x, beginning(3, p), p)
         turned = summary.detach().transpose(0, 2).contiguous()
         (hidden.transpose(0, 2) * turned).sum().backward()  # type: ignore[no-untyped-call]
@@ -279,7 +281,7 @@ def test_differentiated_a_second_time() -> None:
     """As often as the graph is retained, with the same bits."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden, _, _ = dense.attend(x, beginning(2, p), p)
+    hidden, _, _ = self_attention.attend(x, beginning(2, p), p)
     loss = hidden.square().sum()
     (first,) = torch.autograd.grad(loss, p.W1, retain_graph=True)
     (again,) = torch.autograd.grad(loss, p.W1)
@@ -291,7 +293,7 @@ def test_differentiated_a_second_time() -> None:
 def test_outputs_that_were_written_to_are_noticed() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden, summary, _ = dense.attend(x, beginning(2, p), p)
+    hidden, summary, _ = self_attention.attend(x, beginning(2, p), p)
     with torch.no_grad():
         hidden.zero_()
     with pytest.raises(RuntimeError, match="inplace operation"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sabtune.diagnostics import RecallMap, recall_map
 from sabtune.models import SAB
 from sabtune.seeding import Stream, generator
+from sabtune.training.diagnostics import RecallMap, recall_map
 
 
 def model_and_input(k_top: int = 3, k_att: int = 2) -> tuple[SAB, Tensor]:

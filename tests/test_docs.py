@@ -14,10 +14,10 @@ import torch
 import typer
 
 from sabtune.cli.app import app
-from sabtune.search import record
-from sabtune.search.projection import sync
-from sabtune.search.study import load
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import load
+from sabtune.tracking.mirror import sync
 from tests.stores import unpacked
 
 ROOT = Path(__file__).parent.parent

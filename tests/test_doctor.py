@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sabtune.cli import app
-from sabtune.search import checkup
-from sabtune.search.beforehand import beforehand
-from sabtune.search.checkup import Checkup, Disk, Gpu, Token, examine, token
-from sabtune.search.cluster_file import ClusterFile
-from sabtune.search.diagnosis import diagnose
-from sabtune.search.doctor import database_problem, no_cluster, offset
+from sabtune.cluster import node_facts
+from sabtune.cluster.cluster_file import ClusterFile
+from sabtune.cluster.doctor import database_problem, no_cluster, offset
+from sabtune.cluster.findings import diagnose
+from sabtune.cluster.node_facts import Checkup, Disk, Gpu, Token, examine, token
+from sabtune.cluster.preflight import beforehand
 from sabtune.tracking.reach import problem_of
 from tests.faults import small_disk
 
@@ -103,10 +103,10 @@ def test_the_token_is_where_ray_looks_and_never_shown(
 
 
 def test_a_place_for_files_is_written_and_left_as_it_was(tmp_path: Path) -> None:
-    assert checkup.files_problem(str(tmp_path)) == ""
+    assert node_facts.files_problem(str(tmp_path)) == ""
     assert os.listdir(tmp_path) == []  # noqa: PTH208
     (tmp_path / "file").touch()
-    assert checkup.files_problem(str(tmp_path / "file" / "below"))
+    assert node_facts.files_problem(str(tmp_path / "file" / "below"))
 
 
 def test_databases_and_mlflow_behind_closed_ports(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 TWO_NODES = """
 import os, sys
 from unittest.mock import patch
-from sabtune.search.doctor import see
+from sabtune.cluster.doctor import see
 from ray.cluster_utils import Cluster
 from sabtune.provenance import software
-from sabtune.store import Store
+from sabtune.storage.store import Store
 
 with patch("ray._private.utils.write_ray_address"):  # other tests' searches are to find no cluster
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sabtune.report.data import Material
 from sabtune.report.figures import drawings, lengths, live, still, traces
 from sabtune.report.figures.marks import (
     Axis,
@@ -15,7 +16,6 @@ from sabtune.report.figures.marks import (
     Panel,
     Points,
 )
-from sabtune.report.material import Material
 from tests.reports import marks
 
 pytest_plugins = ("tests.materials",)

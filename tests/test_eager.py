@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from sabtune.models.sab import ALL
-from sabtune.ops import eager, fused, reference
+from sabtune.ops import dispatch, eager, reference
 from sabtune.ops.reference import PAPER, Parameters, Rule, Scoring, State
 from tests.fused_cases import (
     NAMES,
@@ -280,11 +280,11 @@ def test_serves_where_the_compiled_pass_cannot(why: str, monkeypatch: pytest.Mon
     x, p = noise(2, 9, 4, dtype=torch.float32), for_rule(weights(5, rule, torch.float32), rule)
     state = reference.initial_state(2, p)
     if why == "no numba":
-        monkeypatch.setattr(fused, "COMPILED", False)
+        monkeypatch.setattr(dispatch, "COMPILED", False)
     if why == "a state's gradient":
         state = replace(state, c=state.c.requires_grad_())
-    assert not fused.supports(x, state, rule)
-    found = fused.sab(x, state, p, **SPARSITY, rule=rule)
+    assert not dispatch.supports(x, state, rule)
+    found = dispatch.sab(x, state, p, **SPARSITY, rule=rule)
     torch.testing.assert_close(found[:2], eager.sab(x, state, p, **SPARSITY, rule=rule)[:2])
 
 
@@ -309,7 +309,7 @@ def test_same_on_a_gpu(rule: Rule) -> None:
     x, p = noise(7, 37, 4, dtype=torch.float64), weights(17, rule)
     truth = results(reference.sab, x, p, SPARSITY, rule=rule)
     on = Parameters(**{name: getattr(p, name).cuda() for name in NAMES})
-    first, again = (results(fused.sab, x.cuda(), on, SPARSITY, rule=rule) for _ in range(2))
+    first, again = (results(dispatch.sab, x.cuda(), on, SPARSITY, rule=rule) for _ in range(2))
     assert all(tensor.is_cuda for tensor in first.values())
     assert all(torch.equal(first[name], again[name]) for name in first)
     check_same({name: tensor.cpu() for name, tensor in first.items()}, truth, 1e-9)

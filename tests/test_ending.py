@@ -12,7 +12,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from sabtune.store import Store
+from sabtune.storage.store import Store
 from tests.faults import Driver, driver, records, study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from sabtune import cli
 from sabtune.cli import screen
+from sabtune.compare.table import Sheet, csv_text
 from sabtune.escaping import markdown, spreadsheet, terminal
-from sabtune.report.sheet import Sheet, csv_text
-from sabtune.search.logbook import WIDTHS, _line
+from sabtune.terminal.trial_log import WIDTHS, _line
 
 FORMULAS = ["=1+1", "+SUM(A1)", "-cmd|' /C calc'!A0", "@now", "\t=1", "\r=1", "＝1+1", "=", "-"]
 PLAIN = ["-0.5", "+3", "-1e-3", "-.5", "1=1", "a@b", "'=1", "", "k_top=5"]

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sabtune import evaluation
 from sabtune.errors import ConfigError
-from sabtune.evaluation import (
+from sabtune.models import SAB, Model
+from sabtune.seeding import Stream, generator
+from sabtune.tasks import Copying, Language, Tally, Task, above_chance
+from sabtune.training import evaluation
+from sabtune.training.evaluation import (
     Begun,
     Ladder,
     Rung,
@@ -23,9 +26,6 @@ from sabtune.evaluation import (
     measure_on,
     solve_length,
 )
-from sabtune.models import SAB, Model
-from sabtune.seeding import Stream, generator
-from sabtune.tasks import Copying, Language, Tally, Task, above_chance
 
 TASK = Copying.Config(length=5, symbols=3).build()
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
+from sabtune.report.data import Material, gather
 from sabtune.report.figures import importance, lengths, parallel, space, training
 from sabtune.report.figures.fields import Field, fields
 from sabtune.report.figures.marks import (
@@ -23,9 +24,8 @@ from sabtune.report.figures.marks import (
     Rule,
     spread,
 )
-from sabtune.report.material import Material, gather
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from tests.reports import LENGTHS, RIVALS, frozen, marks, named, rungs, searched
 
 pytest_plugins = ("tests.materials",)

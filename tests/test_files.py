@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sabtune.errors import StoreError
-from sabtune.files import Folder, _system
-from sabtune.store import Store
+from sabtune.storage.folder import Folder, _system
+from sabtune.storage.store import Store
 from tests.faults import study
 from tests.forked import sabtune
 from tests.objects import BUCKET, SECRET, Objects, objects

@@ -13,13 +13,13 @@ import pytest
 from mlflow import MlflowClient
 
 from sabtune.errors import StoreError, TrackingError
-from sabtune.search import record
-from sabtune.search.projection import Projection, sync
 from sabtune.search.run import open_or_create
 from sabtune.search.run import search as run_search
-from sabtune.search.study import load
-from sabtune.store import Store
-from sabtune.tracking.server import serve
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import load
+from sabtune.tracking.mirror import Projection, sync
+from sabtune.tracking.ui import serve
 from tests.studies import learnable
 
 COMMANDS: dict[str, Callable[[Store], object]] = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sabtune.ops import fused, reference
-from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops import dispatch, reference
+from sabtune.ops.compiled.buffers import SHELF
 from sabtune.ops.reference import Parameters
 from tests.fused_cases import (
     NAMES,
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 def test_is_compiled() -> None:
-    assert fused.COMPILED
+    assert dispatch.COMPILED
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -45,7 +45,7 @@ def test_same_as_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = roundings(x, p, sparsity)
-    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], *rounded)
+    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], *rounded)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -54,12 +54,12 @@ def test_the_readout_in_the_same_pass(shape: tuple[int, ...]) -> None:
     x, p = noise(B, T, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = readout_results(by_equations, x, p, sparsity)
-    check_same(readout_results(fused.predict, x, p, sparsity), truth, 1e-9)
+    check_same(readout_results(dispatch.predict, x, p, sparsity), truth, 1e-9)
     with torch.no_grad():
         V, b = noise(7, 2 * H, dtype=x.dtype), noise(7, dtype=x.dtype)
         state = reference.initial_state(B, p)
         found, true = (
-            predict(x, state, p, (V, b), **sparsity) for predict in (fused.predict, by_equations)
+            predict(x, state, p, (V, b), **sparsity) for predict in (dispatch.predict, by_equations)
         )
     torch.testing.assert_close(found[0], true[0])
     torch.testing.assert_close(found[1].memory, true[1].memory)
@@ -74,7 +74,7 @@ def test_inputs_that_are_mostly_zero(shape: tuple[int, ...], dtype: torch.dtype)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -84,7 +84,7 @@ def test_any_number_of_inputs(inputs: int, dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=4)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -93,9 +93,9 @@ def test_two_threads(dtype: torch.dtype) -> None:
     x, p = noise(7, 20, 4, dtype=dtype), parameters(17, 4, dtype)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x, p, sparsity)
-    found = results(fused.sab, x, p, sparsity)
+    found = results(dispatch.sab, x, p, sparsity)
     check_same(found, truth, TOLERANCE[dtype])
-    again = results(fused.sab, x, p, sparsity)
+    again = results(dispatch.sab, x, p, sparsity)
     assert all(torch.equal(found[name], again[name]) for name in found)
 
 
@@ -103,10 +103,10 @@ def test_two_threads(dtype: torch.dtype) -> None:
 def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
     x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
-    first = results(fused.sab, x, p, sparsity)
-    results(fused.sab, noise(9, 31, 4, dtype=dtype), p, Sparsity(k_top=7, k_att=1, k_trunc=0))
+    first = results(dispatch.sab, x, p, sparsity)
+    results(dispatch.sab, noise(9, 31, 4, dtype=dtype), p, Sparsity(k_top=7, k_att=1, k_trunc=0))
     SHELF.poisoned = False
-    again = results(fused.sab, x, p, sparsity)
+    again = results(dispatch.sab, x, p, sparsity)
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -114,7 +114,9 @@ def test_k_top_changes_between_two_calls() -> None:
     x, p = noise(3, 30, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     for k_top in (1000, 5, 2, 1):
         sparsity = Sparsity(k_top=k_top, k_att=1, k_trunc=5)
-        check_same(results(fused.sab, x, p, sparsity), results(reference.sab, x, p, sparsity), 1e-9)
+        check_same(
+            results(dispatch.sab, x, p, sparsity), results(reference.sab, x, p, sparsity), 1e-9
+        )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -123,7 +125,7 @@ def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(fused.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -138,7 +140,7 @@ def test_keys_and_queries_beyond_the_exponential(
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = roundings(x, p, sparsity)
-    found = results(fused.sab, x, p, sparsity)
+    found = results(dispatch.sab, x, p, sparsity)
     # scores that are all but saturated lie so near each other that Σ w is mostly rounding, and
     # float32 has no gradient to speak of
     if dtype is torch.float32:
@@ -159,7 +161,7 @@ def test_stretches_give_the_whole(H: int, k_att: int) -> None:
             state = reference.initial_state(3, p)
             parts = []
             for stretch in x.tensor_split(cuts, dim=1):
-                hidden, summary, state = fused.sab(stretch, state, p, **sparsity)
+                hidden, summary, state = dispatch.sab(stretch, state, p, **sparsity)
                 parts.append((hidden, summary))
             for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
                 torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-9)
@@ -172,8 +174,8 @@ def test_two_ways_on_from_one_state() -> None:
     x, p = noise(2, 40, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     with torch.no_grad():
-        state = fused.sab(x, reference.initial_state(2, p), p, **sparsity)[2]
-        ways = [fused.sab(step * x, state, p, **sparsity) for step in (1, 2, 1)]
+        state = dispatch.sab(x, reference.initial_state(2, p), p, **sparsity)[2]
+        ways = [dispatch.sab(step * x, state, p, **sparsity) for step in (1, 2, 1)]
         for name in ("h", "c", "memory", "keys"):
             torch.testing.assert_close(getattr(ways[0][2], name), getattr(ways[2][2], name))
         truth = reference.sab(2 * x, state, p, **sparsity)
@@ -188,7 +190,7 @@ def test_gradients_from_a_carried_state(k_trunc: int) -> None:
     with torch.no_grad():
         state = reference.sab(x[:, :13], reference.initial_state(3, p), p, **sparsity)[2]
     found, truth = (
-        results(sab, x[:, 13:], p, sparsity, state) for sab in (fused.sab, reference.sab)
+        results(sab, x[:, 13:], p, sparsity, state) for sab in (dispatch.sab, reference.sab)
     )
     check_same(found, truth, 1e-9)
 
@@ -197,7 +199,7 @@ def test_gradients_of_a_state_are_left_to_another_pass() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     state = reference.initial_state(2, p)
     h = state.h.clone().requires_grad_()
-    hidden, _, _ = fused.sab(x, replace(state, h=h), p, k_top=2, k_att=1, k_trunc=0)
+    hidden, _, _ = dispatch.sab(x, replace(state, h=h), p, k_top=2, k_att=1, k_trunc=0)
     hidden.sum().backward()  # type: ignore[no-untyped-call]
     assert h.grad is not None
     assert h.grad.abs().sum() > 0
@@ -208,7 +210,7 @@ def test_another_epsilon() -> None:
     state, rule = reference.initial_state(2, p), reference.Rule(epsilon=0.1)
     found, truth = (
         sab(x, state, p, k_top=2, k_att=1, k_trunc=3, rule=rule)[0]
-        for sab in (fused.sab, reference.sab)
+        for sab in (dispatch.sab, reference.sab)
     )
     torch.testing.assert_close(found, truth)
 
@@ -217,7 +219,7 @@ def test_gradients_of_any_strides() -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     W1 = p.W1.requires_grad_()
     found = []
-    for sab, view in itertools.product((fused.sab, reference.sab), ("expanded", "transposed")):
+    for sab, view in itertools.product((dispatch.sab, reference.sab), ("expanded", "transposed")):
         state = reference.initial_state(3, p)
         hidden, summary, _ = sab(x, state, p, k_top=2, k_att=1, k_trunc=3)
         if view == "expanded":
@@ -236,7 +238,7 @@ def test_differentiated_a_second_time() -> None:
     """As often as the graph is retained, with the same bits."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden, _, _ = fused.sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)
+    hidden, _, _ = dispatch.sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)
     loss = hidden.square().sum()
     (first,) = torch.autograd.grad(loss, p.W1, retain_graph=True)
     (again,) = torch.autograd.grad(loss, p.W1)
@@ -255,7 +257,7 @@ def test_golden_run() -> None:
         )
     p = Parameters(**{name: golden["param/" + name].requires_grad_() for name in NAMES})
     state = reference.initial_state(golden["x"].shape[0], p)
-    hidden, summary, _ = fused.sab(golden["x"], state, p, **sparsity)
+    hidden, summary, _ = dispatch.sab(golden["x"], state, p, **sparsity)
     logits = reference.readout(hidden, summary, golden["param/fc_weight"], golden["param/fc_bias"])
     (logits * golden["cotangent"]).sum().backward()  # type: ignore[no-untyped-call]
     found = {"hidden": hidden, "summary": summary, "logits": logits}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sabtune.ops import gpu
+from sabtune.ops import triton as gpu
 from tests.gpu_cases import DEVICE
 
 pytest.importorskip("triton", reason="Triton isn't installed")

@@ -14,14 +14,15 @@ import pytest
 import torch
 
 from sabtune.models import SAB
-from sabtune.ops import eager, fused, gpu, reference
+from sabtune.ops import dispatch, eager, reference
+from sabtune.ops import triton as gpu
 from sabtune.ops.reference import Rule
 from tests.fused_cases import check_same, for_rule, noise
 from tests.gpu_cases import CARRIED, DEVICE, ON_GPU, SPARSITY, TOLERANCE, check_carried, drawn
 
 pytest.importorskip("triton", reason="Triton isn't installed")
 
-from sabtune.ops import gpu_call, gpu_pass  # they load Triton
+from sabtune.ops.triton import autograd, launch_forward  # they load Triton
 
 pytestmark = [pytest.mark.gpu] if ON_GPU else []
 
@@ -32,16 +33,16 @@ def _asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[gpu_pass.Call]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[launch_forward.Call]:
     """The kernels' calls."""
     calls = []
-    run = gpu_call.run
+    run = autograd.run
 
-    def seen(call: gpu_pass.Call, *inputs: Any) -> object:
+    def seen(call: launch_forward.Call, *inputs: Any) -> object:
         calls.append(call)
         return run(call, *inputs)
 
-    monkeypatch.setattr(gpu_call, "run", seen)
+    monkeypatch.setattr(autograd, "run", seen)
     return calls
 
 
@@ -51,9 +52,11 @@ def built(dtype: torch.dtype, k_top: int = 2) -> SAB:
     return model.to(DEVICE, dtype)
 
 
-def test_the_model_by_the_kernel(ran: list[gpu_pass.Call], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_by_the_kernel(
+    ran: list[launch_forward.Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through the seam that the model calls, and there only where the kernel is asked for."""
-    monkeypatch.setattr(fused, "COMPILED", False)  # as it is off the CPU
+    monkeypatch.setattr(dispatch, "COMPILED", False)  # as it is off the CPU
     model = built(torch.float32)
     x = noise(2, 6, 4, dtype=torch.float32).to(DEVICE)
     given = {}
@@ -70,10 +73,10 @@ def test_the_model_by_the_kernel(ran: list[gpu_pass.Call], monkeypatch: pytest.M
 
 
 def test_a_model_in_bf16_carries_a_state_in_float32(
-    ran: list[gpu_pass.Call], monkeypatch: pytest.MonkeyPatch
+    ran: list[launch_forward.Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From batch to batch as a task with a memory's span has it, and into plain torch."""
-    monkeypatch.setattr(fused, "COMPILED", False)  # it would take the truth's side
+    monkeypatch.setattr(dispatch, "COMPILED", False)  # it would take the truth's side
     model, exact = built(torch.bfloat16), built(torch.bfloat16).double()
     x = noise(2, 46, 4, dtype=torch.bfloat16).to(DEVICE)
     state = of_exact = None
@@ -97,7 +100,7 @@ def test_a_model_in_bf16_carries_a_state_in_float32(
 
 
 @pytest.mark.skipif(ON_GPU, reason="of the passes for the CPU")
-def test_on_a_cpu_the_compiled_pass_goes_first(ran: list[gpu_pass.Call]) -> None:
+def test_on_a_cpu_the_compiled_pass_goes_first(ran: list[launch_forward.Call]) -> None:
     pytest.importorskip("numba", reason="numba isn't installed")
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         built(dtype)(noise(2, 3, 4, dtype=dtype))

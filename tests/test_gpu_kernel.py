@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sabtune.ops import gpu, reference
+from sabtune.ops import reference
+from sabtune.ops import triton as gpu
 from sabtune.ops.reference import Parameters, Rule
 from tests.fused_cases import RULES, Sparsity, check_same, results, to
 from tests.gpu_cases import (
@@ -31,7 +32,7 @@ from tests.gpu_cases import (
 
 pytest.importorskip("triton", reason="Triton isn't installed")
 
-from sabtune.ops import gpu_call, gpu_pass  # they load Triton
+from sabtune.ops.triton import autograd, launch_forward  # they load Triton
 
 pytestmark = [pytest.mark.gpu] if ON_GPU else []
 
@@ -99,7 +100,7 @@ def test_from_a_state_amid_the_memories(k_trunc: int) -> None:
 
 
 def test_stretches_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_pass, "ROWS", 8)  # two or three steps a launch
+    monkeypatch.setattr(launch_forward, "ROWS", 8)  # two or three steps a launch
     compare(*drawn(3, 7, 9, torch.float32), SPARSITY)
     compare(*drawn(1, 17, 9, torch.float32), Sparsity(k_top=2, k_att=3, k_trunc=0))
 
@@ -113,7 +114,7 @@ def test_k_top_changes_between_calls_and_nothing_is_compiled_anew() -> None:
 
 
 def call(k_top: int, H: int = 8) -> Any:
-    return gpu_pass.Call(
+    return launch_forward.Call(
         B=2, T=100, H=H, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5,
         rule=reference.PAPER, dtype=torch.float32,
     )  # fmt: skip
@@ -161,10 +162,10 @@ def test_evaluation_goes_on_from_stretch_to_stretch_and_keeps_nothing(
     records = []
 
     def recorded(*inputs: Any, **how: Any) -> object:
-        records.append(gpu_pass.forward(*inputs, **how))
+        records.append(launch_forward.forward(*inputs, **how))
         return records[-1]
 
-    monkeypatch.setattr(gpu_call, "forward", recorded)
+    monkeypatch.setattr(autograd, "forward", recorded)
     x, p = drawn(2, 21, 9, torch.float32)
     sparsity = Sparsity(k_top=2, k_att=3, k_trunc=5)
     exact = to(p, torch.float64)

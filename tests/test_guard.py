@@ -16,18 +16,20 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
+from sabtune.cluster import ray_session
 from sabtune.errors import StoreError, UnexpectedError
-from sabtune.search import cluster, locks, record, run, searcher
+from sabtune.search import run, searcher
 from sabtune.search.asha import Scheduler
-from sabtune.search.attempts import Attempts
 from sabtune.search.budget import Budget
 from sabtune.search.guard import Guard
 from sabtune.search.searcher import Asker, Teller
-from sabtune.search.study import load
 from sabtune.search.trainable import Answer
-from sabtune.store import Store
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome
+from sabtune.storage.store import Store
+from sabtune.study import locks, record
+from sabtune.study.checkpoints import Attempts
+from sabtune.study.definition import load
+from sabtune.study.events import Outcome
+from sabtune.training.trial import Assignment, Progress
 from tests import faults
 
 CALLED = {
@@ -147,7 +149,7 @@ class Raising:
 @pytest.fixture
 def shared_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One Ray for all searches of a test."""
-    with cluster.some_ray(Path("/dev/null")):
+    with ray_session.some_ray(Path("/dev/null")):
         monkeypatch.setattr(run, "some_ray", lambda log: nullcontext(""))
         yield
     assert not ray.is_initialized()

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from sabtune.errors import InputError, SabtuneError
 from sabtune.models import LSTM, MODELS, Model
-from sabtune.ops import dense, eager, fused, gpu, reference
+from sabtune.ops import dispatch, eager, reference, self_attention, triton
 from sabtune.ops.reference import Rule
 from tests.fused_cases import for_rule, noise, parameters
 
 B, T, I, H, M = 3, 7, 4, 5, 2
 
 CELLS: dict[str, Callable[..., Any]] = {
-    "compiled": fused.sab,
-    "gpu": gpu.sab,
+    "compiled": dispatch.sab,
+    "gpu": triton.sab,
     "eager": eager.sab,
     "equations": reference.sab,
-    "self-attention": dense.attend,
-    "self-attention's equations": dense.equations,
+    "self-attention": self_attention.attend,
+    "self-attention's equations": self_attention.equations,
 }
 
 
@@ -45,7 +45,7 @@ def call(cell: str, held: dict[str, Any], **options: Any) -> Any:
     p = reference.Parameters(**{name: held[name] for name in vars(parameters(1, 1, torch.float32))})
     carried = {name: held[name] for name in ("h", "c", "memory", "keys")}
     if cell.startswith("self"):
-        return CELLS[cell](held["x"], dense.State(**carried), p)
+        return CELLS[cell](held["x"], self_attention.State(**carried), p)
     state = reference.State(**carried, step=held["step"])
     counts = {name: held[name] for name in ("k_top", "k_att", "k_trunc")}
     return CELLS[cell](held["x"], state, p, **counts, **options)
@@ -59,7 +59,7 @@ def _nothing_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     def began(*_: object, **__: object) -> None:
         pytest.fail("the call began")
 
-    for module in (fused, dense, eager):
+    for module in (dispatch, self_attention, eager):
         monkeypatch.setattr(module, "Call", began)
     monkeypatch.setattr(reference, "lstm_cell", began)
 
@@ -150,7 +150,7 @@ def test_a_readout_that_does_not_fit(name: str, how: str) -> None:
     readout: dict[str, Any] = {"V": torch.zeros(6, 2 * H), "b": torch.zeros(6)}
     readout[name] = SPOILT[how](readout[name])
     with pytest.raises(InputError, match=r"^(V|b) is "):
-        fused.predict(x, state, p, (readout["V"], readout["b"]), k_top=3, k_att=2, k_trunc=4)
+        dispatch.predict(x, state, p, (readout["V"], readout["b"]), k_top=3, k_att=2, k_trunc=4)
 
 
 def built(kind: str, hidden: int = H, inputs: int = I) -> Model:

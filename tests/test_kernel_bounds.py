@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from sabtune.ops import fused, fused_call, reference
-from sabtune.ops.kernel import SOURCES, widen
-from sabtune.ops.kernel_memory import _start_keys
-from sabtune.ops.kernel_simd import CHECKED, LANES, called, load, prefetch, spread, store
-from sabtune.ops.kernel_tile import tile
+from sabtune.ops import dispatch, reference
+from sabtune.ops.compiled import call
+from sabtune.ops.compiled.common import SOURCES, widen
+from sabtune.ops.compiled.memory_bank import _start_keys
+from sabtune.ops.compiled.simd import CHECKED, LANES, called, load, prefetch, spread, store
+from sabtune.ops.compiled.tile import tile
 from tests.fused_cases import Sparsity, noise, parameters
 
 SIZE = 3 * LANES
@@ -161,14 +162,14 @@ def test_a_short_array_is_noticed_in_a_pass(threads: int, monkeypatch: pytest.Mo
     p, x = parameters(17, 4, torch.float64), noise(4, 6, 4, dtype=torch.float64)
     sparsity = Sparsity(k_top=2, k_att=1, k_trunc=0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    fused.sab(x, reference.initial_state(4, p), p, **sparsity)
-    original = fused_call.Call.run
+    dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)
+    original = call.Call.run
 
     def with_few_cells(self: Any, tape: Any, *args: Any, **how: Any) -> Any:
         tape.memory = tape.memory[:-1]
         return original(self, tape, args[0], tape.memory, *args[2:], **how)
 
-    monkeypatch.setattr(fused_call.Call, "run", with_few_cells)
+    monkeypatch.setattr(call.Call, "run", with_few_cells)
     p.W1.requires_grad_()
     with pytest.raises(IndexError, match="out of bounds"):
-        fused.sab(x, reference.initial_state(4, p), p, **sparsity)
+        dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sabtune.models.sab import ALL
-from sabtune.ops import dense, fused, reference
-from sabtune.ops.kernel_workspace import SHELF
+from sabtune.ops import dispatch, reference, self_attention
+from sabtune.ops.compiled.buffers import SHELF
 from sabtune.ops.reference import Normalizer, Parameters, Rule, Scoring, State
 from tests.fused_cases import NAMES, Sparsity, by_equations, check_same, for_rule
 
@@ -189,7 +189,7 @@ def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> No
                 state = reference.sab(first, state, p, **case.sparsity, rule=case.rule)[2]
         truth = gradients(by_equations, case, case.x(), state)
     with running(case):
-        found = gradients(fused.predict, case, case.x().to(dtype), state_of(state, dtype))
+        found = gradients(dispatch.predict, case, case.x().to(dtype), state_of(state, dtype))
     if is_tied(gaps, dtype):
         assert all(tensor.isfinite().all() for tensor in found.values())
     else:
@@ -205,7 +205,7 @@ def test_two_ways_on_from_one_state(dtype: torch.dtype, case: Case, lengths: lis
     stretches = [replace(case, T=T).x(50 + n) for n, T in enumerate(lengths)]
     turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # a stretch, and the one that it goes on
     results = []
-    for predict, real in ((fused.predict, dtype), (by_equations, REAL)):
+    for predict, real in ((dispatch.predict, dtype), (by_equations, REAL)):
         V, b = case.readout()
         weights, readout = cast(p, real), (V.to(real), b.to(real))
         states: list[State] = []
@@ -246,7 +246,7 @@ def test_a_spoilt_example_spoils_no_other(
         for each in (x, spoilt):
             state = reference.initial_state(case.B, p)
             leaf = each.clone().requires_grad_()
-            hidden, summary, _ = fused.sab(leaf, state, p, **case.sparsity, rule=case.rule)
+            hidden, summary, _ = dispatch.sab(leaf, state, p, **case.sparsity, rule=case.rule)
             (gradient,) = torch.autograd.grad((hidden + summary).sum(), leaf)
             found.append((hidden.detach(), summary.detach(), gradient))
     for clean, beside in zip(*found, strict=True):
@@ -260,16 +260,18 @@ def test_self_attention(dtype: torch.dtype, case: Case, before: int) -> None:
     p = case.weights()
     with torch.no_grad():
         ends = case.draw(2, case.B, case.H, number=60).tanh()
-        state = dense.start(*ends)
+        state = self_attention.start(*ends)
         if before:
-            state = dense.equations(replace(case, T=before).x(61), state, p)[2]
+            state = self_attention.equations(replace(case, T=before).x(61), state, p)[2]
     results = []
-    for attend, real in ((dense.attend, dtype), (dense.equations, REAL)):
+    for attend, real in ((self_attention.attend, dtype), (self_attention.equations, REAL)):
         weights = cast(p, real, learned=True)
         x = case.x().to(real).requires_grad_()
         tensors = (state.h, state.c, state.memory, state.keys)
         with running(case):
-            hidden, summary, after = attend(x, dense.State(*(t.to(real) for t in tensors)), weights)
+            hidden, summary, after = attend(
+                x, self_attention.State(*(t.to(real) for t in tensors)), weights
+            )
             weigh = case.draw(*hidden.shape, number=62).to(real)
             leaves = {"x": x} | {name: getattr(weights, name) for name in NAMES}
             total = (hidden * weigh + summary).sum()

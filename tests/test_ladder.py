@@ -13,14 +13,15 @@ import numpy as np
 import optuna
 import pytest
 
+from sabtune.compare import statistics
+from sabtune.compare.table import Sheet, latex
 from sabtune.errors import StoreError
 from sabtune.models import SAB
-from sabtune.report import ladder, paper, statistics
-from sabtune.report.material import Material, gather
-from sabtune.report.sheet import Sheet, latex
-from sabtune.search import record
-from sabtune.search.record import TrialRecord
-from sabtune.store import Store
+from sabtune.report import length_table, published
+from sabtune.report.data import Material, gather
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.record import TrialRecord
 from sabtune.tasks import Copying
 from tests.reports import LENGTHS, RIVALS, confirmed, rungs, searched
 
@@ -42,7 +43,7 @@ def material(store: Store, name: str) -> Material:
 
 
 def rows_of(of: Material) -> list[dict[str, str]]:
-    return list(csv.DictReader(ladder.csv_page(of).splitlines()))
+    return list(csv.DictReader(length_table.csv_page(of).splitlines()))
 
 
 def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None:
@@ -96,7 +97,7 @@ def test_of_several_contests_all_are_shown_and_the_last_gives_the_methods(tmp_pa
 
 
 def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
-    accuracy, papers, loss = ladder.sheets(material(store, "found"))
+    accuracy, papers, loss = length_table.sheets(material(store, "found"))
     assert papers.title.endswith("trained at each length that it is tested at")
     assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
     assert accuracy.title == "Accuracy in %, by length; trained at length 100"
@@ -112,7 +113,7 @@ def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path:
     store = Store(tmp_path)
     searched(store, "found", 4)
     confirmed(store, "found.confirm", RIVALS, lengths=(100, 141, 283, 894, 2828, 4000))
-    first, second, _, *losses = ladder.sheets(material(store, "found"))
+    first, second, _, *losses = length_table.sheets(material(store, "found"))
     assert first.header[2:] == ("100", "141", "283", "894", "2,828", "4,000")
     assert second.header[2:] == ("100", "200", "300", "400", "2,000", "5,000")
     assert [len(sheet.header) - 2 for sheet in losses] == [6, 4]
@@ -120,23 +121,23 @@ def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path:
 
 def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> None:
     of = material(store, "found")
-    for text in (ladder.markdown(of), ladder.latex_page(of)):
-        assert text.index(paper.QUOTED) < text.index("h-detach")
-        assert text.count(paper.QUOTED) >= 3  # over each source's rows, and in the notes
+    for text in (length_table.markdown(of), length_table.latex_page(of)):
+        assert text.index(published.QUOTED) < text.index("h-detach")
+        assert text.count(published.QUOTED) >= 3  # over each source's rows, and in the notes
     quoted = [row for row in rows_of(of) if "arXiv" in row["source"]]
-    tables = [table for table in paper.TABLES if table.subject == {"kind": "copying"}]
+    tables = [table for table in published.TABLES if table.subject == {"kind": "copying"}]
     assert len(quoted) == sum(len(row.values) for table in tables for row in table.rows)
-    assert all(paper.QUOTED in row["source"] for row in quoted)
+    assert all(published.QUOTED in row["source"] for row in quoted)
 
 
 def test_training_on_many_lengths_is_said(store: Store) -> None:
     found = material(store, "found")
-    assert not any(note.startswith("Ours") for note in ladder.notes(found))
+    assert not any(note.startswith("Ours") for note in length_table.notes(found))
     varied = replace(found, trials=[on_many_lengths(trial) for trial in found.trials])
-    assert {sheet.title.rpartition("; ")[2] for sheet in ladder.sheets(varied)} >= {
+    assert {sheet.title.rpartition("; ")[2] for sheet in length_table.sheets(varied)} >= {
         "trained at lengths up to 100"
     }
-    (note,) = [note for note in ladder.notes(varied) if note.startswith("Ours")]
+    (note,) = [note for note in length_table.notes(varied) if note.startswith("Ours")]
     assert "from 8 on" in note
 
 
@@ -149,21 +150,23 @@ def on_many_lengths(trial: TrialRecord) -> TrialRecord:
 
 
 def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
-    own, papers, _, _ = ladder.sheets(material(store, "short"))
+    own, papers, _, _ = length_table.sheets(material(store, "short"))
     assert own.header[2:] == ("100", "200", "400", "2,000")
     assert "copying 10 symbols of 8, trained at length 100" in papers.title
-    longer, each = ladder.notes(material(store, "short"))[-2:]
+    longer, each = length_table.notes(material(store, "short"))[-2:]
     assert "no row of it compares" in longer
     assert "no row of it compares" in each
-    assert "no row of it compares" not in ladder.notes(material(store, "found"))[-2]
+    assert "no row of it compares" not in length_table.notes(material(store, "found"))[-2]
 
 
 def test_a_task_that_no_paper_has_numbers_for_has_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paper, "TABLES", ())
+    monkeypatch.setattr(published, "TABLES", ())
     of = material(store, "alone")
-    assert not any("arXiv" in text for text in (ladder.markdown(of), ladder.csv_page(of)))
+    assert not any(
+        "arXiv" in text for text in (length_table.markdown(of), length_table.csv_page(of))
+    )
 
 
 def test_a_study_without_a_complete_trial_is_told_so(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
     confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, None))})
-    (tmp_path / "ladder.tex").write_text(ladder.latex_page(material(store, "found")))
+    (tmp_path / "ladder.tex").write_text(length_table.latex_page(material(store, "found")))
     (tmp_path / "all.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}"
         r"\begin{document}\input{ladder}\end{document}"

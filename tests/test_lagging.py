@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sabtune.config import RunConfig, TrainConfig
 from sabtune.errors import DivergedError
 from sabtune.models.base import Model
-from sabtune.ops import gpu
+from sabtune.ops import triton
 from sabtune.tasks import Language
-from sabtune.training import PATIENCE, Report, Training
+from sabtune.training.loop import PATIENCE, Report, Training
 from tests.test_training import poison, timeless, weights
 
 
@@ -110,9 +110,9 @@ def test_only_on_a_gpu_only_where_it_is_asked_for_and_nothing_is_carried(
     plain, carries = Training(run), Training(passed)
     text = Training(dataclasses.replace(run, task=Language.Config(length=5)))
     for asked in ("0", "1"):
-        monkeypatch.setenv(gpu.SWITCH, asked)
+        monkeypatch.setenv(triton.SWITCH, asked)
         assert not any(training._may_lag() for training in (plain, carries, text))
     monkeypatch.setattr(Model, "device", torch.device("cuda"))
     assert [training._may_lag() for training in (plain, carries, text)] == [True, False, False]
-    monkeypatch.delenv(gpu.SWITCH)
+    monkeypatch.delenv(triton.SWITCH)
     assert not plain._may_lag()

@@ -15,13 +15,13 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.data import texts
 from sabtune.data.texts import TEXT_SETS
 from sabtune.errors import ConfigError
-from sabtune.evaluation import measure
 from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.ops import reference
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Language
 from sabtune.tasks.batch import Batch, one_hot
-from sabtune.training import Report, Training
+from sabtune.training.evaluation import measure
+from sabtune.training.loop import Report, Training
 
 
 def read(name: str, symbols: Tensor) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sabtune.search
 import ray
-from sabtune.search.cluster import some_ray
+from sabtune.cluster.ray_session import some_ray
 
 
 class Reference:
@@ -55,7 +55,7 @@ from types import SimpleNamespace
 import sabtune.search
 import ray
 from ray._private.node import Node
-from sabtune.search.cluster import some_ray
+from sabtune.cluster.ray_session import some_ray
 
 shutdown = ray.shutdown
 
@@ -78,7 +78,7 @@ BESIDE = """
 import subprocess, sys
 from pathlib import Path
 
-from sabtune.search.cluster import some_ray
+from sabtune.cluster.ray_session import some_ray
 
 sleeper = ["sleep", "100"]
 before = subprocess.Popen(sleeper)

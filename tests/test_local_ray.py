@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sabtune.cluster import doctor, local_ray
+from sabtune.cluster.ray_session import check_answers, cluster_address
 from sabtune.errors import ClusterError, StoreError
-from sabtune.search import doctor, local_ray
-from sabtune.search.cluster import check_answers, cluster_address
-from sabtune.store import Store, check_tracking
+from sabtune.storage.store import Store, check_tracking
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sabtune.evaluation import Rung
-from sabtune.search.logbook import Logbook
-from sabtune.training import Report
-from sabtune.trial import Progress
-from sabtune.watcher import Outcome
+from sabtune.study.events import Outcome
+from sabtune.terminal.trial_log import Logbook
+from sabtune.training.evaluation import Rung
+from sabtune.training.loop import Report
+from sabtune.training.trial import Progress
 from tests.records import assignment
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"

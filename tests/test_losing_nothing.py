@@ -13,8 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
 from tests.faults import driver
 from tests.forked import sabtune
 from tests.studies import learnable

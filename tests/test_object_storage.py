@@ -17,10 +17,10 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sabtune.checkpoint import load_model
-from sabtune.search import record
-from sabtune.search.attempts import Attempts
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.checkpoints import Attempts
+from sabtune.training.checkpoint import load_model
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 from tests.objects import BUCKET, SECRET, Objects
@@ -205,8 +205,8 @@ import sys
 from pathlib import Path
 from sabtune.search import trainable
 from sabtune.search.run import search
-from sabtune.search.study import load
-from sabtune.store import Store
+from sabtune.study.definition import load
+from sabtune.storage.store import Store
 
 trainable.SAVE_EVERY = 1.0
 assert search(load(Path(sys.argv[1])), Store.at("store", sys.argv[2]).made()).complete

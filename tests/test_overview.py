@@ -10,13 +10,13 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
-from sabtune.search import record
-from sabtune.search.overview import origin, overview
 from sabtune.search.run import open_or_create
-from sabtune.search.study import load
-from sabtune.store import Store
-from sabtune.tracking.note import LONGEST, note, points
-from sabtune.watcher import Outcome, Overview, Version
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import load
+from sabtune.study.events import Outcome, Overview, Version
+from sabtune.study.summary import origin, overview
+from sabtune.tracking.search_run import LONGEST, note, points
 from tests.boards import COMPLETE, assignment, pictures, standing
 from tests.studies import learnable
 

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sabtune.store import Store
+from sabtune.storage.store import Store
 from tests.boards import until
 
 SAFE = {"optuna": "/api/studies", "mlflow": "/ajax-api/2.0/mlflow/experiments/search?max_results=9"}

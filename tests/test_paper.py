@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sabtune.report import ladder, paper
-from sabtune.report.material import Material, gather
-from sabtune.store import Store
+from sabtune.report import length_table, published
+from sabtune.report.data import Material, gather
+from sabtune.storage.store import Store
 from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
 from tests.reports import searched
 
@@ -46,12 +46,12 @@ def test_a_papers_numbers_stand_beside_ours_marked_as_quoted(
     kind: str, says: list[str], tmp_path: Path
 ) -> None:
     found = material(SAME[kind], tmp_path)
-    text = ladder.markdown(found)
-    for words in [*says, paper.QUOTED]:
+    text = length_table.markdown(found)
+    for words in [*says, published.QUOTED]:
         assert words in text
     assert ("no row of it compares" in text) == (kind == "copying")  # that of two settings
-    rows = list(csv.DictReader(io.StringIO(ladder.csv_page(found))))
-    theirs = [row for row in rows if paper.QUOTED in row["source"]]
+    rows = list(csv.DictReader(io.StringIO(length_table.csv_page(found))))
+    theirs = [row for row in rows if published.QUOTED in row["source"]]
     accuracy = kind in ("copying", "mnist", "cifar10")
     assert all(bool(row["accuracy"]) == accuracy for row in theirs if not row.get("note"))
     assert all(bool(row["loss"]) != accuracy for row in theirs if not row.get("note"))
@@ -61,12 +61,12 @@ def test_a_papers_numbers_stand_beside_ours_marked_as_quoted(
 
 
 def lengths(kind: str) -> set[int | None]:
-    tables = [table for table in paper.TABLES if kind in table.subject.values()]
+    tables = [table for table in published.TABLES if kind in table.subject.values()]
     return {length for table in tables for row in table.rows for length in row.values}
 
 
 def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
-    text = ladder.markdown(material(Adding.Config(length=50), tmp_path))
+    text = length_table.markdown(material(Adding.Config(length=50), tmp_path))
     assert "no row of it compares" in text
     assert "adding, trained and tested at length 200" in text
 
@@ -75,4 +75,4 @@ def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
     "task", [Recall.Config(length=10), Pixels.Config(images="digits", length=64)], ids=str
 )
 def test_where_no_paper_reports_nothing_is_quoted(task: Any, tmp_path: Path) -> None:
-    assert paper.QUOTED not in ladder.markdown(material(task, tmp_path))
+    assert published.QUOTED not in length_table.markdown(material(task, tmp_path))

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sabtune import evaluation
 from sabtune.errors import ConfigError, StudyFileError
-from sabtune.evaluation import (
+from sabtune.models import LSTM, SAB, Model
+from sabtune.seeding import Stream, generator
+from sabtune.study.definition import load
+from sabtune.tasks import Copying, Language, Pixels, Task
+from sabtune.training import evaluation
+from sabtune.training.evaluation import (
     Begun,
     Ladder,
     Rung,
@@ -24,11 +28,7 @@ from sabtune.evaluation import (
     solve_length,
     solves,
 )
-from sabtune.models import LSTM, SAB, Model
-from sabtune.search.study import load
-from sabtune.seeding import Stream, generator
-from sabtune.tasks import Copying, Language, Pixels, Task
-from sabtune.trial import Assignment
+from sabtune.training.trial import Assignment
 from tests.records import assignment
 
 COPYING = Copying.Config(length=6, symbols=3).build()
@@ -197,9 +197,9 @@ def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> No
 STUDY = """
 import optuna
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import LSTM, SAB
-from sabtune.search.study import Study
+from sabtune.study.definition import Study
 from sabtune.tasks import Copying, Language
 
 STUDY = Study(name="phases", task=TASK, ladder=LADDER, trials=2)

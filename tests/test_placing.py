@@ -20,13 +20,15 @@ import torch
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
-from sabtune.search import capacity, probe, record, run, sharing
+from sabtune.cluster import capacity
+from sabtune.cluster.ray_session import left_in_peace, some_ray
+from sabtune.search import placement, probe, run
 from sabtune.search.budget import Budget
-from sabtune.search.cluster import left_in_peace, some_ray
-from sabtune.search.study import Resources, load
 from sabtune.search.trainable import Trial
-from sabtune.store import Store
-from sabtune.trial import Assignment
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import Resources, load
+from sabtune.training.trial import Assignment
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
@@ -157,7 +159,7 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append(ray.get(made.remote()))
         return read
 
-    monkeypatch.setattr(sharing, "on_a_gpu", reading)
+    monkeypatch.setattr(placement, "on_a_gpu", reading)
     nodes = [{"num_cpus": 8, "num_gpus": 1}]
     steps, store, _ = searched(tmp_path, monkeypatch, nodes, "gpus='auto'", together=3)
     assert asked == [[0]]
@@ -168,9 +170,9 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_probe_runs_on_a_worker_with_a_gpu(tmp_path: Path) -> None:
     """Here torch finds none there, and the reading says so."""
-    assignment = sharing.first(load(learnable(tmp_path)))
+    assignment = placement.first(load(learnable(tmp_path)))
     with declared([{"num_cpus": 0}, {"num_cpus": 2, "num_gpus": 1}]):
-        reading = sharing.on_a_gpu(assignment)
+        reading = placement.on_a_gpu(assignment)
     assert (reading.total > 0) == bool(reading.name)
 
 

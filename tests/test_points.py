@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from sabtune.errors import StudyFileError
-from sabtune.search import record
 from sabtune.search.run import enqueue_best
-from sabtune.search.study import load
+from sabtune.study import record
+from sabtune.study.definition import load
 from tests.test_asking import asker, end, opened, order
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 

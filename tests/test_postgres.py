@@ -21,8 +21,8 @@ import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sabtune.search.locks import is_held
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.locks import is_held
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 from tests.objects import BUCKET, Objects

@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from sabtune.errors import StoreError
-from sabtune.search import database_lock, patience, record
-from sabtune.search import server as waiting
-from sabtune.search.database_lock import DatabaseLock, TakenError
-from sabtune.search.locks import locked
-from sabtune.store import Store
+from sabtune.storage import server as waiting
+from sabtune.storage.store import Store
+from sabtune.study import database_lock, patience, record
+from sabtune.study.database_lock import DatabaseLock, TakenError
+from sabtune.study.locks import locked
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 from tests.test_postgres import Server, server

@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder, Rung
 from sabtune.models import SAB
-from sabtune.search.progress import Pace, Watch, duration
-from sabtune.training import Report
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome
+from sabtune.study.events import Outcome
+from sabtune.terminal.live_table import Pace, Watch, duration
+from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.loop import Report
+from sabtune.training.trial import Assignment, Progress
 from tests import records
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"

@@ -10,10 +10,11 @@ import optuna
 import pytest
 
 from sabtune.errors import TrackingError
-from sabtune.search import projection, record
-from sabtune.search.projection import Projection, keep_report, register
-from sabtune.store import Store
-from sabtune.watcher import Outcome, Overview, Registered, Version
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.events import Outcome, Overview, Registered, Version
+from sabtune.tracking import mirror
+from sabtune.tracking.mirror import Projection, keep_report, register
 from tests.boards import Place
 from tests.records import assignment
 
@@ -54,8 +55,8 @@ def test_the_search_looks_at_the_whole_study_now_and_then(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, told = [0.0], Told()
-    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(projection, "Tracker", lambda *_, **__: told)
+    monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
     shown = Projection(study, Store(tmp_path))
     assert len(told.overviews) == 1  # at its start, so that the note is there
     for seconds, looks in ((30, 1), (61, 2), (90, 2), (122, 3)):
@@ -67,7 +68,7 @@ def test_the_search_looks_at_the_whole_study_now_and_then(
         now[0] += 5
         return Overview()
 
-    monkeypatch.setattr(projection, "overview", slow)
+    monkeypatch.setattr(mirror, "overview", slow)
     now[0] = 1000
     shown.trial_ended(0, Outcome(state="PRUNED"))
     for seconds, looks in ((1005 + 499, 4), (1005 + 501, 5)):  # 5 s are 1 % of 500
@@ -80,7 +81,7 @@ def test_a_trial_is_shown_with_its_revision(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told()
-    monkeypatch.setattr(projection, "Tracker", lambda *_, **__: told)
+    monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
     Projection(study, Store(tmp_path)).trial_started(assignment(0))
     (origin,) = told.origins
     assert (origin.commit, origin.changed) == ("c0ffee", True)

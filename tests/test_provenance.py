@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sabtune.cluster import jobs
 from sabtune.provenance import revision
-from sabtune.search.remote import jobs
 
 
 def git(folder: Path, *words: str) -> str:

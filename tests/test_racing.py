@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import ConfigError
-from sabtune.search.racing import Over, Race, Seeds
+from sabtune.study.configurations import Over, Race, Seeds
 from tests.records import trial
 
 

@@ -10,11 +10,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sabtune import checkpoint
 from sabtune.config import RunConfig
-from sabtune.diagnostics import recall_map
-from sabtune.files import Folder
 from sabtune.models import LSTM, SAB
+from sabtune.report.data import Material, gather
 from sabtune.report.figures import memory
 from sabtune.report.figures.marks import (
     Bars,
@@ -22,11 +20,13 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
 )
-from sabtune.report.material import Material, gather
-from sabtune.search import record
 from sabtune.seeding import Stream, generator
-from sabtune.store import Store
-from sabtune.training import Training
+from sabtune.storage.folder import Folder
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.training import checkpoint
+from sabtune.training.diagnostics import recall_map
+from sabtune.training.loop import Training
 from tests.reports import frozen, marks
 
 pytest_plugins = ("tests.materials",)

@@ -9,10 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.search import record
 from sabtune.search.run import open_or_create
-from sabtune.search.study import load
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import load
 from tests.studies import learnable
 
 

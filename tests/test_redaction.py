@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 from sabtune import cli
 from sabtune.cli import commands
 from sabtune.redaction import hide_password, redact
-from sabtune.store import Store
-from sabtune.tracking import manners
+from sabtune.storage.store import Store
+from sabtune.tracking import mlflow_client
 
 HIDDEN = "N0t-Seen"
 
@@ -53,8 +53,8 @@ def test_it_is_in_nothing_that_is_shown(address: str) -> None:
     assert HIDDEN not in redact(f"({address}) fails: no such host {HIDDEN}%2F@x", address)
     assert HIDDEN not in redact(f"there is no store at /home/me/{address}: give another")
     assert HIDDEN not in str(commands.where_of(address, None, address))
-    assert HIDDEN not in manners.describe(OSError(f"{address}: {HIDDEN}"), address)
-    assert HIDDEN not in manners.shown(address)
+    assert HIDDEN not in mlflow_client.describe(OSError(f"{address}: {HIDDEN}"), address)
+    assert HIDDEN not in mlflow_client.shown(address)
     if address.startswith("postgresql://"):
         assert HIDDEN not in Store(Path("/"), database=address).shown
 

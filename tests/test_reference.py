@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sabtune.models import SAB
 from sabtune.models.attentive import attention_shapes
-from sabtune.ops import eager, fused, reference
+from sabtune.ops import dispatch, eager, reference
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from sabtune.seeding import Stream, generator
 from tests.conftest import GOLDEN
@@ -35,8 +35,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 @pytest.fixture(params=["reference", "eager", "fused"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model on every path: by the equations themselves, and by the faster ones."""
-    sab = {"reference": reference.sab, "eager": eager.sab, "fused": fused.sab}
-    monkeypatch.setattr(fused, "sab", sab[request.param])
+    sab = {"reference": reference.sab, "eager": eager.sab, "fused": dispatch.sab}
+    monkeypatch.setattr(dispatch, "sab", sab[request.param])
 
 
 def of(golden: Golden, kind: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from sabtune.errors import TrackingError
-from sabtune.tracking.manners import describe, refuse_database
+from sabtune.tracking.mlflow_client import describe, refuse_database
 from tests.faults import study
 from tests.forked import sabtune
 from tests.objects import KEYS

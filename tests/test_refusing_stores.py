@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import RefusedError, StoreError
-from sabtune.files import Folder, _system
-from sabtune.store import Store
+from sabtune.storage.folder import Folder, _system
+from sabtune.storage.store import Store
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 from tests.objects import BUCKET, KEYS, Objects, objects

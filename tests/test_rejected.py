@@ -10,17 +10,17 @@ import pytest
 from ray.tune.search import Searcher
 
 from sabtune.errors import StudyFileError
-from sabtune.files import Folder
-from sabtune.search import record
-from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
-from sabtune.search.racing import Race, Seeds
 from sabtune.search.run import check_resumable, failed, open_or_create
 from sabtune.search.searcher import Asker
-from sabtune.search.study import REJECTED_IN_A_ROW, StudyFile, load
-from sabtune.store import Store
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome
+from sabtune.storage.folder import Folder
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.configurations import Race, Seeds
+from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile, load
+from sabtune.study.events import Outcome
+from sabtune.study.trial_specs import Assigner
+from sabtune.training.trial import Assignment, Progress
 from tests.test_asking import asker, changed, end, opened, order
 from tests.test_bad_study_files import RETURN, written
 from tests.test_bad_study_files import changed as text_with

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from sabtune.cli.remote import options
+from sabtune.cluster.cluster_file import ClusterFile
+from sabtune.cluster.jobs import check_versions
+from sabtune.cluster.ray_session import cluster_address
+from sabtune.cluster.ssh import Login, forwarded
 from sabtune.errors import ClusterError
-from sabtune.search.cluster import cluster_address
-from sabtune.search.cluster_file import ClusterFile
-from sabtune.search.remote.jobs import check_versions
-from sabtune.search.remote.tunnel import Login, forwarded
 
 ROOT = Path(__file__).parent.parent
 LOCAL = """

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.evaluation import Rung
-from sabtune.report import summary
-from sabtune.search import record
-from sabtune.search.record import KeptModel
-from sabtune.store import Store
-from sabtune.trial import plain
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.record import KeptModel
+from sabtune.terminal.summary import summary
+from sabtune.training.evaluation import Rung
+from sabtune.training.trial import plain
 from tests.records import assignment
 
 

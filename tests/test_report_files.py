@@ -19,13 +19,14 @@ from sabtune import cli
 from sabtune.cli import screen
 from sabtune.errors import ConfigError, StoreError
 from sabtune.models import SAB
-from sabtune.report import paper, write
-from sabtune.report.material import gather
-from sabtune.report.writing import FORMATS
-from sabtune.search import projection, record
+from sabtune.report import published, write
+from sabtune.report.data import gather
+from sabtune.report.write import FORMATS
 from sabtune.search.run import Ending
-from sabtune.store import Store
-from sabtune.training import Training
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.tracking import mirror
+from sabtune.training.loop import Training
 from tests.reports import RIVALS, confirmed, frozen, searched
 
 HOSTILE = "<script>alert('x')</script>{{ 7 * 7 }} & </figure>"
@@ -146,7 +147,7 @@ def test_the_page_says_what_was_asked_and_found(page: Page, store: Store) -> Non
     assert f"{best.params['learning_rate']:.6g}" in text
     for rung in best.test:
         assert f"{100 * rung.accuracy:.1f}" in text
-    assert text.count(paper.QUOTED) >= 3
+    assert text.count(published.QUOTED) >= 3
     assert "0abc" in text  # the revision
     assert "p after Holm" in text
     assert "One thing changed at a time: found.ablate" in text
@@ -185,7 +186,7 @@ def test_several_objectives_have_their_front_drawn(store: Store, tmp_path: Path)
 
 def test_what_draws_is_loaded_when_something_is_drawn() -> None:
     code = (
-        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.writing; "
+        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.write; "
         "assert not {'matplotlib', 'plotly', 'jinja2', 'sklearn'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -271,7 +272,7 @@ def test_the_report_is_given_to_mlflow(store: Store, monkeypatch: pytest.MonkeyP
         kept.append((study.study_name, {path.name for path in folder.iterdir()}))
         return study.study_name == "found"
 
-    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
     assert logged(store, "found", Ending(complete=True)) == ""
     assert kept == [("found", {"report.html", *TAB})]
     told = logged(store, "found.confirm")
@@ -292,7 +293,7 @@ def test_no_report_is_made_where_it_would_be_in_vain(
     def keep(*arguments: Any) -> bool:
         raise AssertionError
 
-    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
     assert logged(store, study, ending) == ""
 
 
@@ -300,7 +301,7 @@ def test_a_report_that_fails_fails_no_search(store: Store, monkeypatch: pytest.M
     def keep(*arguments: Any) -> bool:
         raise ValueError("no\nroom")
 
-    monkeypatch.setattr(projection, "keep_report", keep, raising=False)
+    monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
     told = logged(store, "found")
     assert told == "The report on found isn't in MLflow: ValueError: no room\n"
 

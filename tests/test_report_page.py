@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Page
 
 from sabtune.report import write
-from sabtune.report.material import gather
-from sabtune.search import record
-from sabtune.store import Store
-from sabtune.training import Training
+from sabtune.report.data import gather
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.training.loop import Training
 from tests import browser
 from tests.reports import RIVALS, confirmed, searched
 

@@ -9,13 +9,13 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from sabtune.compare.reproduce import reproduce
 from sabtune.errors import StoreError
-from sabtune.report.pages import forecast_page, reproduction_page
-from sabtune.search.forecast import forecast
-from sabtune.search.record import TrialRecord
-from sabtune.search.reproduce import reproduce
-from sabtune.search.study import load
-from sabtune.trial import TrialRun
+from sabtune.search.dry_run import forecast
+from sabtune.study.definition import load
+from sabtune.study.record import TrialRecord
+from sabtune.terminal.results import forecast_page, reproduction_page
+from sabtune.training.trial import TrialRun
 from tests.records import assignment, trial
 from tests.studies import learnable
 

@@ -10,20 +10,20 @@ from typing import Any
 import optuna
 import pytest
 
+from sabtune.compare.confirm import name_of, study_file
 from sabtune.errors import StoreError
-from sabtune.evaluation import Ladder, resolved
 from sabtune.models import SAB
-from sabtune.search import record
-from sabtune.search.assigning import Assigner
-from sabtune.search.contest import name_of, study_file
-from sabtune.search.objectives import Direction
-from sabtune.search.racing import Seeds
-from sabtune.search.resuming import check_same_question
 from sabtune.search.run import open_or_create, search
-from sabtune.search.study import ASHA, Resources, StudyFile, load
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.configurations import Seeds
+from sabtune.study.definition import ASHA, Resources, StudyFile, load
+from sabtune.study.objectives import Direction
+from sabtune.study.resuming import check_same_question
+from sabtune.study.trial_specs import Assigner
 from sabtune.tasks import Adding, Copying
-from sabtune.trial import Limits
+from sabtune.training.evaluation import Ladder, resolved
+from sabtune.training.trial import Limits
 from tests.records import assignment
 from tests.studies import learnable
 

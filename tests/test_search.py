@@ -20,15 +20,15 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sabtune import checkpoint
-from sabtune.evaluation import measure
-from sabtune.search import record
-from sabtune.search.assigning import trial_seed
-from sabtune.search.projection import sync
-from sabtune.search.racing import best_trial
-from sabtune.search.record import TrialRecord
 from sabtune.seeding import Stream
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.configurations import best_trial
+from sabtune.study.record import TrialRecord
+from sabtune.study.trial_specs import trial_seed
+from sabtune.tracking.mirror import sync
+from sabtune.training import checkpoint
+from sabtune.training.evaluation import measure
 from tests.boards import Place, contexts
 from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable

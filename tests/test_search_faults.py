@@ -17,13 +17,13 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.evaluation import climb
-from sabtune.search import record
 from sabtune.search.run import search
-from sabtune.search.study import load
 from sabtune.seeding import Stream
-from sabtune.store import Store
-from sabtune.training import Training
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import load
+from sabtune.training.evaluation import climb
+from sabtune.training.loop import Training
 from tests.faults import driver
 from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sabtune.search.record import TrialRecord
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study.record import TrialRecord
 from tests.faults import (
     assert_as_unbroken,
     assert_begun_as_unbroken,

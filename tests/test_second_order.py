@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sabtune.models import MODELS, SAB, Model
-from sabtune.ops import dense, eager, fused, gpu, reference
+from sabtune.ops import dispatch, eager, reference, self_attention
+from sabtune.ops import triton as gpu
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from tests.fused_cases import NAMES, RULES, for_rule, noise, parameters
 
 RELEASED = replace(PAPER, form="released")
-CASES: list[tuple[Callable[..., Any], Rule | None]] = [(fused.sab, rule) for rule in RULES]
-CASES += [(eager.sab, rule) for rule in [*RULES, RELEASED]] + [(dense.attend, None)]
+CASES: list[tuple[Callable[..., Any], Rule | None]] = [(dispatch.sab, rule) for rule in RULES]
+CASES += [(eager.sab, rule) for rule in [*RULES, RELEASED]] + [(self_attention.attend, None)]
 
 every_case = pytest.mark.parametrize(
     ("cell", "rule"),
@@ -32,7 +33,7 @@ def outputs(cell: Callable[..., Any], rule: Rule | None, x: Tensor, *weights: Te
     p = Parameters(**dict(zip(NAMES, weights, strict=True)))
     if rule is None:
         start = x.new_zeros(x.shape[0], p.weight_hh.shape[1])
-        return cell(x, dense.start(start, start), p)[:2]
+        return cell(x, self_attention.start(start, start), p)[:2]
     state = reference.initial_state(x.shape[0], p)
     return cell(x, state, p, k_top=2, k_att=1, k_trunc=0, rule=rule)[:2]
 
@@ -82,9 +83,9 @@ def built(kind: str, **values: Any) -> Model:
 
 
 def by_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "supports", lambda *_: False)
+    monkeypatch.setattr(dispatch, "supports", lambda *_: False)
     monkeypatch.setattr(eager, "supports", lambda *_: False)
-    monkeypatch.setattr(dense, "supports", lambda *_: False)
+    monkeypatch.setattr(self_attention, "supports", lambda *_: False)
 
 
 MODEL_CASES = [("sab", {"k_top": 3, "k_att": 2, "k_trunc": 5}), ("self-attention", {})]
@@ -188,6 +189,6 @@ def test_a_model_that_nobody_differentiates_is_not_slowed_down() -> None:
     assert isinstance(model, SAB)
     x = noise(2, 5, 3, dtype=torch.float64)
     p = model.weights()
-    assert fused.supports(x, reference.initial_state(2, p), model.rule)
+    assert dispatch.supports(x, reference.initial_state(2, p), model.rule)
     with forward_ad.dual_level():
-        assert not fused.supports(x, reference.initial_state(2, p), model.rule)
+        assert not dispatch.supports(x, reference.initial_state(2, p), model.rule)

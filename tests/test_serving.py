@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from sabtune.config import RunConfig
-from sabtune.files import Folder
-from sabtune.training import Training
-from sabtune.watcher import Version
+from sabtune.storage.folder import Folder
+from sabtune.study.events import Version
+from sabtune.training.loop import Training
 from tests.boards import COMPLETE, ENOUGH, Place, pictures, tell, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

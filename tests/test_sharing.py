@@ -10,15 +10,16 @@ import optuna
 import pytest
 import torch
 
+from sabtune.cluster.capacity import Capacity, Node, to_a_gpu
 from sabtune.errors import ResourceError
-from sabtune.search import probe, record
-from sabtune.search.capacity import Capacity, Node, to_a_gpu
-from sabtune.search.overview import overview
+from sabtune.search import probe
+from sabtune.search.placement import MAY_USE, MOST, Placement, first, placed, shared, trials_a_gpu
 from sabtune.search.run import open_or_create
-from sabtune.search.sharing import MAY_USE, MOST, Placement, first, placed, shared, trials_a_gpu
-from sabtune.search.study import AUTO, Resources, StudyFile, load
-from sabtune.store import Store
-from sabtune.trial import Assignment
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import AUTO, Resources, StudyFile, load
+from sabtune.study.summary import overview
+from sabtune.training.trial import Assignment
 from tests.studies import learnable
 
 H100 = Node(name="gpu", resources={"CPU": 16, "GPU": 1})

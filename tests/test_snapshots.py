@@ -15,12 +15,12 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.files import Folder
-from sabtune.search import record
-from sabtune.search.attempts import ENTRY, Attempts
-from sabtune.search.recovery import entry, identity, recover
-from sabtune.search.snapshots import Lease, Snapshots, restore, snapshots
-from sabtune.store import Store
+from sabtune.storage.folder import Folder
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.backups import Lease, Snapshots, restore, snapshots
+from sabtune.study.checkpoints import ENTRY, Attempts
+from sabtune.study.recovery import entry, identity, recover
 from tests.objects import BUCKET, Objects
 
 

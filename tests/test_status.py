@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from sabtune.report.status import status
-from sabtune.search import record
+from sabtune.study import record
+from sabtune.terminal.status import status
 from tests.records import assignment
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"

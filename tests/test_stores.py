@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from sabtune import cli, databases
 from sabtune.cli.app import app
 from sabtune.errors import SabtuneError, StoreError, TrackingError
-from sabtune.search import record
-from sabtune.search.locks import is_held, locked
-from sabtune.search.projection import sync
-from sabtune.store import Store
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.locks import is_held, locked
 from sabtune.tracking import database
+from sabtune.tracking.mirror import sync
 from tests.stores import state, unpacked
 
 assert cli

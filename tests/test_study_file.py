@@ -12,17 +12,17 @@ import pytest
 
 from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
-from sabtune.evaluation import Ladder
 from sabtune.models import LSTM
 from sabtune.schema import flatten, from_dict, to_dict
-from sabtune.search.study import ASHA, Resources, Study, load
+from sabtune.study.definition import ASHA, Resources, Study, load
 from sabtune.tasks import Copying
+from sabtune.training.evaluation import Ladder
 
 GOOD = """
 from sabtune.config import TrialConfig
-from sabtune.evaluation import Ladder
+from sabtune.training.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.study import Study
+from sabtune.study.definition import Study
 from sabtune.tasks import Copying
 
 STUDY = Study(name="s", task=Copying.Config(length=4), ladder=Ladder(lengths=(4, 8), select=(4,)))

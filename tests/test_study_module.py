@@ -12,8 +12,8 @@ import optuna
 import pytest
 
 from sabtune.errors import StudyFileError
-from sabtune.search.study import load
-from sabtune.search.study_module import check_alone
+from sabtune.study.definition import load
+from sabtune.study.study_module import check_alone
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 
 DATACLASS = """\

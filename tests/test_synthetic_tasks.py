@@ -9,12 +9,12 @@ import torch
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError
-from sabtune.evaluation import Ladder
 from sabtune.models import SAB
-from sabtune.search.study import Study
 from sabtune.seeding import Stream, generator
+from sabtune.study.definition import Study
 from sabtune.tasks import Adding, Copying, Language, Pixels, Recall, TaskConfig
-from sabtune.training import Training
+from sabtune.training.evaluation import Ladder
+from sabtune.training.loop import Training
 
 
 def run(task: TaskConfig, shortest: int) -> RunConfig:

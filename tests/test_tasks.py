@@ -13,10 +13,9 @@ from torch import Tensor
 
 from sabtune import schema
 from sabtune.config import PARTS, RunConfig, TrialConfig
-from sabtune.evaluation import climb, selection_score
 from sabtune.models import SAB
-from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
+from sabtune.study.definition import load
 from sabtune.tasks import (
     TASKS,
     Adding,
@@ -31,6 +30,7 @@ from sabtune.tasks import (
 )
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import one_hot
+from sabtune.training.evaluation import climb, selection_score
 from tests.studies import posed
 
 Answer = Callable[[Task, Batch], Tensor]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from sabtune.ops import kernel_threads
-from sabtune.ops.kernel_threads import Range, Work, in_parts, in_pool, in_team, openmp, parts
+from sabtune.ops.compiled import threads
+from sabtune.ops.compiled.threads import Range, Work, in_parts, in_pool, in_team, openmp, parts
 
 Run = Callable[[list[Range], Work], None]
 
@@ -73,7 +73,7 @@ def test_one_part_is_worked_on_here() -> None:
 
 
 def test_without_openmp_there_is_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_threads, "openmp", lambda: None)
+    monkeypatch.setattr(threads, "openmp", lambda: None)
     done: list[Range] = []
     in_parts(parts(6), lambda low, high: done.append((low, high)))
     assert sorted(done) == parts(6)

@@ -12,8 +12,8 @@ from mlflow.entities import Run
 
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
+from sabtune.study.events import Outcome
 from sabtune.tracking import Tracker
-from sabtune.watcher import Outcome
 from tests.boards import (
     COMPLETE,
     ENOUGH,

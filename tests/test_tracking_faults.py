@@ -12,8 +12,8 @@ import pytest
 
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
+from sabtune.study.events import Version
 from sabtune.tracking import Tracker
-from sabtune.watcher import Version
 from tests.boards import (
     ENOUGH,
     Place,
@@ -38,7 +38,7 @@ from pathlib import Path
 from tests.boards import ENOUGH, pictures, tell
 from tests.conftest import run
 from sabtune.tracking import Tracker
-from sabtune.watcher import Version
+from sabtune.study.events import Version
 
 told = pictures(run.__wrapped__())
 artifacts = Path("artifacts").absolute().as_uri() if "sqlite" in sys.argv[1] else None

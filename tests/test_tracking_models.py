@@ -16,15 +16,15 @@ from mlflow import MlflowClient, pyfunc
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 
-from sabtune import checkpoint
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import TrackingError
-from sabtune.files import Folder
 from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.models.base import ModelConfig
+from sabtune.storage.folder import Folder
+from sabtune.study.events import Picture, Version
 from sabtune.tasks import Copying
-from sabtune.training import Training
-from sabtune.watcher import Picture, Version
+from sabtune.training import checkpoint
+from sabtune.training.loop import Training
 from tests import conftest
 from tests.boards import (
     COMPLETE,

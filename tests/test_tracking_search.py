@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sabtune.store import Store
+from sabtune.storage.store import Store
 from tests.boards import Place, Server
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune

@@ -13,12 +13,14 @@ from ray import tune
 from ray.tune.utils import flatten_dict
 
 from sabtune.errors import RefusedError, StoreError
-from sabtune.evaluation import Ladder
 from sabtune.search import trainable
 from sabtune.search.asha import Halving, Scheduler
-from sabtune.search.study import ASHA
-from sabtune.search.trainable import Answer, Order, Trial, patiently, place
-from sabtune.trial import TrialRun
+from sabtune.search.trainable import Answer, Order, Trial, place
+from sabtune.storage import patience
+from sabtune.storage.patience import patiently
+from sabtune.study.definition import ASHA
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import TrialRun
 from tests.records import assignment
 
 
@@ -109,7 +111,7 @@ def test_an_object_store_that_is_away_is_waited_for(
     else:
         with pytest.raises(StoreError, match="nothing answers there"):
             worker.save()
-    assert pauses == list(trainable.PAUSES)[:failures]
+    assert pauses == list(patience.PAUSES)[:failures]
 
 
 def test_an_object_store_that_refuses_is_asked_twice(
@@ -123,7 +125,7 @@ def test_an_object_store_that_refuses_is_asked_twice(
     worker.place = place(order("s3://bucket/trials/s").to_config())
     with pytest.raises(RefusedError, match="access is denied"):
         worker.save()
-    assert pauses == list(trainable.PAUSES)[:1]
+    assert pauses == list(patience.PAUSES)[:1]
 
 
 def test_a_disk_that_is_full_is_not_waited_for(

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from sabtune import checkpoint
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import CheckpointError, DivergedError
 from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
-from sabtune.training import FAR, LOST, PATIENCE, Report, Training
+from sabtune.training import checkpoint
+from sabtune.training.loop import FAR, LOST, PATIENCE, Report, Training
 from tests.checkpoints import of_format, seal
 
 

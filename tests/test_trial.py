@@ -11,15 +11,23 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from sabtune import evaluation
 from sabtune.config import TrialConfig
 from sabtune.errors import CheckpointError, ConfigError, LimitError
-from sabtune.evaluation import Begun, Ladder, Rung, climb, measure_on
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
-from sabtune.trial import FILE, FORMAT, Assignment, Limits, Progress, TrialRun, load_history
+from sabtune.training import evaluation
+from sabtune.training.evaluation import Begun, Ladder, Rung, climb, measure_on
+from sabtune.training.trial import (
+    FILE,
+    FORMAT,
+    Assignment,
+    Limits,
+    Progress,
+    TrialRun,
+    load_history,
+)
 from tests.checkpoints import of_format, seal
 from tests.records import assignment
 from tests.stores import unpacked
@@ -209,7 +217,7 @@ def test_a_rung_that_was_measured_is_not_measured_again(
         measured.append(length)
         return measure_on(model, task, length, **others)
 
-    monkeypatch.setattr("sabtune.trial.measure_on", spy)
+    monkeypatch.setattr("sabtune.training.trial.measure_on", spy)
     (last,) = resumed
     assert measured == [8, 4, 8]
     whole = TrialRun(assignment())
@@ -231,7 +239,7 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *rows: tuple[float, ...]):
         self.rows, self.reports = rows, -1
         self.tested: float | None = None  # what the test sequences give, where that is otherwise
-        monkeypatch.setattr("sabtune.trial.measure_on", self.read)
+        monkeypatch.setattr("sabtune.training.trial.measure_on", self.read)
 
     def read(self, model: Any, task: Any, length: int, **of: Any) -> Rung:
         selects = of["stream"] == Stream.SELECTION

@@ -13,13 +13,13 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
-from sabtune.evaluation import Ladder
-from sabtune.files import Folder
-from sabtune.search.attempts import Attempts, history
-from sabtune.search.record import TrialRecord
 from sabtune.search.trainable import newest
-from sabtune.store import Store
-from sabtune.trial import Assignment, Limits, TrialRun
+from sabtune.storage.folder import Folder
+from sabtune.storage.store import Store
+from sabtune.study.checkpoints import Attempts, history
+from sabtune.study.record import TrialRecord
+from sabtune.training.evaluation import Ladder
+from sabtune.training.trial import Assignment, Limits, TrialRun
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 

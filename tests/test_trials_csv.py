@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 
 from sabtune.models import LSTM, SAB
 from sabtune.report import trials
-from sabtune.report.material import gather
-from sabtune.search import record
-from sabtune.store import Store
+from sabtune.report.data import gather
+from sabtune.storage.store import Store
+from sabtune.study import record
 from tests.reports import LENGTHS, confirmed, frozen, searched
 
 TRIALS = 12

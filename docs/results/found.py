@@ -7,11 +7,11 @@ sabtune confirm found found.lstm found.truncated found.self_attention --top 1
 from functools import partial
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.evaluation import Ladder
 from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.schedule import Linear
-from sabtune.search.study import Space, Study
+from sabtune.study.definition import Space, Study
 from sabtune.tasks import Copying
+from sabtune.training.evaluation import Ladder
 
 STUDY = Study(
     name="found",

@@ -14,7 +14,7 @@ import typer
 
 from sabtune.cli.app import app
 from sabtune.redaction import without_secrets
-from sabtune.store import DEFAULT
+from sabtune.storage.store import DEFAULT
 
 FROM = "SABTUNE_FROM"
 """Set in a job of a cluster's head: the --cluster that it was started with, elsewhere."""

@@ -11,7 +11,7 @@ from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
 from sabtune.cli.screen import console_of_terminal
-from sabtune.store import DEFAULT, Store
+from sabtune.storage.store import DEFAULT, Store
 
 
 @app.command()
@@ -26,8 +26,8 @@ def doctor(
         given = remote.options({"--store": store, "--files": files, "--tracking": tracking})
         from_outside(cluster, given)
         return
-    from sabtune.report.health import health_page
-    from sabtune.search.doctor import see
+    from sabtune.cluster.doctor import see
+    from sabtune.terminal.doctor import health_page
 
     found = see(Store.at(store, files, tracking))
     console_of_terminal().print(health_page(found))
@@ -36,9 +36,9 @@ def doctor(
 
 def from_outside(path: Path, given: list[str]) -> None:
     """What is wrong on this machine; if nothing is, what the head's own doctor finds."""
-    from sabtune.report.health import findings_page
-    from sabtune.search.beforehand import beforehand
-    from sabtune.search.cluster_file import ClusterFile
+    from sabtune.cluster.cluster_file import ClusterFile
+    from sabtune.cluster.preflight import beforehand
+    from sabtune.terminal.doctor import findings_page
 
     console = console_of_terminal()
     found = beforehand(ClusterFile.load(path))

@@ -17,11 +17,11 @@ from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed
 from sabtune.cli.screen import INTERRUPTED, check_free, console_of_terminal, hint
 from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
-from sabtune.store import DEFAULT
+from sabtune.storage.store import DEFAULT
 
 if TYPE_CHECKING:
-    from sabtune.search.remote.jobs import Head, Job
-    from sabtune.search.study import Resources
+    from sabtune.cluster.jobs import Head, Job
+    from sabtune.study.definition import Resources
 
 TRAINING = ("search", "confirm", "ablate")
 """The commands that take long, and are therefore followed and stopped by their study."""
@@ -60,8 +60,8 @@ def stopping(study: str, cluster: Path) -> str:
 
 @contextmanager
 def head_of(cluster: Path) -> Iterator[Head]:
-    from sabtune.search.cluster_file import ClusterFile
-    from sabtune.search.remote.jobs import connected
+    from sabtune.cluster.cluster_file import ClusterFile
+    from sabtune.cluster.jobs import connected
 
     with connected(ClusterFile.load(cluster)) as head:
         yield head
@@ -69,8 +69,8 @@ def head_of(cluster: Path) -> Iterator[Head]:
 
 def check_capacity(cluster: Path, resources: Resources) -> None:
     """Raises ResourceError if the cluster's file has no machine that could ever hold a trial."""
-    from sabtune.search.capacity import check_cluster
-    from sabtune.search.cluster_file import ClusterFile
+    from sabtune.cluster.capacity import check_cluster
+    from sabtune.cluster.cluster_file import ClusterFile
 
     check_cluster(ClusterFile.load(cluster), resources)
 
@@ -80,7 +80,7 @@ def train(
 ) -> None:
     """Starts a command that takes long, follows it, and exits as it does."""
     if upload is not None:
-        from sabtune.search.study_module import check_alone
+        from sabtune.study.study_module import check_alone
 
         check_alone(upload)
     console = console_of_terminal()
@@ -169,7 +169,7 @@ def _started(job: Job) -> str:
 
 
 def _took(job: Job) -> str:
-    from sabtune.search.progress import duration
+    from sabtune.terminal.live_table import duration
 
     if job.begun is None or job.ended is None:
         return ""
@@ -215,8 +215,8 @@ PATIENCE = 180.0
 
 def page(cluster: Path, *, optuna: bool, port: int, arguments: list[str]) -> None:
     """Brings the head's page to a port of this machine, until Ctrl-C; starts it if need be."""
-    from sabtune.search.cluster_file import ClusterFile
-    from sabtune.search.remote.tunnel import answers, forwarded
+    from sabtune.cluster.cluster_file import ClusterFile
+    from sabtune.cluster.ssh import answers, forwarded
 
     check_free(port)
     there = PAGES["ui --optuna" if optuna else "ui"]

@@ -38,10 +38,10 @@ from sabtune.cli.screen import (
 )
 from sabtune.errors import ConfigError, StoreError
 from sabtune.schema import check, check_seed, check_whole
-from sabtune.store import DEFAULT, Store
+from sabtune.storage.store import DEFAULT, Store
 
 if TYPE_CHECKING:
-    from sabtune.search.study import StudyFile
+    from sabtune.study.definition import StudyFile
 
 MOST_RUNS = 10_000
 """The most configurations, and seeds of each, that a comparison is made of."""
@@ -99,7 +99,7 @@ def search(
 
     A study that the store knows is gone on with: unfinished trials first, from their checkpoints.
     """
-    from sabtune.search.study import load
+    from sabtune.study.definition import load
 
     if trials is not None:
         check_whole("--trials", trials, least=1)
@@ -129,10 +129,10 @@ def search(
     file = file.with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
     if dry_run:
-        from sabtune.report.pages import forecast_page
-        from sabtune.search.forecast import forecast
-        from sabtune.search.resuming import with_recorded_ladder
+        from sabtune.search.dry_run import forecast
         from sabtune.search.run import check_resumable
+        from sabtune.study.resuming import with_recorded_ladder
+        from sabtune.terminal.results import forecast_page
 
         known = Store.at(store, files, tracking)
         if known.found and not new:
@@ -143,10 +143,10 @@ def search(
     place = restored(console, Store.at(store, files, tracking).made())
 
     from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
-    from sabtune.search.naming import free_name
-    from sabtune.search.racing import best_trial
-    from sabtune.search.record import open_study
     from sabtune.search.run import search as run_search
+    from sabtune.study.configurations import best_trial
+    from sabtune.study.names import free_name
+    from sabtune.study.record import open_study
 
     if new:
         file = file.renamed(free_name(file.study.name, place))
@@ -198,10 +198,10 @@ def free_name(
     files: FilesOption = None,
 ) -> None:
     """Print the name that --new would give; for those who start a search elsewhere."""
-    from sabtune.search import naming
+    from sabtune.study import names
 
     place = restored(console_of_terminal(), Store.at(store, files).made())
-    typer.echo(naming.free_name(name, place))
+    typer.echo(names.free_name(name, place))
 
 
 @app.command()
@@ -227,7 +227,7 @@ def confirm(
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         words = [*studies, *remote.options(given)]
         remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
-    from sabtune.search.contest import finalists, study_file
+    from sabtune.compare.confirm import finalists, study_file
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
@@ -262,8 +262,8 @@ def ablate(
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         words = [*studies, *remote.options(given)]
         remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
-    from sabtune.search.ablation import CHANGED, ablations
-    from sabtune.search.contest import finalists, study_file
+    from sabtune.compare.ablation import CHANGED, ablations
+    from sabtune.compare.confirm import finalists, study_file
 
     data_folder(data_dir)
     place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
@@ -286,9 +286,9 @@ def reproduce(
     data_dir: DataOption = None,
 ) -> None:
     """Train a trial again from what was recorded. Exit 0 if every metric came back, else 1."""
-    from sabtune.report.pages import reproduction_page
-    from sabtune.search.record import one, open_study
-    from sabtune.search.reproduce import reproduce as run_again
+    from sabtune.compare.reproduce import reproduce as run_again
+    from sabtune.study.record import one, open_study
+    from sabtune.terminal.results import reproduction_page
 
     data_folder(data_dir)
     place = Store.at(store, files).existing()
@@ -319,10 +319,10 @@ def climb(
     data_dir: DataOption = None,
 ) -> None:
     """Measure the models of a study at further lengths, in memory that is bounded."""
-    from sabtune.report.pages import climbed_line
-    from sabtune.search.climbing import climbing
-    from sabtune.search.racing import best_trial
-    from sabtune.search.record import one, open_study
+    from sabtune.compare.extrapolate import climbing
+    from sabtune.study.configurations import best_trial
+    from sabtune.study.record import one, open_study
+    from sabtune.terminal.results import climbed_line
 
     data_folder(data_dir)
     opened = open_study(Store.at(store, files).existing(), study)

@@ -21,14 +21,14 @@ from sabtune.cli.commands import Values, typed
 from sabtune.errors import ConfigError, DataError
 from sabtune.escaping import terminal
 from sabtune.redaction import without_secrets
-from sabtune.store import Store
+from sabtune.storage.store import Store
 from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from sabtune.config import RunConfig
     from sabtune.search.run import Ending
-    from sabtune.search.study import StudyFile
-    from sabtune.watcher import Watcher
+    from sabtune.study.definition import StudyFile
+    from sabtune.study.events import Watcher
 
 INTERRUPTED = 130
 
@@ -49,8 +49,8 @@ def run_contest(
 ) -> None:
     """Runs a contest and prints its page. `again`: the command that goes on with it; `where`: the
     options of its store. `crowns`: the study whose champion it is about."""
-    from sabtune.report.contest import page
-    from sabtune.search.contest import contest, name_of, planned
+    from sabtune.compare.confirm import contest, name_of, planned
+    from sabtune.compare.results import page
 
     console = console_of_terminal()
     asked, name = name, name_of(name, store, runs, lengths_of(lengths))
@@ -80,16 +80,16 @@ def run_contest(
 
 def show_champion(console: Console, name: str, contest: str, store: Store, sync: str) -> None:
     """Settles, and says, whom a study stands by after a contest of its best."""
-    from sabtune.report.champion import crown
-    from sabtune.search import projection
-    from sabtune.search.record import open_study
+    from sabtune.compare.champion import crown
+    from sabtune.study.record import open_study
+    from sabtune.tracking import mirror
 
     study = open_study(store, name, write=True)
     champion = crown(study, open_study(store, contest))
     if champion is None:
         return
     console.print(Text(f"Champion of {name}: {champion.words}"))
-    behind = projection.show_champion(study, store)
+    behind = mirror.show_champion(study, store)
     if behind:
         console.print(Text(f"MLflow doesn't show it: {behind}"))
         hint(console, "Once it is back:", sync)
@@ -121,10 +121,10 @@ def watching(
     console: Console, file: StudyFile, store: Store, retry_failed: bool = False
 ) -> Iterator[list[Watcher]]:
     """Those who watch a search, told how the study stands before it."""
-    from sabtune.search import record
-    from sabtune.search.logbook import Logbook
-    from sabtune.search.progress import Watch
     from sabtune.search.run import failed
+    from sabtune.study import record
+    from sabtune.terminal.live_table import Watch
+    from sabtune.terminal.trial_log import Logbook
 
     name = file.study.name
     study = record.open_study(store, name) if name in record.names(store) else None
@@ -180,7 +180,7 @@ def data_folder(named: Path | None) -> Path:
 def restored(console: Console, store: Store) -> Store:
     """The same, its studies brought back, and that said, where its folder has none and a copy is
     at hand."""
-    from sabtune.search.snapshots import restore
+    from sabtune.study.backups import restore
 
     line = restore(store) if store.snapshots else ""
     if line:
@@ -190,13 +190,14 @@ def restored(console: Console, store: Store) -> Store:
 
 def show_report(console: Console, study: str, store: Store, sync: str) -> None:
     """Print what a study found. sync: the command that copies it to MLflow."""
-    from sabtune.report import contest, summary
-    from sabtune.search.record import CONTEST, open_study, plan, tracking
+    from sabtune.compare import results
+    from sabtune.study.record import CONTEST, open_study, plan, tracking
+    from sabtune.terminal.summary import summary
     from sabtune.tracking.database import is_elsewhere
 
     opened = open_study(store, study)
     if CONTEST in plan(opened):
-        console.print(contest.page(opened))
+        console.print(results.page(opened))
     else:
         uri = store.tracking or tracking(opened) or store.mlflow_uri
         console.print(summary(opened, without_secrets(uri)), crop=False)
@@ -208,8 +209,8 @@ def write_report(
     console: Console, study: str, store: Store, folder: Path, formats: str | None
 ) -> None:
     """Writes the report's files and says which."""
-    from sabtune.report.writing import FORMATS, write
-    from sabtune.search.record import open_study
+    from sabtune.report.write import FORMATS, write
+    from sabtune.study.record import open_study
 
     wanted = formats.split(",") if formats is not None else FORMATS
     folder = folder.expanduser()
@@ -225,10 +226,10 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
 
     Nothing is made where no trial is complete, after a Ctrl-C, or while MLflow is away.
     """
-    from sabtune.report.writing import QUICK, write
-    from sabtune.search import projection
-    from sabtune.search.racing import best_trial
-    from sabtune.search.record import open_study
+    from sabtune.report.write import QUICK, write
+    from sabtune.study.configurations import best_trial
+    from sabtune.study.record import open_study
+    from sabtune.tracking import mirror
 
     if ending and (ending.behind or not (ending.complete or ending.out_of_budget)):
         return
@@ -238,7 +239,7 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
             return
         with TemporaryDirectory() as folder:
             write(opened, store, Path(folder), QUICK)
-            kept = projection.keep_report(opened, store, Path(folder))
+            kept = mirror.keep_report(opened, store, Path(folder))
         problem = "" if kept else "MLflow didn't take it"
     except Exception as failure:
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())

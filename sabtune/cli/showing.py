@@ -20,7 +20,7 @@ from sabtune.cli.screen import (
 )
 from sabtune.errors import ConfigError
 from sabtune.schema import check
-from sabtune.store import DEFAULT, Store
+from sabtune.storage.store import DEFAULT, Store
 from sabtune.wording import counted
 
 
@@ -50,9 +50,9 @@ def status(
     check(not follow, "--follow", follow, "--cluster too: a search here shows what it does")
     if study is None:
         raise ConfigError("status wants a study's name: give one, or --cluster")
-    from sabtune.report.status import status as page
-    from sabtune.search.locks import is_held
-    from sabtune.search.record import open_study
+    from sabtune.study.locks import is_held
+    from sabtune.study.record import open_study
+    from sabtune.terminal.status import status as page
 
     place = Store.at(store, files).existing()
     console_of_terminal().print(page(open_study(place, study), is_held(study, place)))
@@ -81,8 +81,8 @@ def sync(
     if cluster is not None:
         given = {"--store": store, "--files": files, "--tracking": tracking}
         remote.ask(cluster, "sync", study, *remote.options(given))
-    from sabtune.search.projection import sync as run_sync
-    from sabtune.search.record import open_study
+    from sabtune.study.record import open_study
+    from sabtune.tracking.mirror import sync as run_sync
 
     place = Store.at(store, files, tracking).existing()
     opened = open_study(place, study, write=True)
@@ -146,12 +146,12 @@ def ui(
     place = Store.at(store, files, tracking).existing()
     check_free(port)
     if optuna:
-        from sabtune.search.dashboard import serve as serve_optuna
+        from sabtune.search.optuna_ui import serve as serve_optuna
 
         typer.echo(f"optuna-dashboard: http://127.0.0.1:{port}")
         serve_optuna(place, port)
         return
-    from sabtune.tracking.server import serve
+    from sabtune.tracking.ui import serve
 
     typer.echo(f"MLflow: http://127.0.0.1:{port}")
     serve(place, port)

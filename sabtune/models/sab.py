@@ -11,7 +11,7 @@ from torch import Tensor
 from sabtune.errors import InputError
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
-from sabtune.ops import fused, reference
+from sabtune.ops import dispatch, reference
 from sabtune.ops.checks import check_x
 from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
 from sabtune.schedule import Constant, Schedule
@@ -103,7 +103,7 @@ class SAB(Attentive):
         check_x(x)
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
-        return fused.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
+        return dispatch.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
@@ -112,7 +112,7 @@ class SAB(Attentive):
         check_x(x)
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
-        return fused.sab(x, state, p, **self.sparsity, rule=self.rule)
+        return dispatch.sab(x, state, p, **self.sparsity, rule=self.rule)
 
     @property
     def period(self) -> int:

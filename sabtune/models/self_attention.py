@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
-from sabtune.ops import dense, reference
+from sabtune.ops import reference, self_attention
 from sabtune.ops.checks import check_x
-from sabtune.ops.dense import State
+from sabtune.ops.self_attention import State
 
 
 class SelfAttention(Attentive):
@@ -51,11 +51,11 @@ class SelfAttention(Attentive):
         if state is None:
             nothing = x.new_zeros(x.shape[0], self.config.hidden)
             state = self.start(nothing, nothing)
-        hidden, summary, after = dense.attend(x, state, self.weights())
+        hidden, summary, after = self_attention.attend(x, state, self.weights())
         return self.readout(hidden, summary), after
 
     def start(self, h: Tensor, c: Tensor) -> State:
-        return dense.start(h, c)
+        return self_attention.start(h, c)
 
     @torch.no_grad()
     def carried(self, state: State, span: int) -> State:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sabtune.evaluation import Rung
-from sabtune.report.material import Material, state
-from sabtune.report.sheet import csv_text
+from sabtune.compare.table import csv_text
+from sabtune.report.data import Material, state
 from sabtune.schema import flatten
-from sabtune.search.record import TrialRecord
+from sabtune.study.record import TrialRecord
+from sabtune.training.evaluation import Rung
 
 Cells = dict[str, object]
 

@@ -1,24 +1,14 @@
-"""The search: Optuna chooses, Ray Tune runs. Only the modules that need ray load it."""
+"""The search: Optuna chooses configurations, Ray Tune runs them.
 
-import os
+run          a search from its start to its end
+searcher     tells Ray Tune what to run next, and Optuna what came of it
+trainable    a trial as Ray Tune runs it in a worker
+asha         asynchronous successive halving
+budget       how long a search may go on
+placement    which CPUs and GPUs a trial is given; probe measures what it takes
+dry_run      what a search would do
+guard        keeps exceptions of the search's own code from Ray Tune
+optuna_ui    Optuna's dashboard on a store
+"""
 
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",  # on one machine as on a cluster
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths mean what the driver's do
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment as it stands
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's next version does by itself
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_prestart_worker_first_driver": "0",  # Tune gives its workers an environment of their own
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's other output prints even when it is to be silent
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `run.execute` handles all signals alike
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its state, which grows with the trials, is never read
-}
-"""How Ray is to behave, where the user hasn't said otherwise."""
-
-GIVEN = {name for name in os.environ if name.startswith("RAY_")} - set(ENVIRONMENT)
-"""The user's own settings of Ray."""
-
-# Here, since ray reads some of these once, when it is first imported.
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+import sabtune.cluster  # noqa: F401  before Ray, whose environment it sets

@@ -14,7 +14,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from sabtune.search.study import ASHA
+from sabtune.study.definition import ASHA
 
 
 class Halving:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from sabtune.config import RunConfig
-from sabtune.evaluation import BATCH_STEPS, measure
-from sabtune.peak import forget_peak, peak
 from sabtune.seeding import Stream
-from sabtune.training import Training
-from sabtune.trial import Assignment
+from sabtune.training.evaluation import BATCH_STEPS, measure
+from sabtune.training.loop import Training
+from sabtune.training.memory import forget_peak, peak
+from sabtune.training.trial import Assignment
 
 WARM = 3
 """Updates that are not timed."""

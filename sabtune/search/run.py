@@ -12,34 +12,35 @@ from optuna.trial import TrialState
 from ray import tune
 
 from sabtune import interrupts
+from sabtune.cluster.ray_session import check_shared, some_ray
+from sabtune.cluster.ray_watch import RayLostError
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.schema import to_dict
-from sabtune.search import record, server
 from sabtune.search.asha import Halving, Scheduler
-from sabtune.search.assigning import Assigner
 from sabtune.search.budget import Budget
-from sabtune.search.cautions import cautions
-from sabtune.search.cluster import check_shared, some_ray
-from sabtune.search.database_lock import DatabaseLock
 from sabtune.search.guard import Guard
-from sabtune.search.locks import locked
-from sabtune.search.objectives import directions
-from sabtune.search.parameters import branches
-from sabtune.search.projection import Projection, made_whole
-from sabtune.search.racing import Race
-from sabtune.search.ray_watch import RayLostError
-from sabtune.search.record import TrialRecord
-from sabtune.search.recovery import identity, recover
-from sabtune.search.resuming import check_same_question, with_recorded_ladder
-from sabtune.search.samplers import sampler
+from sabtune.search.placement import Placement, placed
 from sabtune.search.searcher import Asker, Teller
-from sabtune.search.sharing import Placement, placed
-from sabtune.search.snapshots import restore, snapshots
-from sabtune.search.study import StudyFile
 from sabtune.search.trainable import Trial
-from sabtune.store import Store
-from sabtune.watcher import Watcher
+from sabtune.storage import server
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.backups import restore, snapshots
+from sabtune.study.cautions import cautions
+from sabtune.study.configurations import Race
+from sabtune.study.database_lock import DatabaseLock
+from sabtune.study.definition import StudyFile
+from sabtune.study.events import Watcher
+from sabtune.study.locks import locked
+from sabtune.study.objectives import directions
+from sabtune.study.parameters import branches
+from sabtune.study.record import TrialRecord
+from sabtune.study.recovery import identity, recover
+from sabtune.study.resuming import check_same_question, with_recorded_ladder
+from sabtune.study.samplers import sampler
+from sabtune.study.trial_specs import Assigner
+from sabtune.tracking.mirror import Projection, made_whole
 from sabtune.wording import counted
 
 WORKER_DEATHS = 3

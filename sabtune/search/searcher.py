@@ -28,19 +28,20 @@ from sabtune.errors import (
     StoreError,
     StudyFileError,
 )
-from sabtune.files import Folder
-from sabtune.search import record, trainable
-from sabtune.search.assigning import Assigner
-from sabtune.search.attempts import Attempts, clear, directory, history
+from sabtune.search import trainable
 from sabtune.search.budget import Budget
-from sabtune.search.objectives import values
-from sabtune.search.racing import Race
-from sabtune.search.record import TrialRecord
-from sabtune.search.recovery import entry
-from sabtune.search.study import REJECTED_IN_A_ROW, StudyFile
 from sabtune.search.trainable import Answer, Order, place
-from sabtune.trial import Assignment, Progress
-from sabtune.watcher import Outcome, State, Watcher
+from sabtune.storage.folder import Folder
+from sabtune.study import record
+from sabtune.study.checkpoints import Attempts, clear, directory, history
+from sabtune.study.configurations import Race
+from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile
+from sabtune.study.events import Outcome, State, Watcher
+from sabtune.study.objectives import values
+from sabtune.study.record import TrialRecord
+from sabtune.study.recovery import entry
+from sabtune.study.trial_specs import Assigner
+from sabtune.training.trial import Assignment, Progress
 from sabtune.wording import counted
 
 

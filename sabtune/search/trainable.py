@@ -12,21 +12,19 @@ import ray
 import torch
 from ray import tune
 
-from sabtune.errors import CheckpointError, RefusedError, StoreError
-from sabtune.files import Folder
+from sabtune.errors import CheckpointError, StoreError
 from sabtune.manifest import INSTEAD
 from sabtune.provenance import hardware
 from sabtune.redaction import redact
-from sabtune.search.attempts import ENTRY, within
-from sabtune.trial import FILES, Assignment, Progress, TrialRun
+from sabtune.storage.folder import Folder
+from sabtune.storage.patience import patiently
+from sabtune.study.checkpoints import ENTRY, within
+from sabtune.training.trial import FILES, Assignment, Progress, TrialRun
 
 T = TypeVar("T")
 
 SAVE_EVERY = 30.0
 """Seconds after which a trial pauses on the way to its next report, for a checkpoint."""
-
-PAUSES = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
-"""Seconds between the tries of a worker that can't reach the object store, before it gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,19 +184,6 @@ class Trial(tune.Trainable):
             untold.delete_all()
         earlier = [Folder(address) for address in self.order.checkpoints]
         self._begin_from([*(of for of in known if of.name <= self.last), *earlier])
-
-
-def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
-    """Does it, again after each of the pauses if it raises this problem; then lets it raise. A
-    store that refuses is asked twice."""
-    for count, pause in enumerate(PAUSES):
-        try:
-            return do()
-        except problem as raised:
-            if isinstance(raised, RefusedError) and count:
-                raise
-            time.sleep(pause)
-    return do()
 
 
 def unheard(checkpoint: str, why: str) -> None:

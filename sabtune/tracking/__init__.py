@@ -13,9 +13,9 @@ manners.py   MLflow kept quiet and quick; its problems in one line
 server.py    MLflow's page on a store
 """
 
-from sabtune.tracking import manners
-from sabtune.tracking.tracker import Tracker
+from sabtune.tracking import mlflow_client
+from sabtune.tracking.writer import Tracker
 
-manners.quieten()
+mlflow_client.quieten()
 
 __all__ = ["Tracker"]

@@ -16,8 +16,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from sabtune import databases
 from sabtune.errors import TrackingError
-from sabtune.store import Store
-from sabtune.tracking.manners import is_server
+from sabtune.storage.store import Store
+from sabtune.tracking.mlflow_client import is_server
 
 PLACES = (
     ("experiments", "artifact_location"),

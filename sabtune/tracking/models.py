@@ -19,18 +19,18 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from sabtune import checkpoint
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Task
-from sabtune.tracking.data import dataset
-from sabtune.tracking.page import MODEL, NUMBER, SELECTION, SUMMARY, TEST, Page
-from sabtune.trial import Assignment
+from sabtune.tracking.datasets import dataset
+from sabtune.tracking.trial_run import MODEL, NUMBER, SELECTION, SUMMARY, TEST, Page
+from sabtune.training import checkpoint
+from sabtune.training.trial import Assignment
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about type hints of MLflow's own, when it is first loaded
     from mlflow.pyfunc import save_model
 
-RECALL = Path(__file__).with_name("recall.py")
+RECALL = Path(__file__).with_name("pyfunc_model.py")
 """The code of every model; it is MLflow that runs it, so nobody imports it."""
 
 REQUIRED = ("sabtune", "torch", "numpy", "safetensors", "numba")

@@ -6,7 +6,7 @@ import mlflow
 import sqlalchemy
 
 from sabtune.databases import sqlite_path, tables
-from sabtune.tracking.manners import closing_engine, describe, hasten, is_server, quieten
+from sabtune.tracking.mlflow_client import closing_engine, describe, hasten, is_server, quieten
 
 
 def problem_of(uri: str) -> str:

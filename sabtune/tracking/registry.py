@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from sabtune.errors import TrackingError
-from sabtune.tracking.page import CONFIGURATION, NUMBER, SEED
-from sabtune.watcher import Version
+from sabtune.study.events import Version
+from sabtune.tracking.trial_run import CONFIGURATION, NUMBER, SEED
 
 ALIAS = "champion"
 

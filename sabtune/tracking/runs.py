@@ -12,7 +12,7 @@ from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sabtune.tracking.database import refuse_elsewhere
-from sabtune.tracking.page import NUMBER, RUNNING
+from sabtune.tracking.trial_run import NUMBER, RUNNING
 
 BATCH = 700
 """Metrics a request: with at most 100 params and 100 tags they stay below MLflow's 1000 in all."""

@@ -16,9 +16,9 @@ live.py       draws for the browser, by plotly; its marks are in traces.py
 
 from __future__ import annotations
 
+from sabtune.report.data import Material
 from sabtune.report.figures import importance, lengths, memory, parallel, phases, space, training
 from sabtune.report.figures.marks import Drawing
-from sabtune.report.material import Material
 
 __all__ = ["drawings"]
 

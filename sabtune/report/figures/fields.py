@@ -10,9 +10,9 @@ import numpy as np
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.material import Material
+from sabtune.report.data import Material
 from sabtune.schema import KIND, flatten
-from sabtune.search.record import TrialRecord
+from sabtune.study.record import TrialRecord
 
 Value = float | str
 

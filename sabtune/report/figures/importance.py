@@ -12,10 +12,10 @@ from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluat
 from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState
 
+from sabtune.report.data import Material
 from sabtune.report.figures.fanova import Fanova
 from sabtune.report.figures.marks import BLACK, BLUE, GREY, Axis, Bars, Figure, Panel, Points
-from sabtune.report.material import Material
-from sabtune.search.racing import Race
+from sabtune.study.configurations import Race
 
 TREES = 32
 """Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""

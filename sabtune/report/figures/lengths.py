@@ -7,9 +7,10 @@ import statistics as middle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sabtune.evaluation import Rung
-from sabtune.report import statistics
-from sabtune.report.comparison import Comparison, Group
+from sabtune.compare import statistics
+from sabtune.compare.comparison import Comparison, Group
+from sabtune.compare.statistics import Estimate
+from sabtune.report.data import Material
 from sabtune.report.figures.marks import (
     BLACK,
     DASHES,
@@ -27,10 +28,9 @@ from sabtune.report.figures.marks import (
     Scale,
     spread,
 )
-from sabtune.report.material import Material
-from sabtune.report.statistics import Estimate
-from sabtune.search.record import TrialRecord
+from sabtune.study.record import TrialRecord
 from sabtune.tasks import Task
+from sabtune.training.evaluation import Rung
 from sabtune.wording import counted
 
 MOST = 100

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from sabtune.checkpoint import MODEL_FILES, load_model
-from sabtune.diagnostics import RecallMap, recall_map
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.models import SAB
+from sabtune.report.data import Material
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -30,9 +29,10 @@ from sabtune.report.figures.marks import (
     Rule,
     Scale,
 )
-from sabtune.report.material import Material
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch
+from sabtune.training.checkpoint import MODEL_FILES, load_model
+from sabtune.training.diagnostics import RecallMap, recall_map
 
 CELLS = 250
 """Of the recall map along either side; more steps than that are taken together."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
+from sabtune.report.data import Material, state
 from sabtune.report.figures.fields import Field, Value, fields, without_bound
 from sabtune.report.figures.marks import Dimension, Parallel, Scale, spread
-from sabtune.report.material import Material, state
-from sabtune.search.record import TrialRecord
+from sabtune.study.record import TrialRecord
 
 MOST = 10
 """Fields; more axes are too narrow to be named."""

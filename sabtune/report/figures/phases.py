@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sabtune.evaluation import mean_by_phase
+from sabtune.report.data import Material
 from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
-from sabtune.report.material import Material
+from sabtune.training.evaluation import mean_by_phase
 
 
 def phases(material: Material) -> Figure | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
+from sabtune.report.data import BROKEN, Material, state
 from sabtune.report.figures.fields import Field, fields, without_bound
 from sabtune.report.figures.marks import (
     BLACK,
@@ -25,10 +26,9 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
 )
-from sabtune.report.material import BROKEN, Material, state
-from sabtune.report.summary import UNITS
-from sabtune.search import record
-from sabtune.search.record import TrialRecord
+from sabtune.study import record
+from sabtune.study.record import TrialRecord
+from sabtune.terminal.summary import UNITS
 
 LOOK = {
     "complete": (BLUE, "circle", True),

@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
+from sabtune.report.data import BROKEN, Material, state
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -23,9 +24,8 @@ from sabtune.report.figures.marks import (
     Scale,
     spread,
 )
-from sabtune.report.material import BROKEN, Material, state
-from sabtune.search.record import TrialRecord
-from sabtune.trial import Progress
+from sabtune.study.record import TrialRecord
+from sabtune.training.trial import Progress
 from sabtune.wording import counted
 
 SHAPES = 150

@@ -1,0 +1,1 @@
+"""Comparisons: confirmation on fresh seeds, ablations, longer sequences, and their statistics."""

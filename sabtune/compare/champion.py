@@ -1,0 +1,108 @@
+"""Who a study stands by after its best were compared on fresh seeds.
+
+The champion of a search is at first its best trial, which the search's own scores chose: it is
+unconfirmed. A finished comparison (`confirm`) changes that, and nothing else does:
+
+- If the champion's configuration took part, it stays unless another of the study's is higher at the
+  compared length by the comparison's test, corrected for the number of others (Holm). Of several
+  that are, the one with the highest mean becomes the champion.
+- If it took no part, there's nothing to defend it by when it is unconfirmed: the highest mean
+  becomes the champion. A confirmed one stays.
+
+Configurations of other studies, such as rivals, are no candidates. The model that stands for a
+configuration is that of its best trial in the search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from sabtune.compare.comparison import Comparison, Group
+from sabtune.compare.results import comparison
+from sabtune.study import record
+from sabtune.study.configurations import Race
+from sabtune.study.events import Version
+from sabtune.study.trial_specs import configuration_key
+
+
+def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
+    """Writes down what a finished comparison found of the study's configurations, and who is the
+    champion; returns it. None, and nothing is written, while the comparison runs or where it has
+    no configuration of the study.
+    """
+    found = None
+    if not contest.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        found = comparison(contest)
+    candidates = _candidates(study, contest, found) if found else {}
+    if found is None or not candidates:
+        return None
+    known, race = record.registered(study), Race.of(study)
+    present = known.crowned
+    defender = _configuration(study, present.trial) if present is not None else None
+    versions = {}
+    for number, group in candidates.items():
+        best = race.configurations[number].best.number
+        trial = present.trial if present is not None and number == defender else best
+        versions[number] = _version(trial, contest, found, group)
+    winner = defender if present is not None and present.confirmed else None
+    if defender in candidates:
+        beaten_by = _beaten_by(found, candidates, defender)
+        winner = defender if beaten_by is None else beaten_by
+    elif winner is None:
+        winner = max(versions, key=lambda number: versions[number].accuracy)
+    registered = {version.trial for version in known.versions}
+    for number, version in versions.items():
+        if number == winner or version.trial in registered:
+            known = known.with_version(version)
+    if winner in versions:
+        known = known.with_champion(versions[winner].trial)
+    record.set_registered(study, known)
+    return known.crowned
+
+
+def _candidates(study: optuna.Study, contest: optuna.Study, found: Comparison) -> dict[int, Group]:
+    """The groups of the comparison by the number of the study's configuration, those left out that
+    are none or that have no complete trial there."""
+    race = Race.of(study)
+    numbers = {
+        configuration_key(trial.run): trial.configuration
+        for trial in record.counted(record.records(study))
+        if trial.run is not None and race.configurations[trial.configuration].complete
+    }
+    labels = {
+        trial.label: numbers[configuration_key(trial.run)]
+        for trial in record.counted(record.records(contest))
+        if trial.run is not None and configuration_key(trial.run) in numbers
+    }
+    return {labels[group.label]: group for group in found.groups if group.label in labels}
+
+
+def _configuration(study: optuna.Study, trial: int) -> int:
+    return record.one(study, trial).configuration
+
+
+def _version(trial: int, contest: optuna.Study, found: Comparison, group: Group) -> Version:
+    return Version(
+        trial=trial,
+        contest=contest.study_name,
+        seeds=group.n,
+        accuracy=float(np.mean(found.accuracies(group, found.compared))),
+        length=found.compared,
+    )
+
+
+def _beaten_by(found: Comparison, candidates: dict[int, Group], defender: int) -> int | None:
+    """The number of the configuration that beats the defender's, if one does."""
+    others = {number: group for number, group in candidates.items() if number != defender}
+    held = dataclasses.replace(found, groups=[candidates[defender], *others.values()])
+    above = {contrast.other.label for contrast in held.contrasts if contrast.reading == "lower"}
+    means = {
+        number: float(np.mean(found.accuracies(group, found.compared)))
+        for number, group in others.items()
+        if group.label in above
+    }
+    return max(means, key=lambda number: means[number]) if means else None

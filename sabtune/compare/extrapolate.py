@@ -1,0 +1,58 @@
+"""Kept models, measured at lengths that their trials were not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sabtune.errors import StoreError
+from sabtune.schema import check
+from sabtune.study.record import TrialRecord
+from sabtune.training.checkpoint import MODEL_FILES, load_model
+from sabtune.training.evaluation import Rung, measure
+from sabtune.training.memory import forget_peak, peak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climbed:
+    """A rung, and what measuring it held at its peak, in MiB."""
+
+    rung: Rung
+    memory: float
+
+
+def climbing(
+    trial: TrialRecord, lengths: Sequence[int], sequences: int, phases: int = 1
+) -> Iterator[Climbed]:
+    """The model of a trial at one length after the other, on the sequences that test it: at a
+    length and numbers of sequences and phases that the trial was tested on, what was recorded then.
+
+    Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read,
+    ConfigError if the task has no sequences so long.
+    """
+    if not trial.test or trial.checkpoint is None or trial.assignment is None:
+        raise StoreError(f"trial {trial.number} isn't complete: give one whose test was made")
+    assignment = trial.assignment
+    with trial.checkpoint.here(MODEL_FILES) as here:
+        model = load_model(here, trial.run)
+    task = assignment.run.task.build()
+    check(phases <= sequences, "phases", phases, f"at most as many as sequences, {sequences}")
+    for length in lengths:
+        task.steps(length)
+    torch.set_num_threads(assignment.threads)
+    stream = assignment.test_stream
+    for length in lengths:
+        forget_peak(model.device)
+        seed = assignment.evaluation_seed
+        rung = measure(
+            model,
+            task,
+            length,
+            sequences=sequences,
+            seed=seed,
+            stream=stream,
+            phases=phases,
+        )
+        yield Climbed(rung=rung, memory=peak(model.device))

@@ -1,0 +1,87 @@
+"""A trial trained again from what was recorded of it, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from optuna.trial import TrialState
+
+from sabtune.errors import StoreError
+from sabtune.provenance import hardware, software
+from sabtune.study.record import TrialRecord
+from sabtune.training.evaluation import Rung
+from sabtune.training.trial import Progress, TrialRun
+from sabtune.wording import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What was compared. `differences`: metric, recorded, found now; none if all came back.
+
+    environment: what is otherwise here than it was there, in the same form.
+    """
+
+    metrics: int
+    differences: list[tuple[str, object, object]]
+    environment: list[tuple[str, object, object]]
+
+
+def reproduce(trial: TrialRecord) -> Reproduction:
+    """Trains the trial again, as far as it came, in this process, on the CPU.
+
+    Raises StoreError if it has no result to compare with.
+    """
+    if trial.assignment is None or not trial.scores:
+        raise StoreError(
+            f"trial {trial.number} ended before its first report ({trial.reason}): "
+            "there is nothing to compare"
+        )
+    torch.set_num_threads(trial.assignment.threads)
+    scores, last = _run(trial)
+    found = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
+    recorded = {
+        f"score at {counted(step, 'update')}": score for step, score in trial.scores.items()
+    }
+    for name in ("ladder", "test"):
+        recorded |= _flat(name, getattr(trial, name))
+        found |= _flat(name, getattr(last, name))
+    return Reproduction(
+        metrics=len(recorded),
+        differences=list(_differing(recorded, found)),
+        environment=list(_differing(_known(trial), software() | hardware())),
+    )
+
+
+def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
+    assert trial.assignment is not None
+    until = max(trial.scores)
+    scores: dict[int, float] = {}
+    for progress in TrialRun(trial.assignment):
+        scores[progress.report.step] = progress.score
+        if progress.report.step >= until and trial.state != TrialState.COMPLETE:
+            break
+    return scores, progress
+
+
+def _flat(name: str, rungs: Sequence[Rung]) -> dict[str, float]:
+    return {
+        f"{name} {key} at length {rung.length}": value
+        for rung in rungs
+        for key, value in asdict(rung).items()
+        if key in ("accuracy", "loss")
+    }
+
+
+def _known(trial: TrialRecord) -> dict[str, object]:
+    flat = dict(trial.environment) | dict(trial.environment.get("hardware", {}))
+    return {key: value for key, value in flat.items() if key not in ("hardware", "study", "host")}
+
+
+def _differing(
+    recorded: dict[str, object] | dict[str, float], found: dict[str, object] | dict[str, float]
+) -> Iterator[tuple[str, object, object]]:
+    for key, value in recorded.items():
+        if key not in found or found[key] != value:
+            yield key, value, found.get(key)

@@ -1,0 +1,1 @@
+"""The CPU's backend: one compiled pass over the sequence and one back."""

@@ -1,0 +1,78 @@
+"""Memory that is used again from one call to the next.
+
+Fresh memory costs a page fault for every 4 KiB. A `Workspace` is one block, cut into the arrays of
+the call that holds it; while it is held nobody else has it, and what an earlier call left in it is
+never read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sabtune.ops.compiled.common import Shape
+
+ALIGNMENT = 64  # bytes: a cache line
+IDLE = 6  # blocks kept for later: forward, backward, evaluation, and what threads work in
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Arrays that lie in one block."""
+
+    block: NDArray[np.uint8]
+    arrays: list[NDArray[Any]]
+
+
+@dataclass
+class Shelf:
+    """The idle blocks of this process; safe to use from several threads."""
+
+    poisoned: bool = False  # whether each block is filled with NaN first: for tests
+    _idle: list[NDArray[np.uint8]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, shapes: Sequence[Shape]) -> Workspace:
+        """Arrays of these shapes in the smallest idle block that holds them, or in a new one."""
+        sizes = [prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
+        with self._lock:
+            fitting = [i for i, block in enumerate(self._idle) if block.size >= starts[-1]]
+            best = min(fitting, key=lambda i: self._idle[i].size, default=None)
+            block = None if best is None else self._idle.pop(best)
+        if block is None:
+            block = aligned(starts[-1])
+        if self.poisoned:
+            block.fill(0xFF)  # a NaN in float32 and in float64, -1 as an index
+        arrays = [
+            block[start : start + size].view(dtype).reshape(shape)
+            for start, size, (shape, dtype) in zip(starts, sizes, shapes, strict=False)
+        ]
+        return Workspace(block, arrays)
+
+    def give_back(self, workspace: Workspace) -> None:
+        with self._lock:
+            self._idle.append(workspace.block)
+            del self._idle[:-IDLE]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._idle.clear()
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Bytes from a cache line's start on. NumPy asks for huge pages, where torch does not."""
+    block = np.empty(size + ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % ALIGNMENT
+    return block[start : start + size]
+
+
+SHELF = Shelf()

@@ -1,0 +1,203 @@
+"""A row of scores over all memories at once, their softmax, and the sum that it weighs.
+
+Sixteen memories go together: each leaves LANES partial sums, and `fold` adds those up for two
+vectors in three instructions, so that a score ends in a lane of its own.
+
+With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}): that of w3 · tanh(k + q) but for Σ w3, which is
+the same for all and no matter to a softmax. Both exponentials are held to what `exp` can give. That
+is no matter while |q| is within REACH: a key beyond the range of `exp` is then saturated by itself.
+Where some |q| of an example passes it, the example is `wide`, and scored from k and q.
+
+H hidden (whole vectors), M memories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+
+from sabtune.ops.compiled.common import Array
+from sabtune.ops.compiled.score import SATURATED, SATURATED_FLOAT
+from sabtune.ops.compiled.simd import (
+    LANES,
+    Code,
+    F,
+    Number,
+    at_least,
+    at_most,
+    called,
+    compiled,
+    exp,
+    instruction,
+    lanes_of,
+    largest,
+    load,
+    splat,
+    store,
+    total,
+)
+from sabtune.ops.compiled.tile import tile
+
+QUAD = 4  # memories whose sums are folded in registers
+ACROSS = 4  # vectors of a sum over memories
+
+sum_tile = tile(1, ACROSS)
+thin_sum_tile = tile(1, 1)
+
+
+def fold(width: int) -> Code:
+    """fold(width)(a, b): halves the groups of `width` partial sums that a and b consist of.
+
+    The groups of a come first, those of b behind them.
+    """
+    half = width // 2
+
+    def instruction_of(typing: Any, a: Any, b: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            starts = range(0, 2 * LANES, width)
+            index = ir.VectorType(ir.IntType(32), LANES)
+            low, high = (
+                ir.Constant(index, [g + shift + n for g in starts for n in range(half)])
+                for shift in (0, half)
+            )
+            parts = (builder.shuffle_vector(*args, lanes) for lanes in (low, high))
+            return builder.fadd(*parts)
+
+        return a(a, b), code
+
+    return instruction(instruction_of)
+
+
+fold16, fold8, fold4, fold2 = (fold(width) for width in (16, 8, 4, 2))
+
+
+@instruction
+def first_lanes(typing: Any, count: Any, a: Any, b: Any) -> Any:
+    """first_lanes(n, a, b): the first n lanes of a, the others of b; all of a if n >= LANES."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = splat(builder, args[0])
+        lanes = ir.Constant(number.type, list(range(LANES)))
+        return builder.select(builder.icmp_signed("<", lanes, number), args[1], args[2])
+
+    return a(types.intp, a, b), code
+
+
+@compiled
+def tame_denominator(key: Array, at: int, query: Any) -> Any:
+    """1 + e^{2(k+q)} from e^{2k} and e^{2q}."""
+    one = lanes_of(key.dtype.type(1))
+    return one + load(key, at) * query
+
+
+@compiled
+def wide_denominator(key: Array, at: int, query: Any) -> Any:
+    """The same from k and q."""
+    one = lanes_of(key.dtype.type(1))
+    u = load(key, at) + query
+    return one + exp(u + u)
+
+
+def scorer(denominator: F) -> Callable[..., Any]:
+    """A score as LANES partial sums; four units share a division."""
+
+    @compiled
+    def score(key: Array, at: int, query: Array, q: int, w: Array) -> Any:
+        most = lanes_of(w.dtype.type(SATURATED_FLOAT if w.itemsize == 4 else SATURATED))
+        sums = most - most
+        H = w.shape[0]
+        fours = H // (4 * LANES) * 4 * LANES
+        for j0 in range(0, fours, 4 * LANES):
+            j1, j2, j3 = j0 + LANES, j0 + 2 * LANES, j0 + 3 * LANES
+            x0 = at_most(most, denominator(key, at + j0, load(query, q + j0)))
+            x1 = at_most(most, denominator(key, at + j1, load(query, q + j1)))
+            x2 = at_most(most, denominator(key, at + j2, load(query, q + j2)))
+            x3 = at_most(most, denominator(key, at + j3, load(query, q + j3)))
+            x01 = x0 * x1
+            x23 = x2 * x3
+            w01 = load(w, j0) * x1 + load(w, j1) * x0
+            w23 = load(w, j2) * x3 + load(w, j3) * x2
+            sums = sums + (w01 * x23 + w23 * x01) / (x01 * x23)
+        for j in range(fours, H, LANES):
+            sums = sums + load(w, j) / at_most(most, denominator(key, at + j, load(query, q + j)))
+        return sums
+
+    return score
+
+
+@compiled
+def inner(memory: Array, at: int, vector: Array, v: int, w: Array) -> Any:
+    """m · v as LANES partial sums."""
+    sums = lanes_of(w.dtype.type(0))
+    for j in range(0, w.shape[0], LANES):
+        sums = sums + load(memory, at + j) * load(vector, v + j)
+    return sums
+
+
+def over_memories(one: Callable[..., Any]) -> Callable[..., None]:
+    """What `one` gives for a memory, for all of them."""
+
+    @called
+    def row(
+        M: int, key: Array, first: int, query: Array, q: int, w: Array, filler: Number,
+        quads: Array, out: Array, at: int,
+    ) -> None:  # fmt: skip
+        """Leaves M numbers in `out`, with `filler` behind up to a whole vector.
+
+        quads (QUAD, LANES): to work in.
+        """
+        H = w.shape[0]
+        last = first + (M - 1) * H
+        for i in range(0, M, LANES):
+            begin = first + i * H
+            for n in range(min(QUAD, (M - i + QUAD - 1) // QUAD)):
+                m = begin + n * QUAD * H
+                a = fold16(one(key, m, query, q, w), one(key, min(m + H, last), query, q, w))
+                b = fold16(
+                    one(key, min(m + 2 * H, last), query, q, w),
+                    one(key, min(m + 3 * H, last), query, q, w),
+                )
+                store(quads, n * LANES, fold8(a, b))
+            a = fold4(load(quads, 0), load(quads, LANES))
+            b = fold4(load(quads, 2 * LANES), load(quads, 3 * LANES))
+            store(out, at + i, first_lanes(M - i, fold2(a, b), lanes_of(filler)))
+
+    return row
+
+
+tame_scores = over_memories(scorer(tame_denominator))
+wide_scores = over_memories(scorer(wide_denominator))
+products = over_memories(inner)
+
+
+@called
+def softmax(M: int, a: Array, at: int) -> None:
+    """Of M scores, which -inf fills up to a whole vector, in their place; behind them nothing that
+    counts: the least that `exp` gives."""
+    most = load(a, at)
+    for i in range(LANES, M, LANES):
+        most = at_least(most, load(a, at + i))
+    top = lanes_of(largest(most))
+    sums = top - top
+    for i in range(0, M, LANES):
+        v = exp(load(a, at + i) - top)
+        sums = sums + v
+        store(a, at + i, v)
+    share = lanes_of(a.dtype.type(1) / total(sums))
+    for i in range(0, M, LANES):
+        store(a, at + i, load(a, at + i) * share)
+
+
+@called
+def recall(
+    M: int, p: Array, at: int, step: int, memory: Array, first: int, H: int, summary: Array, to: int
+) -> None:  # fmt: skip
+    """summary += Σ p_i m_i, with a p_i every `step` numbers."""
+    broad = H // (ACROSS * LANES) * ACROSS * LANES
+    for j in range(0, broad, ACROSS * LANES):
+        sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)
+    for j in range(broad, H, LANES):
+        thin_sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)

@@ -1,0 +1,109 @@
+"""The way back of a compiled call.
+
+The legend is that of `sabtune.ops.dispatch`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sabtune.ops.compiled.backward import backward
+from sabtune.ops.compiled.backward import scratch as backward_scratch
+from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.layout import Backward, Layout, query_scale
+from sabtune.ops.compiled.threads import in_parts, parts
+from sabtune.ops.reference import Parameters
+
+if TYPE_CHECKING:
+    from sabtune.ops.compiled.call import Call, Tape
+
+Array = NDArray[Any]
+
+
+def differentiate(
+    call: Call,
+    tape: Tape,
+    p: Parameters,
+    V: Tensor,
+    hidden: Tensor,
+    summary: Tensor,
+    gradients: tuple[Tensor | None, ...],
+    of_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """dL/dx (None where nobody asks) and dL/d of the parameters and the readout, in their order."""
+    layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
+    W, O, real = layout.width, len(V), call.dtype
+    w = Backward.of(p, V, layout, call.rule, of_x)
+    across, outputs = Layout(inputs).width, Layout(O).width
+    of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
+    of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
+    states = hidden.numpy(), summary.numpy()
+    d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
+    separable = call.rule.scoring == "separable"
+    sizes = across, outputs, tape.keys.shape[1], call.k_top
+    ranges = parts(B)
+    each = len(ranges)
+    workspace = SHELF.take(
+        [
+            ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
+            ((B, 0 if separable else N + 1, W), real),
+        ]
+    )
+    d_memory, d_keys = workspace.arrays
+    shapes = (
+        *((across, 4 * W), (4 * W, W), (4 * W,), (W, W), (W, W), (W,)),
+        *((outputs, 2 * W), (outputs,)),
+    )
+    totals = [V.new_empty(each, *shape) for shape in shapes]
+
+    def part(low: int, high: int) -> None:
+        mine = ranges.index((low, high))
+        scratch = SHELF.take(backward_scratch(high - low, W, *sizes, separable, real))
+        backward(
+            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
+            call.sparse, *of_states, of_logits.detach().numpy(),
+            call.x.numpy(), tape.gates, tape.cells, tape.queries, *states,
+            tape.h, tape.c, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
+            tape.chosen, tape.weights, tape.sums, tape.starts,
+            w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
+            tuple(scratch.arrays), d_memory, d_keys, d_x.numpy(),
+            *(total[mine].numpy() for total in totals),
+        )  # fmt: skip
+        SHELF.give_back(scratch)
+
+    in_parts(ranges, part)
+    sums = (total[0] if each == 1 else total.sum(0) for total in totals)
+    d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = sums
+    SHELF.give_back(workspace)
+    tape.release()
+    d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
+    return (
+        d_x if of_x else None,
+        layout.no_gates(d_ih[:inputs].T),
+        layout.no_square(d_hh),
+        d_gates,
+        d_gates.clone(),
+        layout.no_square(d_W1),
+        layout.no_square(d_W2) * query_scale(call.rule, layout.H) if p.W2.numel() else None,
+        layout.no_rows(d_w3) if p.w3.numel() else None,
+        layout.no_readout(d_V[:O]),
+        d_b[:O],
+    )
+
+
+def strided(layout: Layout, gradient: Tensor | None, like: Tensor) -> tuple[Array, tuple[int, int]]:
+    """A gradient (B, T, H) as flat numbers and the strides of batch and step; copied if need be.
+
+    No numbers where there is none.
+    """
+    if gradient is None:
+        return like.new_empty(0).numpy(), (0, 0)
+    if layout.more or gradient.stride(2) != 1:
+        gradient = layout.rows(gradient)
+    B, T, W = gradient.shape
+    across, along = gradient.stride(0), gradient.stride(1)
+    span = (B - 1) * across + (T - 1) * along + W
+    return gradient.detach().as_strided((span,), (1,)).numpy(), (across, along)

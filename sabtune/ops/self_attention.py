@@ -1,0 +1,88 @@
+"""An LSTM with full self-attention: equation by equation, and as one compiled pass on the CPU.
+
+`attend` takes and returns what `equations` does, gradients included. What the compiled pass cannot
+do (no numba, another device or dtype, a gradient of the incoming state) the equations do.
+
+B batch, T steps, I inputs, H hidden, M memories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sabtune.ops import reference
+from sabtune.ops.checks import check_call, transformed
+from sabtune.ops.reference import Parameters
+
+try:
+    from sabtune.ops.compiled.dense_call import Call
+except ImportError:  # no numba
+    COMPILED = False
+else:
+    COMPILED = True
+
+DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class State:
+    """What is carried: h and c (B, H), every h_i so far and its W1 h_i, (B, M, H)."""
+
+    h: Tensor
+    c: Tensor
+    memory: Tensor
+    keys: Tensor
+
+
+def start(h: Tensor, c: Tensor) -> State:
+    """The state before the first step, of h and c (B, H): nothing is there to attend to."""
+    empty = h.unsqueeze(1)[:, :0]
+    return State(h, c, empty, empty)
+
+
+def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
+    """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
+
+    Plain autograd differentiates it: the truth that the compiled pass is compared with.
+    Raises InputError where something doesn't fit.
+    """
+    check_call(x, state, p, State)
+    h, c, memory, keys = state.h, state.c, state.memory, state.keys
+    hidden, summary = [], []
+    for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
+        h, c = reference.lstm_cell(gates, h, c, p)
+        weights = torch.softmax(reference.scores(keys, h, p), dim=-1)
+        s = torch.einsum("bm,bmh->bh", weights, memory)
+        h = h + s
+        memory = torch.cat([memory, h.unsqueeze(1)], dim=1)
+        keys = torch.cat([keys, reference.key(h, p).unsqueeze(1)], dim=1)
+        hidden.append(h)
+        summary.append(s)
+    after = State(h, c, memory, keys)
+    return torch.stack(hidden, dim=1), torch.stack(summary, dim=1), after
+
+
+def supports(x: Tensor, state: State) -> bool:
+    """Whether the compiled pass computes this call; otherwise the equations do."""
+    before = (state.h, state.c, state.memory, state.keys)
+    return (
+        COMPILED
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and x.shape[0] > 0
+        and x.shape[1] > 0
+        and all(tensor.dtype == x.dtype for tensor in before)
+        and not transformed()
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before))
+    )
+
+
+def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
+    """`equations`, faster; the state after is then detached. Raises as they do."""
+    if not (check_call(x, state, p, State) and supports(x, state)):
+        return equations(x, state, p)
+    hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).done()
+    return hidden, summary, State(*after)

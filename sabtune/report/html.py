@@ -1,0 +1,189 @@
+"""The report as one HTML page that needs nothing beside it: no network, no fonts, no storage."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from optuna.trial import TrialState
+from plotly.offline import get_plotlyjs
+
+from sabtune import __version__
+from sabtune.compare import comparison
+from sabtune.compare.table import Sheet
+from sabtune.report import length_table
+from sabtune.report.data import Material
+from sabtune.report.figures import live
+from sabtune.report.figures.marks import Drawing
+from sabtune.schema import flatten
+from sabtune.study import record
+from sabtune.study.names import kind
+from sabtune.wording import counted
+
+JUMP = """
+document.querySelector("nav").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!link) return;
+  event.preventDefault();  // in a frame without an address of its own a link would leave the page
+  document.getElementById(link.getAttribute("href").slice(1)).scrollIntoView();
+});
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A stretch of the page, named in its table of contents; `pairs`: a table of two columns."""
+
+    id: str
+    title: str
+    level: int = 2
+    sheets: Sequence[Sheet] = ()
+    pairs: Sequence[tuple[str, str]] = ()
+    plot: Markup | None = None
+    caption: str = ""
+    notes: Sequence[str] = ()
+
+
+def page(material: Material, drawings: Sequence[Drawing]) -> str:
+    """The whole page."""
+    environment = Environment(
+        loader=PackageLoader("sabtune.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja").render(
+        name=material.name,
+        question=material.question,
+        counts=material.counts,
+        lead=_lead(material),
+        sections=[
+            _best(material),
+            Section(
+                id="lengths",
+                title="How it generalises to length",
+                sheets=length_table.sheets(material),
+                notes=length_table.own_notes(material),
+            ),
+            *_contests(material),
+            Section(id="figures", title="Figures"),
+            *(_figure(drawing) for drawing in drawings),
+            _provenance(material),
+            Section(id="caveats", title="Caveats", notes=list(caveats(material))),
+        ],
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 # the package's own file
+        jump=Markup(JUMP),  # noqa: S704 # as above
+    )
+
+
+def _lead(material: Material) -> str:
+    best, chance = material.best, material.task.chance
+    longest = best.test[-1]
+    if material.is_contest:
+        methods = len(material.contests[material.name].groups)
+        return (
+            f"{counted(methods, 'method')} on the same fresh seeds, "
+            f"tested up to length {longest.length:,}."
+        )
+    return (
+        f"Best, by its score on the selection lengths: trial {best.number}, score "
+        f"{best.score:.3f}, {longest.accuracy:.1%} at length {longest.length:,} where chance is "
+        f"{chance:.1%}."
+    )
+
+
+def _best(material: Material) -> Section:
+    run = material.run
+    flat = flatten(run.to_dict())
+    what = "of all runs" if material.is_contest else "trial"
+    return Section(
+        id="best",
+        title=f"The best {what}, #{material.best.number}: {run.trial.model.label()}",
+        pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
+    )
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _contests(material: Material) -> Iterator[Section]:
+    for name, found in material.contests.items():
+        title = "One thing changed at a time" if kind(name) == "ablate" else "On fresh seeds"
+        shown = found is material.confirmed  # its accuracies stand in the table by length
+        sheets = comparison.sheets(found)
+        yield Section(
+            id=f"contest-{name.rpartition('.')[2]}",
+            title=f"{title}: {name}",
+            sheets=[_two_lines(sheet) for sheet in (sheets[1:] if shown else sheets)],
+            notes=comparison.notes(found),
+        )
+
+
+def _two_lines(sheet: Sheet) -> Sheet:
+    """With its intervals below the numbers."""
+    body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in sheet.body]
+    return replace(sheet, body=tuple(body))
+
+
+def _figure(drawing: Drawing) -> Section:
+    plot = Markup(live.draw(drawing))  # noqa: S704 # plotly escapes what it is given
+    return Section(
+        id=drawing.name, title=drawing.title, level=3, plot=plot, caption=drawing.caption
+    )
+
+
+def _provenance(material: Material) -> Section:
+    """What the trials recorded, and how many of them where they differ."""
+    seen: dict[str, Counter[str]] = {}
+    for trial in material.ended:
+        for key, value in flatten(trial.environment).items():
+            seen.setdefault(key, Counter())[_value(value)] += 1
+    pairs = [(key, _counted(values, len(material.ended))) for key, values in seen.items() if values]
+    file = record.plan(material.study).get("file")
+    own = [("study file", str(file))] if file else []
+    return Section(
+        id="provenance",
+        title="Provenance",
+        pairs=[*own, *pairs, ("report made by", f"sabtune {__version__}")],
+        notes=["Recorded with each trial when it ran: git revision, versions, hardware."],
+    )
+
+
+def _counted(values: Counter[str], of: int) -> str:
+    if len(values) == 1 and values.total() == of:
+        return next(iter(values))
+    return "; ".join(
+        f"{value} ({count} of {counted(of, 'trial')})" for value, count in values.most_common()
+    )
+
+
+def caveats(material: Material) -> Iterator[str]:
+    """What a reader must bear in mind."""
+    if not material.is_contest:
+        yield (
+            "The search chose its best trial by its score, so that this trial's numbers flatter, "
+            "on other sequences too; the relations between parameters and score are of trials "
+            "that a sampler drew where it expected much, not of an experiment."
+        )
+    if not material.confirmed:
+        yield (
+            "Nothing here was repeated on fresh seeds: training succeeds or fails by the seed as "
+            "much as by the setting. `sabtune confirm` does."
+        )
+    if any(trial.state == TrialState.PRUNED for trial in material.ended):
+        yield "Pruned trials are shown with the score that they had then, never as a result."
+    if any(trial.state == TrialState.FAIL for trial in material.ended):
+        yield "Failed trials have no score: they are in no curve or table that compares scores."
+    if any(trial.environment.get("study", {}).get("dirty") for trial in material.ended):
+        yield "The study file's repository had uncommitted changes when trials ran."
+    revisions = {json.dumps(t.environment.get("study", {})) for t in material.ended}
+    if len(revisions) > 1:
+        yield "The trials ran at more than one git revision."

@@ -1,0 +1,265 @@
+"""The length-generalisation table: methods by lengths, and beside them what the papers report.
+
+From a search its best trial; of `confirm`, or of a study that is a contest itself, every method
+over its fresh seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sabtune.compare import comparison, statistics
+from sabtune.compare.comparison import Group
+from sabtune.compare.statistics import Estimate
+from sabtune.compare.table import Sheet, csv_text, latex
+from sabtune.config import PARTS
+from sabtune.escaping import markdown as markdown_text
+from sabtune.report import published
+from sabtune.report.data import Material
+from sabtune.schema import to_dict
+
+MOST = 8
+"""Lengths that one table is wide; what would make it wider gets a table of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method; cells by length."""
+
+    label: str
+    seeds: str
+    cells: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows that came about alike. setting: where it isn't ours; so they stand in another table."""
+
+    heading: str
+    rows: tuple[Row, ...]
+    setting: str = ""
+
+    @property
+    def lengths(self) -> set[int]:
+        return {length for row in self.rows for length in row.cells}
+
+
+def sheets(material: Material) -> list[Sheet]:
+    """The accuracies, then the losses."""
+    up_to = "length" if material.shortest is None else "lengths up to"
+    trained = f"trained at {up_to} {material.run.task.length:,}"
+    accuracy = _sheets("Accuracy in %", trained, list(_accuracies(material)))
+    losses = _sheets(f"Loss in {material.task.loss_unit}", trained, list(_losses(material)))
+    return accuracy + losses
+
+
+def notes(material: Material) -> list[str]:
+    """How the rows came about, a line each."""
+    found = material.confirmed
+    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(material)]
+
+
+def own_notes(material: Material) -> list[str]:
+    """Of these, what stands in no other notes on a contest."""
+    lines: list[str] = []
+    if material.confirmed and any(group.failed for group in material.confirmed.groups):
+        lines.append("Losses are of the seeds that didn't fail.")
+    if not material.is_contest:
+        lines.append(_chosen(material))
+    quoted = [_of_table(table, material) for table in _quoted(material)]
+    if quoted and material.shortest is not None:
+        lines.append(
+            f"Ours were trained on lengths from {material.shortest:,} on, some of them; what is "
+            "quoted was trained on one length."
+        )
+    return [*lines, *quoted]
+
+
+def _of_table(table: published.QuotedTable, material: Material) -> str:
+    """What a paper's table is of, and what it says of a test set as a whole."""
+    sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
+    words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
+    whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
+    words += [f"There: {'; '.join(whole)}."] * bool(whole)
+    words += [table.note] * bool(table.note)
+    if not table.is_of(_task(material)):
+        words.append("It is another than this study's: no row of it compares.")
+    return " ".join(words)
+
+
+def markdown(material: Material) -> str:
+    """The tables and their notes as Markdown."""
+    tables = [sheet.markdown() for sheet in sheets(material)]
+    return "\n\n".join([*tables, "\n".join(f"- {_note(note)}" for note in notes(material))]) + "\n"
+
+
+def _note(text: str) -> str:
+    """A note on one line; what it says to type stays code."""
+    parts = " ".join(text.split()).split("`")
+    code = len(parts) % 2  # as many backticks open as close
+    return "`".join(part if code and i % 2 else markdown_text(part) for i, part in enumerate(parts))
+
+
+def latex_page(material: Material) -> str:
+    """The tables and their notes as LaTeX, to be \\input; wants booktabs."""
+    tables = [
+        sheet.latex(f"tab:{material.name}-ladder-{number}")
+        for number, sheet in enumerate(sheets(material), 1)
+    ]
+    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(material)]
+    return "\n\n".join([r"% \usepackage{booktabs}", *tables, "\n".join(said)]) + "\n"
+
+
+def csv_page(material: Material) -> str:
+    """One row for each method and length, every number in full; accuracies are fractions."""
+    rows = list(_rows(material))
+    return csv_text(rows, dict.fromkeys(name for row in rows for name in row))
+
+
+def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:
+    """As few tables as keep to `MOST` lengths, the blocks in their order."""
+    tables: list[list[Block]] = []
+    for block in blocks:
+        together = [*tables[-1], block] if tables else [block]
+        lengths = set().union(*(one.lengths for one in together))
+        alike = len({one.setting for one in together}) == 1
+        if tables and len(lengths) <= MOST and alike:
+            tables[-1].append(block)
+        else:
+            tables.append([block])
+    return [_sheet(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
+
+
+def _sheet(title: str, blocks: Sequence[Block]) -> Sheet:
+    lengths = sorted(set().union(*(block.lengths for block in blocks)))
+    body: list[tuple[str, ...]] = []
+    for block in blocks:
+        body.append((block.heading,))
+        for row in block.rows:
+            body.append((row.label, row.seeds, *(row.cells.get(n, "–") for n in lengths)))
+    return Sheet(title, ("method", "seeds", *(f"{length:,}" for length in lengths)), tuple(body))
+
+
+def _accuracies(material: Material) -> Iterator[Block]:
+    rows = []
+    found = material.confirmed
+    if found:
+        for group in found.groups:
+            means = {n: statistics.mean(found.accuracies(group, n)) for n in found.lengths}
+            rows.append(_row(group, {n: _percent(mean) for n, mean in means.items()}))
+        yield Block(heading=FRESH, rows=tuple(rows))
+    if not material.is_contest:
+        cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in material.best.test}
+        yield Block(heading=ITSELF, rows=(_best(material, cells),))
+    yield from _papers(material, "accuracy")
+
+
+def _papers(material: Material, measure: published.Measure) -> Iterator[Block]:
+    """What papers report by length, a block for each source and setting."""
+    for table in _quoted(material):
+        if table.measure != measure:
+            continue
+        setting = "" if table.is_of(_task(material)) else table.words
+        for source in dict.fromkeys(row.source for row in table.rows):
+            theirs = [_of_paper(row) for row in table.rows if row.source == source]
+            rows = tuple(row for row in theirs if row.cells)
+            if rows:
+                yield Block(heading=f"{source}: {published.QUOTED}", rows=rows, setting=setting)
+
+
+def _losses(material: Material) -> Iterator[Block]:
+    rows = []
+    found = material.confirmed
+    if found:
+        for group in found.groups:
+            means = {n: group.loss(n) for n in found.lengths}
+            rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
+        yield Block(heading=FRESH, rows=tuple(rows))
+    if not material.is_contest:
+        cells = {rung.length: f"{rung.loss:.3g}" for rung in material.best.test}
+        yield Block(heading=ITSELF, rows=(_best(material, cells),))
+    yield from _papers(material, "loss")
+
+
+FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
+ITSELF = "The search's best trial, which the search chose itself: one seed"
+
+
+def _row(group: Group, cells: Mapping[int, str]) -> Row:
+    failed = f"\n({group.failed} failed)" if group.failed else ""
+    return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
+
+
+def _best(material: Material, cells: Mapping[int, str]) -> Row:
+    return Row(label=_label(material), seeds="1", cells=cells)
+
+
+def _label(material: Material) -> str:
+    return f"#{material.best.number} {material.run.trial.model.label()}"
+
+
+def _percent(mean: Estimate) -> str:
+    return mean.percent().replace(" [", "\n[")
+
+
+def _plain(mean: Estimate | None) -> str:
+    if mean is None:
+        return "–"
+    ends = mean.interval
+    return f"{mean.value:.3g}" + (f"\n[{ends.low:.3g}, {ends.high:.3g}]" if ends else "")
+
+
+def _of_paper(row: published.Quoted) -> Row:
+    cells = {
+        length: value if isinstance(value, str) else f"{value:g}"
+        for length, value in row.values.items()
+        if length is not None
+    }
+    return Row(label=row.method, seeds="–", cells=cells)
+
+
+def _task(material: Material) -> dict[str, object]:
+    return to_dict(material.run.task, PARTS)
+
+
+def _quoted(material: Material) -> list[published.QuotedTable]:
+    return published.quoted(_task(material))
+
+
+def _chosen(material: Material) -> str:
+    at = ", ".join(f"{length:,}" for length in material.select)
+    return (
+        f"The search's best trial is its choice by scores at length {at}, among its complete "
+        f"trials ({len(material.complete)}); it is shown on {material.best.test[0].sequences:,} "
+        "test sequences a length, which chose nothing. What is chosen for its score flatters: "
+        "`sabtune confirm` tells more."
+    )
+
+
+def _rows(material: Material) -> Iterator[dict[str, object]]:
+    found = material.confirmed
+    own = {"trained_at": material.run.task.length}
+    unit = {"loss_unit": material.task.loss_unit}
+    for row in comparison.accuracy_rows(found) if found else ():
+        named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
+        yield {"source": "fresh seeds", **own, **named, **unit}
+    for rung in () if material.is_contest else material.best.test:
+        row = {"method": _label(material), "length": rung.length, "seeds": 1}
+        row |= {"accuracy": rung.accuracy, "loss": rung.loss}
+        row |= {"in_phase": rung.in_phase, "worst_phase": rung.worst_phase} if rung.by_phase else {}
+        yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
+    for table in _quoted(material):
+        for of in table.rows:
+            yield from _of_row(table, of)
+
+
+def _of_row(table: published.QuotedTable, of: published.Quoted) -> Iterator[dict[str, object]]:
+    source = f"{of.source}, {published.QUOTED}: {table.words}"
+    for length, value in of.values.items():
+        row: dict[str, object] = {"source": source, "method": of.method}
+        row |= {"length": length} if length is not None else {}
+        if isinstance(value, str):
+            yield {**row, "note": value}
+        else:
+            yield {**row, table.measure: value / 100 if table.measure == "accuracy" else value}

@@ -1,1 +1,0 @@
-"""A cluster from outside: its head's jobs, reached through SSH."""

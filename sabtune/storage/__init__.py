@@ -1,0 +1,1 @@
+"""Where a store is: folders by their addresses, databases by their URLs."""

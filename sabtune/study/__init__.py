@@ -1,0 +1,1 @@
+"""A study: what is asked, in its file, and what is known, in the store."""

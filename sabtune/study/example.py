@@ -1,0 +1,53 @@
+"""A complete trial as it might come out, to try a study's constraints on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from sabtune.config import RunConfig, TrialConfig
+from sabtune.study.record import TrialRecord
+from sabtune.training.evaluation import Rung
+from sabtune.training.trial import Assignment
+
+if TYPE_CHECKING:
+    from sabtune.study.definition import Study
+
+
+def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
+    """Return the record of a trial that got everything half right, in a second and 1 MiB."""
+    assignment = Assignment(
+        number=0,
+        configuration=0,
+        run=RunConfig(task=study.task, trial=config, seed=study.seed),
+        ladder=study.ladder,
+        evaluation_seed=study.seed,
+        threads=study.resources.cpus,
+        limits=study.limits,
+    )
+    sequences = study.ladder.sequences
+    return TrialRecord(
+        number=0,
+        state=TrialState.COMPLETE,
+        values=[0.5] * len(study.objectives),
+        params=dict(params),
+        assignment=assignment,
+        scores={config.train.updates: 0.5},
+        ladder=[
+            Rung(length=length, accuracy=0.5, loss=1.0, sequences=sequences, seconds=1.0)
+            for length in study.ladder.lengths
+        ],
+        test=[],
+        reason="",
+        label="",
+        retry_of=None,
+        checkpoint=None,
+        seconds=1.0,
+        memory=1.0,
+        started=datetime.now(),
+        environment={},
+        constraints={},
+    )

@@ -1,0 +1,81 @@
+"""What a probe predicts, what a trial did when it was run again, and how far a model climbed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sabtune.compare.extrapolate import Climbed
+from sabtune.compare.reproduce import Reproduction
+from sabtune.search.dry_run import Forecast
+from sabtune.study.definition import Study, words
+from sabtune.study.record import TrialRecord
+from sabtune.wording import counted
+
+
+def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
+    """The prediction of a dry run."""
+    table = Table(title="Each rung of the ladder", title_justify="left")
+    for name in ("length", "seconds", "peak memory (MiB)", "measured"):
+        table.add_column(name, justify="right")
+    probe, placement = forecast.probe, forecast.placement
+    for rung in probe.rungs:
+        when = "at every report" if rung.selects else "at the end"
+        table.add_row(f"{rung.length:,}", f"{rung.seconds:.2f}", f"{rung.memory:,.0f}", when)
+    pruned = "; pruning makes it less" if study.pruning else ""
+    lines = [
+        f"Study {study.name}, probed with {probe.label}, "
+        f"{counted(probe.updates, 'update')} on {words(study.resources.cpus, 0)}:",
+        f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
+        f"{probe.training_memory:,.0f} MiB at the peak",
+        f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
+        f"  {forecast.hours:.2f} h for {counted(study.trials, 'trial')}, "
+        f"{placement.at_once} at once, none pruned{pruned}",
+        *([placement.words] if placement.words else []),
+    ]
+    note = "Of one configuration, alone on this machine: others take more or less."
+    return Group(*(Text(line) for line in lines), Text(""), table, Text(note))
+
+
+def reproduction_page(number: int, found: Reproduction) -> RenderableType:
+    """Whether a trial came out the same."""
+    parts: list[RenderableType] = []
+    if found.differences:
+        parts.append(
+            Text(f"Trial {number}: {len(found.differences)} of {found.metrics} metrics differ.")
+        )
+        parts.append(_table(found.differences))
+    else:
+        parts.append(Text(f"Trial {number}: all {found.metrics} metrics came back, bit for bit."))
+    if found.environment:
+        parts += [Text("What is otherwise here:"), _table(found.environment)]
+    return Group(*parts)
+
+
+def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
+    table = Table()
+    for name in ("", "recorded", "now"):
+        table.add_column(name)
+    for name, recorded, now in rows:
+        table.add_row(name, str(recorded), str(now))
+    return table
+
+
+def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
+    """One model at one length."""
+    rung = climbed.rung
+    sequences = counted(rung.sequences, "sequence")
+    assert trial.run is not None
+    label = trial.label or trial.run.trial.model.label()
+    phases = ""
+    if rung.by_phase:
+        shares = ", ".join(f"{accuracy:.1%}" for accuracy in rung.by_phase)
+        phases = f" over {len(rung.by_phase)} lengths ({shares})"
+    return Text(
+        f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}{phases}: "
+        f"{rung.accuracy:.2%}, loss {rung.loss:.3g} "
+        f"({sequences}, {rung.seconds or 0:,.1f} s, {climbed.memory:,.0f} MiB at the peak)"
+    )

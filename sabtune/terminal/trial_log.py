@@ -1,0 +1,110 @@
+"""A line for each trial that ended, in a file that outlasts the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import datetime
+from pathlib import Path
+
+from sabtune.escaping import terminal
+from sabtune.study.events import Outcome
+from sabtune.terminal.live_table import label, shared
+from sabtune.training.trial import Assignment, Progress
+
+log = logging.getLogger(__name__)
+
+WIDTHS = {
+    "time": 25,
+    "trial": 6,
+    "state": 8,
+    "score": 6,
+    "updates": 7,
+    "seconds": 8,
+    "accuracy by length": 56,
+    "configuration": 48,
+    "seed": 7,
+    "reason": 0,
+}
+"""The columns and how wide each is at least. Two spaces or more part them, and none is in one."""
+
+
+class Logbook:
+    """Appends to the file at `path` whenever a trial ends, or something is to be known of one; a
+    new file gets a head first.
+
+    The accuracies are those on the selection sequences, which gave the score. What can't be written
+    is lost and the search goes on: the study has it all. That is said once, as a warning of
+    `logging`, which comes out on stderr unless the program that searches puts it elsewhere.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.running: dict[int, Assignment] = {}
+        self.last: dict[int, Progress] = {}
+        self.warned = False
+
+    def trial_started(self, assignment: Assignment) -> None:
+        self.running[assignment.number] = assignment
+
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        self.last[number] = progress
+
+    def trial_noted(self, number: int, words: str) -> None:
+        self._write(_line(_now(), f"#{number}", "NOTE", *[""] * (len(WIDTHS) - 4), words))
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        assignment, last = self.running.pop(number, None), self.last.pop(number, None)
+        self._write(_line(*_fields(number, assignment, last, outcome)))
+
+    def _write(self, line: str) -> None:
+        try:
+            self._append(line)
+        except OSError as problem:
+            if not self.warned:
+                log.warning("%s can't be written: %s", self.path, problem)
+            self.warned = True
+
+    def _append(self, line: str) -> None:
+        """In one write; on a line of its own even if the last one was cut short."""
+        with self.path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                line = _line(*WIDTHS) + line
+            else:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
+            file.write(line.encode(errors="replace"))
+
+
+def _fields(
+    number: int, assignment: Assignment | None, last: Progress | None, outcome: Outcome
+) -> list[str]:
+    """What there is to say of a trial, in the order of `WIDTHS`."""
+    score = outcome.score
+    if last and outcome.state == "PRUNED":
+        score = last.score
+    rungs = outcome.ladder or (last.ladder if last else ())
+    return [
+        _now(),
+        f"#{number}",
+        outcome.state,
+        "" if score is None else f"{score:.4f}",
+        str(last.report.step) if last else "",
+        f"{last.seconds:.1f}" if last else "",
+        " ".join(f"{rung.length}:{rung.accuracy:.3f}" for rung in rungs),
+        f"{shared(assignment)} {label(assignment.run)}" if assignment else "",
+        str(assignment.run.seed) if assignment else "",
+        outcome.reason,
+    ]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _line(*fields: str) -> str:
+    """Columns in line; a field that is empty is shown as -."""
+    texts = [" ".join(terminal(field).split()) or "-" for field in fields]
+    padded = (f"{text:<{width}}" for text, width in zip(texts, WIDTHS.values(), strict=True))
+    return "  ".join(padded).rstrip() + "\n"

@@ -1,0 +1,34 @@
+"""What MLflow's `predict` runs. MLflow keeps a copy of this file with each model, beside the
+weights in safetensors, and runs it to load the model: no pickle is written or read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from sabtune.training.checkpoint import load_model
+
+
+class Recall(PythonModel):
+    """A trained model, on the CPU."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        (checkpoint,) = context.artifacts.values()
+        self.model = load_model(Path(checkpoint))
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: np.ndarray,
+        params: dict[str, Any] | None = None,
+    ) -> np.ndarray:
+        """Logits (B, T, O) for sequences (B, T, I) of any length."""
+        with torch.no_grad():
+            logits, _ = self.model(torch.from_numpy(np.ascontiguousarray(model_input)))
+        return np.asarray(logits)
+
+
+set_model(Recall())

@@ -1,0 +1,148 @@
+"""What MLflow shows of a search: a note in Markdown, and numbers that tell how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow.entities import Metric
+
+from sabtune.config import PARTS
+from sabtune.escaping import markdown
+from sabtune.schema import KIND, to_dict
+from sabtune.study.events import Overview, Picture
+from sabtune.tracking.trial_run import by_length, rung_by_rung, summary
+from sabtune.training.evaluation import SOLVED
+from sabtune.wording import counted
+
+LONGEST = 5000
+"""Characters of a note: more than that MLflow doesn't take for an experiment."""
+
+CURVE = "best_test_accuracy"
+
+BEST = "sabtune.best"
+CHAMPION = "sabtune.champion"
+
+
+def points(overview: Overview, when: int) -> list[Metric]:
+    """How the search stands; the step is the number of trials that have ended."""
+    ended = sum(overview.trials.values()) - overview.trials.get("unfinished", 0)
+    values: dict[str, float] = {f"trials_{state}": n for state, n in overview.trials.items()}
+    values["trial_hours"] = overview.hours
+    found: list[Metric] = []
+    best = overview.best
+    if best is not None and best.outcome is not None:
+        if best.outcome.score is not None:
+            values["best_score"] = best.outcome.score
+        test, longest = best.outcome.test, best.assignment.ladder.lengths[-1]
+        if test:
+            values |= {f"best_{k}": v for k, v in summary(test, best.assignment).items()}
+        found += rung_by_rung(CURVE, test, longest, when, ended)
+    return [Metric(key, value, when, ended) for key, value in values.items()] + found
+
+
+def curve(overview: Overview, told: Mapping[tuple[str, int], float], when: int) -> list[Metric]:
+    """Return the best trial's curve over the ladder, whose step is the length.
+
+    MLflow draws all points that a metric ever had. So this one is for the end of a search, and
+    where the metric holds another trial's curve, by an earlier end, it has that trial's number.
+    """
+    best = overview.best
+    if best is None or best.outcome is None:
+        return []
+    points = {rung.length: rung.accuracy for rung in best.outcome.test}
+    there = {step: value for (key, step), value in told.items() if key == CURVE}
+    key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.assignment.number}"
+    return by_length(key, best.outcome.test, when)
+
+
+def tags(overview: Overview) -> dict[str, str]:
+    """Whose model is the best, and whose the study stands by."""
+    found = {}
+    if overview.best is not None:
+        found[BEST] = str(overview.best.assignment.number)
+    if overview.champion is not None:
+        found[CHAMPION] = overview.champion.words
+    return found
+
+
+def note(overview: Overview) -> str:
+    """The search for people: what was asked, and what has come of it."""
+    text = "\n".join([*_asked(overview), *_space(overview), *_found(overview)]).strip()
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _asked(overview: Overview) -> Iterator[str]:
+    if overview.question:
+        yield from (overview.question, "")
+    if overview.task is not None:
+        yield f"**Task:** {_task(overview)}"
+        yield ""
+    if overview.ladder is not None:
+        lengths, select = overview.ladder.lengths, overview.ladder.select
+        phases = overview.ladder.phases or 1
+        over = f" over it and the {counted(phases - 1, 'length')} after it" if phases > 1 else ""
+        yield (
+            f"**Ladder:** {_listed(lengths)}, "
+            f"{counted(overview.ladder.sequences, 'sequence')} a length{over}; "
+            f"chosen and pruned by {_listed(select)}"
+        )
+        yield ""
+    if overview.budget:
+        yield f"**Budget:** {'; '.join(overview.budget)}"
+        yield ""
+
+
+def _task(overview: Overview) -> str:
+    assert overview.task is not None
+    values: Mapping[str, Any] = to_dict(overview.task, PARTS)
+    set_ = {key: value for key, value in values.items() if key != KIND and value is not None}
+    told = ", ".join(f"{key} {value}" for key, value in set_.items())
+    return f"{values[KIND]}, {told}; chance {overview.task.build().chance:.1%}"
+
+
+def _space(overview: Overview) -> Iterator[str]:
+    if overview.space:
+        yield "**Space:**"
+        yield ""
+        yield from _table(("parameter", "drawn from"), list(overview.space.items()))
+        yield ""
+
+
+def _found(overview: Overview) -> Iterator[str]:
+    if not any(overview.trials.values()):
+        return
+    counts = [f"{n} {state}" for state, n in overview.trials.items() if n]
+    yield f"**Trials:** {', '.join(counts)}; {overview.hours:.2g} trial hours"
+    if overview.best is not None:
+        yield ""
+        yield from _best(overview.best)
+    if overview.champion is not None:
+        yield ""
+        yield f"**Champion:** {overview.champion.words}"
+
+
+def _best(best: Picture) -> Iterator[str]:
+    label = best.assignment.run.trial.model.label()
+    yield f"**Best, by its score on the selection lengths:** #{best.assignment.number} {label}"
+    yield ""
+    outcome = best.outcome
+    if outcome is None or not outcome.test:
+        return
+    values = summary(outcome.test, best.assignment)
+    rows = [(f"{rung.length:,}", f"{rung.accuracy:.1%}") for rung in outcome.test]
+    yield from _table(("length", "accuracy, fresh sequences"), rows)
+    yield ""
+    yield (
+        f"Length score {values['length_score']:.3f}; "
+        f"solved ({SOLVED:.0%}) up to length {values['solve_length']:,.0f}"
+    )
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
+    for left, right in (head, ("---", "---"), *rows):
+        yield f"| {markdown(left)} | {markdown(right)} |"
+
+
+def _listed(lengths: tuple[int, ...]) -> str:
+    return ", ".join(f"{length:,}" for length in lengths)

@@ -1,0 +1,1 @@
+"""One configuration, from its start to its end."""

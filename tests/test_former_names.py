@@ -1,0 +1,62 @@
+"""Study files of version 0.1 import modules by the names that they had then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sabtune.study.cautions import cautions
+from sabtune.study.definition import load
+from tests.studies import learnable
+
+BEFORE = {
+    "sabtune.training.evaluation": "sabtune.evaluation",
+    "sabtune.study.definition": "sabtune.search.study",
+}
+
+
+def of_version_0_1(directory: Path) -> Path:
+    """Write a study file as it was for version 0.1."""
+    path = learnable(directory)
+    text = path.read_text()
+    for now, before in BEFORE.items():
+        assert f"from {now} import" in text
+        text = text.replace(f"from {now} import", f"from {before} import")
+    path.write_text(text)
+    return path
+
+
+def test_it_is_the_same_study(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("before", "now")]
+    for folder in folders:
+        folder.mkdir()
+    assert load(of_version_0_1(folders[0])).study == load(learnable(folders[1])).study
+
+
+def test_the_new_names_are_told(tmp_path: Path) -> None:
+    lines = list(cautions(load(of_version_0_1(tmp_path))))
+    for now, before in BEFORE.items():
+        assert f"learnable.py imports {before}, which is {now} now" in lines
+
+
+def test_every_former_name_is_the_module() -> None:
+    code = (
+        "from importlib import import_module\n"
+        "from sabtune.study import former_names\n"
+        "former_names.accept()\n"
+        "for before, now in former_names.FORMER_NAMES.items():\n"
+        "    assert import_module(before) is import_module(now), before\n"
+        "    assert import_module(before).__spec__.name == now, before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_never_was_is_missing() -> None:
+    code = (
+        "from sabtune.study import former_names; former_names.accept()\n"
+        "try: import sabtune.search.nothing\n"
+        "except ModuleNotFoundError: pass\n"
+        "else: raise AssertionError"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
