@@ -39,16 +39,16 @@ from sabtune.cluster.ray_session import some_ray
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.search import run
-from sabtune.search.trainable import Answer, Trial
+from sabtune.search.trainable import Trial, WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Sampler, Study, StudyFile
 from sabtune.study.events import Outcome
 from sabtune.tasks import Copying
 from sabtune.tracking import mlflow_client
-from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
-from sabtune.training.trial import Assignment, Progress, TrialRun
+from sabtune.training.trial import Progress, TrialRun, TrialSpec
 
 REPORTS = 5
 STEP = 10  # updates a report
@@ -98,7 +98,7 @@ class Idle(Trial):
         return True
 
     def step(self) -> dict[str, Any]:
-        return Answer(progress=next(self.stretches)).to_result()
+        return WorkerResult(progress=next(self.stretches)).to_result()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if Idle.written is None:
@@ -107,14 +107,14 @@ class Idle(Trial):
         shutil.copytree(Idle.written, checkpoint_dir, dirs_exist_ok=True)
 
 
-def progress_of(assignment: Assignment) -> Iterator[Progress]:
+def progress_of(assignment: TrialSpec) -> Iterator[Progress]:
     """Reports as a training would make them; the last score is the trial's own."""
     last = (assignment.number * 7919 % 1000) / 1000
     for index in range(1, REPORTS + 1):
         finished = index == REPORTS
         lengths = assignment.ladder.lengths if finished else assignment.ladder.select
         score = last if finished else 0.5
-        rungs = [Rung(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
+        rungs = [LengthResult(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
         yield Progress(
             report=Report(
                 step=index * STEP,
@@ -142,7 +142,7 @@ class Clock:
         self.driver: list[float] = []
         self.load: list[float] = []
 
-    def trial_started(self, assignment: Assignment) -> None: ...
+    def trial_started(self, assignment: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -172,7 +172,7 @@ class Untracked:
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool): ...
 
-    def trial_started(self, assignment: Assignment) -> None: ...
+    def trial_started(self, assignment: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -192,7 +192,7 @@ def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
         if mlflow:
             ending = run.search(file, Store(root).made(), [clock])
         else:
-            with patch.object(run, "Projection", Untracked):
+            with patch.object(run, "Mirror", Untracked):
                 ending = run.search(file, Store(root).made(), [clock])
     assert ending.complete, ending
     if ending.behind:
@@ -203,7 +203,7 @@ def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
 def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> Clock:
     """Tune's own random search over as many trials, no pruning, no study."""
     file = made_up(trials, "random", "plain")
-    assignment = Assignment(
+    assignment = TrialSpec(
         number=0,
         configuration=0,
         run=some_run(file),

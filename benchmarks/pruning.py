@@ -43,7 +43,7 @@ from sabtune.search.asha import Halving
 from sabtune.seeding import Stream
 from sabtune.study.definition import StudyFile, load
 from sabtune.study.record import FRESH_SEED
-from sabtune.training.evaluation import Rung, measure, selection_score
+from sabtune.training.evaluation import LengthResult, measure, selection_score
 from sabtune.training.loop import Training
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +109,7 @@ def trained(job: Job) -> list[Row]:
     model, task, ladder = training.model, training.task, study.ladder
     assert isinstance(config.model, SAB.Config)
 
-    def rungs(lengths: Sequence[int], stream: Stream) -> list[Rung]:
+    def rungs(lengths: Sequence[int], stream: Stream) -> list[LengthResult]:
         return [
             measure(
                 model,

@@ -30,8 +30,8 @@ from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tasks import Copying
-from sabtune.training.evaluation import Ladder, Rung
-from sabtune.training.trial import Assignment, plain
+from sabtune.training.evaluation import Ladder, LengthResult
+from sabtune.training.trial import TrialSpec, plain
 
 LENGTHS = (100, 200, 400, 2000)
 SPACE = {
@@ -51,7 +51,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
     schedule = Linear(start="all") if kind == "linear" else Constant()
     model = SAB.Config(k_top=k_top, k_att=k_att, schedule=schedule)
     train = TrainConfig(updates=1000, report_every=100, learning_rate=rate)
-    assignment = Assignment(
+    assignment = TrialSpec(
         number=number,
         configuration=number,
         run=RunConfig(
@@ -66,7 +66,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
     score = float(np.clip(0.9 - 0.05 * abs(k_att - 4) + draw.normal(0, 0.1), 0, 1))
     pruned = number % 3 == 2
     rungs = [
-        Rung(length=at, accuracy=score**i, loss=0.5, sequences=256, seconds=at * 0.002)
+        LengthResult(length=at, accuracy=score**i, loss=0.5, sequences=256, seconds=at * 0.002)
         for i, at in enumerate(LENGTHS, 1)
     ]
     return create_trial(

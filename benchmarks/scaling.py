@@ -41,13 +41,13 @@ from ray import tune
 
 from sabtune.cluster.ray_session import left_in_peace
 from sabtune.search import run
-from sabtune.search.trainable import Answer
+from sabtune.search.trainable import WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import ENDED
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.runs import Runs
-from sabtune.training.trial import Assignment, Progress, TrialRun
+from sabtune.training.trial import Progress, TrialRun, TrialSpec
 
 JITTER = 0.1
 
@@ -63,7 +63,7 @@ class Clock(engine.Clock):
         self.running: set[int] = set()
         self.at_once = 0
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         self.running.add(assignment.number)
         self.at_once = max(self.at_once, len(self.running))
 
@@ -129,7 +129,7 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
     engine.REPORTS = options.reports
     file = engine.made_up(options.trials, options.sampler, f"scaling-{options.reports}-{mlflow}")
     store, clock = Store(root).made(), Clock()
-    assignment = Assignment(
+    assignment = TrialSpec(
         number=0,
         configuration=0,
         run=engine.some_run(file),
@@ -141,7 +141,10 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
     ran = root / f"ran-{file.study.name}"
     ran.mkdir()
     sleeping = sleeper(
-        [Answer(progress=progress).to_result() for progress in engine.progress_of(assignment)],
+        [
+            WorkerResult(progress=progress).to_result()
+            for progress in engine.progress_of(assignment)
+        ],
         {path.name: path.read_bytes() for path in (root / "checkpoint").iterdir()},
         str(ran),
         options.seconds / options.reports,
@@ -164,7 +167,7 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
         if mlflow:
             ending = run.search(file, store, [clock])
         else:
-            with patch.object(run, "Projection", engine.Untracked):
+            with patch.object(run, "Mirror", engine.Untracked):
                 ending = run.search(file, store, [clock])
     assert ending.complete, ending
     agree(store, file.study.name, ran, options.trials, mlflow, ending.behind)

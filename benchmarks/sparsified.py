@@ -27,13 +27,13 @@ from sabtune.study import record
 from sabtune.tasks import Task
 from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.evaluation import measure
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 SATURATED = 30.0
 """A key that takes tanh to ±1 whatever the query adds to it."""
 
 
-def models(study: str, store: str, only: str) -> Iterator[tuple[Assignment, SelfAttention | SAB]]:
+def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfAttention | SAB]]:
     """Those that were trained to their ends, have a memory and a label that starts with `only`."""
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
         if trial.assignment is None or trial.checkpoint is None or not trial.test:
@@ -76,7 +76,7 @@ def sparsified(model: SelfAttention | SAB, k_top: int, task: Task) -> Model:
 
 
 def row(
-    assignment: Assignment,
+    assignment: TrialSpec,
     model: SelfAttention | SAB,
     tops: Sequence[int],
     length: int,

@@ -36,17 +36,17 @@ from sabtune.schema import flatten
 from sabtune.study.events import Outcome
 from sabtune.tasks import Copying
 from sabtune.tracking import Tracker
-from sabtune.tracking.experiment import Board
+from sabtune.tracking.experiment import Experiment
 from sabtune.tracking.trial_run import Page, report_points
 from sabtune.training.evaluation import Ladder
 from sabtune.training.loop import Report, Training
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 DRAIN = 600.0
 
 
-def assignment(number: int) -> Assignment:
-    return Assignment(
+def assignment(number: int) -> TrialSpec:
+    return TrialSpec(
         number=number,
         configuration=number,
         run=RunConfig(
@@ -92,9 +92,9 @@ class Stream:
 
     def run(
         self,
-        start: Callable[[Assignment], None],
-        report: Callable[[Assignment, Progress], None],
-        end: Callable[[Assignment], None],
+        start: Callable[[TrialSpec], None],
+        report: Callable[[TrialSpec, Progress], None],
+        end: Callable[[TrialSpec], None],
         drain: Callable[[], None],
     ) -> Cost:
         spent, cpu = 0.0, time.process_time()
@@ -137,7 +137,7 @@ def ours(stream: Stream, root: Path, study: str) -> Cost:
 class TuneTrial:
     """As much of Tune's trial as its callback looks at."""
 
-    def __init__(self, of: Assignment):
+    def __init__(self, of: TrialSpec):
         self.config = flatten(of.run.to_dict())
         self.number = of.number
 
@@ -150,11 +150,11 @@ def theirs(stream: Stream, root: Path, study: str) -> Cost:
     callback.setup()  # type: ignore[no-untyped-call]
     trials: dict[int, Any] = {}
 
-    def start(of: Assignment) -> None:
+    def start(of: TrialSpec) -> None:
         trials[of.number] = TuneTrial(of)
         callback.log_trial_start(trials[of.number])
 
-    def report(of: Assignment, made: Progress) -> None:
+    def report(of: TrialSpec, made: Progress) -> None:
         result = {point.key: point.value for point in report_points(made, 0)}
         result["training_iteration"] = made.report.step
         callback.log_trial_result(made.report.step, trials[of.number], result)
@@ -173,7 +173,7 @@ def models(root: Path, count: int) -> list[float]:
     directory = root / "checkpoint"
     Training(told.run).save(directory)
     artifacts = (root / "artifacts").as_uri()
-    board, took = Board(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
+    board, took = Experiment(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
     for number in range(count):
         page = Page(replace(told, number=number))
         run = board.runs.create(page.name(), page.tags())

@@ -19,12 +19,12 @@ from mlflow.entities import LoggedModel, Run, ViewType
 
 from sabtune.config import RunConfig
 from sabtune.schema import flatten
-from sabtune.study.events import Outcome, Overview, Picture
+from sabtune.study.events import Outcome, Overview, TrialView
 from sabtune.tracking import Tracker
 from sabtune.tracking.ui import NO_JOBS
-from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 ENOUGH = 100.0
 """Seconds that are plenty for what is waited for."""
@@ -151,8 +151,8 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def assignment(run: RunConfig, number: int, configuration: int | None = None) -> Assignment:
-    return Assignment(
+def assignment(run: RunConfig, number: int, configuration: int | None = None) -> TrialSpec:
+    return TrialSpec(
         number=number,
         configuration=number if configuration is None else configuration,
         run=run,
@@ -175,22 +175,22 @@ def progress(step: int, loss: float = 1.0) -> Progress:
     return Progress(report=report, ladder=(), score=0.1, seconds=step / 10, memory=64.0)
 
 
-def rungs(accuracy: float) -> list[Rung]:
-    return [Rung(length=at, accuracy=accuracy, loss=0.5, sequences=8) for at in (5, 10)]
+def rungs(accuracy: float) -> list[LengthResult]:
+    return [LengthResult(length=at, accuracy=accuracy, loss=0.5, sequences=8) for at in (5, 10)]
 
 
 COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=rungs(0.75), test=rungs(0.5))
 
 
-def pictures(run: RunConfig) -> list[Picture]:
+def pictures(run: RunConfig) -> list[TrialView]:
     """One trial of each kind."""
     history = [progress(step) for step in (5, 10, 15)]
     pruned = Outcome(state="PRUNED", reason="behind its rivals", ladder=rungs(0.25))
     return [
-        Picture(assignment=assignment(run, 0), history=history, outcome=COMPLETE),
-        Picture(assignment=assignment(run, 1), history=history[:2], outcome=pruned),
-        Picture(assignment=assignment(run, 2), history=history[:1], outcome=None),
-        Picture(
+        TrialView(assignment=assignment(run, 0), history=history, outcome=COMPLETE),
+        TrialView(assignment=assignment(run, 1), history=history[:2], outcome=pruned),
+        TrialView(assignment=assignment(run, 2), history=history[:1], outcome=None),
+        TrialView(
             assignment=assignment(run, 3),
             history=[],
             outcome=Outcome(state="FAIL", reason="diverged"),
@@ -198,7 +198,7 @@ def pictures(run: RunConfig) -> list[Picture]:
     ]
 
 
-def standing(best: Picture | None = None, *, complete: bool = True) -> Overview:
+def standing(best: TrialView | None = None, *, complete: bool = True) -> Overview:
     """How a search stands whose best trial is this one."""
     return Overview(
         question="Which of them carries?",
@@ -210,7 +210,7 @@ def standing(best: Picture | None = None, *, complete: bool = True) -> Overview:
     )
 
 
-def tell(tracker: Tracker, picture: Picture) -> None:
+def tell(tracker: Tracker, picture: TrialView) -> None:
     number = picture.assignment.number
     tracker.trial_started(picture.assignment)
     for reported in picture.history:
@@ -219,7 +219,7 @@ def tell(tracker: Tracker, picture: Picture) -> None:
         tracker.trial_ended(number, picture.outcome)
 
 
-def assert_shows(place: Place, told: list[Picture]) -> None:
+def assert_shows(place: Place, told: list[TrialView]) -> None:
     trials = place.trials()
     assert sorted(trials) == [picture.assignment.number for picture in told]
     status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}

@@ -49,11 +49,11 @@ def own_environment() -> Iterator[None]:
 @pytest.fixture
 def _poisoned() -> Iterator[None]:
     """What a compiled pass reads before it is written shows as NaN."""
-    from sabtune.ops.compiled.buffers import SHELF
+    from sabtune.ops.compiled.buffers import BUFFERS
 
-    SHELF.poisoned = True
+    BUFFERS.poisoned = True
     yield
-    SHELF.poisoned = False
+    BUFFERS.poisoned = False
 
 
 @pytest.fixture

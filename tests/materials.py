@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.models import SAB
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tasks import Copying
@@ -24,18 +24,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def found(store: Store) -> Material:
+def found(store: Store) -> ReportData:
     """40 trials, in memory, confirmed in the store."""
     return gather(searched(store, "found", 40, in_memory=True), store)
 
 
 @pytest.fixture(scope="session")
-def many(store: Store) -> Material:
+def many(store: Store) -> ReportData:
     return gather(searched(store, "many", 500, in_memory=True), store)
 
 
 @pytest.fixture(scope="session")
-def recalling(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def recalling(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """Its best model's checkpoint is there."""
     folder = tmp_path_factory.mktemp("model")
     task = Copying.Config(length=30, symbols=3)

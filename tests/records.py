@@ -10,11 +10,11 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Copying
-from sabtune.training.evaluation import Ladder, Rung
-from sabtune.training.trial import Assignment
+from sabtune.training.evaluation import Ladder, LengthResult
+from sabtune.training.trial import TrialSpec
 
 
-def assignment(number: int = 0, configuration: int | None = None, **changes: Any) -> Assignment:
+def assignment(number: int = 0, configuration: int | None = None, **changes: Any) -> TrialSpec:
     """A small trial of two reports."""
     train = TrainConfig(updates=20, batch_size=4, report_every=10)
     trial = TrialConfig(model=SAB.Config(hidden=4, k_top=2, k_att=2, k_trunc=3), train=train)
@@ -26,7 +26,7 @@ def assignment(number: int = 0, configuration: int | None = None, **changes: Any
         "evaluation_seed": 0,
         "threads": 1,
     }
-    return Assignment(**(values | changes))
+    return TrialSpec(**(values | changes))
 
 
 def trial(
@@ -49,7 +49,7 @@ def trial(
         "params": {},
         "assignment": assignment(number, configuration),
         "scores": {10: score} if score is not None else {},
-        "ladder": [Rung(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
+        "ladder": [LengthResult(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
         "test": [],
         "reason": "",
         "label": "",

@@ -20,8 +20,8 @@ from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tasks import Copying
-from sabtune.training.evaluation import Ladder, Rung
-from sabtune.training.trial import Assignment, plain
+from sabtune.training.evaluation import Ladder, LengthResult
+from sabtune.training.trial import TrialSpec, plain
 
 LENGTHS = (100, 200, 400, 2000)
 SELECT = (100, 200)
@@ -35,10 +35,10 @@ DISTRIBUTIONS = {
 ENVIRONMENT = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
 
 
-def rungs(score: float, lengths: Sequence[int] = LENGTHS) -> list[Rung]:
+def rungs(score: float, lengths: Sequence[int] = LENGTHS) -> list[LengthResult]:
     """Falling with length from `score` towards chance; a sequence takes 10 µs a step."""
     return [
-        Rung(
+        LengthResult(
             length=length,
             accuracy=0.125 + 0.875 * score ** (1 + math.log(length / 100)),
             loss=1 - score / 2,
@@ -73,7 +73,7 @@ def frozen(
         trial=TrialConfig(model=model, train=train),
         seed=number if seed is None else seed,
     )
-    made = Assignment(
+    made = TrialSpec(
         number=number,
         configuration=number,
         run=run,

@@ -19,17 +19,17 @@ from sabtune.errors import StudyFileError
 from sabtune.models import SAB
 from sabtune.search.budget import Budget
 from sabtune.search.run import enqueue_best, enqueue_failed
-from sabtune.search.searcher import Asker
-from sabtune.search.trainable import Order
+from sabtune.search.searcher import StudySearcher
+from sabtune.search.trainable import WorkerTask
 from sabtune.storage.folder import Folder
 from sabtune.study import record
-from sabtune.study.configurations import Race, Seeds
+from sabtune.study.configurations import Leaderboard, Seeds
 from sabtune.study.definition import StudyFile, load
 from sabtune.study.events import Outcome
 from sabtune.study.objectives import directions
 from sabtune.study.record import TrialRecord
 from sabtune.study.samplers import sampler
-from sabtune.study.trial_specs import Assigner, trial_seed
+from sabtune.study.trial_specs import TrialSpecs, trial_seed
 from sabtune.training.trial import TrialRun
 from tests.studies import learnable
 
@@ -55,20 +55,20 @@ def asker(
     trials: Path,
     budget: Budget | None = None,
     queue: Sequence[int] | None = None,
-) -> Asker:
+) -> StudySearcher:
     known = record.records(study)
-    race = Race(file.study.seeds).add(known)
-    assigner, budget = Assigner(file, known), budget or Budget()
-    return Asker(study, assigner, race, Folder.at(trials), budget, queue=queue)
+    race = Leaderboard(file.study.seeds).add(known)
+    assigner, budget = TrialSpecs(file, known), budget or Budget()
+    return StudySearcher(study, assigner, race, Folder.at(trials), budget, queue=queue)
 
 
-def order(asker: Asker) -> Order:
+def order(asker: StudySearcher) -> WorkerTask:
     config = asker.suggest("any")
     assert isinstance(config, dict)
-    return Order.from_config(config)
+    return WorkerTask.from_config(config)
 
 
-def end(study: optuna.Study, asker: Asker, number: int, *values: float) -> None:
+def end(study: optuna.Study, asker: StudySearcher, number: int, *values: float) -> None:
     state = "COMPLETE" if values else "FAIL"
     outcome = Outcome(state=state)  # type: ignore[arg-type]
     record.end(record.reopen(study, number), outcome, values or None, None)

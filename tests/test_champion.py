@@ -8,14 +8,14 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from sabtune.compare.champion import crown
+from sabtune.compare.champion import update_champion
 from sabtune.config import RunConfig
 from sabtune.models import LSTM, SAB
 from sabtune.models.base import ModelConfig
 from sabtune.study import record
 from sabtune.study.events import Outcome, Version
 from sabtune.tracking.mirror import nominate
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import plain
 from tests.records import assignment
 
@@ -55,7 +55,9 @@ def contest(accuracies: Mapping[str, Sequence[float]], name: str = "s.confirm") 
             trial = study.ask()
             made = assignment(trial.number, run=run_of(label, record.FRESH_SEED + index))
             trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
-            rungs = [Rung(length=at, accuracy=accuracy, loss=0.0, sequences=8) for at in (4, 64)]
+            rungs = [
+                LengthResult(length=at, accuracy=accuracy, loss=0.0, sequences=8) for at in (4, 64)
+            ]
             record.end(trial, Outcome(state="COMPLETE", test=rungs), [accuracy], None)
             assert plain(rungs) == trial.user_attrs[record.RESULT][record.TEST]
     return study
@@ -86,7 +88,7 @@ def test_a_comparison_nominates_nobody() -> None:
 def test_a_champion_that_nobody_beats_is_confirmed() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
     higher = [accuracy + 0.01 for accuracy in HIGH[:3]] + [0.1] * 4
-    champion = crown(study, contest({"b": HIGH, "a": higher}))
+    champion = update_champion(study, contest({"b": HIGH, "a": higher}))
     assert champion is not None
     assert champion.accuracy == pytest.approx(sum(HIGH) / len(HIGH))
     told = replace(champion, accuracy=0.0)
@@ -98,7 +100,7 @@ def test_a_champion_that_nobody_beats_is_confirmed() -> None:
 def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
     """Of 5 pairs no p below 1/16 is possible; of 7 one of 1/64 is."""
     study = search([("a", 0.5), ("b", 0.9)])
-    champion = crown(study, contest({"b": LOW[:seeds], "a": HIGH[:seeds]}))
+    champion = update_champion(study, contest({"b": LOW[:seeds], "a": HIGH[:seeds]}))
     assert champion is not None
     assert champion.trial == (1 if seeds == 5 else 0)
     assert champion.confirmed
@@ -108,7 +110,7 @@ def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
 def test_of_several_that_beat_it_the_highest_mean_is_crowned_and_others_keep_their_words() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
     best = [accuracy + 0.04 for accuracy in HIGH]
-    crown(study, contest({"b": LOW, "a": HIGH, "c": best}))
+    update_champion(study, contest({"b": LOW, "a": HIGH, "c": best}))
     found = record.registered(study)
     assert found.champion == 2
     told = {version.trial: version for version in found.versions}
@@ -126,45 +128,45 @@ def test_many_others_make_it_harder() -> None:
         MODELS.update(extra)
         study = search([(name, 0.9 if name == "b" else 0.5) for name in names])
         accuracies = {"b": LOW, "a": HIGH} | dict.fromkeys(names[2:], LOW)
-        crown(study, contest(accuracies))
+        update_champion(study, contest(accuracies))
         assert record.registered(study).champion == champion, others
 
 
 def test_an_unconfirmed_champion_that_took_no_part_gives_way() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
-    champion = crown(study, contest({"a": HIGH[:2], "c": LOW[:2]}))
+    champion = update_champion(study, contest({"a": HIGH[:2], "c": LOW[:2]}))
     assert champion is not None
     assert (champion.trial, champion.seeds) == (0, 2)
 
 
 def test_a_confirmed_champion_that_took_no_part_stays() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
-    confirmed = crown(study, contest({"b": LOW}))
-    assert crown(study, contest({"a": HIGH}, "other")) == confirmed
+    confirmed = update_champion(study, contest({"b": LOW}))
+    assert update_champion(study, contest({"a": HIGH}, "other")) == confirmed
 
 
 def test_rivals_of_other_studies_are_no_candidates() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
-    champion = crown(study, contest({"b": LOW, "rival": HIGH}))
+    champion = update_champion(study, contest({"b": LOW, "rival": HIGH}))
     assert champion is not None
     assert champion.trial == 1
-    assert crown(study, contest({"rival": HIGH}, "others")) is None
+    assert update_champion(study, contest({"rival": HIGH}, "others")) is None
 
 
 def test_a_comparison_that_is_not_finished_decides_nothing() -> None:
     study, running = search([("a", 0.5), ("b", 0.9)]), contest({"b": LOW, "a": HIGH})
     running.ask()
-    assert crown(study, running) is None
+    assert update_champion(study, running) is None
     assert record.registered(study).crowned == Version(trial=1)
 
 
 def test_the_same_comparison_again_changes_nothing_and_more_seeds_are_counted() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("b", 0.95)])
-    found = crown(study, contest({"b": LOW, "a": HIGH}))
+    found = update_champion(study, contest({"b": LOW, "a": HIGH}))
     assert found is not None
     before = record.registered(study)
-    assert crown(study, contest({"b": LOW, "a": HIGH})) == found
+    assert update_champion(study, contest({"b": LOW, "a": HIGH})) == found
     assert record.registered(study) == before
-    more = crown(study, contest({"b": [*LOW, 0.2], "a": [*HIGH, 0.9]}))
+    more = update_champion(study, contest({"b": [*LOW, 0.2], "a": [*HIGH, 0.9]}))
     assert more is not None
     assert (more.trial, more.seeds) == (found.trial, 8)

@@ -23,15 +23,15 @@ from sabtune.study.checkpoints import Attempts, history
 from sabtune.terminal.trial_log import Logbook
 from sabtune.training.checkpoint import MODEL_FILES, export_model, load_model
 from sabtune.training.evaluation import Ladder
-from sabtune.training.trial import Assignment, TrialRun
+from sabtune.training.trial import TrialRun, TrialSpec
 from tests.checkpoints import of_format
 
 Damage = Callable[[Path], None]
 CPU = torch.device("cpu")
 
 
-def assigned(run: RunConfig, number: int) -> Assignment:
-    return Assignment(
+def assigned(run: RunConfig, number: int) -> TrialSpec:
+    return TrialSpec(
         number=number,
         configuration=7,
         run=run,
@@ -41,7 +41,7 @@ def assigned(run: RunConfig, number: int) -> Assignment:
     )
 
 
-def left(assignment: Assignment, folder: Path) -> list[Folder]:
+def left(assignment: TrialSpec, folder: Path) -> list[Folder]:
     """Two checkpoints of a trial, newest first: at 10 and 5 updates."""
     trial = TrialRun(assignment)
     for at, _ in zip(range(2), trial, strict=False):

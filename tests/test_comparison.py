@@ -24,14 +24,14 @@ from sabtune.compare.comparison import (
     sheets,
 )
 from sabtune.errors import ConfigError
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 
 LENGTHS = (300, 1000, 5000)
 
 
-def rungs(*accuracies: float) -> list[Rung]:
+def rungs(*accuracies: float) -> list[LengthResult]:
     pairs = zip(LENGTHS, accuracies, strict=True)
-    return [Rung(length=at, accuracy=found, loss=0.1, sequences=512) for at, found in pairs]
+    return [LengthResult(length=at, accuracy=found, loss=0.1, sequences=512) for at, found in pairs]
 
 
 def group(label: str, longest: Sequence[float], *, failed: int = 0, first: int = 0) -> Group:

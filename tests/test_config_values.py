@@ -20,12 +20,12 @@ from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Resources, Study
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
-from sabtune.training.trial import Assignment, Limits
+from sabtune.training.trial import Limits, TrialSpec
 
 LADDER = Ladder(lengths=(5, 10), select=(5,))
 RUN = RunConfig(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)
 STUDY = Study(name="name", task=RUN.task, ladder=LADDER, pruning=ASHA(grace=5))
-ASSIGNMENT = Assignment(
+ASSIGNMENT = TrialSpec(
     number=0, configuration=0, run=RUN, ladder=LADDER, evaluation_seed=0, threads=1
 )
 

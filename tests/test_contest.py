@@ -35,10 +35,10 @@ from sabtune.models.sab import ALL
 from sabtune.schedule import Constant, Cosine, Linear
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.training.evaluation import Ladder
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 from tests import forked
 from tests.records import assignment
 from tests.stores import unpacked
@@ -173,7 +173,7 @@ def fill(
         trial = study.ask()
         run = assignment().run
         run = replace(run, trial=config(model), seed=number, task=task or run.task)
-        made: Assignment = assignment(number, run=run)
+        made: TrialSpec = assignment(number, run=run)
         trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
         study.tell(trial, 0.1 * number)
 
@@ -343,7 +343,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert not {t.run.seed for t in trials if t.run} & {t.run.seed for t in searched if t.run}
     assert all(trial.assignment and trial.assignment.confirms for trial in trials)
     assert not any(trial.assignment and trial.assignment.confirms for trial in searched)
-    best = Race.of(record.open_study(store, "learnable")).ranked()[:2]
+    best = Leaderboard.of(record.open_study(store, "learnable")).ranked()[:2]
     expected = {c.best.run.trial.model.label() for c in best if c.best.run}
     assert {t.run.trial.model.label() for t in trials if t.run} == expected
     for trial in trials:

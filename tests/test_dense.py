@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sabtune.models import SelfAttention
 from sabtune.ops import self_attention
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.dense_call import Call
 from sabtune.ops.reference import Parameters
 from sabtune.ops.self_attention import State
@@ -119,7 +119,7 @@ def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
     x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
     first = results(self_attention.attend, x, p, beginning(5, p))
     results(self_attention.attend, noise(9, 31, 4, dtype=dtype), p, beginning(9, p))
-    SHELF.poisoned = False
+    BUFFERS.poisoned = False
     again = results(self_attention.attend, x, p, beginning(5, p))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -307,7 +307,7 @@ def test_what_is_kept_for_the_way_back_has_no_unit_for_each_pair_of_steps(
     B, T, H = 2, 200, 64
     x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
     state = beginning(B, p)
-    tape = Call(x, (state.h, state.c, state.memory, state.keys), p).run(keep=True)
+    tape = Call(x, (state.h, state.c, state.memory, state.keys), p).compute(keep=True)
     kept = sum(array.nbytes for array in tape.workspace.arrays)
     assert kept < 0.2 * B * T * T / 2 * H * x.itemsize
     tape.release()

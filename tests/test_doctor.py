@@ -17,14 +17,14 @@ from sabtune.cluster import node_facts
 from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.cluster.doctor import database_problem, no_cluster, offset
 from sabtune.cluster.findings import diagnose
-from sabtune.cluster.node_facts import Checkup, Disk, Gpu, Token, examine, token
+from sabtune.cluster.node_facts import Disk, Gpu, NodeFacts, Token, examine, token
 from sabtune.cluster.preflight import beforehand
 from sabtune.tracking.reach import problem_of
 from tests.faults import small_disk
 
 VERSIONS = {"sabtune": "0.1", "python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu",
             "numba": "0.68.1"}  # fmt: skip
-WELL = Checkup(
+WELL = NodeFacts(
     node="head",
     versions=VERSIONS,
     disks=(Disk(of="home", path="/", free=50, size=100),),
@@ -34,7 +34,7 @@ OTHER = replace(WELL, node="worker")
 L4 = Gpu(name="L4", memory=22.5, driver="580.1")
 
 
-def lines(*checkups: Checkup, files: str | None = None) -> list[str]:
+def lines(*checkups: NodeFacts, files: str | None = None) -> list[str]:
     """What is found, wrong or to know; each on one line."""
     found = diagnose(checkups, files=files, cluster=True)
     for finding in found:
@@ -61,10 +61,10 @@ def test_where_all_is_well_nothing_is_found() -> None:
         (replace(OTHER, token=Token(mode="disabled", found="")), "wrong: worker: Ray runs there"),
         (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: other"),
         (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't keep files at s3://lab/x"),
-        (Checkup(node="worker", unreachable="gone"), "wrong: worker: doesn't tell how it is: gone"),
+        (NodeFacts(node="worker", unreachable="gone"), "wrong: worker: doesn't tell how it is"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_one_node(node: Checkup, says: str) -> None:
+def test_what_is_wrong_with_one_node(node: NodeFacts, says: str) -> None:
     (line,) = lines(WELL, node, files="s3://lab/x")
     assert line.startswith(says)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures import drawings, lengths, live, still, traces
 from sabtune.report.figures.marks import (
     Axis,
@@ -43,7 +43,7 @@ def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
     assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
 
 
-def test_the_browser_is_given_the_numbers_of_the_marks(found: Material) -> None:
+def test_the_browser_is_given_the_numbers_of_the_marks(found: ReportData) -> None:
     figure = lengths.accuracy(found)
     drawn = live._figure(figure)
     ours = marks(figure.panels[0], Line)[0]
@@ -55,7 +55,9 @@ def test_the_browser_is_given_the_numbers_of_the_marks(found: Material) -> None:
     assert list(trace.error_y.array) == pytest.approx(up)
 
 
-def test_both_ways_draw_every_figure(found: Material, many: Material, recalling: Material) -> None:
+def test_both_ways_draw_every_figure(
+    found: ReportData, many: ReportData, recalling: ReportData
+) -> None:
     for material in (found, recalling):
         for drawing in drawings(material):
             assert len(still.draw(drawing, "png")) > 5_000
@@ -66,7 +68,7 @@ def test_both_ways_draw_every_figure(found: Material, many: Material, recalling:
         assert len(live.draw(drawing)) < 2_000_000
 
 
-def test_legends_stay_outside_and_panels_do_not_overlap(many: Material) -> None:
+def test_legends_stay_outside_and_panels_do_not_overlap(many: ReportData) -> None:
     for drawing in drawings(many):
         if not isinstance(drawing, Figure):
             continue

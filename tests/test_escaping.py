@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sabtune import cli
 from sabtune.cli import screen
-from sabtune.compare.table import Sheet, csv_text
+from sabtune.compare.table import ResultTable, csv_text
 from sabtune.escaping import markdown, spreadsheet, terminal
 from sabtune.terminal.trial_log import WIDTHS, _line
 
@@ -45,7 +45,7 @@ SHOWN = "a[31mred]0;title2Jgnp.exe[bold]x[/bold] :smile:"
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console = screen.console_of_terminal()
     console.print(ESCAPES)
-    console.print(Sheet(title=ESCAPES, header=("a", "b"), body=((ESCAPES, "1"),)).rich())
+    console.print(ResultTable(title=ESCAPES, header=("a", "b"), body=((ESCAPES, "1"),)).rich())
     shown = capsys.readouterr().out
     assert shown.startswith(f"{SHOWN}\n")
     assert shown.count(SHOWN) == 3
@@ -74,7 +74,7 @@ def test_a_mistake_does_not_either(
 
 def test_a_table_of_markdown_has_its_columns_whatever_is_in_it() -> None:
     hostile = "a|b\r\n<script>alert(1)</script> [x](y) ![i](j) `c` *d* _e_ ~~f~~ &lt;b&gt; k_top"
-    text = Sheet(title=hostile, header=("a", "b"), body=((hostile, "1"),)).markdown()
+    text = ResultTable(title=hostile, header=("a", "b"), body=((hostile, "1"),)).markdown()
     *_, row = text.splitlines()
     assert row.replace(r"\|", "").count("|") == 3
     cell = markdown(hostile)

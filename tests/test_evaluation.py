@@ -19,7 +19,7 @@ from sabtune.training import evaluation
 from sabtune.training.evaluation import (
     Begun,
     Ladder,
-    Rung,
+    LengthResult,
     climb,
     length_score,
     measure,
@@ -64,9 +64,9 @@ class Oracle(Model):
         raise AssertionError("it has no h and no c")
 
 
-def rungs(**accuracy: float) -> list[Rung]:
+def rungs(**accuracy: float) -> list[LengthResult]:
     return [
-        Rung(length=int(key[1:]), accuracy=value, loss=0.0, sequences=1)
+        LengthResult(length=int(key[1:]), accuracy=value, loss=0.0, sequences=1)
         for key, value in accuracy.items()
     ]
 
@@ -85,8 +85,8 @@ def test_a_rung_knows_how_long_it_took_and_equals_one_that_took_longer() -> None
     assert one.seconds > 0
     assert one == other
     old = {key: value for key, value in asdict(one).items() if key != "seconds"}
-    assert Rung(**old) == one  # as records from before have it
-    assert Rung(**old).seconds is None
+    assert LengthResult(**old) == one  # as records from before have it
+    assert LengthResult(**old).seconds is None
 
 
 def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_rung_in_pieces_is_the_rung(carries: bool, monkeypatch: pytest.MonkeyP
         found = measure_on(
             model, task, 20, **kept, begun=begun, pressed=lambda: True  # type: ignore[arg-type]
         )  # fmt: skip
-        if isinstance(found, Rung):
+        if isinstance(found, LengthResult):
             break
         begun = Begun.from_dict(json.loads(json.dumps(asdict(found))))
         done.append(begun.done)
@@ -207,5 +207,5 @@ def test_what_was_measured_is_not_measured_again() -> None:
     begun = Begun(done=10, tallies=(Tally(loss=1.0, steps=4, correct=1, scored=2),), seconds=2.0)
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     found = measure_on(oracle, TASK, 40, **kept, begun=begun)  # type: ignore[arg-type]
-    assert isinstance(found, Rung)
+    assert isinstance(found, LengthResult)
     assert (found.accuracy, found.loss, oracle.largest) == (0.5, 0.25, 0)

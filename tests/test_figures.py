@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.report.figures import importance, lengths, parallel, space, training
 from sabtune.report.figures.fields import Field, fields
 from sabtune.report.figures.marks import (
@@ -31,7 +31,7 @@ from tests.reports import LENGTHS, RIVALS, frozen, marks, named, rungs, searched
 pytest_plugins = ("tests.materials",)
 
 
-def test_accuracy_is_drawn_as_it_was_measured(found: Material) -> None:
+def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     fresh, search = lengths.accuracy(found).panels
     ours = marks(fresh, Line)[0]
     assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods side by side
@@ -74,7 +74,7 @@ def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None
 
 
 def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
-    found: Material, monkeypatch: pytest.MonkeyPatch
+    found: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lengths.loss(found) is None
     monkeypatch.setattr(found.task, "loss_unit", "squared error")
@@ -85,7 +85,7 @@ def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
     assert best.y == [rung.loss for rung in found.best.test]
 
 
-def test_cost_is_what_was_recorded_and_nothing_else(found: Material, store: Store) -> None:
+def test_cost_is_what_was_recorded_and_nothing_else(found: ReportData, store: Store) -> None:
     figure = lengths.cost(found)
     assert figure is not None
     best = marks(figure.panels[0], Line)[-1]
@@ -98,7 +98,7 @@ def test_cost_is_what_was_recorded_and_nothing_else(found: Material, store: Stor
     assert lengths.cost(gather(study, store)) is None
 
 
-def test_trials_are_told_apart_by_how_they_ended(found: Material) -> None:
+def test_trials_are_told_apart_by_how_they_ended(found: ReportData) -> None:
     figure = space.scores(found)
     assert figure is not None
     k_top = figure.panels[0]
@@ -135,7 +135,7 @@ def test_a_trial_that_breaks_a_constraint_is_no_complete_one(store: Store) -> No
     assert list(points.y) == [0.99]
 
 
-def test_fields_are_what_differs_whatever_the_space_calls_it(found: Material) -> None:
+def test_fields_are_what_differs_whatever_the_space_calls_it(found: ReportData) -> None:
     names = [field.name for field in fields(found, found.ended)]
     assert names == ["k_top", "k_att", "schedule", "learning_rate"]  # all the others are equal
     rate = next(field for field in fields(found, found.ended) if field.name == "learning_rate")
@@ -177,7 +177,7 @@ def beyond_chance(figure: Figure) -> list[dict[str, float]]:
     return found
 
 
-def test_importances_name_their_estimators_and_want_trials(found: Material, store: Store) -> None:
+def test_importances_name_their_estimators_and_want_trials(found: ReportData, store: Store) -> None:
     figure = importance.importance(found)
     assert figure is not None
     assert "fANOVA and PED-ANOVA" in figure.title
@@ -276,11 +276,11 @@ def test_the_pareto_front_is_what_no_other_trial_beats(store: Store) -> None:
     assert figure.panels[0].x.label == "s an update"
 
 
-def test_one_objective_has_no_front(found: Material) -> None:
+def test_one_objective_has_no_front(found: ReportData) -> None:
     assert space.pareto(found) is None
 
 
-def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: Material) -> None:
+def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: ReportData) -> None:
     figure = parallel.parallel(found)
     assert figure is not None
     labels = [dimension.label for dimension in figure.dimensions]
@@ -301,7 +301,7 @@ def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: Materi
     assert start.ticks
 
 
-def test_schedules_are_the_k_top_that_training_has_in_force(found: Material) -> None:
+def test_schedules_are_the_k_top_that_training_has_in_force(found: ReportData) -> None:
     figure = training.schedules(found)
     assert figure is not None
     for label, state in (("complete", TrialState.COMPLETE), ("failed", TrialState.FAIL)):
@@ -317,7 +317,7 @@ def test_schedules_are_the_k_top_that_training_has_in_force(found: Material) -> 
     assert curve.value == found.best.score
 
 
-def test_learning_curves_are_the_reports(found: Material) -> None:
+def test_learning_curves_are_the_reports(found: ReportData) -> None:
     figure = training.learning(found)
     assert figure is not None
     (score,) = figure.panels  # nothing is on disk of these trials, so no loss
@@ -329,7 +329,7 @@ def test_learning_curves_are_the_reports(found: Material) -> None:
     assert "n = 40 trials" in figure.caption
 
 
-def test_500_trials_are_thinned_and_the_captions_say_so(many: Material) -> None:
+def test_500_trials_are_thinned_and_the_captions_say_so(many: ReportData) -> None:
     figure, curves = parallel.parallel(many), training.learning(many)
     schedules, accuracy = training.schedules(many), lengths.accuracy(many)
     assert figure is not None

@@ -18,7 +18,7 @@ from sabtune.search.run import search as run_search
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import load
-from sabtune.tracking.mirror import Projection, sync
+from sabtune.tracking.mirror import Mirror, sync
 from sabtune.tracking.ui import serve
 from tests.studies import learnable
 
@@ -102,7 +102,7 @@ def test_another_mlflows_store_is_left_alone_and_no_search_begins(
     execute(store.root / "mlflow.db", "UPDATE alembic_version SET version_num = 'f00000000000'")
     study = record.open_study(store, "learnable", write=True)
     commands: dict[str, Callable[[Store], object]] = {
-        "projection": lambda store: Projection(study, store),
+        "projection": lambda store: Mirror(study, store),
         "sync": lambda store: sync(study, store),
         "ui": lambda store: serve(store, 5000),
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sabtune.ops import dispatch, reference
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.reference import Parameters
 from tests.fused_cases import (
     NAMES,
@@ -105,7 +105,7 @@ def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     first = results(dispatch.sab, x, p, sparsity)
     results(dispatch.sab, noise(9, 31, 4, dtype=dtype), p, Sparsity(k_top=7, k_att=1, k_trunc=0))
-    SHELF.poisoned = False
+    BUFFERS.poisoned = False
     again = results(dispatch.sab, x, p, sparsity)
     assert all(torch.equal(first[name], again[name]) for name in first)
 

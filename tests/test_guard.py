@@ -22,19 +22,19 @@ from sabtune.search import run, searcher
 from sabtune.search.asha import Scheduler
 from sabtune.search.budget import Budget
 from sabtune.search.guard import Guard
-from sabtune.search.searcher import Asker, Teller
-from sabtune.search.trainable import Answer
+from sabtune.search.searcher import StudyCallback, StudySearcher
+from sabtune.search.trainable import WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study import locks, record
 from sabtune.study.checkpoints import Attempts
 from sabtune.study.definition import load
 from sabtune.study.events import Outcome
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 from tests import faults
 
 CALLED = {
-    Asker: ["suggest", "on_trial_complete", "save", "restore"],
-    Teller: [
+    StudySearcher: ["suggest", "on_trial_complete", "save", "restore"],
+    StudyCallback: [
         "on_trial_start",
         "on_trial_result",
         "on_checkpoint",
@@ -85,10 +85,10 @@ def test_after_a_problem_nothing_of_the_others_runs_either() -> None:
     budget = Budget()
     guard = Guard(budget.stop)
     guard.over(budget)
-    asker = guard.over(object.__new__(Asker))
+    asker = guard.over(object.__new__(StudySearcher))
     assert asker.suggest("any") == Searcher.FINISHED  # it has no study
     assert isinstance(guard.problem, AttributeError)
-    teller = guard.over(object.__new__(Teller))
+    teller = guard.over(object.__new__(StudyCallback))
     teller.on_trial_error(0, [], None)  # type: ignore[arg-type]
     assert budget.stop_all()
 
@@ -133,7 +133,7 @@ class Raising:
             self.raised += 1
             raise self.problem
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         self._told("started")
 
     def trial_reported(self, number: int, progress: Progress) -> None:
@@ -185,7 +185,7 @@ def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: P
     assert type(search_with(watcher)) is StoreError
     assert watcher.raised == 1
     assert type(search_with(report=(record, database))) is StoreError
-    for where, name in ((Answer, "from_result"), (searcher, "values"), (Attempts, "next")):
+    for where, name in ((WorkerResult, "from_result"), (searcher, "values"), (Attempts, "next")):
         said = search_with(**{name: (where, nothing)})
         assert type(said) is UnexpectedError
         assert "KeyError: 'score'" in str(said)

@@ -163,13 +163,13 @@ def test_a_short_array_is_noticed_in_a_pass(threads: int, monkeypatch: pytest.Mo
     sparsity = Sparsity(k_top=2, k_att=1, k_trunc=0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)
-    original = call.Call.run
+    original = call.Call.compute
 
     def with_few_cells(self: Any, tape: Any, *args: Any, **how: Any) -> Any:
         tape.memory = tape.memory[:-1]
         return original(self, tape, args[0], tape.memory, *args[2:], **how)
 
-    monkeypatch.setattr(call.Call, "run", with_few_cells)
+    monkeypatch.setattr(call.Call, "compute", with_few_cells)
     p.W1.requires_grad_()
     with pytest.raises(IndexError, match="out of bounds"):
         dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sabtune.models.sab import ALL
 from sabtune.ops import dispatch, reference, self_attention
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.reference import Normalizer, Parameters, Rule, Scoring, State
 from tests.fused_cases import NAMES, Sparsity, by_equations, check_same, for_rule
 
@@ -109,11 +109,11 @@ def running(case: Case) -> Iterator[None]:
     """Sets the threads, and fills with NaN whatever is read before it is written."""
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
-    SHELF.poisoned = True
+    BUFFERS.poisoned = True
     try:
         yield
     finally:
-        SHELF.poisoned = False
+        BUFFERS.poisoned = False
         torch.set_num_threads(before)
 
 

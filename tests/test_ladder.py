@@ -14,11 +14,11 @@ import optuna
 import pytest
 
 from sabtune.compare import statistics
-from sabtune.compare.table import Sheet, latex
+from sabtune.compare.table import ResultTable, latex
 from sabtune.errors import StoreError
 from sabtune.models import SAB
 from sabtune.report import length_table, published
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
@@ -38,11 +38,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def material(store: Store, name: str) -> Material:
+def material(store: Store, name: str) -> ReportData:
     return gather(record.open_study(store, name), store)
 
 
-def rows_of(of: Material) -> list[dict[str, str]]:
+def rows_of(of: ReportData) -> list[dict[str, str]]:
     return list(csv.DictReader(length_table.csv_page(of).splitlines()))
 
 
@@ -176,7 +176,7 @@ def test_a_study_without_a_complete_trial_is_told_so(tmp_path: Path) -> None:
 
 
 def test_latex_has_as_many_cells_in_every_row_and_closes_what_it_opens() -> None:
-    sheet = Sheet("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
+    sheet = ResultTable("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
     text = sheet.latex("tab:t")
     assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular", "tabular"]
     assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "tabular", "table"]
@@ -211,7 +211,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 
 def test_markdown_keeps_its_cells_whatever_is_in_them() -> None:
-    text = Sheet("T", ("m", "10"), ((HOSTILE, "1.0\n[0.5, 1.5]"),)).markdown()
+    text = ResultTable("T", ("m", "10"), ((HOSTILE, "1.0\n[0.5, 1.5]"),)).markdown()
     row = text.splitlines()[-1]
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
     assert r"\<b>" in row

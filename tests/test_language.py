@@ -88,8 +88,8 @@ def test_bits_per_character_by_hand() -> None:
     assert tally.mean_loss == pytest.approx((1 + 2 + 3 + 1 + 1 + 1 + 2 + 3) / 8, rel=1e-5)
     nothing = task.tally(torch.zeros(2, 4, 70), batch).mean_loss
     assert nothing == pytest.approx(math.log2(70), rel=1e-5)
-    assert task.merit(1 / 70, nothing) == pytest.approx(0, abs=1e-6)
-    assert task.merit(0.5, math.log2(70) / 4) == pytest.approx(0.75)
+    assert task.normalized_score(1 / 70, nothing) == pytest.approx(0, abs=1e-6)
+    assert task.normalized_score(0.5, math.log2(70) / 4) == pytest.approx(0.75)
 
 
 MODELS = [

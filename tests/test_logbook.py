@@ -11,7 +11,7 @@ import pytest
 
 from sabtune.study.events import Outcome
 from sabtune.terminal.trial_log import Logbook
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 from sabtune.training.loop import Report
 from sabtune.training.trial import Progress
 from tests.records import assignment
@@ -19,9 +19,10 @@ from tests.records import assignment
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
 
 
-def rungs(*accuracies: float) -> list[Rung]:
+def rungs(*accuracies: float) -> list[LengthResult]:
     return [
-        Rung(length=4 * 2**i, accuracy=a, loss=0.0, sequences=8) for i, a in enumerate(accuracies)
+        LengthResult(length=4 * 2**i, accuracy=a, loss=0.0, sequences=8)
+        for i, a in enumerate(accuracies)
     ]
 
 

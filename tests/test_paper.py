@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sabtune.report import length_table, published
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
 from tests.reports import searched
@@ -26,7 +26,7 @@ SAME = {
 """Tasks on the ground that a table stands on."""
 
 
-def material(task: Any, folder: Path) -> Material:
+def material(task: Any, folder: Path) -> ReportData:
     store = Store(folder).made()
     return gather(searched(store, "of-a-task", 3, task=task), store)
 

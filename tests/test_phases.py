@@ -21,14 +21,14 @@ from sabtune.training import evaluation
 from sabtune.training.evaluation import (
     Begun,
     Ladder,
-    Rung,
+    LengthResult,
     measure,
     measure_on,
     recorded_ladder,
     solve_length,
     solves,
 )
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 from tests.records import assignment
 
 COPYING = Copying.Config(length=6, symbols=3).build()
@@ -166,18 +166,18 @@ def test_paused_between_all_batches_it_is_the_same(monkeypatch: pytest.MonkeyPat
     whole, begun, pauses = measure(model, COPYING, 20, **kept), Begun(), 0
     while True:
         found = measure_on(model, COPYING, 20, **kept, begun=begun, pressed=lambda: True)
-        if isinstance(found, Rung):
+        if isinstance(found, LengthResult):
             break
         begun, pauses = Begun.from_dict(json.loads(json.dumps(asdict(found)))), pauses + 1
     assert found == whole
     assert pauses == 4
-    assert Rung.from_dict(json.loads(json.dumps(asdict(whole)))) == whole
+    assert LengthResult.from_dict(json.loads(json.dumps(asdict(whole)))) == whole
 
 
 def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> None:
-    def rung(length: int, in_phase: float, worst: float) -> Rung:
+    def rung(length: int, in_phase: float, worst: float) -> LengthResult:
         mean = (in_phase + worst) / 2
-        return Rung(
+        return LengthResult(
             length=length,
             accuracy=mean,
             loss=0.0,
@@ -190,7 +190,7 @@ def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> No
     rungs = [rung(20, 1.0, 1.0), rung(40, 1.0, 0.98), rung(80, 0.5, 0.5)]
     assert solve_length(rungs) == 20
     assert solve_length(rungs, in_phase=True) == 40
-    alone = [Rung(length=20, accuracy=1.0, loss=0.0, sequences=2)]  # of an older store
+    alone = [LengthResult(length=20, accuracy=1.0, loss=0.0, sequences=2)]  # of an older store
     assert solve_length(alone) == solve_length(alone, in_phase=True) == 20
 
 
@@ -277,4 +277,4 @@ def test_a_ladder_recorded_before_is_measured_with_the_scheduled_k_top() -> None
     assert recorded_ladder(old | {"k_top": None}).k_top == "final"
     content = assignment().to_dict()
     del content["ladder"]["k_top"]
-    assert Assignment.from_dict(content).ladder.k_top == "scheduled"
+    assert TrialSpec.from_dict(content).ladder.k_top == "scheduled"

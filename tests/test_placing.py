@@ -28,7 +28,7 @@ from sabtune.search.trainable import Trial
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import Resources, load
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
@@ -154,7 +154,7 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
     read = probe.Reading(name="H100", peak=20_000, total=80_000)
     asked = []
 
-    def reading(assignment: Assignment) -> probe.Reading:
+    def reading(assignment: TrialSpec) -> probe.Reading:
         made = ray.remote(num_gpus=1)(lambda: ray.get_gpu_ids())
         asked.append(ray.get(made.remote()))
         return read

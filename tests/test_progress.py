@@ -14,9 +14,9 @@ from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.study.events import Outcome
 from sabtune.terminal.live_table import Pace, Watch, duration
-from sabtune.training.evaluation import Ladder, Rung
+from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 from tests import records
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
@@ -32,13 +32,14 @@ class Clock:
         return self.now
 
 
-def assignment(number: int, configuration: int | None = None) -> Assignment:
+def assignment(number: int, configuration: int | None = None) -> TrialSpec:
     return records.assignment(number, configuration, ladder=LADDER)
 
 
-def rungs(*accuracies: float) -> list[Rung]:
+def rungs(*accuracies: float) -> list[LengthResult]:
     return [
-        Rung(length=5 * 2**i, accuracy=a, loss=0.0, sequences=8) for i, a in enumerate(accuracies)
+        LengthResult(length=5 * 2**i, accuracy=a, loss=0.0, sequences=8)
+        for i, a in enumerate(accuracies)
     ]
 
 

@@ -14,7 +14,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.events import Outcome, Overview, Registered, Version
 from sabtune.tracking import mirror
-from sabtune.tracking.mirror import Projection, keep_report, register
+from sabtune.tracking.mirror import Mirror, keep_report, register
 from tests.boards import Place
 from tests.records import assignment
 
@@ -57,7 +57,7 @@ def test_the_search_looks_at_the_whole_study_now_and_then(
     now, told = [0.0], Told()
     monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
-    shown = Projection(study, Store(tmp_path))
+    shown = Mirror(study, Store(tmp_path))
     assert len(told.overviews) == 1  # at its start, so that the note is there
     for seconds, looks in ((30, 1), (61, 2), (90, 2), (122, 3)):
         now[0] = seconds
@@ -82,7 +82,7 @@ def test_a_trial_is_shown_with_its_revision(
 ) -> None:
     told = Told()
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
-    Projection(study, Store(tmp_path)).trial_started(assignment(0))
+    Mirror(study, Store(tmp_path)).trial_started(assignment(0))
     (origin,) = told.origins
     assert (origin.commit, origin.changed) == ("c0ffee", True)
 

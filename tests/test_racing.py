@@ -6,13 +6,13 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import ConfigError
-from sabtune.study.configurations import Over, Race, Seeds
+from sabtune.study.configurations import Leaderboard, Over, Seeds
 from tests.records import trial
 
 
-def race(seeds: Seeds, *scores: list[float]) -> Race:
+def race(seeds: Seeds, *scores: list[float]) -> Leaderboard:
     """Configurations 0, 10, 20, … with these scores of their seeds."""
-    made = Race(seeds)
+    made = Leaderboard(seeds)
     for i, of in enumerate(scores):
         made.add(trial(10 * i + j, 10 * i, score=score) for j, score in enumerate(of))
     return made
@@ -55,7 +55,7 @@ def test_what_scores_nothing_gets_no_second_seed() -> None:
 
 @pytest.mark.parametrize(("over", "best"), [("mean", 0), ("median", 10), ("solve", 20)])
 def test_what_configurations_are_compared_by(over: Over, best: int) -> None:
-    made = Race(Seeds(most=3, first=3, objective=over))
+    made = Leaderboard(Seeds(most=3, first=3, objective=over))
     accuracies = {0: [0.5] * 3, 10: [0.5] * 3, 20: [1.0, 0.2, 0.2]}
     scores = {0: [0.9, 0.5, 0.5], 10: [0.1, 0.6, 0.6], 20: [0.99, 0.0, 0.0]}
     for of, values in scores.items():

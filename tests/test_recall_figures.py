@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.models import LSTM, SAB
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.report.figures import memory
 from sabtune.report.figures.marks import (
     Bars,
@@ -32,7 +32,7 @@ from tests.reports import frozen, marks
 pytest_plugins = ("tests.materials",)
 
 
-def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material) -> None:
+def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: ReportData) -> None:
     figure, *_ = memory.memory(recalling)
     (heat,) = marks(figure.panels[0], Heat)
     directory = recalling.best.checkpoint
@@ -57,7 +57,7 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: Material)
 
 
 def test_far_from_the_training_length_the_scored_steps_are_shown(
-    recalling: Material, monkeypatch: pytest.MonkeyPatch
+    recalling: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every cell is the largest of the weights of the states that lie between its edges."""
     monkeypatch.setattr(memory, "CELLS", 12)
@@ -86,7 +86,7 @@ def test_far_from_the_training_length_the_scored_steps_are_shown(
     assert list(zip(circles.y, circles.x, strict=True)) == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
+def test_distances_are_shares_of_the_weight(recalling: ReportData) -> None:
     *_, figure = memory.memory(recalling)
     every, scored = marks(figure.panels[0], Bars)
     assert sum(every.heights) == pytest.approx(100, abs=0.1)
@@ -96,7 +96,7 @@ def test_distances_are_shares_of_the_weight(recalling: Material) -> None:
     assert rule.x == 33
 
 
-def test_long_sequences_are_pooled(recalling: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sequences_are_pooled(recalling: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = marks(memory.memory(recalling)[0].panels[0], Heat)[0].z
     monkeypatch.setattr(memory, "CELLS", 10)
     pooled = marks(memory.memory(recalling)[0].panels[0], Heat)[0]
@@ -106,7 +106,7 @@ def test_long_sequences_are_pooled(recalling: Material, monkeypatch: pytest.Monk
 
 
 def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
-    recalling: Material, found: Material, tmp_path: Path
+    recalling: ReportData, found: ReportData, tmp_path: Path
 ) -> None:
     assert memory.memory(found) == []
     gone = replace(recalling.best, checkpoint=Folder.at(tmp_path / "gone"))
@@ -120,7 +120,7 @@ def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
 
 
 def test_a_task_that_does_not_know_the_truth_has_no_circles(
-    recalling: Material, monkeypatch: pytest.MonkeyPatch
+    recalling: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalling.task, "sources", lambda x: None)
     *recalls, distances = memory.memory(recalling)

@@ -12,15 +12,15 @@ from ray.tune.search import Searcher
 from sabtune.errors import StudyFileError
 from sabtune.search.budget import Budget
 from sabtune.search.run import check_resumable, failed, open_or_create
-from sabtune.search.searcher import Asker
+from sabtune.search.searcher import StudySearcher
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.configurations import Race, Seeds
+from sabtune.study.configurations import Leaderboard, Seeds
 from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile, load
 from sabtune.study.events import Outcome
-from sabtune.study.trial_specs import Assigner
-from sabtune.training.trial import Assignment, Progress
+from sabtune.study.trial_specs import TrialSpecs
+from sabtune.training.trial import Progress, TrialSpec
 from tests.test_asking import asker, changed, end, opened, order
 from tests.test_bad_study_files import RETURN, written
 from tests.test_bad_study_files import changed as text_with
@@ -32,7 +32,7 @@ class Noting:
     def __init__(self) -> None:
         self.ended: list[tuple[int, str, str]] = []
 
-    def trial_started(self, assignment: Assignment) -> None: ...
+    def trial_started(self, assignment: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -67,8 +67,8 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     study, noting = opened(file), Noting()
     for k_top in (5, 2, 4):
         study.enqueue_trial({"k_top": k_top})
-    race = Race(file.study.seeds)
-    asking = Asker(study, Assigner(file, ()), race, Folder.at(tmp_path), Budget(), most=4,
+    race = Leaderboard(file.study.seeds)
+    asking = StudySearcher(study, TrialSpecs(file, ()), race, Folder.at(tmp_path), Budget(), most=4,
                    watchers=[noting])  # fmt: skip
     first = order(asking).assignment
     assert (first.number, first.run.trial.model.k_top) == (1, 2)  # type: ignore[attr-defined]
@@ -86,7 +86,9 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     assert not failed(study)
     values = [0.5] * len(objectives)
     end(study, asking, 1, *values)
-    assert [c.number for c in Race(file.study.seeds).add(record.records(study)).ranked()] == [1]
+    assert [
+        c.number for c in Leaderboard(file.study.seeds).add(record.records(study)).ranked()
+    ] == [1]
 
 
 def test_a_search_that_goes_on_counts_what_was_rejected(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import KeptModel
 from sabtune.terminal.summary import summary
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import plain
 from tests.records import assignment
 
@@ -39,7 +39,7 @@ def add(
     made = assignment(trial.number, configuration, run=run)
     trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
     rungs = [
-        Rung(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
+        LengthResult(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
         for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))
     ]
     trial.set_user_attr(record.TEST, plain(rungs))

@@ -20,7 +20,7 @@ from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Resources, StudyFile, load
 from sabtune.study.objectives import Direction
 from sabtune.study.resuming import check_same_question
-from sabtune.study.trial_specs import Assigner
+from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tasks import Adding, Copying
 from sabtune.training.evaluation import Ladder, resolved
 from sabtune.training.trial import Limits
@@ -166,9 +166,9 @@ def test_a_plan_without_what_came_later_is_read_with_its_defaults(
 
 def test_trials_are_measured_on_the_same_sequences_after_another_seed(file: StudyFile) -> None:
     study = optuna.create_study()
-    first = Assigner(file, []).assignment(study.ask())
+    first = TrialSpecs(file, []).assignment(study.ask())
     known = record.records(study)
-    later = Assigner(changed(file, seed=5), known).assignment(study.ask())
+    later = TrialSpecs(changed(file, seed=5), known).assignment(study.ask())
     assert later.evaluation_seed == first.evaluation_seed == 0
     assert later.run.seed != first.run.seed
 
@@ -191,5 +191,5 @@ def test_runs_of_another_task_or_a_search_are_another_comparison(
         assert name_of("s.confirm", store, runs, None) == name
         contest = open_or_create(file.renamed(name), store)
         record.enqueue(contest, runs[f"#{name}"], label=f"#{name}")
-    Assigner(file, []).assignment(record.open_study(store, "learnable", write=True).ask())
+    TrialSpecs(file, []).assignment(record.open_study(store, "learnable", write=True).ask())
     assert name_of("learnable", store, runs, None) == "learnable-2"

@@ -19,7 +19,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, StudyFile, load
 from sabtune.study.summary import overview
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 from tests.studies import learnable
 
 H100 = Node(name="gpu", resources={"CPU": 16, "GPU": 1})
@@ -89,15 +89,15 @@ def gives(*nodes: Node) -> Callable[[Resources], Capacity]:
     return lambda asked: Capacity(live=nodes)
 
 
-def never(assignment: Assignment) -> probe.Reading:
+def never(assignment: TrialSpec) -> probe.Reading:
     raise AssertionError("probed")
 
 
 def test_a_search_gone_on_with_shares_as_before(asks: Asks) -> None:
     file, study = asks("gpus='auto'")
-    asked: list[Assignment] = []
+    asked: list[TrialSpec] = []
 
-    def reading(assignment: Assignment) -> probe.Reading:
+    def reading(assignment: TrialSpec) -> probe.Reading:
         asked.append(assignment)
         return read(20_000)
 

@@ -33,7 +33,7 @@ from sabtune.tasks.batch import one_hot
 from sabtune.training.evaluation import climb, selection_score
 from tests.studies import posed
 
-Answer = Callable[[Task, Batch], Tensor]
+WorkerResult = Callable[[Task, Batch], Tensor]
 """What a model may say to a batch: logits (B, T, O)."""
 
 
@@ -42,11 +42,11 @@ class Example:
     """A task, and a model that knows all but what must be remembered; lengths beside its own."""
 
     config: TaskConfig
-    guess: Answer
+    guess: WorkerResult
     longer: tuple[int, ...]
 
 
-def among(first: int) -> Answer:
+def among(first: int) -> WorkerResult:
     """Guesses among the classes from `first` on, evenly."""
 
     def guess(task: Task, batch: Batch) -> Tensor:
@@ -164,7 +164,7 @@ def test_a_guess_scores_chance(kind: str) -> None:
         right, scored = right + tally.correct, scored + tally.scored
     error = (task.chance * (1 - task.chance) / scored) ** 0.5
     assert abs(right / scored - task.chance) < 4 * error
-    assert task.merit(task.chance, float("inf")) == 0
+    assert task.normalized_score(task.chance, float("inf")) == 0
 
 
 @every_task
@@ -220,7 +220,7 @@ def test_the_right_answer_scores_one(kind: str) -> None:
     tally = task.tally(sure, batch)
     assert tally.accuracy == 1.0
     assert tally.mean_loss < 1e-6
-    assert task.merit(tally.accuracy, tally.mean_loss) == pytest.approx(1.0)
+    assert task.normalized_score(tally.accuracy, tally.mean_loss) == pytest.approx(1.0)
 
 
 @every_task

@@ -21,7 +21,7 @@ from sabtune.errors import TrackingError
 from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.models.base import ModelConfig
 from sabtune.storage.folder import Folder
-from sabtune.study.events import Picture, Version
+from sabtune.study.events import TrialView, Version
 from sabtune.tasks import Copying
 from sabtune.training import checkpoint
 from sabtune.training.loop import Training
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrialView:
     """A trial that is complete, with its checkpoint."""
     directory = tmp_path_factory.mktemp("trained")
     config: RunConfig = conftest.run.__wrapped__()  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Picture:
     return replace(told, outcome=replace(COMPLETE, checkpoint=Folder.at(directory)))
 
 
-def numbered(picture: Picture, number: int) -> Picture:
+def numbered(picture: TrialView, number: int) -> TrialView:
     """The same trial under another number."""
     return replace(picture, assignment=assignment(picture.assignment.run, number))
 
@@ -71,7 +71,7 @@ def drawn(batch: int, steps: int, inputs: int) -> np.ndarray:
 
 
 def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
-    place: Place, trained: Picture
+    place: Place, trained: TrialView
 ) -> None:
     tracker = place.tracker()
     tell(tracker, trained)
@@ -99,7 +99,7 @@ def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
 
 
 def test_a_model_predicts_at_any_length_what_the_trained_one_does(
-    place: Place, trained: Picture
+    place: Place, trained: TrialView
 ) -> None:
     tracker = place.tracker()
     tell(tracker, trained)
@@ -138,7 +138,7 @@ def test_every_kind_of_model_comes_back_bit_for_bit(
     assert len(list(training)) == 1
     training.save(tmp_path / "checkpoint")
     outcome = replace(COMPLETE, checkpoint=Folder.at(tmp_path / "checkpoint"))
-    told = Picture(assignment=assignment(run, 0), history=(), outcome=outcome)
+    told = TrialView(assignment=assignment(run, 0), history=(), outcome=outcome)
     tracker = embedded.tracker()
     tell(tracker, told)
     assert tracker.close(ENOUGH), tracker.behind
@@ -152,7 +152,7 @@ def test_every_kind_of_model_comes_back_bit_for_bit(
 
 
 def test_what_is_kept_is_safe_to_load_and_says_what_it_needs(
-    embedded: Place, trained: Picture, tmp_path: Path
+    embedded: Place, trained: TrialView, tmp_path: Path
 ) -> None:
     tracker = embedded.tracker()
     tell(tracker, trained)
@@ -179,7 +179,7 @@ def test_what_is_kept_is_safe_to_load_and_says_what_it_needs(
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in required)
 
 
-def test_a_model_is_logged_once(place: Place, trained: Picture) -> None:
+def test_a_model_is_logged_once(place: Place, trained: TrialView) -> None:
     tracker = place.tracker()
     tell(tracker, trained)
     assert tracker.close(ENOUGH), tracker.behind
@@ -193,7 +193,7 @@ def test_a_model_is_logged_once(place: Place, trained: Picture) -> None:
     assert again == before
 
 
-def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: Picture) -> None:
+def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialView) -> None:
     """Those of which it knows the run and its ladder, one that was begun and not ended, and one
     of two that are the same."""
     assert trained.outcome is not None
@@ -219,7 +219,7 @@ def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: Pictur
 
 
 def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
-    embedded: Place, trained: Picture, tmp_path: Path
+    embedded: Place, trained: TrialView, tmp_path: Path
 ) -> None:
     assert trained.outcome is not None
     (tmp_path / "run.json").write_text("{")
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
 
 
 def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
-    trained: Picture, tmp_path: Path
+    trained: TrialView, tmp_path: Path
 ) -> None:
     """As when a disk is full, or a bucket closed: the runs are in a database that is well."""
     (tmp_path / "artifacts").write_text("a file, where a folder would be made")
@@ -269,7 +269,7 @@ def champion(client: MlflowClient, study: str) -> dict[str, str]:
     return dict(client.get_model_version_by_alias(study, "champion").tags)
 
 
-def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: Picture) -> None:
+def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: TrialView) -> None:
     told = [numbered(trained, number) for number in (0, 1)]
     tracker = place.tracker()
     for picture in told:
@@ -304,7 +304,7 @@ def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: Pic
 
 
 def test_a_registered_model_of_somebody_else_is_not_touched(
-    embedded: Place, trained: Picture
+    embedded: Place, trained: TrialView
 ) -> None:
     embedded.client.create_registered_model(embedded.study, {"owner": "anna"})
     tracker = embedded.tracker()

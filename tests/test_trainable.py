@@ -15,7 +15,7 @@ from ray.tune.utils import flatten_dict
 from sabtune.errors import RefusedError, StoreError
 from sabtune.search import trainable
 from sabtune.search.asha import Halving, Scheduler
-from sabtune.search.trainable import Answer, Order, Trial, place
+from sabtune.search.trainable import Trial, WorkerResult, WorkerTask, place
 from sabtune.storage import patience
 from sabtune.storage.patience import patiently
 from sabtune.study.definition import ASHA
@@ -24,28 +24,28 @@ from sabtune.training.trial import TrialRun
 from tests.records import assignment
 
 
-def order(trials: str) -> Order:
-    return Order(assignment=assignment(), directory="0000", trials=trials)
+def order(trials: str) -> WorkerTask:
+    return WorkerTask(assignment=assignment(), directory="0000", trials=trials)
 
 
 def test_an_order_comes_back_from_plain_values() -> None:
     made = order("s3://bucket/trials/s")
-    assert Order.from_config(made.to_config()) == made
+    assert WorkerTask.from_config(made.to_config()) == made
     assert place(made.to_config()).address == "s3://bucket/trials/s/0000"
 
 
 def test_a_pause_is_no_report() -> None:
     """Tune is told to go on, and ASHA doesn't compare it."""
-    paused = Answer(progress=None, seconds=7.0).to_result()
+    paused = WorkerResult(progress=None, seconds=7.0).to_result()
     assert not paused["done"]
-    assert Answer.from_result(paused).progress is None
-    assert Answer.from_result(paused).seconds == 7.0
+    assert WorkerResult.from_result(paused).progress is None
+    assert WorkerResult.from_result(paused).seconds == 7.0
     halving = Halving(ASHA(grace=1, reduction=2))
     halving.remember(1, {1: 0.9}, complete=False)
     decision = Scheduler(halving).on_trial_result(None, None, paused)  # type: ignore[arg-type]
     assert decision == "CONTINUE"
     assert halving.rungs == {0: {1: 0.9}}
-    failed = Answer(progress=None, failed="it broke").to_result()
+    failed = WorkerResult(progress=None, failed="it broke").to_result()
     assert failed["done"]
 
 
@@ -54,7 +54,7 @@ def test_a_trial_that_solves_its_task_is_left_to_end_by_itself(solved: bool) -> 
     ladder = Ladder(lengths=(4, 8), select=(4,), sequences=8, solved_reports=3)
     progress = next(iter(TrialRun(assignment(ladder=ladder))))
     assert not progress.solved
-    told = Answer(progress=dataclasses.replace(progress, solved=solved)).to_result()
+    told = WorkerResult(progress=dataclasses.replace(progress, solved=solved)).to_result()
     halving = Halving(ASHA(grace=10, reduction=2))
     halving.remember(1, {10: 2.0}, complete=False)  # better than this one
     trial = SimpleNamespace(config={"assignment": {"number": 0}})
@@ -71,13 +71,13 @@ def test_a_worker_pauses_when_its_time_has_come_and_counts_from_a_save(
     monkeypatch.setattr(trainable, "device", lambda: torch.device("cpu"))  # Ray isn't up
     worker = Trial.__new__(Trial)
     worker.reset_config(order(str(tmp_path)).to_config())
-    assert Answer.from_result(worker.step()).progress is not None  # nobody pressed
+    assert WorkerResult.from_result(worker.step()).progress is not None  # nobody pressed
     now[0] += trainable.SAVE_EVERY
-    assert Answer.from_result(worker.step()).progress is None
+    assert WorkerResult.from_result(worker.step()).progress is None
     worker.save_checkpoint(str(tmp_path / "saved"))
     assert isinstance(worker.run, TrialRun)
     assert worker.run.training.step == 11
-    last = Answer.from_result(worker.step()).progress
+    last = WorkerResult.from_result(worker.step()).progress
     assert last is not None
     assert last.finished
 

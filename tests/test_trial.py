@@ -18,14 +18,14 @@ from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.training import evaluation
-from sabtune.training.evaluation import Begun, Ladder, Rung, climb, measure_on
+from sabtune.training.evaluation import Begun, Ladder, LengthResult, climb, measure_on
 from sabtune.training.trial import (
     FILE,
     FORMAT,
-    Assignment,
     Limits,
     Progress,
     TrialRun,
+    TrialSpec,
     load_history,
 )
 from tests.checkpoints import of_format, seal
@@ -126,7 +126,7 @@ def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) ->
 
 def test_an_assignment_and_its_progress_come_back_from_plain_values() -> None:
     made = assignment(3, 1, limits=Limits(hours=2), confirms=True)
-    assert Assignment.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert TrialSpec.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     for progress in TrialRun(assignment()):
         again = Progress.from_dict(json.loads(json.dumps(progress.to_dict())))
         assert again.to_dict() == progress.to_dict()
@@ -213,7 +213,7 @@ def test_a_rung_that_was_measured_is_not_measured_again(
     resumed = TrialRun.resume(assignment(), tmp_path)
     measured = list[int]()
 
-    def spy(model: Any, task: Any, length: int, **others: Any) -> Rung | Begun:
+    def spy(model: Any, task: Any, length: int, **others: Any) -> LengthResult | Begun:
         measured.append(length)
         return measure_on(model, task, length, **others)
 
@@ -241,17 +241,17 @@ class Reads:
         self.tested: float | None = None  # what the test sequences give, where that is otherwise
         monkeypatch.setattr("sabtune.training.trial.measure_on", self.read)
 
-    def read(self, model: Any, task: Any, length: int, **of: Any) -> Rung:
+    def read(self, model: Any, task: Any, length: int, **of: Any) -> LengthResult:
         selects = of["stream"] == Stream.SELECTION
         self.reports += selects and length == 4
         row = self.rows[min(self.reports, len(self.rows) - 1)]
         accuracy = row[(4, 8, 16).index(length)]
         if self.tested is not None and not selects:
             accuracy = self.tested
-        return Rung(length=length, accuracy=accuracy, loss=0.0, sequences=1)
+        return LengthResult(length=length, accuracy=accuracy, loss=0.0, sequences=1)
 
 
-def ten(solved_reports: int | None, schedule: Schedule | None = None) -> Assignment:
+def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSpec:
     """A trial of ten updates, each with its report."""
     run = assignment().run
     model = SAB.Config(hidden=4, k_top=2, schedule=schedule or Constant())
@@ -303,7 +303,7 @@ def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
     assert last.report.step == 5
 
 
-def scheduled(k_top: Literal["final", "scheduled"] | None) -> Assignment:
+def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
     """A trial of four reports whose attention is dense for most of the first three."""
     given = assignment()
     model = SAB.Config(

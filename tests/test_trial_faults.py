@@ -19,7 +19,7 @@ from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.record import TrialRecord
 from sabtune.training.evaluation import Ladder
-from sabtune.training.trial import Assignment, Limits, TrialRun
+from sabtune.training.trial import Limits, TrialRun, TrialSpec
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 
@@ -106,9 +106,9 @@ def damage(at: Folder | Path, how: str) -> None:
 
 
 @pytest.fixture
-def saved(run: RunConfig, tmp_path: Path) -> tuple[Assignment, list[Folder]]:
+def saved(run: RunConfig, tmp_path: Path) -> tuple[TrialSpec, list[Folder]]:
     """A trial's three checkpoints, newest first: at 15, 10 and 5 updates."""
-    assignment = Assignment(
+    assignment = TrialSpec(
         number=7,
         configuration=7,
         run=run,
@@ -124,7 +124,7 @@ def saved(run: RunConfig, tmp_path: Path) -> tuple[Assignment, list[Folder]]:
 
 @pytest.mark.parametrize("how", [*FILES, "empty"])
 def test_a_damaged_checkpoint_is_passed_over(
-    saved: tuple[Assignment, list[Folder]], how: str
+    saved: tuple[TrialSpec, list[Folder]], how: str
 ) -> None:
     assignment, newest_first = saved
     cpu = torch.device("cpu")
@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
-    saved: tuple[Assignment, list[Folder]],
+    saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
     assignment, newest_first = saved
     cpu = torch.device("cpu")
@@ -157,7 +157,7 @@ def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
 
 
 def test_a_checkpoint_of_another_trial_is_passed_over(
-    saved: tuple[Assignment, list[Folder]],
+    saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
     """As a study of the same name leaves them, in a database that is no more."""
     assignment, newest_first = saved

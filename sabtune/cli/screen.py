@@ -80,12 +80,12 @@ def run_contest(
 
 def show_champion(console: Console, name: str, contest: str, store: Store, sync: str) -> None:
     """Settles, and says, whom a study stands by after a contest of its best."""
-    from sabtune.compare.champion import crown
+    from sabtune.compare.champion import update_champion
     from sabtune.study.record import open_study
     from sabtune.tracking import mirror
 
     study = open_study(store, name, write=True)
-    champion = crown(study, open_study(store, contest))
+    champion = update_champion(study, open_study(store, contest))
     if champion is None:
         return
     console.print(Text(f"Champion of {name}: {champion.words}"))

@@ -16,7 +16,7 @@ from sabtune.cluster import node_facts
 from sabtune.cluster.capacity import HEAD
 from sabtune.cluster.findings import Finding, diagnose
 from sabtune.cluster.local_ray import check_limits, folder_base, prepare_token
-from sabtune.cluster.node_facts import Checkup
+from sabtune.cluster.node_facts import NodeFacts
 from sabtune.cluster.ray_session import check_answers, cluster_address, left_in_peace, living, there
 from sabtune.databases import file_problem, sqlite_path
 from sabtune.errors import ClusterError, SabtuneError
@@ -35,7 +35,7 @@ ROUNDS = 3
 class Diagnosis:
     """What every node told, and what is wrong. `cluster`: they are those of a cluster."""
 
-    checkups: Sequence[Checkup]
+    checkups: Sequence[NodeFacts]
     findings: Sequence[Finding]
     cluster: bool
 
@@ -148,7 +148,7 @@ def _connected(address: str) -> Iterator[None]:
 
 def ask_all(
     nodes: Sequence[Mapping[str, Any]], folders: Mapping[str, str], files: str | None
-) -> list[Checkup]:
+) -> list[NodeFacts]:
     """Every node's own checkup, asked of all at once, and how its clock goes."""
     examine = ray.remote(max_retries=0)(_examine)
     asked = [examine.options(**there(node)).remote(dict(folders), files) for node in nodes]
@@ -170,7 +170,7 @@ def offset(ask: Callable[[], float], clock: Callable[[], float] = time.time) -> 
     return best
 
 
-def _examine(folders: dict[str, str], files: str | None) -> Checkup:
+def _examine(folders: dict[str, str], files: str | None) -> NodeFacts:
     return node_facts.examine(folders, files)
 
 
@@ -178,7 +178,7 @@ def _now() -> float:
     return time.time()
 
 
-def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
+def _answer(node: Mapping[str, Any], answer: Any) -> NodeFacts:
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     resources = node["Resources"]
     known = {
@@ -187,12 +187,12 @@ def _answer(node: Mapping[str, Any], answer: Any) -> Checkup:
         "declared": resources.get("GPU", 0.0),
     }
     try:
-        told: Checkup = ray.get(answer, timeout=1)
+        told: NodeFacts = ray.get(answer, timeout=1)
         tell = ray.remote(max_retries=0)(_now).options(**there(node))
         ahead, within = offset(lambda: float(ray.get(tell.remote(), timeout=PATIENCE)))
     except ray.exceptions.GetTimeoutError:
-        return Checkup(**known, unreachable=f"no answer within {PATIENCE:.0f} s")
+        return NodeFacts(**known, unreachable=f"no answer within {PATIENCE:.0f} s")
     except (ray.exceptions.RayError, SabtuneError, ImportError) as problem:
         words = [line for line in str(problem).splitlines() if line.strip()]
-        return Checkup(**known, unreachable=(words or [type(problem).__name__])[-1].strip())
+        return NodeFacts(**known, unreachable=(words or [type(problem).__name__])[-1].strip())
     return replace(told, **known, offset=ahead, within=within)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sabtune.cluster.node_facts import SHOWN, Checkup, Disk, Token
+from sabtune.cluster.node_facts import SHOWN, Disk, NodeFacts, Token
 from sabtune.wording import counted
 
 LITTLE, SPARE = 1.0, 5.0
@@ -32,7 +32,7 @@ class Finding:
 
 
 def diagnose(
-    checkups: Sequence[Checkup], *, files: str | None = None, cluster: bool = False
+    checkups: Sequence[NodeFacts], *, files: str | None = None, cluster: bool = False
 ) -> list[Finding]:
     """All findings, the wrong ones first. The first checkup is the driver's own machine's."""
     found: list[Finding] = []
@@ -63,7 +63,7 @@ def token_findings(where: str, token: Token, *, cluster: bool) -> list[Finding]:
     return list(_token(where, token, cluster=cluster))
 
 
-def _silent(one: Checkup) -> Finding:
+def _silent(one: NodeFacts) -> Finding:
     return Finding(
         where=one.node,
         says=f"doesn't tell how it is: {one.unreachable}",
@@ -72,7 +72,7 @@ def _silent(one: Checkup) -> Finding:
     )
 
 
-def _versions(told: Sequence[Checkup]) -> Iterator[Finding]:
+def _versions(told: Sequence[NodeFacts]) -> Iterator[Finding]:
     """Where a node has another version than the driver's machine, which is the first."""
     if not told:
         return
@@ -92,7 +92,7 @@ def _versions(told: Sequence[Checkup]) -> Iterator[Finding]:
                 )
 
 
-def _missing(one: Checkup, name: str) -> Finding:
+def _missing(one: NodeFacts, name: str) -> Finding:
     if name == "numba":
         remedy = "CPUs then train two to four times slower: pip install numba"
         return Finding(where=one.node, says="numba isn't installed", remedy=remedy, wrong=False)
@@ -105,7 +105,7 @@ def _public(version: str | None) -> str | None:
     return version.partition("+")[0] if version else None
 
 
-def _gpus(one: Checkup) -> Iterator[Finding]:
+def _gpus(one: NodeFacts) -> Iterator[Finding]:
     there = len(one.gpus)
     if there and one.seen < there:
         yield Finding(
@@ -125,7 +125,7 @@ def _gpus(one: Checkup) -> Iterator[Finding]:
         )
 
 
-def _drivers(told: Sequence[Checkup]) -> Iterator[Finding]:
+def _drivers(told: Sequence[NodeFacts]) -> Iterator[Finding]:
     """A driver that is not the most frequent one."""
     drivers = Counter(one.gpus[0].driver for one in told if one.gpus)
     if len(drivers) < 2:
@@ -141,7 +141,7 @@ def _drivers(told: Sequence[Checkup]) -> Iterator[Finding]:
             )
 
 
-def _disks(one: Checkup) -> Iterator[Finding]:
+def _disks(one: NodeFacts) -> Iterator[Finding]:
     for disk in one.disks:
         if disk.free < SPARE:
             yield Finding(
@@ -159,7 +159,7 @@ def _room(disk: Disk) -> str:
     return "make room there" if disk.of == "home" else "make room there, or name another place"
 
 
-def _clock(one: Checkup) -> Iterator[Finding]:
+def _clock(one: NodeFacts) -> Iterator[Finding]:
     """What is off for certain: more than the time that asking took could explain."""
     off = abs(one.offset) - one.within
     if off > DRIFT:
@@ -173,7 +173,7 @@ def _clock(one: Checkup) -> Iterator[Finding]:
         )
 
 
-def _files(one: Checkup, files: str | None) -> Iterator[Finding]:
+def _files(one: NodeFacts, files: str | None) -> Iterator[Finding]:
     if files and one.files:
         yield Finding(
             where=one.node,
@@ -202,7 +202,7 @@ def _token(where: str, token: Token, *, cluster: bool) -> Iterator[Finding]:
         )
 
 
-def _modes(told: Sequence[Checkup]) -> Iterator[Finding]:
+def _modes(told: Sequence[NodeFacts]) -> Iterator[Finding]:
     if len(told) < 2:
         return
     for one in told:

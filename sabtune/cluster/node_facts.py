@@ -58,7 +58,7 @@ class Token:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkup:
+class NodeFacts:
     """What one machine told. `offset`: how far its clock is ahead of the driver's, in s, known to
     `within`. `declared`: the GPUs that Ray gives out there. `unreachable`: why it could not tell
     anything, or ""."""
@@ -78,13 +78,13 @@ class Checkup:
     unreachable: str = ""
 
 
-def examine(folders: Mapping[str, str], files: str | None) -> Checkup:
+def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
     """Of the machine that this runs on. `folders`: whose disks are looked at, by what they hold."""
     import torch
 
     gpus = _gpus()
     versions = software()
-    return Checkup(
+    return NodeFacts(
         node=platform.node(),
         versions={name: versions[name] for name in SHOWN},
         cuda=torch.version.cuda,

@@ -24,12 +24,12 @@ from optuna.trial import TrialState
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.results import comparison
 from sabtune.study import record
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 from sabtune.study.events import Version
 from sabtune.study.trial_specs import configuration_key
 
 
-def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
+def update_champion(study: optuna.Study, contest: optuna.Study) -> Version | None:
     """Writes down what a finished comparison found of the study's configurations, and who is the
     champion; returns it. None, and nothing is written, while the comparison runs or where it has
     no configuration of the study.
@@ -40,18 +40,18 @@ def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
     candidates = _candidates(study, contest, found) if found else {}
     if found is None or not candidates:
         return None
-    known, race = record.registered(study), Race.of(study)
+    known, race = record.registered(study), Leaderboard.of(study)
     present = known.crowned
-    defender = _configuration(study, present.trial) if present is not None else None
+    incumbent = _configuration(study, present.trial) if present is not None else None
     versions = {}
     for number, group in candidates.items():
         best = race.configurations[number].best.number
-        trial = present.trial if present is not None and number == defender else best
+        trial = present.trial if present is not None and number == incumbent else best
         versions[number] = _version(trial, contest, found, group)
-    winner = defender if present is not None and present.confirmed else None
-    if defender in candidates:
-        beaten_by = _beaten_by(found, candidates, defender)
-        winner = defender if beaten_by is None else beaten_by
+    winner = incumbent if present is not None and present.confirmed else None
+    if incumbent in candidates:
+        beaten_by = _beaten_by(found, candidates, incumbent)
+        winner = incumbent if beaten_by is None else beaten_by
     elif winner is None:
         winner = max(versions, key=lambda number: versions[number].accuracy)
     registered = {version.trial for version in known.versions}
@@ -67,7 +67,7 @@ def crown(study: optuna.Study, contest: optuna.Study) -> Version | None:
 def _candidates(study: optuna.Study, contest: optuna.Study, found: Comparison) -> dict[int, Group]:
     """The groups of the comparison by the number of the study's configuration, those left out that
     are none or that have no complete trial there."""
-    race = Race.of(study)
+    race = Leaderboard.of(study)
     numbers = {
         configuration_key(trial.run): trial.configuration
         for trial in record.counted(record.records(study))
@@ -95,10 +95,10 @@ def _version(trial: int, contest: optuna.Study, found: Comparison, group: Group)
     )
 
 
-def _beaten_by(found: Comparison, candidates: dict[int, Group], defender: int) -> int | None:
-    """The number of the configuration that beats the defender's, if one does."""
-    others = {number: group for number, group in candidates.items() if number != defender}
-    held = dataclasses.replace(found, groups=[candidates[defender], *others.values()])
+def _beaten_by(found: Comparison, candidates: dict[int, Group], incumbent: int) -> int | None:
+    """The number of the configuration that beats the incumbent's, if one does."""
+    others = {number: group for number, group in candidates.items() if number != incumbent}
+    held = dataclasses.replace(found, groups=[candidates[incumbent], *others.values()])
     above = {contrast.other.label for contrast in held.contrasts if contrast.reading == "lower"}
     means = {
         number: float(np.mean(found.accuracies(group, found.compared)))

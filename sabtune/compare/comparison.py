@@ -17,9 +17,9 @@ from rich.text import Text
 
 from sabtune.compare import statistics
 from sabtune.compare.statistics import Difference, Estimate, Floats, Share
-from sabtune.compare.table import Sheet
+from sabtune.compare.table import ResultTable
 from sabtune.errors import ConfigError
-from sabtune.training.evaluation import SOLVED, Rung, solve_length
+from sabtune.training.evaluation import SOLVED, LengthResult, solve_length
 
 FEW = 10
 """Seeds below which a bootstrap interval is noticeably too narrow (see `bootstrap_interval`)."""
@@ -39,7 +39,7 @@ class Group:
     """
 
     label: str
-    runs: Mapping[int, Sequence[Rung]]
+    runs: Mapping[int, Sequence[LengthResult]]
     failed: int = 0
 
     @property
@@ -153,21 +153,21 @@ class Comparison:
         return statistics.unpaired_difference(a, b)
 
 
-def accuracy_sheet(comparison: Comparison) -> Sheet:
+def accuracy_sheet(comparison: Comparison) -> ResultTable:
     """Methods × lengths: the mean accuracy and its interval."""
     rows = []
     for group in comparison.groups:
         samples = [comparison.accuracies(group, length) for length in comparison.lengths]
         means = [statistics.mean(sample).percent() for sample in samples]
         rows.append((group.label, _seeds(group), *means))
-    return Sheet(
+    return ResultTable(
         f"Accuracy in %: mean over seeds [{statistics.CONFIDENCE:.0%} interval]",
         ("method", "seeds", *(f"length {length:,}" for length in comparison.lengths)),
         tuple(rows),
     )
 
 
-def longest_sheet(comparison: Comparison) -> Sheet:
+def longest_sheet(comparison: Comparison) -> ResultTable:
     """What each method reaches at the longest length: the interquartile mean and P(solve)."""
     longest = comparison.lengths[-1]
     by_phase = [comparison.phases(group, longest) for group in comparison.groups]
@@ -183,10 +183,10 @@ def longest_sheet(comparison: Comparison) -> Sheet:
     header = ["method", "seeds", "IQM of accuracy (%)", "solved by", "P(solve) (%)"]
     if any(by_phase):
         header += ["in phase (%)", "worst phase (%)"]
-    return Sheet(f"At length {longest:,}, the longest", tuple(header), tuple(rows))
+    return ResultTable(f"At length {longest:,}, the longest", tuple(header), tuple(rows))
 
 
-def contrast_sheet(comparison: Comparison) -> Sheet:
+def contrast_sheet(comparison: Comparison) -> ResultTable:
     """The first method against each other one, at the compared length."""
     label = comparison.groups[0].label
     rows = []
@@ -195,14 +195,14 @@ def contrast_sheet(comparison: Comparison) -> Sheet:
         ps = _p(difference.p), _p(contrast.corrected)
         gap = difference.percent(sign="+")
         rows.append((contrast.other.label, seeds, gap, *ps, contrast.reading))
-    return Sheet(
+    return ResultTable(
         f"{label} against the others at length {comparison.compared:,}",
         ("against", "seeds", "difference (percentage points)", "p", "p after Holm", f"{label} is"),
         tuple(rows),
     )
 
 
-def sheets(comparison: Comparison) -> list[Sheet]:
+def sheets(comparison: Comparison) -> list[ResultTable]:
     found = [accuracy_sheet(comparison), longest_sheet(comparison)]
     return [*found, contrast_sheet(comparison)] if comparison.contrasts else found
 
@@ -341,7 +341,7 @@ def _check_groups(groups: Sequence[Group]) -> None:
         raise ConfigError(f"lengths {sorted(measured)}: expected the same in every run")
 
 
-def _lengths(rungs: Sequence[Rung]) -> tuple[int, ...]:
+def _lengths(rungs: Sequence[LengthResult]) -> tuple[int, ...]:
     return tuple(sorted(rung.length for rung in rungs))
 
 

@@ -26,13 +26,13 @@ from sabtune.schema import KIND, from_dict
 from sabtune.search.run import Ending, Say, execute, open_or_create, silent
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.configurations import Race, Seeds
+from sabtune.study.configurations import Leaderboard, Seeds
 from sabtune.study.definition import Study, StudyFile, load
 from sabtune.study.events import Watcher
 from sabtune.study.locks import locked
 from sabtune.study.names import numbered
 from sabtune.study.resuming import as_asked
-from sabtune.study.trial_specs import Assigner, configuration_key
+from sabtune.study.trial_specs import TrialSpecs, configuration_key
 from sabtune.training.evaluation import Ladder, recorded_ladder
 
 EVALUATION_SEED = record.FRESH_SEED
@@ -65,7 +65,7 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConf
     """
     found: dict[str, RunConfig] = {}
     for place, name in enumerate(names):
-        ranked = Race.of(record.open_study(store, name)).ranked()
+        ranked = Leaderboard.of(record.open_study(store, name)).ranked()
         if not ranked:
             raise StoreError(f"study {name!r} has no complete trial yet: search it first")
         kinds: set[object] = set()
@@ -234,7 +234,7 @@ def contest(
         models = plan.get(record.CONTEST, {}) | models
         record.set_plan(opened, {**plan, "searched": list(searched.select), record.CONTEST: models})
         queue = enqueue(opened, wanted(runs, seeds))
-        assigner = Assigner(
+        assigner = TrialSpecs(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
         ending = execute(

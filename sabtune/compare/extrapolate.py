@@ -11,7 +11,7 @@ from sabtune.errors import StoreError
 from sabtune.schema import check
 from sabtune.study.record import TrialRecord
 from sabtune.training.checkpoint import MODEL_FILES, load_model
-from sabtune.training.evaluation import Rung, measure
+from sabtune.training.evaluation import LengthResult, measure
 from sabtune.training.memory import forget_peak, peak
 
 
@@ -19,7 +19,7 @@ from sabtune.training.memory import forget_peak, peak
 class Climbed:
     """A rung, and what measuring it held at its peak, in MiB."""
 
-    rung: Rung
+    rung: LengthResult
     memory: float
 
 

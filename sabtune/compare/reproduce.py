@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sabtune.errors import StoreError
 from sabtune.provenance import hardware, software
 from sabtune.study.record import TrialRecord
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import Progress, TrialRun
 from sabtune.wording import counted
 
@@ -65,7 +65,7 @@ def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
     return scores, progress
 
 
-def _flat(name: str, rungs: Sequence[Rung]) -> dict[str, float]:
+def _flat(name: str, rungs: Sequence[LengthResult]) -> dict[str, float]:
     return {
         f"{name} {key} at length {rung.length}": value
         for rung in rungs

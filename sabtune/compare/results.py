@@ -13,7 +13,7 @@ from rich.text import Text
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.comparison import page as comparison_page
 from sabtune.study import record
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 
 
 def page(study: optuna.Study) -> RenderableType:
@@ -38,7 +38,7 @@ def comparison(study: optuna.Study) -> Comparison | None:
     A failed run that was run again doesn't count; one that wasn't, counts as failed.
     """
     trials = record.counted(record.records(study))
-    runs: dict[str, dict[int, list[Rung]]] = defaultdict(dict)
+    runs: dict[str, dict[int, list[LengthResult]]] = defaultdict(dict)
     failed: Counter[str] = Counter()
     for trial in trials:
         if trial.state == TrialState.COMPLETE and trial.run is not None:

@@ -28,7 +28,7 @@ LATEX = {
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ResultTable:
     """The first column is to the left. A row of one cell is a heading over those that follow.
 
     A cell may have a second line, which is secondary: an interval under its mean.

@@ -61,7 +61,7 @@ def sab(
     if not (same and supports(x, state, rule)):
         return triton.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
-    hidden, summary, _, after = call.done()
+    hidden, summary, _, after = call.run()
     return hidden, summary, after
 
 
@@ -87,5 +87,5 @@ def predict(
             x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
         )
         return reference.readout(hidden, summary, *readout), after
-    _, _, logits, after = Call(x, state, p, readout, k_top, k_att, k_trunc, rule).done()
+    _, _, logits, after = Call(x, state, p, readout, k_top, k_att, k_trunc, rule).run()
     return logits, after

@@ -1,7 +1,7 @@
 """Sparse Attentive Backtracking, equation by equation, differentiated by plain autograd.
 
 This is the truth that every faster path is compared with. Ke et al., "Sparse Attentive
-Backtracking: Temporal Credit Assignment Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
+Backtracking: Temporal Credit TrialSpec Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
 
 For the steps t = 1 … T, with a memory M that starts with one zero vector m_0:
 

@@ -84,5 +84,5 @@ def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, Stat
     """`equations`, faster; the state after is then detached. Raises as they do."""
     if not (check_call(x, state, p, State) and supports(x, state)):
         return equations(x, state, p)
-    hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).done()
+    hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).run()
     return hidden, summary, State(*after)

@@ -19,7 +19,7 @@ from sabtune.errors import StoreError
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, history
-from sabtune.study.configurations import Configuration, Race
+from sabtune.study.configurations import Configuration, Leaderboard
 from sabtune.study.names import CONTESTS, kept_names, kind
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Task
@@ -36,7 +36,7 @@ BROKEN = "breaks a constraint"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class ReportData:
     """Of a study with a complete trial.
 
     ranked: its configurations, best first. contests: by the study that holds its runs, this one or
@@ -137,17 +137,17 @@ class Material:
         return Attempts(self.store.trials / self.name)
 
 
-def gather(study: optuna.Study, store: Store) -> Material:
+def gather(study: optuna.Study, store: Store) -> ReportData:
     """The material of a study. Raises StoreError if no trial of it is complete."""
     trials = record.records(study)
-    ranked = Race.of_trials(study, trials).ranked()
+    ranked = Leaderboard.of_trials(study, trials).ranked()
     if not ranked:
         ended = sum(trial.state in record.ENDED for trial in record.counted(trials))
         raise StoreError(
             f"study {study.study_name!r} has no complete trial ({ended} ended otherwise): "
             "there is nothing to report yet, search on"
         )
-    return Material(
+    return ReportData(
         study=study,
         store=store,
         trials=trials,

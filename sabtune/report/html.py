@@ -14,9 +14,9 @@ from plotly.offline import get_plotlyjs
 
 from sabtune import __version__
 from sabtune.compare import comparison
-from sabtune.compare.table import Sheet
+from sabtune.compare.table import ResultTable
 from sabtune.report import length_table
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures import live
 from sabtune.report.figures.marks import Drawing
 from sabtune.schema import flatten
@@ -41,14 +41,14 @@ class Section:
     id: str
     title: str
     level: int = 2
-    sheets: Sequence[Sheet] = ()
+    sheets: Sequence[ResultTable] = ()
     pairs: Sequence[tuple[str, str]] = ()
     plot: Markup | None = None
     caption: str = ""
     notes: Sequence[str] = ()
 
 
-def page(material: Material, drawings: Sequence[Drawing]) -> str:
+def page(material: ReportData, drawings: Sequence[Drawing]) -> str:
     """The whole page."""
     environment = Environment(
         loader=PackageLoader("sabtune.report", "."),
@@ -81,7 +81,7 @@ def page(material: Material, drawings: Sequence[Drawing]) -> str:
     )
 
 
-def _lead(material: Material) -> str:
+def _lead(material: ReportData) -> str:
     best, chance = material.best, material.task.chance
     longest = best.test[-1]
     if material.is_contest:
@@ -97,7 +97,7 @@ def _lead(material: Material) -> str:
     )
 
 
-def _best(material: Material) -> Section:
+def _best(material: ReportData) -> Section:
     run = material.run
     flat = flatten(run.to_dict())
     what = "of all runs" if material.is_contest else "trial"
@@ -114,7 +114,7 @@ def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _contests(material: Material) -> Iterator[Section]:
+def _contests(material: ReportData) -> Iterator[Section]:
     for name, found in material.contests.items():
         title = "One thing changed at a time" if kind(name) == "ablate" else "On fresh seeds"
         shown = found is material.confirmed  # its accuracies stand in the table by length
@@ -127,7 +127,7 @@ def _contests(material: Material) -> Iterator[Section]:
         )
 
 
-def _two_lines(sheet: Sheet) -> Sheet:
+def _two_lines(sheet: ResultTable) -> ResultTable:
     """With its intervals below the numbers."""
     body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in sheet.body]
     return replace(sheet, body=tuple(body))
@@ -140,7 +140,7 @@ def _figure(drawing: Drawing) -> Section:
     )
 
 
-def _provenance(material: Material) -> Section:
+def _provenance(material: ReportData) -> Section:
     """What the trials recorded, and how many of them where they differ."""
     seen: dict[str, Counter[str]] = {}
     for trial in material.ended:
@@ -165,7 +165,7 @@ def _counted(values: Counter[str], of: int) -> str:
     )
 
 
-def caveats(material: Material) -> Iterator[str]:
+def caveats(material: ReportData) -> Iterator[str]:
     """What a reader must bear in mind."""
     if not material.is_contest:
         yield (

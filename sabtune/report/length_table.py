@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from sabtune.compare import comparison, statistics
 from sabtune.compare.comparison import Group
 from sabtune.compare.statistics import Estimate
-from sabtune.compare.table import Sheet, csv_text, latex
+from sabtune.compare.table import ResultTable, csv_text, latex
 from sabtune.config import PARTS
 from sabtune.escaping import markdown as markdown_text
 from sabtune.report import published
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.schema import to_dict
 
 MOST = 8
@@ -45,7 +45,7 @@ class Block:
         return {length for row in self.rows for length in row.cells}
 
 
-def sheets(material: Material) -> list[Sheet]:
+def sheets(material: ReportData) -> list[ResultTable]:
     """The accuracies, then the losses."""
     up_to = "length" if material.shortest is None else "lengths up to"
     trained = f"trained at {up_to} {material.run.task.length:,}"
@@ -54,13 +54,13 @@ def sheets(material: Material) -> list[Sheet]:
     return accuracy + losses
 
 
-def notes(material: Material) -> list[str]:
+def notes(material: ReportData) -> list[str]:
     """How the rows came about, a line each."""
     found = material.confirmed
     return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(material)]
 
 
-def own_notes(material: Material) -> list[str]:
+def own_notes(material: ReportData) -> list[str]:
     """Of these, what stands in no other notes on a contest."""
     lines: list[str] = []
     if material.confirmed and any(group.failed for group in material.confirmed.groups):
@@ -76,7 +76,7 @@ def own_notes(material: Material) -> list[str]:
     return [*lines, *quoted]
 
 
-def _of_table(table: published.QuotedTable, material: Material) -> str:
+def _of_table(table: published.QuotedTable, material: ReportData) -> str:
     """What a paper's table is of, and what it says of a test set as a whole."""
     sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
     words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
@@ -88,7 +88,7 @@ def _of_table(table: published.QuotedTable, material: Material) -> str:
     return " ".join(words)
 
 
-def markdown(material: Material) -> str:
+def markdown(material: ReportData) -> str:
     """The tables and their notes as Markdown."""
     tables = [sheet.markdown() for sheet in sheets(material)]
     return "\n\n".join([*tables, "\n".join(f"- {_note(note)}" for note in notes(material))]) + "\n"
@@ -101,7 +101,7 @@ def _note(text: str) -> str:
     return "`".join(part if code and i % 2 else markdown_text(part) for i, part in enumerate(parts))
 
 
-def latex_page(material: Material) -> str:
+def latex_page(material: ReportData) -> str:
     """The tables and their notes as LaTeX, to be \\input; wants booktabs."""
     tables = [
         sheet.latex(f"tab:{material.name}-ladder-{number}")
@@ -111,13 +111,13 @@ def latex_page(material: Material) -> str:
     return "\n\n".join([r"% \usepackage{booktabs}", *tables, "\n".join(said)]) + "\n"
 
 
-def csv_page(material: Material) -> str:
+def csv_page(material: ReportData) -> str:
     """One row for each method and length, every number in full; accuracies are fractions."""
     rows = list(_rows(material))
     return csv_text(rows, dict.fromkeys(name for row in rows for name in row))
 
 
-def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:
+def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
     """As few tables as keep to `MOST` lengths, the blocks in their order."""
     tables: list[list[Block]] = []
     for block in blocks:
@@ -131,17 +131,19 @@ def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[Sheet]:
     return [_sheet(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
 
 
-def _sheet(title: str, blocks: Sequence[Block]) -> Sheet:
+def _sheet(title: str, blocks: Sequence[Block]) -> ResultTable:
     lengths = sorted(set().union(*(block.lengths for block in blocks)))
     body: list[tuple[str, ...]] = []
     for block in blocks:
         body.append((block.heading,))
         for row in block.rows:
             body.append((row.label, row.seeds, *(row.cells.get(n, "–") for n in lengths)))
-    return Sheet(title, ("method", "seeds", *(f"{length:,}" for length in lengths)), tuple(body))
+    return ResultTable(
+        title, ("method", "seeds", *(f"{length:,}" for length in lengths)), tuple(body)
+    )
 
 
-def _accuracies(material: Material) -> Iterator[Block]:
+def _accuracies(material: ReportData) -> Iterator[Block]:
     rows = []
     found = material.confirmed
     if found:
@@ -155,7 +157,7 @@ def _accuracies(material: Material) -> Iterator[Block]:
     yield from _papers(material, "accuracy")
 
 
-def _papers(material: Material, measure: published.Measure) -> Iterator[Block]:
+def _papers(material: ReportData, measure: published.Measure) -> Iterator[Block]:
     """What papers report by length, a block for each source and setting."""
     for table in _quoted(material):
         if table.measure != measure:
@@ -168,7 +170,7 @@ def _papers(material: Material, measure: published.Measure) -> Iterator[Block]:
                 yield Block(heading=f"{source}: {published.QUOTED}", rows=rows, setting=setting)
 
 
-def _losses(material: Material) -> Iterator[Block]:
+def _losses(material: ReportData) -> Iterator[Block]:
     rows = []
     found = material.confirmed
     if found:
@@ -191,11 +193,11 @@ def _row(group: Group, cells: Mapping[int, str]) -> Row:
     return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
 
 
-def _best(material: Material, cells: Mapping[int, str]) -> Row:
+def _best(material: ReportData, cells: Mapping[int, str]) -> Row:
     return Row(label=_label(material), seeds="1", cells=cells)
 
 
-def _label(material: Material) -> str:
+def _label(material: ReportData) -> str:
     return f"#{material.best.number} {material.run.trial.model.label()}"
 
 
@@ -219,15 +221,15 @@ def _of_paper(row: published.Quoted) -> Row:
     return Row(label=row.method, seeds="–", cells=cells)
 
 
-def _task(material: Material) -> dict[str, object]:
+def _task(material: ReportData) -> dict[str, object]:
     return to_dict(material.run.task, PARTS)
 
 
-def _quoted(material: Material) -> list[published.QuotedTable]:
+def _quoted(material: ReportData) -> list[published.QuotedTable]:
     return published.quoted(_task(material))
 
 
-def _chosen(material: Material) -> str:
+def _chosen(material: ReportData) -> str:
     at = ", ".join(f"{length:,}" for length in material.select)
     return (
         f"The search's best trial is its choice by scores at length {at}, among its complete "
@@ -237,7 +239,7 @@ def _chosen(material: Material) -> str:
     )
 
 
-def _rows(material: Material) -> Iterator[dict[str, object]]:
+def _rows(material: ReportData) -> Iterator[dict[str, object]]:
     found = material.confirmed
     own = {"trained_at": material.run.task.length}
     unit = {"loss_unit": material.task.loss_unit}

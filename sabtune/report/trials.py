@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from sabtune.compare.table import csv_text
-from sabtune.report.data import Material, state
+from sabtune.report.data import ReportData, state
 from sabtune.schema import flatten
 from sabtune.study.record import TrialRecord
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 
 Cells = dict[str, object]
 
 
-def csv_page(material: Material) -> str:
+def csv_page(material: ReportData) -> str:
     """One row for each trial that has begun, every number in full.
 
     Its columns: how it ended; its whole configuration, by the names that MLflow has, too; as
@@ -54,7 +54,7 @@ def _measured(trial: TrialRecord) -> Cells:
     return _by_length("ladder", trial.ladder) | _by_length("test", trial.test)
 
 
-def _by_length(on: str, rungs: list[Rung]) -> Cells:
+def _by_length(on: str, rungs: list[LengthResult]) -> Cells:
     accuracies: Cells = {f"{on}_accuracy_at_{rung.length}": rung.accuracy for rung in rungs}
     phases: Cells = {}
     for rung in rungs:

@@ -10,13 +10,13 @@ import optuna
 
 from sabtune.errors import StoreError
 from sabtune.report import length_table, trials
-from sabtune.report.data import Material, gather
+from sabtune.report.data import ReportData, gather
 from sabtune.schema import check_name
 from sabtune.storage.store import Store
 
 Format = Literal["html", "md", "tex", "csv", "png", "pdf"]
 
-TABLES: Mapping[Format, Mapping[str, Callable[[Material], str]]] = {
+TABLES: Mapping[Format, Mapping[str, Callable[[ReportData], str]]] = {
     "md": {"ladder.md": length_table.markdown},
     "csv": {"ladder.csv": length_table.csv_page, "trials.csv": trials.csv_page},
     "tex": {"ladder.tex": length_table.latex_page},
@@ -51,7 +51,7 @@ def write(
         ) from None
 
 
-def _files(material: Material, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
+def _files(material: ReportData, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
     """Each file's name and content, made when it is asked for."""
     for of, tables in TABLES.items():
         if of in formats:

@@ -18,7 +18,7 @@ from sabtune.errors import ResourceError
 from sabtune.search.probe import Reading, read_gpu
 from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, StudyFile, words
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 MAY_USE = 0.8
 """The share of a GPU's memory that its trials may take, by what one of them took at its peak:
@@ -38,7 +38,7 @@ class Placement:
     words: str = ""
 
 
-Read = Callable[[Assignment], Reading]
+Read = Callable[[TrialSpec], Reading]
 
 
 def placed(
@@ -105,10 +105,10 @@ def fraction(count: int) -> float:
     return UNIT // count / UNIT
 
 
-def first(file: StudyFile) -> Assignment:
+def first(file: StudyFile) -> TrialSpec:
     """The study's first configuration, as a trial that no study knows."""
     study = file.study
-    return Assignment(
+    return TrialSpec(
         number=0,
         configuration=0,
         run=RunConfig(task=study.task, trial=file.try_space(), seed=0),
@@ -118,7 +118,7 @@ def first(file: StudyFile) -> Assignment:
     )
 
 
-def on_a_gpu(assignment: Assignment) -> Reading:
+def on_a_gpu(assignment: TrialSpec) -> Reading:
     """What a trial holds of a GPU of this Ray that it has to itself. Raises ResourceError if it
     can't be trained there."""
     probe = ray.remote(num_cpus=assignment.threads, num_gpus=1)(_reading)
@@ -135,4 +135,4 @@ def on_a_gpu(assignment: Assignment) -> Reading:
 
 
 def _reading(assignment: dict[str, Any]) -> dict[str, Any]:
-    return asdict(read_gpu(Assignment.from_dict(assignment)))
+    return asdict(read_gpu(TrialSpec.from_dict(assignment)))

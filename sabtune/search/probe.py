@@ -14,7 +14,7 @@ from sabtune.seeding import Stream
 from sabtune.training.evaluation import BATCH_STEPS, measure
 from sabtune.training.loop import Training
 from sabtune.training.memory import forget_peak, peak
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 WARM = 3
 """Updates that are not timed."""
@@ -56,7 +56,7 @@ class Probe:
     reading: Reading | None
 
 
-def probe(assignment: Assignment, device: torch.device) -> Probe:
+def probe(assignment: TrialSpec, device: torch.device) -> Probe:
     """Trains for a moment and measures each rung once."""
     config, ladder = assignment.run.trial, assignment.ladder
     torch.set_num_threads(assignment.threads)
@@ -78,7 +78,7 @@ def probe(assignment: Assignment, device: torch.device) -> Probe:
     )
 
 
-def read_gpu(assignment: Assignment) -> Reading:
+def read_gpu(assignment: TrialSpec) -> Reading:
     """What a trial holds of this process's GPU, which no other process uses, while it trains and
     on the longest rung."""
     if not torch.cuda.is_available():
@@ -118,7 +118,7 @@ def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
     return (time.perf_counter() - begun) / done, done, training
 
 
-def _rung(assignment: Assignment, training: Training, length: int) -> RungCost:
+def _rung(assignment: TrialSpec, training: Training, length: int) -> RungCost:
     """One batch is measured; the others take as long."""
     ladder = assignment.ladder
     at_once = min(ladder.sequences, max(1, BATCH_STEPS // training.task.steps(length)))

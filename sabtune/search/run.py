@@ -21,14 +21,14 @@ from sabtune.search.asha import Halving, Scheduler
 from sabtune.search.budget import Budget
 from sabtune.search.guard import Guard
 from sabtune.search.placement import Placement, placed
-from sabtune.search.searcher import Asker, Teller
+from sabtune.search.searcher import StudyCallback, StudySearcher
 from sabtune.search.trainable import Trial
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.backups import restore, snapshots
 from sabtune.study.cautions import cautions
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 from sabtune.study.database_lock import DatabaseLock
 from sabtune.study.definition import StudyFile
 from sabtune.study.events import Watcher
@@ -39,8 +39,8 @@ from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import identity, recover
 from sabtune.study.resuming import check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
-from sabtune.study.trial_specs import Assigner
-from sabtune.tracking.mirror import Projection, made_whole
+from sabtune.study.trial_specs import TrialSpecs
+from sabtune.tracking.mirror import Mirror, made_whole
 from sabtune.wording import counted
 
 WORKER_DEATHS = 3
@@ -129,13 +129,13 @@ def execute(
     trials: int,
     queue: Sequence[int] | None = None,
     budget: Budget | None = None,
-    assigner: Assigner | None = None,
+    assigner: TrialSpecs | None = None,
     system_metrics: bool = False,
     lock: DatabaseLock | None = None,
     say: Say = silent,
 ) -> Ending:
     """Runs trials of an open, locked study until `trials` of them have ended in all. queue: of
-    `Asker`. lock: the study's in a shared database, to be looked after.
+    `StudySearcher`. lock: the study's in a shared database, to be looked after.
     """
     missing = trials - record.ended(study)
     if missing <= 0:
@@ -150,8 +150,8 @@ def execute(
     bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
     set_bounds = {name: bound for name, bound in bounds.items() if bound is not None}
     record.set_plan(study, {**record.plan(study), **set_bounds})
-    race = Race(file.study.seeds).add(known)
-    projection = Projection(study, store, system_metrics=system_metrics)
+    race = Leaderboard(file.study.seeds).add(known)
+    projection = Mirror(study, store, system_metrics=system_metrics)
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in record.counted(known):
@@ -160,9 +160,9 @@ def execute(
     guard = Guard(budget.stop)
     with snapshots(store, budget.stop) as copying, guard.until_closed():
         told: list[Watcher] = [projection, *copying, *watchers]
-        asker = Asker(
+        asker = StudySearcher(
             study,
-            assigner or Assigner(file, known),
+            assigner or TrialSpecs(file, known),
             race,
             store.trials / study.study_name,
             budget,
@@ -171,7 +171,7 @@ def execute(
             most=missing,
             watchers=told,
         )
-        teller = Teller(study, race, budget, file, told)
+        teller = StudyCallback(study, race, budget, file, told)
         lost = ""
         try:
             with some_ray(store.ray_log(study.study_name)) as cluster:
@@ -300,7 +300,7 @@ def enqueue_best(
 ) -> None:
     """The parameters of the best configurations of `earlier`, unless they were tried, or, as is
     said then, lie outside the space of `file`."""
-    for configuration in Race.of(earlier).ranked()[:WARM_POINTS]:
+    for configuration in Leaderboard.of(earlier).ranked()[:WARM_POINTS]:
         point = configuration.best.params
         unfit = file.unfit(point) if file else ""
         if unfit:
@@ -311,8 +311,8 @@ def enqueue_best(
 
 def tuner(
     guard: Guard,
-    asker: Asker,
-    teller: Teller,
+    asker: StudySearcher,
+    teller: StudyCallback,
     scheduler: Scheduler,
     budget: Budget,
     placement: Placement,

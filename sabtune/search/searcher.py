@@ -1,4 +1,6 @@
-"""Optuna's study and Ray Tune: `Asker` hands trials out, `Teller` takes down what became of them.
+"""Connect Optuna's study to Ray Tune.
+
+`StudySearcher` suggests trials, and `StudyCallback` records what became of them.
 
 Both run in the driver, which alone writes to the study. Tune's own OptunaSearch isn't used: it
 tells Optuna that a trial which the scheduler stopped is complete.
@@ -30,18 +32,18 @@ from sabtune.errors import (
 )
 from sabtune.search import trainable
 from sabtune.search.budget import Budget
-from sabtune.search.trainable import Answer, Order, place
+from sabtune.search.trainable import WorkerResult, WorkerTask, place
 from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, clear, directory, history
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.events import Outcome, State, Watcher
 from sabtune.study.objectives import values
 from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import entry
-from sabtune.study.trial_specs import Assigner
-from sabtune.training.trial import Assignment, Progress
+from sabtune.study.trial_specs import TrialSpecs
+from sabtune.training.trial import Progress, TrialSpec
 from sabtune.wording import counted
 
 
@@ -53,7 +55,7 @@ class _Stays:
         return {}
 
 
-class Asker(_Stays, Searcher):
+class StudySearcher(_Stays, Searcher):
     """Hands out trials: first those that an earlier search left unfinished, from their last
     checkpoint; then those that were enqueued; then further seeds and new configurations.
 
@@ -69,8 +71,8 @@ class Asker(_Stays, Searcher):
     def __init__(
         self,
         study: optuna.Study,
-        assigner: Assigner,
-        race: Race,
+        assigner: TrialSpecs,
+        race: Leaderboard,
         trials: Folder,
         budget: Budget,
         identity: str = "",
@@ -127,14 +129,14 @@ class Asker(_Stays, Searcher):
             watcher.trial_ended(trial.number, outcome)
 
     def _order(
-        self, trial: optuna.Trial, assignment: Assignment, *, goes_on: bool
+        self, trial: optuna.Trial, assignment: TrialSpec, *, goes_on: bool
     ) -> dict[str, Any]:
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
         if goes_on:
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
             trial.set_user_attr(record.ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
-        return Order(
+        return WorkerTask(
             assignment=assignment,
             directory=directory(trial.number, attempt),
             trials=str(self.trials),
@@ -157,7 +159,7 @@ class Asker(_Stays, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: `Teller` has the trial at hand, and with it the reason."""
+        """Nothing: `StudyCallback` has the trial at hand, and with it the reason."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study in its database is the state."""
@@ -166,7 +168,7 @@ class Asker(_Stays, Searcher):
         """Nothing, likewise."""
 
 
-class Teller(_Stays, tune.Callback):
+class StudyCallback(_Stays, tune.Callback):
     """Writes each report and each end of a trial to the study, then tells the watchers.
 
     What an interrupted search leaves running stays so in the study: the next takes it up.
@@ -175,7 +177,7 @@ class Teller(_Stays, tune.Callback):
     def __init__(
         self,
         study: optuna.Study,
-        race: Race,
+        race: Leaderboard,
         budget: Budget,
         file: StudyFile,
         watchers: Sequence[Watcher],
@@ -189,14 +191,14 @@ class Teller(_Stays, tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        order = Order.from_config(trial.config)
+        order = WorkerTask.from_config(trial.config)
         if order.assignment.number in self.running:
             return  # taken up again after its worker died
         running = self._start(order.assignment)
         for progress in history(map(Folder, order.checkpoints), order.assignment):
             self._report(running, progress)  # what the search that was ended didn't come to tell
 
-    def _start(self, assignment: Assignment) -> Running:
+    def _start(self, assignment: TrialSpec) -> Running:
         running = Running(assignment, record.reopen(self.study, assignment.number))
         self.running[assignment.number] = running
         for watcher in self.watchers:
@@ -211,7 +213,7 @@ class Teller(_Stays, tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        answer = Answer.from_result(result)
+        answer = WorkerResult.from_result(result)
         running = self.running[trial.config["assignment"]["number"]]
         if answer.hardware is not None:
             environment = running.trial.user_attrs.get(record.ENVIRONMENT, {})
@@ -301,7 +303,7 @@ class Teller(_Stays, tune.Callback):
             return
         number = trial.config["assignment"]["number"]
         running = self.running.get(number) or self._start(
-            Assignment.from_dict(trial.config["assignment"])
+            TrialSpec.from_dict(trial.config["assignment"])
         )
         self._end(trial, running, "FAIL", _error(trial))
 
@@ -393,7 +395,7 @@ def _error(trial: TuneTrial) -> str:
 class Running:
     """A trial that runs: what it does, its entry in the study, what it reported."""
 
-    def __init__(self, assignment: Assignment, trial: optuna.Trial):
+    def __init__(self, assignment: TrialSpec, trial: optuna.Trial):
         self.assignment, self.trial = assignment, trial
         self.history: list[Progress] = []
         self.told = record.told(trial)

@@ -19,7 +19,7 @@ from sabtune.redaction import redact
 from sabtune.storage.folder import Folder
 from sabtune.storage.patience import patiently
 from sabtune.study.checkpoints import ENTRY, within
-from sabtune.training.trial import FILES, Assignment, Progress, TrialRun
+from sabtune.training.trial import FILES, Progress, TrialRun, TrialSpec
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ SAVE_EVERY = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class WorkerTask:
     """What a worker is given: plain values under Tune's `config`.
 
     directory: the name of the folder for its checkpoints, below `trials`, an address. checkpoints:
@@ -36,7 +36,7 @@ class Order:
     save_every: seconds. entry: goes with every checkpoint, if there is one.
     """
 
-    assignment: Assignment
+    assignment: TrialSpec
     directory: str
     trials: str
     checkpoints: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Order:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(
-            assignment=Assignment.from_dict(config["assignment"]),
+            assignment=TrialSpec.from_dict(config["assignment"]),
             directory=config["directory"],
             trials=config["trials"],
             checkpoints=tuple(config["checkpoints"]),
@@ -71,7 +71,7 @@ def place(config: dict[str, Any]) -> Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class WorkerResult:
     """What comes back after each stretch: progress, or why the trial can't go on, or neither of a
     trial that has paused on the way to a report, to be saved."""
 
@@ -114,7 +114,7 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.order, self.place = Order.from_config(new_config), place(new_config)
+        self.order, self.place = WorkerTask.from_config(new_config), place(new_config)
         self._begin_from([Folder(address) for address in self.order.checkpoints])
         return True
 
@@ -146,8 +146,10 @@ class Trial(tune.Trainable):
         except Exception as problem:  # the trial's own fault: Tune would only try it again
             self.run = None
             text = redact(" ".join(str(problem).split()))
-            return Answer(progress=None, failed=f"{type(problem).__name__}: {text}").to_result()
-        return Answer(
+            return WorkerResult(
+                progress=None, failed=f"{type(problem).__name__}: {text}"
+            ).to_result()
+        return WorkerResult(
             progress=progress,
             hardware=hardware() if first else None,
             passed_over=tuple(f"{where} is passed over: {why}" for where, why in passed.items()),
@@ -191,7 +193,7 @@ def unheard(checkpoint: str, why: str) -> None:
 
 
 def newest(
-    assignment: Assignment,
+    assignment: TrialSpec,
     checkpoints: Sequence[Folder],
     device: torch.device,
     tell: Callable[[str, str], None] = unheard,

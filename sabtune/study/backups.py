@@ -34,7 +34,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.events import Outcome
 from sabtune.study.recovery import recover
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 FRESH = 60.0
 """Seconds since it was renewed after which a lease is thought to be a dead machine's."""
@@ -187,7 +187,7 @@ class Snapshots:
             except StoreError as problem:
                 self.behind = problem
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         self._woken.set()
 
     def trial_reported(self, number: int, progress: Progress) -> None:

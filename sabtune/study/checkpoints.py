@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from sabtune import manifest
 from sabtune.errors import CheckpointError
 from sabtune.storage.folder import Folder
-from sabtune.training.trial import FILE, Assignment, Progress, load_history
+from sabtune.training.trial import FILE, Progress, TrialSpec, load_history
 
 CHECKPOINT = "checkpoint_"
 """What the names of Tune's folders begin with; a number follows, which rises."""
@@ -54,7 +54,7 @@ def within(attempt: Folder) -> list[Folder]:
     return [attempt / name for name in sorted(names, reverse=True)]
 
 
-def history(checkpoints: Iterable[Folder], assignment: Assignment | None = None) -> list[Progress]:
+def history(checkpoints: Iterable[Folder], assignment: TrialSpec | None = None) -> list[Progress]:
     """What the first of these checkpoints that can be read says was reported; else nothing.
 
     assignment: those of another are passed over.

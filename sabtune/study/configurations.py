@@ -78,7 +78,7 @@ class Configuration:
 
 
 @dataclass
-class Race:
+class Leaderboard:
     """The configurations of a study and who is to get the next seed."""
 
     seeds: Seeds
@@ -180,4 +180,4 @@ class Race:
 
 def best_trial(study: optuna.Study) -> TrialRecord | None:
     """The best trial of the best configuration."""
-    return Race.of(study).best
+    return Leaderboard.of(study).best

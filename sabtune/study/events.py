@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from sabtune.storage.folder import Folder
 from sabtune.tasks import TaskConfig
-from sabtune.training.evaluation import Ladder, Rung
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.evaluation import Ladder, LengthResult
+from sabtune.training.trial import Progress, TrialSpec
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 """How a trial can end, in Optuna's words."""
@@ -22,8 +22,8 @@ class Outcome:
     state: State
     score: float | None = None  # of a complete trial: what the search maximises
     reason: str = ""  # why it was pruned or failed
-    ladder: Sequence[Rung] = ()  # on the selection sequences
-    test: Sequence[Rung] = ()  # on the test sequences
+    ladder: Sequence[LengthResult] = ()  # on the selection sequences
+    test: Sequence[LengthResult] = ()  # on the test sequences
     checkpoint: Folder | None = None  # its last
 
 
@@ -38,10 +38,10 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class TrialView:
     """All that is known of one trial, for those who show it."""
 
-    assignment: Assignment
+    assignment: TrialSpec
     history: Sequence[Progress]
     outcome: Outcome | None  # None while it runs, or waits to be taken up again
     origin: Origin = field(default_factory=Origin)
@@ -108,7 +108,7 @@ class Overview:
     budget: Sequence[str] = ()  # what may be spent and how, in words
     trials: Mapping[str, int] = field(default_factory=dict)  # by state, in words
     hours: float = 0.0  # that the trials took
-    best: Picture | None = None  # without its history
+    best: TrialView | None = None  # without its history
     champion: Version | None = None  # the one that the study stands by
     complete: bool = False  # nothing is left to do
 
@@ -116,7 +116,7 @@ class Overview:
 class Watcher(Protocol):
     """Called in the driver, between two steps of Ray Tune: be quick, and raise nothing."""
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         """It starts, or is taken up again."""
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...

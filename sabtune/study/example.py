@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.study.record import TrialRecord
-from sabtune.training.evaluation import Rung
-from sabtune.training.trial import Assignment
+from sabtune.training.evaluation import LengthResult
+from sabtune.training.trial import TrialSpec
 
 if TYPE_CHECKING:
     from sabtune.study.definition import Study
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
     """Return the record of a trial that got everything half right, in a second and 1 MiB."""
-    assignment = Assignment(
+    assignment = TrialSpec(
         number=0,
         configuration=0,
         run=RunConfig(task=study.task, trial=config, seed=study.seed),
@@ -37,7 +37,7 @@ def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> Tri
         assignment=assignment,
         scores={config.train.updates: 0.5},
         ladder=[
-            Rung(length=length, accuracy=0.5, loss=1.0, sequences=sequences, seconds=1.0)
+            LengthResult(length=length, accuracy=0.5, loss=1.0, sequences=sequences, seconds=1.0)
             for length in study.ladder.lengths
         ],
         test=[],

@@ -23,8 +23,8 @@ from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store, recorded
 from sabtune.study import optuna_storage
 from sabtune.study.events import Outcome, Registered, State, Version
-from sabtune.training.evaluation import Rung, solves
-from sabtune.training.trial import Assignment, Progress, plain
+from sabtune.training.evaluation import LengthResult, solves
+from sabtune.training.trial import Progress, TrialSpec, plain
 
 # of a trial
 ASSIGNMENT = "assignment"  # all that decides what it does
@@ -75,10 +75,10 @@ class TrialRecord:
     state: TrialState
     values: list[float]  # one for each objective; empty unless it is complete
     params: dict[str, Any]
-    assignment: Assignment | None  # None if it ended before it had one
+    assignment: TrialSpec | None  # None if it ended before it had one
     scores: dict[int, float]  # by updates
-    ladder: list[Rung]
-    test: list[Rung]
+    ladder: list[LengthResult]
+    test: list[LengthResult]
     reason: str
     label: str
     retry_of: int | None
@@ -146,7 +146,7 @@ class TrialRecord:
             state=trial.state,
             values=list(trial.values or []) if trial.state == TrialState.COMPLETE else [],
             params=dict(trial.params),
-            assignment=Assignment.from_dict(attrs[ASSIGNMENT]) if ASSIGNMENT in attrs else None,
+            assignment=TrialSpec.from_dict(attrs[ASSIGNMENT]) if ASSIGNMENT in attrs else None,
             scores=scores or dict(trial.intermediate_values),
             ladder=[_rung(rung) for rung in attrs.get(LADDER, [])],
             test=[_rung(rung) for rung in attrs.get(TEST, [])],
@@ -181,7 +181,7 @@ class TrialRecord:
         )
 
 
-def _rung(data: Mapping[str, Any]) -> Rung:
+def _rung(data: Mapping[str, Any]) -> LengthResult:
     """A rung as `plain` wrote it. Raises TypeError if it holds anything but numbers."""
     for key, value in data.items():
         numbers = value if key == "by_phase" else [value]
@@ -189,7 +189,7 @@ def _rung(data: Mapping[str, Any]) -> Rung:
             isinstance(of, int | float) or (of is None and key in UNMEASURED) for of in numbers
         ):
             raise TypeError(f"the rung's {key} is {value!r}")
-    return Rung.from_dict(data)
+    return LengthResult.from_dict(data)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from sabtune.config import PARTS
 from sabtune.schema import from_dict
 from sabtune.study import record
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 from sabtune.study.definition import AUTO, Study, words
-from sabtune.study.events import Origin, Overview, Picture
+from sabtune.study.events import Origin, Overview, TrialView
 from sabtune.study.record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
@@ -40,7 +40,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
         asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in record.counted(trials))
     # of a comparison there is none: what it compares is configurations, over their seeds
-    best = Race.of_trials(study, trials).best if record.CONTEST not in plan else None
+    best = Leaderboard.of_trials(study, trials).best if record.CONTEST not in plan else None
     return Overview(
         question=question(plan),
         task=asked.task if asked else None,
@@ -55,10 +55,10 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     )
 
 
-def picture(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> Picture:
+def picture(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
     """What is known of a trial that was begun."""
     assert trial.assignment is not None
-    return Picture(
+    return TrialView(
         assignment=trial.assignment,
         history=history,
         outcome=trial.outcome,

@@ -17,15 +17,15 @@ from sabtune.study import record
 from sabtune.study.definition import StudyFile
 from sabtune.study.record import TrialRecord
 from sabtune.training.evaluation import Ladder
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 
-class Assigner:
+class TrialSpecs:
     """Makes the assignments of one study; one that a trial has already is never made again.
 
     ladder, evaluation_seed: where they are not the study's own. The evaluation seed stays that of
     the first trial, so that all are measured on the same sequences even if a later search is given
-    another seed. confirms: as in `Assignment`. Two
+    another seed. confirms: as in `TrialSpec`. Two
     trials with the same task, model and training are seeds of one configuration, however they came
     about.
     """
@@ -54,19 +54,19 @@ class Assigner:
                 self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
                 self.members.setdefault(trial.configuration, trial.number)
 
-    def assignment(self, trial: optuna.Trial) -> Assignment:
+    def assignment(self, trial: optuna.Trial) -> TrialSpec:
         """What `trial` is to do, written to the study.
 
         Raises RejectedError if the space rejects the trial, StudyFileError if it fails.
         """
         made = trial.user_attrs.get(record.ASSIGNMENT)
         if made is not None:
-            return Assignment.from_dict(made)
+            return TrialSpec.from_dict(made)
         study = self.file.study
         fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
         run = self._run(trial, fixed)
         first = self.configurations.setdefault(configuration_key(run), trial.number)
-        assignment = Assignment(
+        assignment = TrialSpec(
             number=trial.number,
             configuration=(fixed or {}).get("configuration", first),
             run=run,

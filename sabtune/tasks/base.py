@@ -154,7 +154,7 @@ class Task(ABC):
         loss = self.loss(logits, batch)
         return Count(steps=steps, scored=scored, unit=self.unit, loss=loss, correct=hits.sum())
 
-    def merit(self, accuracy: float, loss: float) -> float:
+    def normalized_score(self, accuracy: float, loss: float) -> float:
         """How good that is, from 0 at chance to 1: scores are means of it.
 
         loss: in `loss_unit`.

@@ -67,7 +67,7 @@ class Language(Task):
     def steps(self, length: int) -> int:
         return length
 
-    def merit(self, accuracy: float, loss: float) -> float:
+    def normalized_score(self, accuracy: float, loss: float) -> float:
         """The share that is saved of the bits of one who knows nothing, log2 of the alphabet."""
         return max(0.0, 1 - loss / math.log2(self.outputs))
 

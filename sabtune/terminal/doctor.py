@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sabtune.cluster.doctor import Diagnosis
 from sabtune.cluster.findings import Finding
-from sabtune.cluster.node_facts import SHOWN, Checkup
+from sabtune.cluster.node_facts import SHOWN, NodeFacts
 from sabtune.wording import counted
 
 WIDE = 4
@@ -38,15 +38,15 @@ def findings_page(findings: Sequence[Finding]) -> RenderableType:
     return Group(*lines)
 
 
-def _kinds(nodes: Sequence[Checkup]) -> list[list[Checkup]]:
+def _kinds(nodes: Sequence[NodeFacts]) -> list[list[NodeFacts]]:
     """Nodes of which all but disks and clocks are the same, together."""
-    kinds: dict[str, list[Checkup]] = {}
+    kinds: dict[str, list[NodeFacts]] = {}
     for one in nodes:
         kinds.setdefault(str([one.head, *_facts(one).values()]), []).append(one)
     return list(kinds.values())
 
 
-def _facts(one: Checkup) -> dict[str, str]:
+def _facts(one: NodeFacts) -> dict[str, str]:
     gpus = ", ".join(
         f"{sum(other == gpu for other in one.gpus)} {gpu.name}, {gpu.memory:.0f} GiB"
         for gpu in dict.fromkeys(one.gpus)
@@ -57,7 +57,7 @@ def _facts(one: Checkup) -> dict[str, str]:
     return facts | {"token": _token(one)}
 
 
-def _token(one: Checkup) -> str:
+def _token(one: NodeFacts) -> str:
     if one.token.mode == "disabled":
         return "not asked for"
     where = one.token.found or "none"
@@ -65,7 +65,7 @@ def _token(one: Checkup) -> str:
     return f"{where}{bits}" + ("" if one.token.mode else ", mode not set")
 
 
-def _table(kinds: Sequence[Sequence[Checkup]]) -> Table:
+def _table(kinds: Sequence[Sequence[NodeFacts]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
     for kind in kinds:
@@ -80,14 +80,14 @@ def _table(kinds: Sequence[Sequence[Checkup]]) -> Table:
     return table
 
 
-def _free(kind: Sequence[Checkup], of: str) -> str:
+def _free(kind: Sequence[NodeFacts], of: str) -> str:
     """The least that one of them has."""
     disks = [disk for one in kind for disk in one.disks if disk.of == of]
     least = min(disks, key=lambda disk: disk.free, default=None)
     return f"{least.free:.0f} of {least.size:.0f} GiB" if least else ""
 
 
-def _clock(kind: Sequence[Checkup]) -> str:
+def _clock(kind: Sequence[NodeFacts]) -> str:
     """The one that is off most."""
     off = max(kind, key=lambda one: abs(one.offset))
     return f"{off.offset:+.2f} s ± {off.within:.2f}"

@@ -19,8 +19,8 @@ from rich.text import Text
 from sabtune.config import RunConfig
 from sabtune.study.events import Outcome
 from sabtune.study.record import TrialRecord
-from sabtune.training.evaluation import Rung
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.evaluation import LengthResult
+from sabtune.training.trial import Progress, TrialSpec
 
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
@@ -33,7 +33,7 @@ def label(run: RunConfig) -> str:
     return f"{run.trial.model.label()} rate={run.trial.train.learning_rate:.2g}"
 
 
-def shared(assignment: Assignment) -> str:
+def shared(assignment: TrialSpec) -> str:
     """Which earlier trial has the same configuration, if one has."""
     own = assignment.configuration == assignment.number
     return "" if own else f"as #{assignment.configuration}"
@@ -124,7 +124,7 @@ class Row:
     """A trial as the table shows it."""
 
     number: int
-    assignment: Assignment | None = None
+    assignment: TrialSpec | None = None
     told: int = 0  # updates that an earlier search had shown
     again: bool = False  # taken up again
     progress: Progress | None = None
@@ -144,7 +144,7 @@ class Row:
         return self.progress.score if self.progress else None
 
     @property
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[LengthResult]:
         if self.outcome and self.outcome.ladder:
             return self.outcome.ladder
         return self.progress.ladder if self.progress else ()
@@ -215,7 +215,7 @@ class Watch:
         if self.console.is_terminal:
             self.live.stop()
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         number = assignment.number
         known = self.rows.get(number)
         row = Row(number, assignment, self.told.get(number, 0))
@@ -350,5 +350,5 @@ def _loss(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.1e}"
 
 
-def _rungs(rungs: Sequence[Rung]) -> str:
+def _rungs(rungs: Sequence[LengthResult]) -> str:
     return "  ".join(f"{rung.length}: {rung.accuracy:.1%}" for rung in rungs)

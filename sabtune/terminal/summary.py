@@ -13,10 +13,10 @@ from rich.text import Text
 
 from sabtune.config import RunConfig
 from sabtune.study import record
-from sabtune.study.configurations import Configuration, Race, Seeds
+from sabtune.study.configurations import Configuration, Leaderboard, Seeds
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Task
-from sabtune.training.evaluation import Rung, length_score, solve_length
+from sabtune.training.evaluation import LengthResult, length_score, solve_length
 from sabtune.wording import counted as number
 
 
@@ -24,7 +24,7 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
     """The report on a study as something rich can print. mlflow: the URI of the one that has its
     model."""
     trials = record.records(study)
-    race = Race.of(study)
+    race = Leaderboard.of(study)
     ranked = race.ranked()
     best = ranked[0].best if ranked else None
     parts: list[RenderableType] = [Text(_counts(study.study_name, trials))]
@@ -103,7 +103,7 @@ UNITS = {
 }
 
 
-def _ladder(rungs: Sequence[Rung], run: RunConfig) -> Table:
+def _ladder(rungs: Sequence[LengthResult], run: RunConfig) -> Table:
     task = run.task.build()
     kept = ("kept",) if run.share_kept() is not None else ()
     table = Table(title="Accuracy by length", title_justify="left")
@@ -125,7 +125,7 @@ def _ladder(rungs: Sequence[Rung], run: RunConfig) -> Table:
     return table
 
 
-def depends(rung: Rung) -> bool:
+def depends(rung: LengthResult) -> bool:
     """Whether a rung's accuracy may depend on the phase: it was measured, and there are several."""
     return bool(rung.by_phase) and rung.worst_phase not in (None, rung.accuracy)
 
@@ -134,7 +134,7 @@ def _share(accuracy: float | None) -> str:
     return "–" if accuracy is None else f"{accuracy:.1%}"
 
 
-def _solved(rungs: Sequence[Rung], task: Task) -> str:
+def _solved(rungs: Sequence[LengthResult], task: Task) -> str:
     length, at = solve_length(rungs, task.solved), f"{task.solved:.0%}"
     words = f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
     in_phase = solve_length(rungs, task.solved, in_phase=True)

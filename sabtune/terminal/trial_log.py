@@ -10,7 +10,7 @@ from pathlib import Path
 from sabtune.escaping import terminal
 from sabtune.study.events import Outcome
 from sabtune.terminal.live_table import label, shared
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class Logbook:
 
     def __init__(self, path: Path):
         self.path = path
-        self.running: dict[int, Assignment] = {}
+        self.running: dict[int, TrialSpec] = {}
         self.last: dict[int, Progress] = {}
         self.warned = False
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         self.running[assignment.number] = assignment
 
     def trial_reported(self, number: int, progress: Progress) -> None:
@@ -78,7 +78,7 @@ class Logbook:
 
 
 def _fields(
-    number: int, assignment: Assignment | None, last: Progress | None, outcome: Outcome
+    number: int, assignment: TrialSpec | None, last: Progress | None, outcome: Outcome
 ) -> list[str]:
     """What there is to say of a trial, in the order of `WIDTHS`."""
     score = outcome.score

@@ -20,13 +20,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from sabtune.schema import KIND, to_dict
 from sabtune.seeding import Stream
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 STREAMS = {"training": Stream.TRAINING, "selection": Stream.SELECTION, "test": Stream.TEST}
 """MLflow's context for each stream that a trial draws sequences from."""
 
 
-def inputs(assignment: Assignment) -> list[DatasetInput]:
+def inputs(assignment: TrialSpec) -> list[DatasetInput]:
     """All that a trial uses, each with its context."""
     return [
         DatasetInput(dataset(assignment, context), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
@@ -34,7 +34,7 @@ def inputs(assignment: Assignment) -> list[DatasetInput]:
     ]
 
 
-def dataset(assignment: Assignment, context: str) -> Dataset:
+def dataset(assignment: TrialSpec, context: str) -> Dataset:
     """One of a trial's data sets."""
     config: dict[str, Any] = assignment.run.to_dict()["task"]
     drawn: dict[str, Any] = {"task": config, "stream": context}

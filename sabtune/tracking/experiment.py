@@ -15,15 +15,15 @@ from mlflow.entities import LoggedModel, Metric
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from sabtune.errors import TrackingError
-from sabtune.study.events import Overview, Picture, Version
+from sabtune.study.events import Overview, TrialView, Version
 from sabtune.tracking import database, mlflow_client, search_run
 from sabtune.tracking.datasets import inputs
 from sabtune.tracking.models import Models, belongs, of_model
 from sabtune.tracking.registry import Registry
-from sabtune.tracking.runs import Runs, Shown, now
+from sabtune.tracking.runs import Runs, RunView, now
 from sabtune.tracking.trial_run import LAST_OF_A_REPORT, RUNNING, Page, whole
 from sabtune.training.checkpoint import MODEL_FILES
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 SEARCH = "sabtune.search"
 WRITTEN = "sabtune.written"
@@ -37,7 +37,7 @@ class ModelError(TrackingError):
     """A model whose checkpoint is damaged, or whose files MLflow doesn't take."""
 
 
-class Board:
+class Experiment:
     """The runs of a study, as they were when it was opened and as we have changed them since.
 
     Every method, opening too, raises what MLflow raises: any exception.
@@ -55,7 +55,7 @@ class Board:
         self.with_inputs: set[str] = set()  # the runs whose data sets are there
         runs = self.runs.all()
         self.searches = [run for run in runs if run.tags.get(SEARCH) == study]
-        self.trials: dict[int, list[Shown]] = {}  # of each number, the earliest first
+        self.trials: dict[int, list[RunView]] = {}  # of each number, the earliest first
         for run in runs:
             if run.number is not None:
                 self.trials.setdefault(run.number, []).append(run)
@@ -69,7 +69,7 @@ class Board:
         for number in self.trials:
             self.models.delete_doubles(number)
 
-    def search(self) -> Shown:
+    def search(self) -> RunView:
         """The search's run."""
         if not self.searches:
             self.searches.append(self.runs.create(f"search {self.study}", {SEARCH: self.study}))
@@ -114,7 +114,7 @@ class Board:
         if page.outcome is not None:
             run.points = None  # it may be long; who takes the trial up again reads it anew
 
-    def put_right(self, picture: Picture) -> None:
+    def put_right(self, picture: TrialView) -> None:
         """Shows all of a trial, and raises what `add` does."""
         number, history = picture.assignment.number, picture.history
         seconds = history[-1].seconds if history else 0.0
@@ -135,7 +135,7 @@ class Board:
             Registry(self.client, self.study).show(there, champion)
         return {version.trial: str(model.model_uri) for version, model in there}
 
-    def _trial(self, number: int, page: Page) -> Shown:
+    def _trial(self, number: int, page: Page) -> RunView:
         if number not in self.trials:
             if page.assignment is None:
                 raise TrackingError(f"MLflow has no run of trial {number}, of an earlier search")
@@ -143,7 +143,7 @@ class Board:
             self.trials[number] = [self.runs.create(page.name(), tags, page.since)]
         return self.trials[number][0]
 
-    def _write(self, run: Shown, page: Page, written: str | None) -> None:
+    def _write(self, run: RunView, page: Page, written: str | None) -> None:
         """Adds what the run lacks; `written`: its new tag, counted from the run if None."""
         params, lacking = page.params(), None
         for key in params.keys() & run.params.keys():
@@ -171,14 +171,14 @@ class Board:
         if lacking is not None:
             raise lacking
 
-    def _log_inputs(self, run: Shown, assignment: Assignment) -> None:
+    def _log_inputs(self, run: RunView, assignment: TrialSpec) -> None:
         """The trial's data sets, and the search's, once."""
         for of in (run, self.search()):
             if of.id not in self.with_inputs:
                 self.runs.log_inputs(of, inputs(assignment))
                 self.with_inputs.add(of.id)
 
-    def _model(self, run: Shown, page: Page) -> tuple[LoggedModel | None, list[Metric]]:
+    def _model(self, run: RunView, page: Page) -> tuple[LoggedModel | None, list[Metric]]:
         """The model of a trial that is complete, logged if need be, and the points of the ladder
         that the run had before it. None where the checkpoint was cleared away.
         """
@@ -195,7 +195,7 @@ class Board:
         keys = [key for key in self.runs.points(run) if belongs(key)]
         return made, [point for key in keys for point in self.runs.history(run, key)]
 
-    def _missing(self, run: Shown, points: Sequence[Metric]) -> list[Metric]:
+    def _missing(self, run: RunView, points: Sequence[Metric]) -> list[Metric]:
         """Those of the points that the run lacks, which from here on count as there."""
         missing = []
         for point in points:

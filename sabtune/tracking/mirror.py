@@ -15,12 +15,12 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.configurations import best_trial
-from sabtune.study.events import Outcome, Picture, Version
+from sabtune.study.events import Outcome, TrialView, Version
 from sabtune.study.record import TrialRecord
 from sabtune.study.summary import origin, overview, picture
 from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 DRAIN = 60.0
 """Seconds that a search waits at its end for what MLflow hasn't taken yet."""
@@ -33,7 +33,7 @@ REPORT = "report"
 """Where the search's run has the files of a report."""
 
 
-class Projection:
+class Mirror:
     """MLflow beside a search: told as it goes on, made whole at its end. A watcher.
 
     Raises TrackingError if the store's MLflow is another version's.
@@ -57,7 +57,7 @@ class Projection:
             now = time.monotonic()
             self.next = now + max(PACE, (now - began) / SHARE)
 
-    def trial_started(self, assignment: Assignment) -> None:
+    def trial_started(self, assignment: TrialSpec) -> None:
         self.started.add(assignment.number)
         begun = record.one(self.study, assignment.number)
         self.tracker.trial_started(assignment, origin(self.study, begun))
@@ -140,7 +140,7 @@ def show_champion(study: optuna.Study, store: Store) -> str:
 
 def pictures(
     study: optuna.Study, trials: Sequence[TrialRecord], folder: Folder
-) -> Sequence[Picture]:
+) -> Sequence[TrialView]:
     """All that is known of the trials that were begun."""
     attempts = Attempts(folder)
     return [

@@ -24,7 +24,7 @@ from sabtune.tasks import Task
 from sabtune.tracking.datasets import dataset
 from sabtune.tracking.trial_run import MODEL, NUMBER, SELECTION, SUMMARY, TEST, Page
 from sabtune.training import checkpoint
-from sabtune.training.trial import Assignment
+from sabtune.training.trial import TrialSpec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about type hints of MLflow's own, when it is first loaded
@@ -119,7 +119,7 @@ def belongs(key: str) -> bool:
     return key in SUMMARY or key.startswith((f"{SELECTION}_", f"{TEST}_"))
 
 
-def of_model(point: Metric, model: LoggedModel, assignment: Assignment, run_id: str) -> Metric:
+def of_model(point: Metric, model: LoggedModel, assignment: TrialSpec, run_id: str) -> Metric:
     """The point as one of the run and of its model, on the data that it was measured on; one that
     isn't the model's stays as it is."""
     if not belongs(point.key):

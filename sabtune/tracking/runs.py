@@ -19,7 +19,7 @@ BATCH = 700
 
 
 @dataclass
-class Shown:
+class RunView:
     """A run as MLflow has it."""
 
     id: str
@@ -32,7 +32,7 @@ class Shown:
     points: dict[str, set[int]] | None = None  # the steps of each curve; None: not read
 
     @classmethod
-    def of(cls, run: Run) -> Shown:
+    def of(cls, run: Run) -> RunView:
         info, data = run.info, run.data
         return cls(
             id=info.run_id,
@@ -71,9 +71,9 @@ class Runs:
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(self.experiment)
 
-    def all(self) -> list[Shown]:
+    def all(self) -> list[RunView]:
         """All there are, the earliest first."""
-        runs: list[Shown] = []
+        runs: list[RunView] = []
         page = None
         while page is None or page.token:
             page = self.client.search_runs(
@@ -81,33 +81,33 @@ class Runs:
                 order_by=["attributes.start_time ASC"],
                 page_token=page.token if page else None,
             )
-            runs += [Shown.of(run) for run in page]
+            runs += [RunView.of(run) for run in page]
         return runs
 
-    def create(self, name: str, tags: Mapping[str, str], since: int | None = None) -> Shown:
+    def create(self, name: str, tags: Mapping[str, str], since: int | None = None) -> RunView:
         """A new run, begun at `since` (ms since 1970), or now."""
         made = self.client.create_run(
             self.experiment, start_time=since, run_name=name, tags=dict(tags)
         )
-        shown = Shown.of(made)
+        shown = RunView.of(made)
         shown.points = {}
         return shown
 
-    def points(self, run: Shown) -> dict[str, set[int]]:
+    def points(self, run: RunView) -> dict[str, set[int]]:
         """The steps of each of its curves."""
         if run.points is None:
             keys = self.client.get_run(run.id).data.metrics
             run.points = {key: {point.step for point in self.history(run, key)} for key in keys}
         return run.points
 
-    def history(self, run: Shown, key: str) -> list[Metric]:
+    def history(self, run: RunView, key: str) -> list[Metric]:
         """All points of a curve, the latest told last."""
         points = self.client.get_metric_history(run.id, key)
         return sorted(points, key=lambda point: int(point.timestamp))
 
     def log(
         self,
-        run: Shown,
+        run: RunView,
         points: list[Metric],
         params: Mapping[str, str],
         tags: Mapping[str, str],
@@ -128,14 +128,14 @@ class Runs:
         run.params |= new_params
         run.tags |= new_tags
 
-    def log_inputs(self, run: Shown, data: list[DatasetInput]) -> None:
+    def log_inputs(self, run: RunView, data: list[DatasetInput]) -> None:
         """Those of the data sets that the run lacks."""
         missing = [of for of in data if of.dataset.digest not in run.inputs]
         if missing:
             self.client.log_inputs(run.id, datasets=missing)
             run.inputs |= {of.dataset.digest for of in missing}
 
-    def set_status(self, run: Shown, status: str, when: int | None = None) -> None:
+    def set_status(self, run: RunView, status: str, when: int | None = None) -> None:
         """MLflow's status; `when`: ms since 1970, or now."""
         if run.status == status:
             return
@@ -151,7 +151,7 @@ class Runs:
             self.client.set_experiment_tag(self.experiment, key, value)
             self.tags[key] = value
 
-    def keep_files(self, run: Shown, folder: Path, under: str) -> None:
+    def keep_files(self, run: RunView, folder: Path, under: str) -> None:
         """Has a run hold the files of a folder, and nothing else, below `under`."""
         self.client.log_artifacts(run.id, str(folder), under)
         kept = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
@@ -160,7 +160,7 @@ class Runs:
         for stale in [path for path in self._files(run, under) if path not in kept]:
             files.delete_artifacts(stale)  # type: ignore[no-untyped-call]
 
-    def _files(self, run: Shown, under: str) -> list[str]:
+    def _files(self, run: RunView, under: str) -> list[str]:
         """Every file of a run's below a folder of its."""
         found = []
         for entry in self.client.list_artifacts(run.id, under):

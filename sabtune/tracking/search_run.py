@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 from sabtune.config import PARTS
 from sabtune.escaping import markdown
 from sabtune.schema import KIND, to_dict
-from sabtune.study.events import Overview, Picture
+from sabtune.study.events import Overview, TrialView
 from sabtune.tracking.trial_run import by_length, rung_by_rung, summary
 from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
@@ -122,7 +122,7 @@ def _found(overview: Overview) -> Iterator[str]:
         yield f"**Champion:** {overview.champion.words}"
 
 
-def _best(best: Picture) -> Iterator[str]:
+def _best(best: TrialView) -> Iterator[str]:
     label = best.assignment.run.trial.model.label()
     yield f"**Best, by its score on the selection lengths:** #{best.assignment.number} {label}"
     yield ""

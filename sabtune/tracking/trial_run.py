@@ -21,9 +21,9 @@ from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from sabtune.schema import KIND, flatten
-from sabtune.study.events import Origin, Outcome, Picture, State
-from sabtune.training.evaluation import Rung, length_score, solve_length
-from sabtune.training.trial import Assignment, Progress
+from sabtune.study.events import Origin, Outcome, State, TrialView
+from sabtune.training.evaluation import LengthResult, length_score, solve_length
+from sabtune.training.trial import Progress, TrialSpec
 
 NUMBER = "sabtune.number"
 CONFIGURATION = "sabtune.configuration"
@@ -52,7 +52,7 @@ DIGITS = 4
 class Page:
     """What is to be shown of one trial, or what is new of it."""
 
-    assignment: Assignment | None  # None: the trial must have its run already
+    assignment: TrialSpec | None  # None: the trial must have its run already
     points: list[Metric] = field(default_factory=list)
     outcome: Outcome | None = None  # None: it runs
     since: int = 0  # ms since 1970
@@ -105,7 +105,7 @@ def origin_tags(origin: Origin) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def whole(picture: Picture, since: int) -> Page:
+def whole(picture: TrialView, since: int) -> Page:
     """The page of a trial that began at `since`; each point at the time the trial had taken."""
     page = Page(
         picture.assignment,
@@ -145,7 +145,7 @@ SELECTION, TEST = "ladder", "test"
 SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept")
 
 
-def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) -> list[Metric]:
+def ladder_points(outcome: Outcome, assignment: TrialSpec | None, when: int) -> list[Metric]:
     """How far the trial's model carries."""
     points = []
     longest = assignment.ladder.lengths[-1] if assignment else 0
@@ -166,20 +166,20 @@ def ladder_points(outcome: Outcome, assignment: Assignment | None, when: int) ->
     return points
 
 
-def by_length(key: str, rungs: Sequence[Rung], when: int) -> list[Metric]:
+def by_length(key: str, rungs: Sequence[LengthResult], when: int) -> list[Metric]:
     """A curve over the ladder."""
     return [Metric(key, rung.accuracy, when, rung.length) for rung in rungs]
 
 
 def rung_by_rung(
-    key: str, rungs: Sequence[Rung], longest: int, when: int, step: int = 0
+    key: str, rungs: Sequence[LengthResult], longest: int, when: int, step: int = 0
 ) -> list[Metric]:
     """One metric for each rung; `longest`: of the ladder, so that all names are as wide."""
     digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in rungs))))
     return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in rungs]
 
 
-def summary(test: Sequence[Rung], assignment: Assignment) -> dict[str, float]:
+def summary(test: Sequence[LengthResult], assignment: TrialSpec) -> dict[str, float]:
     """The ladder in three numbers, and the share of the memories that are kept."""
     task = assignment.run.task.build()
     values = (

@@ -14,12 +14,12 @@ from pathlib import Path
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from sabtune.errors import SabtuneError, TrackingError
-from sabtune.study.events import Origin, Outcome, Overview, Picture, Version
+from sabtune.study.events import Origin, Outcome, Overview, TrialView, Version
 from sabtune.tracking import mlflow_client
-from sabtune.tracking.experiment import Board, ModelError
+from sabtune.tracking.experiment import Experiment, ModelError
 from sabtune.tracking.runs import now
 from sabtune.tracking.trial_run import Page, ladder_points, report_points
-from sabtune.training.trial import Assignment, Progress
+from sabtune.training.trial import Progress, TrialSpec
 
 TRIES = 3
 """How often the same is tried before it is dropped."""
@@ -36,7 +36,7 @@ PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class SearchState:
     """How the search stands."""
 
     overview: Overview
@@ -65,10 +65,10 @@ class Tracker:
         self.uri, self.study, self.artifacts, self.embedded = uri, study, artifacts, embedded
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
-        self._started: dict[int, tuple[Assignment, Origin]] = {}
+        self._started: dict[int, tuple[TrialSpec, Origin]] = {}
         self._queue = threading.Condition()  # guards all up to the thread
         self._pages: dict[int, Page] = {}  # what is new, by trial
-        self._standing: Standing | None = None
+        self._standing: SearchState | None = None
         self._writing = True  # opening, at first
         self._closed = False
         self._awaited = False  # somebody waits for what is queued
@@ -76,7 +76,7 @@ class Tracker:
         self._lost = False  # something was dropped
         self._problem: str | None = None
         self._mlflow = threading.Lock()  # guards the board, and all that MLflow does for us
-        self._board: Board | None = None
+        self._board: Experiment | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -85,7 +85,7 @@ class Tracker:
         """Why MLflow shows less than was told, in one line; None if it will show all."""
         return self._problem
 
-    def trial_started(self, assignment: Assignment, origin: Origin | None = None) -> None:
+    def trial_started(self, assignment: TrialSpec, origin: Origin | None = None) -> None:
         self._started[assignment.number] = (assignment, origin or Origin())
         with self._queue:
             self._page(assignment.number).outcome = None
@@ -104,13 +104,13 @@ class Tracker:
     def search_told(self, overview: Overview) -> None:
         """How the search stands."""
         with self._queue:
-            self._standing = Standing(overview, ended=False)
+            self._standing = SearchState(overview, ended=False)
             self._told()
 
     def search_ended(self, overview: Overview) -> None:
         """The same, at its end: closes its run."""
         with self._queue:
-            self._standing = Standing(overview, ended=True)
+            self._standing = SearchState(overview, ended=True)
             self._told()
 
     def close(self, timeout: float) -> bool:
@@ -124,7 +124,7 @@ class Tracker:
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self._lost
 
-    def sync(self, pictures: Sequence[Picture], overview: Overview) -> None:
+    def sync(self, pictures: Sequence[TrialView], overview: Overview) -> None:
         """Makes MLflow show just these trials' state, whatever it showed of them before.
 
         Nothing that is there is written again. May be called before, during and after a search.
@@ -219,7 +219,7 @@ class Tracker:
     def _work(self) -> None:
         """Opens MLflow, then writes what is told, until that is all and the tracker is closed."""
         pages: dict[int, Page] = {}
-        standing: Standing | None = None
+        standing: SearchState | None = None
         failures = 0  # in a row
         while True:
             try:
@@ -246,7 +246,7 @@ class Tracker:
                 self._writing = True
         self._stop_monitor()
 
-    def _write(self, pages: dict[int, Page], standing: Standing | None) -> None:
+    def _write(self, pages: dict[int, Page], standing: SearchState | None) -> None:
         """Writes the pages and takes them out of `pages`; raises what keeps MLflow from it."""
         with self._mlflow:
             self._opened()
@@ -275,13 +275,13 @@ class Tracker:
                 self._board = None
                 raise
 
-    def _opened(self) -> Board:
+    def _opened(self) -> Experiment:
         if self._board is None:
             self._board = self._new_board()
         return self._board
 
-    def _new_board(self) -> Board:
-        return Board(self.uri, self.study, self.artifacts, embedded=self.embedded)
+    def _new_board(self) -> Experiment:
+        return Experiment(self.uri, self.study, self.artifacts, embedded=self.embedded)
 
     def _start_monitor(self) -> None:
         """System metrics go to the search's run, by a thread of MLflow's own."""
@@ -297,7 +297,7 @@ class Tracker:
             self._monitor = None
 
     def _put_back(
-        self, pages: dict[int, Page], standing: Standing | None, problem: Exception, drop: bool
+        self, pages: dict[int, Page], standing: SearchState | None, problem: Exception, drop: bool
     ) -> None:
         """Queues again what could not be written, before what came since; or drops it."""
         with self._queue:

@@ -93,7 +93,7 @@ def resolved(ladder: Ladder) -> Ladder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class LengthResult:
     """How a model does at one length, or over the lengths that follow it.
 
     accuracy, loss: the mean over the phases. by_phase: the accuracy at `length`, `length` + 1, …;
@@ -156,7 +156,7 @@ def measure(
     seed: int,
     stream: Stream,
     phases: int = 1,
-) -> Rung:
+) -> LengthResult:
     """`measure_on` without a pause."""
     rung = measure_on(
         model,
@@ -168,7 +168,7 @@ def measure(
         phases=phases,
         begun=Begun(),
     )
-    assert isinstance(rung, Rung)
+    assert isinstance(rung, LengthResult)
     return rung
 
 
@@ -184,7 +184,7 @@ def measure_on(
     phases: int = 1,
     begun: Begun,
     pressed: Callable[[], bool] = never,
-) -> Rung | Begun:
+) -> LengthResult | Begun:
     """The model on `sequences` sequences of `phases` lengths from `length` on, in memory that
     `BATCH_STEPS` bounds.
 
@@ -286,7 +286,7 @@ def rung_of(
     period: int,
     sequences: int,
     seconds: float,
-) -> Rung:
+) -> LengthResult:
     """What the tallies of the lengths from `length` on say.
 
     A phase is a remainder of the number of steps by `period`, counted from a training sequence.
@@ -297,7 +297,7 @@ def rung_of(
         if task.phased or period == 1:
             phases[phase_of_length(task, at, period)] += tally
     several = len(tallies) > 1
-    return Rung(
+    return LengthResult(
         length=length,
         accuracy=total.accuracy,
         loss=total.mean_loss,
@@ -319,7 +319,7 @@ def climb(
     sequences: int,
     seed: int,
     stream: Stream,
-) -> list[Rung]:
+) -> list[LengthResult]:
     """`measure` at each of the lengths."""
     return [
         measure(model, task, length, sequences=sequences, seed=seed, stream=stream)
@@ -327,24 +327,24 @@ def climb(
     ]
 
 
-def merit(rung: Rung, task: Task) -> float:
+def normalized_score(rung: LengthResult, task: Task) -> float:
     """How good a rung is by the task's own measure, from 0 to 1."""
-    return task.merit(rung.accuracy, rung.loss)
+    return task.normalized_score(rung.accuracy, rung.loss)
 
 
-def selection_score(rungs: Sequence[Rung], task: Task) -> float:
-    """What a search maximises: the mean of `merit` over the rungs given."""
-    return sum(merit(rung, task) for rung in rungs) / len(rungs)
+def selection_score(rungs: Sequence[LengthResult], task: Task) -> float:
+    """What a search maximises: the mean of `normalized_score` over the rungs given."""
+    return sum(normalized_score(rung, task) for rung in rungs) / len(rungs)
 
 
-def solves(rungs: Sequence[Rung], select: Sequence[int], task: Task) -> bool:
+def solves(rungs: Sequence[LengthResult], select: Sequence[int], task: Task) -> bool:
     """Whether the rungs of these lengths are there, and all of them solved."""
     chosen = [rung for rung in rungs if rung.length in select]
     return bool(chosen) and all(rung.least >= task.solved for rung in chosen)
 
 
-def length_score(rungs: Sequence[Rung], task: Task) -> float:
-    """`merit` averaged over the logarithm of length, from the second rung to the last.
+def length_score(rungs: Sequence[LengthResult], task: Task) -> float:
+    """`normalized_score` averaged over the logarithm of length, from the second rung to the last.
 
     The first rung is the training length and doesn't count. The average is the trapezoidal rule's,
     so that rungs standing closely together don't weigh more. One longer rung alone is its own
@@ -352,15 +352,19 @@ def length_score(rungs: Sequence[Rung], task: Task) -> float:
     """
     longer = sorted(rungs, key=lambda rung: rung.length)[1:]
     if len(longer) < 2:
-        return merit(longer[0], task) if longer else 0.0
+        return normalized_score(longer[0], task) if longer else 0.0
     area = 0.0
     for a, b in pairwise(longer):
-        area += (merit(a, task) + merit(b, task)) / 2 * math.log(b.length / a.length)
+        area += (
+            (normalized_score(a, task) + normalized_score(b, task))
+            / 2
+            * math.log(b.length / a.length)
+        )
     return area / math.log(longer[-1].length / longer[0].length)
 
 
 def solve_length(
-    rungs: Sequence[Rung], solved_at: float = SOLVED, *, in_phase: bool = False
+    rungs: Sequence[LengthResult], solved_at: float = SOLVED, *, in_phase: bool = False
 ) -> int:
     """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none.
 

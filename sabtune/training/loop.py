@@ -81,8 +81,8 @@ class Training:
         self.run = run
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
-        self.lags = self._may_lag()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.lags or None)
+        self.deferred_read = self._may_lag()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.deferred_read or None)
         self.batches = run.batches(
             self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
@@ -179,7 +179,7 @@ class Training:
             in_force = self.model.in_force()
             self.unread.append(self._update())
             now.updates += 1
-            if not self.lags or self.step == stop or len(self.unread) == PATIENCE:
+            if not self.deferred_read or self.step == stop or len(self.unread) == PATIENCE:
                 self._read()
             if self.step == stop:
                 break
@@ -220,7 +220,7 @@ class Training:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.trial.train.rate(self.step)
-        if self.lags:
+        if self.deferred_read:
             self.optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
         elif not math.isfinite(norm):
             return False

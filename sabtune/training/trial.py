@@ -3,7 +3,7 @@
 The worker of a search, `sabtune reproduce` and the probe of a dry run all run trials by this. A
 trial's directory holds, beside the checkpoint of its training,
 
-trial.json    the Assignment, what was reported so far, and what was measured of the next report
+trial.json    the TrialSpec, what was reported so far, and what was measured of the next report
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sabtune.training import checkpoint
 from sabtune.training.evaluation import (
     Begun,
     Ladder,
-    Rung,
+    LengthResult,
     measure_on,
     never,
     read_ladder,
@@ -66,7 +66,7 @@ class Limits(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment(Config):
+class TrialSpec(Config):
     """All that decides what a trial does; the same assignment gives the same trial again.
 
     configuration: the number of the first trial of the same configuration; its own, unless this
@@ -121,8 +121,8 @@ class Progress:
     """What came of one stretch of training, up to a report."""
 
     report: Report
-    ladder: Sequence[Rung]  # on the selection sequences: the short rungs; at the end, all
-    test: Sequence[Rung] = ()  # on the test sequences, once training is done
+    ladder: Sequence[LengthResult]  # on the selection sequences: the short rungs; at the end, all
+    test: Sequence[LengthResult] = ()  # on the test sequences, once training is done
     score: float  # what the search maximises: the selection score over the short rungs
     seconds: float  # that the trial took so far, over all its attempts
     memory: float  # MiB, the most that was held so far
@@ -136,12 +136,15 @@ class Progress:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """What `to_dict` wrote."""
-        rungs = {name: [Rung.from_dict(rung) for rung in data[name]] for name in ("ladder", "test")}
+        rungs = {
+            name: [LengthResult.from_dict(rung) for rung in data[name]]
+            for name in ("ladder", "test")
+        }
         report = Report(**known_fields(Report, data["report"]))
         return cls(**known_fields(cls, data) | rungs | {"report": report})
 
 
-def plain(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+def plain(rungs: Sequence[LengthResult]) -> list[dict[str, Any]]:
     """Rungs as plain JSON values."""
     return [asdict(rung) for rung in rungs]
 
@@ -154,12 +157,12 @@ class TrialRun:
     unbroken run (see `Training`).
     """
 
-    def __init__(self, assignment: Assignment, device: torch.device | str = "cpu"):
+    def __init__(self, assignment: TrialSpec, device: torch.device | str = "cpu"):
         self._begin(assignment, Training(assignment.run, device), Kept())
 
     @classmethod
     def resume(
-        cls, assignment: Assignment, directory: Path, device: torch.device | str = "cpu"
+        cls, assignment: TrialSpec, directory: Path, device: torch.device | str = "cpu"
     ) -> Self:
         """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
         trial's."""
@@ -171,7 +174,7 @@ class TrialRun:
         run._begin(assignment, training, kept)
         return run
 
-    def _begin(self, assignment: Assignment, training: Training, kept: Kept) -> None:
+    def _begin(self, assignment: TrialSpec, training: Training, kept: Kept) -> None:
         self.assignment, self.training, self.history = assignment, training, kept.history
         self.report, self.rungs, self.begun = kept.report, kept.rungs, kept.begun
         self._before, self._least = kept.seconds, kept.memory
@@ -275,7 +278,7 @@ class TrialRun:
         reports = [short, *(progress.ladder for progress in reversed(self.history))][:wanted]
         return len(reports) == wanted and all(map(self._solves, reports))
 
-    def _solves(self, rungs: Sequence[Rung]) -> bool:
+    def _solves(self, rungs: Sequence[LengthResult]) -> bool:
         return solves(rungs, self.assignment.ladder.select, self.training.task)
 
     def _progress(self, report: Report) -> Progress:
@@ -327,7 +330,7 @@ class Kept:
 
     history: list[Progress] = field(default_factory=list)
     report: Report | None = None  # of the training up to here, while its rungs are measured
-    rungs: list[Rung] = field(default_factory=list)  # that were
+    rungs: list[LengthResult] = field(default_factory=list)  # that were
     begun: Begun = field(default_factory=Begun)  # of the next one
     seconds: float = 0.0  # that the trial took, over all its attempts
     memory: float = 0.0  # MiB, the most that was held
@@ -357,14 +360,14 @@ class Kept:
         return cls(
             history=history,
             report=Report(**known_fields(Report, report)) if report else None,
-            rungs=[Rung.from_dict(rung) for rung in data.get("rungs", [])],
+            rungs=[LengthResult.from_dict(rung) for rung in data.get("rungs", [])],
             begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
             seconds=data.get("seconds", history[-1].seconds if history else 0.0),
             memory=data.get("memory", history[-1].memory if history else 0.0),
         )
 
 
-def load(directory: Path, assignment: Assignment | None = None) -> Kept:
+def load(directory: Path, assignment: TrialSpec | None = None) -> Kept:
     """What a trial's own file in `directory` holds.
 
     Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
@@ -380,12 +383,12 @@ def load(directory: Path, assignment: Assignment | None = None) -> Kept:
                 "use the version of sabtune that wrote it, or a newer one"
             )
         kept = Kept.from_dict(content)
-        said = Assignment.from_dict(content["assignment"])
+        said = TrialSpec.from_dict(content["assignment"])
     if assignment is not None and replace(said, limits=assignment.limits) != assignment:
         raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
     return kept
 
 
-def load_history(directory: Path, assignment: Assignment | None = None) -> list[Progress]:
+def load_history(directory: Path, assignment: TrialSpec | None = None) -> list[Progress]:
     """What a trial had reported when it wrote `directory`. Raises what `load` does."""
     return load(directory, assignment).history

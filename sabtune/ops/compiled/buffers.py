@@ -31,7 +31,7 @@ class Workspace:
 
 
 @dataclass
-class Shelf:
+class BufferPool:
     """The idle blocks of this process; safe to use from several threads."""
 
     poisoned: bool = False  # whether each block is filled with NaN first: for tests
@@ -58,7 +58,7 @@ class Shelf:
         ]
         return Workspace(block, arrays)
 
-    def give_back(self, workspace: Workspace) -> None:
+    def release(self, workspace: Workspace) -> None:
         with self._lock:
             self._idle.append(workspace.block)
             del self._idle[:-IDLE]
@@ -75,4 +75,4 @@ def aligned(size: int) -> NDArray[np.uint8]:
     return block[start : start + size]
 
 
-SHELF = Shelf()
+BUFFERS = BufferPool()

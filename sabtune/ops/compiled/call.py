@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sabtune.ops import reference
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.common import DOT, MLP, SEPARABLE
 from sabtune.ops.compiled.forward import forward
 from sabtune.ops.compiled.forward import scratch as forward_scratch
@@ -63,7 +63,7 @@ class Call:
         self.weights = Forward.of(p, V.detach(), b.detach(), self.layout, rule)
         self.dtype = self.weights.w3.dtype
 
-    def done(self) -> tuple[Tensor, Tensor, Tensor, State]:
+    def run(self) -> tuple[Tensor, Tensor, Tensor, State]:
         """h, s (B, T, H), logits (B, T, O) and the state after; recorded if anybody learns."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary, logits = _Sab.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ class Call:
         )
         return hidden, summary, reference.readout(hidden, summary, V, b)
 
-    def run(
+    def compute(
         self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h and s, each (T, B, W), and logits (B, T, O filled up).
@@ -109,7 +109,7 @@ class Call:
 
         def part(low: int, high: int) -> None:
             sizes = self.x.shape[2], len(w.b), keys.shape[1], self.k_top
-            scratch = SHELF.take(forward_scratch(high - low, h.shape[1], *sizes, self.dtype))
+            scratch = BUFFERS.take(forward_scratch(high - low, h.shape[1], *sizes, self.dtype))
             forward(
                 low, high, *self.way, self.state.step, self.k_top, self.k_att,
                 self.rule.epsilon, keep, self.sparse,
@@ -117,7 +117,7 @@ class Call:
                 tape.chosen, tape.weights, tape.sums, tape.starts,
                 w.W_ih, w.W_hh, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
             )  # fmt: skip
-            SHELF.give_back(scratch)
+            BUFFERS.release(scratch)
 
         in_parts(parts(self.B), part)
         return hidden, summary, logits
@@ -125,7 +125,7 @@ class Call:
     def shown(
         self, hidden: Tensor, summary: Tensor, logits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `run` gave, (B, T, …) and without what was filled up."""
+        """What `compute` gave, (B, T, …) and without what was filled up."""
         layout, O = self.layout, self.inputs[-1].shape[0]
         h, s = (layout.no_rows(states.transpose(0, 1)) for states in (hidden, summary))
         return h, s, logits[..., :O]
@@ -134,7 +134,7 @@ class Call:
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
         tape = Tape(self, 0, np.array([0, min(self.k_top + 1, bank.count)]))
-        outputs = self.run(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
+        outputs = self.compute(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
         tape.release()
         ends = layout.no_rows(self.h), layout.no_rows(self.c)
         after = on_bank(bank, *ends, self.state.step + self.T)
@@ -151,7 +151,7 @@ class Call:
         tape.h, tape.c = self.h.numpy().copy(), self.c.numpy().copy()
         tape.memory[:, :M0] = self.layout.rows(self.state.memory).numpy()
         tape.wide = start_keys(self.layout.rows(self.state.keys), tape.keys, self.raw)
-        return *self.run(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
+        return *self.compute(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
 
     def after_training(self, hidden: Tensor) -> State:
         layout, before, W1 = self.layout, self.state, self.weights.W1
@@ -192,7 +192,7 @@ class Tape:
         B, W, real = call.B, call.layout.width, call.dtype
         S = int(starts[-1])
         self.starts = starts
-        self.workspace = SHELF.take(
+        self.workspace = BUFFERS.take(
             [
                 ((kept, B, 4 * W), real),
                 ((kept, B, W), real),
@@ -208,7 +208,7 @@ class Tape:
         self.memory, self.keys, self.chosen, self.weights, self.sums = recalled
 
     def release(self) -> None:
-        SHELF.give_back(self.workspace)
+        BUFFERS.release(self.workspace)
 
 
 class _Sab(torch.autograd.Function):

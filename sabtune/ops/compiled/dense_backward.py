@@ -56,7 +56,7 @@ from sabtune.ops.compiled.simd import (
 BLOCK = 16  # steps whose credit for memories is added up at once
 
 
-def creditor(denominator: F) -> Callable[..., None]:
+def make_score_backward(denominator: F) -> Callable[..., None]:
     """`credit` from keys and queries of one kind."""
 
     @called
@@ -131,7 +131,10 @@ def of_units(a: Any, d: Any, w: Array, j: int, d_q: Array, at: int, d_w3: Array)
     store(d_q, at + j, lanes_of(w.dtype.type(0)) - (v + v))
 
 
-credit_tame, credit_wide = creditor(tame_denominator), creditor(wide_denominator)
+credit_tame, credit_wide = (
+    make_score_backward(tame_denominator),
+    make_score_backward(wide_denominator),
+)
 
 
 @compiled

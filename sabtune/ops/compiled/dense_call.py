@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sabtune.ops.compiled import dense_backward, dense_forward, dense_weights
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.common import filled
 from sabtune.ops.compiled.dense_backward import backward
 from sabtune.ops.compiled.dense_forward import forward
@@ -46,12 +46,12 @@ class Call:
         self.summary = self.h.new_empty(self.B, self.T, layout.width)
         self.w = -2 * layout.w3(p)
 
-    def done(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """h and s (B, T, H), recorded if anybody learns; then h, c, memory and keys after."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary = _Dense.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
         else:
-            self.run(keep=False).release()
+            self.compute(keep=False).release()
             hidden, summary = self.shown()
         after = (self.layout.no_rows(t) for t in (self.h, self.c, self.memory, self.raw))
         return hidden, summary, *after
@@ -78,7 +78,7 @@ class Call:
         """h and s without what was filled up."""
         return self.layout.no_rows(self.hidden), self.layout.no_rows(self.summary)
 
-    def run(self, *, keep: bool) -> Tape:
+    def compute(self, *, keep: bool) -> Tape:
         """Fills in h, c, memory, keys and summary; returns what the way back needs, if any."""
         layout, p, tape = self.layout, self.p, Tape(self, keep)
         weights = (
@@ -93,13 +93,13 @@ class Call:
 
         def part(low: int, high: int) -> None:
             sizes = high - low, layout.width, self.x.shape[2]
-            scratch = SHELF.take(dense_forward.scratch(*sizes, tape.real))
+            scratch = BUFFERS.take(dense_forward.scratch(*sizes, tape.real))
             forward(
                 low, high, keep, self.M0, self.x.numpy(), h, c, tape.gates, tape.cells,
                 tape.queries, *states, tape.keys, tape.wide, tape.weights, tape.starts,
                 *weights, self.w, tuple(scratch.arrays),
             )  # fmt: skip
-            SHELF.give_back(scratch)
+            BUFFERS.release(scratch)
 
         in_parts(parts(self.B), part)
         return tape
@@ -116,19 +116,19 @@ class Tape:
         kept = T if keep else 0
         span = int(self.starts[-1]) if keep else filled(memories)
         shapes = [(B, kept, 4 * W), (B, kept, W), (B, kept, W), (B, memories, W), (B, span)]
-        self.workspace = SHELF.take([(shape, self.real) for shape in shapes])
+        self.workspace = BUFFERS.take([(shape, self.real) for shape in shapes])
         self.gates, self.cells, self.queries, self.keys, self.weights = self.workspace.arrays
         self.wide = np.zeros(B, np.bool_)
         self.h, self.c = call.h.numpy().copy(), call.c.numpy().copy()  # before the pass
 
     def release(self) -> None:
-        SHELF.give_back(self.workspace)
+        BUFFERS.release(self.workspace)
 
 
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.tape = call.run(keep=True)
+        ctx.tape = call.compute(keep=True)
         ctx.call = call
         ctx.set_materialize_grads(False)
         # the outputs as the kernels see them; without padding they are the outputs themselves
@@ -144,7 +144,7 @@ class _Dense(torch.autograd.Function):
         call, tape, ctx.tape = ctx.call, ctx.tape, None
         if tape is None:  # an earlier backward pass used it up
             call = call.again()
-            tape = call.run(keep=True)
+            tape = call.compute(keep=True)
         return (None, *differentiate(call, tape, gradients, of_x=ctx.needs_input_grad[1]))
 
 
@@ -167,25 +167,25 @@ def differentiate(
     ranges = parts(call.B)
     shapes = ((x.shape[2], 4 * W), (4 * W, W), (W, W), (W, W), (4 * W,), (W,))
     totals = [call.h.new_empty(len(ranges), *shape) for shape in shapes]
-    workspace = SHELF.take([(tuple(call.memory.shape), real)])
+    workspace = BUFFERS.take([(tuple(call.memory.shape), real)])
     (d_keys,) = workspace.arrays
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
         d_ih, d_hh, d_W1, d_W2, d_bias, d_w3 = (total[mine].numpy() for total in totals)
-        scratch = SHELF.take(dense_backward.scratch(high - low, W, call.M0 + call.T, real))
+        scratch = BUFFERS.take(dense_backward.scratch(high - low, W, call.M0 + call.T, real))
         backward(
             low, high, call.M0, of_hidden.numpy(), of_summary.numpy(), tape.c, tape.gates,
             tape.cells, tape.queries, summary, memory, raw, tape.keys, tape.wide, tape.weights,
             tape.starts, *weights, call.w, d_keys, d_bias, d_w3, tuple(scratch.arrays),
         )  # fmt: skip
-        SHELF.give_back(scratch)
-        scratch = SHELF.take(dense_weights.scratch(W, real))
+        BUFFERS.release(scratch)
+        scratch = BUFFERS.take(dense_weights.scratch(W, real))
         of_weights(
             low, high, call.M0, x.numpy(), tape.h, tape.gates, tape.queries, d_keys,
             memory, summary, d_ih, d_hh, d_W1, d_W2, tuple(scratch.arrays),
         )  # fmt: skip
-        SHELF.give_back(scratch)
+        BUFFERS.release(scratch)
 
     in_parts(ranges, part)
     sums = (total[0] if len(ranges) == 1 else total.sum(0) for total in totals)
@@ -197,7 +197,7 @@ def differentiate(
         # example by example: one large product may round by the size of the batch
         weight = p.weight_ih.detach().expand(call.B, -1, -1)
         d_x = torch.bmm(layout.no_rows(d_gates).flatten(2), weight)
-    SHELF.give_back(workspace)
+    BUFFERS.release(workspace)
     tape.release()
     return (
         d_x,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sabtune.ops.compiled.backward import backward
 from sabtune.ops.compiled.backward import scratch as backward_scratch
-from sabtune.ops.compiled.buffers import SHELF
+from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.layout import Backward, Layout, query_scale
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.reference import Parameters
@@ -46,7 +46,7 @@ def differentiate(
     sizes = across, outputs, tape.keys.shape[1], call.k_top
     ranges = parts(B)
     each = len(ranges)
-    workspace = SHELF.take(
+    workspace = BUFFERS.take(
         [
             ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
             ((B, 0 if separable else N + 1, W), real),
@@ -61,7 +61,7 @@ def differentiate(
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
-        scratch = SHELF.take(backward_scratch(high - low, W, *sizes, separable, real))
+        scratch = BUFFERS.take(backward_scratch(high - low, W, *sizes, separable, real))
         backward(
             low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
             call.sparse, *of_states, of_logits.detach().numpy(),
@@ -72,12 +72,12 @@ def differentiate(
             tuple(scratch.arrays), d_memory, d_keys, d_x.numpy(),
             *(total[mine].numpy() for total in totals),
         )  # fmt: skip
-        SHELF.give_back(scratch)
+        BUFFERS.release(scratch)
 
     in_parts(ranges, part)
     sums = (total[0] if each == 1 else total.sum(0) for total in totals)
     d_ih, d_hh, d_bias, d_W1, d_W2, d_w3, d_V, d_b = sums
-    SHELF.give_back(workspace)
+    BUFFERS.release(workspace)
     tape.release()
     d_gates = layout.no_gates(d_bias.unsqueeze(1)).squeeze(1)
     return (

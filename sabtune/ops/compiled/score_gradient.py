@@ -82,7 +82,7 @@ def give(
     return az, slope
 
 
-def creditor(half: F) -> Callable[..., None]:
+def make_score_backward(half: F) -> Callable[..., None]:
     """`of_scores` by one way of scoring: a choice within its loops would cost as much as they."""
 
     @compiled
@@ -140,7 +140,7 @@ def creditor(half: F) -> Callable[..., None]:
     return of_scores
 
 
-of_tame_scores, of_wide_scores = map(creditor, (tame_half, wide_half))
+of_tame_scores, of_wide_scores = map(make_score_backward, (tame_half, wide_half))
 
 
 @called

@@ -16,14 +16,14 @@ live.py       draws for the browser, by plotly; its marks are in traces.py
 
 from __future__ import annotations
 
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures import importance, lengths, memory, parallel, phases, space, training
 from sabtune.report.figures.marks import Drawing
 
 __all__ = ["drawings"]
 
 
-def drawings(material: Material) -> list[Drawing]:
+def drawings(material: ReportData) -> list[Drawing]:
     """All that there is enough of to be drawn, in the order to be read in."""
     found = [
         lengths.accuracy(material),

@@ -10,7 +10,7 @@ import numpy as np
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.schema import KIND, flatten
 from sabtune.study.record import TrialRecord
 
@@ -94,7 +94,7 @@ class Field:
         return [step * i for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
 
 
-def fields(material: Material, trials: Iterable[TrialRecord]) -> list[Field]:
+def fields(material: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
     """What differs among the trials: k_top, k_att and k_trunc first, the rest in its order."""
     columns: dict[str, dict[int, Value]] = {}
     steps = material.task.steps(material.run.task.length)
@@ -107,7 +107,7 @@ def fields(material: Material, trials: Iterable[TrialRecord]) -> list[Field]:
     return sorted(found, key=lambda field: place.get(field.name, len(FIRST)))
 
 
-def without_bound(material: Material, trials: Iterable[TrialRecord]) -> str:
+def without_bound(material: ReportData, trials: Iterable[TrialRecord]) -> str:
     """A sentence on where trials stand that keep every memory, or don't truncate; or ""."""
     steps = material.task.steps(material.run.task.length)
     models = [trial.run.trial.model for trial in trials if trial.run]

@@ -12,10 +12,10 @@ from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluat
 from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState
 
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures.fanova import Fanova
 from sabtune.report.figures.marks import BLACK, BLUE, GREY, Axis, Bars, Figure, Panel, Points
-from sabtune.study.configurations import Race
+from sabtune.study.configurations import Leaderboard
 
 TREES = 32
 """Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
@@ -40,7 +40,7 @@ class Estimator:
     sign: int
 
 
-def importance(material: Material) -> Figure | None:
+def importance(material: ReportData) -> Figure | None:
     """How much the score depends on each parameter, by two estimators that often disagree, beside
     what they say of scores that depend on nothing: the same, shuffled."""
     if material.is_contest:
@@ -78,14 +78,14 @@ def importance(material: Material) -> Figure | None:
     )
 
 
-def tried(material: Material) -> tuple[optuna.Study, list[float]]:
+def tried(material: ReportData) -> tuple[optuna.Study, list[float]]:
     """The configurations that were trained, each once, as a study in memory, and their scores.
 
     Seeds of one configuration are no further draws from the space. Complete trials alone would be
     those whose score was high: what made it so would look like nothing.
     """
     trained = (trial for trial in material.ended if trial.state != TrialState.FAIL)
-    configurations = Race.of_trials(material.study, trained).configurations.values()
+    configurations = Leaderboard.of_trials(material.study, trained).configurations.values()
     scores = [configuration.value("mean") for configuration in configurations]
     drawn = material.study.get_trials(deepcopy=False)
     study = optuna.create_study(direction="maximize")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sabtune.compare import statistics
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.statistics import Estimate
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures.marks import (
     BLACK,
     DASHES,
@@ -30,7 +30,7 @@ from sabtune.report.figures.marks import (
 )
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Task
-from sabtune.training.evaluation import Rung
+from sabtune.training.evaluation import LengthResult
 from sabtune.wording import counted
 
 MOST = 100
@@ -48,11 +48,11 @@ class Quantity:
     """What is drawn against length. mean: of a method's seeds, None where there is none."""
 
     axis: Axis
-    of: Callable[[Rung], float]
+    of: Callable[[LengthResult], float]
     mean: Callable[[Comparison, Group, int], Estimate | None]
 
 
-def accuracy(material: Material) -> Figure:
+def accuracy(material: ReportData) -> Figure:
     """Accuracy by length: every method on fresh seeds, and every trial of the search."""
     quantity = Quantity(
         Axis(label="accuracy (%)", low=0, high=103),
@@ -63,7 +63,7 @@ def accuracy(material: Material) -> Figure:
     return _against_length(material, "accuracy", quantity, [chance])
 
 
-def loss(material: Material) -> Figure | None:
+def loss(material: ReportData) -> Figure | None:
     """Loss by length, of tasks that measure it in a unit of their own."""
     if material.task.loss_unit == Task.loss_unit:
         return None
@@ -72,7 +72,7 @@ def loss(material: Material) -> Figure | None:
     return _against_length(material, "loss", quantity, [])
 
 
-def cost(material: Material) -> Figure | None:
+def cost(material: ReportData) -> Figure | None:
     """The time that a sequence takes by its length, where it was recorded."""
     timed = [trial for trial in material.complete if trial.test and all(map(_ms, trial.test))]
     if not timed:
@@ -105,7 +105,7 @@ def cost(material: Material) -> Figure | None:
 
 
 def _against_length(
-    material: Material, name: str, quantity: Quantity, rules: Sequence[Rule]
+    material: ReportData, name: str, quantity: Quantity, rules: Sequence[Rule]
 ) -> Figure:
     length = material.run.task.length
     rules = [*rules, Rule(x=length, label=f"training length, {length:,}", dash="dot")]
@@ -158,7 +158,7 @@ def _method(found: Comparison, group: Group, quantity: Quantity) -> Line:
 
 
 def _search(
-    material: Material, quantity: Quantity, rules: Sequence[Rule]
+    material: ReportData, quantity: Quantity, rules: Sequence[Rule]
 ) -> tuple[Panel, Scale, str]:
     """Every complete trial, and the best one with the seeds of its configuration."""
     tested = material.by_score(trial for trial in material.complete if trial.test)
@@ -198,7 +198,7 @@ def _range(seeds: Sequence[TrialRecord], quantity: Quantity) -> Line:
     )
 
 
-def _curve(trial: TrialRecord, of: Callable[[Rung], float]) -> Curve:
+def _curve(trial: TrialRecord, of: Callable[[LengthResult], float]) -> Curve:
     return Curve(
         x=[rung.length for rung in trial.test],
         y=[of(rung) for rung in trial.test],
@@ -207,12 +207,12 @@ def _curve(trial: TrialRecord, of: Callable[[Rung], float]) -> Curve:
     )
 
 
-def _line(trial: TrialRecord, of: Callable[[Rung], float], label: str, colour: str) -> Line:
+def _line(trial: TrialRecord, of: Callable[[LengthResult], float], label: str, colour: str) -> Line:
     x, y = [rung.length for rung in trial.test], [of(rung) for rung in trial.test]
     return Line(x=x, y=y, label=label, colour=colour, symbol="circle", width=1.8)
 
 
-def _methods_cost(material: Material, timed: Sequence[TrialRecord]) -> list[Mark]:
+def _methods_cost(material: ReportData, timed: Sequence[TrialRecord]) -> list[Mark]:
     marks: list[Mark] = []
     for number, label in enumerate(dict.fromkeys(trial.label for trial in timed)):
         own = [trial for trial in timed if trial.label == label]
@@ -248,5 +248,5 @@ def _times(factor: float, of: Estimate) -> Estimate:
     return Estimate(factor * of.value, scaled)
 
 
-def _ms(rung: Rung) -> float:
+def _ms(rung: LengthResult) -> float:
     return 1000 * (rung.seconds or 0.0) / rung.sequences

@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.models import SAB
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -47,7 +47,7 @@ SEQUENCES = 16
 """That the histogram is over."""
 
 
-def memory(material: Material) -> list[Figure]:
+def memory(material: ReportData) -> list[Figure]:
     """The recall map and the histogram; nothing of a model that keeps no states, or is gone."""
     checkpoint = material.best.checkpoint
     if checkpoint is None:
@@ -76,7 +76,7 @@ def memory(material: Material) -> list[Figure]:
     return figures
 
 
-def _map(material: Material, batch: Batch, found: RecallMap) -> Figure:
+def _map(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
     weights, k_att = found.weights[0, :, 1:], int(found.made_at[1])
     T, M = weights.shape
     rows, columns = math.ceil(T / CELLS), math.ceil(M / CELLS)
@@ -118,7 +118,7 @@ def _map(material: Material, batch: Batch, found: RecallMap) -> Figure:
     )
 
 
-def _far(material: Material, length: int, batch: Batch, found: RecallMap) -> Figure:
+def _far(material: ReportData, length: int, batch: Batch, found: RecallMap) -> Figure:
     """The scored steps alone, one below the other: at such a length the others hide them."""
     scored = 1 + batch.scored.nonzero().flatten()
     weights, k_att = found.weights[0, batch.scored, 1:], int(found.made_at[1])
@@ -180,7 +180,7 @@ def _circles(truth: Tensor, rows: list[int] | None = None) -> list[Mark]:
     ]
 
 
-def _distances(material: Material, batch: Batch, found: RecallMap) -> Figure:
+def _distances(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
     T = batch.x.shape[1]
     width = math.ceil(T / BINS)
     scored = RecallMap(found.weights * batch.scored[None, :, None], found.made_at)
@@ -230,7 +230,7 @@ def _shares(by_distance: Tensor, width: int) -> list[float]:
     return shares
 
 
-def _true_distances(material: Material, batch: Batch) -> list[int]:
+def _true_distances(material: ReportData, batch: Batch) -> list[int]:
     """How far back what is to be recalled lies; a single number where it is always the same."""
     pairs = [material.task.sources(x) for x in batch.x]
     found = [int(t - i) for pair in pairs if pair is not None for t, i in pair.tolist()]

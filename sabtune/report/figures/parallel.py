@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from sabtune.report.data import Material, state
+from sabtune.report.data import ReportData, state
 from sabtune.report.figures.fields import Field, Value, fields, without_bound
 from sabtune.report.figures.marks import Dimension, Parallel, Scale, spread
 from sabtune.study.record import TrialRecord
@@ -22,7 +22,7 @@ LINES = 150
 """Of parallel coordinates; more can't be followed."""
 
 
-def parallel(material: Material) -> Parallel | None:
+def parallel(material: ReportData) -> Parallel | None:
     """Every trial as a line through its parameters to its score."""
     scored = [t for t in material.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
     shown = spread(material.by_score(scored), LINES)

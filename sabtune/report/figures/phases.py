@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sabtune.report.data import Material
+from sabtune.report.data import ReportData
 from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
 from sabtune.training.evaluation import mean_by_phase
 
 
-def phases(material: Material) -> Figure | None:
+def phases(material: ReportData) -> Figure | None:
     """The accuracy of the best trial by the phase of the length, a line for each length of the
     ladder; None where one phase was measured, or there is one."""
     period, tested = material.run.trial.model.period, material.best.test

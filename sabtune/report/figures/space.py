@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from sabtune.report.data import BROKEN, Material, state
+from sabtune.report.data import BROKEN, ReportData, state
 from sabtune.report.figures.fields import Field, fields, without_bound
 from sabtune.report.figures.marks import (
     BLACK,
@@ -48,7 +48,7 @@ FEW_VALUES = 20
 """Up to which trials of one value are drawn side by side."""
 
 
-def scores(material: Material) -> Figure | None:
+def scores(material: ReportData) -> Figure | None:
     """The score along every parameter that differs."""
     found = [] if material.is_contest else fields(material, material.ended)[:PANELS]
     if not found:
@@ -68,7 +68,7 @@ def scores(material: Material) -> Figure | None:
     )
 
 
-def _along(material: Material, field: Field, *, first: bool) -> Panel:
+def _along(material: ReportData, field: Field, *, first: bool) -> Panel:
     trials = [trial for trial in material.ended if trial.number in field.values]
     place = {value: float(i) for i, value in enumerate(field.distinct)}
     x = {n: float(value) if field.numeric else place[value] for n, value in field.values.items()}
@@ -129,7 +129,7 @@ def _moved(x: float, by: float, log: bool) -> float:
     return x * float(np.exp(by)) if log else x + by
 
 
-def pareto(material: Material) -> Figure | None:
+def pareto(material: ReportData) -> Figure | None:
     """The score against each other objective, of a study that has several."""
     names = record.plan(material.study).get("objectives", [])
     trials = [trial for trial in material.complete if len(trial.values) == len(names)]
@@ -163,7 +163,7 @@ def pareto(material: Material) -> Figure | None:
     )
 
 
-def sparsity(material: Material) -> Figure | None:
+def sparsity(material: ReportData) -> Figure | None:
     """The accuracy at the longest length against the share of the memories that are kept."""
     known = [
         (trial, share)

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import BROKEN, Material, state
+from sabtune.report.data import BROKEN, ReportData, state
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
@@ -41,7 +41,7 @@ COLOURS = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILION, BROKEN: PURP
 DASHES = {"complete": "solid", "pruned": "dash", "failed": "dot", BROKEN: "dash"}
 
 
-def schedules(material: Material) -> Figure | None:
+def schedules(material: ReportData) -> Figure | None:
     """k_top over the progress of training, coloured by how the trial ended."""
     trials = [t for t in material.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
     if material.is_contest or not trials:
@@ -72,7 +72,7 @@ def schedules(material: Material) -> Figure | None:
     )
 
 
-def _shape(material: Material, trial: TrialRecord) -> Curve:
+def _shape(material: ReportData, trial: TrialRecord) -> Curve:
     assert trial.run is not None
     model = trial.run.trial.model
     assert isinstance(model, SAB.Config)
@@ -88,7 +88,7 @@ def _shape(material: Material, trial: TrialRecord) -> Curve:
     )
 
 
-def learning(material: Material) -> Figure | None:
+def learning(material: ReportData) -> Figure | None:
     """The score and the training loss by updates."""
     trials = [trial for trial in material.ended if trial.scores]
     shown = spread(material.by_score(trials), CURVES)
@@ -120,7 +120,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def _panel(
-    material: Material, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
+    material: ReportData, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
 ) -> Panel:
     marks: list[Mark] = []
     best = material.best.number
