@@ -94,7 +94,7 @@ class Idle(Trial):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         super().reset_config(new_config)
-        self.stretches = progress_of(self.order.assignment)
+        self.stretches = progress_of(self.order.spec)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -103,16 +103,16 @@ class Idle(Trial):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if Idle.written is None:
             Idle.written = Path(tempfile.mkdtemp())
-            TrialRun(self.order.assignment).save(Idle.written)
+            TrialRun(self.order.spec).save(Idle.written)
         shutil.copytree(Idle.written, checkpoint_dir, dirs_exist_ok=True)
 
 
-def progress_of(assignment: TrialSpec) -> Iterator[Progress]:
+def progress_of(spec: TrialSpec) -> Iterator[Progress]:
     """Reports as a training would make them; the last score is the trial's own."""
-    last = (assignment.number * 7919 % 1000) / 1000
+    last = (spec.number * 7919 % 1000) / 1000
     for index in range(1, REPORTS + 1):
         finished = index == REPORTS
-        lengths = assignment.ladder.lengths if finished else assignment.ladder.select
+        lengths = spec.ladder.lengths if finished else spec.ladder.select
         score = last if finished else 0.5
         rungs = [LengthResult(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
         yield Progress(
@@ -142,7 +142,7 @@ class Clock:
         self.driver: list[float] = []
         self.load: list[float] = []
 
-    def trial_started(self, assignment: TrialSpec) -> None: ...
+    def trial_started(self, spec: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -172,7 +172,7 @@ class Untracked:
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool): ...
 
-    def trial_started(self, assignment: TrialSpec) -> None: ...
+    def trial_started(self, spec: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -203,7 +203,7 @@ def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
 def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> Clock:
     """Tune's own random search over as many trials, no pruning, no study."""
     file = made_up(trials, "random", "plain")
-    assignment = TrialSpec(
+    spec = TrialSpec(
         number=0,
         configuration=0,
         run=some_run(file),
@@ -216,7 +216,7 @@ def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> C
         tune.Tuner(
             tune.with_resources(Idle, {"cpu": 1}),
             param_space={
-                "assignment": assignment.to_dict(),
+                "assignment": spec.to_dict(),
                 "directory": "",
                 "trials": str(root),
                 "checkpoints": [],

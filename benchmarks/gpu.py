@@ -260,7 +260,7 @@ def in_processes(count: int, model: str, seconds: float) -> float:
         return sum(pool.map(alone, [model] * count, [seconds] * count))
 
 
-def sharing(seconds: float) -> None:
+def placement(seconds: float) -> None:
     models = ("nn.LSTM", "kernels", "eager")
     print(f"\nUpdates a second of all trials together, {SHARED.label()}, float32\n")
     ways = [f"{model}, {way}" for way in ("streams", "processes") for model in models]
@@ -288,7 +288,7 @@ def main() -> None:
     print("The kernels agree with the equations in float64.")
     for dtype in TOLERANCE:
         rows(dtype, 5 if options.quick else 15)
-    sharing(SECONDS / 5 if options.quick else SECONDS)
+    placement(SECONDS / 5 if options.quick else SECONDS)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
     schedule = Linear(start="all") if kind == "linear" else Constant()
     model = SAB.Config(k_top=k_top, k_att=k_att, schedule=schedule)
     train = TrainConfig(updates=1000, report_every=100, learning_rate=rate)
-    assignment = TrialSpec(
+    spec = TrialSpec(
         number=number,
         configuration=number,
         run=RunConfig(
@@ -76,7 +76,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
         distributions=SPACE,
         intermediate_values={100 * i: score * i / 10 for i in range(1, 4 if pruned else 11)},
         user_attrs={
-            record.ASSIGNMENT: assignment.to_dict(),
+            record.SPEC: spec.to_dict(),
             record.RESULT: {record.TEST: [] if pruned else plain(rungs)},
         },
     )

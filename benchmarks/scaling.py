@@ -63,8 +63,8 @@ class Clock(engine.Clock):
         self.running: set[int] = set()
         self.at_once = 0
 
-    def trial_started(self, assignment: TrialSpec) -> None:
-        self.running.add(assignment.number)
+    def trial_started(self, spec: TrialSpec) -> None:
+        self.running.add(spec.number)
         self.at_once = max(self.at_once, len(self.running))
 
     def trial_reported(self, number: int, progress: Progress) -> None:
@@ -129,7 +129,7 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
     engine.REPORTS = options.reports
     file = engine.made_up(options.trials, options.sampler, f"scaling-{options.reports}-{mlflow}")
     store, clock = Store(root).made(), Clock()
-    assignment = TrialSpec(
+    spec = TrialSpec(
         number=0,
         configuration=0,
         run=engine.some_run(file),
@@ -137,14 +137,11 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
         evaluation_seed=0,
         threads=1,
     )
-    TrialRun(assignment).save(root / "checkpoint")
+    TrialRun(spec).save(root / "checkpoint")
     ran = root / f"ran-{file.study.name}"
     ran.mkdir()
     sleeping = sleeper(
-        [
-            WorkerResult(progress=progress).to_result()
-            for progress in engine.progress_of(assignment)
-        ],
+        [WorkerResult(progress=progress).to_result() for progress in engine.progress_of(spec)],
         {path.name: path.read_bytes() for path in (root / "checkpoint").iterdir()},
         str(ran),
         options.seconds / options.reports,

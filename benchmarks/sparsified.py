@@ -36,16 +36,16 @@ SATURATED = 30.0
 def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfAttention | SAB]]:
     """Those that were trained to their ends, have a memory and a label that starts with `only`."""
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
-        if trial.assignment is None or trial.checkpoint is None or not trial.test:
+        if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue
-        config = trial.assignment.run.trial.model
+        config = trial.spec.run.trial.model
         if config.label().startswith(only) and isinstance(
             config, SelfAttention.Config | SAB.Config
         ):
             with trial.checkpoint.here(MODEL_FILES) as here:
                 model = load_model(here)
             assert isinstance(model, SelfAttention | SAB)
-            yield trial.assignment, model
+            yield trial.spec, model
 
 
 class Sparsified(SAB):
@@ -76,14 +76,14 @@ def sparsified(model: SelfAttention | SAB, k_top: int, task: Task) -> Model:
 
 
 def row(
-    assignment: TrialSpec,
+    spec: TrialSpec,
     model: SelfAttention | SAB,
     tops: Sequence[int],
     length: int,
     sequences: int,
 ) -> str:
     """The accuracies of one model, as trained and for every k_top that is less."""
-    run = assignment.run
+    run = spec.run
     task = run.task.build()
     own = model.k_top if isinstance(model, SAB) else None
     tested = [
@@ -92,7 +92,7 @@ def row(
     ]
     measured = partial(
         measure, task=task, length=length, sequences=sequences,
-        seed=assignment.evaluation_seed, stream=assignment.test_stream,
+        seed=spec.evaluation_seed, stream=spec.test_stream,
     )  # fmt: skip
     cells = [f"{measured(each).accuracy:.1%}" if each else "–" for each in tested]
     label = f"{run.trial.model.label():<38}{run.seed:>14}"
@@ -114,8 +114,8 @@ def main() -> None:
     print(f"accuracy at length {options.length} on {options.sequences} sequences")
     heads = ("as it is", *(f"k_top {word}" for word in words))
     print(f"{'model':<38}{'seed':>14}{''.join(f'{head:>11}' for head in heads)}")
-    for assignment, model in models(options.study, options.store, options.only):
-        print(row(assignment, model, tops, options.length, options.sequences), flush=True)
+    for spec, model in models(options.study, options.store, options.only):
+        print(row(spec, model, tops, options.length, options.sequences), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sabtune.models import SAB
 from sabtune.schedule import Linear
 from sabtune.seeding import Stream
 from sabtune.tasks import Copying
-from sabtune.training.evaluation import climb
+from sabtune.training.evaluation import measure_ladder
 from sabtune.training.loop import Training
 
 
@@ -54,7 +54,7 @@ def row(name: str, trial: TrialConfig, seeds: int) -> str:
             rise, lowest = max(rise, loss - lowest), min(lowest, loss)
             norms.append(report.gradient_norm)
             skipped += report.skipped
-        rungs = climb(
+        rungs = measure_ladder(
             training.model,
             training.task,
             (100, 200),

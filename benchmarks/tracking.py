@@ -45,7 +45,7 @@ from sabtune.training.trial import Progress, TrialSpec
 DRAIN = 600.0
 
 
-def assignment(number: int) -> TrialSpec:
+def spec(number: int) -> TrialSpec:
     return TrialSpec(
         number=number,
         configuration=number,
@@ -98,7 +98,7 @@ class Stream:
         drain: Callable[[], None],
     ) -> Cost:
         spent, cpu = 0.0, time.process_time()
-        told = [assignment(number) for number in range(self.trials)]
+        told = [spec(number) for number in range(self.trials)]
         for of in told:
             start(of)
         for step in range(1, self.reports + 1):
@@ -169,16 +169,16 @@ def theirs(stream: Stream, root: Path, study: str) -> Cost:
 
 def models(root: Path, count: int) -> list[float]:
     """Seconds that it takes to log a model of the headline study's size, of each."""
-    told = replace(assignment(0), run=replace(assignment(0).run, task=Copying.Config()))
+    told = replace(spec(0), run=replace(spec(0).run, task=Copying.Config()))
     directory = root / "checkpoint"
     Training(told.run).save(directory)
     artifacts = (root / "artifacts").as_uri()
-    board, took = Experiment(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
+    experiment, took = Experiment(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
     for number in range(count):
         page = Page(replace(told, number=number))
-        run = board.runs.create(page.name(), page.tags())
+        run = experiment.runs.create(page.name(), page.tags())
         began = time.perf_counter()
-        board.models.log(run.id, page, directory)
+        experiment.models.log(run.id, page, directory)
         took.append(time.perf_counter() - began)
     return took
 

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from tests import browser
-from tests.boards import Place
+from tests.experiments import Place
 
 WIDTH = 1000  # pixels
 SETTLED = 3000  # milliseconds, after which nothing moves
@@ -23,10 +23,10 @@ def keep(page: Page, name: str) -> None:
     """The page as a small picture of 256 colours, beside this file."""
     page.mouse.move(0, 0)
     page.wait_for_timeout(SETTLED)
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture = picture.resize((WIDTH, WIDTH * picture.height // picture.width))
+    view = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    view = view.resize((WIDTH, WIDTH * view.height // view.width))
     path = Path(__file__).with_name(f"mlflow-{name}.png")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    view.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(uri: str, study: str) -> None:

@@ -4,7 +4,7 @@ import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import SAB
-from sabtune.study.baselines import rivals
+from sabtune.study.baselines import baselines
 from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Adding
 from sabtune.training.evaluation import Ladder
@@ -42,4 +42,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-RIVALS = rivals(train, hidden=64, k_trunc=(5, 25))
+BASELINES = baselines(train, hidden=64, k_trunc=(5, 25))

@@ -5,7 +5,7 @@ import optuna
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Cosine, Linear, Moving, Schedule
-from sabtune.study.baselines import rivals
+from sabtune.study.baselines import baselines
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
@@ -85,4 +85,4 @@ def schedule(trial: optuna.Trial) -> Schedule:
     return MOVING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))
 
 
-RIVALS = rivals(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias)
+BASELINES = baselines(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias)

@@ -4,7 +4,7 @@ import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import SAB
-from sabtune.study.baselines import rivals
+from sabtune.study.baselines import baselines
 from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Language
 from sabtune.training.evaluation import Ladder
@@ -41,4 +41,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-RIVALS = rivals(train, hidden=128, k_trunc=(10, 50))
+BASELINES = baselines(train, hidden=128, k_trunc=(10, 50))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import FrameLocator, Locator, Page, expect, sync_playwright
 
-from tests.boards import ENOUGH, Place
+from tests.experiments import ENOUGH, Place
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 """Debian's; Playwright is kept from downloading one of its own."""

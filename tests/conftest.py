@@ -18,7 +18,7 @@ from sabtune.schedule import Linear
 from sabtune.tasks import Copying
 
 if TYPE_CHECKING:
-    from tests.boards import Place, Server  # loads MLflow, which most tests can do without
+    from tests.experiments import Place, Server  # loads MLflow, which most tests can do without
     from tests.objects import Objects
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -82,7 +82,7 @@ def run() -> RunConfig:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An MLflow server for all tests; it may take a minute to start on a busy machine."""
-    from tests.boards import Server
+    from tests.experiments import Server
 
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
     """A study of its own where the kind of MLflow makes no difference."""
-    from tests.boards import Place
+    from tests.experiments import Place
 
     return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
 
@@ -125,7 +125,7 @@ def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
 @pytest.fixture(params=["embedded", "server"])
 def place(request: pytest.FixtureRequest) -> Place:
     """A study of its own for each test, in either kind of MLflow."""
-    from tests.boards import Place
+    from tests.experiments import Place
 
     if request.param == "server":
         return Place(request.getfixturevalue("server").uri, request.node.name, None)

@@ -172,8 +172,8 @@ def records(store: Store | Path, name: str) -> list[TrialRecord]:
 
 def in_one_go(trial: TrialRecord) -> TrialRun:
     """The trial from its start, in this process; unlimited, since that is larger than a worker."""
-    assert trial.assignment is not None
-    return TrialRun(dataclasses.replace(trial.assignment, limits=Limits()))
+    assert trial.spec is not None
+    return TrialRun(dataclasses.replace(trial.spec, limits=Limits()))
 
 
 def assert_as_unbroken(trial: TrialRecord) -> None:

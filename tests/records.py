@@ -14,7 +14,7 @@ from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import TrialSpec
 
 
-def assignment(number: int = 0, configuration: int | None = None, **changes: Any) -> TrialSpec:
+def spec(number: int = 0, configuration: int | None = None, **changes: Any) -> TrialSpec:
     """A small trial of two reports."""
     train = TrainConfig(updates=20, batch_size=4, report_every=10)
     trial = TrialConfig(model=SAB.Config(hidden=4, k_top=2, k_att=2, k_trunc=3), train=train)
@@ -47,7 +47,7 @@ def trial(
         "state": state,
         "values": [score] if complete and score is not None else [],
         "params": {},
-        "assignment": assignment(number, configuration),
+        "assignment": spec(number, configuration),
         "scores": {10: score} if score is not None else {},
         "ladder": [LengthResult(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
         "test": [],

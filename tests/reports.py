@@ -94,7 +94,7 @@ def frozen(
         distributions={name: DISTRIBUTIONS[name] for name in params},
         intermediate_values={} if several else scores,
         user_attrs={
-            record.ASSIGNMENT: made.to_dict(),
+            record.SPEC: made.to_dict(),
             record.ENVIRONMENT: ENVIRONMENT,
             record.RESULT: result,
             **({record.SCORES: scores} if several else {}),
@@ -158,8 +158,8 @@ def confirmed(
     study = optuna.create_study(
         study_name=name, storage=record.store_of(store, write=True), direction="maximize"
     )
-    contest = {label: model.label() for label, (model, _) in methods.items()}
-    record.set_plan(study, {"contest": contest, "searched": list(LENGTHS), "file": __file__})
+    confirmation = {label: model.label() for label, (model, _) in methods.items()}
+    record.set_plan(study, {"contest": confirmation, "searched": list(LENGTHS), "file": __file__})
     for label, (model, found) in methods.items():
         for seed, score in enumerate(found):
             state = TrialState.FAIL if score is None else TrialState.COMPLETE
@@ -171,7 +171,7 @@ def confirmed(
     return study
 
 
-RIVALS = {
+BASELINES = {
     "ours": (SAB.Config(hidden=8), (0.9, 0.95, 0.7, 0.92)),
     "lstm": (LSTM.Config(hidden=8), (0.3, None, 0.35, 0.2)),
 }

@@ -49,7 +49,7 @@ def opened(file: StudyFile) -> optuna.Study:
     return study
 
 
-def asker(
+def searcher(
     study: optuna.Study,
     file: StudyFile,
     trials: Path,
@@ -57,22 +57,22 @@ def asker(
     queue: Sequence[int] | None = None,
 ) -> StudySearcher:
     known = record.records(study)
-    race = Leaderboard(file.study.seeds).add(known)
-    assigner, budget = TrialSpecs(file, known), budget or Budget()
-    return StudySearcher(study, assigner, race, Folder.at(trials), budget, queue=queue)
+    leaderboard = Leaderboard(file.study.seeds).add(known)
+    specs, budget = TrialSpecs(file, known), budget or Budget()
+    return StudySearcher(study, specs, leaderboard, Folder.at(trials), budget, queue=queue)
 
 
-def order(asker: StudySearcher) -> WorkerTask:
-    config = asker.suggest("any")
+def order(searcher: StudySearcher) -> WorkerTask:
+    config = searcher.suggest("any")
     assert isinstance(config, dict)
     return WorkerTask.from_config(config)
 
 
-def end(study: optuna.Study, asker: StudySearcher, number: int, *values: float) -> None:
+def end(study: optuna.Study, searcher: StudySearcher, number: int, *values: float) -> None:
     state = "COMPLETE" if values else "FAIL"
     outcome = Outcome(state=state)  # type: ignore[arg-type]
     record.end(record.reopen(study, number), outcome, values or None, None)
-    asker.race.end(TrialRecord.of(study.get_trials()[number]))
+    searcher.leaderboard.end(TrialRecord.of(study.get_trials()[number]))
 
 
 def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
     study = opened(changed(file, points=points))
     for point in points:
         study.enqueue_trial(dict(point))
-    asking = asker(study, file, tmp_path)
+    asking = searcher(study, file, tmp_path)
     first, second = order(asking), order(asking)
     assert study.trials[0].params == {"rate": "bad", "k_top": 3}
     assert study.trials[1].params["rate"] == "good"
-    assert first.assignment.run.trial.train.learning_rate == 1e-6
-    assert second.assignment.run.trial.train.learning_rate == 0.02
+    assert first.spec.run.trial.train.learning_rate == 1e-6
+    assert second.spec.run.trial.train.learning_rate == 0.02
 
 
 def test_of_what_waits_those_that_a_queue_names_are_begun_in_its_order(
@@ -94,15 +94,15 @@ def test_of_what_waits_those_that_a_queue_names_are_begun_in_its_order(
     study = opened(file)
     for k_top in (2, 3, 2, 2):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
-    asking = asker(study, file, tmp_path, queue=(3, 1))
-    assert [order(asking).assignment.number for _ in range(2)] == [3, 1]
+    asking = searcher(study, file, tmp_path, queue=(3, 1))
+    assert [order(asking).spec.number for _ in range(2)] == [3, 1]
     assert [study.trials[number].params["k_top"] for number in (3, 1)] == [2, 3]
     assert record.waiting(study) == [0, 2]
 
 
 def test_every_trial_has_the_seed_of_its_number(file: StudyFile, tmp_path: Path) -> None:
-    asking = asker(opened(file), file, tmp_path)
-    seeds = [order(asking).assignment.run.seed for _ in range(4)]
+    asking = searcher(opened(file), file, tmp_path)
+    seeds = [order(asking).spec.run.seed for _ in range(4)]
     assert seeds == [trial_seed(0, number) for number in range(4)]
 
 
@@ -110,18 +110,18 @@ def test_an_unfinished_trial_comes_first_as_it_was_and_from_its_newest_checkpoin
     file: StudyFile, tmp_path: Path
 ) -> None:
     study = opened(file)
-    before = order(asker(study, file, tmp_path))
-    run = TrialRun(before.assignment)
+    before = order(searcher(study, file, tmp_path))
+    run = TrialRun(before.spec)
     for i, _ in zip(range(2), run, strict=False):
         run.save(tmp_path / before.directory / f"checkpoint_{i:06d}")
-    again = order(asker(study, file, tmp_path))
-    assert again.assignment == before.assignment
+    again = order(searcher(study, file, tmp_path))
+    assert again.spec == before.spec
     assert again.directory == "0000.1"
     assert [Path(path).name for path in again.checkpoints] == [
         "checkpoint_000001",
         "checkpoint_000000",
     ]
-    third = order(asker(study, file, tmp_path))
+    third = order(searcher(study, file, tmp_path))
     assert third.directory == "0000.2"
     assert len(study.trials) == 1
 
@@ -132,19 +132,19 @@ def test_a_trial_that_was_killed_before_it_had_an_assignment_gets_the_same(
     study = opened(file)
     study.enqueue_trial({"rate": "bad", "k_top": 2})
     study.ask()
-    again = order(asker(study, file, tmp_path))
-    assert again.assignment.number == 0
-    assert again.assignment.run.trial.train.learning_rate == 1e-6
+    again = order(searcher(study, file, tmp_path))
+    assert again.spec.number == 0
+    assert again.spec.run.trial.train.learning_rate == 1e-6
 
 
 def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: Path) -> None:
     file = changed(file, seeds=Seeds(most=2, reduction=2))
     study = opened(file)
-    asking = asker(study, file, tmp_path)
+    asking = searcher(study, file, tmp_path)
     for k_top, score in ((1, 0.3), (2, 0.9)):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
-        end(study, asking, order(asking).assignment.number, score)
-    further = order(asking).assignment
+        end(study, asking, order(asking).spec.number, score)
+    further = order(asking).spec
     assert further.configuration == 1
     assert further.number == 2
     first = record.records(study)[1].run
@@ -157,9 +157,9 @@ def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: P
 def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> dict[int, int]:
     """Runs so many trials, in searches of ten; how many each configuration got."""
     for begun in range(0, trials, 10):
-        asking = asker(study, file, folder)
+        asking = searcher(study, file, folder)
         for _ in range(begun, begun + 10):
-            number = order(asking).assignment.number
+            number = order(asking).spec.number
             k_top = study.trials[number].params["k_top"]
             end(study, asking, number, 0.9 if number < 4 else k_top % 80 / 100)
     return Counter(of.configuration for of in record.records(study))
@@ -219,10 +219,10 @@ def test_a_space_that_raised_once_does_not_stay_due(file: StudyFile, tmp_path: P
 
     two = changed(file, seeds=Seeds(first=2, most=2))
     study = opened(file)
-    broken = asker(study, dataclasses.replace(two, space=raising), tmp_path)
+    broken = searcher(study, dataclasses.replace(two, space=raising), tmp_path)
     assert broken.suggest("any") == Searcher.FINISHED
-    asking = asker(study, two, tmp_path)
-    assert [order(asking).assignment.configuration for _ in range(4)] == [1, 1, 3, 3]
+    asking = searcher(study, two, tmp_path)
+    assert [order(asking).spec.configuration for _ in range(4)] == [1, 1, 3, 3]
 
 
 def test_a_trial_killed_before_its_assignment_is_counted_once(
@@ -231,8 +231,8 @@ def test_a_trial_killed_before_its_assignment_is_counted_once(
     two = changed(file, seeds=Seeds(first=2, most=2))
     study = opened(file)
     study.ask()
-    asking = asker(study, two, tmp_path)
-    assert [order(asking).assignment.configuration for _ in range(3)] == [0, 0, 2]
+    asking = searcher(study, two, tmp_path)
+    assert [order(asking).spec.configuration for _ in range(3)] == [0, 0, 2]
 
 
 def test_another_seed_is_fixed_to_the_configuration_whatever_the_others_are_called(
@@ -240,16 +240,16 @@ def test_another_seed_is_fixed_to_the_configuration_whatever_the_others_are_call
 ) -> None:
     """Also of two that an older sabtune took for different ones, and this one doesn't."""
     study = opened(file)
-    first = asker(study, file, tmp_path)
+    first = searcher(study, file, tmp_path)
     for number in range(2):
         study.enqueue_trial({"rate": "good", "k_top": 2})
-        made = order(first).assignment
+        made = order(first).spec
         apart = made.to_dict() | {"configuration": number}
-        record.reopen(study, number).set_user_attr(record.ASSIGNMENT, apart)
-        first.race.start(number)
+        record.reopen(study, number).set_user_attr(record.SPEC, apart)
+        first.leaderboard.start(number)
         end(study, first, number, 0.9)
-    asking = asker(study, changed(file, seeds=Seeds(first=2, most=2)), tmp_path)
-    assert [order(asking).assignment.configuration for _ in range(2)] == [0, 1]
+    asking = searcher(study, changed(file, seeds=Seeds(first=2, most=2)), tmp_path)
+    assert [order(asking).spec.configuration for _ in range(2)] == [0, 1]
 
 
 def test_a_configuration_drawn_again_is_told_from_a_new_one(
@@ -258,11 +258,11 @@ def test_a_configuration_drawn_again_is_told_from_a_new_one(
     study = opened(file)
     for k_top in (1, 2, 1):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
-    asking = asker(study, file, tmp_path)
-    assert [order(asking).assignment.configuration for _ in range(3)] == [0, 1, 0]
+    asking = searcher(study, file, tmp_path)
+    assert [order(asking).spec.configuration for _ in range(3)] == [0, 1, 0]
     study.enqueue_trial({"rate": "good", "k_top": 2})
-    later = asker(study, file, tmp_path)  # another search, after the three that are unfinished
-    assert [order(later).assignment.configuration for _ in range(4)] == [0, 1, 0, 1]
+    later = searcher(study, file, tmp_path)  # another search, after the three that are unfinished
+    assert [order(later).spec.configuration for _ in range(4)] == [0, 1, 0, 1]
 
 
 def test_a_search_that_goes_on_knows_its_configurations(file: StudyFile, tmp_path: Path) -> None:
@@ -274,18 +274,18 @@ def test_a_search_that_goes_on_knows_its_configurations(file: StudyFile, tmp_pat
 
     whole = dataclasses.replace(changed(file, seeds=Seeds(most=2, reduction=1.01)), space=space)
     study = opened(whole)
-    first = asker(study, whole, tmp_path)
-    assert order(first).assignment.configuration == 0
+    first = searcher(study, whole, tmp_path)
+    assert order(first).spec.configuration == 0
     end(study, first, 0, 0.9)
     for number in (1, 2):  # of the search that began, and of one that goes on with its study
-        again = asker(study, whole, tmp_path)
-        assert order(again).assignment.configuration == 0
+        again = searcher(study, whole, tmp_path)
+        assert order(again).spec.configuration == 0
         end(study, again, number, 0.8)
 
 
 def test_a_spent_budget_hands_out_nothing(file: StudyFile, tmp_path: Path) -> None:
     budget = Budget(gpu_hours=1.0, gpus=0.5)
-    asking = asker(opened(file), file, tmp_path, budget)
+    asking = searcher(opened(file), file, tmp_path, budget)
     order(asking)
     budget.count(0, 3600.0)
     assert not budget.stop_all()  # half a GPU for an hour
@@ -306,15 +306,15 @@ def test_a_failed_trial_is_run_again_with_its_own_seed_under_a_new_number(
     file: StudyFile, tmp_path: Path
 ) -> None:
     study = opened(file)
-    asking = asker(study, file, tmp_path)
-    failed, fine = order(asking).assignment, order(asking).assignment
+    asking = searcher(study, file, tmp_path)
+    failed, fine = order(asking).spec, order(asking).spec
     end(study, asking, failed.number)
     end(study, asking, fine.number, 0.5)
     assert record.ended(study) == 2
     for _ in range(2):  # asked for twice, it runs once
         enqueue_failed(study)
     assert record.ended(study) == 1
-    again = order(asking).assignment
+    again = order(asking).spec
     assert again.number == 2
     assert again.run == failed.run
     assert study.trials[2].params == study.trials[0].params
@@ -327,14 +327,14 @@ def test_a_failed_trial_is_run_again_with_its_own_seed_under_a_new_number(
 
 def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path) -> None:
     earlier = opened(file)
-    asking = asker(earlier, file, tmp_path)
+    asking = searcher(earlier, file, tmp_path)
     for k_top, score in ((1, 0.3), (2, 0.9), (3, 0.6)):
         earlier.enqueue_trial({"rate": "good", "k_top": k_top})
-        end(earlier, asking, order(asking).assignment.number, score)
+        end(earlier, asking, order(asking).spec.number, score)
     study = opened(file)
     enqueue_best(study, earlier)
     enqueue_best(study, earlier)  # a search that goes on
-    warm = asker(study, file, tmp_path)
+    warm = searcher(study, file, tmp_path)
     for _ in range(3):
         order(warm)
     assert [trial.params["k_top"] for trial in study.trials] == [2, 3, 1]
@@ -348,15 +348,15 @@ def test_every_sampler_draws_from_the_space_and_repeats_by_its_seed(
     drawn = []
     for _ in range(2):
         study = opened(file)
-        asking = asker(study, file, tmp_path)
+        asking = searcher(study, file, tmp_path)
         for number in range(5):
-            end(study, asking, order(asking).assignment.number, 0.1 * number)
+            end(study, asking, order(asking).spec.number, 0.1 * number)
         drawn.append([trial.params for trial in study.trials])
     assert drawn[0] == drawn[1]
     other = opened(changed(file, seed=1))
-    asking = asker(other, file, tmp_path)
+    asking = searcher(other, file, tmp_path)
     for _ in range(5):
-        end(other, asking, order(asking).assignment.number, 0.1)
+        end(other, asking, order(asking).spec.number, 0.1)
     assert [trial.params for trial in other.trials] != drawn[0]
 
 
@@ -368,16 +368,16 @@ def test_a_trial_that_breaks_a_constraint_is_never_the_best(
 
     file = dataclasses.replace(file, constraints=constraints)
     study = opened(file)
-    asking = asker(study, file, tmp_path)
+    asking = searcher(study, file, tmp_path)
     for k_top, score in ((2, 0.5), (3, 0.9)):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
-        number = order(asking).assignment.number
+        number = order(asking).spec.number
         trial = record.one(study, number)
         for name, value in file.constrained(trial).items():
             record.reopen(study, number).set_constraint(name, value)
         end(study, asking, number, score)
     assert study.best_trial.number == 0
-    assert [c.number for c in asking.race.ranked()] == [0]
+    assert [c.number for c in asking.leaderboard.ranked()] == [0]
 
 
 def test_constraints_that_fail_name_the_file(file: StudyFile) -> None:
@@ -391,9 +391,9 @@ def test_constraints_that_fail_name_the_file(file: StudyFile) -> None:
 def test_several_objectives_are_written_with_their_scores(file: StudyFile, tmp_path: Path) -> None:
     file = changed(file, objectives=("score", "seconds_per_update", "peak_memory"))
     study = opened(file)
-    asking = asker(study, file, tmp_path)
-    assignment = order(asking).assignment
-    progress = next(iter(TrialRun(assignment)))
+    asking = searcher(study, file, tmp_path)
+    spec = order(asking).spec
+    progress = next(iter(TrialRun(spec)))
     record.report(record.reopen(study, 0), progress)
     assert record.records(study)[0].scores == {30: progress.score}
     end(study, asking, 0, 0.5, 0.01, 100.0)

@@ -94,9 +94,9 @@ OPTIONS = [
     *numbers("search study.py", "--seed", f"-1 x 1.5 4294967296 18446744073709551616 {HUGE}"),
     *numbers("search study.py", "--hours", POSITIVE),
     *numbers("search study.py", "--gpu-hours", POSITIVE),
-    Case("search study.py --rival nope", "nope"),
-    Case("search study.py --dry-run --rival nope", "nope"),
-    Case(["search", "study.py", "--rival", ""], "rival"),
+    Case("search study.py --baseline nope", "nope"),
+    Case("search study.py --dry-run --baseline nope", "nope"),
+    Case(["search", "study.py", "--baseline", ""], "baseline"),
     Case("search study.py --warm-start nope", "nope"),
     Case("search ~nosuchuser/study.py", "~nosuchuser/study.py"),
     Case(["search", f"{LONG}.py"], LONG[:50]),
@@ -135,11 +135,11 @@ OPTIONS = [
     Case("reproduce nope 0 --store store", "nope"),
     *(Case(f"reproduce old {n} --store store", n) for n in ("99", "x", "1.5", str(HUGE))),
     Case("reproduce old 6 --store store", "6"),
-    Case("climb old --store store", "--lengths"),
-    Case("climb nope --lengths 20 --store store", "nope"),
-    *(Case(f"climb old {n} --lengths 20 --store store", n) for n in ("99", "x", str(HUGE))),
-    *numbers("climb old --store store", "--lengths", f"x 0 -5 1.5 , 5,, {HUGE}"),
-    *numbers("climb old --lengths 20 --store store", "--sequences", WHOLE),
+    Case("extrapolate old --store store", "--lengths"),
+    Case("extrapolate nope --lengths 20 --store store", "nope"),
+    *(Case(f"extrapolate old {n} --lengths 20 --store store", n) for n in ("99", "x", str(HUGE))),
+    *numbers("extrapolate old --store store", "--lengths", f"x 0 -5 1.5 , 5,, {HUGE}"),
+    *numbers("extrapolate old --lengths 20 --store store", "--sequences", WHOLE),
     *numbers("ui --store store", "--port", "0 -1 x 1.5 65536 99999"),
     Case("data fetch", "names"),
     Case("data fetch nope", "nope"),
@@ -347,8 +347,14 @@ STUDIES = [
     then("nosuchname", "nosuchname"),
     then("raise RuntimeError('two\\nlines')", "two lines"),
     then("return trial", "TrialConfig"),
-    Case("search study.py --rival a", "RIVALS", {"study.py": STUDY + "\nRIVALS = {'a': 3}\n"}),
-    Case("search study.py --rival a", "RIVALS", {"study.py": STUDY + "\nRIVALS = ['a']\n"}),
+    Case(
+        "search study.py --baseline a",
+        "BASELINES",
+        {"study.py": STUDY + "\nBASELINES = {'a': 3}\n"},
+    ),
+    Case(
+        "search study.py --baseline a", "BASELINES", {"study.py": STUDY + "\nBASELINES = ['a']\n"}
+    ),
     Case("search study.py", "constraints", {"study.py": STUDY + "\nconstraints = 3\n"}),
 ]
 DRY = [
@@ -472,7 +478,7 @@ def damage(prepare: Callable[[Path], object], says: str, *commands: str) -> list
 READERS = (
     "report old --store store",
     "status old --store store",
-    "climb old --lengths 20 --store store",
+    "extrapolate old --lengths 20 --store store",
 )
 WRITERS = ("confirm old --store store", "sync old --store store", "search old.py --store store")
 EVERY = READERS + WRITERS
@@ -515,25 +521,27 @@ def described(content: str) -> Callable[[Path], object]:
 
 
 DEEP = "[" * 100_000
-CLIMB = "climb old --lengths 20 --store store"
+EXTRAPOLATE = "extrapolate old --lengths 20 --store store"
 
 CHECKPOINTS = [
-    *damage(checkpoints(shutil.rmtree), "checkpoint", CLIMB),
-    *damage(checkpoints(lambda path: (path / "weights.safetensors").unlink()), "weights", CLIMB),
-    *damage(weights(b""), "weights", CLIMB),
-    *damage(weights(b"\xff" * 64), "weights", CLIMB),
-    *damage(weights((2**62).to_bytes(8, "little") + b"{}"), "weights", CLIMB),
-    *damage(weights(b"\x02" + b"\0" * 7 + b"{}"), "checkpoint", CLIMB),
-    *damage(described(""), "run.json", CLIMB),
-    *damage(described("3"), "run.json", CLIMB),
-    *damage(described("{}"), "run.json", CLIMB),
-    *damage(described(DEEP), "run.json", CLIMB),
+    *damage(checkpoints(shutil.rmtree), "checkpoint", EXTRAPOLATE),
+    *damage(
+        checkpoints(lambda path: (path / "weights.safetensors").unlink()), "weights", EXTRAPOLATE
+    ),
+    *damage(weights(b""), "weights", EXTRAPOLATE),
+    *damage(weights(b"\xff" * 64), "weights", EXTRAPOLATE),
+    *damage(weights((2**62).to_bytes(8, "little") + b"{}"), "weights", EXTRAPOLATE),
+    *damage(weights(b"\x02" + b"\0" * 7 + b"{}"), "checkpoint", EXTRAPOLATE),
+    *damage(described(""), "run.json", EXTRAPOLATE),
+    *damage(described("3"), "run.json", EXTRAPOLATE),
+    *damage(described("{}"), "run.json", EXTRAPOLATE),
+    *damage(described(DEEP), "run.json", EXTRAPOLATE),
     *damage(
         checkpoints(lambda path: (path / "progress.json").write_text('{"format": 99}')),
         "manifest.json",
-        CLIMB,
+        EXTRAPOLATE,
     ),
-    *damage(checkpoints(lambda path: (path / "run.json").unlink()), "run.json", CLIMB),
+    *damage(checkpoints(lambda path: (path / "run.json").unlink()), "run.json", EXTRAPOLATE),
 ]
 
 

@@ -132,10 +132,10 @@ BAD = {
     "nan made": (changed(MADE, '{"m": math.nan}'), r":14: .* returned nan for 'm': return numbers"),
     "name of it": (changed(MADE, "nothing"), rf":{CONSTRAINTS}: NameError: name 'nothing'"),
     "exits": (changed(MADE, "sys.exit()"), rf":{CONSTRAINTS}: it ends the program"),
-    # RIVALS
-    "rivals list": (GOOD + "RIVALS = [space]", r":16: RIVALS is \[<function.*: give spaces by na"),
-    "rivals class": (GOOD + "RIVALS = {'a/b': space}", r":16: RIVALS is .*: give spaces by name"),
-    "rival": (GOOD + "RIVALS = {'a': lambda: 3}", r":16: RIVALS\['a'\] can't be called with a"),
+    # BASELINES
+    "baselines list": (GOOD + "BASELINES = [space]", r"BASELINES is \[<function.*: give spaces"),
+    "baselines class": (GOOD + "BASELINES = {'a/b': space}", r"BASELINES is .*: give spaces"),
+    "baseline": (GOOD + "BASELINES = {'a': lambda: 3}", r"BASELINES\['a'\] can't be called"),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from sabtune.tasks import Copying
 from tests import browser
-from tests.boards import ENOUGH, Place, Server, until
+from tests.experiments import ENOUGH, Place, Server, until
 from tests.faults import driver
 from tests.forked import sabtune
 from tests.studies import posed

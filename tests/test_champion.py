@@ -17,19 +17,19 @@ from sabtune.study.events import Outcome, Version
 from sabtune.tracking.mirror import nominate
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import plain
-from tests.records import assignment
+from tests.records import spec
 
 MODELS: dict[str, ModelConfig] = {
     "a": SAB.Config(hidden=4, k_top=1),
     "b": SAB.Config(hidden=4, k_top=2),
     "c": SAB.Config(hidden=4, k_top=3),
-    "rival": LSTM.Config(hidden=4),
+    "baseline": LSTM.Config(hidden=4),
 }
 LENGTH = 64
 
 
 def run_of(name: str, seed: int) -> RunConfig:
-    run: RunConfig = assignment().run
+    run: RunConfig = spec().run
     return replace(run, trial=replace(run.trial, model=MODELS[name]), seed=seed)
 
 
@@ -39,22 +39,24 @@ def search(scores: Sequence[tuple[str, float]]) -> optuna.Study:
     first: dict[str, int] = {}
     for number, (name, score) in enumerate(scores):
         trial = study.ask()
-        made = assignment(number, first.setdefault(name, number), run=run_of(name, number))
-        trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+        made = spec(number, first.setdefault(name, number), run=run_of(name, number))
+        trial.set_user_attr(record.SPEC, made.to_dict())
         study.tell(trial, score)
     nominate(study)
     return study
 
 
-def contest(accuracies: Mapping[str, Sequence[float]], name: str = "s.confirm") -> optuna.Study:
+def confirmation(
+    accuracies: Mapping[str, Sequence[float]], name: str = "s.confirm"
+) -> optuna.Study:
     """A finished comparison: the accuracies at the longest length, by seed."""
     study = optuna.create_study(study_name=name, direction="maximize")
     for label, seeds in accuracies.items():
         for index, accuracy in enumerate(seeds):
             record.enqueue(study, run_of(label, record.FRESH_SEED + index), label=label)
             trial = study.ask()
-            made = assignment(trial.number, run=run_of(label, record.FRESH_SEED + index))
-            trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+            made = spec(trial.number, run=run_of(label, record.FRESH_SEED + index))
+            trial.set_user_attr(record.SPEC, made.to_dict())
             rungs = [
                 LengthResult(length=at, accuracy=accuracy, loss=0.0, sequences=8) for at in (4, 64)
             ]
@@ -68,9 +70,9 @@ LOW, HIGH = [0.2, 0.3, 0.25, 0.3, 0.2, 0.25, 0.3], [0.9, 0.8, 0.85, 0.9, 0.95, 0
 
 def test_the_first_champion_is_the_searchs_best_and_unconfirmed() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
-    assert record.registered(study).crowned == Version(trial=1)
+    assert record.registered(study).champion_version == Version(trial=1)
     trial = study.ask()
-    trial.set_user_attr(record.ASSIGNMENT, assignment(2, run=run_of("c", 2)).to_dict())
+    trial.set_user_attr(record.SPEC, spec(2, run=run_of("c", 2)).to_dict())
     study.tell(trial, 0.95)
     nominate(study)
     found = record.registered(study)
@@ -79,7 +81,7 @@ def test_the_first_champion_is_the_searchs_best_and_unconfirmed() -> None:
 
 
 def test_a_comparison_nominates_nobody() -> None:
-    study = contest({"a": HIGH})
+    study = confirmation({"a": HIGH})
     record.set_plan(study, {"contest": {"a": "a"}})
     nominate(study)
     assert record.registered(study).versions == ()
@@ -88,19 +90,19 @@ def test_a_comparison_nominates_nobody() -> None:
 def test_a_champion_that_nobody_beats_is_confirmed() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
     higher = [accuracy + 0.01 for accuracy in HIGH[:3]] + [0.1] * 4
-    champion = update_champion(study, contest({"b": HIGH, "a": higher}))
+    champion = update_champion(study, confirmation({"b": HIGH, "a": higher}))
     assert champion is not None
     assert champion.accuracy == pytest.approx(sum(HIGH) / len(HIGH))
     told = replace(champion, accuracy=0.0)
     assert told == Version(trial=1, contest="s.confirm", seeds=7, length=LENGTH)
-    assert champion == record.registered(study).crowned
+    assert champion == record.registered(study).champion_version
 
 
 @pytest.mark.parametrize("seeds", [5, 7])
 def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
     """Of 5 pairs no p below 1/16 is possible; of 7 one of 1/64 is."""
     study = search([("a", 0.5), ("b", 0.9)])
-    champion = update_champion(study, contest({"b": LOW[:seeds], "a": HIGH[:seeds]}))
+    champion = update_champion(study, confirmation({"b": LOW[:seeds], "a": HIGH[:seeds]}))
     assert champion is not None
     assert champion.trial == (1 if seeds == 5 else 0)
     assert champion.confirmed
@@ -110,7 +112,7 @@ def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
 def test_of_several_that_beat_it_the_highest_mean_is_crowned_and_others_keep_their_words() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
     best = [accuracy + 0.04 for accuracy in HIGH]
-    update_champion(study, contest({"b": LOW, "a": HIGH, "c": best}))
+    update_champion(study, confirmation({"b": LOW, "a": HIGH, "c": best}))
     found = record.registered(study)
     assert found.champion == 2
     told = {version.trial: version for version in found.versions}
@@ -128,45 +130,45 @@ def test_many_others_make_it_harder() -> None:
         MODELS.update(extra)
         study = search([(name, 0.9 if name == "b" else 0.5) for name in names])
         accuracies = {"b": LOW, "a": HIGH} | dict.fromkeys(names[2:], LOW)
-        update_champion(study, contest(accuracies))
+        update_champion(study, confirmation(accuracies))
         assert record.registered(study).champion == champion, others
 
 
 def test_an_unconfirmed_champion_that_took_no_part_gives_way() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
-    champion = update_champion(study, contest({"a": HIGH[:2], "c": LOW[:2]}))
+    champion = update_champion(study, confirmation({"a": HIGH[:2], "c": LOW[:2]}))
     assert champion is not None
     assert (champion.trial, champion.seeds) == (0, 2)
 
 
 def test_a_confirmed_champion_that_took_no_part_stays() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
-    confirmed = update_champion(study, contest({"b": LOW}))
-    assert update_champion(study, contest({"a": HIGH}, "other")) == confirmed
+    confirmed = update_champion(study, confirmation({"b": LOW}))
+    assert update_champion(study, confirmation({"a": HIGH}, "other")) == confirmed
 
 
-def test_rivals_of_other_studies_are_no_candidates() -> None:
+def test_baselines_of_other_studies_are_no_candidates() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
-    champion = update_champion(study, contest({"b": LOW, "rival": HIGH}))
+    champion = update_champion(study, confirmation({"b": LOW, "baseline": HIGH}))
     assert champion is not None
     assert champion.trial == 1
-    assert update_champion(study, contest({"rival": HIGH}, "others")) is None
+    assert update_champion(study, confirmation({"baseline": HIGH}, "others")) is None
 
 
 def test_a_comparison_that_is_not_finished_decides_nothing() -> None:
-    study, running = search([("a", 0.5), ("b", 0.9)]), contest({"b": LOW, "a": HIGH})
+    study, running = search([("a", 0.5), ("b", 0.9)]), confirmation({"b": LOW, "a": HIGH})
     running.ask()
     assert update_champion(study, running) is None
-    assert record.registered(study).crowned == Version(trial=1)
+    assert record.registered(study).champion_version == Version(trial=1)
 
 
 def test_the_same_comparison_again_changes_nothing_and_more_seeds_are_counted() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("b", 0.95)])
-    found = update_champion(study, contest({"b": LOW, "a": HIGH}))
+    found = update_champion(study, confirmation({"b": LOW, "a": HIGH}))
     assert found is not None
     before = record.registered(study)
-    assert update_champion(study, contest({"b": LOW, "a": HIGH})) == found
+    assert update_champion(study, confirmation({"b": LOW, "a": HIGH})) == found
     assert record.registered(study) == before
-    more = update_champion(study, contest({"b": [*LOW, 0.2], "a": [*HIGH, 0.9]}))
+    more = update_champion(study, confirmation({"b": [*LOW, 0.2], "a": [*HIGH, 0.9]}))
     assert more is not None
     assert (more.trial, more.seeds) == (found.trial, 8)

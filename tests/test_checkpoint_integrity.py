@@ -41,13 +41,13 @@ def assigned(run: RunConfig, number: int) -> TrialSpec:
     )
 
 
-def left(assignment: TrialSpec, folder: Path) -> list[Folder]:
+def left(spec: TrialSpec, folder: Path) -> list[Folder]:
     """Two checkpoints of a trial, newest first: at 10 and 5 updates."""
-    trial = TrialRun(assignment)
+    trial = TrialRun(spec)
     for at, _ in zip(range(2), trial, strict=False):
-        name = f"{assignment.number:04d}"
+        name = f"{spec.number:04d}"
         trial.save(folder / name / f"checkpoint_{at:06d}", {"entry.json": b"{}"})
-    return Attempts(Folder.at(folder)).checkpoints(assignment.number)
+    return Attempts(Folder.at(folder)).checkpoints(spec.number)
 
 
 def tensors(change: Callable[[dict[str, Tensor]], object], name: str = "weights") -> Damage:

@@ -56,9 +56,9 @@ def test_a_command_is_given_the_options_that_it_has(name: str) -> None:
     where = {"store": f"{ODD}/s", "files": "-dash", "tracking": "http://x", "cluster": "-c.yaml"}
     group = typer.main.get_group(app)
     command = group.commands[name]
-    arguments = ["-odd", "3"] if name in ("reproduce", "climb") else ["-odd"]
+    arguments = ["-odd", "3"] if name in ("reproduce", "extrapolate") else ["-odd"]
     arguments = [] if name in ("doctor", "ui") else arguments
-    must = {"lengths": "4,9"} if name == "climb" else {}
+    must = {"lengths": "4,9"} if name == "extrapolate" else {}
     line = typed(name, *arguments, where=where | {"data_dir": Path(ODD)}, **must)
     program, *words = words_of(line)[2:]
     assert (program, words[0]) == ("sabtune", name)
@@ -133,7 +133,7 @@ class Searches:
     def search(self, file: StudyFile, store: Store, _: object, **options: Any) -> Ending:
         name, budget = file.study.name, options["budget"]
         self.asked.append(
-            (name, file.rival, file.study.trials, file.study.seed, budget.hours, store,
+            (name, file.baseline, file.study.trials, file.study.seed, budget.hours, store,
              options["system_metrics"], place.folder(), file.path.resolve())
         )  # fmt: skip
         if name not in record.names(store):
@@ -141,7 +141,7 @@ class Searches:
             record.set_plan(study, {"file": str(file.path.resolve())})
         return Ending(complete=False, behind="it is away")
 
-    def contest(
+    def compare_runs(
         self, name: str, _: object, store: Store, runs: dict[str, RunConfig], **options: Any
     ) -> Any:
         self.asked.append((name, options["seeds"], options["lengths"], store, place.folder()))
@@ -158,7 +158,7 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
     monkeypatch.setattr("sabtune.search.run.search", made.search)
-    monkeypatch.setattr("sabtune.compare.confirm.contest", made.contest)
+    monkeypatch.setattr("sabtune.compare.confirm.compare_runs", made.compare_runs)
     monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
     monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))
     monkeypatch.setattr("sabtune.cli.showing.check_free", lambda _: None)
@@ -185,12 +185,12 @@ def printed(done: Result) -> dict[str, list[str]]:
 def study(tmp_path: Path, searches: Searches) -> str:
     """A file that is named as an option is."""
     file = learnable(tmp_path / ODD)
-    text = file.read_text() + "\n\nRIVALS = {'lstm': space}\n"
+    text = file.read_text() + "\n\nBASELINES = {'lstm': space}\n"
     file.with_name("-odd [red].py").write_text(text)
     return "-odd [red].py"
 
 
-@pytest.mark.parametrize("given", [[], ["--rival", "lstm"], ["--study", "other"]])
+@pytest.mark.parametrize("given", [[], ["--baseline", "lstm"], ["--study", "other"]])
 def test_what_an_interrupted_search_prints(
     searches: Searches, study: str, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

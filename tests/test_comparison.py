@@ -14,14 +14,14 @@ from sabtune.compare.comparison import (
     Comparison,
     Group,
     accuracy_rows,
-    accuracy_sheet,
+    accuracy_table,
     contrast_rows,
-    contrast_sheet,
-    longest_sheet,
+    contrast_table,
+    longest_table,
     markdown,
     notes,
     page,
-    sheets,
+    tables,
 )
 from sabtune.errors import ConfigError
 from sabtune.training.evaluation import LengthResult
@@ -56,9 +56,9 @@ ATTENTION = group("attention", [0.9, 1.0, 0.4, 0.99, 0.6, 0.7])
 
 
 def test_accuracies_by_method_and_length() -> None:
-    sheet = accuracy_sheet(compare(SAB, LSTM))
-    assert sheet.header == ("method", "seeds", "length 300", "length 1,000", "length 5,000")
-    assert [row[:4] for row in sheet.body] == [
+    table = accuracy_table(compare(SAB, LSTM))
+    assert table.header == ("method", "seeds", "length 300", "length 1,000", "length 5,000")
+    assert [row[:4] for row in table.body] == [
         ("SAB", "6", "100.0 [100.0, 100.0]", "99.0 [99.0, 99.0]"),
         ("LSTM", "6", "100.0 [100.0, 100.0]", "99.0 [99.0, 99.0]"),
     ]
@@ -66,17 +66,17 @@ def test_accuracies_by_method_and_length() -> None:
     interval = statistics.mean([1, 0.995, 0.99, 1, 0.3, 0.992]).interval
     assert interval is not None
     ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    assert sheet.body[0][4] == f"{100 * mean:.1f} {ends}"
+    assert table.body[0][4] == f"{100 * mean:.1f} {ends}"
 
 
 def test_the_longest_length_has_the_middle_half_and_the_share_that_solves() -> None:
-    sheet = longest_sheet(compare(SAB, LSTM))
-    assert sheet.title == "At length 5,000, the longest"
+    table = longest_table(compare(SAB, LSTM))
+    assert table.title == "At length 5,000, the longest"
     # The middle 3 of 6: half of the second, the third and fourth, half of the fifth.
     middle = (0.99 / 2 + 0.992 + 0.995 + 1.0 / 2) / 3
-    assert sheet.body[0][2].startswith(f"{100 * middle:.1f} [")
-    assert sheet.body[0][3:] == ("5 of 6", "83.3 [35.9, 99.6]")
-    assert sheet.body[1][3:] == ("0 of 6", "0.0 [0.0, 45.9]")
+    assert table.body[0][2].startswith(f"{100 * middle:.1f} [")
+    assert table.body[0][3:] == ("5 of 6", "83.3 [35.9, 99.6]")
+    assert table.body[1][3:] == ("0 of 6", "0.0 [0.0, 45.9]")
 
 
 def test_a_length_is_solved_only_if_every_shorter_one_is() -> None:
@@ -92,8 +92,8 @@ def test_failed_seeds_count_and_are_shown() -> None:
         [(3 + 0.125) / 4, (2.97 + 0.125) / 4, (2.99 + 0.125) / 4]
     )
     assert {(row["seeds"], row["failed"], row["solved"]) for row in rows} == {(4, 1, 3)}
-    assert accuracy_sheet(comparison).body[0][1] == "4 (1 failed)"
-    assert longest_sheet(comparison).body[0][3] == "3 of 4"
+    assert accuracy_table(comparison).body[0][1] == "4 (1 failed)"
+    assert longest_table(comparison).body[0][3] == "3 of 4"
     assert any(
         "(1 of SAB) count: as unsolved, at chance accuracy (12.5%)" in note
         for note in notes(comparison)
@@ -102,7 +102,7 @@ def test_failed_seeds_count_and_are_shown() -> None:
 
 def test_a_method_of_which_every_seed_failed_stands_at_chance() -> None:
     comparison = compare(SAB, Group(label="LSTM", runs={}, failed=6))
-    assert accuracy_sheet(comparison).body[1][2:] == ("12.5 [12.5, 12.5]",) * 3
+    assert accuracy_table(comparison).body[1][2:] == ("12.5 [12.5, 12.5]",) * 3
     assert comparison.contrasts[0].difference.paired
 
 
@@ -115,11 +115,11 @@ def test_the_first_method_is_held_against_each_other() -> None:
     assert against_lstm.difference.p == pytest.approx(2 / 64)  # each of six pairs agrees
     assert against_lstm.corrected == pytest.approx(4 / 64)
     assert against_attention.corrected == pytest.approx(against_attention.difference.p)
-    sheet = contrast_sheet(comparison)
-    assert sheet.title == "SAB against the others at length 5,000"
-    assert [row[:2] for row in sheet.body] == [("LSTM", "6 pairs"), ("attention", "6 pairs")]
-    assert sheet.body[0][3:] == ("0.031", "0.062", NOT_DISTINGUISHABLE)
-    assert sheet.body[0][2].startswith(f"{100 * (ours - theirs).mean():+.1f} [+")
+    table = contrast_table(comparison)
+    assert table.title == "SAB against the others at length 5,000"
+    assert [row[:2] for row in table.body] == [("LSTM", "6 pairs"), ("attention", "6 pairs")]
+    assert table.body[0][3:] == ("0.031", "0.062", NOT_DISTINGUISHABLE)
+    assert table.body[0][2].startswith(f"{100 * (ours - theirs).mean():+.1f} [+")
 
 
 def test_a_difference_that_holds_is_put_in_words() -> None:
@@ -162,7 +162,7 @@ def test_methods_of_other_seeds_are_compared_unpaired_with_none_left_out(other: 
     assert not difference.paired
     theirs = [*(runs[-1].accuracy for runs in other.runs.values()), *[0.125] * other.failed]
     assert difference.value == pytest.approx(5.277 / 6 - np.mean(theirs))
-    assert contrast_sheet(comparison).body[0][1] == f"6 and {other.n}"
+    assert contrast_table(comparison).body[0][1] == f"6 and {other.n}"
     assert any("regroupings of all seeds" in note for note in notes(comparison))
 
 
@@ -196,15 +196,15 @@ def test_notes_say_what_the_search_has_seen() -> None:
 
 def test_one_method_alone_has_no_contrasts() -> None:
     comparison = compare(SAB)
-    assert len(sheets(comparison)) == 2
+    assert len(tables(comparison)) == 2
     assert contrast_rows(comparison) == []
     assert not any("Holm" in note for note in notes(comparison))
 
 
 def test_one_seed_has_no_interval() -> None:
     comparison = compare(group("SAB", [0.9]), group("LSTM", [0.3]))
-    assert accuracy_sheet(comparison).body[0][4] == "90.0 [no interval]"
-    assert contrast_sheet(comparison).body[0][2:] == (
+    assert accuracy_table(comparison).body[0][4] == "90.0 [no interval]"
+    assert contrast_table(comparison).body[0][2:] == (
         "+60.0 [no interval]", "1.000", "1.000", NOT_DISTINGUISHABLE
     )  # fmt: skip
     assert "With 1 pair no p below 1 is possible." in notes(comparison)
@@ -213,9 +213,9 @@ def test_one_seed_has_no_interval() -> None:
 def test_the_page_and_the_markdown_hold_every_cell_and_note() -> None:
     comparison = compare(group("SAB [k_top=3] | mlp", [1.0, 0.9, 1.0]), LSTM)
     screen, text = shown(page(comparison)), markdown(comparison)
-    for sheet in sheets(comparison):
-        for row in (sheet.header, *sheet.body):
-            assert all(cell in screen and cell in shown(sheet.rich()) for cell in row)
+    for table in tables(comparison):
+        for row in (table.header, *table.body):
+            assert all(cell in screen and cell in shown(table.rich()) for cell in row)
             escaped = [cell.replace("|", "\\|") for cell in row]
             assert f"| {' | '.join(escaped)} |" in text
     for note in notes(comparison):

@@ -25,13 +25,11 @@ from sabtune.training.trial import Limits, TrialSpec
 LADDER = Ladder(lengths=(5, 10), select=(5,))
 RUN = RunConfig(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)
 STUDY = Study(name="name", task=RUN.task, ladder=LADDER, pruning=ASHA(grace=5))
-ASSIGNMENT = TrialSpec(
-    number=0, configuration=0, run=RUN, ladder=LADDER, evaluation_seed=0, threads=1
-)
+SPEC = TrialSpec(number=0, configuration=0, run=RUN, ladder=LADDER, evaluation_seed=0, threads=1)
 
 EXAMPLES: list[Config] = [part() for table in PARTS.values() for part in table.values()]
 EXAMPLES += [LADDER, RUN, RUN.trial, TrainConfig(), STUDY, Resources(), ASHA(grace=1), Seeds()]
-EXAMPLES += [Limits(), ASSIGNMENT, Rule()]
+EXAMPLES += [Limits(), SPEC, Rule()]
 
 every_config = pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__qualname__)
 

@@ -16,9 +16,9 @@ from sabtune.cli import app
 from sabtune.cluster import node_facts
 from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.cluster.doctor import database_problem, no_cluster, offset
-from sabtune.cluster.findings import diagnose
+from sabtune.cluster.findings import find_problems
 from sabtune.cluster.node_facts import Disk, Gpu, NodeFacts, Token, examine, token
-from sabtune.cluster.preflight import beforehand
+from sabtune.cluster.preflight import problems_before
 from sabtune.tracking.reach import problem_of
 from tests.faults import small_disk
 
@@ -34,9 +34,9 @@ OTHER = replace(WELL, node="worker")
 L4 = Gpu(name="L4", memory=22.5, driver="580.1")
 
 
-def lines(*checkups: NodeFacts, files: str | None = None) -> list[str]:
+def lines(*nodes: NodeFacts, files: str | None = None) -> list[str]:
     """What is found, wrong or to know; each on one line."""
-    found = diagnose(checkups, files=files, cluster=True)
+    found = find_problems(nodes, files=files, cluster=True)
     for finding in found:
         assert len(str(finding).splitlines()) == 1
         assert finding.remedy
@@ -133,13 +133,13 @@ def test_another_ray_than_the_clusters_is_one_line() -> None:
 def test_the_file_that_nobody_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     path = Path(__file__).parent.parent / "cluster.yaml"
-    found = [str(finding) for finding in beforehand(ClusterFile.load(path)) if finding.wrong]
+    found = [str(finding) for finding in problems_before(ClusterFile.load(path)) if finding.wrong]
     assert any("yours.files still is" in line for line in found)
     assert any("yours.security_group still is" in line for line in found)
     assert any("there is no token" in line for line in found)
     older = tmp_path / "older.yaml"
     older.write_text(path.read_text().replace("ray:2.60.0", "ray:2.59.1"))
-    found = [str(finding) for finding in beforehand(ClusterFile.load(older))]
+    found = [str(finding) for finding in problems_before(ClusterFile.load(older))]
     assert sum("on the cluster; use the same on both" in line for line in found) == 2
 
 

@@ -18,7 +18,7 @@ from sabtune.report.figures.marks import (
 )
 from tests.reports import marks
 
-pytest_plugins = ("tests.materials",)
+pytest_plugins = ("tests.report_data",)
 
 
 HOSTILE = "</script><b>$x_{$ & _label"
@@ -37,8 +37,8 @@ def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
     assert still.draw(hostile(), "png").startswith(b"\x89PNG")
     assert still.draw(hostile(), "pdf").startswith(b"%PDF")
     assert live.draw(hostile()).count("</script>") == 1
-    sheet = still._figure(hostile())
-    shown = [text.get_text() for text in sheet.legends[0].get_texts()]
+    table = still._figure(hostile())
+    shown = [text.get_text() for text in table.legends[0].get_texts()]
     assert shown == [still.plain(HOSTILE), " _hidden"]
     assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
 
@@ -58,8 +58,8 @@ def test_the_browser_is_given_the_numbers_of_the_marks(found: ReportData) -> Non
 def test_both_ways_draw_every_figure(
     found: ReportData, many: ReportData, recalling: ReportData
 ) -> None:
-    for material in (found, recalling):
-        for drawing in drawings(material):
+    for data in (found, recalling):
+        for drawing in drawings(data):
             assert len(still.draw(drawing, "png")) > 5_000
             text = live.draw(drawing)
             assert f'id="plot-{drawing.name}"' in text
@@ -72,10 +72,10 @@ def test_legends_stay_outside_and_panels_do_not_overlap(many: ReportData) -> Non
     for drawing in drawings(many):
         if not isinstance(drawing, Figure):
             continue
-        sheet = still._figure(drawing)
-        sheet.draw_without_rendering()
-        boxes = [axes.get_tightbbox() for axes in sheet.axes]
-        boxes += [legend.get_window_extent() for legend in sheet.legends]
+        table = still._figure(drawing)
+        table.draw_without_rendering()
+        boxes = [axes.get_tightbbox() for axes in table.axes]
+        boxes += [legend.get_window_extent() for legend in table.legends]
         found = [tuple(box.extents) for box in boxes if box is not None]
         assert not _overlapping(found), drawing.name
 

@@ -20,9 +20,9 @@ from sabtune.training.evaluation import (
     Begun,
     Ladder,
     LengthResult,
-    climb,
     length_score,
     measure,
+    measure_ladder,
     measure_on,
     solve_length,
 )
@@ -129,7 +129,7 @@ def test_the_same_sequences_for_every_model_and_others_for_another_stream() -> N
             return super().forward(x, state)
 
     for name, stream in (("a", Stream.TEST), ("b", Stream.TEST), ("c", Stream.SELECTION)):
-        climb(Spy(name), TASK, (5, 10), sequences=4, seed=3, stream=stream)
+        measure_ladder(Spy(name), TASK, (5, 10), sequences=4, seed=3, stream=stream)
     assert all(torch.equal(a, b) for a, b in zip(seen["a"], seen["b"], strict=True))
     assert not any(torch.equal(a, c) for a, c in zip(seen["a"], seen["c"], strict=True))
 
@@ -190,7 +190,7 @@ def test_a_rung_in_pieces_is_the_rung(carries: bool, monkeypatch: pytest.MonkeyP
     begun, done = Begun(), []
     while True:
         found = measure_on(
-            model, task, 20, **kept, begun=begun, pressed=lambda: True  # type: ignore[arg-type]
+            model, task, 20, **kept, begun=begun, should_pause=lambda: True  # type: ignore[arg-type]
         )  # fmt: skip
         if isinstance(found, LengthResult):
             break

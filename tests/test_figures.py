@@ -26,9 +26,9 @@ from sabtune.report.figures.marks import (
 )
 from sabtune.storage.store import Store
 from sabtune.study import record
-from tests.reports import LENGTHS, RIVALS, frozen, marks, named, rungs, searched
+from tests.reports import BASELINES, LENGTHS, frozen, marks, named, rungs, searched
 
-pytest_plugins = ("tests.materials",)
+pytest_plugins = ("tests.report_data",)
 
 
 def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
@@ -36,7 +36,7 @@ def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     ours = marks(fresh, Line)[0]
     assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods side by side
     assert list(ours.names) == ["length 100", "length 200", "length 400", "length 2,000"]
-    scores = RIVALS["ours"][1]
+    scores = BASELINES["ours"][1]
     measured = np.array([[rung.accuracy for rung in rungs(score or 0)] for score in scores])
     assert ours.y == pytest.approx(100 * measured.mean(axis=0))
     assert ours.low is not None
@@ -63,7 +63,7 @@ def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None
     study = optuna.create_study(study_name="seeds", direction="maximize")
     for number, score in enumerate((0.8, 0.9, 0.7)):
         trial = frozen(number, SAB.Config(hidden=8), score, TrialState.COMPLETE)
-        trial.user_attrs[record.ASSIGNMENT]["configuration"] = 0
+        trial.user_attrs[record.SPEC]["configuration"] = 0
         study.add_trial(trial)
     (panel,) = lengths.accuracy(gather(study, store)).panels
     spread_, best = marks(panel, Line)
@@ -125,7 +125,7 @@ def test_trials_are_told_apart_by_how_they_ended(found: ReportData) -> None:
 def test_a_trial_that_breaks_a_constraint_is_no_complete_one(store: Store) -> None:
     study = searched(store, "bound", 6, in_memory=True)
     trial = study.ask()
-    trial.set_user_attr(record.ASSIGNMENT, study.trials[0].user_attrs[record.ASSIGNMENT])
+    trial.set_user_attr(record.SPEC, study.trials[0].user_attrs[record.SPEC])
     trial.set_constraint("memory", 1.0)
     study.tell(trial, 0.99)
     figure = space.scores(gather(study, store))
@@ -148,11 +148,11 @@ def test_all_memories_and_no_truncation_have_a_place(store: Store) -> None:
     for number, (k_top, k_trunc) in enumerate(((ALL, 5), (5, 0), (7, 9))):
         model = SAB.Config(hidden=8, k_top=k_top, k_att=10, k_trunc=k_trunc)
         study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))
-    material = gather(study, store)
-    by_name = {field.name: field.values for field in fields(material, material.ended)}
+    data = gather(study, store)
+    by_name = {field.name: field.values for field in fields(data, data.ended)}
     assert by_name["k_top"] == {0: 1 + 120 // 10, 1: 5, 2: 7}
     assert by_name["k_trunc"] == {0: 5, 1: 120, 2: 9}
-    figure = space.scores(material)
+    figure = space.scores(data)
     assert figure is not None
     assert "number of memories of a training sequence" in figure.caption
 
@@ -231,7 +231,7 @@ def test_seeds_of_a_configuration_are_one_draw_of_the_space(store: Store) -> Non
             number, SAB.Config(hidden=8, k_top=k_top), k_top / 20 + (number > 11) / 10,
             TrialState.COMPLETE, params={"k_top": k_top},
         )  # fmt: skip
-        trial.user_attrs[record.ASSIGNMENT]["configuration"] = number % 12
+        trial.user_attrs[record.SPEC]["configuration"] = number % 12
         study.add_trial(trial)
     drawn, scores = importance.tried(gather(study, store))
     assert [trial.params["k_top"] for trial in drawn.trials] == list(range(2, 14))

@@ -85,11 +85,11 @@ def test_after_a_problem_nothing_of_the_others_runs_either() -> None:
     budget = Budget()
     guard = Guard(budget.stop)
     guard.over(budget)
-    asker = guard.over(object.__new__(StudySearcher))
-    assert asker.suggest("any") == Searcher.FINISHED  # it has no study
+    searcher = guard.over(object.__new__(StudySearcher))
+    assert searcher.suggest("any") == Searcher.FINISHED  # it has no study
     assert isinstance(guard.problem, AttributeError)
-    teller = guard.over(object.__new__(StudyCallback))
-    teller.on_trial_error(0, [], None)  # type: ignore[arg-type]
+    callback = guard.over(object.__new__(StudyCallback))
+    callback.on_trial_error(0, [], None)  # type: ignore[arg-type]
     assert budget.stop_all()
 
 
@@ -133,7 +133,7 @@ class Raising:
             self.raised += 1
             raise self.problem
 
-    def trial_started(self, assignment: TrialSpec) -> None:
+    def trial_started(self, spec: TrialSpec) -> None:
         self._told("started")
 
     def trial_reported(self, number: int, progress: Progress) -> None:

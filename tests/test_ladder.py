@@ -23,7 +23,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Copying
-from tests.reports import LENGTHS, RIVALS, confirmed, rungs, searched
+from tests.reports import BASELINES, LENGTHS, confirmed, rungs, searched
 
 HOSTILE = r"50% of $x_{1} & \input{/etc/passwd} #1 ~^<b>|[a](b) → ×"
 
@@ -32,13 +32,13 @@ HOSTILE = r"50% of $x_{1} & \input{/etc/passwd} #1 ~^<b>|[a](b) → ×"
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("store"))
     searched(store, "found", 20)
-    confirmed(store, "found.confirm", RIVALS)
+    confirmed(store, "found.confirm", BASELINES)
     searched(store, "alone", 4)
     searched(store, "short", 4, task=Copying.Config(length=100, symbols=3))
     return store
 
 
-def material(store: Store, name: str) -> ReportData:
+def data(store: Store, name: str) -> ReportData:
     return gather(record.open_study(store, name), store)
 
 
@@ -49,7 +49,7 @@ def rows_of(of: ReportData) -> list[dict[str, str]]:
 def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None:
     study = record.open_study(store, "alone")
     best = max((t for t in record.records(study) if t.values), key=lambda trial: trial.score)
-    rows = [row for row in rows_of(material(store, "alone")) if row["seeds"] == "1"]
+    rows = [row for row in rows_of(data(store, "alone")) if row["seeds"] == "1"]
     assert [int(row["length"]) for row in rows] == list(LENGTHS)
     for row, rung in zip(rows, best.test, strict=True):
         assert float(row["accuracy"]) == rung.accuracy
@@ -60,10 +60,10 @@ def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None
 
 
 def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
-    rows = [row for row in rows_of(material(store, "found")) if row["source"] == "fresh seeds"]
-    assert len(rows) == len(RIVALS) * len(LENGTHS)
+    rows = [row for row in rows_of(data(store, "found")) if row["source"] == "fresh seeds"]
+    assert len(rows) == len(BASELINES) * len(LENGTHS)
     for row in rows:
-        scores = RIVALS[row["method"]][1]
+        scores = BASELINES[row["method"]][1]
         at = LENGTHS.index(int(row["length"]))
         known = [rungs(score)[at] for score in scores if score is not None]
         accuracies = [rung.accuracy for rung in known] + [0.125] * (len(scores) - len(known))
@@ -77,27 +77,31 @@ def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
         assert float(row["loss"]) == pytest.approx(np.mean([rung.loss for rung in known]))
 
 
-def test_a_contest_itself_has_its_methods_and_no_trial_that_chose_itself(store: Store) -> None:
-    own, base = material(store, "found.confirm"), material(store, "found")
+def test_a_comparison_itself_has_its_methods_and_no_trial_that_chose_itself(store: Store) -> None:
+    own, base = data(store, "found.confirm"), data(store, "found")
     fresh = [row for row in rows_of(base) if row["source"] == "fresh seeds"]
     assert [row for row in rows_of(own) if row["source"] == "fresh seeds"] == fresh
     assert not [row for row in rows_of(own) if row["seeds"] == "1"]
 
 
-def test_of_several_contests_all_are_shown_and_the_last_gives_the_methods(tmp_path: Path) -> None:
+def test_of_several_comparisons_all_are_shown_and_the_last_gives_the_methods(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
     names = ("found.confirm", "found.confirm-2", "found.ablate")
-    for name, methods in zip(names, (RIVALS, {"ours": RIVALS["ours"]}, RIVALS), strict=True):
+    for name, methods in zip(
+        names, (BASELINES, {"ours": BASELINES["ours"]}, BASELINES), strict=True
+    ):
         confirmed(store, name, methods)
-    of = material(store, "found")
-    assert tuple(of.contests) == names
+    of = data(store, "found")
+    assert tuple(of.comparisons) == names
     fresh = {row["method"] for row in rows_of(of) if row["source"] == "fresh seeds"}
     assert fresh == {"ours"}
 
 
 def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
-    accuracy, papers, loss = length_table.sheets(material(store, "found"))
+    accuracy, papers, loss = length_table.tables(data(store, "found"))
     assert papers.title.endswith("trained at each length that it is tested at")
     assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
     assert accuracy.title == "Accuracy in %, by length; trained at length 100"
@@ -112,15 +116,15 @@ def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) 
 def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path: Path) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
-    confirmed(store, "found.confirm", RIVALS, lengths=(100, 141, 283, 894, 2828, 4000))
-    first, second, _, *losses = length_table.sheets(material(store, "found"))
+    confirmed(store, "found.confirm", BASELINES, lengths=(100, 141, 283, 894, 2828, 4000))
+    first, second, _, *losses = length_table.tables(data(store, "found"))
     assert first.header[2:] == ("100", "141", "283", "894", "2,828", "4,000")
     assert second.header[2:] == ("100", "200", "300", "400", "2,000", "5,000")
-    assert [len(sheet.header) - 2 for sheet in losses] == [6, 4]
+    assert [len(table.header) - 2 for table in losses] == [6, 4]
 
 
 def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> None:
-    of = material(store, "found")
+    of = data(store, "found")
     for text in (length_table.markdown(of), length_table.latex_page(of)):
         assert text.index(published.QUOTED) < text.index("h-detach")
         assert text.count(published.QUOTED) >= 3  # over each source's rows, and in the notes
@@ -131,10 +135,10 @@ def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> No
 
 
 def test_training_on_many_lengths_is_said(store: Store) -> None:
-    found = material(store, "found")
+    found = data(store, "found")
     assert not any(note.startswith("Ours") for note in length_table.notes(found))
     varied = replace(found, trials=[on_many_lengths(trial) for trial in found.trials])
-    assert {sheet.title.rpartition("; ")[2] for sheet in length_table.sheets(varied)} >= {
+    assert {table.title.rpartition("; ")[2] for table in length_table.tables(varied)} >= {
         "trained at lengths up to 100"
     }
     (note,) = [note for note in length_table.notes(varied) if note.startswith("Ours")]
@@ -142,28 +146,28 @@ def test_training_on_many_lengths_is_said(store: Store) -> None:
 
 
 def on_many_lengths(trial: TrialRecord) -> TrialRecord:
-    assert trial.assignment is not None
-    run = trial.assignment.run
+    assert trial.spec is not None
+    run = trial.spec.run
     train = replace(run.trial.train, shortest=8)
     run = replace(run, trial=replace(run.trial, train=train))
-    return replace(trial, assignment=replace(trial.assignment, run=run))
+    return replace(trial, spec=replace(trial.spec, run=run))
 
 
 def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
-    own, papers, _, _ = length_table.sheets(material(store, "short"))
+    own, papers, _, _ = length_table.tables(data(store, "short"))
     assert own.header[2:] == ("100", "200", "400", "2,000")
     assert "copying 10 symbols of 8, trained at length 100" in papers.title
-    longer, each = length_table.notes(material(store, "short"))[-2:]
+    longer, each = length_table.notes(data(store, "short"))[-2:]
     assert "no row of it compares" in longer
     assert "no row of it compares" in each
-    assert "no row of it compares" not in length_table.notes(material(store, "found"))[-2]
+    assert "no row of it compares" not in length_table.notes(data(store, "found"))[-2]
 
 
 def test_a_task_that_no_paper_has_numbers_for_has_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(published, "TABLES", ())
-    of = material(store, "alone")
+    of = data(store, "alone")
     assert not any(
         "arXiv" in text for text in (length_table.markdown(of), length_table.csv_page(of))
     )
@@ -176,8 +180,8 @@ def test_a_study_without_a_complete_trial_is_told_so(tmp_path: Path) -> None:
 
 
 def test_latex_has_as_many_cells_in_every_row_and_closes_what_it_opens() -> None:
-    sheet = ResultTable("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
-    text = sheet.latex("tab:t")
+    table = ResultTable("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
+    text = table.latex("tab:t")
     assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular", "tabular"]
     assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "tabular", "table"]
     rows = [line for line in text.splitlines() if line.startswith(r"\raggedright")]
@@ -196,8 +200,8 @@ def test_latex_escapes_what_it_would_take_for_its_own() -> None:
 def test_latex_compiles(tmp_path: Path) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
-    confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, None))})
-    (tmp_path / "ladder.tex").write_text(length_table.latex_page(material(store, "found")))
+    confirmed(store, "found.confirm", {**BASELINES, HOSTILE: (SAB.Config(hidden=8), (0.5, None))})
+    (tmp_path / "ladder.tex").write_text(length_table.latex_page(data(store, "found")))
     (tmp_path / "all.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}"
         r"\begin{document}\input{ladder}\end{document}"

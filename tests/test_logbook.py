@@ -14,7 +14,7 @@ from sabtune.terminal.trial_log import Logbook
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.loop import Report
 from sabtune.training.trial import Progress
-from tests.records import assignment
+from tests.records import spec
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
 
@@ -41,7 +41,7 @@ def test_a_line_for_each_trial_that_ended(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "study.log")
     begun = datetime.now().astimezone().replace(microsecond=0)
     for number in range(3):
-        book.trial_started(assignment(number, 1 if number == 2 else None))
+        book.trial_started(spec(number, 1 if number == 2 else None))
         book.trial_reported(number, progress(10, 0.5))
     book.trial_reported(0, progress(20, 0.7))
     assert not book.path.exists()

@@ -17,7 +17,7 @@ from sabtune.study.definition import load
 from sabtune.study.events import Outcome, Overview, Version
 from sabtune.study.summary import origin, overview
 from sabtune.tracking.search_run import LONGEST, note, points
-from tests.boards import COMPLETE, assignment, pictures, standing
+from tests.experiments import COMPLETE, spec, state, views
 from tests.studies import learnable
 
 
@@ -27,28 +27,28 @@ def study(tmp_path: Path) -> optuna.Study:
     file = load(learnable(tmp_path))
     study = open_or_create(file, Store(tmp_path).made())
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, None]
-    for number, state in enumerate(states):
+    for number, ending in enumerate(states):
         trial = study.ask()
-        run = replace(assignment_of(number).run, trial=file.config(trial))
+        run = replace(spec_of(number).run, trial=file.config(trial))
         if number != 2:
             trial.suggest_float("rarely", 1e-4, 0.1, log=True)
-        made = replace(assignment_of(number), run=run)
-        trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+        made = replace(spec_of(number), run=run)
+        trial.set_user_attr(record.SPEC, made.to_dict())
         trial.set_user_attr(
             record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": number == 3}}
         )
-        if state == TrialState.COMPLETE:
+        if ending == TrialState.COMPLETE:
             record.end(trial, replace(COMPLETE, score=number / 10), [number / 10], None)
-        elif state is not None:
-            name = "PRUNED" if state == TrialState.PRUNED else "FAIL"
+        elif ending is not None:
+            name = "PRUNED" if ending == TrialState.PRUNED else "FAIL"
             record.end(trial, Outcome(state=name), None, None)  # type: ignore[arg-type]
     return study
 
 
-def assignment_of(number: int):  # type: ignore[no-untyped-def]
+def spec_of(number: int):  # type: ignore[no-untyped-def]
     from tests import conftest
 
-    return assignment(conftest.run.__wrapped__(), number)  # type: ignore[attr-defined]
+    return spec(conftest.run.__wrapped__(), number)  # type: ignore[attr-defined]
 
 
 def test_a_study_knows_what_was_asked_and_how_it_stands(study: optuna.Study) -> None:
@@ -66,7 +66,7 @@ def test_a_study_knows_what_was_asked_and_how_it_stands(study: optuna.Study) -> 
     }
     assert found.trials == {"complete": 2, "pruned": 1, "failed": 1, "unfinished": 1}
     assert found.best is not None
-    assert found.best.assignment.number == 3
+    assert found.best.spec.number == 3
     told = "; ".join(found.budget)
     assert told == (
         "8 trials, drawn by tpe after 8 at random; seed 0; "
@@ -121,7 +121,7 @@ def test_a_note_is_no_longer_than_mlflow_takes() -> None:
 
 
 def test_the_numbers_of_a_search(run: RunConfig) -> None:
-    shown = {(p.key, p.step): p.value for p in points(standing(pictures(run)[0]), 0)}
+    shown = {(p.key, p.step): p.value for p in points(state(views(run)[0]), 0)}
     assert shown["trials_complete", 3] == 1  # at 3: one of the 4 goes on
     assert shown["trials_unfinished", 3] == 1
     assert shown["trial_hours", 3] == 0.5

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sabtune.storage.store import Store
-from tests.boards import until
+from tests.experiments import until
 
 SAFE = {"optuna": "/api/studies", "mlflow": "/ajax-api/2.0/mlflow/experiments/search?max_results=9"}
 NAMED = {"optuna": b"kept", "mlflow": b"kept"}

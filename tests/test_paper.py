@@ -26,7 +26,7 @@ SAME = {
 """Tasks on the ground that a table stands on."""
 
 
-def material(task: Any, folder: Path) -> ReportData:
+def data(task: Any, folder: Path) -> ReportData:
     store = Store(folder).made()
     return gather(searched(store, "of-a-task", 3, task=task), store)
 
@@ -45,7 +45,7 @@ def material(task: Any, folder: Path) -> ReportData:
 def test_a_papers_numbers_stand_beside_ours_marked_as_quoted(
     kind: str, says: list[str], tmp_path: Path
 ) -> None:
-    found = material(SAME[kind], tmp_path)
+    found = data(SAME[kind], tmp_path)
     text = length_table.markdown(found)
     for words in [*says, published.QUOTED]:
         assert words in text
@@ -66,7 +66,7 @@ def lengths(kind: str) -> set[int | None]:
 
 
 def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
-    text = length_table.markdown(material(Adding.Config(length=50), tmp_path))
+    text = length_table.markdown(data(Adding.Config(length=50), tmp_path))
     assert "no row of it compares" in text
     assert "adding, trained and tested at length 200" in text
 
@@ -75,4 +75,4 @@ def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
     "task", [Recall.Config(length=10), Pixels.Config(images="digits", length=64)], ids=str
 )
 def test_where_no_paper_reports_nothing_is_quoted(task: Any, tmp_path: Path) -> None:
-    assert published.QUOTED not in length_table.markdown(material(task, tmp_path))
+    assert published.QUOTED not in length_table.markdown(data(task, tmp_path))

@@ -29,7 +29,7 @@ from sabtune.training.evaluation import (
     solves,
 )
 from sabtune.training.trial import TrialSpec
-from tests.records import assignment
+from tests.records import spec
 
 COPYING = Copying.Config(length=6, symbols=3).build()
 DIGITS = Pixels.Config(images="digits", length=8, by="row").build()
@@ -165,7 +165,7 @@ def test_paused_between_all_batches_it_is_the_same(monkeypatch: pytest.MonkeyPat
     kept |= {"phases": 5}
     whole, begun, pauses = measure(model, COPYING, 20, **kept), Begun(), 0
     while True:
-        found = measure_on(model, COPYING, 20, **kept, begun=begun, pressed=lambda: True)
+        found = measure_on(model, COPYING, 20, **kept, begun=begun, should_pause=lambda: True)
         if isinstance(found, LengthResult):
             break
         begun, pauses = Begun.from_dict(json.loads(json.dumps(asdict(found)))), pauses + 1
@@ -214,7 +214,7 @@ def wide(trial):
     model = SAB.Config(k_att=trial.suggest_int("k_att", 1, 9))
     return TrialConfig(model=model, train=TrainConfig())
 
-RIVALS = MORE
+BASELINES = MORE
 """
 
 PLAIN = "Ladder(lengths=(20, 40), select=(20,))"
@@ -226,7 +226,7 @@ NEVER = """
 
 
 @pytest.mark.parametrize(
-    ("space", "ladder", "rivals", "phases"),
+    ("space", "ladder", "baselines", "phases"),
     [
         ('k_att = trial.suggest_int("k_att", 1, 5)', PLAIN, "{}", 5),
         ('k_att = trial.suggest_int("k_att", 1, 700)', PLAIN[:-1] + ", sequences=700)", "{}", 700),
@@ -237,17 +237,17 @@ NEVER = """
         ("k_att = 4", PLAIN[:-1] + ", phases=2)", "{}", 2),
     ],
 )  # fmt: skip
-def test_every_phase_of_the_space_and_its_rivals_is_measured(
-    tmp_path: Path, space: str, ladder: str, rivals: str, phases: int
+def test_every_phase_of_the_space_and_its_baselines_is_measured(
+    tmp_path: Path, space: str, ladder: str, baselines: str, phases: int
 ) -> None:
     made = (
         f"    {space}\n    return TrialConfig(model=SAB.Config(k_att=k_att), train=TrainConfig())"
     )
-    text = STUDY.replace("SPACE", made).replace("LADDER", ladder).replace("MORE", rivals)
+    text = STUDY.replace("SPACE", made).replace("LADDER", ladder).replace("MORE", baselines)
     path = tmp_path / "phases.py"
     path.write_text(text.replace("TASK", "Copying.Config(length=20)"))
     assert load(path).study.ladder.phases == phases
-    if "lstm" in rivals:
+    if "lstm" in baselines:
         assert load(path, "lstm").study.ladder.phases == phases
     path.write_text(text.replace("TASK", "Language.Config(length=20)"))
     assert load(path).study.ladder.phases == (2 if "phases" in ladder else 1)
@@ -275,6 +275,6 @@ def test_a_ladder_recorded_before_is_measured_with_the_scheduled_k_top() -> None
     old = {"lengths": [5, 10], "select": [5], "sequences": 32, "solved_reports": None}
     assert recorded_ladder(old).k_top == "scheduled"
     assert recorded_ladder(old | {"k_top": None}).k_top == "final"
-    content = assignment().to_dict()
+    content = spec().to_dict()
     del content["ladder"]["k_top"]
     assert TrialSpec.from_dict(content).ladder.k_top == "scheduled"

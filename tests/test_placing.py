@@ -61,14 +61,14 @@ def witness(folder: str, together: int) -> type[Trial]:
             import time
 
             began = time.time()
-            (Path(folder) / "begun" / str(self.order.assignment.number)).touch()
+            (Path(folder) / "begun" / str(self.order.spec.number)).touch()
             while len(list((Path(folder) / "begun").iterdir())) < together:
                 if time.time() > began + 90:
                     break
                 time.sleep(0.1)
             answer = super().step()
             seen = {
-                "trial": self.order.assignment.number,
+                "trial": self.order.spec.number,
                 "node": ray.get_runtime_context().get_node_id(),
                 "gpus": ray.get_gpu_ids(),
                 "began": began,
@@ -154,7 +154,7 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
     read = probe.Reading(name="H100", peak=20_000, total=80_000)
     asked = []
 
-    def reading(assignment: TrialSpec) -> probe.Reading:
+    def reading(spec: TrialSpec) -> probe.Reading:
         made = ray.remote(num_gpus=1)(lambda: ray.get_gpu_ids())
         asked.append(ray.get(made.remote()))
         return read
@@ -170,9 +170,9 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_probe_runs_on_a_worker_with_a_gpu(tmp_path: Path) -> None:
     """Here torch finds none there, and the reading says so."""
-    assignment = placement.first(load(learnable(tmp_path)))
+    spec = placement.first(load(learnable(tmp_path)))
     with declared([{"num_cpus": 0}, {"num_cpus": 2, "num_gpus": 1}]):
-        reading = placement.on_a_gpu(assignment)
+        reading = placement.on_a_gpu(spec)
     assert (reading.total > 0) == bool(reading.name)
 
 

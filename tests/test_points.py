@@ -11,7 +11,7 @@ from sabtune.errors import StudyFileError
 from sabtune.search.run import enqueue_best
 from sabtune.study import record
 from sabtune.study.definition import load
-from tests.test_asking import asker, end, opened, order
+from tests.test_asking import end, opened, order, searcher
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 
 DRAWS = {
@@ -94,10 +94,10 @@ def test_an_earlier_studys_parameters_outside_the_space_are_left_out_and_that_is
 ) -> None:
     wide = load(written(tmp_path, changed(DRAW, 'trial.suggest_int("k_top", 1, 9)'), "wide.py"))
     earlier = opened(wide)
-    asking = asker(earlier, wide, tmp_path)
+    asking = searcher(earlier, wide, tmp_path)
     for k_top, score in ((4, 0.3), (9, 0.9), (3, 0.6)):
         earlier.enqueue_trial({"k_top": k_top})
-        end(earlier, asking, order(asking).assignment.number, score)
+        end(earlier, asking, order(asking).spec.number, score)
     file, said = load(written(tmp_path, GOOD)), list[str]()
     study = opened(file)
     enqueue_best(study, earlier, file, said.append)
@@ -113,8 +113,8 @@ def test_a_point_that_waits_outside_a_narrower_space_is_pruned(tmp_path: Path) -
     study = opened(file)
     for k_top in (99, 3):
         study.enqueue_trial({"k_top": k_top})
-    asking = asker(study, file, tmp_path)
-    assert order(asking).assignment.run.trial.model.k_top == 3  # type: ignore[attr-defined]
+    asking = searcher(study, file, tmp_path)
+    assert order(asking).spec.run.trial.model.k_top == 3  # type: ignore[attr-defined]
     first = record.records(study)[0]
     assert (first.state.name, first.params) == ("PRUNED", {})
     assert "a point gives k_top=99, which is outside the space" in first.reason

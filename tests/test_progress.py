@@ -32,8 +32,8 @@ class Clock:
         return self.now
 
 
-def assignment(number: int, configuration: int | None = None) -> TrialSpec:
-    return records.assignment(number, configuration, ladder=LADDER)
+def spec(number: int, configuration: int | None = None) -> TrialSpec:
+    return records.spec(number, configuration, ladder=LADDER)
 
 
 def rungs(*accuracies: float) -> list[LengthResult]:
@@ -81,7 +81,7 @@ def play(console: Console, clock: Clock) -> Watch:
     watch = Watch(console, 12, clock=clock)
     with watch:
         for number in range(3):
-            watch.trial_started(assignment(number, 1 if number == 2 else None))
+            watch.trial_started(spec(number, 1 if number == 2 else None))
             if number < 2:
                 watch.trial_reported(number, progress(10, 0.9, 0.4 + number / 10))
         clock.now = 1800.0
@@ -133,11 +133,11 @@ def test_a_table_on_a_terminal() -> None:
 def test_the_configuration_alone_gives_way_on_a_narrow_terminal(width: int) -> None:
     model = SAB.Config(hidden=4, k_top=10, k_att=10, k_trunc=100, normalizer="softmax")
     train = TrainConfig(updates=20000)
-    run = records.assignment().run
+    run = records.spec().run
     run = type(run)(task=run.task, trial=TrialConfig(model=model, train=train), seed=0)
     watch = Watch(terminal(width), 9)
     ladder = Ladder(lengths=(5, 10, 20, 500, 1000), select=(5, 10, 20), sequences=8)
-    watch.trial_started(records.assignment(7, 5, run=run, ladder=ladder))
+    watch.trial_started(records.spec(7, 5, run=run, ladder=ladder))
     watch.trial_reported(7, progress(10000, 1.0, 0.5, 0.25, loss=1e30))
     lines = shown(watch)
     assert max(map(len, lines)) <= width
@@ -155,7 +155,7 @@ def test_the_table_never_outgrows_the_terminal() -> None:
     """The latest trials stay in sight, those that run below those that ended."""
     watch = Watch(terminal(height=14), 100)
     for number in range(100):
-        watch.trial_started(assignment(number))
+        watch.trial_started(spec(number))
         if number % 2 and number != 5:
             watch.trial_ended(number, Outcome(state="PRUNED", reason="low"))
     lines = shown(watch)
@@ -165,7 +165,7 @@ def test_the_table_never_outgrows_the_terminal() -> None:
     assert numbers == list(range(80, 100, 2))
     few = Watch(terminal(height=14), 100)
     for number in range(4):
-        few.trial_started(assignment(number))
+        few.trial_started(spec(number))
         few.trial_ended(number, Outcome(state="PRUNED")) if number != 1 else None
     assert [int(line.split()[0]) for line in shown(few)[2:]] == [0, 2, 3, 1]
 
@@ -180,12 +180,12 @@ def test_a_trial_that_is_taken_up_again_goes_on() -> None:
     earlier[2].scores[10] = 0.4
     lines = io.StringIO()
     watch = Watch(Console(file=lines), 12, ended=2, earlier=earlier)
-    watch.trial_started(assignment(5))
+    watch.trial_started(spec(5))
     assert re.search(r"5  goes on  .* 10/20", row(shown(watch), 5))
     watch.trial_reported(5, progress(10, 0.5))  # told again; the earlier search has shown it
     watch.trial_reported(5, progress(20, 0.6))
-    watch.trial_started(assignment(6))
-    watch.trial_started(assignment(6))
+    watch.trial_started(spec(6))
+    watch.trial_started(spec(6))
     assert [line.split(":")[0] for line in lines.getvalue().splitlines()] == [
         "#5 goes on at 10/20 updates",
         "#5 20/20 updates, 123/s, loss 0.500, 5",
@@ -204,7 +204,7 @@ def test_the_best_is_never_a_failed_trial() -> None:
     watch = Watch(terminal(), 12)
     assert "best –" in shown(watch)[0]
     for number, score in enumerate((0.5, 0.9, 0.5)):
-        watch.trial_started(assignment(number))
+        watch.trial_started(spec(number))
         watch.trial_reported(number, progress(10, 0.5, score=score))
     assert "best 0.900 by #1" in shown(watch)[0]
     bold = [
@@ -269,7 +269,7 @@ def test_a_console_that_fails_does_not_end_the_search() -> None:
             raise OSError(28, "No space left on device")
 
     watch = Watch(Console(file=Full()), 2)
-    watch.trial_started(assignment(0))
+    watch.trial_started(spec(0))
     watch.trial_reported(0, progress(10, 0.5))
     watch.trial_ended(0, Outcome(state="PRUNED", reason="low"))
     assert watch.rows[0].state == "pruned"
@@ -279,7 +279,7 @@ def test_a_console_that_fails_does_not_end_the_search() -> None:
 def test_a_report_takes_less_than_a_millisecond(console: Console) -> None:
     watch = Watch(console, 1000)
     for number in range(500):
-        watch.trial_started(assignment(number))
+        watch.trial_started(spec(number))
     reports = [progress(10, 0.5, 0.5, seconds=n) for n in range(300)]
     took = []
     for number, report in enumerate(reports):

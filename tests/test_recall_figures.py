@@ -29,7 +29,7 @@ from sabtune.training.diagnostics import recall_map
 from sabtune.training.loop import Training
 from tests.reports import frozen, marks
 
-pytest_plugins = ("tests.materials",)
+pytest_plugins = ("tests.report_data",)
 
 
 def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: ReportData) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
     assert memory.memory(replace(recalling, ranked=ranked)) == []
     study = optuna.create_study(study_name="lstm", direction="maximize")
     made = frozen(0, LSTM.Config(hidden=8), 0.5, TrialState.COMPLETE, checkpoint=tmp_path)
-    Training(RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])).save(tmp_path)
+    Training(RunConfig.from_dict(made.user_attrs[record.SPEC]["run"])).save(tmp_path)
     study.add_trial(made)
     assert memory.memory(gather(study, Store(tmp_path))) == []
 

@@ -21,7 +21,7 @@ from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile, load
 from sabtune.study.events import Outcome
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.training.trial import Progress, TrialSpec
-from tests.test_asking import asker, changed, end, opened, order
+from tests.test_asking import changed, end, opened, order, searcher
 from tests.test_bad_study_files import RETURN, written
 from tests.test_bad_study_files import changed as text_with
 
@@ -32,7 +32,7 @@ class Noting:
     def __init__(self) -> None:
         self.ended: list[tuple[int, str, str]] = []
 
-    def trial_started(self, assignment: TrialSpec) -> None: ...
+    def trial_started(self, spec: TrialSpec) -> None: ...
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...
 
@@ -67,12 +67,14 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     study, noting = opened(file), Noting()
     for k_top in (5, 2, 4):
         study.enqueue_trial({"k_top": k_top})
-    race = Leaderboard(file.study.seeds)
-    asking = StudySearcher(study, TrialSpecs(file, ()), race, Folder.at(tmp_path), Budget(), most=4,
-                   watchers=[noting])  # fmt: skip
-    first = order(asking).assignment
+    leaderboard = Leaderboard(file.study.seeds)
+    asking = StudySearcher(
+        study, TrialSpecs(file, ()), leaderboard, Folder.at(tmp_path), Budget(), most=4,
+        watchers=[noting],
+    )  # fmt: skip
+    first = order(asking).spec
     assert (first.number, first.run.trial.model.k_top) == (1, 2)  # type: ignore[attr-defined]
-    again = order(asking).assignment
+    again = order(asking).spec
     assert (again.number, again.configuration) == (3, 1)
     assert asking.suggest("any") == Searcher.FINISHED
     assert asking.problem is None
@@ -80,7 +82,7 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     for trial in (record.one(study, 0), record.one(study, 2)):
         assert trial.state.name == "PRUNED"
         assert trial.params["k_top"] in (4, 5)
-        assert trial.assignment is None
+        assert trial.spec is None
         assert re.search(reason, trial.reason)
     assert record.ended(study) == 2
     assert not failed(study)
@@ -97,8 +99,8 @@ def test_a_search_that_goes_on_counts_what_was_rejected(tmp_path: Path) -> None:
     study.enqueue_trial({"k_top": 5})
     study.ask()  # by a search that died before it asked the space
     study.enqueue_trial({"k_top": 2})
-    asking = asker(study, file, tmp_path)
-    assert order(asking).assignment.number == 1
+    asking = searcher(study, file, tmp_path)
+    assert order(asking).spec.number == 1
     assert record.one(study, 0).state.name == "PRUNED"
     assert record.ended(study) == 1
 
@@ -109,7 +111,7 @@ def test_a_space_that_rejects_all_ends_the_search(tmp_path: Path) -> None:
     )
     file = load(written(tmp_path, text))
     study = optuna.create_study(study_name="real")
-    asking = asker(study, file, tmp_path)
+    asking = searcher(study, file, tmp_path)
     assert asking.suggest("any") == Searcher.FINISHED
     assert "so ended 50 trials in a row" in str(asking.problem)
     assert len(study.trials) == REJECTED_IN_A_ROW
@@ -123,7 +125,7 @@ def test_a_mistake_in_a_space_still_ends_the_search(tmp_path: Path) -> None:
     study = opened(file)
     for _ in range(30):
         study.ask()
-    asking = asker(study, file, tmp_path, queue=())
+    asking = searcher(study, file, tmp_path, queue=())
     asking.unfinished.clear()
     assert asking.suggest("any") == Searcher.FINISHED
     assert "study.py:12: NameError: name 'nothing'" in str(asking.problem)
@@ -154,7 +156,7 @@ def test_a_changed_parameter_is_refused_before_a_trial_begins(
     file = load(written(tmp_path, with_batch(before, condition)))
     study = open_or_create(file, store)
     study.enqueue_trial({"k_top": 2})
-    order(asker(study, file, tmp_path))
+    order(searcher(study, file, tmp_path))
     same = load(written(tmp_path, with_batch(before, condition)))
     check_resumable(same, store)
     other = load(written(tmp_path, with_batch(after, condition)))
@@ -168,11 +170,11 @@ def test_a_changed_parameter_is_refused_before_a_trial_begins(
     check_resumable(other.renamed("t"), store)
     if condition:  # the draws of a check may miss a branch: it is told in the search, too
         study.enqueue_trial({"k_top": 2})
-        asking = asker(study, other, tmp_path)
+        asking = searcher(study, other, tmp_path)
         asking.unfinished.clear()
         assert asking.suggest("any") == Searcher.FINISHED
         assert "study.py:12: b is " in str(asking.problem)
-        assert order(asker(study, same, tmp_path)).assignment.number == 0
+        assert order(searcher(study, same, tmp_path)).spec.number == 0
 
 
 @pytest.mark.parametrize(
@@ -182,5 +184,5 @@ def test_a_range_may_change(tmp_path: Path, after: str) -> None:
     store = Store.at(str(tmp_path / "store"))
     store.root.mkdir()
     file = load(written(tmp_path, with_batch('trial.suggest_int("b", 1, 5)')))
-    order(asker(open_or_create(file, store), file, tmp_path))
+    order(searcher(open_or_create(file, store), file, tmp_path))
     check_resumable(load(written(tmp_path, with_batch(after))), store)

@@ -17,7 +17,7 @@ from sabtune.study.record import KeptModel
 from sabtune.terminal.summary import summary
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import plain
-from tests.records import assignment
+from tests.records import spec
 
 
 def shown(study: optuna.Study) -> str:
@@ -36,8 +36,8 @@ def add(
 ) -> None:
     trial = study.ask()
     score = values[0] if values else None
-    made = assignment(trial.number, configuration, run=run)
-    trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+    made = spec(trial.number, configuration, run=run)
+    trial.set_user_attr(record.SPEC, made.to_dict())
     rungs = [
         LengthResult(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
         for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))

@@ -27,7 +27,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tracking import mirror
 from sabtune.training.loop import Training
-from tests.reports import RIVALS, confirmed, frozen, searched
+from tests.reports import BASELINES, confirmed, frozen, searched
 
 HOSTILE = "<script>alert('x')</script>{{ 7 * 7 }} & </figure>"
 
@@ -46,8 +46,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
     Training(gather(study, store).run).save(model)
-    confirmed(store, "found.confirm", {**RIVALS, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
-    confirmed(store, "found.ablate", {"winner": RIVALS["ours"], "k_att → 1": RIVALS["lstm"]})
+    confirmed(store, "found.confirm", {**BASELINES, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
+    confirmed(store, "found.ablate", {"winner": BASELINES["ours"], "k_att → 1": BASELINES["lstm"]})
     optuna.create_study(
         study_name="empty", storage=record.store_of(store, write=True), direction="maximize"
     )
@@ -162,7 +162,7 @@ def test_nothing_in_a_name_is_taken_for_code(page: Page, folder: Path) -> None:
     assert r"\<script>" in (folder / "ladder.md").read_text()
 
 
-def test_a_contest_has_a_report_of_its_own(store: Store, tmp_path: Path) -> None:
+def test_a_comparison_has_a_report_of_its_own(store: Store, tmp_path: Path) -> None:
     study = record.open_study(store, "found.confirm")
     written = write(study, store, tmp_path, ("html", "csv"))
     assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]

@@ -15,7 +15,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.training.loop import Training
 from tests import browser
-from tests.reports import RIVALS, confirmed, searched
+from tests.reports import BASELINES, confirmed, searched
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
     Training(gather(study, store).run).save(model)
-    confirmed(store, "found.confirm", RIVALS)
+    confirmed(store, "found.confirm", BASELINES)
     searched(store, "two", 20, objectives=("score", "peak_memory"))
     folder = tmp_path_factory.mktemp("reports")
     for name in FIGURES:

@@ -11,23 +11,23 @@ from rich.console import Console
 
 from sabtune.compare.reproduce import reproduce
 from sabtune.errors import StoreError
-from sabtune.search.dry_run import forecast
+from sabtune.search.dry_run import predict
 from sabtune.study.definition import load
 from sabtune.study.record import TrialRecord
-from sabtune.terminal.results import forecast_page, reproduction_page
+from sabtune.terminal.results import prediction_page, reproduction_page
 from sabtune.training.trial import TrialRun
-from tests.records import assignment, trial
+from tests.records import spec, trial
 from tests.studies import learnable
 
 
 @pytest.fixture
 def trained() -> TrialRecord:
     """A complete trial, as a search would have recorded it."""
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     history = list(run)
     return dataclasses.replace(
         trial(0, score=history[-1].score),
-        assignment=assignment(),
+        spec=spec(),
         scores={progress.report.step: progress.score for progress in history},
         ladder=list(history[-1].ladder),
         test=list(history[-1].test),
@@ -42,7 +42,7 @@ def test_a_recorded_trial_comes_back_bit_for_bit(trained: TrialRecord) -> None:
 
 
 def test_a_pruned_trial_is_trained_as_far_as_it_came(trained: TrialRecord) -> None:
-    first = next(iter(TrialRun(assignment())))
+    first = next(iter(TrialRun(spec())))
     pruned = dataclasses.replace(
         trained,
         state=TrialState.PRUNED,
@@ -77,7 +77,7 @@ def test_a_trial_without_a_result_cannot_be_compared(trained: TrialRecord) -> No
 
 def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
     file = load(learnable(tmp_path))
-    found = forecast(file)
+    found = predict(file)
     probe = found.probe
     assert [rung.length for rung in probe.rungs] == [2, 4, 8]
     assert [rung.selects for rung in probe.rungs] == [True, True, False]
@@ -90,6 +90,6 @@ def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
     assert probe.training_memory > 1
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(forecast_page(found, file.study))
+        console.print(prediction_page(found, file.study))
     assert "h for 8 trials" in captured.get()
     assert not (tmp_path / "sabtune-store").exists()

@@ -24,7 +24,7 @@ from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tasks import Adding, Copying
 from sabtune.training.evaluation import Ladder, resolved
 from sabtune.training.trial import Limits
-from tests.records import assignment
+from tests.records import spec
 from tests.studies import learnable
 
 LADDER = Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=64)
@@ -114,14 +114,14 @@ def test_two_objectives_of_one_direction_are_told_apart(file: StudyFile, tmp_pat
         check_same_question(changed(file, objectives=("score", "peak_memory")), store)
 
 
-def test_a_rivals_study_is_its_own(file: StudyFile, store: Store) -> None:
-    with pytest.raises(StoreError, match="rival: none → lstm"):
-        check_same_question(dataclasses.replace(file, rival="lstm"), store)
+def test_a_baselines_study_is_its_own(file: StudyFile, store: Store) -> None:
+    with pytest.raises(StoreError, match="baseline: none → lstm"):
+        check_same_question(dataclasses.replace(file, baseline="lstm"), store)
 
 
 def test_a_comparison_is_not_searched(file: StudyFile, store: Store) -> None:
     study = record.open_study(store, "learnable", write=True)
-    record.set_plan(study, {**record.plan(study), record.CONTEST: {"a": "b"}})
+    record.set_plan(study, {**record.plan(study), record.COMPARISON: {"a": "b"}})
     with pytest.raises(StoreError, match="is a comparison"):
         check_same_question(file, store)
 
@@ -166,9 +166,9 @@ def test_a_plan_without_what_came_later_is_read_with_its_defaults(
 
 def test_trials_are_measured_on_the_same_sequences_after_another_seed(file: StudyFile) -> None:
     study = optuna.create_study()
-    first = TrialSpecs(file, []).assignment(study.ask())
+    first = TrialSpecs(file, []).spec(study.ask())
     known = record.records(study)
-    later = TrialSpecs(changed(file, seed=5), known).assignment(study.ask())
+    later = TrialSpecs(changed(file, seed=5), known).spec(study.ask())
     assert later.evaluation_seed == first.evaluation_seed == 0
     assert later.run.seed != first.run.seed
 
@@ -184,12 +184,12 @@ def test_a_comparison_measures_by_the_ladder_that_was_searched(
 def test_runs_of_another_task_or_a_search_are_another_comparison(
     file: StudyFile, store: Store
 ) -> None:
-    run = assignment().run
+    run = spec().run
     trial = dataclasses.replace(run.trial, model=SAB.Config(hidden=8, k_top=3, k_att=2))
     for name, task in (("s.confirm", run.task), ("s.confirm-2", Copying.Config(length=9))):
         runs = {f"#{name}": dataclasses.replace(run, trial=trial, task=task)}
         assert name_of("s.confirm", store, runs, None) == name
-        contest = open_or_create(file.renamed(name), store)
-        record.enqueue(contest, runs[f"#{name}"], label=f"#{name}")
-    TrialSpecs(file, []).assignment(record.open_study(store, "learnable", write=True).ask())
+        confirmation = open_or_create(file.renamed(name), store)
+        record.enqueue(confirmation, runs[f"#{name}"], label=f"#{name}")
+    TrialSpecs(file, []).spec(record.open_study(store, "learnable", write=True).ask())
     assert name_of("learnable", store, runs, None) == "learnable-2"

@@ -29,7 +29,7 @@ from sabtune.study.trial_specs import trial_seed
 from sabtune.tracking.mirror import sync
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import measure
-from tests.boards import Place, contexts
+from tests.experiments import Place, contexts
 from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable
 

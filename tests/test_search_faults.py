@@ -22,7 +22,7 @@ from sabtune.seeding import Stream
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import load
-from sabtune.training.evaluation import climb
+from sabtune.training.evaluation import measure_ladder
 from sabtune.training.loop import Training
 from tests.faults import driver
 from tests.forked import sabtune
@@ -87,7 +87,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     assert list(study.trials[0].intermediate_values) == list(range(30, 1501, 30))
     unbroken = Training(trial.run)
     list(unbroken)
-    measured = climb(
+    measured = measure_ladder(
         unbroken.model, unbroken.task, (2, 4, 8), sequences=64, seed=0, stream=Stream.TEST
     )
     assert trial.test == measured

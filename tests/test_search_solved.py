@@ -14,7 +14,7 @@ from tests.studies import learnable
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_a_solved_trial_ends_complete_and_is_a_rival_at_later_rungs(tmp_path: Path) -> None:
+def test_a_solved_trial_ends_complete_and_is_a_baseline_at_later_rungs(tmp_path: Path) -> None:
     file = learnable(tmp_path, updates=3000)
     text = file.read_text()
     for old, new in (

@@ -22,7 +22,7 @@ from sabtune.config import RunConfig
 from sabtune.storage.folder import Folder
 from sabtune.study.events import Version
 from sabtune.training.loop import Training
-from tests.boards import COMPLETE, ENOUGH, Place, pictures, tell, until
+from tests.experiments import COMPLETE, ENOUGH, Place, tell, until, views
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -53,7 +53,7 @@ def test_the_champion_answers_over_http(run: RunConfig, tmp_path: Path) -> None:
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "served", tmp_path / "artifacts")
     outcome = replace(COMPLETE, checkpoint=Folder.at(tmp_path / "checkpoint"))
     tracker = place.tracker()
-    tell(tracker, replace(pictures(run)[0], outcome=outcome))
+    tell(tracker, replace(views(run)[0], outcome=outcome))
     assert tracker.register([Version(trial=0)], champion=0), tracker.behind
     assert tracker.close(ENOUGH)
     (model,) = place.models()

@@ -89,7 +89,7 @@ def gives(*nodes: Node) -> Callable[[Resources], Capacity]:
     return lambda asked: Capacity(live=nodes)
 
 
-def never(assignment: TrialSpec) -> probe.Reading:
+def never(spec: TrialSpec) -> probe.Reading:
     raise AssertionError("probed")
 
 
@@ -97,8 +97,8 @@ def test_a_search_gone_on_with_shares_as_before(asks: Asks) -> None:
     file, study = asks("gpus='auto'")
     asked: list[TrialSpec] = []
 
-    def reading(assignment: TrialSpec) -> probe.Reading:
-        asked.append(assignment)
+    def reading(spec: TrialSpec) -> probe.Reading:
+        asked.append(spec)
         return read(20_000)
 
     before = placed(file, study, look=gives(H100), read=reading)

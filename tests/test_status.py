@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sabtune.study import record
 from sabtune.terminal.status import status
-from tests.records import assignment
+from tests.records import spec
 
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
 
@@ -49,7 +49,7 @@ def add(
             params={},
             distributions={},
             user_attrs={
-                record.ASSIGNMENT: assignment(number, configuration).to_dict(),
+                record.SPEC: spec(number, configuration).to_dict(),
                 record.REASON: reason,
                 record.SECONDS: 90.0 * finished,
             },

@@ -34,7 +34,7 @@ READING = (
     ("status", "old"),
     ("report", "old"),
     ("report", "old.confirm"),
-    ("climb", "old", "--lengths", "8", "--sequences", "2"),
+    ("extrapolate", "old", "--lengths", "8", "--sequences", "2"),
     ("reproduce", "old", "0"),
 )
 

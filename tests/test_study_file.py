@@ -58,12 +58,12 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
     assert len({repr(config) for config in configs}) > 40
 
 
-@pytest.mark.parametrize("rival", ["lstm", "truncated", "self_attention"])
+@pytest.mark.parametrize("baseline", ["lstm", "truncated", "self_attention"])
 @pytest.mark.parametrize("name", ["copying", "adding", "recall", "digits", "text"])
-def test_a_shipped_rival_has_all_but_the_model_in_common(name: str, rival: str) -> None:
+def test_a_shipped_baseline_has_all_but_the_model_in_common(name: str, baseline: str) -> None:
     path = next(path for path in SHIPPED if path.stem == name)
-    ours, theirs = load(path), load(path, rival)
-    assert theirs.study.name == f"{name}.{rival}"
+    ours, theirs = load(path), load(path, baseline)
+    assert theirs.study.name == f"{name}.{baseline}"
     alike = replace(theirs.study, name=name, points=ours.study.points)
     assert alike == ours.study
     a, b = ours.try_space(), theirs.try_space()
@@ -72,15 +72,17 @@ def test_a_shipped_rival_has_all_but_the_model_in_common(name: str, rival: str) 
     assert a.train.updates == b.train.updates
 
 
-@pytest.mark.parametrize("rival", [None, "lstm", "truncated", "self_attention"])
-def test_what_was_found_is_in_the_space_that_it_was_found_in(rival: str | None) -> None:
-    ours = load(ROOT / "docs" / "results" / "found.py", rival)
-    theirs = load(ROOT / "search_spaces" / "copying.py", rival)
+@pytest.mark.parametrize("baseline", [None, "lstm", "truncated", "self_attention"])
+def test_what_was_found_is_in_the_space_that_it_was_found_in(baseline: str | None) -> None:
+    ours = load(ROOT / "docs" / "results" / "found.py", baseline)
+    theirs = load(ROOT / "search_spaces" / "copying.py", baseline)
     assert (ours.study.task, ours.study.ladder) == (theirs.study.task, theirs.study.ladder)
     found, drawn = ours.try_space(), theirs.try_space()
     assert (type(found.model), found.model.hidden) == (type(drawn.model), drawn.model.hidden)
     assert found.train.updates == drawn.train.updates
-    with (ROOT / "docs" / "results" / f"copying{f'.{rival}' * bool(rival)}.csv").open() as trials:
+    with (
+        ROOT / "docs" / "results" / f"copying{f'.{baseline}' * bool(baseline)}.csv"
+    ).open() as trials:
         run = RunConfig(task=ours.study.task, trial=found, seed=0)
         run = RunConfig.from_dict(run.to_dict())  # as it is read back: 1.0 for a forget_bias of 1
         wanted = {k: str(v) for k, v in flatten(run.to_dict()).items() if k.startswith("trial.")}
@@ -88,24 +90,24 @@ def test_what_was_found_is_in_the_space_that_it_was_found_in(rival: str | None) 
     assert any(row["state"] == "complete" for row in rows)
 
 
-RIVALS = """
+BASELINES = """
 
 def lstm(trial):
     "Without a memory."
     return TrialConfig(model=LSTM.Config(k_trunc=trial.suggest_int("k_trunc", 1, 3)))
 
-RIVALS = {"lstm": lstm}
+BASELINES = {"lstm": lstm}
 """
 
 
-def test_a_rival_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
+def test_a_baseline_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
     points = "({'k_top': 1}, {'k_top': 1, 'k_trunc': 2}, {'k_top': 2, 'k_trunc': 2})"
     text = GOOD.replace("import SAB", "import LSTM, SAB").replace(
         "select=(4,)))", f"select=(4,)), points={points})"
     )
     text = text.replace("SAB.Config(", 'SAB.Config(k_trunc=trial.suggest_int("k_trunc", 1, 3), ')
-    file = load(written(tmp_path, '"""Which?"""' + text + RIVALS), "lstm")
-    assert (file.study.name, file.rival) == ("s.lstm", "lstm")
+    file = load(written(tmp_path, '"""Which?"""' + text + BASELINES), "lstm")
+    assert (file.study.name, file.baseline) == ("s.lstm", "lstm")
     assert file.study.points == ({}, {"k_trunc": 2})
     assert file.question == "Which?\n\nRival: lstm\n\nWithout a memory."
     config = file.config(optuna.trial.FixedTrial({"k_trunc": 3}))  # type: ignore[arg-type]
@@ -115,15 +117,15 @@ def test_a_rival_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("", "study.py has no rival 'lst': it has no RIVALS"),
-        (RIVALS, "study.py has no rival 'lst': did you mean 'lstm'"),
-        ("\nRIVALS = {'lst': 3}", "study.py:13: RIVALS is {'lst': 3}: give spaces by name"),
-        ("\nRIVALS = [space]", "study.py:13: RIVALS is .*: give spaces by name"),
-        ("\nRIVALS = {'lst': lambda trial: 1 / 0}", "study.py:.* ZeroDivisionError"),
+        ("", "study.py has no baseline 'lst': it has no BASELINES"),
+        (BASELINES, "study.py has no baseline 'lst': did you mean 'lstm'"),
+        ("\nBASELINES = {'lst': 3}", "study.py:13: BASELINES is {'lst': 3}: give spaces by name"),
+        ("\nBASELINES = [space]", "study.py:13: BASELINES is .*: give spaces by name"),
+        ("\nBASELINES = {'lst': lambda trial: 1 / 0}", "study.py:.* ZeroDivisionError"),
     ],
     ids=["none", "near", "number", "list", "fails"],
 )
-def test_a_rival_that_is_not_there(tmp_path: Path, after: str, message: str) -> None:
+def test_a_baseline_that_is_not_there(tmp_path: Path, after: str, message: str) -> None:
     with pytest.raises(StudyFileError, match=message) as told:
         load(written(tmp_path, GOOD + after), "lst")
     assert "\n" not in str(told.value)

@@ -30,7 +30,7 @@ from sabtune.tasks import (
 )
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import one_hot
-from sabtune.training.evaluation import climb, selection_score
+from sabtune.training.evaluation import measure_ladder, selection_score
 from tests.studies import posed
 
 WorkerResult = Callable[[Task, Batch], Tensor]
@@ -173,7 +173,7 @@ def test_a_ladder_runs(kind: str) -> None:
     task = config.build()
     run = RunConfig(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
     lengths = (task.length, *(n for n in EXAMPLES[kind].longer if n > task.length))
-    rungs = climb(
+    rungs = measure_ladder(
         run.build_model(task), task, lengths, sequences=7, seed=0, stream=Stream.SELECTION
     )
     assert [(rung.length, rung.sequences) for rung in rungs] == [(n, 7) for n in lengths]

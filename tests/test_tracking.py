@@ -14,30 +14,30 @@ from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.study.events import Outcome
 from sabtune.tracking import Tracker
-from tests.boards import (
+from tests.experiments import (
     COMPLETE,
     ENOUGH,
     Place,
     assert_shows,
-    assignment,
-    pictures,
     progress,
     rungs,
-    standing,
+    spec,
+    state,
     tell,
     until,
+    views,
 )
 
 pytestmark = pytest.mark.timeout(300)  # the server alone may take a minute on a busy machine
 
 
 def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
-    told = pictures(run)
+    told = views(run)
     tracker = place.tracker()
-    for picture in told:
-        tell(tracker, picture)
+    for view in told:
+        tell(tracker, view)
     tracker.trial_reported(2, progress(10, loss=math.nan))
-    tracker.search_ended(standing(told[0], complete=False))
+    tracker.search_ended(state(told[0], complete=False))
     assert tracker.close(ENOUGH)
     assert tracker.behind is None
     told[2] = replace(told[2], history=[*told[2].history, progress(10)])
@@ -50,8 +50,8 @@ def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
 
 def test_a_run_says_whose_seed_it_is(embedded: Place, run: RunConfig) -> None:
     tracker = embedded.tracker()
-    tracker.trial_started(assignment(run, 5))
-    tracker.trial_started(assignment(replace(run, seed=2), 17, configuration=5))
+    tracker.trial_started(spec(run, 5))
+    tracker.trial_started(spec(replace(run, seed=2), 17, configuration=5))
     assert tracker.close(ENOUGH)
     first, further = (embedded.trials()[number] for number in (5, 17))
     label = run.trial.model.label()
@@ -62,14 +62,14 @@ def test_a_run_says_whose_seed_it_is(embedded: Place, run: RunConfig) -> None:
 
 
 def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: RunConfig) -> None:
-    (told, *_) = pictures(run)
+    (told, *_) = views(run)
     lost = Outcome(state="FAIL", reason="its worker was lost")
     before = place.tracker()
     tell(before, replace(told, history=told.history[:2], outcome=lost))
     assert before.close(ENOUGH)
     assert place.trials()[0].info.status == "FAILED"
     after = place.tracker()
-    after.trial_started(told.assignment)
+    after.trial_started(told.spec)
     after.trial_reported(0, told.history[1])  # from a checkpoint before it: told once more
     assert after.close(ENOUGH)
     waiting = replace(told, history=told.history[:2], outcome=None)
@@ -81,7 +81,7 @@ def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: Ru
 
 
 def test_what_is_told_of_an_earlier_searchs_trial_is_shown(embedded: Place, run: RunConfig) -> None:
-    told = pictures(run)[2]
+    told = views(run)[2]
     before = embedded.tracker()
     tell(before, told)
     assert before.close(ENOUGH)
@@ -93,43 +93,43 @@ def test_what_is_told_of_an_earlier_searchs_trial_is_shown(embedded: Place, run:
 
 
 def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: RunConfig) -> None:
-    told = pictures(run)
+    told = views(run)
     tracker = place.tracker()
     tell(tracker, replace(told[0], history=told[0].history[:1], outcome=None))
     tell(tracker, replace(told[1], history=told[1].history[1:]))  # one report is missing
     assert tracker.close(ENOUGH)
-    tracker.sync(told, standing(told[0]))
+    tracker.sync(told, state(told[0]))
     assert_shows(place, told)
     (search,) = place.searches()
     assert search.info.status == "FINISHED"
     before = place.everything()
-    tracker.sync(told, standing(told[0]))
+    tracker.sync(told, state(told[0]))
     again = place.tracker()
-    again.sync(told, standing(told[0]))
+    again.sync(told, state(told[0]))
     assert again.close(ENOUGH)
     assert place.everything() == before
 
 
 def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: RunConfig) -> None:
     """Seen from outside: it does not notice that the study has a report more, of the same count."""
-    told = pictures(run)
+    told = views(run)
     tracker = embedded.tracker()
-    for picture in told:
-        tell(tracker, picture)
+    for view in told:
+        tell(tracker, view)
     assert tracker.close(ENOUGH)
     tags = {number: run.data.tags["sabtune.written"] for number, run in embedded.trials().items()}
     assert tags == {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
     other = [replace(told[2], history=[progress(20)])]
-    tracker.sync(other, standing(complete=False))
+    tracker.sync(other, state(complete=False))
     assert_shows(embedded, told)
-    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], standing())
+    tracker.sync([replace(told[2], history=[*told[2].history, progress(20)])], state())
     assert embedded.curve(embedded.trials()[2], "loss") == [(5, 1.0), (20, 1.0)]
 
 
 def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
-    told = pictures(run)
+    told = views(run)
     tracker = embedded.tracker()
-    tracker.sync(told, standing(complete=False))
+    tracker.sync(told, state(complete=False))
     first = {number: run.info.run_id for number, run in embedded.trials().items()}
     (search,) = (run.info.run_id for run in embedded.searches())
     double = {"sabtune.search": embedded.study}
@@ -137,7 +137,7 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
     for number in (0, 0, 2):
         tags = {"sabtune.number": str(number), "mlflow.parentRunId": later}
         embedded.client.create_run(embedded.experiment, tags=tags)
-    tracker.sync(told, standing(complete=False))
+    tracker.sync(told, state(complete=False))
     assert {number: run.info.run_id for number, run in embedded.trials().items()} == first
     assert [run.info.run_id for run in embedded.searches()] == [search]
     assert tracker.close(ENOUGH)
@@ -146,15 +146,15 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
 def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunConfig) -> None:
     """While it searches by numbers, at each end by a curve over the lengths, which nothing joins to
     another's."""
-    told = pictures(run)
+    told = views(run)
     tracker = embedded.tracker()
     for number, accuracy in ((0, 0.25), (1, 0.5), (2, 0.75)):
         best = replace(
             told[number], outcome=replace(COMPLETE, score=accuracy, test=rungs(accuracy))
         )
-        tracker.search_told(replace(standing(best), trials={"complete": number + 1}))
+        tracker.search_told(replace(state(best), trials={"complete": number + 1}))
         tracker._await()
-    tracker.search_ended(replace(standing(best), trials={"complete": 3}))
+    tracker.search_ended(replace(state(best), trials={"complete": 3}))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
     assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
@@ -163,8 +163,8 @@ def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunC
     again = embedded.tracker()
     better = replace(told[3], outcome=replace(COMPLETE, test=rungs(1.0)))
     for _ in range(2):
-        again.sync([], standing(best))
-        again.sync([], replace(standing(better), trials={"complete": 4}))
+        again.sync([], state(best))
+        again.sync([], replace(state(better), trials={"complete": 4}))
     assert again.close(ENOUGH)
     (search,) = embedded.searches()
     assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
@@ -174,11 +174,11 @@ def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunC
 def test_another_study_of_the_same_name_is_not_written_over(
     embedded: Place, run: RunConfig
 ) -> None:
-    theirs, ours = pictures(run)[:1], pictures(replace(run, seed=8))[:1]
+    theirs, ours = views(run)[:1], views(replace(run, seed=8))[:1]
     tracker = embedded.tracker()
-    tracker.sync(theirs, standing())
+    tracker.sync(theirs, state())
     with pytest.raises(TrackingError, match=r"trial 0 has seed 8, .* of it 7: another study"):
-        tracker.sync(ours, standing())
+        tracker.sync(ours, state())
     tell(tracker, ours[0])
     assert not tracker.close(ENOUGH)
     assert "another study" in str(tracker.behind)
@@ -195,11 +195,11 @@ def test_the_machine_is_watched_if_asked_for(
         return any(key.startswith("system/") for key in shown.data.metrics)
 
     tracker = Tracker(embedded.uri, embedded.study, embedded.location, system_metrics=asked)
-    tell(tracker, pictures(run)[2])
+    tell(tracker, views(run)[2])
     assert tracker.register([], 0) == {}  # waits until all is written
     if asked:
         until(lambda: system(embedded.searches()[0]))
-    tracker.search_ended(standing(complete=False))
+    tracker.search_ended(state(complete=False))
     assert tracker.close(ENOUGH), tracker.behind
     (search,) = embedded.searches()
     assert system(search) == asked

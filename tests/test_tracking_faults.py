@@ -14,17 +14,17 @@ from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.study.events import Version
 from sabtune.tracking import Tracker
-from tests.boards import (
+from tests.experiments import (
     ENOUGH,
     Place,
     Server,
     assert_shows,
-    assignment,
-    pictures,
     progress,
-    standing,
+    spec,
+    state,
     tell,
     until,
+    views,
 )
 
 NOBODY = "http://anna:s3cr3t@127.0.0.1:9"
@@ -35,7 +35,7 @@ AWAY = "MLflow at http://127.0.0.1:9 can't be reached"
 QUIET = """
 import sys
 from pathlib import Path
-from tests.boards import ENOUGH, pictures, tell
+from tests.experiments import ENOUGH, pictures, tell
 from tests.conftest import run
 from sabtune.tracking import Tracker
 from sabtune.study.events import Version
@@ -52,14 +52,14 @@ sys.exit(0 if tracker.close(ENOUGH) else 7)
 def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_path: Path) -> None:
     tracker = Tracker(NOBODY, "study", None)
     for number in range(200):
-        tracker.trial_started(assignment(run, number))
+        tracker.trial_started(spec(run, number))
         tracker.trial_reported(number, progress(5))
     until(lambda: tracker.behind)
     assert tracker.behind == AWAY
     assert tracker.register([Version(trial=0)], 0) is None
     assert not tracker.keep_files(tmp_path, "report")
     with pytest.raises(TrackingError) as raised:
-        tracker.sync(pictures(run), standing())
+        tracker.sync(views(run), state())
     assert str(raised.value) == f"{AWAY}: see to it, then do this again"
     assert not tracker.close(ENOUGH)
     tracker.trial_reported(0, progress(10))  # too late, and still no trouble
@@ -75,7 +75,7 @@ def test_a_tracker_that_had_nothing_to_tell_has_lost_nothing(run: RunConfig) -> 
 
 @pytest.mark.slow  # SQLite waits 20 s for a lock
 def test_what_could_not_be_written_is_tried_again(run: RunConfig, tmp_path: Path) -> None:
-    told = pictures(run)
+    told = views(run)
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "study", tmp_path)
     before = place.tracker()
     tell(before, told[0])
@@ -117,27 +117,27 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_server_that_comes_back_is_made_whole(server: Server, run: RunConfig) -> None:
-    told = pictures(run)
+    told = views(run)
     place = Place(server.uri, "study", None)
     tracker = place.tracker()
     tell(tracker, told[0])
-    tracker.trial_started(told[1].assignment)
+    tracker.trial_started(told[1].spec)
     tracker.trial_reported(1, told[1].history[0])
     until(lambda: place.client.get_experiment_by_name("study") and 1 in place.trials())
     server.stop()
-    for picture in told[2:]:
-        tell(tracker, picture)
+    for view in told[2:]:
+        tell(tracker, view)
     until(lambda: tracker.behind)
     with pytest.raises(TrackingError, match="can't be reached"):
-        tracker.sync(told, standing())
+        tracker.sync(told, state())
     server.start()
     tracker.trial_reported(1, told[1].history[1])
     assert told[1].outcome is not None
     tracker.trial_ended(1, told[1].outcome)
     tracker.close(ENOUGH)
-    tracker.sync(told, standing(told[0]))
+    tracker.sync(told, state(told[0]))
     assert tracker.behind is None
     assert_shows(place, told)
     before = place.everything()
-    tracker.sync(told, standing(told[0]))
+    tracker.sync(told, state(told[0]))
     assert place.everything() == before

@@ -26,16 +26,16 @@ from sabtune.tasks import Copying
 from sabtune.training import checkpoint
 from sabtune.training.loop import Training
 from tests import conftest
-from tests.boards import (
+from tests.experiments import (
     COMPLETE,
     ENOUGH,
     Place,
     assert_shows,
-    assignment,
     contexts,
-    pictures,
-    standing,
+    spec,
+    state,
     tell,
+    views,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -50,13 +50,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrialView:
     for _ in training:
         pass
     training.save(directory)
-    (told, *_) = pictures(config)
+    (told, *_) = views(config)
     return replace(told, outcome=replace(COMPLETE, checkpoint=Folder.at(directory)))
 
 
-def numbered(picture: TrialView, number: int) -> TrialView:
+def numbered(view: TrialView, number: int) -> TrialView:
     """The same trial under another number."""
-    return replace(picture, assignment=assignment(picture.assignment.run, number))
+    return replace(view, spec=spec(view.spec.run, number))
 
 
 def logits(directory: Path, x: np.ndarray) -> np.ndarray:
@@ -75,10 +75,10 @@ def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
 ) -> None:
     tracker = place.tracker()
     tell(tracker, trained)
-    tell(tracker, pictures(trained.assignment.run)[1])  # pruned: it has none
+    tell(tracker, views(trained.spec.run)[1])  # pruned: it has none
     assert tracker.close(ENOUGH), tracker.behind
     run = place.trials()[0]
-    assert_shows(place, [trained, pictures(trained.assignment.run)[1]])
+    assert_shows(place, [trained, views(trained.spec.run)[1]])
     (model,) = place.models()
     assert model.status == LoggedModelStatus.READY
     assert model.source_run_id == run.info.run_id
@@ -110,7 +110,7 @@ def test_a_model_predicts_at_any_length_what_the_trained_one_does(
     mlflow.set_tracking_uri(place.uri)
     model = pyfunc.load_model(f"models:/{found.model_id}")
     for batch, steps in ((1, 1), (3, 15), (2, 640)):
-        x = drawn(batch, steps, trained.assignment.run.task.build().inputs)
+        x = drawn(batch, steps, trained.spec.run.task.build().inputs)
         np.testing.assert_array_equal(
             model.predict(x), logits(Path(trained.outcome.checkpoint.address), x)
         )
@@ -138,7 +138,7 @@ def test_every_kind_of_model_comes_back_bit_for_bit(
     assert len(list(training)) == 1
     training.save(tmp_path / "checkpoint")
     outcome = replace(COMPLETE, checkpoint=Folder.at(tmp_path / "checkpoint"))
-    told = TrialView(assignment=assignment(run, 0), history=(), outcome=outcome)
+    told = TrialView(spec=spec(run, 0), history=(), outcome=outcome)
     tracker = embedded.tracker()
     tell(tracker, told)
     assert tracker.close(ENOUGH), tracker.behind
@@ -185,7 +185,7 @@ def test_a_model_is_logged_once(place: Place, trained: TrialView) -> None:
     assert tracker.close(ENOUGH), tracker.behind
     before = place.everything()
     for _ in range(2):
-        place.tracker().sync([trained], replace(standing(), trials={}, space={}, question=""))
+        place.tracker().sync([trained], replace(state(), trials={}, space={}, question=""))
     again = place.everything()
     (search,) = place.searches()
     assert before.pop(search.info.run_id)
@@ -199,12 +199,12 @@ def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialV
     assert trained.outcome is not None
     bare = replace(trained, outcome=replace(trained.outcome, checkpoint=None))
     tracker = embedded.tracker()
-    tracker.sync([bare], standing())
+    tracker.sync([bare], state())
     assert embedded.models() == []
     run, client = embedded.trials()[0].info.run_id, embedded.client
     tags = {"sabtune.number": "0"}
     client.create_logged_model(embedded.experiment, "trial-0", source_run_id=run, tags=tags)
-    tracker.sync([trained], standing())
+    tracker.sync([trained], state())
     (model,) = embedded.models()
     assert model.status == LoggedModelStatus.READY
     shown = {(m.key, m.step): m.value for m in model.metrics or []}
@@ -213,7 +213,7 @@ def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialV
     assert_shows(embedded, [trained])
     double = client.create_logged_model(embedded.experiment, "trial-0", run, tags=tags)
     client.finalize_logged_model(double.model_id, "READY")
-    tracker.sync([trained], standing())
+    tracker.sync([trained], state())
     assert [of.model_id for of in embedded.models()] == [model.model_id]
     assert tracker.close(ENOUGH)
 
@@ -228,19 +228,19 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
     torn = replace(trained, outcome=replace(trained.outcome, checkpoint=Folder.at(tmp_path)))
     told = [torn, numbered(trained, 1)]
     tracker = embedded.tracker()
-    for picture in told:
-        tell(tracker, picture)
+    for view in told:
+        tell(tracker, view)
     assert not tracker.close(ENOUGH)
     assert "run.json can't be read" in str(tracker.behind)
     assert_shows(embedded, told)
     assert [of.tags["sabtune.number"] for of in embedded.models()] == ["1"]
     with pytest.raises(TrackingError, match=r"all but a model: .*run.json can't be read"):
-        embedded.tracker().sync(told, standing())
+        embedded.tracker().sync(told, state())
     assert embedded.searches()[0].info.status == "FINISHED"
     gone = replace(
         torn, outcome=replace(trained.outcome, checkpoint=Folder.at(tmp_path / "cleared"))
     )
-    embedded.tracker().sync([gone, told[1]], standing())  # cleared away on purpose: no fault
+    embedded.tracker().sync([gone, told[1]], state())  # cleared away on purpose: no fault
 
 
 def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
@@ -251,13 +251,13 @@ def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "s", tmp_path / "artifacts")
     told = [trained, numbered(trained, 1)]
     tracker = place.tracker()
-    for picture in told:
-        tell(tracker, picture)
+    for view in told:
+        tell(tracker, view)
     assert not tracker.close(ENOUGH)
     assert "the model of trial 1 can't be kept: MLflow at sqlite:" in str(tracker.behind)
     assert_shows(place, told)
     (tmp_path / "artifacts").unlink()
-    place.tracker().sync(told, standing())
+    place.tracker().sync(told, state())
     assert len(place.models()) == 2
 
 
@@ -272,8 +272,8 @@ def champion(client: MlflowClient, study: str) -> dict[str, str]:
 def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: TrialView) -> None:
     told = [numbered(trained, number) for number in (0, 1)]
     tracker = place.tracker()
-    for picture in told:
-        tell(tracker, picture)
+    for view in told:
+        tell(tracker, view)
     first = tracker.register([Version(trial=0)], champion=0)
     assert first is not None, tracker.behind
     tags = champion(place.client, place.study)
@@ -296,7 +296,7 @@ def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: Tri
     assert place.everything() == before
     assert tracker.close(ENOUGH)
     mlflow.set_tracking_uri(place.uri)
-    x = drawn(2, 20, told[1].assignment.run.task.build().inputs)
+    x = drawn(2, 20, told[1].spec.run.task.build().inputs)
     said = pyfunc.load_model(f"models:/{place.study}@champion").predict(x)
     assert trained.outcome is not None
     assert trained.outcome.checkpoint is not None

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from tests.boards import Place, Server
+from tests.experiments import Place, Server
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 

@@ -21,11 +21,11 @@ from sabtune.storage.patience import patiently
 from sabtune.study.definition import ASHA
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialRun
-from tests.records import assignment
+from tests.records import spec
 
 
 def order(trials: str) -> WorkerTask:
-    return WorkerTask(assignment=assignment(), directory="0000", trials=trials)
+    return WorkerTask(spec=spec(), directory="0000", trials=trials)
 
 
 def test_an_order_comes_back_from_plain_values() -> None:
@@ -52,7 +52,7 @@ def test_a_pause_is_no_report() -> None:
 @pytest.mark.parametrize("solved", [True, False])
 def test_a_trial_that_solves_its_task_is_left_to_end_by_itself(solved: bool) -> None:
     ladder = Ladder(lengths=(4, 8), select=(4,), sequences=8, solved_reports=3)
-    progress = next(iter(TrialRun(assignment(ladder=ladder))))
+    progress = next(iter(TrialRun(spec(ladder=ladder))))
     assert not progress.solved
     told = WorkerResult(progress=dataclasses.replace(progress, solved=solved)).to_result()
     halving = Halving(ASHA(grace=10, reduction=2))

@@ -18,7 +18,7 @@ from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
 from sabtune.tasks import Pixels, Source
 from sabtune.training import evaluation
-from sabtune.training.evaluation import Begun, Ladder, LengthResult, climb, measure_on
+from sabtune.training.evaluation import Begun, Ladder, LengthResult, measure_ladder, measure_on
 from sabtune.training.trial import (
     FILE,
     FORMAT,
@@ -29,7 +29,7 @@ from sabtune.training.trial import (
     load_history,
 )
 from tests.checkpoints import of_format, seal
-from tests.records import assignment
+from tests.records import spec
 from tests.stores import unpacked
 
 
@@ -47,7 +47,7 @@ def unclocked(history: list[Progress]) -> list[Progress]:
 
 
 def test_the_short_rungs_are_measured_on_the_way_and_all_at_the_end() -> None:
-    first, last = TrialRun(assignment())
+    first, last = TrialRun(spec())
     assert [rung.length for rung in first.ladder] == [4]
     assert not first.finished
     assert not first.test
@@ -57,13 +57,13 @@ def test_the_short_rungs_are_measured_on_the_way_and_all_at_the_end() -> None:
     assert last.ladder != last.test  # other sequences
 
 
-def test_what_a_contest_tests_on_no_search_sees() -> None:
-    run = TrialRun(assignment(confirms=True))
-    (*_, last), (*_, searched) = run, TrialRun(assignment())
+def test_what_a_comparison_tests_on_no_search_sees() -> None:
+    run = TrialRun(spec(confirms=True))
+    (*_, last), (*_, searched) = run, TrialRun(spec())
     assert last.test != searched.test
     assert last.ladder == searched.ladder
     kept = {"sequences": 8, "seed": 0, "stream": Stream.CONFIRMATION}
-    assert last.test == climb(run.training.model, run.training.task, (4, 8), **kept)  # type: ignore[arg-type]
+    assert last.test == measure_ladder(run.training.model, run.training.task, (4, 8), **kept)  # type: ignore[arg-type]
 
 
 def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,11 +75,11 @@ def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
     real = Pixels.batches
     monkeypatch.setattr(Pixels, "batches", spy)
-    run = dataclasses.replace(assignment().run, task=Pixels.Config(by="row", length=8))
+    run = dataclasses.replace(spec().run, task=Pixels.Config(by="row", length=8))
     ladder = Ladder(lengths=(8, 16), select=(8,), sequences=500)
     for confirms, last in ((False, Stream.TEST), (True, Stream.CONFIRMATION)):
         asked.clear()
-        (*_, progress) = TrialRun(assignment(run=run, ladder=ladder, confirms=confirms))
+        (*_, progress) = TrialRun(spec(run=run, ladder=ladder, confirms=confirms))
         assert set(asked) == {Stream.TRAINING, Stream.SELECTION, last}
         # each image once, however many sequences were asked for
         assert [rung.sequences for rung in progress.ladder] == [200, 200]
@@ -87,23 +87,23 @@ def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
-    again = TrialRun.resume(assignment(), tmp_path)
+    again = TrialRun.resume(spec(), tmp_path)
     assert again.history == run.history
     list(again)
-    whole = TrialRun(assignment())
+    whole = TrialRun(spec())
     list(whole)
     assert unclocked(again.history) == unclocked(whole.history)
     assert again.history[-1].seconds > run.history[-1].seconds
 
 
 def test_a_finished_trial_that_is_taken_up_again_says_what_it_said(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     history = list(run)
     run.save(tmp_path)
-    assert list(TrialRun.resume(assignment(), tmp_path)) == history[-1:]
+    assert list(TrialRun.resume(spec(), tmp_path)) == history[-1:]
 
 
 def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
@@ -112,22 +112,22 @@ def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
         (Limits(memory=1e-3), r"GiB at 10 updates is past the trial's limit of 0.001 GiB: raise"),
     ):
         with pytest.raises(LimitError, match=message):
-            next(iter(TrialRun(assignment(limits=limits))))
+            next(iter(TrialRun(spec(limits=limits))))
 
 
 def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(iter(run))
     run._before = 7200.0  # so long did earlier attempts take
     run.save(tmp_path)
     with pytest.raises(LimitError, match=r"^2 h at 20 updates"):
-        list(TrialRun.resume(assignment(limits=Limits(hours=1)), tmp_path))
+        list(TrialRun.resume(spec(limits=Limits(hours=1)), tmp_path))
 
 
 def test_an_assignment_and_its_progress_come_back_from_plain_values() -> None:
-    made = assignment(3, 1, limits=Limits(hours=2), confirms=True)
+    made = spec(3, 1, limits=Limits(hours=2), confirms=True)
     assert TrialSpec.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    for progress in TrialRun(assignment()):
+    for progress in TrialRun(spec()):
         again = Progress.from_dict(json.loads(json.dumps(progress.to_dict())))
         assert again.to_dict() == progress.to_dict()
 
@@ -140,7 +140,7 @@ def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_what_another_version_adds_to_a_file_is_passed_over(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
     content = json.loads((tmp_path / FILE).read_text())
@@ -153,7 +153,7 @@ def test_what_another_version_adds_to_a_file_is_passed_over(tmp_path: Path) -> N
         part["of_another_version"] = {"x": 1}
     (tmp_path / FILE).write_text(json.dumps(content))
     seal(tmp_path)
-    resumed = TrialRun.resume(assignment(), tmp_path)
+    resumed = TrialRun.resume(spec(), tmp_path)
     assert resumed.history == run.history
 
 
@@ -166,14 +166,14 @@ def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_later_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
     content = json.loads((tmp_path / FILE).read_text()) | {"format": FORMAT + 1}
     (tmp_path / FILE).write_text(json.dumps(content))
     seal(tmp_path)
     with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}.*a newer one"):
-        TrialRun.resume(assignment(), tmp_path)
+        TrialRun.resume(spec(), tmp_path)
 
 
 @pytest.mark.parametrize("value", [0, -1.0])
@@ -187,7 +187,7 @@ def test_a_trial_that_pauses_reports_the_same(
 ) -> None:
     """Saved after every update and every batch, and each time gone on with from the files."""
     monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
-    run, pauses = TrialRun(assignment()), 0
+    run, pauses = TrialRun(spec()), 0
     for at in range(1000):
         progress = next(run.stretches(lambda: True))
         pauses += progress is None
@@ -195,9 +195,9 @@ def test_a_trial_that_pauses_reports_the_same(
         assert load_history(tmp_path / str(at)) == run.history
         if progress is not None and progress.finished:
             break
-        run = TrialRun.resume(assignment(), tmp_path / str(at))
+        run = TrialRun.resume(spec(), tmp_path / str(at))
     assert pauses > 18 + 3 + 4  # of 20 updates two end with a report; the last has four rungs
-    whole = TrialRun(assignment())
+    whole = TrialRun(spec())
     list(whole)
     assert unclocked(run.history) == unclocked(whole.history)
 
@@ -205,12 +205,12 @@ def test_a_trial_that_pauses_reports_the_same(
 def test_a_rung_that_was_measured_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(run.stretches())
     while run.report is None:
         next(run.stretches(lambda: run.training.progress >= 1))
     run.save(tmp_path)
-    resumed = TrialRun.resume(assignment(), tmp_path)
+    resumed = TrialRun.resume(spec(), tmp_path)
     measured = list[int]()
 
     def spy(model: Any, task: Any, length: int, **others: Any) -> LengthResult | Begun:
@@ -220,16 +220,16 @@ def test_a_rung_that_was_measured_is_not_measured_again(
     monkeypatch.setattr("sabtune.training.trial.measure_on", spy)
     (last,) = resumed
     assert measured == [8, 4, 8]
-    whole = TrialRun(assignment())
+    whole = TrialRun(spec())
     assert unclocked([last]) == unclocked(list(whole)[1:])
 
 
 def test_the_time_of_a_pause_is_kept(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     assert next(run.stretches(lambda: True)) is None
     run._before = 7200.0
     run.save(tmp_path)
-    (first, _) = TrialRun.resume(assignment(), tmp_path)
+    (first, _) = TrialRun.resume(spec(), tmp_path)
     assert first.seconds > 7200
 
 
@@ -253,10 +253,10 @@ class Reads:
 
 def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSpec:
     """A trial of ten updates, each with its report."""
-    run = assignment().run
+    run = spec().run
     model = SAB.Config(hidden=4, k_top=2, schedule=schedule or Constant())
     train = dataclasses.replace(run.trial.train, updates=10, report_every=1)
-    return assignment(
+    return spec(
         run=dataclasses.replace(run, trial=TrialConfig(model=model, train=train)),
         ladder=Ladder(
             lengths=(4, 8, 16), select=(4, 8), sequences=8, solved_reports=solved_reports
@@ -305,7 +305,7 @@ def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
 
 def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
     """A trial of four reports whose attention is dense for most of the first three."""
-    given = assignment()
+    given = spec()
     model = SAB.Config(
         hidden=12, k_top=1, k_att=1, k_trunc=3, schedule=Linear(start="all", share=0.75)
     )
@@ -329,7 +329,7 @@ def test_a_score_is_of_the_final_k_top() -> None:
         for k_top, run, told in ((1.0, final, a), (final.training.progress, before, b)):
             copied = copy.deepcopy(run.training.model)
             copied.set_progress(k_top)
-            rungs = climb(
+            rungs = measure_ladder(
                 copied,
                 run.training.task,
                 (4, 8),
@@ -352,7 +352,7 @@ def test_a_pause_while_the_final_k_top_is_measured_changes_nothing(
     expected = unclocked(list(whole))
     run, pauses = TrialRun(given), 0
     while True:
-        paused = next(run.stretches(pressed=lambda: True))
+        paused = next(run.stretches(should_pause=lambda: True))
         if paused is None:
             pauses += 1
             run.save(tmp_path / str(pauses))
@@ -376,7 +376,7 @@ def test_a_trial_that_ended_early_has_ended_when_it_is_taken_up_again(
 
 
 def test_a_trial_of_before_a_setting_was_there_is_taken_up_again(tmp_path: Path) -> None:
-    run = TrialRun(assignment())
+    run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
     content = json.loads((tmp_path / FILE).read_text())
@@ -384,4 +384,4 @@ def test_a_trial_of_before_a_setting_was_there_is_taken_up_again(tmp_path: Path)
     del content["assignment"]["ladder"]["solved_reports"]
     (tmp_path / FILE).write_text(json.dumps(content))
     of_format(tmp_path, 3)
-    assert TrialRun.resume(assignment(), tmp_path).history == run.history
+    assert TrialRun.resume(spec(), tmp_path).history == run.history

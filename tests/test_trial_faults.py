@@ -108,7 +108,7 @@ def damage(at: Folder | Path, how: str) -> None:
 @pytest.fixture
 def saved(run: RunConfig, tmp_path: Path) -> tuple[TrialSpec, list[Folder]]:
     """A trial's three checkpoints, newest first: at 15, 10 and 5 updates."""
-    assignment = TrialSpec(
+    spec = TrialSpec(
         number=7,
         configuration=7,
         run=run,
@@ -116,42 +116,42 @@ def saved(run: RunConfig, tmp_path: Path) -> tuple[TrialSpec, list[Folder]]:
         evaluation_seed=1,
         threads=1,
     )
-    trial = TrialRun(assignment)
+    trial = TrialRun(spec)
     for at, _ in zip(range(3), trial, strict=False):
         trial.save(tmp_path / "0007" / f"checkpoint_{at:06d}")
-    return assignment, Attempts(Folder.at(tmp_path)).checkpoints(7)
+    return spec, Attempts(Folder.at(tmp_path)).checkpoints(7)
 
 
 @pytest.mark.parametrize("how", [*FILES, "empty"])
 def test_a_damaged_checkpoint_is_passed_over(
     saved: tuple[TrialSpec, list[Folder]], how: str
 ) -> None:
-    assignment, newest_first = saved
+    spec, newest_first = saved
     cpu = torch.device("cpu")
-    assert newest(assignment, newest_first, cpu).training.step == 15
+    assert newest(spec, newest_first, cpu).training.step == 15
     damage(newest_first[0], how)
-    resumed = newest(assignment, newest_first, cpu)
+    resumed = newest(spec, newest_first, cpu)
     assert resumed.training.step == 10
     told = [progress.report.step for progress in history(newest_first)]
     assert told == ([5, 10] if how in ("trial.json", "empty") else [5, 10, 15])
     damage(newest_first[1], how)
-    assert newest(assignment, newest_first, cpu).training.step == 5
+    assert newest(spec, newest_first, cpu).training.step == 5
     damage(newest_first[2], how)
-    assert newest(assignment, newest_first, cpu).training.step == 0
-    assert newest(assignment, [], cpu).training.step == 0
+    assert newest(spec, newest_first, cpu).training.step == 0
+    assert newest(spec, [], cpu).training.step == 0
 
 
 def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
     saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
-    assignment, newest_first = saved
+    spec, newest_first = saved
     cpu = torch.device("cpu")
     for name in ("trial.json", "progress.json", "run.json"):
         for text in ("[]", "{}", "null", '{"history": [1]}', '{"format": 1}', "\x00" * 40):
             file = Path(newest_first[0].address) / name
             whole = file.read_text()
             file.write_text(text)
-            assert newest(assignment, newest_first, cpu).training.step == 10, (name, text)
+            assert newest(spec, newest_first, cpu).training.step == 10, (name, text)
             history(newest_first)
             file.write_text(whole)
 
@@ -160,11 +160,11 @@ def test_a_checkpoint_of_another_trial_is_passed_over(
     saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
     """As a study of the same name leaves them, in a database that is no more."""
-    assignment, newest_first = saved
-    other = replace(assignment, run=replace(assignment.run, seed=8))
+    spec, newest_first = saved
+    other = replace(spec, run=replace(spec.run, seed=8))
     assert history(newest_first, other) == []
     assert newest(other, newest_first, torch.device("cpu")).training.step == 0
-    freer = replace(assignment, limits=Limits(hours=1))
+    freer = replace(spec, limits=Limits(hours=1))
     assert len(history(newest_first, freer)) == 3
     assert newest(freer, newest_first, torch.device("cpu")).training.step == 15
 

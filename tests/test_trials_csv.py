@@ -75,7 +75,7 @@ def test_models_of_several_kinds_leave_empty_what_they_lack(store: Store) -> Non
     assert (lstm["trial.model.k_trunc"], sab["trial.model.k_trunc"]) == ("7", "6")
 
 
-def test_a_contest_names_whose_run_each_is(store: Store) -> None:
+def test_a_comparison_names_whose_run_each_is(store: Store) -> None:
     rows = rows_of(store, "found.confirm")
     assert [row["label"] for row in rows] == ["ours", "ours"]
     assert len({row["seed"] for row in rows}) == 2

@@ -50,7 +50,7 @@ space = always(
     ),
 )
 
-RIVALS = {
+BASELINES = {
     "lstm": always(
         LSTM.Config(hidden=64, forget_bias=1),
         training(

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from sabtune import __version__
+from sabtune.cli.former import Commands
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -37,11 +37,11 @@ def doctor(
 def from_outside(path: Path, given: list[str]) -> None:
     """What is wrong on this machine; if nothing is, what the head's own doctor finds."""
     from sabtune.cluster.cluster_file import ClusterFile
-    from sabtune.cluster.preflight import beforehand
+    from sabtune.cluster.preflight import problems_before
     from sabtune.terminal.doctor import findings_page
 
     console = console_of_terminal()
-    found = beforehand(ClusterFile.load(path))
+    found = problems_before(ClusterFile.load(path))
     console.print(f"This machine, before {os.fspath(path)}")
     console.print(findings_page(found))
     if any(finding.wrong for finding in found):

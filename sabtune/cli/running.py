@@ -1,5 +1,4 @@
-"""The commands that train, and one that measures what was: search, confirm, ablate, reproduce,
-climb."""
+"""Parse the commands that train or measure models."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from sabtune.cli.screen import (
     lengths_of,
     log_report,
     restored,
-    run_contest,
+    run_comparison,
     saying,
     show_report,
     watching,
@@ -53,8 +52,8 @@ LARGEST = 2**31 - 1
 @app.command()
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
-    rival: Annotated[
-        str | None, typer.Option(help="Search the space of this one of the file's RIVALS.")
+    baseline: Annotated[
+        str | None, typer.Option(help="Search the space of one of the file's BASELINES.")
     ] = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials of the study in all; by default the STUDY's.")
@@ -108,12 +107,12 @@ def search(
     for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
         check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
     check(study is None or not new, "--study", study, "it or --new, not both")
-    file = load(path, rival)
+    file = load(path, baseline)
     own = file.study.name
     if study is not None:
         file = named(file, study)
     if cluster is not None:
-        given: dict[str, Value] = {"--rival": rival, "--trials": trials, "--hours": hours}
+        given: dict[str, Value] = {"--baseline": baseline, "--trials": trials, "--hours": hours}
         given |= {"--gpu-hours": gpu_hours, "--seed": seed}
         given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
@@ -129,16 +128,16 @@ def search(
     file = file.with_limits(trials=trials, seed=seed)
     console = console_of_terminal()
     if dry_run:
-        from sabtune.search.dry_run import forecast
+        from sabtune.search.dry_run import predict
         from sabtune.search.run import check_resumable
         from sabtune.study.resuming import with_recorded_ladder
-        from sabtune.terminal.results import forecast_page
+        from sabtune.terminal.results import prediction_page
 
         known = Store.at(store, files, tracking)
         if known.found and not new:
             file = with_recorded_ladder(file, known)
             check_resumable(file, known)
-        console.print(forecast_page(forecast(file), file.study))
+        console.print(prediction_page(predict(file), file.study))
         return
     place = restored(console, Store.at(store, files, tracking).made())
 
@@ -159,7 +158,7 @@ def search(
         "search",
         os.environ.get(STUDY_FILE, path),
         where=where,
-        rival=rival,
+        baseline=baseline,
         study=None if name == own else name,
         trials=trials,
         seed=seed,
@@ -207,7 +206,8 @@ def free_name(
 @app.command()
 def confirm(
     studies: Annotated[
-        list[str], typer.Argument(help="A study, and others whose best are its rivals.")
+        list[str],
+        typer.Argument(help="A study, then studies of baselines to compare it with."),
     ],
     top: Annotated[
         int, typer.Option(min=1, max=MOST_RUNS, help="Configurations of the first study.")
@@ -234,14 +234,15 @@ def confirm(
     runs = finalists(place, studies, top)
     where = where_of(store, files, tracking, data_dir)
     again = typed("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
-    run_contest(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
-             seeds, lengths, again, where, crowns=studies[0])  # fmt: skip
+    run_comparison(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
+             seeds, lengths, again, where, champion_of=studies[0])  # fmt: skip
 
 
 @app.command()
 def ablate(
     studies: Annotated[
-        list[str], typer.Argument(help="A study, and others whose best are its rivals.")
+        list[str],
+        typer.Argument(help="A study, then studies of baselines to compare it with."),
     ],
     seeds: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Fresh seeds for each.")] = 5,
     changes: Annotated[
@@ -255,7 +256,7 @@ def ablate(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Change one thing at a time of the winner, and of rivals, and measure what it was worth."""
+    """Change one thing at a time of the winner, and of baselines, and measure what it was worth."""
     if cluster is not None:
         given: dict[str, Value] = {"--seeds": seeds, "--changes": changes}
         given |= {"--lengths": lengths, "--store": store}
@@ -271,7 +272,7 @@ def ablate(
     runs = ablations(finalists(place, studies, 1), named, saying(console_of_terminal()))
     where = where_of(store, files, tracking, data_dir)
     again = typed("ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths)
-    run_contest(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
+    run_comparison(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 
 
@@ -298,7 +299,7 @@ def reproduce(
 
 
 @app.command()
-def climb(
+def extrapolate(
     study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
     lengths: Annotated[str, typer.Option(help="Lengths to measure at, such as 20000,50000.")],
     trials: Annotated[
@@ -319,10 +320,10 @@ def climb(
     data_dir: DataOption = None,
 ) -> None:
     """Measure the models of a study at further lengths, in memory that is bounded."""
-    from sabtune.compare.extrapolate import climbing
+    from sabtune.compare import extrapolate as measuring
     from sabtune.study.configurations import best_trial
     from sabtune.study.record import one, open_study
-    from sabtune.terminal.results import climbed_line
+    from sabtune.terminal.results import extrapolation_line
 
     data_folder(data_dir)
     opened = open_study(Store.at(store, files).existing(), study)
@@ -334,5 +335,5 @@ def climb(
     for trial in chosen:
         if trial is None:
             raise StoreError(f"study {study!r} has no complete trial yet: search it first")
-        for climbed in climbing(trial, wanted, sequences, phases):
-            console.print(climbed_line(trial, climbed))
+        for measured in measuring.extrapolate(trial, wanted, sequences, phases):
+            console.print(extrapolation_line(trial, measured))

@@ -36,7 +36,7 @@ WIDEST = 1000
 """Characters that a table may take where there is no terminal."""
 
 
-def run_contest(
+def run_comparison(
     name: str,
     file: StudyFile,
     store: Store,
@@ -45,11 +45,11 @@ def run_contest(
     lengths: str | None,
     again: str,
     where: Values,
-    crowns: str | None = None,
+    champion_of: str | None = None,
 ) -> None:
     """Runs a contest and prints its page. `again`: the command that goes on with it; `where`: the
     options of its store. `crowns`: the study whose champion it is about."""
-    from sabtune.compare.confirm import contest, name_of, planned
+    from sabtune.compare.confirm import compare_runs, name_of, planned
     from sabtune.compare.results import page
 
     console = console_of_terminal()
@@ -60,7 +60,7 @@ def run_contest(
     own = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
     interrupts.advise(going_on(again))
     with watching(console, own, store) as watchers:
-        ending, study = contest(
+        ending, study = compare_runs(
             name,
             file,
             store,
@@ -73,19 +73,19 @@ def run_contest(
     console.print(page(study))
     for of in (name, name.rpartition(".")[0]):
         log_report(console, of, store, ending)
-    if crowns is not None and ending.complete:
-        show_champion(console, crowns, name, store, typed("sync", crowns, where=where))
+    if champion_of is not None and ending.complete:
+        show_champion(console, champion_of, name, store, typed("sync", champion_of, where=where))
     close(console, ending, again, typed("sync", name, where=where))
 
 
-def show_champion(console: Console, name: str, contest: str, store: Store, sync: str) -> None:
+def show_champion(console: Console, name: str, confirmation: str, store: Store, sync: str) -> None:
     """Settles, and says, whom a study stands by after a contest of its best."""
     from sabtune.compare.champion import update_champion
     from sabtune.study.record import open_study
     from sabtune.tracking import mirror
 
     study = open_study(store, name, write=True)
-    champion = update_champion(study, open_study(store, contest))
+    champion = update_champion(study, open_study(store, confirmation))
     if champion is None:
         return
     console.print(Text(f"Champion of {name}: {champion.words}"))
@@ -191,12 +191,12 @@ def restored(console: Console, store: Store) -> Store:
 def show_report(console: Console, study: str, store: Store, sync: str) -> None:
     """Print what a study found. sync: the command that copies it to MLflow."""
     from sabtune.compare import results
-    from sabtune.study.record import CONTEST, open_study, plan, tracking
+    from sabtune.study.record import COMPARISON, open_study, plan, tracking
     from sabtune.terminal.summary import summary
     from sabtune.tracking.database import is_elsewhere
 
     opened = open_study(store, study)
-    if CONTEST in plan(opened):
+    if COMPARISON in plan(opened):
         console.print(results.page(opened))
     else:
         uri = store.tracking or tracking(opened) or store.mlflow_uri

@@ -14,7 +14,7 @@ import sqlalchemy
 
 from sabtune.cluster import node_facts
 from sabtune.cluster.capacity import HEAD
-from sabtune.cluster.findings import Finding, diagnose
+from sabtune.cluster.findings import Finding, find_problems
 from sabtune.cluster.local_ray import check_limits, folder_base, prepare_token
 from sabtune.cluster.node_facts import NodeFacts
 from sabtune.cluster.ray_session import check_answers, cluster_address, left_in_peace, living, there
@@ -32,10 +32,10 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class HealthCheck:
     """What every node told, and what is wrong. `cluster`: they are those of a cluster."""
 
-    checkups: Sequence[NodeFacts]
+    nodes: Sequence[NodeFacts]
     findings: Sequence[Finding]
     cluster: bool
 
@@ -44,27 +44,27 @@ class Diagnosis:
         return not any(finding.wrong for finding in self.findings)
 
 
-def see(store: Store) -> Diagnosis:
+def see(store: Store) -> HealthCheck:
     """Of the cluster that this process is on, or else of this machine."""
     files = str(store.files) if store.files else None
     folders = {"home": "~", "Ray": node_facts.ray_folder(), "the store": str(store.root)}
     address = cluster_address()
     own = node_facts.examine(folders, files)
-    checkups, found = [own], list(stores(store))
+    nodes, found = [own], list(stores(store))
     if address is not None:
         try:
             with _connected(address):
-                checkups = ask_all(living(), {**folders, "the store": "~"}, files)
-                checkups = [replace(checkups[0], disks=own.disks), *checkups[1:]]
+                nodes = ask_all(living(), {**folders, "the store": "~"}, files)
+                nodes = [replace(nodes[0], disks=own.disks), *nodes[1:]]
         except ClusterError as problem:
             found.insert(0, of_ray(problem))
         except (ConnectionError, RuntimeError, ValueError) as problem:
             found.insert(0, no_cluster(problem))
     else:
         found += own_ray()
-    found += diagnose(checkups, files=files, cluster=address is not None)
+    found += find_problems(nodes, files=files, cluster=address is not None)
     ordered = sorted(found, key=lambda finding: not finding.wrong)
-    return Diagnosis(checkups=checkups, findings=ordered, cluster=address is not None)
+    return HealthCheck(nodes=nodes, findings=ordered, cluster=address is not None)
 
 
 def own_ray() -> Iterator[Finding]:

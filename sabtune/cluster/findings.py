@@ -31,13 +31,13 @@ class Finding:
         return f"{self.where}: {self.says}; {self.remedy}"
 
 
-def diagnose(
-    checkups: Sequence[NodeFacts], *, files: str | None = None, cluster: bool = False
+def find_problems(
+    nodes: Sequence[NodeFacts], *, files: str | None = None, cluster: bool = False
 ) -> list[Finding]:
     """All findings, the wrong ones first. The first checkup is the driver's own machine's."""
     found: list[Finding] = []
-    told = [one for one in checkups if not one.unreachable]
-    for one in checkups:
+    told = [one for one in nodes if not one.unreachable]
+    for one in nodes:
         if one.unreachable:
             found.append(_silent(one))
     for one in told:

@@ -26,7 +26,7 @@ CLIENTS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-pyt
 IMAGE = re.compile(r"rayproject/ray:(\d+\.\d+\.\d+)-py(\d)(\d+)")
 
 
-def beforehand(file: ClusterFile) -> list[Finding]:
+def problems_before(file: ClusterFile) -> list[Finding]:
     """All that can be told from the file and this machine alone, the wrong ones first."""
     here = platform.node()
     found = [*_unset(file), *_mounts(file), *_images(file), *_programs(file)]

@@ -9,7 +9,7 @@ unconfirmed. A finished comparison (`confirm`) changes that, and nothing else do
 - If it took no part, there's nothing to defend it by when it is unconfirmed: the highest mean
   becomes the champion. A confirmed one stays.
 
-Configurations of other studies, such as rivals, are no candidates. The model that stands for a
+Configurations of other studies, such as baselines, are no candidates. The model that stands for a
 configuration is that of its best trial in the search.
 """
 
@@ -29,25 +29,25 @@ from sabtune.study.events import Version
 from sabtune.study.trial_specs import configuration_key
 
 
-def update_champion(study: optuna.Study, contest: optuna.Study) -> Version | None:
+def update_champion(study: optuna.Study, confirmation: optuna.Study) -> Version | None:
     """Writes down what a finished comparison found of the study's configurations, and who is the
     champion; returns it. None, and nothing is written, while the comparison runs or where it has
     no configuration of the study.
     """
     found = None
-    if not contest.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        found = comparison(contest)
-    candidates = _candidates(study, contest, found) if found else {}
+    if not confirmation.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        found = comparison(confirmation)
+    candidates = _candidates(study, confirmation, found) if found else {}
     if found is None or not candidates:
         return None
-    known, race = record.registered(study), Leaderboard.of(study)
-    present = known.crowned
+    known, leaderboard = record.registered(study), Leaderboard.of(study)
+    present = known.champion_version
     incumbent = _configuration(study, present.trial) if present is not None else None
     versions = {}
     for number, group in candidates.items():
-        best = race.configurations[number].best.number
+        best = leaderboard.configurations[number].best.number
         trial = present.trial if present is not None and number == incumbent else best
-        versions[number] = _version(trial, contest, found, group)
+        versions[number] = _version(trial, confirmation, found, group)
     winner = incumbent if present is not None and present.confirmed else None
     if incumbent in candidates:
         beaten_by = _beaten_by(found, candidates, incumbent)
@@ -61,21 +61,23 @@ def update_champion(study: optuna.Study, contest: optuna.Study) -> Version | Non
     if winner in versions:
         known = known.with_champion(versions[winner].trial)
     record.set_registered(study, known)
-    return known.crowned
+    return known.champion_version
 
 
-def _candidates(study: optuna.Study, contest: optuna.Study, found: Comparison) -> dict[int, Group]:
+def _candidates(
+    study: optuna.Study, confirmation: optuna.Study, found: Comparison
+) -> dict[int, Group]:
     """The groups of the comparison by the number of the study's configuration, those left out that
     are none or that have no complete trial there."""
-    race = Leaderboard.of(study)
+    leaderboard = Leaderboard.of(study)
     numbers = {
         configuration_key(trial.run): trial.configuration
         for trial in record.counted(record.records(study))
-        if trial.run is not None and race.configurations[trial.configuration].complete
+        if trial.run is not None and leaderboard.configurations[trial.configuration].complete
     }
     labels = {
         trial.label: numbers[configuration_key(trial.run)]
-        for trial in record.counted(record.records(contest))
+        for trial in record.counted(record.records(confirmation))
         if trial.run is not None and configuration_key(trial.run) in numbers
     }
     return {labels[group.label]: group for group in found.groups if group.label in labels}
@@ -85,10 +87,10 @@ def _configuration(study: optuna.Study, trial: int) -> int:
     return record.one(study, trial).configuration
 
 
-def _version(trial: int, contest: optuna.Study, found: Comparison, group: Group) -> Version:
+def _version(trial: int, confirmation: optuna.Study, found: Comparison, group: Group) -> Version:
     return Version(
         trial=trial,
-        contest=contest.study_name,
+        contest=confirmation.study_name,
         seeds=group.n,
         accuracy=float(np.mean(found.accuracies(group, found.compared))),
         length=found.compared,

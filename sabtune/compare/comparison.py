@@ -153,7 +153,7 @@ class Comparison:
         return statistics.unpaired_difference(a, b)
 
 
-def accuracy_sheet(comparison: Comparison) -> ResultTable:
+def accuracy_table(comparison: Comparison) -> ResultTable:
     """Methods × lengths: the mean accuracy and its interval."""
     rows = []
     for group in comparison.groups:
@@ -167,7 +167,7 @@ def accuracy_sheet(comparison: Comparison) -> ResultTable:
     )
 
 
-def longest_sheet(comparison: Comparison) -> ResultTable:
+def longest_table(comparison: Comparison) -> ResultTable:
     """What each method reaches at the longest length: the interquartile mean and P(solve)."""
     longest = comparison.lengths[-1]
     by_phase = [comparison.phases(group, longest) for group in comparison.groups]
@@ -186,7 +186,7 @@ def longest_sheet(comparison: Comparison) -> ResultTable:
     return ResultTable(f"At length {longest:,}, the longest", tuple(header), tuple(rows))
 
 
-def contrast_sheet(comparison: Comparison) -> ResultTable:
+def contrast_table(comparison: Comparison) -> ResultTable:
     """The first method against each other one, at the compared length."""
     label = comparison.groups[0].label
     rows = []
@@ -202,23 +202,23 @@ def contrast_sheet(comparison: Comparison) -> ResultTable:
     )
 
 
-def sheets(comparison: Comparison) -> list[ResultTable]:
-    found = [accuracy_sheet(comparison), longest_sheet(comparison)]
-    return [*found, contrast_sheet(comparison)] if comparison.contrasts else found
+def tables(comparison: Comparison) -> list[ResultTable]:
+    found = [accuracy_table(comparison), longest_table(comparison)]
+    return [*found, contrast_table(comparison)] if comparison.contrasts else found
 
 
 def page(comparison: Comparison) -> RenderableType:
     """The comparison as something rich can print."""
     parts: list[RenderableType] = []
-    for sheet in sheets(comparison):
-        parts += [sheet.rich(), Text("")]
+    for table in tables(comparison):
+        parts += [table.rich(), Text("")]
     return Stack(*parts, *(Text(note) for note in notes(comparison)))
 
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown text."""
-    tables = [sheet.markdown() for sheet in sheets(comparison)]
-    return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(comparison))]) + "\n"
+    texts = [table.markdown() for table in tables(comparison)]
+    return "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes(comparison))]) + "\n"
 
 
 def accuracy_rows(comparison: Comparison) -> list[Row]:

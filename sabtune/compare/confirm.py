@@ -45,13 +45,13 @@ def study_file(store: Store, name: str) -> StudyFile:
     Where the file is gone, as after a move to another machine, its study is the recorded one.
     """
     with record.plan_of(record.open_study(store, name)) as plan:
-        path, rival = Path(plan["file"]), plan.get("rival")
+        path, baseline = Path(plan["file"]), plan.get("rival")
         if not path.is_file():
             study = from_dict(Study, plan["study"], PARTS, "study")
             question = plan.get("question", "")
-            file = StudyFile(path, study, _no_space, question=question, rival=rival)
+            file = StudyFile(path, study, _no_space, question=question, baseline=baseline)
             return as_asked(file, plan)
-    return as_asked(load(path, rival), plan)
+    return as_asked(load(path, baseline), plan)
 
 
 def _no_space(trial: optuna.Trial) -> NoReturn:
@@ -144,8 +144,8 @@ def name_of(
 
     tasks = {run.task for run in runs.values()}
 
-    def fits(contest: str) -> bool:
-        study = record.open_study(store, contest)
+    def fits(confirmation: str) -> bool:
+        study = record.open_study(store, confirmation)
         if any(_of_a_search(trial) for trial in study.get_trials(deepcopy=False)):
             return False
         known = held(study)
@@ -159,7 +159,7 @@ def name_of(
 
 def _of_a_search(trial: FrozenTrial) -> bool:
     """Whether a trial began that stands for nobody in a comparison."""
-    return record.ASSIGNMENT in trial.user_attrs and record.LABEL not in trial.user_attrs
+    return record.SPEC in trial.user_attrs and record.LABEL not in trial.user_attrs
 
 
 def _ladder(study: optuna.Study) -> Ladder | None:
@@ -189,7 +189,7 @@ def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) 
     return len(begun | {run.key for run in wanted(runs, seeds)})
 
 
-def contest(
+def compare_runs(
     name: str,
     file: StudyFile,
     store: Store,
@@ -231,10 +231,12 @@ def contest(
         opened = open_or_create(own, store)
         plan = record.plan(opened)
         models = {label: run.trial.model.label() for label, run in runs.items()}
-        models = plan.get(record.CONTEST, {}) | models
-        record.set_plan(opened, {**plan, "searched": list(searched.select), record.CONTEST: models})
+        models = plan.get(record.COMPARISON, {}) | models
+        record.set_plan(
+            opened, {**plan, "searched": list(searched.select), record.COMPARISON: models}
+        )
         queue = enqueue(opened, wanted(runs, seeds))
-        assigner = TrialSpecs(
+        specs = TrialSpecs(
             own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
         ending = execute(
@@ -244,7 +246,7 @@ def contest(
             watchers,
             trials=len(record.counted(record.records(opened))) + len(queue),
             queue=queue,
-            assigner=assigner,
+            specs=specs,
             lock=lock,
             say=say,
         )

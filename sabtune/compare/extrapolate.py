@@ -16,36 +16,36 @@ from sabtune.training.memory import forget_peak, peak
 
 
 @dataclass(frozen=True, kw_only=True)
-class Climbed:
+class Extrapolation:
     """A rung, and what measuring it held at its peak, in MiB."""
 
     rung: LengthResult
     memory: float
 
 
-def climbing(
+def extrapolate(
     trial: TrialRecord, lengths: Sequence[int], sequences: int, phases: int = 1
-) -> Iterator[Climbed]:
+) -> Iterator[Extrapolation]:
     """The model of a trial at one length after the other, on the sequences that test it: at a
     length and numbers of sequences and phases that the trial was tested on, what was recorded then.
 
     Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read,
     ConfigError if the task has no sequences so long.
     """
-    if not trial.test or trial.checkpoint is None or trial.assignment is None:
+    if not trial.test or trial.checkpoint is None or trial.spec is None:
         raise StoreError(f"trial {trial.number} isn't complete: give one whose test was made")
-    assignment = trial.assignment
+    spec = trial.spec
     with trial.checkpoint.here(MODEL_FILES) as here:
         model = load_model(here, trial.run)
-    task = assignment.run.task.build()
+    task = spec.run.task.build()
     check(phases <= sequences, "phases", phases, f"at most as many as sequences, {sequences}")
     for length in lengths:
         task.steps(length)
-    torch.set_num_threads(assignment.threads)
-    stream = assignment.test_stream
+    torch.set_num_threads(spec.threads)
+    stream = spec.test_stream
     for length in lengths:
         forget_peak(model.device)
-        seed = assignment.evaluation_seed
+        seed = spec.evaluation_seed
         rung = measure(
             model,
             task,
@@ -55,4 +55,4 @@ def climbing(
             stream=stream,
             phases=phases,
         )
-        yield Climbed(rung=rung, memory=peak(model.device))
+        yield Extrapolation(rung=rung, memory=peak(model.device))

@@ -33,12 +33,12 @@ def reproduce(trial: TrialRecord) -> Reproduction:
 
     Raises StoreError if it has no result to compare with.
     """
-    if trial.assignment is None or not trial.scores:
+    if trial.spec is None or not trial.scores:
         raise StoreError(
             f"trial {trial.number} ended before its first report ({trial.reason}): "
             "there is nothing to compare"
         )
-    torch.set_num_threads(trial.assignment.threads)
+    torch.set_num_threads(trial.spec.threads)
     scores, last = _run(trial)
     found = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
     recorded = {
@@ -55,10 +55,10 @@ def reproduce(trial: TrialRecord) -> Reproduction:
 
 
 def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
-    assert trial.assignment is not None
+    assert trial.spec is not None
     until = max(trial.scores)
     scores: dict[int, float] = {}
-    for progress in TrialRun(trial.assignment):
+    for progress in TrialRun(trial.spec):
         scores[progress.report.step] = progress.score
         if progress.report.step >= until and trial.state != TrialState.COMPLETE:
             break

@@ -22,7 +22,7 @@ def page(study: optuna.Study) -> RenderableType:
     trials = record.counted(record.records(study))
     counts = Counter(trial.state.name.lower() for trial in trials)
     head = Text(f"Study {study.study_name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
-    for label, model in record.plan(study).get(record.CONTEST, {}).items():
+    for label, model in record.plan(study).get(record.COMPARISON, {}).items():
         if model not in label:
             head.append(f"\n  {label}: {model}")
     return (

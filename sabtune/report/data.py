@@ -20,7 +20,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.configurations import Configuration, Leaderboard
-from sabtune.study.names import CONTESTS, kept_names, kind
+from sabtune.study.names import COMPARISONS, kept_names, kind
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Task
 from sabtune.training.trial import Progress
@@ -47,22 +47,22 @@ class ReportData:
     store: Store
     trials: list[TrialRecord]
     ranked: list[Configuration]
-    contests: dict[str, Comparison]
+    comparisons: dict[str, Comparison]
 
     @property
     def name(self) -> str:
         return self.study.study_name
 
     @property
-    def is_contest(self) -> bool:
+    def is_comparison(self) -> bool:
         """Whether its trials are the runs of `confirm` or `ablate`."""
-        return self.name in self.contests
+        return self.name in self.comparisons
 
     @property
     def confirmed(self) -> Comparison | None:
         """The methods on fresh seeds, as they were compared last."""
-        of = [found for name, found in self.contests.items() if kind(name) == "confirm"]
-        return self.contests.get(self.name) or (of[-1] if of else None)
+        of = [found for name, found in self.comparisons.items() if kind(name) == "confirm"]
+        return self.comparisons.get(self.name) or (of[-1] if of else None)
 
     @property
     def best(self) -> TrialRecord:
@@ -98,8 +98,8 @@ class ReportData:
     @property
     def select(self) -> tuple[int, ...]:
         """The lengths that chose."""
-        assert self.best.assignment is not None
-        return self.best.assignment.ladder.select
+        assert self.best.spec is not None
+        return self.best.spec.ladder.select
 
     @property
     def counts(self) -> str:
@@ -130,7 +130,7 @@ class ReportData:
 
     def history(self, trial: TrialRecord) -> list[Progress]:
         """What a trial reported, from its last checkpoint; nothing where that is gone."""
-        return history(self._attempts.checkpoints(trial.number), trial.assignment)
+        return history(self._attempts.checkpoints(trial.number), trial.spec)
 
     @cached_property
     def _attempts(self) -> Attempts:
@@ -152,17 +152,17 @@ def gather(study: optuna.Study, store: Store) -> ReportData:
         store=store,
         trials=trials,
         ranked=ranked,
-        contests=dict(_contests(study, store)),
+        comparisons=dict(_comparisons(study, store)),
     )
 
 
-def _contests(study: optuna.Study, store: Store) -> dict[str, Comparison]:
+def _comparisons(study: optuna.Study, store: Store) -> dict[str, Comparison]:
     """By study: what was measured on fresh seeds of this one, or what this one is itself."""
     name = study.study_name
-    if record.CONTEST in record.plan(study):
+    if record.COMPARISON in record.plan(study):
         studies = [study]
     else:
-        kept = [of for what in CONTESTS for of in kept_names(f"{name}.{what}", store)]
+        kept = [of for what in COMPARISONS for of in kept_names(f"{name}.{what}", store)]
         studies = [record.open_study(store, other) for other in kept]
     found = {of.study_name: comparison(of) for of in studies}
     return {of: compared for of, compared in found.items() if compared is not None}

@@ -41,14 +41,14 @@ class Section:
     id: str
     title: str
     level: int = 2
-    sheets: Sequence[ResultTable] = ()
+    tables: Sequence[ResultTable] = ()
     pairs: Sequence[tuple[str, str]] = ()
     plot: Markup | None = None
     caption: str = ""
     notes: Sequence[str] = ()
 
 
-def page(material: ReportData, drawings: Sequence[Drawing]) -> str:
+def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
     """The whole page."""
     environment = Environment(
         loader=PackageLoader("sabtune.report", "."),
@@ -58,34 +58,34 @@ def page(material: ReportData, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.jinja").render(
-        name=material.name,
-        question=material.question,
-        counts=material.counts,
-        lead=_lead(material),
+        name=data.name,
+        question=data.question,
+        counts=data.counts,
+        lead=_lead(data),
         sections=[
-            _best(material),
+            _best(data),
             Section(
                 id="lengths",
                 title="How it generalises to length",
-                sheets=length_table.sheets(material),
-                notes=length_table.own_notes(material),
+                tables=length_table.tables(data),
+                notes=length_table.own_notes(data),
             ),
-            *_contests(material),
+            *_comparisons(data),
             Section(id="figures", title="Figures"),
             *(_figure(drawing) for drawing in drawings),
-            _provenance(material),
-            Section(id="caveats", title="Caveats", notes=list(caveats(material))),
+            _provenance(data),
+            Section(id="caveats", title="Caveats", notes=list(caveats(data))),
         ],
         plotly=Markup(get_plotlyjs()),  # noqa: S704 # the package's own file
         jump=Markup(JUMP),  # noqa: S704 # as above
     )
 
 
-def _lead(material: ReportData) -> str:
-    best, chance = material.best, material.task.chance
+def _lead(data: ReportData) -> str:
+    best, chance = data.best, data.task.chance
     longest = best.test[-1]
-    if material.is_contest:
-        methods = len(material.contests[material.name].groups)
+    if data.is_comparison:
+        methods = len(data.comparisons[data.name].groups)
         return (
             f"{counted(methods, 'method')} on the same fresh seeds, "
             f"tested up to length {longest.length:,}."
@@ -97,13 +97,13 @@ def _lead(material: ReportData) -> str:
     )
 
 
-def _best(material: ReportData) -> Section:
-    run = material.run
+def _best(data: ReportData) -> Section:
+    run = data.run
     flat = flatten(run.to_dict())
-    what = "of all runs" if material.is_contest else "trial"
+    what = "of all runs" if data.is_comparison else "trial"
     return Section(
         id="best",
-        title=f"The best {what}, #{material.best.number}: {run.trial.model.label()}",
+        title=f"The best {what}, #{data.best.number}: {run.trial.model.label()}",
         pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
 
@@ -114,23 +114,23 @@ def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _contests(material: ReportData) -> Iterator[Section]:
-    for name, found in material.contests.items():
+def _comparisons(data: ReportData) -> Iterator[Section]:
+    for name, found in data.comparisons.items():
         title = "One thing changed at a time" if kind(name) == "ablate" else "On fresh seeds"
-        shown = found is material.confirmed  # its accuracies stand in the table by length
-        sheets = comparison.sheets(found)
+        shown = found is data.confirmed  # its accuracies stand in the table by length
+        tables = comparison.tables(found)
         yield Section(
             id=f"contest-{name.rpartition('.')[2]}",
             title=f"{title}: {name}",
-            sheets=[_two_lines(sheet) for sheet in (sheets[1:] if shown else sheets)],
+            tables=[_two_lines(table) for table in (tables[1:] if shown else tables)],
             notes=comparison.notes(found),
         )
 
 
-def _two_lines(sheet: ResultTable) -> ResultTable:
+def _two_lines(table: ResultTable) -> ResultTable:
     """With its intervals below the numbers."""
-    body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in sheet.body]
-    return replace(sheet, body=tuple(body))
+    body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in table.body]
+    return replace(table, body=tuple(body))
 
 
 def _figure(drawing: Drawing) -> Section:
@@ -140,14 +140,14 @@ def _figure(drawing: Drawing) -> Section:
     )
 
 
-def _provenance(material: ReportData) -> Section:
+def _provenance(data: ReportData) -> Section:
     """What the trials recorded, and how many of them where they differ."""
     seen: dict[str, Counter[str]] = {}
-    for trial in material.ended:
+    for trial in data.ended:
         for key, value in flatten(trial.environment).items():
             seen.setdefault(key, Counter())[_value(value)] += 1
-    pairs = [(key, _counted(values, len(material.ended))) for key, values in seen.items() if values]
-    file = record.plan(material.study).get("file")
+    pairs = [(key, _counted(values, len(data.ended))) for key, values in seen.items() if values]
+    file = record.plan(data.study).get("file")
     own = [("study file", str(file))] if file else []
     return Section(
         id="provenance",
@@ -165,25 +165,25 @@ def _counted(values: Counter[str], of: int) -> str:
     )
 
 
-def caveats(material: ReportData) -> Iterator[str]:
+def caveats(data: ReportData) -> Iterator[str]:
     """What a reader must bear in mind."""
-    if not material.is_contest:
+    if not data.is_comparison:
         yield (
             "The search chose its best trial by its score, so that this trial's numbers flatter, "
             "on other sequences too; the relations between parameters and score are of trials "
             "that a sampler drew where it expected much, not of an experiment."
         )
-    if not material.confirmed:
+    if not data.confirmed:
         yield (
             "Nothing here was repeated on fresh seeds: training succeeds or fails by the seed as "
             "much as by the setting. `sabtune confirm` does."
         )
-    if any(trial.state == TrialState.PRUNED for trial in material.ended):
+    if any(trial.state == TrialState.PRUNED for trial in data.ended):
         yield "Pruned trials are shown with the score that they had then, never as a result."
-    if any(trial.state == TrialState.FAIL for trial in material.ended):
+    if any(trial.state == TrialState.FAIL for trial in data.ended):
         yield "Failed trials have no score: they are in no curve or table that compares scores."
-    if any(trial.environment.get("study", {}).get("dirty") for trial in material.ended):
+    if any(trial.environment.get("study", {}).get("dirty") for trial in data.ended):
         yield "The study file's repository had uncommitted changes when trials ran."
-    revisions = {json.dumps(t.environment.get("study", {})) for t in material.ended}
+    revisions = {json.dumps(t.environment.get("study", {})) for t in data.ended}
     if len(revisions) > 1:
         yield "The trials ran at more than one git revision."

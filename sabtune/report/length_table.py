@@ -45,53 +45,53 @@ class Block:
         return {length for row in self.rows for length in row.cells}
 
 
-def sheets(material: ReportData) -> list[ResultTable]:
+def tables(data: ReportData) -> list[ResultTable]:
     """The accuracies, then the losses."""
-    up_to = "length" if material.shortest is None else "lengths up to"
-    trained = f"trained at {up_to} {material.run.task.length:,}"
-    accuracy = _sheets("Accuracy in %", trained, list(_accuracies(material)))
-    losses = _sheets(f"Loss in {material.task.loss_unit}", trained, list(_losses(material)))
+    up_to = "length" if data.shortest is None else "lengths up to"
+    trained = f"trained at {up_to} {data.run.task.length:,}"
+    accuracy = _tables("Accuracy in %", trained, list(_accuracies(data)))
+    losses = _tables(f"Loss in {data.task.loss_unit}", trained, list(_losses(data)))
     return accuracy + losses
 
 
-def notes(material: ReportData) -> list[str]:
+def notes(data: ReportData) -> list[str]:
     """How the rows came about, a line each."""
-    found = material.confirmed
-    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(material)]
+    found = data.confirmed
+    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(data)]
 
 
-def own_notes(material: ReportData) -> list[str]:
+def own_notes(data: ReportData) -> list[str]:
     """Of these, what stands in no other notes on a contest."""
     lines: list[str] = []
-    if material.confirmed and any(group.failed for group in material.confirmed.groups):
+    if data.confirmed and any(group.failed for group in data.confirmed.groups):
         lines.append("Losses are of the seeds that didn't fail.")
-    if not material.is_contest:
-        lines.append(_chosen(material))
-    quoted = [_of_table(table, material) for table in _quoted(material)]
-    if quoted and material.shortest is not None:
+    if not data.is_comparison:
+        lines.append(_chosen(data))
+    quoted = [_of_table(table, data) for table in _quoted(data)]
+    if quoted and data.shortest is not None:
         lines.append(
-            f"Ours were trained on lengths from {material.shortest:,} on, some of them; what is "
+            f"Ours were trained on lengths from {data.shortest:,} on, some of them; what is "
             "quoted was trained on one length."
         )
     return [*lines, *quoted]
 
 
-def _of_table(table: published.QuotedTable, material: ReportData) -> str:
+def _of_table(table: published.QuotedTable, data: ReportData) -> str:
     """What a paper's table is of, and what it says of a test set as a whole."""
     sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
     words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
     whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
     words += [f"There: {'; '.join(whole)}."] * bool(whole)
     words += [table.note] * bool(table.note)
-    if not table.is_of(_task(material)):
+    if not table.is_of(_task(data)):
         words.append("It is another than this study's: no row of it compares.")
     return " ".join(words)
 
 
-def markdown(material: ReportData) -> str:
+def markdown(data: ReportData) -> str:
     """The tables and their notes as Markdown."""
-    tables = [sheet.markdown() for sheet in sheets(material)]
-    return "\n\n".join([*tables, "\n".join(f"- {_note(note)}" for note in notes(material))]) + "\n"
+    texts = [table.markdown() for table in tables(data)]
+    return "\n\n".join([*texts, "\n".join(f"- {_note(note)}" for note in notes(data))]) + "\n"
 
 
 def _note(text: str) -> str:
@@ -101,23 +101,23 @@ def _note(text: str) -> str:
     return "`".join(part if code and i % 2 else markdown_text(part) for i, part in enumerate(parts))
 
 
-def latex_page(material: ReportData) -> str:
+def latex_page(data: ReportData) -> str:
     """The tables and their notes as LaTeX, to be \\input; wants booktabs."""
-    tables = [
-        sheet.latex(f"tab:{material.name}-ladder-{number}")
-        for number, sheet in enumerate(sheets(material), 1)
+    texts = [
+        table.latex(f"tab:{data.name}-ladder-{number}")
+        for number, table in enumerate(tables(data), 1)
     ]
-    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(material)]
-    return "\n\n".join([r"% \usepackage{booktabs}", *tables, "\n".join(said)]) + "\n"
+    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(data)]
+    return "\n\n".join([r"% \usepackage{booktabs}", *texts, "\n".join(said)]) + "\n"
 
 
-def csv_page(material: ReportData) -> str:
+def csv_page(data: ReportData) -> str:
     """One row for each method and length, every number in full; accuracies are fractions."""
-    rows = list(_rows(material))
+    rows = list(_rows(data))
     return csv_text(rows, dict.fromkeys(name for row in rows for name in row))
 
 
-def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
+def _tables(what: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
     """As few tables as keep to `MOST` lengths, the blocks in their order."""
     tables: list[list[Block]] = []
     for block in blocks:
@@ -128,10 +128,10 @@ def _sheets(what: str, trained: str, blocks: Sequence[Block]) -> list[ResultTabl
             tables[-1].append(block)
         else:
             tables.append([block])
-    return [_sheet(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
+    return [_table(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
 
 
-def _sheet(title: str, blocks: Sequence[Block]) -> ResultTable:
+def _table(title: str, blocks: Sequence[Block]) -> ResultTable:
     lengths = sorted(set().union(*(block.lengths for block in blocks)))
     body: list[tuple[str, ...]] = []
     for block in blocks:
@@ -143,26 +143,26 @@ def _sheet(title: str, blocks: Sequence[Block]) -> ResultTable:
     )
 
 
-def _accuracies(material: ReportData) -> Iterator[Block]:
+def _accuracies(data: ReportData) -> Iterator[Block]:
     rows = []
-    found = material.confirmed
+    found = data.confirmed
     if found:
         for group in found.groups:
             means = {n: statistics.mean(found.accuracies(group, n)) for n in found.lengths}
             rows.append(_row(group, {n: _percent(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
-    if not material.is_contest:
-        cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in material.best.test}
-        yield Block(heading=ITSELF, rows=(_best(material, cells),))
-    yield from _papers(material, "accuracy")
+    if not data.is_comparison:
+        cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in data.best.test}
+        yield Block(heading=ITSELF, rows=(_best(data, cells),))
+    yield from _papers(data, "accuracy")
 
 
-def _papers(material: ReportData, measure: published.Measure) -> Iterator[Block]:
+def _papers(data: ReportData, measure: published.Measure) -> Iterator[Block]:
     """What papers report by length, a block for each source and setting."""
-    for table in _quoted(material):
+    for table in _quoted(data):
         if table.measure != measure:
             continue
-        setting = "" if table.is_of(_task(material)) else table.words
+        setting = "" if table.is_of(_task(data)) else table.words
         for source in dict.fromkeys(row.source for row in table.rows):
             theirs = [_of_paper(row) for row in table.rows if row.source == source]
             rows = tuple(row for row in theirs if row.cells)
@@ -170,18 +170,18 @@ def _papers(material: ReportData, measure: published.Measure) -> Iterator[Block]
                 yield Block(heading=f"{source}: {published.QUOTED}", rows=rows, setting=setting)
 
 
-def _losses(material: ReportData) -> Iterator[Block]:
+def _losses(data: ReportData) -> Iterator[Block]:
     rows = []
-    found = material.confirmed
+    found = data.confirmed
     if found:
         for group in found.groups:
             means = {n: group.loss(n) for n in found.lengths}
             rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
-    if not material.is_contest:
-        cells = {rung.length: f"{rung.loss:.3g}" for rung in material.best.test}
-        yield Block(heading=ITSELF, rows=(_best(material, cells),))
-    yield from _papers(material, "loss")
+    if not data.is_comparison:
+        cells = {rung.length: f"{rung.loss:.3g}" for rung in data.best.test}
+        yield Block(heading=ITSELF, rows=(_best(data, cells),))
+    yield from _papers(data, "loss")
 
 
 FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
@@ -193,12 +193,12 @@ def _row(group: Group, cells: Mapping[int, str]) -> Row:
     return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
 
 
-def _best(material: ReportData, cells: Mapping[int, str]) -> Row:
-    return Row(label=_label(material), seeds="1", cells=cells)
+def _best(data: ReportData, cells: Mapping[int, str]) -> Row:
+    return Row(label=_label(data), seeds="1", cells=cells)
 
 
-def _label(material: ReportData) -> str:
-    return f"#{material.best.number} {material.run.trial.model.label()}"
+def _label(data: ReportData) -> str:
+    return f"#{data.best.number} {data.run.trial.model.label()}"
 
 
 def _percent(mean: Estimate) -> str:
@@ -221,37 +221,37 @@ def _of_paper(row: published.Quoted) -> Row:
     return Row(label=row.method, seeds="–", cells=cells)
 
 
-def _task(material: ReportData) -> dict[str, object]:
-    return to_dict(material.run.task, PARTS)
+def _task(data: ReportData) -> dict[str, object]:
+    return to_dict(data.run.task, PARTS)
 
 
-def _quoted(material: ReportData) -> list[published.QuotedTable]:
-    return published.quoted(_task(material))
+def _quoted(data: ReportData) -> list[published.QuotedTable]:
+    return published.quoted(_task(data))
 
 
-def _chosen(material: ReportData) -> str:
-    at = ", ".join(f"{length:,}" for length in material.select)
+def _chosen(data: ReportData) -> str:
+    at = ", ".join(f"{length:,}" for length in data.select)
     return (
         f"The search's best trial is its choice by scores at length {at}, among its complete "
-        f"trials ({len(material.complete)}); it is shown on {material.best.test[0].sequences:,} "
+        f"trials ({len(data.complete)}); it is shown on {data.best.test[0].sequences:,} "
         "test sequences a length, which chose nothing. What is chosen for its score flatters: "
         "`sabtune confirm` tells more."
     )
 
 
-def _rows(material: ReportData) -> Iterator[dict[str, object]]:
-    found = material.confirmed
-    own = {"trained_at": material.run.task.length}
-    unit = {"loss_unit": material.task.loss_unit}
+def _rows(data: ReportData) -> Iterator[dict[str, object]]:
+    found = data.confirmed
+    own = {"trained_at": data.run.task.length}
+    unit = {"loss_unit": data.task.loss_unit}
     for row in comparison.accuracy_rows(found) if found else ():
         named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
         yield {"source": "fresh seeds", **own, **named, **unit}
-    for rung in () if material.is_contest else material.best.test:
-        row = {"method": _label(material), "length": rung.length, "seeds": 1}
+    for rung in () if data.is_comparison else data.best.test:
+        row = {"method": _label(data), "length": rung.length, "seeds": 1}
         row |= {"accuracy": rung.accuracy, "loss": rung.loss}
         row |= {"in_phase": rung.in_phase, "worst_phase": rung.worst_phase} if rung.by_phase else {}
         yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
-    for table in _quoted(material):
+    for table in _quoted(data):
         for of in table.rows:
             yield from _of_row(table, of)
 

@@ -11,7 +11,7 @@ from sabtune.training.evaluation import LengthResult
 Cells = dict[str, object]
 
 
-def csv_page(material: ReportData) -> str:
+def csv_page(data: ReportData) -> str:
     """One row for each trial that has begun, every number in full.
 
     Its columns: how it ended; its whole configuration, by the names that MLflow has, too; as
@@ -19,7 +19,7 @@ def csv_page(material: ReportData) -> str:
     losses by length, `ladder_` on the sequences that chose, `test_` on those that didn't. A text
     that begins like a formula has an apostrophe before it.
     """
-    rows = [(_fate(of), _trained(of), _drawn(of), _measured(of)) for of in material.trials]
+    rows = [(_fate(of), _trained(of), _drawn(of), _measured(of)) for of in data.trials]
     names = dict.fromkeys(name for part in zip(*rows, strict=True) for of in part for name in of)
     return csv_text([{n: v for part in row for n, v in part.items()} for row in rows], names)
 

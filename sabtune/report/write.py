@@ -41,31 +41,31 @@ def write(
     """
     for name in formats:
         check_name("--format", name, FORMATS)
-    material = gather(study, store)
+    data = gather(study, store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_put(folder / name, content) for name, content in _files(material, formats)]
+        return [_put(folder / name, content) for name, content in _files(data, formats)]
     except OSError as problem:
         raise StoreError(
             f"the folder {folder} can't be written ({problem.strerror}): give another with --out"
         ) from None
 
 
-def _files(material: ReportData, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
+def _files(data: ReportData, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
     """Each file's name and content, made when it is asked for."""
     for of, tables in TABLES.items():
         if of in formats:
-            yield from ((name, table(material)) for name, table in tables.items())
+            yield from ((name, table(data)) for name, table in tables.items())
     drawn = [name for name in FIGURES if name in formats]
     if not drawn and "html" not in formats:
         return
     from sabtune.report.figures import drawings  # what draws takes long to import
 
-    found = drawings(material)
+    found = drawings(data)
     if "html" in formats:
         from sabtune.report.html import page
 
-        yield "report.html", page(material, found)
+        yield "report.html", page(data, found)
     if drawn:
         from sabtune.report.figures import still
 

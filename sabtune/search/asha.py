@@ -38,9 +38,9 @@ class Halving:
         if trial in scores:
             return True
         scores[trial] = score
-        rivals = self.ended | scores
-        places = max(1, int(len(rivals) / self.config.reduction))
-        return sum(other > score for other in rivals.values()) < places
+        baselines = self.ended | scores
+        places = max(1, int(len(baselines) / self.config.reduction))
+        return sum(other > score for other in baselines.values()) < places
 
     def end(self, trial: int, score: float) -> None:
         """Counts a complete trial with its last score at the rungs that it ended before."""

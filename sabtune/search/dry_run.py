@@ -13,7 +13,7 @@ from sabtune.study.definition import StudyFile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Prediction:
     """What a search on this machine would take, by a probe. hours: of all of it, nothing pruned."""
 
     probe: Probe
@@ -21,7 +21,7 @@ class Forecast:
     hours: float
 
 
-def forecast(file: StudyFile) -> Forecast:
+def predict(file: StudyFile) -> Prediction:
     """Trains the study's first configuration for a moment and measures each rung once.
 
     Raises ResourceError if no trial can be placed here.
@@ -33,4 +33,4 @@ def forecast(file: StudyFile) -> Forecast:
     placement = shared(asked, here, made.reading)
     trials, at_once = file.study.trials, placement.at_once
     hours = trials * made.trial_seconds / min(at_once, trials) / 3600
-    return Forecast(probe=made, placement=placement, hours=hours)
+    return Prediction(probe=made, placement=placement, hours=hours)

@@ -58,11 +58,11 @@ def placed(
     have.check_asked(asked)
     reading = None
     if asked.gpus == AUTO and have.has_gpus:
-        kept = record.plan(study).get(record.SHARING)
+        kept = record.plan(study).get(record.PLACEMENT)
         reading = Reading(**kept) if kept else (read or on_a_gpu)(first(file))
     found = shared(asked, have, reading)
     plan = {**record.plan(study), record.PLACED: found.words}
-    record.set_plan(study, plan | ({record.SHARING: asdict(reading)} if reading else {}))
+    record.set_plan(study, plan | ({record.PLACEMENT: asdict(reading)} if reading else {}))
     return found
 
 
@@ -118,12 +118,12 @@ def first(file: StudyFile) -> TrialSpec:
     )
 
 
-def on_a_gpu(assignment: TrialSpec) -> Reading:
+def on_a_gpu(spec: TrialSpec) -> Reading:
     """What a trial holds of a GPU of this Ray that it has to itself. Raises ResourceError if it
     can't be trained there."""
-    probe = ray.remote(num_cpus=assignment.threads, num_gpus=1)(_reading)
+    probe = ray.remote(num_cpus=spec.threads, num_gpus=1)(_reading)
     try:
-        read: dict[str, Any] = ray.get(probe.remote(assignment.to_dict()))
+        read: dict[str, Any] = ray.get(probe.remote(spec.to_dict()))
     except RayError as problem:
         cause = getattr(problem, "cause", None) or problem
         line = next((line for line in str(cause).splitlines() if line.strip()), "")
@@ -134,5 +134,5 @@ def on_a_gpu(assignment: TrialSpec) -> Reading:
     return Reading(**read)
 
 
-def _reading(assignment: dict[str, Any]) -> dict[str, Any]:
-    return asdict(read_gpu(TrialSpec.from_dict(assignment)))
+def _reading(spec: dict[str, Any]) -> dict[str, Any]:
+    return asdict(read_gpu(TrialSpec.from_dict(spec)))

@@ -56,14 +56,14 @@ class Probe:
     reading: Reading | None
 
 
-def probe(assignment: TrialSpec, device: torch.device) -> Probe:
+def probe(spec: TrialSpec, device: torch.device) -> Probe:
     """Trains for a moment and measures each rung once."""
-    config, ladder = assignment.run.trial, assignment.ladder
-    torch.set_num_threads(assignment.threads)
+    config, ladder = spec.run.trial, spec.ladder
+    torch.set_num_threads(spec.threads)
     forget_peak(device)
-    seconds, updates, training = _train(assignment.run, device)
+    seconds, updates, training = _train(spec.run, device)
     training_memory = peak(device)
-    rungs = [_rung(assignment, training, length) for length in ladder.lengths]
+    rungs = [_rung(spec, training, length) for length in ladder.lengths]
     reports = math.ceil(config.train.updates / config.train.report_every)
     selecting = sum(rung.seconds for rung in rungs if rung.selects)
     everything = sum(rung.seconds for rung in rungs)
@@ -78,14 +78,14 @@ def probe(assignment: TrialSpec, device: torch.device) -> Probe:
     )
 
 
-def read_gpu(assignment: TrialSpec) -> Reading:
+def read_gpu(spec: TrialSpec) -> Reading:
     """What a trial holds of this process's GPU, which no other process uses, while it trains and
     on the longest rung."""
     if not torch.cuda.is_available():
         return Reading(name="", peak=0, total=0)
-    longest = max(assignment.ladder.lengths)
-    ladder = dataclasses.replace(assignment.ladder, lengths=(longest,), select=(longest,))
-    made = probe(dataclasses.replace(assignment, ladder=ladder), torch.device("cuda"))
+    longest = max(spec.ladder.lengths)
+    ladder = dataclasses.replace(spec.ladder, lengths=(longest,), select=(longest,))
+    made = probe(dataclasses.replace(spec, ladder=ladder), torch.device("cuda"))
     assert made.reading is not None
     return made.reading
 
@@ -118,9 +118,9 @@ def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
     return (time.perf_counter() - begun) / done, done, training
 
 
-def _rung(assignment: TrialSpec, training: Training, length: int) -> RungCost:
+def _rung(spec: TrialSpec, training: Training, length: int) -> RungCost:
     """One batch is measured; the others take as long."""
-    ladder = assignment.ladder
+    ladder = spec.ladder
     at_once = min(ladder.sequences, max(1, BATCH_STEPS // training.task.steps(length)))
     begun = time.perf_counter()
     measure(
@@ -128,7 +128,7 @@ def _rung(assignment: TrialSpec, training: Training, length: int) -> RungCost:
         training.task,
         length,
         sequences=at_once,
-        seed=assignment.evaluation_seed,
+        seed=spec.evaluation_seed,
         stream=Stream.SELECTION,
         phases=min(ladder.phases or 1, at_once),
     )

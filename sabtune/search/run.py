@@ -129,7 +129,7 @@ def execute(
     trials: int,
     queue: Sequence[int] | None = None,
     budget: Budget | None = None,
-    assigner: TrialSpecs | None = None,
+    specs: TrialSpecs | None = None,
     system_metrics: bool = False,
     lock: DatabaseLock | None = None,
     say: Say = silent,
@@ -150,8 +150,8 @@ def execute(
     bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
     set_bounds = {name: bound for name, bound in bounds.items() if bound is not None}
     record.set_plan(study, {**record.plan(study), **set_bounds})
-    race = Leaderboard(file.study.seeds).add(known)
-    projection = Mirror(study, store, system_metrics=system_metrics)
+    leaderboard = Leaderboard(file.study.seeds).add(known)
+    mirror = Mirror(study, store, system_metrics=system_metrics)
     halving = Halving(file.study.pruning) if file.study.pruning else None
     if halving:
         for trial in record.counted(known):
@@ -159,11 +159,11 @@ def execute(
             halving.remember(trial.number, trial.scores, complete=complete)
     guard = Guard(budget.stop)
     with snapshots(store, budget.stop) as copying, guard.until_closed():
-        told: list[Watcher] = [projection, *copying, *watchers]
-        asker = StudySearcher(
+        told: list[Watcher] = [mirror, *copying, *watchers]
+        searcher = StudySearcher(
             study,
-            assigner or TrialSpecs(file, known),
-            race,
+            specs or TrialSpecs(file, known),
+            leaderboard,
             store.trials / study.study_name,
             budget,
             identity(study) if store.snapshots else "",
@@ -171,7 +171,7 @@ def execute(
             most=missing,
             watchers=told,
         )
-        teller = StudyCallback(study, race, budget, file, told)
+        callback = StudyCallback(study, leaderboard, budget, file, told)
         lost = ""
         try:
             with some_ray(store.ray_log(study.study_name)) as cluster:
@@ -186,20 +186,27 @@ def execute(
                 budget.start()
                 with ended_by_signals():
                     tuner(
-                        guard, asker, teller, Scheduler(halving), budget, placement, store, missing
+                        guard,
+                        searcher,
+                        callback,
+                        Scheduler(halving),
+                        budget,
+                        placement,
+                        store,
+                        missing,
                     ).fit()
         except RayLostError as loss:
             interrupts.abandon()
             if interrupts.received() is None:  # or the signal ended Ray, too
                 lost = str(loss)
-        teller.close()
+        callback.close()
         if lock is not None:
             server.retried(lock.check)
-        if isinstance(teller.problem, StoreError):
-            raise teller.problem
+        if isinstance(callback.problem, StoreError):
+            raise callback.problem
         complete = record.ended(study) >= trials
-        behind = projection.finish(complete)
-    problem = asker.problem or teller.problem
+        behind = mirror.finish(complete)
+    problem = searcher.problem or callback.problem
     if problem is not None:
         raise problem
     return Ending(complete=complete, out_of_budget=budget.spent, behind=behind, lost=lost)
@@ -251,7 +258,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
             "seeds": asdict(file.study.seeds),
             "searched": list(file.study.ladder.select),
             "file": str(file.path.resolve()),
-            "rival": file.rival,
+            "rival": file.baseline,
         },
     )
     return study
@@ -311,8 +318,8 @@ def enqueue_best(
 
 def tuner(
     guard: Guard,
-    asker: StudySearcher,
-    teller: StudyCallback,
+    searcher: StudySearcher,
+    callback: StudyCallback,
     scheduler: Scheduler,
     budget: Budget,
     placement: Placement,
@@ -324,7 +331,7 @@ def tuner(
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=guard.over(asker),
+            search_alg=guard.over(searcher),
             scheduler=guard.over(scheduler),
             num_samples=trials,
             max_concurrent_trials=placement.at_once,
@@ -332,10 +339,10 @@ def tuner(
             trial_dirname_creator=lambda trial: trial.config["directory"],
         ),
         run_config=tune.RunConfig(
-            name=asker.trials.name,
+            name=searcher.trials.name,
             storage_path=path,
             storage_filesystem=None if store.trials.path else system,
-            callbacks=[guard.over(teller)],
+            callbacks=[guard.over(callback)],
             stop=guard.over(budget),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),

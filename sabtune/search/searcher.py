@@ -47,7 +47,7 @@ from sabtune.training.trial import Progress, TrialSpec
 from sabtune.wording import counted
 
 
-class _Stays:
+class NotPickled:
     """Pickles as nothing. Tune writes its searcher and callbacks beside its own state, to restore a
     search from; ours is gone on with from the study instead, and its database can't be pickled."""
 
@@ -55,7 +55,7 @@ class _Stays:
         return {}
 
 
-class StudySearcher(_Stays, Searcher):
+class StudySearcher(NotPickled, Searcher):
     """Hands out trials: first those that an earlier search left unfinished, from their last
     checkpoint; then those that were enqueued; then further seeds and new configurations.
 
@@ -71,8 +71,8 @@ class StudySearcher(_Stays, Searcher):
     def __init__(
         self,
         study: optuna.Study,
-        assigner: TrialSpecs,
-        race: Leaderboard,
+        specs: TrialSpecs,
+        leaderboard: Leaderboard,
         trials: Folder,
         budget: Budget,
         identity: str = "",
@@ -82,7 +82,7 @@ class StudySearcher(_Stays, Searcher):
         watchers: Sequence[Watcher] = (),
     ):
         super().__init__(metric="score", mode="max")
-        self.study, self.assigner, self.race = study, assigner, race
+        self.study, self.specs, self.leaderboard = study, specs, leaderboard
         self.trials, self.budget, self.identity = trials, budget, identity
         self.attempts = Attempts(trials)
         self.unfinished = deque(
@@ -97,9 +97,9 @@ class StudySearcher(_Stays, Searcher):
         while self.problem is None and not self.budget.spent and self.left > 0:
             self.left -= 1
             trial, goes_on = self._next()
-            known = record.ASSIGNMENT in trial.user_attrs  # and therefore counted by the race
+            known = record.SPEC in trial.user_attrs  # and therefore counted by the race
             try:
-                assignment = self.assigner.assignment(trial)
+                spec = self.specs.spec(trial)
             except RejectedError as problem:
                 self._reject(trial, problem)
             except StudyFileError as problem:
@@ -108,8 +108,8 @@ class StudySearcher(_Stays, Searcher):
             else:
                 self.rejected = 0
                 if not known:
-                    self.race.start(assignment.configuration)
-                return self._order(trial, assignment, goes_on=goes_on)
+                    self.leaderboard.start(spec.configuration)
+                return self._order(trial, spec, goes_on=goes_on)
         return Searcher.FINISHED
 
     def _reject(self, trial: optuna.Trial, problem: RejectedError) -> None:
@@ -128,16 +128,14 @@ class StudySearcher(_Stays, Searcher):
         for watcher in self.watchers:
             watcher.trial_ended(trial.number, outcome)
 
-    def _order(
-        self, trial: optuna.Trial, assignment: TrialSpec, *, goes_on: bool
-    ) -> dict[str, Any]:
+    def _order(self, trial: optuna.Trial, spec: TrialSpec, *, goes_on: bool) -> dict[str, Any]:
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
         if goes_on:
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
             trial.set_user_attr(record.ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
         return WorkerTask(
-            assignment=assignment,
+            spec=spec,
             directory=directory(trial.number, attempt),
             trials=str(self.trials),
             checkpoints=tuple(map(str, earlier)),
@@ -151,9 +149,9 @@ class StudySearcher(_Stays, Searcher):
             return record.reopen(self.study, self.unfinished.popleft()), True
         if self.waiting:
             return record.begin(self.study, self.waiting.popleft()), False
-        again = self.race.next()
+        again = self.leaderboard.next()
         if again is not None:
-            return self.assigner.another_seed(self.study, again), False
+            return self.specs.another_seed(self.study, again), False
         return self.study.ask(), False
 
     def on_trial_complete(
@@ -168,7 +166,7 @@ class StudySearcher(_Stays, Searcher):
         """Nothing, likewise."""
 
 
-class StudyCallback(_Stays, tune.Callback):
+class StudyCallback(NotPickled, tune.Callback):
     """Writes each report and each end of a trial to the study, then tells the watchers.
 
     What an interrupted search leaves running stays so in the study: the next takes it up.
@@ -177,32 +175,32 @@ class StudyCallback(_Stays, tune.Callback):
     def __init__(
         self,
         study: optuna.Study,
-        race: Leaderboard,
+        leaderboard: Leaderboard,
         budget: Budget,
         file: StudyFile,
         watchers: Sequence[Watcher],
     ):
-        self.study, self.race, self.budget = study, race, budget
+        self.study, self.leaderboard, self.budget = study, leaderboard, budget
         self.file, self.watchers = file, watchers
         self.running: dict[int, Running] = {}  # by number
         self.problem: SabtuneError | None = None  # of the constraints, or of the store
-        self.broom = ThreadPoolExecutor(1, "broom")  # where taking files away takes its time
+        self.cleaner = ThreadPoolExecutor(1, "cleaner")  # where taking files away takes its time
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         order = WorkerTask.from_config(trial.config)
-        if order.assignment.number in self.running:
+        if order.spec.number in self.running:
             return  # taken up again after its worker died
-        running = self._start(order.assignment)
-        for progress in history(map(Folder, order.checkpoints), order.assignment):
+        running = self._start(order.spec)
+        for progress in history(map(Folder, order.checkpoints), order.spec):
             self._report(running, progress)  # what the search that was ended didn't come to tell
 
-    def _start(self, assignment: TrialSpec) -> Running:
-        running = Running(assignment, record.reopen(self.study, assignment.number))
-        self.running[assignment.number] = running
+    def _start(self, spec: TrialSpec) -> Running:
+        running = Running(spec, record.reopen(self.study, spec.number))
+        self.running[spec.number] = running
         for watcher in self.watchers:
-            watcher.trial_started(assignment)
+            watcher.trial_started(spec)
         return running
 
     def on_trial_result(
@@ -222,9 +220,9 @@ class StudyCallback(_Stays, tune.Callback):
             )
         for words in answer.passed_over:
             for watcher in self.watchers:
-                watcher.trial_noted(running.assignment.number, words)
+                watcher.trial_noted(running.spec.number, words)
         if not answer.failed:
-            self.budget.count(running.assignment.number, answer.seconds)
+            self.budget.count(running.spec.number, answer.seconds)
         if answer.progress is not None:
             self._report(running, answer.progress)
 
@@ -236,7 +234,7 @@ class StudyCallback(_Stays, tune.Callback):
         if progress.report.step > running.told:
             record.report(running.trial, progress)
         for watcher in self.watchers:
-            watcher.trial_reported(running.assignment.number, progress)
+            watcher.trial_reported(running.spec.number, progress)
 
     def on_checkpoint(
         self,
@@ -257,11 +255,11 @@ class StudyCallback(_Stays, tune.Callback):
         if attempt.path is not None:
             clear(attempt, kept)
         else:
-            self.broom.submit(clear, attempt, kept)
+            self.cleaner.submit(clear, attempt, kept)
 
     def close(self) -> None:
         """Waits until all that was to be taken away is."""
-        self.broom.shutdown()
+        self.cleaner.shutdown()
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -308,7 +306,7 @@ class StudyCallback(_Stays, tune.Callback):
         self._end(trial, running, "FAIL", _error(trial))
 
     def _end(self, trial: TuneTrial, running: Running, state: State, reason: str) -> None:
-        del self.running[running.assignment.number]
+        del self.running[running.spec.number]
         last = running.history[-1] if running.history else None
         complete = state == "COMPLETE"
         outcome = Outcome(
@@ -320,16 +318,16 @@ class StudyCallback(_Stays, tune.Callback):
             checkpoint=_checkpoint(trial),
         )
         made = (
-            values(self.file.study.objectives, running.assignment.run, running.history)
+            values(self.file.study.objectives, running.spec.run, running.history)
             if complete
             else None
         )
         if made is not None:
             for name, value in self._constraints(running, outcome, made).items():
                 running.trial.set_constraint(name, value)
-        self.race.end(record.end(running.trial, outcome, made, last))
+        self.leaderboard.end(record.end(running.trial, outcome, made, last))
         for watcher in self.watchers:
-            watcher.trial_ended(running.assignment.number, outcome)
+            watcher.trial_ended(running.spec.number, outcome)
 
     def _constraints(
         self, running: Running, outcome: Outcome, values: list[float]
@@ -337,7 +335,7 @@ class StudyCallback(_Stays, tune.Callback):
         """What the study file says of a trial that is about to be complete."""
         if self.file.constraints is None:
             return {}
-        frozen = self.study.get_trials(deepcopy=False)[running.assignment.number]
+        frozen = self.study.get_trials(deepcopy=False)[running.spec.number]
         trial = dataclasses.replace(
             TrialRecord.of(frozen),
             state=TrialState.COMPLETE,
@@ -395,7 +393,7 @@ def _error(trial: TuneTrial) -> str:
 class Running:
     """A trial that runs: what it does, its entry in the study, what it reported."""
 
-    def __init__(self, assignment: TrialSpec, trial: optuna.Trial):
-        self.assignment, self.trial = assignment, trial
+    def __init__(self, spec: TrialSpec, trial: optuna.Trial):
+        self.spec, self.trial = spec, trial
         self.history: list[Progress] = []
         self.told = record.told(trial)

@@ -36,7 +36,7 @@ class WorkerTask:
     save_every: seconds. entry: goes with every checkpoint, if there is one.
     """
 
-    assignment: TrialSpec
+    spec: TrialSpec
     directory: str
     trials: str
     checkpoints: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class WorkerTask:
 
     def to_config(self) -> dict[str, Any]:
         return {
-            "assignment": self.assignment.to_dict(),
+            "assignment": self.spec.to_dict(),
             "directory": self.directory,
             "trials": self.trials,
             "checkpoints": list(self.checkpoints),
@@ -56,7 +56,7 @@ class WorkerTask:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(
-            assignment=TrialSpec.from_dict(config["assignment"]),
+            spec=TrialSpec.from_dict(config["assignment"]),
             directory=config["directory"],
             trials=config["trials"],
             checkpoints=tuple(config["checkpoints"]),
@@ -131,11 +131,9 @@ class Trial(tune.Trainable):
         first, passed = self.run is None, dict[str, str]()
         try:
             if first:
-                torch.set_num_threads(self.order.assignment.threads)
+                torch.set_num_threads(self.order.spec.threads)
                 self.run = patiently(
-                    lambda: newest(
-                        self.order.assignment, self.checkpoints, device(), passed.__setitem__
-                    ),
+                    lambda: newest(self.order.spec, self.checkpoints, device(), passed.__setitem__),
                     StoreError,
                 )
                 self.stretches = self.run.stretches(self._pressed)
@@ -193,7 +191,7 @@ def unheard(checkpoint: str, why: str) -> None:
 
 
 def newest(
-    assignment: TrialSpec,
+    spec: TrialSpec,
     checkpoints: Sequence[Folder],
     device: torch.device,
     tell: Callable[[str, str], None] = unheard,
@@ -205,11 +203,11 @@ def newest(
     for checkpoint in checkpoints:
         with checkpoint.here(FILES) as here:
             try:
-                return TrialRun.resume(assignment, here, device)
+                return TrialRun.resume(spec, here, device)
             except CheckpointError as problem:
                 words = str(problem).replace(f"{here}/", "")
                 tell(str(checkpoint), words.removesuffix(f": {INSTEAD}"))
-    return TrialRun(assignment, device)
+    return TrialRun(spec, device)
 
 
 def device() -> torch.device:

@@ -187,7 +187,7 @@ class Snapshots:
             except StoreError as problem:
                 self.behind = problem
 
-    def trial_started(self, assignment: TrialSpec) -> None:
+    def trial_started(self, spec: TrialSpec) -> None:
         self._woken.set()
 
     def trial_reported(self, number: int, progress: Progress) -> None:

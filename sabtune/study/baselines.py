@@ -1,4 +1,4 @@
-"""The paper's rivals of SAB as spaces, for the RIVALS of a study file."""
+"""Search spaces of the paper's baselines, for the BASELINES of a study file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def zero(_: optuna.Trial) -> float:
     return 0.0
 
 
-def rivals(
+def baselines(
     train: Callable[[optuna.Trial], TrainConfig],
     *,
     hidden: int,
@@ -43,3 +43,6 @@ def rivals(
         return TrialConfig(model=model, train=train(trial))
 
     return {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
+
+
+rivals = baselines  # the former name

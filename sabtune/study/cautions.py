@@ -14,13 +14,12 @@ from sabtune.wording import counted
 
 
 def cautions(file: StudyFile) -> Iterator[str]:
-    """Yield a line for each former name of a module that a study file imports.
+    """Yield a line for each former name that a study file uses.
 
     And one for each thing that a tenth or more of the space's configurations have.
     """
-    for before in sorted(former_names.used):
-        now = former_names.FORMER_NAMES[before]
-        yield f"{file.path.name} imports {before}, which is {now} now"
+    for before, now in sorted(former_names.used.items()):
+        yield f"{file.path.name} uses {before}, which is now {now}"
     configs = file.sampled()
     for holds, words in (
         (keeps_all, "keep every memory of a training sequence: lower k_top or k_att"),

@@ -54,7 +54,7 @@ def within(attempt: Folder) -> list[Folder]:
     return [attempt / name for name in sorted(names, reverse=True)]
 
 
-def history(checkpoints: Iterable[Folder], assignment: TrialSpec | None = None) -> list[Progress]:
+def history(checkpoints: Iterable[Folder], spec: TrialSpec | None = None) -> list[Progress]:
     """What the first of these checkpoints that can be read says was reported; else nothing.
 
     assignment: those of another are passed over.
@@ -62,7 +62,7 @@ def history(checkpoints: Iterable[Folder], assignment: TrialSpec | None = None) 
     for checkpoint in checkpoints:
         try:
             with checkpoint.here((FILE, *manifest.FILES)) as here:
-                return load_history(here, assignment)
+                return load_history(here, spec)
         except CheckpointError:
             continue
     return []

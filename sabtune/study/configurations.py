@@ -155,11 +155,11 @@ class Leaderboard:
         tried = [c for c in self.configurations.values() if c.scores]
         prior = statistics.fmean(c.value(over) for c in tried) if tried else 0.0
 
-        def standing(c: Configuration) -> float:
+        def shrunk_mean(c: Configuration) -> float:
             return (len(c.scores) * c.value(over) + prior) / (len(c.scores) + 1)
 
         complete = [c for c in tried if c.complete]
-        return sorted(self._ranked(complete), key=standing, reverse=True)
+        return sorted(self._ranked(complete), key=shrunk_mean, reverse=True)
 
     @property
     def best(self) -> TrialRecord | None:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.schema import Config, check, check_name, check_seed, check_whole, suggest
+from sabtune.study import former_names
 from sabtune.study.configurations import Seeds
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
@@ -163,7 +164,7 @@ class Study(Config):
 @dataclass(frozen=True)
 class StudyFile:
     """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
-    one; such a trial is never the best. `question`: the file's docstring. `rival`: the one whose
+    one; such a trial is never the best. `question`: the file's docstring. `baseline`: the one whose
     space this is. `phases_given`: whether the file itself says how many phases its ladder has."""
 
     path: Path
@@ -171,7 +172,7 @@ class StudyFile:
     space: Space
     constraints: Constraints | None = None
     question: str = ""
-    rival: str | None = None
+    baseline: str | None = None
     phases_given: bool = True
 
     def with_ladder(self, **values: Any) -> StudyFile:
@@ -354,12 +355,11 @@ class StudyFile:
             raise StudyFileError(explain(self.path, problem)) from problem
 
 
-def load(path: Path, rival: str | None = None) -> StudyFile:
-    """Runs the study file and tries its space, or that of one of its RIVALS.
+def load(path: Path, baseline: str | None = None) -> StudyFile:
+    """Run a study file, and try its space or that of one of its BASELINES.
 
-    What is searched for a rival is the same study in all but the space and the name, STUDY.RIVAL;
-    points are tried as far as its space asks for them. Raises StudyFileError, with the line if it
-    can.
+    A baseline's study is the same in all but the space and the name, STUDY.BASELINE; its points are
+    used as far as its space asks for them. Raises StudyFileError, with the line if it can.
     """
     if not _is_file(path):
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
@@ -371,13 +371,13 @@ def load(path: Path, rival: str | None = None) -> StudyFile:
         raise
     except BaseException as problem:  # a SystemExit, too: the file isn't the program
         raise StudyFileError(explain(path, problem)) from problem
-    own, rivals = _study_file(path, module), getattr(module, "RIVALS", {})
-    file = own if rival is None else _as_rival(own, rivals, rival)
+    own, baselines = _study_file(path, module), _baselines(module)
+    file = own if baseline is None else _as_baseline(own, baselines, baseline)
     file.try_space()
     file.try_constraints()
     if file.phases_given:
         return file
-    spaces = [own.space, *rivals.values()] if file.study.task.build().phased else []
+    spaces = [own.space, *baselines.values()] if file.study.task.build().phased else []
     phases = (dataclasses.replace(own, space=space).largest_period() for space in spaces)
     return file.with_ladder(phases=max(phases, default=1))
 
@@ -404,7 +404,7 @@ def _study_file(path: Path, module: ModuleType) -> StudyFile:
                 "give a function like constraints(trial)"
             )
         _check_takes_trial(path, "constraints", constraints)
-    _check_rivals(path, getattr(module, "RIVALS", {}))
+    _check_baselines(path, _baselines(module), _baselines_name(module))
     points = tuple({k: _plain(v) for k, v in point.items()} for point in study.points)
     study = dataclasses.replace(study, points=points)
     return StudyFile(
@@ -417,28 +417,43 @@ def _study_file(path: Path, module: ModuleType) -> StudyFile:
     )
 
 
-def _check_rivals(path: Path, rivals: Any) -> None:
-    """Raises StudyFileError if RIVALS isn't a mapping from names to spaces."""
-    named = isinstance(rivals, Mapping) and all(
-        isinstance(name, str) and fits_name(name) for name in rivals
+def _baselines_name(module: ModuleType) -> str:
+    """Return the name by which a study file defines its baselines: RIVALS is the former one."""
+    former = hasattr(module, "RIVALS") and not hasattr(module, "BASELINES")
+    return "RIVALS" if former else "BASELINES"
+
+
+def _baselines(module: ModuleType) -> Any:
+    name = _baselines_name(module)
+    if name == "RIVALS":
+        former_names.used["RIVALS"] = "BASELINES"
+    return getattr(module, name, {})
+
+
+def _check_baselines(path: Path, baselines: Any, name: str) -> None:
+    """Raise StudyFileError if the baselines aren't a mapping from names to spaces."""
+    named = isinstance(baselines, Mapping) and all(
+        isinstance(key, str) and fits_name(key) for key in baselines
     )
-    if not named or not all(callable(space) for space in rivals.values()):
+    if not named or not all(callable(space) for space in baselines.values()):
         raise StudyFileError(
-            f"{_place_of(path, 'RIVALS')}: RIVALS is {shown(rivals)}: give spaces by name, such as "
+            f"{_place_of(path, name)}: {name} is {shown(baselines)}: give spaces by name, such as "
             '{"lstm": a function like space(trial)}'
         )
-    for name, space in rivals.items():
-        _check_takes_trial(path, f"RIVALS[{name!r}]", space)
+    for key, space in baselines.items():
+        _check_takes_trial(path, f"{name}[{key!r}]", space)
 
 
-def _as_rival(file: StudyFile, rivals: Mapping[str, Space], name: str) -> StudyFile:
-    """The study of a rival. Raises StudyFileError if RIVALS doesn't have it."""
-    if name not in rivals:
-        remedy = suggest(name, rivals) if rivals else "it has no RIVALS"
-        raise StudyFileError(f"{file.path} has no rival {name!r}: {remedy}")
-    space = rivals[name]
-    question = "\n\n".join(filter(None, [file.question, f"Rival: {name}", inspect.getdoc(space)]))
-    own = dataclasses.replace(file, space=space, question=question, rival=name)
+def _as_baseline(file: StudyFile, baselines: Mapping[str, Space], name: str) -> StudyFile:
+    """Return the study of a baseline. Raises StudyFileError if the file doesn't define it."""
+    if name not in baselines:
+        remedy = suggest(name, baselines) if baselines else "it has no BASELINES"
+        raise StudyFileError(f"{file.path} has no baseline {name!r}: {remedy}")
+    space = baselines[name]
+    question = "\n\n".join(
+        filter(None, [file.question, f"Baseline: {name}", inspect.getdoc(space)])
+    )
+    own = dataclasses.replace(file, space=space, question=question, baseline=name)
     return own.renamed(f"{file.study.name}.{name}").with_points_asked_for()
 
 

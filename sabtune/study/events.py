@@ -41,7 +41,7 @@ class Origin:
 class TrialView:
     """All that is known of one trial, for those who show it."""
 
-    assignment: TrialSpec
+    spec: TrialSpec
     history: Sequence[Progress]
     outcome: Outcome | None  # None while it runs, or waits to be taken up again
     origin: Origin = field(default_factory=Origin)
@@ -53,7 +53,7 @@ class Version:
     configuration; until one has, its score in the search is all that speaks for it."""
 
     trial: int
-    contest: str = ""  # the comparison's study
+    contest: str = ""  # stored under this name; the comparison's study
     seeds: int = 0
     accuracy: float = 0.0  # the mean over those seeds
     length: int = 0  # at which
@@ -83,7 +83,7 @@ class Registered:
     champion: int | None = None
 
     @property
-    def crowned(self) -> Version | None:
+    def champion_version(self) -> Version | None:
         """The champion's version."""
         return next((of for of in self.versions if of.trial == self.champion), None)
 
@@ -116,7 +116,7 @@ class Overview:
 class Watcher(Protocol):
     """Called in the driver, between two steps of Ray Tune: be quick, and raise nothing."""
 
-    def trial_started(self, assignment: TrialSpec) -> None:
+    def trial_started(self, spec: TrialSpec) -> None:
         """It starts, or is taken up again."""
 
     def trial_reported(self, number: int, progress: Progress) -> None: ...

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
     """Return the record of a trial that got everything half right, in a second and 1 MiB."""
-    assignment = TrialSpec(
+    spec = TrialSpec(
         number=0,
         configuration=0,
         run=RunConfig(task=study.task, trial=config, seed=study.seed),
@@ -34,7 +34,7 @@ def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> Tri
         state=TrialState.COMPLETE,
         values=[0.5] * len(study.objectives),
         params=dict(params),
-        assignment=assignment,
+        spec=spec,
         scores={config.train.updates: 0.5},
         ladder=[
             LengthResult(length=length, accuracy=0.5, loss=1.0, sequences=sequences, seconds=1.0)

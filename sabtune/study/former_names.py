@@ -16,6 +16,7 @@ FORMER_NAMES = {
     "sabtune.files": "sabtune.storage.folder",
     "sabtune.search.objectives": "sabtune.study.objectives",
     "sabtune.search.record": "sabtune.study.record",
+    "sabtune.search.rivals": "sabtune.study.baselines",
     "sabtune.search.samplers": "sabtune.study.samplers",
     "sabtune.search.study": "sabtune.study.definition",
     "sabtune.store": "sabtune.storage.store",
@@ -23,8 +24,8 @@ FORMER_NAMES = {
 }
 """The names of modules up to version 0.1, and those that they have now."""
 
-used: set[str] = set()
-"""The former names that were imported in this process."""
+used: dict[str, str] = {}
+"""The former names that study files used in this process, and the present ones."""
 
 
 class _Alias(Loader):
@@ -48,7 +49,7 @@ class _Finder(MetaPathFinder):
         """Return the alias of a former name, None for any other."""
         if fullname not in FORMER_NAMES:
             return None
-        used.add(fullname)
+        used[fullname] = FORMER_NAMES[fullname]
         return ModuleSpec(fullname, _Alias())
 
 

@@ -8,7 +8,7 @@ from itertools import count, takewhile
 from sabtune.storage.store import Store
 from sabtune.study import record
 
-CONTESTS = ("confirm", "ablate")
+COMPARISONS = ("confirm", "ablate")
 """The kinds of study that follow a search, by how their names end."""
 
 

@@ -27,7 +27,7 @@ from sabtune.training.evaluation import LengthResult, solves
 from sabtune.training.trial import Progress, TrialSpec, plain
 
 # of a trial
-ASSIGNMENT = "assignment"  # all that decides what it does
+SPEC = "assignment"  # all that decides what it does
 FIXED = "fixed"  # the run to make, whatever the space says
 LABEL = "label"  # of an enqueued one: whom it stands for in a comparison
 RETRY_OF = "retry_of"  # the number of the failed trial that this one runs again
@@ -48,10 +48,10 @@ VERSIONS = "versions"  # the trials whose models are registered, and which is th
 PLAN = "plan"  # what the study file says that a report must know
 FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
 # of the plan, written by a search and kept by the next
-SHARING = "sharing"  # what a probe read of a GPU, by which trials share one
+PLACEMENT = "sharing"  # what a probe read of a GPU, by which trials share one
 PLACED = "placed"  # in words, what each trial of the last search was given
-CONTEST = "contest"  # of a contest alone: what its labels stand for
-KEPT = (SHARING, PLACED, CONTEST)
+COMPARISON = "contest"  # of a contest alone: what its labels stand for
+KEPT = (PLACEMENT, PLACED, COMPARISON)
 
 STORE_FORMAT = 2
 """Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
@@ -75,7 +75,7 @@ class TrialRecord:
     state: TrialState
     values: list[float]  # one for each objective; empty unless it is complete
     params: dict[str, Any]
-    assignment: TrialSpec | None  # None if it ended before it had one
+    spec: TrialSpec | None  # None if it ended before it had one
     scores: dict[int, float]  # by updates
     ladder: list[LengthResult]
     test: list[LengthResult]
@@ -98,12 +98,12 @@ class TrialRecord:
     @property
     def run(self) -> RunConfig | None:
         """What was trained."""
-        return self.assignment.run if self.assignment else None
+        return self.spec.run if self.spec else None
 
     @property
     def configuration(self) -> int:
         """The number of the first trial of the same configuration."""
-        return self.assignment.configuration if self.assignment else self.number
+        return self.spec.configuration if self.spec else self.number
 
     @property
     def value(self) -> float | None:
@@ -121,10 +121,10 @@ class TrialRecord:
     @property
     def solved(self) -> bool:
         """Whether it was trained to the end and solves every length that chose."""
-        if self.assignment is None or self.state != TrialState.COMPLETE:
+        if self.spec is None or self.state != TrialState.COMPLETE:
             return False
-        task = self.assignment.run.task.build()
-        return solves(self.ladder, self.assignment.ladder.select, task)
+        task = self.spec.run.task.build()
+        return solves(self.ladder, self.spec.ladder.select, task)
 
     @classmethod
     def of(cls, trial: FrozenTrial, store: Store | None = None) -> Self:
@@ -139,14 +139,14 @@ class TrialRecord:
         scores = {int(step): float(score) for step, score in attrs.get(SCORES, {}).items()}
         kept = attrs.get(CHECKPOINT)
         checkpoint = None if kept is None else Folder(kept)
-        if trial.state == TrialState.COMPLETE and ASSIGNMENT not in attrs:
+        if trial.state == TrialState.COMPLETE and SPEC not in attrs:
             raise ValueError("it says nothing of what was trained, so sabtune didn't train it")
         return cls(
             number=trial.number,
             state=trial.state,
             values=list(trial.values or []) if trial.state == TrialState.COMPLETE else [],
             params=dict(trial.params),
-            assignment=TrialSpec.from_dict(attrs[ASSIGNMENT]) if ASSIGNMENT in attrs else None,
+            spec=TrialSpec.from_dict(attrs[SPEC]) if SPEC in attrs else None,
             scores=scores or dict(trial.intermediate_values),
             ladder=[_rung(rung) for rung in attrs.get(LADDER, [])],
             test=[_rung(rung) for rung in attrs.get(TEST, [])],
@@ -464,7 +464,7 @@ def is_ours(study: optuna.Study) -> bool:
     if PLAN in study.user_attrs:
         return True
     begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
-    return all({ASSIGNMENT, FIXED} & trial.user_attrs.keys() for trial in begun)
+    return all({SPEC, FIXED} & trial.user_attrs.keys() for trial in begun)
 
 
 def refuse_others(study: optuna.Study, store: Store) -> None:
@@ -488,7 +488,7 @@ PLANNED = {
     "seeds": dict,
     "searched": list,
     "file": str,
-    CONTEST: dict,
+    COMPARISON: dict,
 }
 """What a plan holds, and of which type."""
 

@@ -37,9 +37,9 @@ def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
 
 
 def check_same_question(file: StudyFile, store: Store) -> None:
-    """Raises StoreError if the store has a study of this name whose scores mean something else.
+    """Raise StoreError if the store has a study of this name whose scores mean something else.
 
-    The task, the ladder, the objectives and the rival stay what they were: a study ranks all of its
+    The task, the ladder, the objectives and the baseline stay the same: a study ranks all of its
     trials by one score. Everything else may change between two searches.
     """
     name = file.study.name
@@ -48,7 +48,7 @@ def check_same_question(file: StudyFile, store: Store) -> None:
     study = record.open_study(store, name)
     plan = record.plan(study)
     who = f"study {name!r} in {store.shown}"
-    if record.CONTEST in plan:
+    if record.COMPARISON in plan:
         raise StoreError(f"{who} is a comparison made by confirm or ablate: {REMEDY}")
     if not plan and _foreign(study, file):
         raise StoreError(f"{who} wasn't made by sabtune: {REMEDY}")
@@ -94,7 +94,7 @@ def _foreign(study: optuna.Study, file: StudyFile) -> bool:
     """Whether a study without a plan holds what no search of this file has begun."""
     begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
     return _directions(study) != directions(file.study.objectives) or any(
-        record.ASSIGNMENT not in trial.user_attrs for trial in begun
+        record.SPEC not in trial.user_attrs for trial in begun
     )
 
 
@@ -110,7 +110,7 @@ def _changed(known: Values, plan: Values, file: StudyFile) -> Iterator[str]:
     if "objectives" in plan:
         before["objectives"], after["objectives"] = plan["objectives"], list(file.study.objectives)
     if plan:
-        before["rival"], after["rival"] = plan.get("rival"), file.rival
+        before["baseline"], after["baseline"] = plan.get("rival"), file.baseline
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
     if old.get(kind) != new.get(kind):  # all its values are other ones

@@ -40,7 +40,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
         asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in record.counted(trials))
     # of a comparison there is none: what it compares is configurations, over their seeds
-    best = Leaderboard.of_trials(study, trials).best if record.CONTEST not in plan else None
+    best = Leaderboard.of_trials(study, trials).best if record.COMPARISON not in plan else None
     return Overview(
         question=question(plan),
         task=asked.task if asked else None,
@@ -49,17 +49,17 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
         budget=list(_budget(asked, plan)) if asked else [],
         trials={state: counts[state] for state in STATES.values()},
         hours=sum(trial.seconds for trial in trials) / 3600,
-        best=picture(study, best) if best else None,
-        champion=record.registered(study).crowned,
+        best=view(study, best) if best else None,
+        champion=record.registered(study).champion_version,
         complete=complete,
     )
 
 
-def picture(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
+def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
     """What is known of a trial that was begun."""
-    assert trial.assignment is not None
+    assert trial.spec is not None
     return TrialView(
-        assignment=trial.assignment,
+        spec=trial.spec,
         history=history,
         outcome=trial.outcome,
         origin=origin(study, trial),
@@ -80,11 +80,11 @@ def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
 def question(plan: Mapping[str, Any]) -> str:
     """What was asked; of a comparison, who takes part too."""
     text: str = plan.get("question", "")
-    contest: Mapping[str, str] = plan.get(record.CONTEST, {})
-    if not contest:
+    confirmation: Mapping[str, str] = plan.get(record.COMPARISON, {})
+    if not confirmation:
         return text
     lines = [f"- {label}" if model in label else f"- {label}: {model}"
-             for label, model in contest.items()]  # fmt: skip
+             for label, model in confirmation.items()]  # fmt: skip
     return "\n".join([text, "", "Compared on fresh seeds:", "", *lines]).strip()
 
 
@@ -118,8 +118,8 @@ def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
 
 
 def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
-    if record.CONTEST in plan:
-        configurations = len(plan[record.CONTEST])
+    if record.COMPARISON in plan:
+        configurations = len(plan[record.COMPARISON])
         compared = counted(configurations, "configuration")
         yield f"{compared}, each on the same fresh seeds; none is pruned"
     else:

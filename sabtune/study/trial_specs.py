@@ -43,7 +43,7 @@ class TrialSpecs:
         self.ladder = ladder or file.study.ladder
         trials = list(trials)
         if evaluation_seed is None:
-            before = (of.assignment.evaluation_seed for of in trials if of.assignment)
+            before = (of.spec.evaluation_seed for of in trials if of.spec)
             evaluation_seed = next(before, file.study.seed)
         self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
@@ -54,19 +54,19 @@ class TrialSpecs:
                 self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
                 self.members.setdefault(trial.configuration, trial.number)
 
-    def assignment(self, trial: optuna.Trial) -> TrialSpec:
+    def spec(self, trial: optuna.Trial) -> TrialSpec:
         """What `trial` is to do, written to the study.
 
         Raises RejectedError if the space rejects the trial, StudyFileError if it fails.
         """
-        made = trial.user_attrs.get(record.ASSIGNMENT)
+        made = trial.user_attrs.get(record.SPEC)
         if made is not None:
             return TrialSpec.from_dict(made)
         study = self.file.study
         fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
         run = self._run(trial, fixed)
         first = self.configurations.setdefault(configuration_key(run), trial.number)
-        assignment = TrialSpec(
+        spec = TrialSpec(
             number=trial.number,
             configuration=(fixed or {}).get("configuration", first),
             run=run,
@@ -77,9 +77,9 @@ class TrialSpecs:
             confirms=self.confirms,
         )
         trial.set_user_attr(record.ENVIRONMENT, self.environment)
-        trial.set_user_attr(record.ASSIGNMENT, assignment.to_dict())
-        self.members.setdefault(assignment.configuration, trial.number)
-        return assignment
+        trial.set_user_attr(record.SPEC, spec.to_dict())
+        self.members.setdefault(spec.configuration, trial.number)
+        return spec
 
     def another_seed(self, study: optuna.Study, configuration: int) -> optuna.Trial:
         """Begins a further seed of a configuration, as it is recorded.

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.cluster.doctor import Diagnosis
+from sabtune.cluster.doctor import HealthCheck
 from sabtune.cluster.findings import Finding
 from sabtune.cluster.node_facts import SHOWN, NodeFacts
 from sabtune.wording import counted
@@ -17,15 +17,15 @@ WIDE = 4
 """So many kinds of node stand side by side; more of them come below."""
 
 
-def health_page(diagnosis: Diagnosis) -> RenderableType:
+def health_page(findings: HealthCheck) -> RenderableType:
     """The whole page."""
-    nodes = diagnosis.checkups
-    title = f"The cluster, {counted(len(nodes), 'node')}" if diagnosis.cluster else "This machine"
+    nodes = findings.nodes
+    title = f"The cluster, {counted(len(nodes), 'node')}" if findings.cluster else "This machine"
     parts: list[RenderableType] = [Text(title)]
     kinds = _kinds([one for one in nodes if not one.unreachable])
     for first in range(0, len(kinds), WIDE):
         parts += [_table(kinds[first : first + WIDE]), Text("")]
-    return Group(*parts, findings_page(diagnosis.findings))
+    return Group(*parts, findings_page(findings.findings))
 
 
 def findings_page(findings: Sequence[Finding]) -> RenderableType:

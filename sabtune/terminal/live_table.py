@@ -33,10 +33,10 @@ def label(run: RunConfig) -> str:
     return f"{run.trial.model.label()} rate={run.trial.train.learning_rate:.2g}"
 
 
-def shared(assignment: TrialSpec) -> str:
+def shared(spec: TrialSpec) -> str:
     """Which earlier trial has the same configuration, if one has."""
-    own = assignment.configuration == assignment.number
-    return "" if own else f"as #{assignment.configuration}"
+    own = spec.configuration == spec.number
+    return "" if own else f"as #{spec.configuration}"
 
 
 class Pace:
@@ -124,7 +124,7 @@ class Row:
     """A trial as the table shows it."""
 
     number: int
-    assignment: TrialSpec | None = None
+    spec: TrialSpec | None = None
     told: int = 0  # updates that an earlier search had shown
     again: bool = False  # taken up again
     progress: Progress | None = None
@@ -153,18 +153,18 @@ class Row:
     def updates(self) -> str:
         """Done and all."""
         done = self.progress.report.step if self.progress else self.told
-        return f"{done}/{self.assignment.run.trial.train.updates}" if self.assignment else ""
+        return f"{done}/{self.spec.run.trial.train.updates}" if self.spec else ""
 
     @property
     def shared(self) -> str:
-        return shared(self.assignment) if self.assignment else ""
+        return shared(self.spec) if self.spec else ""
 
     @property
     def words(self) -> str:
         """What it is; of one that failed or never began, why first."""
-        tells = self.outcome and (self.outcome.state == "FAIL" or self.assignment is None)
+        tells = self.outcome and (self.outcome.state == "FAIL" or self.spec is None)
         why = self.outcome.reason if self.outcome and tells else ""
-        what = label(self.assignment.run) if self.assignment else ""
+        what = label(self.spec.run) if self.spec else ""
         return "  ".join(word for word in (self.shared, why, what) if word)
 
 
@@ -215,10 +215,10 @@ class Watch:
         if self.console.is_terminal:
             self.live.stop()
 
-    def trial_started(self, assignment: TrialSpec) -> None:
-        number = assignment.number
+    def trial_started(self, spec: TrialSpec) -> None:
+        number = spec.number
         known = self.rows.get(number)
-        row = Row(number, assignment, self.told.get(number, 0))
+        row = Row(number, spec, self.told.get(number, 0))
         row.again = known is not None or number in self.told
         row.progress = known.progress if known else None
         self.rows[number] = row
@@ -230,7 +230,7 @@ class Watch:
     def trial_reported(self, number: int, progress: Progress) -> None:
         row = self.rows[number]
         row.progress, report = progress, progress.report
-        updates = row.assignment.run.trial.train.updates if row.assignment else report.step
+        updates = row.spec.run.trial.train.updates if row.spec else report.step
         self.pace.report(number, progress.seconds * (updates - report.step) / max(report.step, 1))
         if report.step > row.told:
             self._say(
@@ -334,7 +334,7 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
 
 def _lengths(rows: Sequence[Row], width: int) -> list[int]:
     """Those that there is room to show: first the ones that choose, which every trial has."""
-    ladder = next((row.assignment.ladder for row in rows if row.assignment), None)
+    ladder = next((row.spec.ladder for row in rows if row.spec), None)
     if ladder is None:
         return []
     ordered = [*ladder.select, *(n for n in ladder.lengths if n not in ladder.select)]

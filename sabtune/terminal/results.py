@@ -1,4 +1,4 @@
-"""What a probe predicts, what a trial did when it was run again, and how far a model climbed."""
+"""Print predictions, reproductions and extrapolations."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.compare.extrapolate import Climbed
+from sabtune.compare.extrapolate import Extrapolation
 from sabtune.compare.reproduce import Reproduction
-from sabtune.search.dry_run import Forecast
+from sabtune.search.dry_run import Prediction
 from sabtune.study.definition import Study, words
 from sabtune.study.record import TrialRecord
 from sabtune.wording import counted
 
 
-def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
+def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
     """The prediction of a dry run."""
     table = Table(title="Each rung of the ladder", title_justify="left")
     for name in ("length", "seconds", "peak memory (MiB)", "measured"):
         table.add_column(name, justify="right")
-    probe, placement = forecast.probe, forecast.placement
+    probe, placement = prediction.probe, prediction.placement
     for rung in probe.rungs:
         when = "at every report" if rung.selects else "at the end"
         table.add_row(f"{rung.length:,}", f"{rung.seconds:.2f}", f"{rung.memory:,.0f}", when)
@@ -32,7 +32,7 @@ def forecast_page(forecast: Forecast, study: Study) -> RenderableType:
         f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
         f"{probe.training_memory:,.0f} MiB at the peak",
         f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
-        f"  {forecast.hours:.2f} h for {counted(study.trials, 'trial')}, "
+        f"  {prediction.hours:.2f} h for {counted(study.trials, 'trial')}, "
         f"{placement.at_once} at once, none pruned{pruned}",
         *([placement.words] if placement.words else []),
     ]
@@ -64,9 +64,9 @@ def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
     return table
 
 
-def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
+def extrapolation_line(trial: TrialRecord, measured: Extrapolation) -> Text:
     """One model at one length."""
-    rung = climbed.rung
+    rung = measured.rung
     sequences = counted(rung.sequences, "sequence")
     assert trial.run is not None
     label = trial.label or trial.run.trial.model.label()
@@ -77,5 +77,5 @@ def climbed_line(trial: TrialRecord, climbed: Climbed) -> Text:
     return Text(
         f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}{phases}: "
         f"{rung.accuracy:.2%}, loss {rung.loss:.3g} "
-        f"({sequences}, {rung.seconds or 0:,.1f} s, {climbed.memory:,.0f} MiB at the peak)"
+        f"({sequences}, {rung.seconds or 0:,.1f} s, {measured.memory:,.0f} MiB at the peak)"
     )

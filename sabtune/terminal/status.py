@@ -115,9 +115,9 @@ def _one_line(text: str) -> Text:
 
 
 def _label(trial: TrialRecord) -> str:
-    if trial.assignment is None:
+    if trial.spec is None:
         return "–"
-    return "  ".join(filter(None, (shared(trial.assignment), label(trial.assignment.run))))
+    return "  ".join(filter(None, (shared(trial.spec), label(trial.spec.run))))
 
 
 def _when(trial: FrozenTrial) -> datetime:

@@ -24,8 +24,8 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
     """The report on a study as something rich can print. mlflow: the URI of the one that has its
     model."""
     trials = record.records(study)
-    race = Leaderboard.of(study)
-    ranked = race.ranked()
+    leaderboard = Leaderboard.of(study)
+    ranked = leaderboard.ranked()
     best = ranked[0].best if ranked else None
     parts: list[RenderableType] = [Text(_counts(study.study_name, trials))]
     if best is None:
@@ -33,7 +33,7 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
         return Group(*parts)
     assert best.run is not None
     parts += [Text(line) for line in _best(best)]
-    parts += [Text(line) for line in _seeds(ranked[0], race.seeds)]
+    parts += [Text(line) for line in _seeds(ranked[0], leaderboard.seeds)]
     parts += [Text(""), _ladder(best.test, best.run)]
     parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
     if len(study.directions) > 1:

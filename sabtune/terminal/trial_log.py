@@ -44,8 +44,8 @@ class Logbook:
         self.last: dict[int, Progress] = {}
         self.warned = False
 
-    def trial_started(self, assignment: TrialSpec) -> None:
-        self.running[assignment.number] = assignment
+    def trial_started(self, spec: TrialSpec) -> None:
+        self.running[spec.number] = spec
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.last[number] = progress
@@ -54,8 +54,8 @@ class Logbook:
         self._write(_line(_now(), f"#{number}", "NOTE", *[""] * (len(WIDTHS) - 4), words))
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
-        assignment, last = self.running.pop(number, None), self.last.pop(number, None)
-        self._write(_line(*_fields(number, assignment, last, outcome)))
+        spec, last = self.running.pop(number, None), self.last.pop(number, None)
+        self._write(_line(*_fields(number, spec, last, outcome)))
 
     def _write(self, line: str) -> None:
         try:
@@ -78,7 +78,7 @@ class Logbook:
 
 
 def _fields(
-    number: int, assignment: TrialSpec | None, last: Progress | None, outcome: Outcome
+    number: int, spec: TrialSpec | None, last: Progress | None, outcome: Outcome
 ) -> list[str]:
     """What there is to say of a trial, in the order of `WIDTHS`."""
     score = outcome.score
@@ -93,8 +93,8 @@ def _fields(
         str(last.report.step) if last else "",
         f"{last.seconds:.1f}" if last else "",
         " ".join(f"{rung.length}:{rung.accuracy:.3f}" for rung in rungs),
-        f"{shared(assignment)} {label(assignment.run)}" if assignment else "",
-        str(assignment.run.seed) if assignment else "",
+        f"{shared(spec)} {label(spec.run)}" if spec else "",
+        str(spec.run.seed) if spec else "",
         outcome.reason,
     ]
 

@@ -26,27 +26,27 @@ STREAMS = {"training": Stream.TRAINING, "selection": Stream.SELECTION, "test": S
 """MLflow's context for each stream that a trial draws sequences from."""
 
 
-def inputs(assignment: TrialSpec) -> list[DatasetInput]:
+def inputs(spec: TrialSpec) -> list[DatasetInput]:
     """All that a trial uses, each with its context."""
     return [
-        DatasetInput(dataset(assignment, context), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+        DatasetInput(dataset(spec, context), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
         for context in STREAMS
     ]
 
 
-def dataset(assignment: TrialSpec, context: str) -> Dataset:
+def dataset(spec: TrialSpec, context: str) -> Dataset:
     """One of a trial's data sets."""
-    config: dict[str, Any] = assignment.run.to_dict()["task"]
+    config: dict[str, Any] = spec.run.to_dict()["task"]
     drawn: dict[str, Any] = {"task": config, "stream": context}
     if context == "training":
-        lengths, sequences = [assignment.run.task.length], "as many as the updates take"
+        lengths, sequences = [spec.run.task.length], "as many as the updates take"
     else:
-        ladder = to_dict(assignment.ladder, {})
+        ladder = to_dict(spec.ladder, {})
         lengths, sequences = ladder["lengths"], ladder["sequences"]
         drawn |= {"lengths": lengths, "sequences": sequences}
-        drawn |= {"seed": assignment.evaluation_seed}
+        drawn |= {"seed": spec.evaluation_seed}
     content = config if context == "training" else drawn
-    task = assignment.run.task.build()
+    task = spec.run.task.build()
     profile = {
         "lengths": lengths,
         "steps": [task.steps(length) for length in lengths],

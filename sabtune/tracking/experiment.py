@@ -114,12 +114,12 @@ class Experiment:
         if page.outcome is not None:
             run.points = None  # it may be long; who takes the trial up again reads it anew
 
-    def put_right(self, picture: TrialView) -> None:
+    def put_right(self, view: TrialView) -> None:
         """Shows all of a trial, and raises what `add` does."""
-        number, history = picture.assignment.number, picture.history
+        number, history = view.spec.number, view.history
         seconds = history[-1].seconds if history else 0.0
         runs = self.trials.get(number)
-        page = whole(picture, runs[0].start if runs else now() - int(seconds * 1000))
+        page = whole(view, runs[0].start if runs else now() - int(seconds * 1000))
         run = self._trial(number, page)
         written = f"{page.state} {len(history)}"
         if run.tags.get(WRITTEN) == written:
@@ -137,7 +137,7 @@ class Experiment:
 
     def _trial(self, number: int, page: Page) -> RunView:
         if number not in self.trials:
-            if page.assignment is None:
+            if page.spec is None:
                 raise TrackingError(f"MLflow has no run of trial {number}, of an earlier search")
             tags = page.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
             self.trials[number] = [self.runs.create(page.name(), tags, page.since)]
@@ -152,8 +152,8 @@ class Experiment:
                     f"trial {run.number} has {key} {params[key]}, and MLflow's run {run.id} of it "
                     f"{run.params[key]}: another study {self.study!r} is shown there, rename one"
                 )
-        if page.assignment is not None:
-            self._log_inputs(run, page.assignment)
+        if page.spec is not None:
+            self._log_inputs(run, page.spec)
         try:
             model, before = self._model(run, page)
         except Exception as problem:  # all else is to be shown all the same
@@ -161,8 +161,8 @@ class Experiment:
             lacking = ModelError(f"the model of trial {run.number} can't be kept: {why}")
             model, before = None, []
         points = before + self._missing(run, page.points)
-        if model is not None and page.assignment is not None:
-            points = [of_model(point, model, page.assignment, run.id) for point in points]
+        if model is not None and page.spec is not None:
+            points = [of_model(point, model, page.spec, run.id) for point in points]
         tags = page.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
         if written is None:
             written = f"{page.state} {len(self.runs.points(run).get(LAST_OF_A_REPORT, ()))}"
@@ -171,11 +171,11 @@ class Experiment:
         if lacking is not None:
             raise lacking
 
-    def _log_inputs(self, run: RunView, assignment: TrialSpec) -> None:
+    def _log_inputs(self, run: RunView, spec: TrialSpec) -> None:
         """The trial's data sets, and the search's, once."""
         for of in (run, self.search()):
             if of.id not in self.with_inputs:
-                self.runs.log_inputs(of, inputs(assignment))
+                self.runs.log_inputs(of, inputs(spec))
                 self.with_inputs.add(of.id)
 
     def _model(self, run: RunView, page: Page) -> tuple[LoggedModel | None, list[Metric]]:
@@ -183,9 +183,9 @@ class Experiment:
         that the run had before it. None where the checkpoint was cleared away.
         """
         outcome = page.outcome
-        if outcome is None or outcome.state != "COMPLETE" or page.assignment is None:
+        if outcome is None or outcome.state != "COMPLETE" or page.spec is None:
             return None, []
-        found = self.models.find(page.assignment.number)
+        found = self.models.find(page.spec.number)
         if found is not None:
             return found, []
         if outcome.checkpoint is None or not outcome.checkpoint.names():

@@ -17,7 +17,7 @@ from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.configurations import best_trial
 from sabtune.study.events import Outcome, TrialView, Version
 from sabtune.study.record import TrialRecord
-from sabtune.study.summary import origin, overview, picture
+from sabtune.study.summary import origin, overview, view
 from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
 from sabtune.training.trial import Progress, TrialSpec
@@ -57,10 +57,10 @@ class Mirror:
             now = time.monotonic()
             self.next = now + max(PACE, (now - began) / SHARE)
 
-    def trial_started(self, assignment: TrialSpec) -> None:
-        self.started.add(assignment.number)
-        begun = record.one(self.study, assignment.number)
-        self.tracker.trial_started(assignment, origin(self.study, begun))
+    def trial_started(self, spec: TrialSpec) -> None:
+        self.started.add(spec.number)
+        begun = record.one(self.study, spec.number)
+        self.tracker.trial_started(spec, origin(self.study, begun))
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.tracker.trial_reported(number, progress)
@@ -109,7 +109,7 @@ def sync(study: optuna.Study, store: Store) -> None:
     complete = all(trial.outcome is not None for trial in trials)
     nominate(study)
     try:
-        tracker.sync(pictures(study, trials, folder), overview(study, complete))
+        tracker.sync(views(study, trials, folder), overview(study, complete))
         register_in(study, tracker, store)
     finally:
         tracker.close(DRAIN)
@@ -138,15 +138,15 @@ def show_champion(study: optuna.Study, store: Store) -> str:
     return ""
 
 
-def pictures(
+def views(
     study: optuna.Study, trials: Sequence[TrialRecord], folder: Folder
 ) -> Sequence[TrialView]:
     """All that is known of the trials that were begun."""
     attempts = Attempts(folder)
     return [
-        picture(study, trial, history(attempts.checkpoints(trial.number), trial.assignment))
+        view(study, trial, history(attempts.checkpoints(trial.number), trial.spec))
         for trial in trials
-        if trial.assignment is not None
+        if trial.spec is not None
     ]
 
 
@@ -154,12 +154,12 @@ def nominate(study: optuna.Study) -> None:
     """Has the best trial of a search among those whose models are registered. The first is the
     champion, unconfirmed: from then on that is for comparisons on fresh seeds to change."""
     best = best_trial(study)
-    if best is None or record.CONTEST in record.plan(study):
+    if best is None or record.COMPARISON in record.plan(study):
         return
     known = record.registered(study)
     if best.number not in {version.trial for version in known.versions}:
         known = known.with_version(Version(trial=best.number))
-    if known.crowned is None:
+    if known.champion_version is None:
         known = known.with_champion(best.number)
     record.set_registered(study, known)
 

@@ -53,15 +53,13 @@ class Models:
 
     def log(self, run_id: str, page: Page, directory: Path) -> LoggedModel:
         """Logs the model of a trial's checkpoint. Raises CheckpointError if that is damaged."""
-        assert page.assignment is not None
-        number = page.assignment.number
+        assert page.spec is not None
+        number = page.spec.number
         with tempfile.TemporaryDirectory() as folder:
-            task, exported = page.assignment.run.task.build(), Path(folder) / "checkpoint"
+            task, exported = page.spec.run.task.build(), Path(folder) / "checkpoint"
             exported.mkdir()
             checkpoint.export_model(directory, exported)
-            checkpoint.load_model(
-                exported, page.assignment.run
-            )  # or raises: nothing else is logged
+            checkpoint.load_model(exported, page.spec.run)  # or raises: nothing else is logged
             made = self._begin(run_id, page)
             kept = Path(folder) / "model"
             save(kept, exported, task, made, run_id)
@@ -81,8 +79,8 @@ class Models:
 
     def _begin(self, run_id: str, page: Page) -> LoggedModel:
         """A model without files yet; what an earlier attempt left of it goes."""
-        assert page.assignment is not None
-        number, tags = page.assignment.number, page.tags()
+        assert page.spec is not None
+        number, tags = page.spec.number, page.tags()
         self.delete_doubles(number)
         return self.client.create_logged_model(
             self.experiment,
@@ -119,12 +117,12 @@ def belongs(key: str) -> bool:
     return key in SUMMARY or key.startswith((f"{SELECTION}_", f"{TEST}_"))
 
 
-def of_model(point: Metric, model: LoggedModel, assignment: TrialSpec, run_id: str) -> Metric:
+def of_model(point: Metric, model: LoggedModel, spec: TrialSpec, run_id: str) -> Metric:
     """The point as one of the run and of its model, on the data that it was measured on; one that
     isn't the model's stays as it is."""
     if not belongs(point.key):
         return point
-    data = dataset(assignment, "selection" if point.key.startswith(f"{SELECTION}_") else "test")
+    data = dataset(spec, "selection" if point.key.startswith(f"{SELECTION}_") else "test")
     return Metric(
         point.key,
         point.value,

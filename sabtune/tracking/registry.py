@@ -23,7 +23,7 @@ ALIAS = "champion"
 
 STUDY = "sabtune.study"
 CONFIRMED = "sabtune.confirmed"
-CONTEST = "sabtune.confirmed_in"
+COMPARISON = "sabtune.confirmed_in"
 SEEDS = "sabtune.confirmed_seeds"
 ACCURACY = "sabtune.confirmed_accuracy"
 LENGTH = "sabtune.confirmed_length"
@@ -96,7 +96,7 @@ def confirmation(version: Version) -> dict[str, str]:
         return {CONFIRMED: "false"}
     return {
         CONFIRMED: "true",
-        CONTEST: version.contest,
+        COMPARISON: version.contest,
         SEEDS: str(version.seeds),
         ACCURACY: f"{version.accuracy:.4f}",
         LENGTH: str(version.length),

@@ -34,9 +34,9 @@ def points(overview: Overview, when: int) -> list[Metric]:
     if best is not None and best.outcome is not None:
         if best.outcome.score is not None:
             values["best_score"] = best.outcome.score
-        test, longest = best.outcome.test, best.assignment.ladder.lengths[-1]
+        test, longest = best.outcome.test, best.spec.ladder.lengths[-1]
         if test:
-            values |= {f"best_{k}": v for k, v in summary(test, best.assignment).items()}
+            values |= {f"best_{k}": v for k, v in summary(test, best.spec).items()}
         found += rung_by_rung(CURVE, test, longest, when, ended)
     return [Metric(key, value, when, ended) for key, value in values.items()] + found
 
@@ -52,7 +52,7 @@ def curve(overview: Overview, told: Mapping[tuple[str, int], float], when: int) 
         return []
     points = {rung.length: rung.accuracy for rung in best.outcome.test}
     there = {step: value for (key, step), value in told.items() if key == CURVE}
-    key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.assignment.number}"
+    key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.spec.number}"
     return by_length(key, best.outcome.test, when)
 
 
@@ -60,7 +60,7 @@ def tags(overview: Overview) -> dict[str, str]:
     """Whose model is the best, and whose the study stands by."""
     found = {}
     if overview.best is not None:
-        found[BEST] = str(overview.best.assignment.number)
+        found[BEST] = str(overview.best.spec.number)
     if overview.champion is not None:
         found[CHAMPION] = overview.champion.words
     return found
@@ -123,13 +123,13 @@ def _found(overview: Overview) -> Iterator[str]:
 
 
 def _best(best: TrialView) -> Iterator[str]:
-    label = best.assignment.run.trial.model.label()
-    yield f"**Best, by its score on the selection lengths:** #{best.assignment.number} {label}"
+    label = best.spec.run.trial.model.label()
+    yield f"**Best, by its score on the selection lengths:** #{best.spec.number} {label}"
     yield ""
     outcome = best.outcome
     if outcome is None or not outcome.test:
         return
-    values = summary(outcome.test, best.assignment)
+    values = summary(outcome.test, best.spec)
     rows = [(f"{rung.length:,}", f"{rung.accuracy:.1%}") for rung in outcome.test]
     yield from _table(("length", "accuracy, fresh sequences"), rows)
     yield ""

@@ -52,7 +52,7 @@ DIGITS = 4
 class Page:
     """What is to be shown of one trial, or what is new of it."""
 
-    assignment: TrialSpec | None  # None: the trial must have its run already
+    spec: TrialSpec | None  # None: the trial must have its run already
     points: list[Metric] = field(default_factory=list)
     outcome: Outcome | None = None  # None: it runs
     since: int = 0  # ms since 1970
@@ -69,30 +69,30 @@ class Page:
 
     def name(self) -> str:
         """#17 k_top=5 …, or, of a further seed of trial 3's: #17 (as #3) k_top=5 … seed 2."""
-        assert self.assignment is not None
-        number, first = self.assignment.number, self.assignment.configuration
-        label = self.assignment.run.trial.model.label()
+        assert self.spec is not None
+        number, first = self.spec.number, self.spec.configuration
+        label = self.spec.run.trial.model.label()
         if first == number:
             return f"#{number} {label}"
-        return f"#{number} (as #{first}) {label} seed {self.assignment.run.seed}"
+        return f"#{number} (as #{first}) {label} seed {self.spec.run.seed}"
 
     def tags(self) -> dict[str, str]:
         """How the trial stands and, where that is known, whose run it is."""
         tags = {STATE: self.state, REASON: self.outcome.reason if self.outcome else ""}
-        if self.assignment is None:
+        if self.spec is None:
             return tags
-        run = self.assignment.run
-        tags |= {NUMBER: str(self.assignment.number), SEED: str(run.seed)}
-        tags |= {CONFIGURATION: str(self.assignment.configuration)}
+        run = self.spec.run
+        tags |= {NUMBER: str(self.spec.number), SEED: str(run.seed)}
+        tags |= {CONFIGURATION: str(self.spec.configuration)}
         plain = run.to_dict()
         tags |= {TASK: plain["task"][KIND], MODEL: plain["trial"]["model"][KIND]}
         return tags | origin_tags(self.origin)
 
     def params(self) -> dict[str, str]:
         """The configuration, one level deep."""
-        if self.assignment is None:
+        if self.spec is None:
             return {}
-        values = flatten(self.assignment.run.to_dict())
+        values = flatten(self.spec.run.to_dict())
         return {key: str(value) for key, value in values.items()}
 
 
@@ -105,20 +105,20 @@ def origin_tags(origin: Origin) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def whole(picture: TrialView, since: int) -> Page:
+def whole(view: TrialView, since: int) -> Page:
     """The page of a trial that began at `since`; each point at the time the trial had taken."""
     page = Page(
-        picture.assignment,
-        outcome=picture.outcome,
+        view.spec,
+        outcome=view.outcome,
         since=since,
         until=since,
-        origin=picture.origin,
+        origin=view.origin,
     )
-    for progress in picture.history:
+    for progress in view.history:
         page.until = since + int(progress.seconds * 1000)
         page.points += report_points(progress, page.until)
-    if picture.outcome is not None:
-        page.points += ladder_points(picture.outcome, picture.assignment, page.until)
+    if view.outcome is not None:
+        page.points += ladder_points(view.outcome, view.spec, page.until)
     return page
 
 
@@ -145,10 +145,10 @@ SELECTION, TEST = "ladder", "test"
 SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept")
 
 
-def ladder_points(outcome: Outcome, assignment: TrialSpec | None, when: int) -> list[Metric]:
+def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[Metric]:
     """How far the trial's model carries."""
     points = []
-    longest = assignment.ladder.lengths[-1] if assignment else 0
+    longest = spec.ladder.lengths[-1] if spec else 0
     for on, rungs in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
         points += by_length(f"{on}_accuracy", rungs, when)
         points += [Metric(f"{on}_loss", rung.loss, when, rung.length) for rung in rungs]
@@ -160,8 +160,8 @@ def ladder_points(outcome: Outcome, assignment: TrialSpec | None, when: int) -> 
                 for length, accuracy in known
                 if accuracy is not None
             ]
-    if outcome.test and assignment is not None:
-        values = summary(outcome.test, assignment)
+    if outcome.test and spec is not None:
+        values = summary(outcome.test, spec)
         points += [Metric(key, value, when, 0) for key, value in values.items()]
     return points
 
@@ -179,14 +179,14 @@ def rung_by_rung(
     return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in rungs]
 
 
-def summary(test: Sequence[LengthResult], assignment: TrialSpec) -> dict[str, float]:
+def summary(test: Sequence[LengthResult], spec: TrialSpec) -> dict[str, float]:
     """The ladder in three numbers, and the share of the memories that are kept."""
-    task = assignment.run.task.build()
+    task = spec.run.task.build()
     values = (
         length_score(test, task),
         solve_length(test, task.solved),
         solve_length(test, task.solved, in_phase=True),
-        assignment.run.share_kept(),
+        spec.run.share_kept(),
     )
     named = zip(SUMMARY, values, strict=True)
     return {name: value for name, value in named if value is not None}

@@ -68,7 +68,7 @@ class Tracker:
         self._started: dict[int, tuple[TrialSpec, Origin]] = {}
         self._queue = threading.Condition()  # guards all up to the thread
         self._pages: dict[int, Page] = {}  # what is new, by trial
-        self._standing: SearchState | None = None
+        self._state: SearchState | None = None
         self._writing = True  # opening, at first
         self._closed = False
         self._awaited = False  # somebody waits for what is queued
@@ -76,7 +76,7 @@ class Tracker:
         self._lost = False  # something was dropped
         self._problem: str | None = None
         self._mlflow = threading.Lock()  # guards the board, and all that MLflow does for us
-        self._board: Experiment | None = None
+        self._experiment: Experiment | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -85,10 +85,10 @@ class Tracker:
         """Why MLflow shows less than was told, in one line; None if it will show all."""
         return self._problem
 
-    def trial_started(self, assignment: TrialSpec, origin: Origin | None = None) -> None:
-        self._started[assignment.number] = (assignment, origin or Origin())
+    def trial_started(self, spec: TrialSpec, origin: Origin | None = None) -> None:
+        self._started[spec.number] = (spec, origin or Origin())
         with self._queue:
-            self._page(assignment.number).outcome = None
+            self._page(spec.number).outcome = None
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         with self._queue:
@@ -98,19 +98,19 @@ class Tracker:
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         with self._queue:
             page = self._page(number)
-            page.points += ladder_points(outcome, page.assignment, page.until)
+            page.points += ladder_points(outcome, page.spec, page.until)
             page.outcome = outcome
 
     def search_told(self, overview: Overview) -> None:
         """How the search stands."""
         with self._queue:
-            self._standing = SearchState(overview, ended=False)
+            self._state = SearchState(overview, ended=False)
             self._told()
 
     def search_ended(self, overview: Overview) -> None:
         """The same, at its end: closes its run."""
         with self._queue:
-            self._standing = SearchState(overview, ended=True)
+            self._state = SearchState(overview, ended=True)
             self._told()
 
     def close(self, timeout: float) -> bool:
@@ -124,7 +124,7 @@ class Tracker:
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self._lost
 
-    def sync(self, pictures: Sequence[TrialView], overview: Overview) -> None:
+    def sync(self, views: Sequence[TrialView], overview: Overview) -> None:
         """Makes MLflow show just these trials' state, whatever it showed of them before.
 
         Nothing that is there is written again. May be called before, during and after a search.
@@ -133,16 +133,16 @@ class Tracker:
         """
         lacking = []
         with self._mlflow:
-            self._board = None  # read anew, by the thread too
+            self._experiment = None  # read anew, by the thread too
             try:
-                board = self._new_board()
-                board.delete_doubles()
-                for picture in pictures:
+                experiment = self._open_experiment()
+                experiment.delete_doubles()
+                for view in views:
                     try:
-                        board.put_right(picture)
+                        experiment.put_right(view)
                     except ModelError as problem:
                         lacking.append(str(problem))
-                board.end(overview)
+                experiment.end(overview)
             except SabtuneError:
                 raise
             except Exception as problem:
@@ -164,7 +164,7 @@ class Tracker:
             try:
                 return self._opened().register(versions, champion)
             except Exception as problem:
-                self._board = None
+                self._experiment = None
                 with self._queue:
                     self._note(problem)
                 return None
@@ -177,7 +177,7 @@ class Tracker:
             try:
                 self._opened().keep_files(folder, under)
             except Exception as problem:
-                self._board = None
+                self._experiment = None
                 with self._queue:
                     self._note(problem)
                 return False
@@ -199,7 +199,7 @@ class Tracker:
         page = self._pages[number]
         page.until = when
         if number in self._started:
-            page.assignment, page.origin = self._started[number]
+            page.spec, page.origin = self._started[number]
         self._told()
         return page
 
@@ -210,24 +210,24 @@ class Tracker:
 
     def _rests(self) -> bool:
         """Nothing is queued, or nothing can be written."""
-        return self._failing or not (self._pages or self._standing or self._writing)
+        return self._failing or not (self._pages or self._state or self._writing)
 
     def _pressed(self) -> bool:
         """What is queued is to be written at once."""
-        return self._closed or self._awaited or bool(self._standing and self._standing.ended)
+        return self._closed or self._awaited or bool(self._state and self._state.ended)
 
     def _work(self) -> None:
         """Opens MLflow, then writes what is told, until that is all and the tracker is closed."""
         pages: dict[int, Page] = {}
-        standing: SearchState | None = None
+        state: SearchState | None = None
         failures = 0  # in a row
         while True:
             try:
-                self._write(pages, standing)
+                self._write(pages, state)
                 failures = 0
             except Exception as problem:
                 failures += 1
-                self._put_back(pages, standing, problem, drop=failures >= TRIES)
+                self._put_back(pages, state, problem, drop=failures >= TRIES)
             with self._queue:
                 self._writing, self._failing = False, failures > 0
                 if not self._failing and not self._lost:
@@ -238,15 +238,15 @@ class Tracker:
                     self._queue.wait_for(lambda: self._closed, pause)
                 else:
                     self._queue.wait_for(self._pressed, PACE)
-                self._queue.wait_for(lambda: self._pages or self._standing or self._closed)
-                if not self._pages and not self._standing:
+                self._queue.wait_for(lambda: self._pages or self._state or self._closed)
+                if not self._pages and not self._state:
                     break
                 pages, self._pages = self._pages, {}
-                standing, self._standing = self._standing, None
+                state, self._state = self._state, None
                 self._writing = True
         self._stop_monitor()
 
-    def _write(self, pages: dict[int, Page], standing: SearchState | None) -> None:
+    def _write(self, pages: dict[int, Page], state: SearchState | None) -> None:
         """Writes the pages and takes them out of `pages`; raises what keeps MLflow from it."""
         with self._mlflow:
             self._opened()
@@ -261,26 +261,26 @@ class Tracker:
                         if not mlflow_client.is_about_one_run(problem):
                             raise
                         if not isinstance(problem, ModelError):
-                            self._board = None  # it is not as we thought
+                            self._experiment = None  # it is not as we thought
                         with self._queue:
                             self._lost = True
                             self._note(problem)
                     del pages[number]
-                if standing is not None and standing.ended:
+                if state is not None and state.ended:
                     self._stop_monitor()
-                    self._opened().end(standing.overview)
-                elif standing is not None:
-                    self._opened().tell(standing.overview)
+                    self._opened().end(state.overview)
+                elif state is not None:
+                    self._opened().tell(state.overview)
             except Exception:
-                self._board = None
+                self._experiment = None
                 raise
 
     def _opened(self) -> Experiment:
-        if self._board is None:
-            self._board = self._new_board()
-        return self._board
+        if self._experiment is None:
+            self._experiment = self._open_experiment()
+        return self._experiment
 
-    def _new_board(self) -> Experiment:
+    def _open_experiment(self) -> Experiment:
         return Experiment(self.uri, self.study, self.artifacts, embedded=self.embedded)
 
     def _start_monitor(self) -> None:
@@ -297,13 +297,13 @@ class Tracker:
             self._monitor = None
 
     def _put_back(
-        self, pages: dict[int, Page], standing: SearchState | None, problem: Exception, drop: bool
+        self, pages: dict[int, Page], state: SearchState | None, problem: Exception, drop: bool
     ) -> None:
         """Queues again what could not be written, before what came since; or drops it."""
         with self._queue:
             self._note(problem)
             if drop or self._closed:
-                self._lost = self._lost or bool(pages) or standing is not None
+                self._lost = self._lost or bool(pages) or state is not None
                 return
             for number, page in pages.items():
                 newer = self._pages.get(number)
@@ -312,7 +312,7 @@ class Tracker:
                 else:
                     newer.points[:0] = page.points
                     newer.since = page.since
-            self._standing = self._standing or standing
+            self._state = self._state or state
 
     def _note(self, problem: Exception) -> None:
         self._problem = mlflow_client.describe(problem, self.uri)

@@ -183,7 +183,7 @@ def measure_on(
     stream: Stream,
     phases: int = 1,
     begun: Begun,
-    pressed: Callable[[], bool] = never,
+    should_pause: Callable[[], bool] = never,
 ) -> LengthResult | Begun:
     """The model on `sequences` sequences of `phases` lengths from `length` on, in memory that
     `BATCH_STEPS` bounds.
@@ -217,7 +217,7 @@ def measure_on(
             continue
         for phase, tally in tallied(model, task, batches).items():
             tallies[phase] += tally
-        if done < len(phase_of) and pressed():
+        if done < len(phase_of) and should_pause():
             seconds = time.perf_counter() - since
             return Begun(done=done, tallies=tuple(tallies), seconds=seconds)
     return rung_of(
@@ -311,7 +311,7 @@ def rung_of(
     )
 
 
-def climb(
+def measure_ladder(
     model: Model,
     task: Task,
     lengths: Sequence[int],

@@ -165,13 +165,13 @@ class Training:
         """Reports until all updates are done. Raises DivergedError where training can't go on."""
         return (report for report in self.reports() if report is not None)
 
-    def reports(self, pressed: Callable[[], bool] = never) -> Iterator[Report | None]:
+    def reports(self, should_pause: Callable[[], bool] = never) -> Iterator[Report | None]:
         """The same, and None on the way to a report wherever `pressed` says that it's time to
         pause: it is asked after every update."""
         while self.step < self.run.trial.train.updates:
-            yield self._until_report(pressed)
+            yield self._until_report(should_pause)
 
-    def _until_report(self, pressed: Callable[[], bool]) -> Report | None:
+    def _until_report(self, should_pause: Callable[[], bool]) -> Report | None:
         train, now = self.run.trial.train, self.stretch
         stop = min((self.step // train.report_every + 1) * train.report_every, train.updates)
         begun, before = time.perf_counter(), now.seconds
@@ -183,7 +183,7 @@ class Training:
                 self._read()
             if self.step == stop:
                 break
-            if pressed():
+            if should_pause():
                 self._read()
                 now.seconds = before + time.perf_counter() - begun
                 return None

@@ -1,4 +1,4 @@
-"""One trial: trains until a report, climbs the short rungs, and again. Knows no Ray, no MLflow.
+"""One trial: trains until a report, measures the short lengths, and again. Knows no Ray, no MLflow.
 
 The worker of a search, `sabtune reproduce` and the probe of a dry run all run trials by this. A
 trial's directory holds, beside the checkpoint of its training,
@@ -157,25 +157,23 @@ class TrialRun:
     unbroken run (see `Training`).
     """
 
-    def __init__(self, assignment: TrialSpec, device: torch.device | str = "cpu"):
-        self._begin(assignment, Training(assignment.run, device), Kept())
+    def __init__(self, spec: TrialSpec, device: torch.device | str = "cpu"):
+        self._begin(spec, Training(spec.run, device), Kept())
 
     @classmethod
-    def resume(
-        cls, assignment: TrialSpec, directory: Path, device: torch.device | str = "cpu"
-    ) -> Self:
+    def resume(cls, spec: TrialSpec, directory: Path, device: torch.device | str = "cpu") -> Self:
         """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
         trial's."""
-        kept = load(directory, assignment)
-        training = Training.resume(directory, device, assignment.run)
+        kept = load(directory, spec)
+        training = Training.resume(directory, device, spec.run)
         if max(kept.steps, default=0) > training.step:
             raise CheckpointError(f"{directory / FILE} is of another step: use another checkpoint")
         run = cls.__new__(cls)
-        run._begin(assignment, training, kept)
+        run._begin(spec, training, kept)
         return run
 
-    def _begin(self, assignment: TrialSpec, training: Training, kept: Kept) -> None:
-        self.assignment, self.training, self.history = assignment, training, kept.history
+    def _begin(self, spec: TrialSpec, training: Training, kept: Kept) -> None:
+        self.spec, self.training, self.history = spec, training, kept.history
         self.report, self.rungs, self.begun = kept.report, kept.rungs, kept.begun
         self._before, self._least = kept.seconds, kept.memory
         self._begun = time.perf_counter()
@@ -191,7 +189,7 @@ class TrialRun:
             seconds=self.seconds,
             memory=self._memory(),
         )
-        content = {"format": FORMAT, "assignment": self.assignment.to_dict()} | kept.to_dict()
+        content = {"format": FORMAT, "assignment": self.spec.to_dict()} | kept.to_dict()
         own = (json.dumps(content) + "\n").encode()
         self.training.save(directory, {**(others or {}), FILE: own})
 
@@ -202,16 +200,16 @@ class TrialRun:
         """
         return (progress for progress in self.stretches() if progress is not None)
 
-    def stretches(self, pressed: Callable[[], bool] = never) -> Iterator[Progress | None]:
+    def stretches(self, should_pause: Callable[[], bool] = never) -> Iterator[Progress | None]:
         """The same, and None wherever `pressed` says on the way that it's time to pause: it is
         asked after every update, and between two batches that are measured."""
         if self._ended:
             yield self.history[-1]
-        reports = self.training.reports(pressed)
+        reports = self.training.reports(should_pause)
         while not self._ended:
             if self.report is None:
                 self.report = next(reports)
-            if self.report is None or not self._measured(pressed):
+            if self.report is None or not self._measured(should_pause):
                 yield None
                 continue
             self.history.append(self._progress(self.report))
@@ -219,7 +217,7 @@ class TrialRun:
             self._check_limits(self.history[-1])
             yield self.history[-1]
 
-    def _measured(self, pressed: Callable[[], bool]) -> bool:
+    def _measured(self, should_pause: Callable[[], bool]) -> bool:
         """Measures rung after rung; whether all are, or else it's time to pause."""
         while len(self.rungs) < len(todo := self._todo()):
             stream, length = todo[len(self.rungs)]
@@ -228,26 +226,26 @@ class TrialRun:
                     self.training.model,
                     self.training.task,
                     length,
-                    sequences=self.assignment.ladder.sequences,
-                    seed=self.assignment.evaluation_seed,
+                    sequences=self.spec.ladder.sequences,
+                    seed=self.spec.evaluation_seed,
                     stream=stream,
-                    phases=self.assignment.ladder.phases or 1,
+                    phases=self.spec.ladder.phases or 1,
                     begun=self.begun,
-                    pressed=pressed,
+                    should_pause=should_pause,
                 )
             if isinstance(found, Begun):
                 self.begun = found
                 return False
             self.begun = Begun()
             self.rungs.append(found)
-            if len(self.rungs) < len(self._todo()) and pressed():
+            if len(self.rungs) < len(self._todo()) and should_pause():
                 return False
         return True
 
     @contextmanager
     def _at_measured_k_top(self) -> Iterator[None]:
         """Give the model the k_top that its ladder is measured with, and then back its own."""
-        if self.assignment.ladder.k_top != "scheduled":
+        if self.spec.ladder.k_top != "scheduled":
             self.training.model.set_progress(1.0)
         try:
             yield
@@ -256,12 +254,12 @@ class TrialRun:
 
     def _todo(self) -> list[tuple[Stream, int]]:
         """What a report is to measure: the short rungs; at the end all, and those of the test."""
-        ladder = self.assignment.ladder
+        ladder = self.spec.ladder
         short = [(Stream.SELECTION, length) for length in ladder.select]
         if len(self.rungs) < len(short) or not (self.training.progress >= 1 or self._enough()):
             return short
         long = [length for length in ladder.lengths if length not in ladder.select]
-        last = self.assignment.test_stream
+        last = self.spec.test_stream
         return [
             *short,
             *((Stream.SELECTION, length) for length in long),
@@ -271,18 +269,18 @@ class TrialRun:
     def _enough(self) -> bool:
         """Whether so many reports in a row, this one the last, solved every short rung that it's
         time to end; not before everything scheduled is."""
-        wanted = self.assignment.ladder.solved_reports
+        wanted = self.spec.ladder.solved_reports
         if wanted is None or not self.training.model.settled:
             return False
-        short = self.rungs[: len(self.assignment.ladder.select)]  # tests have no say in it
+        short = self.rungs[: len(self.spec.ladder.select)]  # tests have no say in it
         reports = [short, *(progress.ladder for progress in reversed(self.history))][:wanted]
         return len(reports) == wanted and all(map(self._solves, reports))
 
     def _solves(self, rungs: Sequence[LengthResult]) -> bool:
-        return solves(rungs, self.assignment.ladder.select, self.training.task)
+        return solves(rungs, self.spec.ladder.select, self.training.task)
 
     def _progress(self, report: Report) -> Progress:
-        ladder, todo = self.assignment.ladder, self._todo()
+        ladder, todo = self.spec.ladder, self._todo()
         of_selection = sum(stream == Stream.SELECTION for stream, _ in todo)
         select = self.rungs[: len(ladder.select)]
         return Progress(
@@ -309,7 +307,7 @@ class TrialRun:
         return max(self._least, peak(self.training.model.device))
 
     def _check_limits(self, progress: Progress) -> None:
-        limits = self.assignment.limits
+        limits = self.spec.limits
         hours, memory = progress.seconds / 3600, progress.memory / 1024
         at = counted(progress.report.step, "update")
         if limits.hours is not None and hours > limits.hours:
@@ -367,7 +365,7 @@ class Kept:
         )
 
 
-def load(directory: Path, assignment: TrialSpec | None = None) -> Kept:
+def load(directory: Path, spec: TrialSpec | None = None) -> Kept:
     """What a trial's own file in `directory` holds.
 
     Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
@@ -384,11 +382,11 @@ def load(directory: Path, assignment: TrialSpec | None = None) -> Kept:
             )
         kept = Kept.from_dict(content)
         said = TrialSpec.from_dict(content["assignment"])
-    if assignment is not None and replace(said, limits=assignment.limits) != assignment:
+    if spec is not None and replace(said, limits=spec.limits) != spec:
         raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
     return kept
 
 
-def load_history(directory: Path, assignment: TrialSpec | None = None) -> list[Progress]:
+def load_history(directory: Path, spec: TrialSpec | None = None) -> list[Progress]:
     """What a trial had reported when it wrote `directory`. Raises what `load` does."""
-    return load(directory, assignment).history
+    return load(directory, spec).history

@@ -23,20 +23,20 @@ from sabtune.report.figures.marks import Drawing
 __all__ = ["drawings"]
 
 
-def drawings(material: ReportData) -> list[Drawing]:
+def drawings(data: ReportData) -> list[Drawing]:
     """All that there is enough of to be drawn, in the order to be read in."""
     found = [
-        lengths.accuracy(material),
-        lengths.loss(material),
-        phases.phases(material),
-        space.scores(material),
-        importance.importance(material),
-        parallel.parallel(material),
-        space.sparsity(material),
-        space.pareto(material),
-        training.schedules(material),
-        training.learning(material),
-        *memory.memory(material),
-        lengths.cost(material),
+        lengths.accuracy(data),
+        lengths.loss(data),
+        phases.phases(data),
+        space.scores(data),
+        importance.importance(data),
+        parallel.parallel(data),
+        space.sparsity(data),
+        space.pareto(data),
+        training.schedules(data),
+        training.learning(data),
+        *memory.memory(data),
+        lengths.cost(data),
     ]
     return [drawing for drawing in found if drawing is not None]

@@ -94,10 +94,10 @@ class Field:
         return [step * i for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
 
 
-def fields(material: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
+def fields(data: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
     """What differs among the trials: k_top, k_att and k_trunc first, the rest in its order."""
     columns: dict[str, dict[int, Value]] = {}
-    steps = material.task.steps(material.run.task.length)
+    steps = data.task.steps(data.run.task.length)
     for trial in trials:
         for key, value in _flat(trial, steps).items():
             columns.setdefault(key, {})[trial.number] = value
@@ -107,9 +107,9 @@ def fields(material: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
     return sorted(found, key=lambda field: place.get(field.name, len(FIRST)))
 
 
-def without_bound(material: ReportData, trials: Iterable[TrialRecord]) -> str:
+def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
     """A sentence on where trials stand that keep every memory, or don't truncate; or ""."""
-    steps = material.task.steps(material.run.task.length)
+    steps = data.task.steps(data.run.task.length)
     models = [trial.run.trial.model for trial in trials if trial.run]
     said = []
     if any(isinstance(model, SAB.Config) and model.k_top >= ALL for model in models):

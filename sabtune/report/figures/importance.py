@@ -40,12 +40,12 @@ class Estimator:
     sign: int
 
 
-def importance(material: ReportData) -> Figure | None:
+def importance(data: ReportData) -> Figure | None:
     """How much the score depends on each parameter, by two estimators that often disagree, beside
     what they say of scores that depend on nothing: the same, shuffled."""
-    if material.is_contest:
+    if data.is_comparison:
         return None
-    study, scores = tried(material)
+    study, scores = tried(data)
     n = len(scores)
     if n < FEW or np.ptp(scores) == 0:
         return None
@@ -78,16 +78,16 @@ def importance(material: ReportData) -> Figure | None:
     )
 
 
-def tried(material: ReportData) -> tuple[optuna.Study, list[float]]:
+def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
     """The configurations that were trained, each once, as a study in memory, and their scores.
 
     Seeds of one configuration are no further draws from the space. Complete trials alone would be
     those whose score was high: what made it so would look like nothing.
     """
-    trained = (trial for trial in material.ended if trial.state != TrialState.FAIL)
-    configurations = Leaderboard.of_trials(material.study, trained).configurations.values()
+    trained = (trial for trial in data.ended if trial.state != TrialState.FAIL)
+    configurations = Leaderboard.of_trials(data.study, trained).configurations.values()
     scores = [configuration.value("mean") for configuration in configurations]
-    drawn = material.study.get_trials(deepcopy=False)
+    drawn = data.study.get_trials(deepcopy=False)
     study = optuna.create_study(direction="maximize")
     for configuration, score in zip(configurations, scores, strict=True):
         of = drawn[configuration.number]

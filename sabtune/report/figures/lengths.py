@@ -52,39 +52,39 @@ class Quantity:
     mean: Callable[[Comparison, Group, int], Estimate | None]
 
 
-def accuracy(material: ReportData) -> Figure:
+def accuracy(data: ReportData) -> Figure:
     """Accuracy by length: every method on fresh seeds, and every trial of the search."""
     quantity = Quantity(
         Axis(label="accuracy (%)", low=0, high=103),
         lambda rung: 100 * rung.accuracy,
         lambda found, group, length: _times(100, statistics.mean(found.accuracies(group, length))),
     )
-    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
-    return _against_length(material, "accuracy", quantity, [chance])
+    chance = Rule(y=100 * data.task.chance, label=f"chance, {data.task.chance:.1%}")
+    return _against_length(data, "accuracy", quantity, [chance])
 
 
-def loss(material: ReportData) -> Figure | None:
+def loss(data: ReportData) -> Figure | None:
     """Loss by length, of tasks that measure it in a unit of their own."""
-    if material.task.loss_unit == Task.loss_unit:
+    if data.task.loss_unit == Task.loss_unit:
         return None
-    axis = Axis(label=f"loss ({material.task.loss_unit})", log=True)
+    axis = Axis(label=f"loss ({data.task.loss_unit})", log=True)
     quantity = Quantity(axis, lambda rung: rung.loss, lambda _, group, length: group.loss(length))
-    return _against_length(material, "loss", quantity, [])
+    return _against_length(data, "loss", quantity, [])
 
 
-def cost(material: ReportData) -> Figure | None:
+def cost(data: ReportData) -> Figure | None:
     """The time that a sequence takes by its length, where it was recorded."""
-    timed = [trial for trial in material.complete if trial.test and all(map(_ms, trial.test))]
+    timed = [trial for trial in data.complete if trial.test and all(map(_ms, trial.test))]
     if not timed:
         return None
-    if material.is_contest:
-        marks, words = _methods_cost(material, timed), "the median over each method's seeds"
+    if data.is_comparison:
+        marks, words = _methods_cost(data, timed), "the median over each method's seeds"
     else:
-        ranked = spread(material.by_score(timed), MOST)
+        ranked = spread(data.by_score(timed), MOST)
         curves = [_curve(trial, _ms) for trial in ranked]
         marks = [Curves(curves=curves, label="complete trials")]
-        if material.best in timed:
-            marks.append(_line(material.best, _ms, f"the best, #{material.best.number}", BLACK))
+        if data.best in timed:
+            marks.append(_line(data.best, _ms, f"the best, #{data.best.number}", BLACK))
         words = f"{MOST} of the complete trials" if len(timed) > MOST else "each complete trial"
     rungs = [rung for trial in timed for rung in trial.test]
     return Figure(
@@ -105,12 +105,12 @@ def cost(material: ReportData) -> Figure | None:
 
 
 def _against_length(
-    material: ReportData, name: str, quantity: Quantity, rules: Sequence[Rule]
+    data: ReportData, name: str, quantity: Quantity, rules: Sequence[Rule]
 ) -> Figure:
-    length = material.run.task.length
+    length = data.run.task.length
     rules = [*rules, Rule(x=length, label=f"training length, {length:,}", dash="dot")]
     panels, captions, scale = [], [], None
-    found = material.confirmed
+    found = data.confirmed
     if found:
         title = "On fresh seeds"
         lines = [_method(found, group, quantity) for group in found.groups]
@@ -123,8 +123,8 @@ def _against_length(
             f"{title}: the mean and its {statistics.CONFIDENCE:.0%} bootstrap interval "
             f"(n = {n} {'seed' if seeds[-1] == 1 else 'seeds'} a method), methods side by side."
         )
-    if not material.is_contest:
-        panel, scale, caption = _search(material, quantity, rules)
+    if not data.is_comparison:
+        panel, scale, caption = _search(data, quantity, rules)
         panels.append(panel)
         captions.append(caption)
     return Figure(
@@ -158,19 +158,19 @@ def _method(found: Comparison, group: Group, quantity: Quantity) -> Line:
 
 
 def _search(
-    material: ReportData, quantity: Quantity, rules: Sequence[Rule]
+    data: ReportData, quantity: Quantity, rules: Sequence[Rule]
 ) -> tuple[Panel, Scale, str]:
     """Every complete trial, and the best one with the seeds of its configuration."""
-    tested = material.by_score(trial for trial in material.complete if trial.test)
-    shown, best = spread(tested, MOST), material.best
+    tested = data.by_score(trial for trial in data.complete if trial.test)
+    shown, best = spread(tested, MOST), data.best
     marks: list[Mark] = [Curves(curves=[_curve(trial, quantity.of) for trial in shown])]
-    seeds = material.ranked[0].complete
+    seeds = data.ranked[0].complete
     if len(seeds) > 1:
         marks.append(_range(seeds, quantity))
     marks.append(_line(best, quantity.of, f"the best, #{best.number}, one seed", BLACK))
     scores = [trial.score for trial in tested]
     lengths = {rung.length for trial in tested for rung in trial.test}
-    title = "The search's trials" if material.confirmed else ""
+    title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
     return (
         Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
@@ -212,7 +212,7 @@ def _line(trial: TrialRecord, of: Callable[[LengthResult], float], label: str, c
     return Line(x=x, y=y, label=label, colour=colour, symbol="circle", width=1.8)
 
 
-def _methods_cost(material: ReportData, timed: Sequence[TrialRecord]) -> list[Mark]:
+def _methods_cost(data: ReportData, timed: Sequence[TrialRecord]) -> list[Mark]:
     marks: list[Mark] = []
     for number, label in enumerate(dict.fromkeys(trial.label for trial in timed)):
         own = [trial for trial in timed if trial.label == label]

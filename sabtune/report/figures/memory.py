@@ -47,36 +47,36 @@ SEQUENCES = 16
 """That the histogram is over."""
 
 
-def memory(material: ReportData) -> list[Figure]:
+def memory(data: ReportData) -> list[Figure]:
     """The recall map and the histogram; nothing of a model that keeps no states, or is gone."""
-    checkpoint = material.best.checkpoint
+    checkpoint = data.best.checkpoint
     if checkpoint is None:
         return []
     try:
         with checkpoint.here(MODEL_FILES) as here:
-            model = load_model(here, material.run)
+            model = load_model(here, data.run)
     except (CheckpointError, StoreError):
         return []
-    length, assignment = material.run.task.length, material.best.assignment
-    if not isinstance(model, SAB) or assignment is None:
+    length, spec = data.run.task.length, data.best.spec
+    if not isinstance(model, SAB) or spec is None:
         return []
 
     def drawn(length: int, sequences: int) -> tuple[Batch, RecallMap]:
-        source = generator(assignment.evaluation_seed, Stream.TEST, index=length)
-        batch = material.task.batches(length, Stream.TEST, source).batch(sequences)
+        source = generator(spec.evaluation_seed, Stream.TEST, index=length)
+        batch = data.task.batches(length, Stream.TEST, source).batch(sequences)
         return batch, recall_map(model, batch.x)
 
     batch, found = drawn(length, SEQUENCES)
     if len(found.made_at) == 1:  # m_0 alone
         return []
-    figures = [_map(material, batch, found), _distances(material, batch, found)]
-    far = max((rung.length for rung in material.best.test if rung.length <= FAR), default=length)
+    figures = [_map(data, batch, found), _distances(data, batch, found)]
+    far = max((rung.length for rung in data.best.test if rung.length <= FAR), default=length)
     if far > length:
-        figures.insert(1, _far(material, far, *drawn(far, 1)))
+        figures.insert(1, _far(data, far, *drawn(far, 1)))
     return figures
 
 
-def _map(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
+def _map(data: ReportData, batch: Batch, found: RecallMap) -> Figure:
     weights, k_att = found.weights[0, :, 1:], int(found.made_at[1])
     T, M = weights.shape
     rows, columns = math.ceil(T / CELLS), math.ceil(M / CELLS)
@@ -91,20 +91,20 @@ def _map(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
         )
     ]
     caption = (
-        f"The weight by which each step of one test sequence (length {material.run.task.length:,}, "
+        f"The weight by which each step of one test sequence (length {data.run.task.length:,}, "
         f"T = {T:,} steps) recalls each state kept before it; white is not recalled."
     )
     if k_att > 1:
         caption += f" One state in {k_att} is kept, and drawn over the {k_att} steps that it ends."
     if rows * columns > 1:
         caption += f" A cell is the largest of {rows} steps × {columns} states."
-    truth = material.task.sources(batch.x[0])
+    truth = data.task.sources(batch.x[0])
     if truth is not None:
         marks += _circles(truth)
         caption += " Circles are where what a step is to recall was shown."
     return Figure(
         name="recall",
-        title=f"What the best model recalls, #{material.best.number}",
+        title=f"What the best model recalls, #{data.best.number}",
         caption=caption,
         panels=[
             Panel(
@@ -118,7 +118,7 @@ def _map(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
     )
 
 
-def _far(material: ReportData, length: int, batch: Batch, found: RecallMap) -> Figure:
+def _far(data: ReportData, length: int, batch: Batch, found: RecallMap) -> Figure:
     """The scored steps alone, one below the other: at such a length the others hide them."""
     scored = 1 + batch.scored.nonzero().flatten()
     weights, k_att = found.weights[0, batch.scored, 1:], int(found.made_at[1])
@@ -139,14 +139,14 @@ def _far(material: ReportData, length: int, batch: Batch, found: RecallMap) -> F
         f"{T:,} steps) recall each state kept before them; white is not recalled. Cells are wider "
         "the later, and show the largest of their states."
     )
-    truth = material.task.sources(batch.x[0])
+    truth = data.task.sources(batch.x[0])
     if truth is not None:
         rows = 1 + torch.searchsorted(scored, truth[:, 0].contiguous())
         marks += _circles(truth, rows.tolist())
         caption += " Circles are where what a step is to recall was shown."
     return Figure(
         name="recall-far",
-        title=f"What it recalls at length {length:,}, #{material.best.number}",
+        title=f"What it recalls at length {length:,}, #{data.best.number}",
         caption=caption,
         panels=[
             Panel(
@@ -180,7 +180,7 @@ def _circles(truth: Tensor, rows: list[int] | None = None) -> list[Mark]:
     ]
 
 
-def _distances(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
+def _distances(data: ReportData, batch: Batch, found: RecallMap) -> Figure:
     T = batch.x.shape[1]
     width = math.ceil(T / BINS)
     scored = RecallMap(found.weights * batch.scored[None, :, None], found.made_at)
@@ -197,7 +197,7 @@ def _distances(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
             ("recalled, by the steps that are scored", scored, BLUE, 0.5),
         )
     ]
-    truths = _true_distances(material, batch)
+    truths = _true_distances(data, batch)
     if len(truths) == 1:
         marks.append(Rule(x=truths[0], label=f"what is to be recalled, {truths[0]:,} steps back",
                           colour=VERMILION))  # fmt: skip
@@ -208,9 +208,9 @@ def _distances(material: ReportData, batch: Batch, found: RecallMap) -> Figure:
         )
     return Figure(
         name="distances",
-        title=f"How far back the best model recalls, #{material.best.number}",
+        title=f"How far back the best model recalls, #{data.best.number}",
         caption=f"The share of the recalled weight by how many steps back it lies, in bins of "
-        f"{width}, over {len(batch.x)} test sequences of length {material.run.task.length:,} "
+        f"{width}, over {len(batch.x)} test sequences of length {data.run.task.length:,} "
         f"(T = {T:,} steps).",
         panels=[
             Panel(
@@ -230,8 +230,8 @@ def _shares(by_distance: Tensor, width: int) -> list[float]:
     return shares
 
 
-def _true_distances(material: ReportData, batch: Batch) -> list[int]:
+def _true_distances(data: ReportData, batch: Batch) -> list[int]:
     """How far back what is to be recalled lies; a single number where it is always the same."""
-    pairs = [material.task.sources(x) for x in batch.x]
+    pairs = [data.task.sources(x) for x in batch.x]
     found = [int(t - i) for pair in pairs if pair is not None for t, i in pair.tolist()]
     return found[:1] if len(set(found)) == 1 else found

@@ -22,11 +22,11 @@ LINES = 150
 """Of parallel coordinates; more can't be followed."""
 
 
-def parallel(material: ReportData) -> Parallel | None:
+def parallel(data: ReportData) -> Parallel | None:
     """Every trial as a line through its parameters to its score."""
-    scored = [t for t in material.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
-    shown = spread(material.by_score(scored), LINES)
-    found = [] if material.is_contest else fields(material, shown)[:MOST]
+    scored = [t for t in data.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
+    shown = spread(data.by_score(scored), LINES)
+    found = [] if data.is_comparison else fields(data, shown)[:MOST]
     if len(found) < 2:
         return None
     values = [trial.score for trial in shown]
@@ -45,7 +45,7 @@ def parallel(material: ReportData) -> Parallel | None:
         title="Parallel coordinates",
         caption=f"{some} as a line through what it is to its score, a pruned one to its last; what "
         "a trial doesn't have stands at –."
-        f"{without_bound(material, shown)}",
+        f"{without_bound(data, shown)}",
         dimensions=dimensions,
         values=values,
         scale=scale,

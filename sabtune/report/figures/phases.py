@@ -7,10 +7,10 @@ from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure,
 from sabtune.training.evaluation import mean_by_phase
 
 
-def phases(material: ReportData) -> Figure | None:
+def phases(data: ReportData) -> Figure | None:
     """The accuracy of the best trial by the phase of the length, a line for each length of the
     ladder; None where one phase was measured, or there is one."""
-    period, tested = material.run.trial.model.period, material.best.test
+    period, tested = data.run.trial.model.period, data.best.test
     if period == 1 or not all(rung.worst_phase is not None and rung.by_phase for rung in tested):
         return None
     lines = [
@@ -18,7 +18,7 @@ def phases(material: ReportData) -> Figure | None:
             x=list(range(period)),
             y=[
                 100 * accuracy
-                for accuracy in mean_by_phase(material.task, rung.length, rung.by_phase, period)
+                for accuracy in mean_by_phase(data.task, rung.length, rung.by_phase, period)
             ],
             label=f"from length {rung.length:,}",
             colour=METHODS[number % len(METHODS)],
@@ -27,11 +27,11 @@ def phases(material: ReportData) -> Figure | None:
         )
         for number, rung in enumerate(tested)
     ]
-    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
+    chance = Rule(y=100 * data.task.chance, label=f"chance, {data.task.chance:.1%}")
     return Figure(
         name="phases",
         title="Accuracy by phase",
-        caption=f"The best trial, #{material.best.number}, by the remainder of the number of steps "
+        caption=f"The best trial, #{data.best.number}, by the remainder of the number of steps "
         f"by its k_att, {period}, counted from the training length: 0 is in phase with it. Each "
         f"length L is measured over L … L + {len(tested[0].by_phase) - 1}.",
         panels=[

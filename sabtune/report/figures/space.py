@@ -48,28 +48,28 @@ FEW_VALUES = 20
 """Up to which trials of one value are drawn side by side."""
 
 
-def scores(material: ReportData) -> Figure | None:
+def scores(data: ReportData) -> Figure | None:
     """The score along every parameter that differs."""
-    found = [] if material.is_contest else fields(material, material.ended)[:PANELS]
+    found = [] if data.is_comparison else fields(data, data.ended)[:PANELS]
     if not found:
         return None
     columns = min(3, len(found))
-    panels = [_along(material, field, first=i % columns == 0) for i, field in enumerate(found)]
+    panels = [_along(data, field, first=i % columns == 0) for i, field in enumerate(found)]
     return Figure(
         name="scores",
         title="Score against each parameter",
-        caption=f"The score of each trial (n = {len(material.ended)}) along what they differ in; a "
+        caption=f"The score of each trial (n = {len(data.ended)}) along what they differ in; a "
         "pruned one has its last score, a failed one none and stands below 0. The line joins the "
         "medians of the complete ones where values are few, and trials of one value are drawn "
-        f"side by side.{without_bound(material, material.ended)}",
+        f"side by side.{without_bound(data, data.ended)}",
         panels=panels,
         columns=columns,
         height=2.1,
     )
 
 
-def _along(material: ReportData, field: Field, *, first: bool) -> Panel:
-    trials = [trial for trial in material.ended if trial.number in field.values]
+def _along(data: ReportData, field: Field, *, first: bool) -> Panel:
+    trials = [trial for trial in data.ended if trial.number in field.values]
     place = {value: float(i) for i, value in enumerate(field.distinct)}
     x = {n: float(value) if field.numeric else place[value] for n, value in field.values.items()}
     few = len(place) <= FEW_VALUES and 2 * len(place) <= len(trials)
@@ -129,13 +129,13 @@ def _moved(x: float, by: float, log: bool) -> float:
     return x * float(np.exp(by)) if log else x + by
 
 
-def pareto(material: ReportData) -> Figure | None:
+def pareto(data: ReportData) -> Figure | None:
     """The score against each other objective, of a study that has several."""
-    names = record.plan(material.study).get("objectives", [])
-    trials = [trial for trial in material.complete if len(trial.values) == len(names)]
+    names = record.plan(data.study).get("objectives", [])
+    trials = [trial for trial in data.complete if len(trial.values) == len(names)]
     if len(names) < 2 or not trials:
         return None
-    best = {trial.number for trial in material.study.best_trials}
+    best = {trial.number for trial in data.study.best_trials}
     front = sorted((t for t in trials if t.number in best), key=lambda t: t.values[0])
     panels = []
     for i, name in enumerate(names[1:], 1):
@@ -163,11 +163,11 @@ def pareto(material: ReportData) -> Figure | None:
     )
 
 
-def sparsity(material: ReportData) -> Figure | None:
+def sparsity(data: ReportData) -> Figure | None:
     """The accuracy at the longest length against the share of the memories that are kept."""
     known = [
         (trial, share)
-        for trial in material.complete
+        for trial in data.complete
         if trial.test and trial.run and (share := trial.run.share_kept()) is not None
     ]
     if len({share for _, share in known}) < 2:
@@ -187,7 +187,7 @@ def sparsity(material: ReportData) -> Figure | None:
                 symbol=SYMBOLS[i % len(SYMBOLS)],
             )
         )
-    chance = Rule(y=100 * material.task.chance, label=f"chance, {material.task.chance:.1%}")
+    chance = Rule(y=100 * data.task.chance, label=f"chance, {data.task.chance:.1%}")
     return Figure(
         name="sparsity",
         title="Accuracy against sparsity",

@@ -82,11 +82,11 @@ Handles = dict[str, Line2D | Patch]
 def draw(drawing: Drawing, format: Literal["png", "pdf"]) -> bytes:
     """The figure as a file of this format; the same figure gives the same bytes."""
     with mpl.rc_context(STYLE):
-        sheet = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
-        sheet.suptitle(plain(drawing.title), fontweight="bold")
+        table = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
+        table.suptitle(plain(drawing.title), fontweight="bold")
         made = io.BytesIO()
         metadata = {"CreationDate": None} if format == "pdf" else {}
-        sheet.savefig(made, format=format, dpi=DPI, metadata=metadata)
+        table.savefig(made, format=format, dpi=DPI, metadata=metadata)
     return made.getvalue()
 
 
@@ -101,8 +101,8 @@ def _figure(figure: Figure) -> Sheet:
     rows = math.ceil(len(figure.panels) / columns)
     width = WIDTH if columns > 1 else SINGLE
     handles: Handles = {}
-    sheet = Sheet(figsize=(width, rows * figure.height), layout="constrained")
-    grid = sheet.subplots(rows, columns, squeeze=False)
+    table = Sheet(figsize=(width, rows * figure.height), layout="constrained")
+    grid = table.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place < len(figure.panels):
             _panel(axes, figure.panels[place], figure.scale, handles)
@@ -110,18 +110,18 @@ def _figure(figure: Figure) -> Sheet:
             axes.remove()
     if figure.scale:
         used = [axes for axes in grid.flat if axes.figure is not None]
-        sheet.colorbar(_mappable(figure.scale), ax=used, label=plain(figure.scale.label), aspect=30)
+        table.colorbar(_mappable(figure.scale), ax=used, label=plain(figure.scale.label), aspect=30)
     if handles:
         room = width / CHARACTER / (max(map(len, handles)) + 8)
-        below = sheet.legend(
+        below = table.legend(
             handles.values(),
             [plain(label) for label in handles],
             loc="outside lower center",
             ncols=max(1, min(int(room), len(handles))),
         )
         extra = math.ceil(len(handles) / below._ncols) * 0.16 + 0.1  # type: ignore[attr-defined]
-        sheet.set_size_inches(width, rows * figure.height + extra + 0.25)
-    return sheet
+        table.set_size_inches(width, rows * figure.height + extra + 0.25)
+    return table
 
 
 def _panel(axes: Axes, panel: Panel, scale: Scale | None, handles: Handles) -> None:
@@ -242,8 +242,8 @@ def _name(handles: Handles, label: str, drawn: Line2D | Patch) -> None:
 
 
 def _parallel(figure: Parallel) -> Sheet:
-    sheet = Sheet(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = sheet.subplots()
+    table = Sheet(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = table.subplots()
     places = np.array([dimension.places for dimension in figure.dimensions]).T
     at = [float(x) for x in range(places.shape[1])]
     alpha = veil(len(places), least=0.25)
@@ -265,8 +265,8 @@ def _parallel(figure: Parallel) -> Sheet:
     axes.yaxis.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    sheet.colorbar(_mappable(figure.scale), ax=axes, label=plain(figure.scale.label), aspect=30)
-    return sheet
+    table.colorbar(_mappable(figure.scale), ax=axes, label=plain(figure.scale.label), aspect=30)
+    return table
 
 
 def _norm(scale: Scale) -> Normalize:

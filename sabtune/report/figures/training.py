@@ -41,15 +41,15 @@ COLOURS = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILION, BROKEN: PURP
 DASHES = {"complete": "solid", "pruned": "dash", "failed": "dot", BROKEN: "dash"}
 
 
-def schedules(material: ReportData) -> Figure | None:
+def schedules(data: ReportData) -> Figure | None:
     """k_top over the progress of training, coloured by how the trial ended."""
-    trials = [t for t in material.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
-    if material.is_contest or not trials:
+    trials = [t for t in data.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
+    if data.is_comparison or not trials:
         return None
-    shown = spread(material.by_score(trials), SHAPES)
+    shown = spread(data.by_score(trials), SHAPES)
     marks: list[Mark] = []
     for name in reversed(COLOURS):  # complete ones on top
-        own = [_shape(material, trial) for trial in shown if state(trial) == name]
+        own = [_shape(data, trial) for trial in shown if state(trial) == name]
         if own:
             marks.append(Curves(curves=own, label=name, dash=DASHES[name]))
     scored = [trial.score for trial in trials if trial.state != TrialState.FAIL] or [0.0]
@@ -72,11 +72,11 @@ def schedules(material: ReportData) -> Figure | None:
     )
 
 
-def _shape(material: ReportData, trial: TrialRecord) -> Curve:
+def _shape(data: ReportData, trial: TrialRecord) -> Curve:
     assert trial.run is not None
     model = trial.run.trial.model
     assert isinstance(model, SAB.Config)
-    dense = model.dense(material.task.steps(material.run.task.length))
+    dense = model.dense(data.task.steps(data.run.task.length))
     done = [i / POINTS for i in range(POINTS + 1)]
     most = dense if model.k_top >= ALL else ALL
     kept = [min(model.schedule.k_top(share, model.k_top, dense), most) for share in done]
@@ -88,19 +88,19 @@ def _shape(material: ReportData, trial: TrialRecord) -> Curve:
     )
 
 
-def learning(material: ReportData) -> Figure | None:
+def learning(data: ReportData) -> Figure | None:
     """The score and the training loss by updates."""
-    trials = [trial for trial in material.ended if trial.scores]
-    shown = spread(material.by_score(trials), CURVES)
+    trials = [trial for trial in data.ended if trial.scores]
+    shown = spread(data.by_score(trials), CURVES)
     if not shown:
         return None
-    panels = [_panel(material, "score", [(t, _scores(t)) for t in shown], log=False)]
-    losses = [(trial, _losses(material.history(trial))) for trial in shown]
+    panels = [_panel(data, "score", [(t, _scores(t)) for t in shown], log=False)]
+    losses = [(trial, _losses(data.history(trial))) for trial in shown]
     losses = [(trial, points) for trial, points in losses if points]
     if losses:
         log = all(loss > 0 for _, points in losses for _, loss in points)
-        name = f"training loss ({material.task.loss_unit}{', log scale' * log})"
-        panels.append(_panel(material, name, losses, log=log))
+        name = f"training loss ({data.task.loss_unit}{', log scale' * log})"
+        panels.append(_panel(data, name, losses, log=log))
     some = f"n = {counted(len(trials), 'trial')}"
     if len(shown) < len(trials):
         some = f"{len(shown)} of {counted(len(trials), 'trial')}, evenly through their ranking"
@@ -120,10 +120,10 @@ Points = Sequence[tuple[float, float]]
 
 
 def _panel(
-    material: ReportData, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
+    data: ReportData, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
 ) -> Panel:
     marks: list[Mark] = []
-    best = material.best.number
+    best = data.best.number
     for word, colour in COLOURS.items():
         own = [_curve(t, of) for t, of in found if state(t) == word and t.number != best]
         if own:

@@ -15,8 +15,8 @@ from sabtune.study import record
 from sabtune.study.events import Outcome, Overview, Registered, Version
 from sabtune.tracking import mirror
 from sabtune.tracking.mirror import Mirror, keep_report, register
-from tests.boards import Place
-from tests.records import assignment
+from tests.experiments import Place
+from tests.records import spec
 
 
 class Told:
@@ -32,7 +32,7 @@ class Told:
     def search_told(self, overview: Overview) -> None:
         self.overviews.append(overview)
 
-    def trial_started(self, assignment: object, origin: object) -> None:
+    def trial_started(self, spec: object, origin: object) -> None:
         self.origins.append(origin)
 
     def trial_ended(self, number: int, outcome: Outcome) -> None: ...
@@ -45,7 +45,7 @@ class Told:
 def study() -> optuna.Study:
     study = optuna.create_study(study_name="s", direction="maximize")
     trial = study.ask()
-    trial.set_user_attr(record.ASSIGNMENT, assignment(0).to_dict())
+    trial.set_user_attr(record.SPEC, spec(0).to_dict())
     trial.set_user_attr(record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": True}})
     study.tell(trial, 0.5)
     return study
@@ -82,15 +82,15 @@ def test_a_trial_is_shown_with_its_revision(
 ) -> None:
     told = Told()
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
-    Mirror(study, Store(tmp_path)).trial_started(assignment(0))
+    Mirror(study, Store(tmp_path)).trial_started(spec(0))
     (origin,) = told.origins
     assert (origin.commit, origin.changed) == ("c0ffee", True)
 
 
 def test_what_mlflow_does_not_take_is_said(study: optuna.Study) -> None:
-    crowned = Registered(versions=(Version(trial=0),), champion=0)
+    champion = Registered(versions=(Version(trial=0),), champion=0)
     register(study, Told())  # type: ignore[arg-type]  # nothing is to be registered yet
-    record.set_registered(study, crowned)
+    record.set_registered(study, champion)
     with pytest.raises(TrackingError, match="MLflow is away"):
         register(study, Told())  # type: ignore[arg-type]
     with pytest.raises(TrackingError, match="no model of trial 0, the best: its checkpoint"):

@@ -40,7 +40,7 @@ from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialSpec
 from tests import forked
-from tests.records import assignment
+from tests.records import spec
 from tests.stores import unpacked
 from tests.studies import learnable
 
@@ -98,27 +98,27 @@ def test_an_ablation_leaves_out_what_the_winner_is_already() -> None:
 
 
 def test_what_is_no_sab_has_its_training_ablated_behind_the_winner() -> None:
-    runs = {"#1 sab": winner(SAB.Config()), "rivals #2 lstm": winner(LSTM.Config())}
-    theirs = [label for label in ablations(runs) if label.startswith("rivals")]
+    runs = {"#1 sab": winner(SAB.Config()), "lstms #2 lstm": winner(LSTM.Config())}
+    theirs = [label for label in ablations(runs) if label.startswith("lstms")]
     assert theirs == [
-        "rivals #2 lstm",
-        "rivals #2 lstm: initial → noise",
-        "rivals #2 lstm: initial → passed",
-        "rivals #2 lstm: lengths → 5 to 50",
+        "lstms #2 lstm",
+        "lstms #2 lstm: initial → noise",
+        "lstms #2 lstm: initial → passed",
+        "lstms #2 lstm: lengths → 5 to 50",
     ]
 
 
 def test_an_ablation_may_be_of_some_changes_alone() -> None:
-    runs = {"#1 sab": winner(SAB.Config()), "rivals #2 lstm": winner(LSTM.Config())}
+    runs = {"#1 sab": winner(SAB.Config()), "lstms #2 lstm": winner(LSTM.Config())}
     assert list(ablations(runs, ["k_att", "lengths"])) == [
         "winner",
         "k_att → 1",
         "lengths → 5 to 50",
-        "rivals #2 lstm",
-        "rivals #2 lstm: lengths → 5 to 50",
+        "lstms #2 lstm",
+        "lstms #2 lstm: lengths → 5 to 50",
     ]
     for label in ablations(runs):
-        assert label.split(": ")[-1].split(" → ")[0] in (*CHANGED, "winner", "rivals #2 lstm")
+        assert label.split(": ")[-1].split(" → ")[0] in (*CHANGED, "winner", "lstms #2 lstm")
     with pytest.raises(ConfigError, match="no change of 'length': did you mean 'lengths'"):
         ablations(runs, ["length"])
 
@@ -171,29 +171,29 @@ def fill(
     """One complete trial a model, each better than the one before."""
     for number, model in enumerate(models):
         trial = study.ask()
-        run = assignment().run
+        run = spec().run
         run = replace(run, trial=config(model), seed=number, task=task or run.task)
-        made: TrialSpec = assignment(number, run=run)
-        trial.set_user_attr(record.ASSIGNMENT, made.to_dict())
+        made: TrialSpec = spec(number, run=run)
+        trial.set_user_attr(record.SPEC, made.to_dict())
         study.tell(trial, 0.1 * number)
 
 
-def test_finalists_are_the_best_and_the_rivals_the_best_of_each_kind(tmp_path: Path) -> None:
+def test_finalists_are_the_best_and_the_baselines_the_best_of_each_kind(tmp_path: Path) -> None:
     store = Store(tmp_path)
     storage = record.store_of(store, write=True)
     ours = optuna.create_study(study_name="ours", storage=storage, direction="maximize")
-    rivals = optuna.create_study(study_name="rivals", storage=storage, direction="maximize")
+    baselines = optuna.create_study(study_name="lstms", storage=storage, direction="maximize")
     empty = optuna.create_study(study_name="empty", storage=storage, direction="maximize")
     fill(ours, [SAB.Config(k_top=k_top) for k_top in (1, 2, 3)])
-    fill(rivals, [LSTM.Config(k_trunc=5), SAB.Config(k_top=9), LSTM.Config(k_trunc=7)])
+    fill(baselines, [LSTM.Config(k_trunc=5), SAB.Config(k_top=9), LSTM.Config(k_trunc=7)])
     assert list(finalists(store, ["ours"], 2)) == [
         "#2 k_top=3 k_att=5 k_trunc=5 constant",
         "#1 k_top=2 k_att=5 k_trunc=5 constant",
     ]
-    assert list(finalists(store, ["ours", "rivals"], 1)) == [
+    assert list(finalists(store, ["ours", "lstms"], 1)) == [
         "ours #2 k_top=3 k_att=5 k_trunc=5 constant",
-        "rivals #2 lstm k_trunc=7",
-        "rivals #1 k_top=9 k_att=5 k_trunc=5 constant",
+        "lstms #2 lstm k_trunc=7",
+        "lstms #1 k_top=9 k_att=5 k_trunc=5 constant",
     ]
     with pytest.raises(StoreError, match="study 'empty' has no complete trial yet"):
         finalists(store, [empty.study_name], 1)
@@ -213,7 +213,7 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         finalists(store, ["one", "longer"], 1)
 
 
-def test_a_contest_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path) -> None:
+def test_a_comparison_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
     study = optuna.create_study(study_name="c", storage=record.store_of(store, write=True))
@@ -236,11 +236,11 @@ def test_a_contest_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path)
     assert len(study.trials) == 11
 
 
-def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_a_comparison_of_their_own(tmp_path: Path) -> None:
     store = Store(tmp_path)
     runs = {"winner": winner(SAB.Config()), "k_att → 1": winner(SAB.Config(k_att=1))}
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
-    contested(store, "s.ablate", runs, (4, 9))
+    compared(store, "s.ablate", runs, (4, 9))
     other = {"winner": winner(SAB.Config(k_top=2)), "k_att → 1": winner(SAB.Config(k_att=1))}
     for given, lengths, name in (
         (runs, None, "s.ablate"),
@@ -250,7 +250,7 @@ def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path)
         (other, None, "s.ablate-2"),
     ):
         assert name_of("s.ablate", store, given, lengths) == name
-    contested(store, "s.ablate-2", other, (4, 9))
+    compared(store, "s.ablate-2", other, (4, 9))
     assert name_of("s.ablate", store, other, None) == "s.ablate-2"
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
@@ -260,7 +260,7 @@ def test_runs_that_cannot_be_compared_are_a_contest_of_their_own(tmp_path: Path)
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
 
 
-def contested(
+def compared(
     store: Store, name: str, runs: Mapping[str, RunConfig], lengths: tuple[int, ...]
 ) -> None:
     study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
@@ -271,7 +271,7 @@ def contested(
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])
-def test_what_goes_on_with_a_contest_asks_for_the_same_lengths(
+def test_what_goes_on_with_a_comparison_asks_for_the_same_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.delenv("SABTUNE_DATA", raising=False)
@@ -311,14 +311,14 @@ def sabtune(*arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
-RIVAL = """
+BASELINE = """
 from sabtune.models import LSTM
 
 def lstm(trial):
     train = TrainConfig(updates=120, batch_size=16, learning_rate=0.02, report_every=30)
     return TrialConfig(model=LSTM.Config(hidden=12), train=train)
 
-RIVALS = {"lstm": lstm}
+BASELINES = {"lstm": lstm}
 """
 
 
@@ -341,8 +341,8 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
         record.FRESH_SEED + 1,
     }
     assert not {t.run.seed for t in trials if t.run} & {t.run.seed for t in searched if t.run}
-    assert all(trial.assignment and trial.assignment.confirms for trial in trials)
-    assert not any(trial.assignment and trial.assignment.confirms for trial in searched)
+    assert all(trial.spec and trial.spec.confirms for trial in trials)
+    assert not any(trial.spec and trial.spec.confirms for trial in searched)
     best = Leaderboard.of(record.open_study(store, "learnable")).ranked()[:2]
     expected = {c.best.run.trial.model.label() for c in best if c.best.run}
     assert {t.run.trial.model.label() for t in trials if t.run} == expected
@@ -353,7 +353,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert found is not None
     assert [group.n for group in found.groups] == [2, 2]
 
-    champion = record.registered(record.open_study(store, "learnable")).crowned
+    champion = record.registered(record.open_study(store, "learnable")).champion_version
     assert champion is not None
     assert (champion.contest, champion.seeds, champion.length) == ("learnable.confirm", 2, 16)
     assert f"Champion of learnable: {champion.words}" in shown
@@ -395,8 +395,8 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     again = sabtune("reproduce", "learnable", 0, cwd=tmp_path)
     assert "Trial 0: all" in again
 
-    file.write_text(text + RIVAL)
-    ended = sabtune("search", file, "--rival", "lstm", "--trials", 1, cwd=tmp_path)
+    file.write_text(text + BASELINE)
+    ended = sabtune("search", file, "--baseline", "lstm", "--trials", 1, cwd=tmp_path)
     assert "Study learnable.lstm: 1 trial (" in ended
     sabtune("confirm", "learnable.lstm", "--top", 1, "--seeds", 1, cwd=tmp_path)
     (confirmed,) = record.records(record.open_study(store, "learnable.lstm.confirm"))

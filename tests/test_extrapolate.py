@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune import cli
-from sabtune.compare.extrapolate import climbing
+from sabtune.compare.extrapolate import extrapolate
 from sabtune.errors import StoreError
 from sabtune.models import SAB
 from sabtune.seeding import Stream
@@ -19,20 +19,20 @@ from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
-from sabtune.training.evaluation import climb
+from sabtune.training.evaluation import measure_ladder
 from sabtune.training.trial import TrialRun
-from tests.records import assignment, trial
+from tests.records import spec, trial
 from tests.reports import frozen
 
 
 def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
     """A complete trial, and what a search would have recorded of it."""
-    run = TrialRun(assignment(confirms=confirms))
+    run = TrialRun(spec(confirms=confirms))
     *_, last = run
     run.save(directory)
     known = dataclasses.replace(
         trial(0, score=last.score),
-        assignment=run.assignment,
+        spec=run.spec,
         test=list(last.test),
         checkpoint=Folder.at(directory),
     )
@@ -40,11 +40,11 @@ def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
 
 
 @pytest.mark.parametrize("confirms", [False, True])
-def test_a_kept_model_climbs_as_its_trial_did_and_further(tmp_path: Path, confirms: bool) -> None:
+def test_a_kept_model_measures_as_its_trial_did_and_further(tmp_path: Path, confirms: bool) -> None:
     run, known = trained(tmp_path, confirms=confirms)
-    found = [climbed.rung for climbed in climbing(known, (4, 8, 50), 8)]
+    found = [measured.rung for measured in extrapolate(known, (4, 8, 50), 8)]
     assert found[:2] == known.test
-    further = climb(
+    further = measure_ladder(
         run.training.model,
         run.training.task,
         (50,),
@@ -58,7 +58,7 @@ def test_a_kept_model_climbs_as_its_trial_did_and_further(tmp_path: Path, confir
 def test_a_trial_that_was_not_tested_is_refused(tmp_path: Path) -> None:
     _, known = trained(tmp_path, confirms=False)
     with pytest.raises(StoreError, match="trial 0 isn't complete"):
-        next(climbing(dataclasses.replace(known, test=[]), (4,), 8))
+        next(extrapolate(dataclasses.replace(known, test=[]), (4,), 8))
 
 
 def test_the_command_prints_a_line_a_length(
@@ -78,7 +78,7 @@ def test_the_command_prints_a_line_a_length(
         direction="maximize",
     )
     place = ("--store", tmp_path, "--sequences", 1)
-    code, _, err = sabtune("climb", "kept", "--lengths", "6", *place)
+    code, _, err = sabtune("extrapolate", "kept", "--lengths", "6", *place)
     assert (code, err.splitlines()) == (
         2,
         ["sabtune: study 'kept' has no complete trial yet: search it first"],
@@ -91,19 +91,19 @@ def test_the_command_prints_a_line_a_length(
         task=run.training.run.task,
         checkpoint=kept,
     )
-    made.user_attrs[record.ASSIGNMENT] = run.assignment.to_dict()
+    made.user_attrs[record.SPEC] = run.spec.to_dict()
     study.add_trial(made)
-    code, out, err = sabtune("climb", "kept", "--lengths", "6,1000", *place)
+    code, out, err = sabtune("extrapolate", "kept", "--lengths", "6,1000", *place)
     assert err == ""
     assert code == 0
     six, thousand = " ".join(out.split()).split("peak)")[:2]
-    found = climb(
+    found = measure_ladder(
         run.training.model, run.training.task, (6, 1000), sequences=1, seed=0, stream=Stream.TEST
     )
     assert f"at length 6: {found[0].accuracy:.2%}, " in six
     assert f"at length 1,000: {found[1].accuracy:.2%}, " in thousand
     assert "(1 sequence, " in six
-    code, _, err = sabtune("climb", "kept", "--lengths", "0", *place)
+    code, _, err = sabtune("extrapolate", "kept", "--lengths", "0", *place)
     assert (code, "--lengths is 0" in err) == (2, True)
-    code, _, err = sabtune("climb", "kept", 7, "--lengths", "6", *place)
+    code, _, err = sabtune("extrapolate", "kept", 7, "--lengths", "6", *place)
     assert (code, "has no trial 7" in err) == (2, True)

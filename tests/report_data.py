@@ -13,13 +13,13 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tasks import Copying
 from sabtune.training.loop import Training
-from tests.reports import RIVALS, confirmed, frozen, searched
+from tests.reports import BASELINES, confirmed, frozen, searched
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("store"))
-    confirmed(store, "found.confirm", RIVALS)
+    confirmed(store, "found.confirm", BASELINES)
     return store
 
 
@@ -44,7 +44,7 @@ def recalling(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         0, SAB.Config(hidden=8, k_top=3, k_att=3), 0.5, TrialState.COMPLETE,
         task=task, checkpoint=folder,
     )  # fmt: skip
-    run = RunConfig.from_dict(made.user_attrs[record.ASSIGNMENT]["run"])
+    run = RunConfig.from_dict(made.user_attrs[record.SPEC]["run"])
     Training(run).save(folder)
     study.add_trial(made)
     return gather(study, Store(folder))

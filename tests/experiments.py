@@ -151,7 +151,7 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def assignment(run: RunConfig, number: int, configuration: int | None = None) -> TrialSpec:
+def spec(run: RunConfig, number: int, configuration: int | None = None) -> TrialSpec:
     return TrialSpec(
         number=number,
         configuration=number if configuration is None else configuration,
@@ -182,23 +182,23 @@ def rungs(accuracy: float) -> list[LengthResult]:
 COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=rungs(0.75), test=rungs(0.5))
 
 
-def pictures(run: RunConfig) -> list[TrialView]:
+def views(run: RunConfig) -> list[TrialView]:
     """One trial of each kind."""
     history = [progress(step) for step in (5, 10, 15)]
-    pruned = Outcome(state="PRUNED", reason="behind its rivals", ladder=rungs(0.25))
+    pruned = Outcome(state="PRUNED", reason="behind the others", ladder=rungs(0.25))
     return [
-        TrialView(assignment=assignment(run, 0), history=history, outcome=COMPLETE),
-        TrialView(assignment=assignment(run, 1), history=history[:2], outcome=pruned),
-        TrialView(assignment=assignment(run, 2), history=history[:1], outcome=None),
+        TrialView(spec=spec(run, 0), history=history, outcome=COMPLETE),
+        TrialView(spec=spec(run, 1), history=history[:2], outcome=pruned),
+        TrialView(spec=spec(run, 2), history=history[:1], outcome=None),
         TrialView(
-            assignment=assignment(run, 3),
+            spec=spec(run, 3),
             history=[],
             outcome=Outcome(state="FAIL", reason="diverged"),
         ),
     ]
 
 
-def standing(best: TrialView | None = None, *, complete: bool = True) -> Overview:
+def state(best: TrialView | None = None, *, complete: bool = True) -> Overview:
     """How a search stands whose best trial is this one."""
     return Overview(
         question="Which of them carries?",
@@ -210,35 +210,35 @@ def standing(best: TrialView | None = None, *, complete: bool = True) -> Overvie
     )
 
 
-def tell(tracker: Tracker, picture: TrialView) -> None:
-    number = picture.assignment.number
-    tracker.trial_started(picture.assignment)
-    for reported in picture.history:
+def tell(tracker: Tracker, view: TrialView) -> None:
+    number = view.spec.number
+    tracker.trial_started(view.spec)
+    for reported in view.history:
         tracker.trial_reported(number, reported)
-    if picture.outcome is not None:
-        tracker.trial_ended(number, picture.outcome)
+    if view.outcome is not None:
+        tracker.trial_ended(number, view.outcome)
 
 
 def assert_shows(place: Place, told: list[TrialView]) -> None:
     trials = place.trials()
-    assert sorted(trials) == [picture.assignment.number for picture in told]
+    assert sorted(trials) == [view.spec.number for view in told]
     status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
-    for picture in told:
-        shown = trials[picture.assignment.number]
-        state = picture.outcome.state if picture.outcome else "RUNNING"
+    for view in told:
+        shown = trials[view.spec.number]
+        state = view.outcome.state if view.outcome else "RUNNING"
         assert shown.info.status == status[state]
         assert shown.data.tags["sabtune.state"] == state
-        reason = picture.outcome.reason if picture.outcome else ""
+        reason = view.outcome.reason if view.outcome else ""
         assert shown.data.tags["sabtune.reason"] == reason
-        params = flatten(picture.assignment.run.to_dict())
+        params = flatten(view.spec.run.to_dict())
         assert shown.data.params == {key: str(value) for key, value in params.items()}
-        steps = [reported.report.step for reported in picture.history]
+        steps = [reported.report.step for reported in view.history]
         for key in ("loss", "score", "k_top", "skipped_updates"):
             assert [step for step, _ in place.curve(shown, key)] == steps, key
         assert place.curve(shown, "seconds") == [(step, step / 10) for step in steps]
         assert place.curve(shown, "peak_memory_mib") == [(step, 64.0) for step in steps]
         for key in ("ladder", "test"):
-            carried = getattr(picture.outcome, key) if picture.outcome else ()
+            carried = getattr(view.outcome, key) if view.outcome else ()
             for name in ("accuracy", "loss"):
                 curve = place.curve(shown, f"{key}_{name}")
                 assert curve == [(rung.length, getattr(rung, name)) for rung in carried]

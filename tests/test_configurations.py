@@ -10,7 +10,7 @@ from sabtune.study.configurations import Leaderboard, Over, Seeds
 from tests.records import trial
 
 
-def race(seeds: Seeds, *scores: list[float]) -> Leaderboard:
+def leaderboard(seeds: Seeds, *scores: list[float]) -> Leaderboard:
     """Configurations 0, 10, 20, … with these scores of their seeds."""
     made = Leaderboard(seeds)
     for i, of in enumerate(scores):
@@ -19,15 +19,15 @@ def race(seeds: Seeds, *scores: list[float]) -> Leaderboard:
 
 
 def test_one_seed_each_asks_for_nothing_but_new_configurations() -> None:
-    assert race(Seeds(), [0.9], [0.1], [0.5], [0.4]).next() is None
+    assert leaderboard(Seeds(), [0.9], [0.1], [0.5], [0.4]).next() is None
 
 
 def test_every_configuration_gets_its_first_seeds() -> None:
-    assert race(Seeds(first=3, most=3), [0.1, 0.2, 0.1], [0.9]).next() == 10
+    assert leaderboard(Seeds(first=3, most=3), [0.1, 0.2, 0.1], [0.9]).next() == 10
 
 
 def test_running_seeds_are_counted() -> None:
-    going = race(Seeds(first=2, most=2), [0.1])
+    going = leaderboard(Seeds(first=2, most=2), [0.1])
     assert going.next() == 0
     going.start(0)
     assert going.next() is None
@@ -35,22 +35,22 @@ def test_running_seeds_are_counted() -> None:
 
 def test_the_best_third_gets_a_second_seed() -> None:
     seeds = Seeds(most=4, reduction=3)
-    assert race(seeds, [0.9], [0.1]).next() is None  # a third of two is none
-    assert race(seeds, [0.2], [0.9], [0.1]).next() == 10
-    going = race(seeds, [0.2], [0.9], [0.1])
+    assert leaderboard(seeds, [0.9], [0.1]).next() is None  # a third of two is none
+    assert leaderboard(seeds, [0.2], [0.9], [0.1]).next() == 10
+    going = leaderboard(seeds, [0.2], [0.9], [0.1])
     going.start(10)
     assert going.next() is None  # it has its second; the others are behind
 
 
 def test_the_last_seeds_go_to_the_best_of_the_best() -> None:
     seeds = Seeds(most=3, reduction=2)
-    assert race(seeds, [0.9, 0.1], [0.8, 0.8], [0.1], [0.2]).next() == 10
-    finished = race(seeds, [0.8, 0.8, 0.8], [0.9, 0.1], [0.1], [0.2])
+    assert leaderboard(seeds, [0.9, 0.1], [0.8, 0.8], [0.1], [0.2]).next() == 10
+    finished = leaderboard(seeds, [0.8, 0.8, 0.8], [0.9, 0.1], [0.1], [0.2])
     assert finished.next() is None
 
 
 def test_what_scores_nothing_gets_no_second_seed() -> None:
-    assert race(Seeds(most=2, reduction=2), [0.0], [0.0], [0.0], [0.0]).next() is None
+    assert leaderboard(Seeds(most=2, reduction=2), [0.0], [0.0], [0.0], [0.0]).next() is None
 
 
 @pytest.mark.parametrize(("over", "best"), [("mean", 0), ("median", 10), ("solve", 20)])
@@ -67,23 +67,23 @@ def test_what_configurations_are_compared_by(over: Over, best: int) -> None:
 
 
 def test_one_lucky_seed_does_not_beat_a_configuration_that_was_tried_again() -> None:
-    made = race(Seeds(most=3), [0.95], [0.9, 0.9, 0.9], [0.1], [0.2], [0.1])
+    made = leaderboard(Seeds(most=3), [0.95], [0.9, 0.9, 0.9], [0.1], [0.2], [0.1])
     assert [c.number for c in made.ranked()][:2] == [10, 0]
 
 
 def test_many_bad_seeds_do_not_beat_one_good_one() -> None:
-    assert race(Seeds(), [0.5, 0.0, 0.0], [0.9]).ranked()[0].number == 10
+    assert leaderboard(Seeds(), [0.5, 0.0, 0.0], [0.9]).ranked()[0].number == 10
 
 
 def test_a_failed_seed_counts_as_nothing_reached() -> None:
-    made = race(Seeds(first=2, most=2), [0.9], [0.6, 0.6])
+    made = leaderboard(Seeds(first=2, most=2), [0.9], [0.6, 0.6])
     made.add([trial(1, 0, score=0.8, state=TrialState.FAIL)])
     assert made.configurations[0].scores == [0.9, 0.0]
     assert made.ranked()[0].number == 10
 
 
 def test_a_pruned_seed_counts_with_its_last_score_and_is_never_the_best() -> None:
-    made = race(Seeds(first=2, most=2), [0.3, 0.2])
+    made = leaderboard(Seeds(first=2, most=2), [0.3, 0.2])
     made.add([trial(10, 10, score=0.9, state=TrialState.PRUNED)])
     assert made.configurations[10].scores == [0.9]
     assert [c.number for c in made.ranked()] == [0]
@@ -105,23 +105,23 @@ def test_bad_seeds(values: dict[str, object], message: str) -> None:
 
 def test_what_breaks_a_constraint_gets_no_further_seed() -> None:
     over = {"memory": 1.0}
-    made = race(Seeds(most=4, reduction=2), [0.5], [0.4], [0.3])
+    made = leaderboard(Seeds(most=4, reduction=2), [0.5], [0.4], [0.3])
     made.add([trial(90, score=0.9, constraints=over)])
     assert made.next() == 0
-    made = race(Seeds(first=2, most=2, reduction=2), [0.5, 0.5])
+    made = leaderboard(Seeds(first=2, most=2, reduction=2), [0.5, 0.5])
     made.add([trial(90, score=0.9, constraints=over)])
     assert made.next() is None
     assert [c.number for c in made.ranked()] == [0]
 
 
 def test_what_breaks_a_constraint_with_one_seed_alone_races_on() -> None:
-    made = race(Seeds(most=3, reduction=2), [0.5, 0.5], [0.1], [0.2])
+    made = leaderboard(Seeds(most=3, reduction=2), [0.5, 0.5], [0.1], [0.2])
     made.add([trial(90, score=0.9, constraints={"memory": 1.0}), trial(91, 90, score=0.9)])
     assert made.next() == 90
 
 
 def test_a_failed_trial_that_was_run_again_counts_only_as_its_retry() -> None:
-    made = race(Seeds(first=2, most=2), [0.5, 0.5])
+    made = leaderboard(Seeds(first=2, most=2), [0.5, 0.5])
     failed = trial(90, score=0.3, state=TrialState.FAIL, run_again=True)
     made.add([failed, trial(91, 90, score=0.95)])
     assert made.configurations[90].scores == [0.95]
@@ -131,6 +131,6 @@ def test_a_failed_trial_that_was_run_again_counts_only_as_its_retry() -> None:
 
 
 def test_a_trial_that_never_had_a_run_is_no_configuration() -> None:
-    made = race(Seeds(first=2, most=2))
-    made.add([trial(0, score=0.0, state=TrialState.FAIL, assignment=None)])
+    made = leaderboard(Seeds(first=2, most=2))
+    made.add([trial(0, score=0.0, state=TrialState.FAIL, spec=None)])
     assert made.next() is None
