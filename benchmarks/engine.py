@@ -114,7 +114,7 @@ def progress_of(spec: TrialSpec) -> Iterator[Progress]:
         finished = index == REPORTS
         lengths = spec.ladder.lengths if finished else spec.ladder.select
         score = last if finished else 0.5
-        rungs = [LengthResult(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
+        results = [LengthResult(length=T, accuracy=score, loss=0.7, sequences=8) for T in lengths]
         yield Progress(
             report=Report(
                 step=index * STEP,
@@ -125,8 +125,8 @@ def progress_of(spec: TrialSpec) -> Iterator[Progress]:
                 updates_per_second=100.0,
                 in_force={"k_top": 2.0},
             ),
-            ladder=rungs,
-            test=rungs if finished else (),
+            ladder=results,
+            test=results if finished else (),
             score=score,
             seconds=0.1 * index,
             memory=100.0,

@@ -109,7 +109,7 @@ def trained(job: Job) -> list[Row]:
     model, task, ladder = training.model, training.task, study.ladder
     assert isinstance(config.model, SAB.Config)
 
-    def rungs(lengths: Sequence[int], stream: Stream) -> list[LengthResult]:
+    def measure_all(lengths: Sequence[int], stream: Stream) -> list[LengthResult]:
         return [
             measure(
                 model,
@@ -125,7 +125,7 @@ def trained(job: Job) -> list[Row]:
 
     def tested(stream: Stream) -> float:
         """The mean accuracy over the ladder."""
-        return statistics.mean(rung.accuracy for rung in rungs(ladder.lengths, stream))
+        return statistics.mean(result.accuracy for result in measure_all(ladder.lengths, stream))
 
     measured: list[Row] = []
     for report in training:
@@ -133,11 +133,11 @@ def trained(job: Job) -> list[Row]:
         if fresh and report.step < config.train.updates:
             continue
         settled = model.settled
-        in_force = selection_score(rungs(ladder.select, Stream.SELECTION), task)
+        in_force = selection_score(measure_all(ladder.select, Stream.SELECTION), task)
         model.set_progress(1.0)
         final = in_force
         if not settled:
-            final = selection_score(rungs(ladder.select, Stream.SELECTION), task)
+            final = selection_score(measure_all(ladder.select, Stream.SELECTION), task)
         ended = report.step == config.train.updates
         measured.append(
             {

@@ -65,7 +65,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
     )
     score = float(np.clip(0.9 - 0.05 * abs(k_att - 4) + draw.normal(0, 0.1), 0, 1))
     pruned = number % 3 == 2
-    rungs = [
+    results = [
         LengthResult(length=at, accuracy=score**i, loss=0.5, sequences=256, seconds=at * 0.002)
         for i, at in enumerate(LENGTHS, 1)
     ]
@@ -77,7 +77,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
         intermediate_values={100 * i: score * i / 10 for i in range(1, 4 if pruned else 11)},
         user_attrs={
             record.SPEC: spec.to_dict(),
-            record.RESULT: {record.TEST: [] if pruned else plain(rungs)},
+            record.RESULT: {record.TEST: [] if pruned else plain(results)},
         },
     )
 

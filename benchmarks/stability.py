@@ -54,7 +54,7 @@ def row(name: str, trial: TrialConfig, seeds: int) -> str:
             rise, lowest = max(rise, loss - lowest), min(lowest, loss)
             norms.append(report.gradient_norm)
             skipped += report.skipped
-        rungs = measure_ladder(
+        results = measure_ladder(
             training.model,
             training.task,
             (100, 200),
@@ -64,8 +64,8 @@ def row(name: str, trial: TrialConfig, seeds: int) -> str:
         )
         rises.append(rise)
         last.append(loss)
-        short.append(rungs[0].accuracy)
-        long.append(rungs[1].accuracy)
+        short.append(results[0].accuracy)
+        long.append(results[1].accuracy)
     return (
         f"{name:20} {statistics.median(norms):9.2g} {max(norms):9.2g} {skipped:7} "
         f"{max(rises):7.3f} {spread(last, '.3f'):>13} {spread(short, '.0%'):>11} "

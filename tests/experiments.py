@@ -175,17 +175,17 @@ def progress(step: int, loss: float = 1.0) -> Progress:
     return Progress(report=report, ladder=(), score=0.1, seconds=step / 10, memory=64.0)
 
 
-def rungs(accuracy: float) -> list[LengthResult]:
+def results(accuracy: float) -> list[LengthResult]:
     return [LengthResult(length=at, accuracy=accuracy, loss=0.5, sequences=8) for at in (5, 10)]
 
 
-COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=rungs(0.75), test=rungs(0.5))
+COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=results(0.75), test=results(0.5))
 
 
 def views(run: RunConfig) -> list[TrialView]:
     """One trial of each kind."""
     history = [progress(step) for step in (5, 10, 15)]
-    pruned = Outcome(state="PRUNED", reason="behind the others", ladder=rungs(0.25))
+    pruned = Outcome(state="PRUNED", reason="behind the others", ladder=results(0.25))
     return [
         TrialView(spec=spec(run, 0), history=history, outcome=COMPLETE),
         TrialView(spec=spec(run, 1), history=history[:2], outcome=pruned),
@@ -241,8 +241,8 @@ def assert_shows(place: Place, told: list[TrialView]) -> None:
             carried = getattr(view.outcome, key) if view.outcome else ()
             for name in ("accuracy", "loss"):
                 curve = place.curve(shown, f"{key}_{name}")
-                assert curve == [(rung.length, getattr(rung, name)) for rung in carried]
-            for rung in carried:
-                flat = place.curve(shown, f"{key}_accuracy_at_{rung.length:04}")
-                assert flat == [(0, rung.accuracy)]
+                assert curve == [(result.length, getattr(result, name)) for result in carried]
+            for result in carried:
+                flat = place.curve(shown, f"{key}_accuracy_at_{result.length:04}")
+                assert flat == [(0, result.accuracy)]
         assert sorted(contexts(shown)) == ["selection", "test", "training"]

@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
 ENVIRONMENT = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
 
 
-def rungs(score: float, lengths: Sequence[int] = LENGTHS) -> list[LengthResult]:
+def results(score: float, lengths: Sequence[int] = LENGTHS) -> list[LengthResult]:
     """Falling with length from `score` towards chance; a sequence takes 10 µs a step."""
     return [
         LengthResult(
@@ -84,7 +84,7 @@ def frozen(
     reports = {TrialState.COMPLETE: 10, TrialState.PRUNED: 3, TrialState.FAIL: 1}[state]
     scores = {100 * i: score * i / 10 for i in range(1, reports + 1)}
     complete = state == TrialState.COMPLETE
-    result: dict[str, Any] = {record.TEST: plain(rungs(score, lengths)) if complete else []}
+    result: dict[str, Any] = {record.TEST: plain(results(score, lengths)) if complete else []}
     result |= {record.CHECKPOINT: str(checkpoint)} if checkpoint else {}
     several = values is not None and len(values) > 1
     return create_trial(

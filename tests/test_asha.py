@@ -58,7 +58,7 @@ def test_what_earlier_searches_reported_counts() -> None:
     assert told + [run(second, trial) for trial in range(15, 30)] == expected
 
 
-def test_a_trial_that_ended_solved_before_a_rung_is_a_baseline_there() -> None:
+def test_a_trial_that_ended_solved_before_a_rung_counts_there() -> None:
     halving, later = (Halving(ASHA(grace=10, reduction=2)) for _ in range(2))
     assert halving.goes_on(0, 10, 0.9)
     halving.end(0, 0.99)

@@ -67,7 +67,7 @@ def test_the_search_shows_its_note_in_full(page: Page, shown: Place) -> None:
     expect(page.get_by_role("cell", name="best_length_score")).to_be_visible()
 
 
-def test_a_trial_shows_a_point_for_each_rung(page: Page, shown: Place) -> None:
+def test_a_trial_shows_a_point_for_each_length(page: Page, shown: Place) -> None:
     run = shown.trials()[0]
     chart = browser.open_ladder(page, shown, run.info.run_id)
     expect(chart.locator(".scatterlayer path.point")).to_have_count(len(LENGTHS))

@@ -57,11 +57,11 @@ def confirmation(
             trial = study.ask()
             made = spec(trial.number, run=run_of(label, record.FRESH_SEED + index))
             trial.set_user_attr(record.SPEC, made.to_dict())
-            rungs = [
+            results = [
                 LengthResult(length=at, accuracy=accuracy, loss=0.0, sequences=8) for at in (4, 64)
             ]
-            record.end(trial, Outcome(state="COMPLETE", test=rungs), [accuracy], None)
-            assert plain(rungs) == trial.user_attrs[record.RESULT][record.TEST]
+            record.end(trial, Outcome(state="COMPLETE", test=results), [accuracy], None)
+            assert plain(results) == trial.user_attrs[record.RESULT][record.TEST]
     return study
 
 

@@ -29,13 +29,13 @@ from sabtune.training.evaluation import LengthResult
 LENGTHS = (300, 1000, 5000)
 
 
-def rungs(*accuracies: float) -> list[LengthResult]:
+def results(*accuracies: float) -> list[LengthResult]:
     pairs = zip(LENGTHS, accuracies, strict=True)
     return [LengthResult(length=at, accuracy=found, loss=0.1, sequences=512) for at, found in pairs]
 
 
 def group(label: str, longest: Sequence[float], *, failed: int = 0, first: int = 0) -> Group:
-    runs = {first + i: rungs(1.0, 0.99, accuracy) for i, accuracy in enumerate(longest)}
+    runs = {first + i: results(1.0, 0.99, accuracy) for i, accuracy in enumerate(longest)}
     return Group(label=label, runs=runs, failed=failed)
 
 
@@ -80,7 +80,7 @@ def test_the_longest_length_has_the_middle_half_and_the_share_that_solves() -> N
 
 
 def test_a_length_is_solved_only_if_every_shorter_one_is() -> None:
-    runs = {0: rungs(1, 0.9, 1), 1: rungs(1, 1, 1), 2: rungs(1, 1, 0.5)}
+    runs = {0: results(1, 0.9, 1), 1: results(1, 1, 1), 2: results(1, 1, 0.5)}
     method = Group(label="SAB", runs=runs)
     assert [method.solved(length).count for length in LENGTHS] == [3, 2, 1]
 
@@ -246,7 +246,7 @@ def test_rows_hold_the_numbers_in_full() -> None:
     [
         ([SAB, SAB], None, "a label of its own"),
         ([SAB, Group(label="LSTM", runs={})], None, "LSTM: 0 seeds"),
-        ([SAB, Group(label="LSTM", runs={0: rungs(1, 1, 1)[:2]})], None, "the same in every run"),
+        ([SAB, Group(label="LSTM", runs={0: results(1, 1, 1)[:2]})], None, "the same in every run"),
         ([Group(label="LSTM", runs={}, failed=3)], None, "the same in every run"),
         ([Group(label="LSTM", runs={0: []})], None, "the same in every run"),
         ([SAB], 700, r"length=700: expected one of \[300, 1000, 5000\]"),

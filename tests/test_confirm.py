@@ -347,7 +347,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     expected = {c.best.run.trial.model.label() for c in best if c.best.run}
     assert {t.run.trial.model.label() for t in trials if t.run} == expected
     for trial in trials:
-        assert [rung.length for rung in trial.test] == [2, 3, 6, 16]
+        assert [result.length for result in trial.test] == [2, 3, 6, 16]
         assert trial.label in shown
     found = comparison(study)
     assert found is not None
@@ -373,7 +373,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     sabtune("ablate", "learnable", "--seeds", 1, "--lengths", "2,9", cwd=tmp_path)
     ablated = record.records(record.open_study(store, "learnable.ablate"))
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
-    assert all([rung.length for rung in trial.test] == [2, 9] for trial in ablated)
+    assert all([result.length for result in trial.test] == [2, 9] for trial in ablated)
     # what was asked for and interrupted before it began waits until it is asked for again
     opened = record.open_study(store, "learnable.ablate", write=True)
     label = "form → released"
@@ -386,7 +386,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     added = record.records(opened)[len(ablated) :]
     assert [trial.label for trial in added] == ["winner", "k_trunc → full"]
     assert [trial.state for trial in added] == [TrialState.COMPLETE] * 2
-    assert all([rung.length for rung in trial.test] == [2, 9] for trial in added)
+    assert all([result.length for result in trial.test] == [2, 9] for trial in added)
     assert record.waiting(opened) == [len(ablated)]
     page = sabtune("report", "learnable.ablate", cwd=tmp_path)
     assert "p after Holm" in page

@@ -64,21 +64,21 @@ class Oracle(Model):
         raise AssertionError("it has no h and no c")
 
 
-def rungs(**accuracy: float) -> list[LengthResult]:
+def results(**accuracy: float) -> list[LengthResult]:
     return [
         LengthResult(length=int(key[1:]), accuracy=value, loss=0.0, sequences=1)
         for key, value in accuracy.items()
     ]
 
 
-def test_a_rung_counts_every_scored_prediction() -> None:
+def test_a_length_counts_every_scored_prediction() -> None:
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     assert measure(Oracle(10**6), TASK, 40, **kept).accuracy == 1.0  # type: ignore[arg-type]
     # Of a sequence of 46 steps the last prediction is out of reach, one in three.
     assert measure(Oracle(45), TASK, 40, **kept).accuracy == pytest.approx(2 / 3)  # type: ignore[arg-type]
 
 
-def test_a_rung_knows_how_long_it_took_and_equals_one_that_took_longer() -> None:
+def test_a_result_knows_how_long_it_took_and_equals_one_that_took_longer() -> None:
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     one, other = (measure(Oracle(10**6), TASK, 40, **kept) for _ in range(2))  # type: ignore[arg-type]
     assert one.seconds is not None
@@ -142,28 +142,30 @@ def test_above_chance() -> None:
 
 
 def test_the_length_score_averages_over_the_logarithm_of_length() -> None:
-    assert length_score(rungs(l10=0.0, l20=1.0, l40=1.0, l80=1.0), judge(0.0)) == pytest.approx(1.0)
+    assert length_score(results(l10=0.0, l20=1.0, l40=1.0, l80=1.0), judge(0.0)) == pytest.approx(
+        1.0
+    )
     # From 20 to 40, an octave, the mean is 0.75; from 40 to 160, two octaves, it is 0.25.
-    score = length_score(rungs(l10=1.0, l20=1.0, l40=0.5, l160=0.0), judge(0.0))
+    score = length_score(results(l10=1.0, l20=1.0, l40=0.5, l160=0.0), judge(0.0))
     assert score == pytest.approx((0.75 + 2 * 0.25) / 3)
     # A rung more on the same line changes nothing.
-    middle = length_score(rungs(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), judge(0.0))
-    plain = length_score(rungs(l10=1.0, l20=1.0, l40=1.0, l160=0.0), judge(0.0))
+    middle = length_score(results(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), judge(0.0))
+    plain = length_score(results(l10=1.0, l20=1.0, l40=1.0, l160=0.0), judge(0.0))
     assert middle == pytest.approx(plain)
-    assert length_score(rungs(l10=1.0, l20=0.5), judge(0.0)) == 0.5
-    assert length_score(rungs(l10=1.0), judge(0.0)) == 0.0
+    assert length_score(results(l10=1.0, l20=0.5), judge(0.0)) == 0.5
+    assert length_score(results(l10=1.0), judge(0.0)) == 0.0
 
 
-def test_the_selection_score_is_the_mean_over_its_rungs() -> None:
-    assert evaluation.selection_score(rungs(l5=1.0, l10=0.5625), judge(0.125)) == pytest.approx(
+def test_the_selection_score_is_the_mean_over_its_lengths() -> None:
+    assert evaluation.selection_score(results(l5=1.0, l10=0.5625), judge(0.125)) == pytest.approx(
         0.75
     )
 
 
-def test_the_solve_length_ends_at_the_first_rung_below() -> None:
-    assert solve_length(rungs(l10=1.0, l20=0.99, l40=0.98, l80=1.0)) == 20
-    assert solve_length(rungs(l10=0.5, l20=1.0)) == 0
-    assert solve_length(rungs(l10=1.0, l20=1.0)) == 20
+def test_the_solve_length_ends_at_the_first_length_below() -> None:
+    assert solve_length(results(l10=1.0, l20=0.99, l40=0.98, l80=1.0)) == 20
+    assert solve_length(results(l10=0.5, l20=1.0)) == 0
+    assert solve_length(results(l10=1.0, l20=1.0)) == 20
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_a_ladder_rises(lengths: tuple[int, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize("carries", [False, True])
-def test_a_rung_in_pieces_is_the_rung(carries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_length_in_pieces_is_the_whole(carries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused between all batches, each time taken up again from plain values."""
     task = Language.Config(length=5, text="pydoc").build() if carries else TASK
     model = SAB.Config(hidden=8, k_att=2).build(

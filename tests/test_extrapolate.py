@@ -42,7 +42,7 @@ def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
 @pytest.mark.parametrize("confirms", [False, True])
 def test_a_kept_model_measures_as_its_trial_did_and_further(tmp_path: Path, confirms: bool) -> None:
     run, known = trained(tmp_path, confirms=confirms)
-    found = [measured.rung for measured in extrapolate(known, (4, 8, 50), 8)]
+    found = [measured.result for measured in extrapolate(known, (4, 8, 50), 8)]
     assert found[:2] == known.test
     further = measure_ladder(
         run.training.model,

@@ -26,7 +26,7 @@ from sabtune.report.figures.marks import (
 )
 from sabtune.storage.store import Store
 from sabtune.study import record
-from tests.reports import BASELINES, LENGTHS, frozen, marks, named, rungs, searched
+from tests.reports import BASELINES, LENGTHS, frozen, marks, named, results, searched
 
 pytest_plugins = ("tests.report_data",)
 
@@ -37,7 +37,7 @@ def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods side by side
     assert list(ours.names) == ["length 100", "length 200", "length 400", "length 2,000"]
     scores = BASELINES["ours"][1]
-    measured = np.array([[rung.accuracy for rung in rungs(score or 0)] for score in scores])
+    measured = np.array([[result.accuracy for result in results(score or 0)] for score in scores])
     assert ours.y == pytest.approx(100 * measured.mean(axis=0))
     assert ours.low is not None
     assert ours.high is not None
@@ -48,10 +48,10 @@ def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     (every,) = marks(search, Curves)
     complete = [trial for trial in found.trials if trial.state == TrialState.COMPLETE]
     assert {tuple(curve.y) for curve in every.curves} == {
-        tuple(100 * rung.accuracy for rung in trial.test) for trial in complete
+        tuple(100 * result.accuracy for result in trial.test) for trial in complete
     }
     best = marks(search, Line)[-1]
-    assert best.y == [100 * rung.accuracy for rung in found.best.test]
+    assert best.y == [100 * result.accuracy for result in found.best.test]
     rules = marks(search, Rule)
     assert {(rule.x, rule.y) for rule in rules} == {(100, None), (None, 12.5)}
     assert search.x.log
@@ -68,8 +68,8 @@ def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None
     (panel,) = lengths.accuracy(gather(study, store)).panels
     spread_, best = marks(panel, Line)
     assert spread_.label == "its configuration: mean and range of 3 seeds"
-    assert spread_.low == [100 * rung.accuracy for rung in rungs(0.7)]
-    assert spread_.high == [100 * rung.accuracy for rung in rungs(0.9)]
+    assert spread_.low == [100 * result.accuracy for result in results(0.7)]
+    assert spread_.high == [100 * result.accuracy for result in results(0.9)]
     assert best.y == list(spread_.high)
 
 
@@ -82,7 +82,7 @@ def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
     assert figure is not None
     assert {panel.y.label for panel in figure.panels} == {"loss (squared error)"}
     best = marks(figure.panels[1], Line)[-1]
-    assert best.y == [rung.loss for rung in found.best.test]
+    assert best.y == [result.loss for result in found.best.test]
 
 
 def test_cost_is_what_was_recorded_and_nothing_else(found: ReportData, store: Store) -> None:
@@ -92,8 +92,8 @@ def test_cost_is_what_was_recorded_and_nothing_else(found: ReportData, store: St
     assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])  # ms: 10 µs a step
     study = optuna.create_study(study_name="old", direction="maximize")
     trial = frozen(0, SAB.Config(hidden=8), 0.5, TrialState.COMPLETE)
-    for rung in trial.user_attrs[record.RESULT][record.TEST]:
-        del rung["seconds"]
+    for result in trial.user_attrs[record.RESULT][record.TEST]:
+        del result["seconds"]
     study.add_trial(trial)
     assert lengths.cost(gather(study, store)) is None
 

@@ -23,7 +23,7 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.tasks import Copying
-from tests.reports import BASELINES, LENGTHS, confirmed, rungs, searched
+from tests.reports import BASELINES, LENGTHS, confirmed, results, searched
 
 HOSTILE = r"50% of $x_{1} & \input{/etc/passwd} #1 ~^<b>|[a](b) → ×"
 
@@ -51,9 +51,9 @@ def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None
     best = max((t for t in record.records(study) if t.values), key=lambda trial: trial.score)
     rows = [row for row in rows_of(data(store, "alone")) if row["seeds"] == "1"]
     assert [int(row["length"]) for row in rows] == list(LENGTHS)
-    for row, rung in zip(rows, best.test, strict=True):
-        assert float(row["accuracy"]) == rung.accuracy
-        assert float(row["loss"]) == rung.loss
+    for row, result in zip(rows, best.test, strict=True):
+        assert float(row["accuracy"]) == result.accuracy
+        assert float(row["loss"]) == result.loss
         assert row["loss_unit"] == "nats a step"
         assert row["method"].startswith(f"#{best.number} k_top=")
         assert "chose itself" in row["source"]
@@ -65,8 +65,8 @@ def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
     for row in rows:
         scores = BASELINES[row["method"]][1]
         at = LENGTHS.index(int(row["length"]))
-        known = [rungs(score)[at] for score in scores if score is not None]
-        accuracies = [rung.accuracy for rung in known] + [0.125] * (len(scores) - len(known))
+        known = [results(score)[at] for score in scores if score is not None]
+        accuracies = [result.accuracy for result in known] + [0.125] * (len(scores) - len(known))
         assert float(row["accuracy"]) == pytest.approx(np.mean(accuracies))
         interval = statistics.bootstrap_interval([np.array(accuracies)], np.mean)
         assert interval is not None
@@ -74,7 +74,7 @@ def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
         assert ends == pytest.approx((interval.low, interval.high), abs=0.02)
         assert min(accuracies) <= ends[0] <= float(row["accuracy"]) <= ends[1] <= max(accuracies)
         assert (int(row["seeds"]), int(row["failed"])) == (4, 4 - len(known))
-        assert float(row["loss"]) == pytest.approx(np.mean([rung.loss for rung in known]))
+        assert float(row["loss"]) == pytest.approx(np.mean([result.loss for result in known]))
 
 
 def test_a_comparison_itself_has_its_methods_and_no_trial_that_chose_itself(store: Store) -> None:
@@ -107,7 +107,7 @@ def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) 
     assert accuracy.title == "Accuracy in %, by length; trained at length 100"
     assert loss.title == "Loss in nats a step, by length; trained at length 100"
     rows = {row[0]: row[1:] for row in accuracy.body if len(row) > 1}
-    mean = statistics.mean([rungs(score)[1].accuracy for score in (0.9, 0.95, 0.7, 0.92)])
+    mean = statistics.mean([results(score)[1].accuracy for score in (0.9, 0.95, 0.7, 0.92)])
     assert rows["ours"][2].replace("\n", " ") == mean.percent()
     assert rows["lstm"][0] == "4\n(1 failed)"
     assert rows["SAB"] == ("–", "99", "95", "83", "75", "47", "41")

@@ -231,8 +231,8 @@ def test_measuring_drops_old_memories_as_training_does() -> None:
         return kept
 
     model.carried = spy  # type: ignore[method-assign]
-    rung = measure(model, task, 200, sequences=3, seed=0, stream=Stream.TEST)
-    assert rung.sequences == 3
+    result = measure(model, task, 200, sequences=3, seed=0, stream=Stream.TEST)
+    assert result.sequences == 3
     assert most == [11] + [17] * 9  # m_0, and the last 10, then 16 of every second step
 
 

@@ -19,7 +19,7 @@ from tests.records import spec
 LABEL = "k_top=2 k_att=2 k_trunc=3 constant rate=0.001"
 
 
-def rungs(*accuracies: float) -> list[LengthResult]:
+def results(*accuracies: float) -> list[LengthResult]:
     return [
         LengthResult(length=4 * 2**i, accuracy=a, loss=0.0, sequences=8)
         for i, a in enumerate(accuracies)
@@ -30,7 +30,7 @@ def progress(step: int, score: float) -> Progress:
     report = Report(
         step=step, loss=0.5, accuracy=0.8, gradient_norm=1.0, skipped=0, updates_per_second=9.0
     )
-    return Progress(report=report, ladder=rungs(score), score=score, seconds=step * 2, memory=1.0)
+    return Progress(report=report, ladder=results(score), score=score, seconds=step * 2, memory=1.0)
 
 
 def fields(line: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_a_line_for_each_trial_that_ended(tmp_path: Path) -> None:
     book.trial_reported(0, progress(20, 0.7))
     assert not book.path.exists()
     book.trial_ended(
-        0, Outcome(state="COMPLETE", score=0.75, ladder=rungs(1, 0.5), test=rungs(0.1, 0.1))
+        0, Outcome(state="COMPLETE", score=0.75, ladder=results(1, 0.5), test=results(0.1, 0.1))
     )
     book.trial_ended(2, Outcome(state="PRUNED", reason="score 0.500\n at 10 updates"))
     book.trial_ended(1, Outcome(state="FAIL", reason="DivergedError: no finite gradient"))

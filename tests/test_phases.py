@@ -82,7 +82,7 @@ class Periodic(Model):
 def test_mean_and_worst_and_in_phase_are_right(task: Task, period: int, first: int) -> None:
     phases, sequences, seed = 5, 23, 15
     model = Periodic(task, range(first, first + phases), 5, period, seed)
-    rung = measure(
+    result = measure(
         model,
         task,
         first,
@@ -96,20 +96,20 @@ def test_mean_and_worst_and_in_phase_are_right(task: Task, period: int, first: i
         for at in range(phases)
     ]
     share = [5, 5, 5, 4, 4]
-    assert rung.by_phase == tuple(right)
-    assert rung.sequences == sequences
+    assert result.by_phase == tuple(right)
+    assert result.sequences == sequences
     mean = sum(r * n for r, n in zip(right, share, strict=True)) / sequences
-    assert rung.accuracy == pytest.approx(mean)
-    assert rung.in_phase == 1.0
-    assert rung.worst_phase == (1.0 if period == 1 else 0.0)
-    assert solves([rung], [first], task) is (period == 1)
+    assert result.accuracy == pytest.approx(mean)
+    assert result.in_phase == 1.0
+    assert result.worst_phase == (1.0 if period == 1 else 0.0)
+    assert solves([result], [first], task) is (period == 1)
 
 
 def test_fewer_lengths_than_phases_leave_the_worst_unknown() -> None:
     model = Periodic(COPYING, range(7, 9), 4, 3)
     kept: dict[str, Any] = {"sequences": 8, "seed": 0, "stream": Stream.TEST}
-    rung = measure(model, COPYING, 7, **kept, phases=2)
-    assert (rung.accuracy, rung.in_phase, rung.worst_phase) == (0.0, None, None)
+    result = measure(model, COPYING, 7, **kept, phases=2)
+    assert (result.accuracy, result.in_phase, result.worst_phase) == (0.0, None, None)
 
 
 def test_a_task_scored_at_every_step_has_no_phase() -> None:
@@ -117,8 +117,8 @@ def test_a_task_scored_at_every_step_has_no_phase() -> None:
     model = SAB.Config(hidden=4, k_att=3).build(
         task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALISATION)
     )
-    rung = measure(model, task, 6, sequences=4, seed=0, stream=Stream.TEST)
-    assert (rung.by_phase, rung.in_phase, rung.worst_phase) == ((), None, None)
+    result = measure(model, task, 6, sequences=4, seed=0, stream=Stream.TEST)
+    assert (result.by_phase, result.in_phase, result.worst_phase) == ((), None, None)
 
 
 @pytest.mark.parametrize("kind", [LSTM.Config(hidden=8), SAB.Config(hidden=8, k_top=2, k_att=3)])
@@ -134,7 +134,7 @@ def test_lengths_in_one_pass_are_as_measured_alone(
     kept: dict[str, Any] = {"seed": 1, "stream": Stream.SELECTION}
     together = measure(model, COPYING, 20, **kept, sequences=40, phases=4)
     alone = [measure(model, COPYING, length, **kept, sequences=10) for length in range(20, 24)]
-    assert together.by_phase == tuple(rung.accuracy for rung in alone)
+    assert together.by_phase == tuple(result.accuracy for result in alone)
     steps_of = [COPYING.steps(length) for length in range(20, 24)]
     mean = sum(r.loss * n for r, n in zip(alone, steps_of, strict=True)) / sum(steps_of)
     assert together.loss == pytest.approx(mean, rel=1e-5)
@@ -175,7 +175,7 @@ def test_paused_between_all_batches_it_is_the_same(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> None:
-    def rung(length: int, in_phase: float, worst: float) -> LengthResult:
+    def result(length: int, in_phase: float, worst: float) -> LengthResult:
         mean = (in_phase + worst) / 2
         return LengthResult(
             length=length,
@@ -187,9 +187,9 @@ def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> No
             worst_phase=worst,
         )
 
-    rungs = [rung(20, 1.0, 1.0), rung(40, 1.0, 0.98), rung(80, 0.5, 0.5)]
-    assert solve_length(rungs) == 20
-    assert solve_length(rungs, in_phase=True) == 40
+    results = [result(20, 1.0, 1.0), result(40, 1.0, 0.98), result(80, 0.5, 0.5)]
+    assert solve_length(results) == 20
+    assert solve_length(results, in_phase=True) == 40
     alone = [LengthResult(length=20, accuracy=1.0, loss=0.0, sequences=2)]  # of an older store
     assert solve_length(alone) == solve_length(alone, in_phase=True) == 20
 

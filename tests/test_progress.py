@@ -36,7 +36,7 @@ def spec(number: int, configuration: int | None = None) -> TrialSpec:
     return records.spec(number, configuration, ladder=LADDER)
 
 
-def rungs(*accuracies: float) -> list[LengthResult]:
+def results(*accuracies: float) -> list[LengthResult]:
     return [
         LengthResult(length=5 * 2**i, accuracy=a, loss=0.0, sequences=8)
         for i, a in enumerate(accuracies)
@@ -56,7 +56,7 @@ def progress(
         in_force={"k_top": 4},
     )
     return Progress(
-        report=report, ladder=rungs(*accuracies), score=score, seconds=seconds, memory=1.0
+        report=report, ladder=results(*accuracies), score=score, seconds=seconds, memory=1.0
     )
 
 
@@ -85,7 +85,7 @@ def play(console: Console, clock: Clock) -> Watch:
             if number < 2:
                 watch.trial_reported(number, progress(10, 0.9, 0.4 + number / 10))
         clock.now = 1800.0
-        done = rungs(0.95, 0.85, 0.75)
+        done = results(0.95, 0.85, 0.75)
         watch.trial_ended(0, Outcome(state="COMPLETE", score=0.9, ladder=done, test=done))
         watch.trial_ended(1, Outcome(state="PRUNED", reason="score 0.600 at 10 updates"))
         watch.trial_ended(2, Outcome(state="FAIL", reason="DivergedError: no finite gradient"))
@@ -194,7 +194,7 @@ def test_a_trial_that_is_taken_up_again_goes_on() -> None:
     ]
     summary = shown(watch)[0]
     assert "2 running, 0 pruned, 0 failed, 0 done, 2 before of 12 · best 0.700 by #3" in summary
-    watch.trial_ended(5, Outcome(state="COMPLETE", score=0.8, ladder=rungs(0.8)))
+    watch.trial_ended(5, Outcome(state="COMPLETE", score=0.8, ladder=results(0.8)))
     assert "best 0.800 by #5" in shown(watch)[0]
     assert "[3 of 12, left –]" in lines.getvalue()
     assert "5  done " in row(shown(watch), 5)

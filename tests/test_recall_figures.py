@@ -63,7 +63,7 @@ def test_far_from_the_training_length_the_scored_steps_are_shown(
     monkeypatch.setattr(memory, "CELLS", 12)
     _, figure, _ = memory.memory(recalling)
     (heat,) = marks(figure.panels[0], Heat)
-    far = max(rung.length for rung in recalling.best.test)
+    far = max(result.length for result in recalling.best.test)
     assert far > 30
     assert f"{far:,}" in figure.title
     directory = recalling.best.checkpoint

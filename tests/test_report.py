@@ -38,11 +38,11 @@ def add(
     score = values[0] if values else None
     made = spec(trial.number, configuration, run=run)
     trial.set_user_attr(record.SPEC, made.to_dict())
-    rungs = [
+    results = [
         LengthResult(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
         for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))
     ]
-    trial.set_user_attr(record.TEST, plain(rungs))
+    trial.set_user_attr(record.TEST, plain(results))
     study.tell(trial, values or None, state=state)
 
 

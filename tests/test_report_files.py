@@ -145,8 +145,8 @@ def test_the_page_says_what_was_asked_and_found(page: Page, store: Store) -> Non
     assert f"The best trial, #{best.number}" in text
     assert "model.k_top" in text
     assert f"{best.params['learning_rate']:.6g}" in text
-    for rung in best.test:
-        assert f"{100 * rung.accuracy:.1f}" in text
+    for result in best.test:
+        assert f"{100 * result.accuracy:.1f}" in text
     assert text.count(published.QUOTED) >= 3
     assert "0abc" in text  # the revision
     assert "p after Holm" in text

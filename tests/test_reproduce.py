@@ -79,10 +79,10 @@ def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
     file = load(learnable(tmp_path))
     found = predict(file)
     probe = found.probe
-    assert [rung.length for rung in probe.rungs] == [2, 4, 8]
-    assert [rung.selects for rung in probe.rungs] == [True, True, False]
-    select = sum(rung.seconds for rung in probe.rungs if rung.selects)
-    whole = sum(rung.seconds for rung in probe.rungs)
+    assert [result.length for result in probe.results] == [2, 4, 8]
+    assert [result.selects for result in probe.results] == [True, True, False]
+    select = sum(result.seconds for result in probe.results if result.selects)
+    whole = sum(result.seconds for result in probe.results)
     expected = 120 * probe.seconds_per_update + 3 * select + 2 * whole
     assert probe.trial_seconds == pytest.approx(expected)
     assert found.hours == pytest.approx(8 * probe.trial_seconds / found.placement.at_once / 3600)

@@ -117,12 +117,12 @@ def test_what_is_recorded_is_what_the_checkpoint_does(done: Done) -> None:
     assert best.run is not None
     model, task = checkpoint.load_model(Path(best.checkpoint.address)), best.run.task.build()
     torch.set_num_threads(1)
-    for stream, rungs in ((Stream.SELECTION, best.ladder), (Stream.TEST, best.test)):
-        assert [rung.length for rung in rungs] == [2, 4, 8]
-        for rung in rungs:
-            again = measure(model, task, rung.length, sequences=64, seed=0, stream=stream)
-            assert again.accuracy == rung.accuracy
-            assert math.isclose(again.loss, rung.loss, rel_tol=1e-5)
+    for stream, results in ((Stream.SELECTION, best.ladder), (Stream.TEST, best.test)):
+        assert [result.length for result in results] == [2, 4, 8]
+        for result in results:
+            again = measure(model, task, result.length, sequences=64, seed=0, stream=stream)
+            assert again.accuracy == result.accuracy
+            assert math.isclose(again.loss, result.loss, rel_tol=1e-5)
 
 
 def test_mlflow_shows_one_parent_and_a_child_for_each_trial(
@@ -259,12 +259,12 @@ def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> 
     shown = sabtune("report", "learnable", "--store", done.store.root, cwd=done.file.parent)
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for rung in done.best.test:
+    for result in done.best.test:
         line = next(
-            line for line in shown.stdout.splitlines() if line.startswith(f"│{rung.length:>7}")
+            line for line in shown.stdout.splitlines() if line.startswith(f"│{result.length:>7}")
         )
-        assert f"{rung.accuracy:.1%}" in line
-        assert f"{rung.loss:.4f}" in line
+        assert f"{result.accuracy:.1%}" in line
+        assert f"{result.loss:.4f}" in line
     assert shown.stdout.strip() in done.shown.stdout  # the search ends with the same page
 
 

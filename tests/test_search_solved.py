@@ -14,7 +14,7 @@ from tests.studies import learnable
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_a_solved_trial_ends_complete_and_is_a_baseline_at_later_rungs(tmp_path: Path) -> None:
+def test_a_solved_trial_ends_complete_and_counts_at_later_rungs(tmp_path: Path) -> None:
     file = learnable(tmp_path, updates=3000)
     text = file.read_text()
     for old, new in (
@@ -32,7 +32,7 @@ def test_a_solved_trial_ends_complete_and_is_a_baseline_at_later_rungs(tmp_path:
     solved, other = records(tmp_path / "store", "learnable")
     assert solved.state == TrialState.COMPLETE
     assert solved.solved
-    assert [rung.length for rung in solved.test] == [2, 4, 8]
+    assert [result.length for result in solved.test] == [2, 4, 8]
     assert max(solved.scores) < 1500
     # alone there, but for one that ended before
     assert other.state == TrialState.PRUNED

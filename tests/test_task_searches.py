@@ -50,7 +50,7 @@ def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
     assert [trial.state for trial in trials] == [TrialState.COMPLETE]
     assert f"loss ({config.build().loss_unit})" in done.stdout
     lengths = [config.length, 2 * config.length]
-    assert all([rung.length for rung in trial.test] == lengths for trial in trials)
+    assert all([result.length for result in trial.test] == lengths for trial in trials)
 
 
 @pytest.mark.parametrize("name", FROM_FILES)

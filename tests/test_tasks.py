@@ -173,12 +173,12 @@ def test_a_ladder_runs(kind: str) -> None:
     task = config.build()
     run = RunConfig(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
     lengths = (task.length, *(n for n in EXAMPLES[kind].longer if n > task.length))
-    rungs = measure_ladder(
+    results = measure_ladder(
         run.build_model(task), task, lengths, sequences=7, seed=0, stream=Stream.SELECTION
     )
-    assert [(rung.length, rung.sequences) for rung in rungs] == [(n, 7) for n in lengths]
-    assert all(0 <= rung.accuracy <= 1 and rung.loss > 0 for rung in rungs)
-    assert 0 <= selection_score(rungs, task) < 1
+    assert [(result.length, result.sequences) for result in results] == [(n, 7) for n in lengths]
+    assert all(0 <= result.accuracy <= 1 and result.loss > 0 for result in results)
+    assert 0 <= selection_score(results, task) < 1
 
 
 @every_task

@@ -20,7 +20,7 @@ from tests.experiments import (
     Place,
     assert_shows,
     progress,
-    rungs,
+    results,
     spec,
     state,
     tell,
@@ -150,7 +150,7 @@ def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunC
     tracker = embedded.tracker()
     for number, accuracy in ((0, 0.25), (1, 0.5), (2, 0.75)):
         best = replace(
-            told[number], outcome=replace(COMPLETE, score=accuracy, test=rungs(accuracy))
+            told[number], outcome=replace(COMPLETE, score=accuracy, test=results(accuracy))
         )
         tracker.search_told(replace(state(best), trials={"complete": number + 1}))
         tracker._await()
@@ -161,7 +161,7 @@ def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunC
     by_ended = embedded.curve(search, "best_test_accuracy_at_0010")
     assert by_ended == [(1, 0.25), (2, 0.5), (3, 0.75)]
     again = embedded.tracker()
-    better = replace(told[3], outcome=replace(COMPLETE, test=rungs(1.0)))
+    better = replace(told[3], outcome=replace(COMPLETE, test=results(1.0)))
     for _ in range(2):
         again.sync([], state(best))
         again.sync([], replace(state(better), trials={"complete": 4}))

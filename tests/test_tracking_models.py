@@ -89,12 +89,12 @@ def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
     assert trained.outcome is not None
     digests = contexts(run)
     shown = {(m.key, m.step): (m.value, m.dataset_digest) for m in model.metrics or []}
-    for rung in trained.outcome.test:
-        assert shown["test_accuracy", rung.length] == (rung.accuracy, digests["test"])
-        at = f"test_accuracy_at_{rung.length:04}"
-        assert shown[at, 0] == (rung.accuracy, digests["test"])
-    for rung in trained.outcome.ladder:
-        assert shown["ladder_accuracy", rung.length] == (rung.accuracy, digests["selection"])
+    for result in trained.outcome.test:
+        assert shown["test_accuracy", result.length] == (result.accuracy, digests["test"])
+        at = f"test_accuracy_at_{result.length:04}"
+        assert shown[at, 0] == (result.accuracy, digests["test"])
+    for result in trained.outcome.ladder:
+        assert shown["ladder_accuracy", result.length] == (result.accuracy, digests["selection"])
     assert not [key for key, _ in shown if key in ("loss", "score", "k_top")]
 
 

@@ -46,13 +46,13 @@ def unclocked(history: list[Progress]) -> list[Progress]:
     ]
 
 
-def test_the_short_rungs_are_measured_on_the_way_and_all_at_the_end() -> None:
+def test_the_selection_lengths_are_measured_on_the_way_and_all_at_the_end() -> None:
     first, last = TrialRun(spec())
-    assert [rung.length for rung in first.ladder] == [4]
+    assert [result.length for result in first.ladder] == [4]
     assert not first.finished
     assert not first.test
-    assert [rung.length for rung in last.ladder] == [4, 8]
-    assert [rung.length for rung in last.test] == [4, 8]
+    assert [result.length for result in last.ladder] == [4, 8]
+    assert [result.length for result in last.test] == [4, 8]
     assert last.finished
     assert last.ladder != last.test  # other sequences
 
@@ -82,7 +82,7 @@ def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         (*_, progress) = TrialRun(spec(run=run, ladder=ladder, confirms=confirms))
         assert set(asked) == {Stream.TRAINING, Stream.SELECTION, last}
         # each image once, however many sequences were asked for
-        assert [rung.sequences for rung in progress.ladder] == [200, 200]
+        assert [result.sequences for result in progress.ladder] == [200, 200]
         assert progress.test[0].sequences == (300 if confirms else 200)
 
 
@@ -202,7 +202,7 @@ def test_a_trial_that_pauses_reports_the_same(
     assert unclocked(run.history) == unclocked(whole.history)
 
 
-def test_a_rung_that_was_measured_is_not_measured_again(
+def test_a_length_that_was_measured_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = TrialRun(spec())
@@ -267,7 +267,7 @@ def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSp
 @pytest.mark.parametrize(
     ("solved_reports", "step"), [(1, 2), (2, 5), (3, 6), (4, 10), (None, 10)], ids=str
 )
-def test_a_trial_ends_once_its_short_rungs_are_solved_for_long_enough(
+def test_a_trial_ends_once_its_selection_lengths_are_solved_for_long_enough(
     monkeypatch: pytest.MonkeyPatch, solved_reports: int | None, step: int
 ) -> None:
     no, yes = (0.99, 0.98, 0.0), (0.99, 1.0, 0.5)  # solved from 0.99 on, at 4 and at 8
@@ -279,8 +279,8 @@ def test_a_trial_ends_once_its_short_rungs_are_solved_for_long_enough(
     solved = [progress.solved for progress in (*before, last)]
     known = [False, True, False, True, True, True, False, False, False, False]
     assert solved == (known[:step] if solved_reports else [False] * step)
-    assert [rung.length for rung in last.ladder] == [4, 8, 16]
-    assert [rung.length for rung in last.test] == [4, 8, 16]
+    assert [result.length for result in last.ladder] == [4, 8, 16]
+    assert [result.length for result in last.test] == [4, 8, 16]
 
 
 def test_whether_a_trial_has_solved_its_task_its_test_does_not_say(
@@ -291,7 +291,7 @@ def test_whether_a_trial_has_solved_its_task_its_test_does_not_say(
     table.tested = 0.5
     (last,) = TrialRun(ten(1))
     assert last.finished
-    assert [rung.accuracy for rung in last.test] == [0.5] * 3
+    assert [result.accuracy for result in last.test] == [0.5] * 3
 
 
 def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
@@ -329,7 +329,7 @@ def test_a_score_is_of_the_final_k_top() -> None:
         for k_top, run, told in ((1.0, final, a), (final.training.progress, before, b)):
             copied = copy.deepcopy(run.training.model)
             copied.set_progress(k_top)
-            rungs = measure_ladder(
+            results = measure_ladder(
                 copied,
                 run.training.task,
                 (4, 8),
@@ -337,7 +337,7 @@ def test_a_score_is_of_the_final_k_top() -> None:
                 seed=0,
                 stream=Stream.SELECTION,
             )
-            assert list(told.ladder) == rungs
+            assert list(told.ladder) == results
         different += a.ladder != b.ladder
     assert different >= 2
     assert list(final.history[-1].test) == list(before.history[-1].test)

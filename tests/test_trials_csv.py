@@ -46,7 +46,7 @@ def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
         if trial.state == TrialState.COMPLETE:
             assert float(row["score"]) == trial.value
             assert [float(row[f"test_accuracy_at_{n}"]) for n in LENGTHS] == [
-                rung["accuracy"] for rung in trial.user_attrs["result"]["test"]
+                result["accuracy"] for result in trial.user_attrs["result"]["test"]
             ]
         else:
             assert not row[f"test_accuracy_at_{LENGTHS[0]}"]

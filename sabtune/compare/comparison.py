@@ -49,15 +49,20 @@ class Group:
     def solved(self, length: int, at: float = SOLVED) -> Share:
         """P(solve): at least `at` at this length and at every shorter one that was measured."""
         reached = [
-            solve_length([rung for rung in rungs if rung.length <= length], at) == length
-            for rungs in self.runs.values()
+            solve_length([result for result in results if result.length <= length], at) == length
+            for results in self.runs.values()
         ]
         return statistics.solve_share(reached + [False] * self.failed)
 
     def loss(self, length: int) -> Estimate | None:
         """The mean over the seeds that ended, a failed one having none; None if no seed did."""
-        rungs = [rung for rungs in self.runs.values() for rung in rungs if rung.length == length]
-        return statistics.mean([rung.loss for rung in rungs]) if rungs else None
+        results = [
+            result
+            for results in self.runs.values()
+            for result in results
+            if result.length == length
+        ]
+        return statistics.mean([result.loss for result in results]) if results else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,7 @@ class Comparison:
         Failed seeds have their places among the indices `among`, or else stand at the end.
         """
         found = [
-            next(rung.accuracy for rung in group.runs[seed] if rung.length == length)
+            next(result.accuracy for result in group.runs[seed] if result.length == length)
             if seed in group.runs
             else self.chance
             for seed in sorted({*group.runs, *among})
@@ -129,10 +134,10 @@ class Comparison:
     def phases(self, group: Group, length: int) -> tuple[Estimate, Estimate] | None:
         """The mean accuracies in phase with the training length and in the worst phase, failed
         seeds at chance; None where they weren't measured."""
-        rungs = [rung for of in group.runs.values() for rung in of if rung.length == length]
+        results = [result for of in group.runs.values() for result in of if result.length == length]
         samples = []
         for name in ("in_phase", "worst_phase"):
-            known = [getattr(rung, name) for rung in rungs if rung.by_phase]
+            known = [getattr(result, name) for result in results if result.by_phase]
             if not known or None in known:
                 return None
             samples.append(known + [self.chance] * group.failed)
@@ -266,8 +271,8 @@ def notes_on_seeds(comparison: Comparison) -> list[str]:
 
 def _runs(comparison: Comparison) -> Iterator[str]:
     seeds = _range(group.n for group in comparison.groups)
-    runs = [rungs for group in comparison.groups for rungs in group.runs.values()]
-    sequences = _range(rung.sequences for rungs in runs for rung in rungs)
+    runs = [results for group in comparison.groups for results in group.runs.values()]
+    sequences = _range(result.sequences for results in runs for result in results)
     known = sorted(set(comparison.searched) & set(comparison.lengths))
     search = (
         f"The search chose by length {', '.join(f'{length:,}' for length in known)} too, "
@@ -296,8 +301,8 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
         f"P(solve): the share of seeds with an accuracy of {comparison.solved_at:.0%} or more at "
         "the length and every shorter one measured. IQM: the mean of the middle half of the seeds."
     )
-    runs = [rungs for group in comparison.groups for rungs in group.runs.values()]
-    phases = max((len(rung.by_phase) for rungs in runs for rung in rungs), default=0)
+    runs = [results for group in comparison.groups for results in group.runs.values()]
+    phases = max((len(result.by_phase) for results in runs for result in results), default=0)
     if phases:
         yield (
             f"A length L is measured over L … L + {phases - 1}; the accuracy is their mean. In "
@@ -336,13 +341,13 @@ def _check_groups(groups: Sequence[Group]) -> None:
     for group in groups:
         if group.failed < 0 or group.n < 1:
             raise ConfigError(f"{group.label}: {group.n} seeds; expected at least one")
-    measured = {_lengths(rungs) for group in groups for rungs in group.runs.values()}
+    measured = {_lengths(results) for group in groups for results in group.runs.values()}
     if len(measured) != 1 or () in measured:
         raise ConfigError(f"lengths {sorted(measured)}: expected the same in every run")
 
 
-def _lengths(rungs: Sequence[LengthResult]) -> tuple[int, ...]:
-    return tuple(sorted(rung.length for rung in rungs))
+def _lengths(results: Sequence[LengthResult]) -> tuple[int, ...]:
+    return tuple(sorted(result.length for result in results))
 
 
 def _seeds(group: Group) -> str:

@@ -19,7 +19,7 @@ from sabtune.training.memory import forget_peak, peak
 class Extrapolation:
     """A rung, and what measuring it held at its peak, in MiB."""
 
-    rung: LengthResult
+    result: LengthResult
     memory: float
 
 
@@ -46,7 +46,7 @@ def extrapolate(
     for length in lengths:
         forget_peak(model.device)
         seed = spec.evaluation_seed
-        rung = measure(
+        result = measure(
             model,
             task,
             length,
@@ -55,4 +55,4 @@ def extrapolate(
             stream=stream,
             phases=phases,
         )
-        yield Extrapolation(rung=rung, memory=peak(model.device))
+        yield Extrapolation(result=result, memory=peak(model.device))

@@ -65,11 +65,11 @@ def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
     return scores, progress
 
 
-def _flat(name: str, rungs: Sequence[LengthResult]) -> dict[str, float]:
+def _flat(name: str, results: Sequence[LengthResult]) -> dict[str, float]:
     return {
-        f"{name} {key} at length {rung.length}": value
-        for rung in rungs
-        for key, value in asdict(rung).items()
+        f"{name} {key} at length {result.length}": value
+        for result in results
+        for key, value in asdict(result).items()
         if key in ("accuracy", "loss")
     }
 

@@ -152,7 +152,7 @@ def _accuracies(data: ReportData) -> Iterator[Block]:
             rows.append(_row(group, {n: _percent(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
     if not data.is_comparison:
-        cells = {rung.length: f"{rung.accuracy:.1%}".rstrip("%") for rung in data.best.test}
+        cells = {result.length: f"{result.accuracy:.1%}".rstrip("%") for result in data.best.test}
         yield Block(heading=ITSELF, rows=(_best(data, cells),))
     yield from _papers(data, "accuracy")
 
@@ -179,7 +179,7 @@ def _losses(data: ReportData) -> Iterator[Block]:
             rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
     if not data.is_comparison:
-        cells = {rung.length: f"{rung.loss:.3g}" for rung in data.best.test}
+        cells = {result.length: f"{result.loss:.3g}" for result in data.best.test}
         yield Block(heading=ITSELF, rows=(_best(data, cells),))
     yield from _papers(data, "loss")
 
@@ -246,10 +246,14 @@ def _rows(data: ReportData) -> Iterator[dict[str, object]]:
     for row in comparison.accuracy_rows(found) if found else ():
         named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
         yield {"source": "fresh seeds", **own, **named, **unit}
-    for rung in () if data.is_comparison else data.best.test:
-        row = {"method": _label(data), "length": rung.length, "seeds": 1}
-        row |= {"accuracy": rung.accuracy, "loss": rung.loss}
-        row |= {"in_phase": rung.in_phase, "worst_phase": rung.worst_phase} if rung.by_phase else {}
+    for result in () if data.is_comparison else data.best.test:
+        row = {"method": _label(data), "length": result.length, "seeds": 1}
+        row |= {"accuracy": result.accuracy, "loss": result.loss}
+        row |= (
+            {"in_phase": result.in_phase, "worst_phase": result.worst_phase}
+            if result.by_phase
+            else {}
+        )
         yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
     for table in _quoted(data):
         for of in table.rows:

@@ -54,11 +54,13 @@ def _measured(trial: TrialRecord) -> Cells:
     return _by_length("ladder", trial.ladder) | _by_length("test", trial.test)
 
 
-def _by_length(on: str, rungs: list[LengthResult]) -> Cells:
-    accuracies: Cells = {f"{on}_accuracy_at_{rung.length}": rung.accuracy for rung in rungs}
+def _by_length(on: str, results: list[LengthResult]) -> Cells:
+    accuracies: Cells = {f"{on}_accuracy_at_{result.length}": result.accuracy for result in results}
     phases: Cells = {}
-    for rung in rungs:
-        if rung.by_phase:
-            phases[f"{on}_in_phase_at_{rung.length}"] = rung.in_phase
-            phases[f"{on}_worst_phase_at_{rung.length}"] = rung.worst_phase
-    return accuracies | phases | {f"{on}_loss_at_{rung.length}": rung.loss for rung in rungs}
+    for result in results:
+        if result.by_phase:
+            phases[f"{on}_in_phase_at_{result.length}"] = result.in_phase
+            phases[f"{on}_worst_phase_at_{result.length}"] = result.worst_phase
+    return (
+        accuracies | phases | {f"{on}_loss_at_{result.length}": result.loss for result in results}
+    )

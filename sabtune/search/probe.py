@@ -24,7 +24,7 @@ PROBE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungCost:
+class LengthCost:
     """Measuring one rung with all its sequences."""
 
     length: int
@@ -51,7 +51,7 @@ class Probe:
     updates: int  # that were timed
     seconds_per_update: float
     training_memory: float  # MiB
-    rungs: list[RungCost]
+    results: list[LengthCost]
     trial_seconds: float
     reading: Reading | None
 
@@ -63,16 +63,16 @@ def probe(spec: TrialSpec, device: torch.device) -> Probe:
     forget_peak(device)
     seconds, updates, training = _train(spec.run, device)
     training_memory = peak(device)
-    rungs = [_rung(spec, training, length) for length in ladder.lengths]
+    results = [_length_result(spec, training, length) for length in ladder.lengths]
     reports = math.ceil(config.train.updates / config.train.report_every)
-    selecting = sum(rung.seconds for rung in rungs if rung.selects)
-    everything = sum(rung.seconds for rung in rungs)
+    selecting = sum(result.seconds for result in results if result.selects)
+    everything = sum(result.seconds for result in results)
     return Probe(
         label=config.model.label(),
         updates=updates,
         seconds_per_update=seconds,
         training_memory=training_memory,
-        rungs=rungs,
+        results=results,
         trial_seconds=config.train.updates * seconds + (reports - 1) * selecting + 2 * everything,
         reading=held(device) if device.type == "cuda" else None,
     )
@@ -118,7 +118,7 @@ def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
     return (time.perf_counter() - begun) / done, done, training
 
 
-def _rung(spec: TrialSpec, training: Training, length: int) -> RungCost:
+def _length_result(spec: TrialSpec, training: Training, length: int) -> LengthCost:
     """One batch is measured; the others take as long."""
     ladder = spec.ladder
     at_once = min(ladder.sequences, max(1, BATCH_STEPS // training.task.steps(length)))
@@ -133,7 +133,7 @@ def _rung(spec: TrialSpec, training: Training, length: int) -> RungCost:
         phases=min(ladder.phases or 1, at_once),
     )
     seconds = (time.perf_counter() - begun) * ladder.sequences / at_once
-    return RungCost(
+    return LengthCost(
         length=length,
         seconds=seconds,
         memory=peak(training.model.device),

@@ -148,8 +148,8 @@ class TrialRecord:
             params=dict(trial.params),
             spec=TrialSpec.from_dict(attrs[SPEC]) if SPEC in attrs else None,
             scores=scores or dict(trial.intermediate_values),
-            ladder=[_rung(rung) for rung in attrs.get(LADDER, [])],
-            test=[_rung(rung) for rung in attrs.get(TEST, [])],
+            ladder=[_length_result(result) for result in attrs.get(LADDER, [])],
+            test=[_length_result(result) for result in attrs.get(TEST, [])],
             reason=str(attrs.get(REASON, "")),
             label=str(attrs.get(LABEL, "")),
             retry_of=attrs.get(RETRY_OF),
@@ -181,7 +181,7 @@ class TrialRecord:
         )
 
 
-def _rung(data: Mapping[str, Any]) -> LengthResult:
+def _length_result(data: Mapping[str, Any]) -> LengthResult:
     """A rung as `plain` wrote it. Raises TypeError if it holds anything but numbers."""
     for key, value in data.items():
         numbers = value if key == "by_phase" else [value]

@@ -144,7 +144,7 @@ class Row:
         return self.progress.score if self.progress else None
 
     @property
-    def rungs(self) -> Sequence[LengthResult]:
+    def results(self) -> Sequence[LengthResult]:
         if self.outcome and self.outcome.ladder:
             return self.outcome.ladder
         return self.progress.ladder if self.progress else ()
@@ -235,7 +235,8 @@ class Watch:
         if report.step > row.told:
             self._say(
                 f"#{number} {row.updates} updates, {report.updates_per_second:.0f}/s, "
-                f"loss {_loss(report.loss)}, {_rungs(progress.ladder)}, score {progress.score:.3f}"
+                f"loss {_loss(report.loss)}, {_results(progress.ladder)}, "
+                f"score {progress.score:.3f}"
             )
 
     def trial_noted(self, number: int, words: str) -> None:
@@ -246,7 +247,7 @@ class Watch:
         row.outcome = outcome
         self.pace.end(number)
         shared = f" ({row.shared})" if row.shared else ""
-        detail = outcome.reason or _rungs(outcome.test or row.rungs)
+        detail = outcome.reason or _results(outcome.test or row.results)
         ended = f"{self._ended()} of {self.trials}, left {duration(self._left())}"
         self._say(f"#{number}{shared} {row.state}: {detail}  [{ended}]")
 
@@ -320,7 +321,7 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
         f"{report.updates_per_second:.0f}" if report else "",
         _loss(report.loss) if report else "",
     ]
-    accuracy = {rung.length: f"{rung.accuracy:.1%}" for rung in row.rungs}
+    accuracy = {result.length: f"{result.accuracy:.1%}" for result in row.results}
     return [
         str(row.number),
         "goes on" if row.again and not row.outcome else row.state,
@@ -350,5 +351,5 @@ def _loss(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.1e}"
 
 
-def _rungs(rungs: Sequence[LengthResult]) -> str:
-    return "  ".join(f"{rung.length}: {rung.accuracy:.1%}" for rung in rungs)
+def _results(results: Sequence[LengthResult]) -> str:
+    return "  ".join(f"{result.length}: {result.accuracy:.1%}" for result in results)

@@ -22,9 +22,9 @@ def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
     for name in ("length", "seconds", "peak memory (MiB)", "measured"):
         table.add_column(name, justify="right")
     probe, placement = prediction.probe, prediction.placement
-    for rung in probe.rungs:
-        when = "at every report" if rung.selects else "at the end"
-        table.add_row(f"{rung.length:,}", f"{rung.seconds:.2f}", f"{rung.memory:,.0f}", when)
+    for result in probe.results:
+        when = "at every report" if result.selects else "at the end"
+        table.add_row(f"{result.length:,}", f"{result.seconds:.2f}", f"{result.memory:,.0f}", when)
     pruned = "; pruning makes it less" if study.pruning else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
@@ -66,16 +66,16 @@ def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
 
 def extrapolation_line(trial: TrialRecord, measured: Extrapolation) -> Text:
     """One model at one length."""
-    rung = measured.rung
-    sequences = counted(rung.sequences, "sequence")
+    result = measured.result
+    sequences = counted(result.sequences, "sequence")
     assert trial.run is not None
     label = trial.label or trial.run.trial.model.label()
     phases = ""
-    if rung.by_phase:
-        shares = ", ".join(f"{accuracy:.1%}" for accuracy in rung.by_phase)
-        phases = f" over {len(rung.by_phase)} lengths ({shares})"
+    if result.by_phase:
+        shares = ", ".join(f"{accuracy:.1%}" for accuracy in result.by_phase)
+        phases = f" over {len(result.by_phase)} lengths ({shares})"
     return Text(
-        f"#{trial.number} {label}, seed {trial.run.seed}, at length {rung.length:,}{phases}: "
-        f"{rung.accuracy:.2%}, loss {rung.loss:.3g} "
-        f"({sequences}, {rung.seconds or 0:,.1f} s, {measured.memory:,.0f} MiB at the peak)"
+        f"#{trial.number} {label}, seed {trial.run.seed}, at length {result.length:,}{phases}: "
+        f"{result.accuracy:.2%}, loss {result.loss:.3g} "
+        f"({sequences}, {result.seconds or 0:,.1f} s, {measured.memory:,.0f} MiB at the peak)"
     )

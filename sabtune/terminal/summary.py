@@ -103,41 +103,41 @@ UNITS = {
 }
 
 
-def _ladder(rungs: Sequence[LengthResult], run: RunConfig) -> Table:
+def _ladder(results: Sequence[LengthResult], run: RunConfig) -> Table:
     task = run.task.build()
     kept = ("kept",) if run.share_kept() is not None else ()
     table = Table(title="Accuracy by length", title_justify="left")
-    phases = ("in phase", "worst phase") if any(map(depends, rungs)) else ()
+    phases = ("in phase", "worst phase") if any(map(depends, results)) else ()
     for name in ("length", "× training", "accuracy", *phases, *kept, f"loss ({task.loss_unit})"):
         table.add_column(name, justify="right")
-    for rung in rungs:
-        of_phases = (_share(rung.in_phase), _share(rung.worst_phase))
+    for result in results:
+        of_phases = (_share(result.in_phase), _share(result.worst_phase))
         table.add_row(
-            f"{rung.length:,}",
-            f"{rung.length / rungs[0].length:g}",
-            f"{rung.accuracy:.1%}",
+            f"{result.length:,}",
+            f"{result.length / results[0].length:g}",
+            f"{result.accuracy:.1%}",
             *of_phases[: len(phases)],
-            *[_share(run.share_kept(rung.length))] * len(kept),
-            f"{rung.loss:.4f}",
+            *[_share(run.share_kept(result.length))] * len(kept),
+            f"{result.loss:.4f}",
         )
     table.add_section()
     table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases + kept), "")
     return table
 
 
-def depends(rung: LengthResult) -> bool:
+def depends(result: LengthResult) -> bool:
     """Whether a rung's accuracy may depend on the phase: it was measured, and there are several."""
-    return bool(rung.by_phase) and rung.worst_phase not in (None, rung.accuracy)
+    return bool(result.by_phase) and result.worst_phase not in (None, result.accuracy)
 
 
 def _share(accuracy: float | None) -> str:
     return "–" if accuracy is None else f"{accuracy:.1%}"
 
 
-def _solved(rungs: Sequence[LengthResult], task: Task) -> str:
-    length, at = solve_length(rungs, task.solved), f"{task.solved:.0%}"
+def _solved(results: Sequence[LengthResult], task: Task) -> str:
+    length, at = solve_length(results, task.solved), f"{task.solved:.0%}"
     words = f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
-    in_phase = solve_length(rungs, task.solved, in_phase=True)
+    in_phase = solve_length(results, task.solved, in_phase=True)
     if in_phase != length:
         words += f" in every phase, up to {in_phase:,} in phase with the training length"
     return words
@@ -145,14 +145,14 @@ def _solved(rungs: Sequence[LengthResult], task: Task) -> str:
 
 def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     assert best.run is not None
-    task, counts = best.run.task.build(), sorted({rung.sequences for rung in best.test})
+    task, counts = best.run.task.build(), sorted({result.sequences for result in best.test})
     fewer = f"{counts[0]:,} to " if len(counts) > 1 else ""
     yield (
         f"{fewer}{counts[-1]:,} fresh sequences a length, none of which chose this trial. "
         f"{_solved(best.test, task)}; "
         f"length score {length_score(best.test, task):.3f}."
     )
-    phases = max(len(rung.by_phase) for rung in best.test)
+    phases = max(len(result.by_phase) for result in best.test)
     if best.run.share_kept() is not None:
         yield "Kept: of the memories at the end of a sequence, the share that a step recalls."
     if any(map(depends, best.test)):

@@ -84,7 +84,7 @@ def _fields(
     score = outcome.score
     if last and outcome.state == "PRUNED":
         score = last.score
-    rungs = outcome.ladder or (last.ladder if last else ())
+    results = outcome.ladder or (last.ladder if last else ())
     return [
         _now(),
         f"#{number}",
@@ -92,7 +92,7 @@ def _fields(
         "" if score is None else f"{score:.4f}",
         str(last.report.step) if last else "",
         f"{last.seconds:.1f}" if last else "",
-        " ".join(f"{rung.length}:{rung.accuracy:.3f}" for rung in rungs),
+        " ".join(f"{result.length}:{result.accuracy:.3f}" for result in results),
         f"{shared(spec)} {label(spec.run)}" if spec else "",
         str(spec.run.seed) if spec else "",
         outcome.reason,

@@ -11,7 +11,7 @@ from sabtune.config import PARTS
 from sabtune.escaping import markdown
 from sabtune.schema import KIND, to_dict
 from sabtune.study.events import Overview, TrialView
-from sabtune.tracking.trial_run import by_length, rung_by_rung, summary
+from sabtune.tracking.trial_run import by_length, length_by_length, summary
 from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
 
@@ -37,7 +37,7 @@ def points(overview: Overview, when: int) -> list[Metric]:
         test, longest = best.outcome.test, best.spec.ladder.lengths[-1]
         if test:
             values |= {f"best_{k}": v for k, v in summary(test, best.spec).items()}
-        found += rung_by_rung(CURVE, test, longest, when, ended)
+        found += length_by_length(CURVE, test, longest, when, ended)
     return [Metric(key, value, when, ended) for key, value in values.items()] + found
 
 
@@ -50,7 +50,7 @@ def curve(overview: Overview, told: Mapping[tuple[str, int], float], when: int) 
     best = overview.best
     if best is None or best.outcome is None:
         return []
-    points = {rung.length: rung.accuracy for rung in best.outcome.test}
+    points = {result.length: result.accuracy for result in best.outcome.test}
     there = {step: value for (key, step), value in told.items() if key == CURVE}
     key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.spec.number}"
     return by_length(key, best.outcome.test, when)
@@ -130,7 +130,7 @@ def _best(best: TrialView) -> Iterator[str]:
     if outcome is None or not outcome.test:
         return
     values = summary(outcome.test, best.spec)
-    rows = [(f"{rung.length:,}", f"{rung.accuracy:.1%}") for rung in outcome.test]
+    rows = [(f"{result.length:,}", f"{result.accuracy:.1%}") for result in outcome.test]
     yield from _table(("length", "accuracy, fresh sequences"), rows)
     yield ""
     yield (

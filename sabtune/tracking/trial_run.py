@@ -149,12 +149,14 @@ def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[M
     """How far the trial's model carries."""
     points = []
     longest = spec.ladder.lengths[-1] if spec else 0
-    for on, rungs in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
-        points += by_length(f"{on}_accuracy", rungs, when)
-        points += [Metric(f"{on}_loss", rung.loss, when, rung.length) for rung in rungs]
-        points += rung_by_rung(f"{on}_accuracy", rungs, longest, when)
+    for on, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
+        points += by_length(f"{on}_accuracy", results, when)
+        points += [Metric(f"{on}_loss", result.loss, when, result.length) for result in results]
+        points += length_by_length(f"{on}_accuracy", results, longest, when)
         for name in ("in_phase", "worst_phase"):
-            known = [(rung.length, getattr(rung, name)) for rung in rungs if rung.by_phase]
+            known = [
+                (result.length, getattr(result, name)) for result in results if result.by_phase
+            ]
             points += [
                 Metric(f"{on}_{name}", accuracy, when, length)
                 for length, accuracy in known
@@ -166,17 +168,17 @@ def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[M
     return points
 
 
-def by_length(key: str, rungs: Sequence[LengthResult], when: int) -> list[Metric]:
+def by_length(key: str, results: Sequence[LengthResult], when: int) -> list[Metric]:
     """A curve over the ladder."""
-    return [Metric(key, rung.accuracy, when, rung.length) for rung in rungs]
+    return [Metric(key, result.accuracy, when, result.length) for result in results]
 
 
-def rung_by_rung(
-    key: str, rungs: Sequence[LengthResult], longest: int, when: int, step: int = 0
+def length_by_length(
+    key: str, results: Sequence[LengthResult], longest: int, when: int, step: int = 0
 ) -> list[Metric]:
     """One metric for each rung; `longest`: of the ladder, so that all names are as wide."""
-    digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in rungs))))
-    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in rungs]
+    digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in results))))
+    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in results]
 
 
 def summary(test: Sequence[LengthResult], spec: TrialSpec) -> dict[str, float]:

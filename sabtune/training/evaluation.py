@@ -56,12 +56,12 @@ class Ladder(Config):
 
     def __post_init__(self) -> None:
         for name in ("lengths", "select"):
-            rungs = getattr(self, name)
-            check(len(rungs) > 0, name, rungs, "at least one length")
-            for rung in rungs:
-                check_whole(name, rung, least=1)
-            rising = all(a < b for a, b in pairwise(rungs))
-            check(rising, name, rungs, "lengths in rising order")
+            lengths = getattr(self, name)
+            check(len(lengths) > 0, name, lengths, "at least one length")
+            for length in lengths:
+                check_whole(name, length, least=1)
+            rising = all(a < b for a, b in pairwise(lengths))
+            check(rising, name, lengths, "lengths in rising order")
         check_whole("sequences", self.sequences, least=1)
         if self.solved_reports is not None:
             check_whole("solved_reports", self.solved_reports, least=1)
@@ -158,7 +158,7 @@ def measure(
     phases: int = 1,
 ) -> LengthResult:
     """`measure_on` without a pause."""
-    rung = measure_on(
+    result = measure_on(
         model,
         task,
         length,
@@ -168,8 +168,8 @@ def measure(
         phases=phases,
         begun=Begun(),
     )
-    assert isinstance(rung, LengthResult)
-    return rung
+    assert isinstance(result, LengthResult)
+    return result
 
 
 @torch.no_grad()
@@ -220,7 +220,7 @@ def measure_on(
         if done < len(phase_of) and should_pause():
             seconds = time.perf_counter() - since
             return Begun(done=done, tallies=tuple(tallies), seconds=seconds)
-    return rung_of(
+    return length_result(
         task,
         length,
         tallies,
@@ -278,7 +278,7 @@ def mean_by_phase(task: Task, length: int, accuracies: Sequence[float], period: 
     return [sum(phases[phase]) / len(phases[phase]) for phase in range(period)]
 
 
-def rung_of(
+def length_result(
     task: Task,
     length: int,
     tallies: Sequence[Tally],
@@ -327,30 +327,30 @@ def measure_ladder(
     ]
 
 
-def normalized_score(rung: LengthResult, task: Task) -> float:
+def normalized_score(result: LengthResult, task: Task) -> float:
     """How good a rung is by the task's own measure, from 0 to 1."""
-    return task.normalized_score(rung.accuracy, rung.loss)
+    return task.normalized_score(result.accuracy, result.loss)
 
 
-def selection_score(rungs: Sequence[LengthResult], task: Task) -> float:
+def selection_score(results: Sequence[LengthResult], task: Task) -> float:
     """What a search maximises: the mean of `normalized_score` over the rungs given."""
-    return sum(normalized_score(rung, task) for rung in rungs) / len(rungs)
+    return sum(normalized_score(result, task) for result in results) / len(results)
 
 
-def solves(rungs: Sequence[LengthResult], select: Sequence[int], task: Task) -> bool:
+def solves(results: Sequence[LengthResult], select: Sequence[int], task: Task) -> bool:
     """Whether the rungs of these lengths are there, and all of them solved."""
-    chosen = [rung for rung in rungs if rung.length in select]
-    return bool(chosen) and all(rung.least >= task.solved for rung in chosen)
+    chosen = [result for result in results if result.length in select]
+    return bool(chosen) and all(result.least >= task.solved for result in chosen)
 
 
-def length_score(rungs: Sequence[LengthResult], task: Task) -> float:
+def length_score(results: Sequence[LengthResult], task: Task) -> float:
     """`normalized_score` averaged over the logarithm of length, from the second rung to the last.
 
     The first rung is the training length and doesn't count. The average is the trapezoidal rule's,
     so that rungs standing closely together don't weigh more. One longer rung alone is its own
     average; a ladder without any scores 0.
     """
-    longer = sorted(rungs, key=lambda rung: rung.length)[1:]
+    longer = sorted(results, key=lambda result: result.length)[1:]
     if len(longer) < 2:
         return normalized_score(longer[0], task) if longer else 0.0
     area = 0.0
@@ -364,7 +364,7 @@ def length_score(rungs: Sequence[LengthResult], task: Task) -> float:
 
 
 def solve_length(
-    rungs: Sequence[LengthResult], solved_at: float = SOLVED, *, in_phase: bool = False
+    results: Sequence[LengthResult], solved_at: float = SOLVED, *, in_phase: bool = False
 ) -> int:
     """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none.
 
@@ -372,11 +372,11 @@ def solve_length(
     measured, the mean.
     """
     solved = 0
-    for rung in sorted(rungs, key=lambda rung: rung.length):
-        accuracy = rung.least
+    for result in sorted(results, key=lambda result: result.length):
+        accuracy = result.least
         if in_phase:
-            accuracy = rung.accuracy if rung.in_phase is None else rung.in_phase
+            accuracy = result.accuracy if result.in_phase is None else result.in_phase
         if accuracy < solved_at:
             break
-        solved = rung.length
+        solved = result.length
     return solved

@@ -136,17 +136,17 @@ class Progress:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """What `to_dict` wrote."""
-        rungs = {
-            name: [LengthResult.from_dict(rung) for rung in data[name]]
+        results = {
+            name: [LengthResult.from_dict(result) for result in data[name]]
             for name in ("ladder", "test")
         }
         report = Report(**known_fields(Report, data["report"]))
-        return cls(**known_fields(cls, data) | rungs | {"report": report})
+        return cls(**known_fields(cls, data) | results | {"report": report})
 
 
-def plain(rungs: Sequence[LengthResult]) -> list[dict[str, Any]]:
+def plain(results: Sequence[LengthResult]) -> list[dict[str, Any]]:
     """Rungs as plain JSON values."""
-    return [asdict(rung) for rung in rungs]
+    return [asdict(result) for result in results]
 
 
 class TrialRun:
@@ -174,7 +174,7 @@ class TrialRun:
 
     def _begin(self, spec: TrialSpec, training: Training, kept: Kept) -> None:
         self.spec, self.training, self.history = spec, training, kept.history
-        self.report, self.rungs, self.begun = kept.report, kept.rungs, kept.begun
+        self.report, self.results, self.begun = kept.report, kept.results, kept.begun
         self._before, self._least = kept.seconds, kept.memory
         self._begun = time.perf_counter()
         forget_peak(training.model.device)
@@ -184,7 +184,7 @@ class TrialRun:
         kept = Kept(
             history=self.history,
             report=self.report,
-            rungs=self.rungs,
+            results=self.results,
             begun=self.begun,
             seconds=self.seconds,
             memory=self._memory(),
@@ -213,14 +213,14 @@ class TrialRun:
                 yield None
                 continue
             self.history.append(self._progress(self.report))
-            self.report, self.rungs = None, []
+            self.report, self.results = None, []
             self._check_limits(self.history[-1])
             yield self.history[-1]
 
     def _measured(self, should_pause: Callable[[], bool]) -> bool:
         """Measures rung after rung; whether all are, or else it's time to pause."""
-        while len(self.rungs) < len(todo := self._todo()):
-            stream, length = todo[len(self.rungs)]
+        while len(self.results) < len(todo := self._todo()):
+            stream, length = todo[len(self.results)]
             with self._at_measured_k_top():
                 found = measure_on(
                     self.training.model,
@@ -237,8 +237,8 @@ class TrialRun:
                 self.begun = found
                 return False
             self.begun = Begun()
-            self.rungs.append(found)
-            if len(self.rungs) < len(self._todo()) and should_pause():
+            self.results.append(found)
+            if len(self.results) < len(self._todo()) and should_pause():
                 return False
         return True
 
@@ -256,7 +256,7 @@ class TrialRun:
         """What a report is to measure: the short rungs; at the end all, and those of the test."""
         ladder = self.spec.ladder
         short = [(Stream.SELECTION, length) for length in ladder.select]
-        if len(self.rungs) < len(short) or not (self.training.progress >= 1 or self._enough()):
+        if len(self.results) < len(short) or not (self.training.progress >= 1 or self._enough()):
             return short
         long = [length for length in ladder.lengths if length not in ladder.select]
         last = self.spec.test_stream
@@ -272,21 +272,21 @@ class TrialRun:
         wanted = self.spec.ladder.solved_reports
         if wanted is None or not self.training.model.settled:
             return False
-        short = self.rungs[: len(self.spec.ladder.select)]  # tests have no say in it
+        short = self.results[: len(self.spec.ladder.select)]  # tests have no say in it
         reports = [short, *(progress.ladder for progress in reversed(self.history))][:wanted]
         return len(reports) == wanted and all(map(self._solves, reports))
 
-    def _solves(self, rungs: Sequence[LengthResult]) -> bool:
-        return solves(rungs, self.spec.ladder.select, self.training.task)
+    def _solves(self, results: Sequence[LengthResult]) -> bool:
+        return solves(results, self.spec.ladder.select, self.training.task)
 
     def _progress(self, report: Report) -> Progress:
         ladder, todo = self.spec.ladder, self._todo()
         of_selection = sum(stream == Stream.SELECTION for stream, _ in todo)
-        select = self.rungs[: len(ladder.select)]
+        select = self.results[: len(ladder.select)]
         return Progress(
             report=report,
-            ladder=sorted(self.rungs[:of_selection], key=lambda rung: rung.length),
-            test=self.rungs[of_selection:],
+            ladder=sorted(self.results[:of_selection], key=lambda result: result.length),
+            test=self.results[of_selection:],
             score=selection_score(select, self.training.task),
             seconds=self.seconds,
             memory=self._memory(),
@@ -328,7 +328,7 @@ class Kept:
 
     history: list[Progress] = field(default_factory=list)
     report: Report | None = None  # of the training up to here, while its rungs are measured
-    rungs: list[LengthResult] = field(default_factory=list)  # that were
+    results: list[LengthResult] = field(default_factory=list)  # that were
     begun: Begun = field(default_factory=Begun)  # of the next one
     seconds: float = 0.0  # that the trial took, over all its attempts
     memory: float = 0.0  # MiB, the most that was held
@@ -344,7 +344,7 @@ class Kept:
         return {
             "history": [progress.to_dict() for progress in self.history],
             "report": asdict(self.report) if self.report else None,
-            "rungs": plain(self.rungs),
+            "rungs": plain(self.results),
             "begun": asdict(self.begun),
             "seconds": self.seconds,
             "memory": self.memory,
@@ -358,7 +358,7 @@ class Kept:
         return cls(
             history=history,
             report=Report(**known_fields(Report, report)) if report else None,
-            rungs=[LengthResult.from_dict(rung) for rung in data.get("rungs", [])],
+            results=[LengthResult.from_dict(result) for result in data.get("rungs", [])],
             begun=Begun.from_dict(data["begun"]) if "begun" in data else Begun(),
             seconds=data.get("seconds", history[-1].seconds if history else 0.0),
             memory=data.get("memory", history[-1].memory if history else 0.0),

@@ -56,7 +56,7 @@ def accuracy(data: ReportData) -> Figure:
     """Accuracy by length: every method on fresh seeds, and every trial of the search."""
     quantity = Quantity(
         Axis(label="accuracy (%)", low=0, high=103),
-        lambda rung: 100 * rung.accuracy,
+        lambda result: 100 * result.accuracy,
         lambda found, group, length: _times(100, statistics.mean(found.accuracies(group, length))),
     )
     chance = Rule(y=100 * data.task.chance, label=f"chance, {data.task.chance:.1%}")
@@ -68,7 +68,9 @@ def loss(data: ReportData) -> Figure | None:
     if data.task.loss_unit == Task.loss_unit:
         return None
     axis = Axis(label=f"loss ({data.task.loss_unit})", log=True)
-    quantity = Quantity(axis, lambda rung: rung.loss, lambda _, group, length: group.loss(length))
+    quantity = Quantity(
+        axis, lambda result: result.loss, lambda _, group, length: group.loss(length)
+    )
     return _against_length(data, "loss", quantity, [])
 
 
@@ -86,17 +88,17 @@ def cost(data: ReportData) -> Figure | None:
         if data.best in timed:
             marks.append(_line(data.best, _ms, f"the best, #{data.best.number}", BLACK))
         words = f"{MOST} of the complete trials" if len(timed) > MOST else "each complete trial"
-    rungs = [rung for trial in timed for rung in trial.test]
+    results = [result for trial in timed for result in trial.test]
     return Figure(
         name="cost",
         title="Cost against length",
         caption=f"Milliseconds that testing takes a sequence, by its length, of {words} "
         f"(n = {counted(len(timed), 'trial')}, "
-        f"{counted(rungs[0].sequences, 'sequence')} a length), as measured while whatever else the "
-        "machine had to do ran beside it.",
+        f"{counted(results[0].sequences, 'sequence')} a length), measured while "
+        "other trials ran.",
         panels=[
             Panel(
-                x=_axis({rung.length for rung in rungs}),
+                x=_axis({result.length for result in results}),
                 y=Axis(label="ms a sequence (log scale)", log=True),
                 marks=marks,
             )
@@ -169,7 +171,7 @@ def _search(
         marks.append(_range(seeds, quantity))
     marks.append(_line(best, quantity.of, f"the best, #{best.number}, one seed", BLACK))
     scores = [trial.score for trial in tested]
-    lengths = {rung.length for trial in tested for rung in trial.test}
+    lengths = {result.length for trial in tested for result in trial.test}
     title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
     return (
@@ -182,10 +184,10 @@ def _search(
 
 def _range(seeds: Sequence[TrialRecord], quantity: Quantity) -> Line:
     by_length = {
-        rung.length: [
-            quantity.of(found) for t in seeds for found in t.test if found.length == rung.length
+        result.length: [
+            quantity.of(found) for t in seeds for found in t.test if found.length == result.length
         ]
-        for rung in seeds[0].test
+        for result in seeds[0].test
     }
     return Line(
         x=list(by_length),
@@ -200,15 +202,15 @@ def _range(seeds: Sequence[TrialRecord], quantity: Quantity) -> Line:
 
 def _curve(trial: TrialRecord, of: Callable[[LengthResult], float]) -> Curve:
     return Curve(
-        x=[rung.length for rung in trial.test],
-        y=[of(rung) for rung in trial.test],
+        x=[result.length for result in trial.test],
+        y=[of(result) for result in trial.test],
         name=f"#{trial.number}, score {trial.score:.3f}",
         value=trial.score,
     )
 
 
 def _line(trial: TrialRecord, of: Callable[[LengthResult], float], label: str, colour: str) -> Line:
-    x, y = [rung.length for rung in trial.test], [of(rung) for rung in trial.test]
+    x, y = [result.length for result in trial.test], [of(result) for result in trial.test]
     return Line(x=x, y=y, label=label, colour=colour, symbol="circle", width=1.8)
 
 
@@ -216,7 +218,7 @@ def _methods_cost(data: ReportData, timed: Sequence[TrialRecord]) -> list[Mark]:
     marks: list[Mark] = []
     for number, label in enumerate(dict.fromkeys(trial.label for trial in timed)):
         own = [trial for trial in timed if trial.label == label]
-        lengths = [rung.length for rung in own[0].test]
+        lengths = [result.length for result in own[0].test]
         each = [[_ms(r) for t in own for r in t.test if r.length == n] for n in lengths]
         marks.append(
             Line(
@@ -248,5 +250,5 @@ def _times(factor: float, of: Estimate) -> Estimate:
     return Estimate(factor * of.value, scaled)
 
 
-def _ms(rung: LengthResult) -> float:
-    return 1000 * (rung.seconds or 0.0) / rung.sequences
+def _ms(result: LengthResult) -> float:
+    return 1000 * (result.seconds or 0.0) / result.sequences

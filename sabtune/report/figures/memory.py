@@ -70,7 +70,7 @@ def memory(data: ReportData) -> list[Figure]:
     if len(found.made_at) == 1:  # m_0 alone
         return []
     figures = [_map(data, batch, found), _distances(data, batch, found)]
-    far = max((rung.length for rung in data.best.test if rung.length <= FAR), default=length)
+    far = max((result.length for result in data.best.test if result.length <= FAR), default=length)
     if far > length:
         figures.insert(1, _far(data, far, *drawn(far, 1)))
     return figures

@@ -11,21 +11,23 @@ def phases(data: ReportData) -> Figure | None:
     """The accuracy of the best trial by the phase of the length, a line for each length of the
     ladder; None where one phase was measured, or there is one."""
     period, tested = data.run.trial.model.period, data.best.test
-    if period == 1 or not all(rung.worst_phase is not None and rung.by_phase for rung in tested):
+    if period == 1 or not all(
+        result.worst_phase is not None and result.by_phase for result in tested
+    ):
         return None
     lines = [
         Line(
             x=list(range(period)),
             y=[
                 100 * accuracy
-                for accuracy in mean_by_phase(data.task, rung.length, rung.by_phase, period)
+                for accuracy in mean_by_phase(data.task, result.length, result.by_phase, period)
             ],
-            label=f"from length {rung.length:,}",
+            label=f"from length {result.length:,}",
             colour=METHODS[number % len(METHODS)],
             symbol=SYMBOLS[number % len(SYMBOLS)],
             dash=DASHES[number // len(METHODS) % len(DASHES)],
         )
-        for number, rung in enumerate(tested)
+        for number, result in enumerate(tested)
     ]
     chance = Rule(y=100 * data.task.chance, label=f"chance, {data.task.chance:.1%}")
     return Figure(

@@ -172,7 +172,7 @@ def sparsity(data: ReportData) -> Figure | None:
     ]
     if len({share for _, share in known}) < 2:
         return None
-    longest = max(rung.length for trial, _ in known for rung in trial.test)
+    longest = max(result.length for trial, _ in known for result in trial.test)
     periods = sorted({trial.run.trial.model.period for trial, _ in known if trial.run})
     marks: list[Mark] = []
     for i, period in enumerate(periods):
