@@ -1,14 +1,18 @@
-"""How fast SAB trains and runs on this CPU, and in how much memory, beside torch.nn.LSTM.
+"""Measure the time and memory of SAB on this CPU, compared with torch.nn.LSTM.
 
     python benchmarks/cpu.py [--quick]
 
-First the compiled pass and the eager one, which serves where that can't run, are compared with the
-equations, values and every gradient, by every rule; if they differ no time is printed. Then, on
-copying (10 symbols, one-hot, a linear readout): forward + loss + backward of nn.LSTM and of the two
-passes in turn, again and again; the median of each, and in brackets the least and greatest. The
-same beside the equations under plain autograd, in a process with the allocator as it comes: theirs
-is the memory that it has to fetch anew at each step. Memory is the growth of the largest resident
-size of a process that makes three updates. Minutes; --quick takes fewer rounds.
+First, the compiled pass and the eager pass (the fallback where the compiled pass can't run) are
+compared with the reference equations: values and every gradient, for every scoring and normalizer.
+If they differ, the script exits without printing times.
+
+Then it times forward, loss and backward on the copying task (10 symbols, one-hot, a linear
+readout). nn.LSTM and the two passes take turns; each cell is the median, with the minimum and the
+maximum in parentheses. A separate process compares both passes with the equations under plain
+autograd; it runs with the default allocator, because the equations allocate new memory at every
+step. Memory is the growth of the peak resident set size of a process that makes three updates.
+
+The script takes minutes; --quick runs fewer rounds.
 """
 
 from __future__ import annotations
@@ -35,12 +39,12 @@ from sabtune.ops import eager, reference
 from sabtune.ops.reference import Normalizer, Scoring, State
 
 SYMBOLS = 10
-RECALLED = 10  # symbols at a copying sequence's start and end; blanks between
+RECALLED = 10  # symbols at the start and at the end of a sequence, with blanks between them
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes, sparsity and rule of one row; `noise`: on normal noise instead of copying."""
+    """The sizes, sparsity and rule of one row. noise: use normal noise instead of copying."""
 
     B: int
     T: int
@@ -67,7 +71,7 @@ MEMORY = (Case(64, 400), Case(64, 1000))
 
 
 class Bench:
-    """The models of a case, on the same input."""
+    """The models of a case, all with the same input."""
 
     def __init__(self, case: Case, dtype: torch.dtype = torch.float32):
         generator = torch.Generator().manual_seed(0)
@@ -128,18 +132,18 @@ class Bench:
 
 
 def verify() -> None:
-    """Ends the program if the compiled pass or the eager one differs from the equations."""
+    """Exit if the compiled pass or the eager pass differs from the equations."""
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
         sizes = (Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 1, 0))
         rules = itertools.product(get_args(Scoring), get_args(Normalizer), (False, True))
         for size, (scoring, normalizer, noise) in itertools.product(sizes, rules):
             case = replace(size, scoring=scoring, normalizer=normalizer, noise=noise)
             bench = Bench(case, dtype)
-            found = {}
+            tensors = {}
             for model in ("compiled", "eager", "equations"):
                 logits = bench.train(model)
-                found[model] = [logits, *(weight.grad for weight in bench.weights)]
-            pairs = (zip(found[name], found["equations"], strict=True) for name in found)
+                tensors[model] = [logits, *(weight.grad for weight in bench.weights)]
+            pairs = (zip(tensors[name], tensors["equations"], strict=True) for name in tensors)
             for ours, truth in itertools.chain(*pairs):
                 assert ours is not None
                 assert truth is not None
@@ -149,21 +153,21 @@ def verify() -> None:
 
 
 def measure(bench: Bench, way: str, models: Sequence[str], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every round, the models in turn."""
+    """Return the milliseconds of every round by model; the models take turns."""
     times: dict[str, list[float]] = {model: [] for model in models}
     for round_ in range(rounds + 1):
         for model in models:
             if round_ > 4 and model in ("equations", "eager"):
-                continue  # slow enough to be steady
+                continue  # slow enough that five rounds are stable
             start = time.perf_counter()
             getattr(bench, way)(model)
-            if round_:  # the first warms up
+            if round_:  # the first round is a warm-up
                 times[model].append(1e3 * (time.perf_counter() - start))
     return times
 
 
 def table(way: str, case: Case, threads: int, models: Sequence[str], rounds: int) -> str:
-    """A row: the medians of the models, then how many times the first's the second takes."""
+    """Return a row: the times of the models, then the second model's time over the first's."""
     torch.set_num_threads(threads)
     times = measure(Bench(case), way, models, rounds)
     cells = [f"{way} {case.label()}", str(threads)]
@@ -179,14 +183,14 @@ def heading(models: Sequence[str], last: str) -> str:
 
 
 def growth(model: str, case: Case) -> float:
-    """MiB by which a fresh process grows."""
+    """Return by how many MiB a new process grows."""
     command = [sys.executable, __file__, "--grow", model, str(case.B), str(case.T)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def grow(model: str, case: Case) -> float:
     torch.set_num_threads(1)
-    Bench(Case(2, 5)).train(model)  # libraries and compiled code are no part of it
+    Bench(Case(2, 5)).train(model)  # load libraries and compile before measuring
     bench = Bench(case)
     before = most_resident()
     for _ in range(3):
@@ -195,7 +199,10 @@ def grow(model: str, case: Case) -> float:
 
 
 def most_resident() -> float:
-    """MiB that this process held at most; Linux (ru_maxrss would count its parent in)."""
+    """Return the peak resident set size of this process in MiB.
+
+    Works on Linux only; `ru_maxrss` would include the parent process.
+    """
     status = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in status if line.startswith("VmHWM"))
     return float(line.split()[1]) / 1024

@@ -1,12 +1,12 @@
-"""What share of an update the making of its batch takes, for every task.
+"""Measure which share of an update is spent on its batch, for every task.
 
     python benchmarks/data.py
 
-For each study the first configuration of its space is trained on one thread, and in each update the
-CPU time until the batch is there is taken beside the whole update's: medians of up to 200 updates,
-or of 15 s of them. Data sets that aren't embedded are stood in for by noise in their own formats, a
-tenth of their size (text8 a hundredth), which takes as long to draw from. What reading a data set
-takes, once a worker, is not in it.
+For each study, the script trains the first configuration of its space on one thread. It compares
+the CPU time of making the batch with the CPU time of the whole update; both are medians over up to
+200 updates or 15 s. Noise in the same formats replaces the data sets that aren't included, at a
+tenth of their size (text8: a hundredth), which doesn't change the time to draw a batch. The time to
+read a data set, once per worker, is not included. The script takes about two minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARM, TIMED, SECONDS = 2, 200, 15.0
 
 
 def write_noise(folder: Path) -> None:
-    """Files of noise where the data sets are looked for."""
+    """Write files of noise in the formats of the data sets."""
     noise = np.random.default_rng(0)
     for name in ("mnist", "cifar10", "ptb", "text8"):
         (folder / name).mkdir()

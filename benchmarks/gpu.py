@@ -1,25 +1,30 @@
-"""How fast SAB trains on a GPU by the experimental kernels, beside torch.nn.LSTM and plain torch.
+"""Measure the training speed of the experimental GPU kernels, compared with torch.nn.LSTM.
 
     python benchmarks/gpu.py [--quick]
 
-First the kernels are compared with the equations in float64, values and every gradient, by every
-rule; if they differ no time is printed. Then, on normal noise with 10 inputs and a linear readout
-to 10 symbols: forward + loss + backward of nn.LSTM (cuDNN), of the kernels and of the eager pass in
-turn, again and again, by the GPU's own clock; the median of each, and in brackets the least and
-greatest. In bf16 weights, inputs and outputs are so; the eager pass has no bf16. µs a step are the
-kernels' median over T, peaks what an update allocates beyond model and batch. Last how many updates
-a second trials make that share the GPU: on streams of one process, and as processes.
+First, the kernels are compared with the reference equations in float64: values and every gradient,
+for every scoring and normalizer. If they differ, the script exits without printing times.
 
-The roofline is what the update would take at least, `least_ms`: the greater of FLOP / R and bytes /
-W, with R the rate of torch.mm at 8192³ in the dtype, without TF32, and W that of copying 1 GiB, as
-measured first. By step and example, with M memories of which K = min(k_top + 1, M) count,
+Then it times forward, loss and backward on normal noise with 10 inputs and a linear readout to 10
+symbols, by the clock of the GPU. nn.LSTM (cuDNN), the kernels and the eager pass take turns; each
+cell is the median, with the minimum and the maximum in parentheses. In bf16, the weights, inputs
+and outputs are bf16; the eager pass doesn't support it. "µs a step" is the kernels' median divided
+by T. "MiB" is what an update allocates beyond the model and the batch. The last table has the
+updates per second of trials that share the GPU, on streams of one process and as processes.
+
+The roofline (`least_ms`) is the least time an update can take: the greater of FLOP / R and
+bytes / W. R is the rate of torch.mm at 8192³ in the dtype without TF32, and W the rate of copying
+1 GiB, both measured first. Per step and example, with M memories of which K = min(k_top + 1, M)
+have a weight,
 
     FLOP  = 3 (8 H (I + H) + 2 H² + 2 H² / k_att) + 4 M H + 12 K H
     bytes = 2 (8 H + s H + s I + 8 K + 8 H / k_att) + 2 s H
 
-s bytes being those of the dtype: the products, on the way back twice; all scores forward, K of them
-back; what the way back needs written and read, and the outputs' gradients read. A memory that is
-looked at again counts as cached. Where there is no GPU it ends with exit code 2.
+where s is the size of the dtype in bytes. FLOP counts the matrix products once forward and twice
+backward, all scores forward, and K scores backward. Bytes counts what the backward pass needs,
+written and read, and the output gradients. Memories that are read again count as cached.
+
+The script takes minutes; --quick runs fewer rounds. Without a GPU it exits with code 2.
 """
 
 from __future__ import annotations
@@ -52,14 +57,14 @@ SHARED = Case(64, 100)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 WARM = 3
 SECONDS = 5.0
-PATIENCE = 300.0  # seconds, for all processes to be there
+BARRIER_SECONDS = 300.0
 CUDA = torch.device("cuda")
-meeting: Any = None  # of the processes that share the GPU: a barrier
+barrier: Any = None  # where the processes that share the GPU wait for each other
 SABS = {"kernels": triton.sab, "eager": eager.sab, "equations": reference.sab}
 
 
 class Bench:
-    """The models of a case, on the same input."""
+    """The models of a case, all with the same input."""
 
     def __init__(self, case: Case, dtype: torch.dtype, device: torch.device = CUDA):
         generator = torch.Generator().manual_seed(0)
@@ -81,7 +86,7 @@ class Bench:
         self.weights = list(self.sab.parameters())
 
     def in_float64(self) -> Bench:
-        """The same numbers in another dtype: the truth about what they give."""
+        """Return a bench with the same weights and inputs in float64, as ground truth."""
         exact = Bench(self.case, torch.float64, self.x.device)
         exact.x = self.x.double()
         exact.sab.load_state_dict(self.sab.state_dict())
@@ -108,24 +113,24 @@ class Bench:
         loss.backward()  # type: ignore[no-untyped-call]
         return logits.detach()
 
-    def found(self, model: str) -> list[Tensor]:
-        """Logits and every gradient."""
+    def results(self, model: str) -> list[Tensor]:
+        """Return the logits and every gradient."""
         logits = self.train(model)
         return [logits, *(w.grad for w in self.weights if w.grad is not None)]
 
 
 def verify(sizes: Sequence[Case], device: torch.device = CUDA) -> None:
-    """Ends the program if the kernels differ from the equations in float64.
+    """Exit if the kernels differ from the equations in float64.
 
-    Where float32 itself is worse than the tolerance they may be off by 8 times what the equations
-    are in it.
+    Where the equations in float32 exceed the tolerance themselves, the kernels may have 8 times
+    their error.
     """
     ways = itertools.product(sizes, TOLERANCE.items(), get_args(Scoring), get_args(Normalizer))
     for size, (dtype, tolerance), scoring, normalizer in ways:
         case = replace(size, scoring=scoring, normalizer=normalizer)
         bench = Bench(case, dtype, device)
-        ours, truth = bench.found("kernels"), bench.in_float64().found("equations")
-        plain = bench.found("equations") if dtype == torch.float32 else truth
+        ours, truth = bench.results("kernels"), bench.in_float64().results("equations")
+        plain = bench.results("equations") if dtype == torch.float32 else truth
         for mine, true, other in zip(ours, truth, plain, strict=True):
             largest = true.abs().max()
             error, its = ((given - true).abs().max() / largest for given in (mine, other))
@@ -142,7 +147,7 @@ def flop(case: Case) -> float:
 
 
 def moved(case: Case, dtype: torch.dtype) -> float:
-    """Bytes."""
+    """Return the bytes that an update has to move."""
     H, T, size = case.H, case.T, dtype.itemsize
     K = sum(min(case.k_top + 1, 1 + t // case.k_att) for t in range(T))
     record = T * (8 * H + size * H + size * SYMBOLS + 8 * H / case.k_att) + 8 * K
@@ -150,12 +155,12 @@ def moved(case: Case, dtype: torch.dtype) -> float:
 
 
 def least_ms(case: Case, dtype: torch.dtype, rate: float, width: float) -> float:
-    """The roofline, for `rate` FLOP and `width` bytes a second."""
+    """Return the roofline in milliseconds, for `rate` FLOP/s and `width` bytes/s."""
     return 1e3 * max(flop(case) / rate, moved(case, dtype) / width)
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Milliseconds by the GPU's clock, the waits for the host in it."""
+    """Return the milliseconds by the clock of the GPU, including waits for the host."""
     begun, ended = (Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     begun.record()
@@ -166,7 +171,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measured_rates(dtype: torch.dtype) -> tuple[float, float]:
-    """FLOP and bytes a second that this GPU reaches."""
+    """Return the FLOP/s and bytes/s that this GPU reaches."""
     n = 8192
     a, out = (torch.ones(n, n, dtype=dtype, device=CUDA) for _ in range(2))
     product = statistics.median([timed(lambda: torch.mm(a, a, out=out)) for _ in range(8)][3:])
@@ -176,7 +181,7 @@ def measured_rates(dtype: torch.dtype) -> tuple[float, float]:
 
 
 def measure(bench: Bench, models: Sequence[str], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every round, the models in turn."""
+    """Return the milliseconds of every round by model; the models take turns."""
     times: dict[str, list[float]] = {model: [] for model in models}
     for round_, model in itertools.product(range(-WARM, rounds), models):
         ms = timed(partial(bench.train, model))
@@ -186,7 +191,7 @@ def measure(bench: Bench, models: Sequence[str], rounds: int) -> dict[str, list[
 
 
 def peak(bench: Bench, model: str) -> float:
-    """MiB that an update allocates."""
+    """Return the MiB that an update allocates."""
     bench.train(model)
     for weight in (*bench.weights, *bench.lstm.parameters(), *bench.head.parameters()):
         weight.grad = None
@@ -218,7 +223,7 @@ def rows(dtype: torch.dtype, rounds: int) -> None:
 
 
 def updates_a_second(benches: Sequence[Bench], model: str, seconds: float) -> float:
-    """Of all together, each on a stream of its own."""
+    """Return the total updates per second of the benches, each on its own stream."""
     streams = [Stream() for _ in benches]  # type: ignore[no-untyped-call]
 
     def round_() -> None:
@@ -238,25 +243,25 @@ def updates_a_second(benches: Sequence[Bench], model: str, seconds: float) -> fl
     return done / (time.perf_counter() - start)
 
 
-def together(barrier: Any) -> None:
-    """Before a process's work: keeps what it waits at."""
-    global meeting
-    meeting = barrier
+def start_worker(shared: Any) -> None:
+    """Initialize a worker process: store the barrier and enable the kernels."""
+    global barrier
+    barrier = shared
     os.environ[triton.SWITCH] = "1"
 
 
 def alone(model: str, seconds: float) -> float:
-    """Updates a second of one process, while others do the same."""
+    """Return the updates per second of this process while the others run, too."""
     bench = Bench(SHARED, torch.float32)
     bench.train(model)
-    meeting.wait(PATIENCE)
+    barrier.wait(BARRIER_SECONDS)
     return updates_a_second([bench], model, seconds)
 
 
 def in_processes(count: int, model: str, seconds: float) -> float:
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(count)
-    with ProcessPoolExecutor(count, context, together, (barrier,)) as pool:
+    shared = context.Barrier(count)
+    with ProcessPoolExecutor(count, context, start_worker, (shared,)) as pool:
         return sum(pool.map(alone, [model] * count, [seconds] * count))
 
 
@@ -267,16 +272,16 @@ def placement(seconds: float) -> None:
     print(heading(["trials", *ways]))
     for count in (1, 2, 4, 8):
         benches = [Bench(SHARED, torch.float32) for _ in range(count)]
-        found = [updates_a_second(benches, model, seconds) for model in models]
+        rates = [updates_a_second(benches, model, seconds) for model in models]
         del benches
         torch.cuda.empty_cache()
-        found += [in_processes(count, model, seconds) for model in models]
-        print(f"| {count} | " + " | ".join(f"{rate:.1f}" for rate in found) + " |", flush=True)
+        rates += [in_processes(count, model, seconds) for model in models]
+        print(f"| {count} | " + " | ".join(f"{rate:.1f}" for rate in rates) + " |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter shares")
+    parser.add_argument("--quick", action="store_true", help="run fewer and shorter rounds")
     options = parser.parse_args()
     os.environ[triton.SWITCH] = "1"
     if not torch.cuda.is_available() or not triton.runs_on(CUDA):

@@ -1,12 +1,12 @@
-"""What the death of a worker costs a trial whose reports take hours: seconds of its computing.
+"""Measure how many seconds of computing a trial loses when its worker is killed.
 
     python benchmarks/loss.py [--kills 5] [--files ADDRESS]
 
-A search of one trial, in a process of its own, by the command's own engine. Its worker is killed
-(SIGKILL) after a time drawn at random, and again once the next worker has come as far. What is lost
-is what was computed after the checkpoint that the next worker goes on from: the time between that
-checkpoint's own count of seconds and the death, both told by the trial's clock, which begins anew
-with each worker at the seconds of the checkpoint it began from.
+The script runs a search of one trial that takes hours to yield its first metrics. It kills the
+trial's worker (SIGKILL) at a random time, then does the same with the next worker. The loss is what
+was computed after the checkpoint from which the next worker resumes: the time of the kill minus the
+seconds stored in that checkpoint, both on the trial's clock. Each worker starts that clock at the
+seconds of the checkpoint that it resumes from. Five kills take a few minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cpu import processor
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import LSTM
 from sabtune.search.run import search
-from sabtune.search.trainable import SAVE_EVERY
+from sabtune.search.trainable import SAVE_SECONDS
 from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts
 from sabtune.study.definition import Study, StudyFile
@@ -50,7 +50,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 
 def drive(store: Store) -> None:
-    """The search, which comes to no end."""
+    """Run the search, which never ends."""
     study = Study(
         name=NAME,
         task=Copying.Config(length=50),
@@ -61,7 +61,7 @@ def drive(store: Store) -> None:
 
 
 def worker(driver: int, other_than: int) -> int:
-    """The process that trains, once it isn't that one."""
+    """Return the process that trains, once it is not `other_than`."""
     while True:
         for process in below(driver):
             with contextlib.suppress(OSError):
@@ -72,16 +72,16 @@ def worker(driver: int, other_than: int) -> int:
 
 
 def below(process: int) -> list[int]:
-    """What a process has started, and what that has."""
+    """Return all descendants of a process."""
     try:
         text = Path(f"/proc/{process}/task/{process}/children").read_text()
     except OSError:
         return []
-    return [of for child in map(int, text.split()) for of in (child, *below(child))]
+    return [pid for child in map(int, text.split()) for pid in (child, *below(child))]
 
 
 def saved(store: Store) -> tuple[str, float]:
-    """The newest whole checkpoint: its name, and the trial's seconds in it."""
+    """Return the name of the newest complete checkpoint and the trial's seconds in it."""
     for checkpoint in Attempts(store.trials / NAME).checkpoints(0):
         whole, content = checkpoint.read("progress.json"), checkpoint.read(FILE)
         if whole and content:
@@ -90,15 +90,15 @@ def saved(store: Store) -> tuple[str, float]:
 
 
 def lose(store: Store, driver: int, kills: int) -> list[float]:
-    """Kills one worker after the other; the seconds that each death cost."""
+    """Kill one worker after the other; return the seconds lost at each kill."""
     lost, last, draw = list[float](), 0, random.Random(0)  # noqa: S311
     for _ in range(kills):
         last = worker(driver, last)
         name, _ = saved(store)
-        while saved(store)[0] <= name:  # until this worker has saved once: its clock is known then
+        while saved(store)[0] <= name:  # its first checkpoint shows this worker's clock
             time.sleep(0.05)
         at, (_, seconds) = time.monotonic(), saved(store)
-        time.sleep(draw.uniform(0, 2 * SAVE_EVERY))
+        time.sleep(draw.uniform(0, 2 * SAVE_SECONDS))
         newest, then = saved(store), time.monotonic()
         os.kill(last, signal.SIGKILL)
         lost.append(seconds + then - at - newest[1])
@@ -115,7 +115,7 @@ def main() -> None:
     if options.drive:
         drive(Store.at(options.drive, options.files).made())
         return
-    print(f"{processor()}, {os.cpu_count()} CPUs, a save each {SAVE_EVERY:g} s", flush=True)
+    print(f"{processor()}, {os.cpu_count()} CPUs, a save each {SAVE_SECONDS:g} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--drive", folder]
         command += ["--files", options.files] if options.files else []

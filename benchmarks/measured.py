@@ -1,4 +1,4 @@
-"""Rows of a CSV that take minutes each: measured once, in a few processes, and kept."""
+"""Measure the missing rows of a CSV in parallel processes, for benchmarks that take hours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class Job(Protocol):
-    """Something to measure in a process of its own; its key names its rows."""
+    """A measurement that runs in its own process; its key identifies its rows."""
 
     @property
     def key(self) -> dict[str, str]: ...
@@ -23,7 +23,7 @@ J = TypeVar("J", bound=Job)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV; none if there is no such file."""
+    """Return the rows of a CSV, or an empty list if the file doesn't exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -33,10 +33,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 def measure_missing(
     path: Path, jobs: Sequence[J], measured: Callable[[J], list[Row]], *, workers: int
 ) -> None:
-    """Append to `path` the rows of each job whose key no row of the file has.
+    """Run each job that has no rows in the CSV at `path`, and append its rows.
 
-    Each job runs in a process of its own, `workers` of them at a time. A job's rows are written
-    together when it ends, so an interrupted run loses the jobs that were running and no others.
+    Each job runs in its own process, `workers` at a time. Its rows are written together when it
+    ends, so an interruption loses only the jobs that are running.
     """
     present = rows(path)
     missing = [job for job in jobs if not any(job.key.items() <= row.items() for row in present)]

@@ -1,14 +1,19 @@
-"""Measure how accuracy depends on the remainder of the length by k_att, and by k_trunc.
+"""Measure how accuracy depends on the remainder of the length modulo k_att and modulo k_trunc.
 
     python benchmarks/phase_dependence.py [--workers 2]
 
-Copying 5 symbols, trained at length 20 alone and at lengths from 5 to 20, for each k_att from 1 to
-5; then k_att 1 with another k_trunc; then the other tasks of free length. Three seeds each. And the
-best configuration of docs/results.md, trained at the single length of 100, on the five seeds there.
-Every model is tested at ten lengths in a row, from each of several lengths on, so each remainder
-occurs at least twice. The rows go to docs/results/phases.csv, the figure to docs/results/phases.png
-and the tables to the terminal. What the CSV holds already is not trained again; without training
-anything this takes seconds. Training it all takes about an hour on two cores.
+Trains these models, with three seeds each:
+
+- copying 5 symbols, at length 20 only and at lengths from 5 to 20, for each k_att from 1 to 5
+- the same task with k_att 1 and another k_trunc
+- the other tasks whose length is free
+
+It also trains the best configuration of docs/results.md at length 100 only, with the five seeds
+used there. Each model is tested at ten consecutive lengths from each of several starting lengths,
+so every remainder occurs at least twice. The rows are written to docs/results/phases.csv, the
+figure to docs/results/phases.png and the tables to the terminal. Models whose rows are in the CSV
+are not trained again. Training all of them takes about an hour on two cores; with a complete CSV
+the script takes seconds.
 """
 
 from __future__ import annotations
@@ -39,12 +44,12 @@ CONSECUTIVE = 10
 SEQUENCES = 64 * CONSECUTIVE
 K_ATTS = (1, 2, 3, 4, 5)
 CONTROL = 5
-"""The period by which models that have none of their own are grouped, for comparison."""
+"""The period used for models that have no period of their own, for comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A task, a configuration for it, and the first of each ten lengths that it is tested at."""
+    """A task, its configuration, and the first length of each group of ten consecutive lengths."""
 
     task: TaskConfig
     trial: TrialConfig
@@ -62,7 +67,7 @@ def setting(task: TaskConfig, k_top: int, lengths: tuple[int, ...], **train: Any
 
 def published() -> Setting:
     """Return the best configuration of docs/results.md."""
-    file = load(RESULTS / "found.py")
+    file = load(Path(__file__).parent.parent / "search_spaces" / "found.py")
     return Setting(task=file.study.task, trial=file.try_space(), lengths=file.study.ladder.lengths)
 
 
@@ -108,7 +113,10 @@ SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training. `shortest`: of the lengths it is trained at; None: the task's length alone."""
+    """The training of one model.
+
+    shortest: the shortest training length; None trains at the length of the task only.
+    """
 
     task: str
     k_att: int
@@ -118,7 +126,7 @@ class Job:
 
     @property
     def key(self) -> dict[str, str]:
-        """The columns that name it."""
+        """Return the columns that identify the job."""
         return {
             "task": self.task,
             "k_att": str(self.k_att),
@@ -129,7 +137,7 @@ class Job:
 
 
 def jobs() -> Iterator[Job]:
-    """All trainings, those of the figure first."""
+    """Yield all jobs, those of the figure first."""
     for seed in SEEDS:
         for k_att in K_ATTS:
             for shortest in (None, 5):
@@ -137,7 +145,7 @@ def jobs() -> Iterator[Job]:
     for seed in SEEDS:
         yield Job(task="copying", k_att=1, k_trunc=3, shortest=None, seed=seed)
     for seed in range(5):
-        fresh = FRESH_SEED + seed  # as `ablate` gave them
+        fresh = FRESH_SEED + seed  # the seeds that `ablate` uses
         yield Job(task="copying 100", k_att=3, k_trunc=10, shortest=None, seed=fresh)
     for seed in SEEDS:
         for task, k_trunc in (("recall", 5), ("adding", 10), ("digits", 32)):
@@ -174,7 +182,7 @@ def trained(job: Job) -> list[Row]:
 
 
 class Models:
-    """The models of a CSV: of each one its accuracy by length."""
+    """The accuracy of each model of a CSV, by length."""
 
     def __init__(self, path: Path):
         self.accuracies: dict[tuple[str, int, int, int], dict[int, dict[int, float]]] = {}
@@ -186,16 +194,22 @@ class Models:
     def by_phase(
         self, kind: tuple[str, int, int, int], seed: int, first: int, period: int
     ) -> list[float]:
-        """Return the mean accuracy at each remainder of the length by `period`, the training
-        length's first, over the ten lengths from `first` on."""
+        """Return the mean accuracy at each remainder of the length modulo `period`.
+
+        The remainder of the training length comes first. The mean is taken over the ten lengths
+        from `first`.
+        """
         of_length = self.accuracies[kind][seed]
         accuracies = [of_length[length] for length in range(first, first + CONSECUTIVE)]
         return mean_by_phase(SETTINGS[kind[0]].task.build(), first, accuracies, period)
 
 
 def table(models: Models) -> Iterator[str]:
-    """Return the lines of a table: the accuracy of each kind in %, by seed, in phase with the
-    training length, as a mean over the phases, and in the worst phase."""
+    """Yield the lines of a Markdown table of the accuracies in %, by model and seed.
+
+    Each cell has the accuracy in phase with the training length, the mean over the phases and the
+    accuracy in the worst phase.
+    """
     yield "| task | k_att | k_trunc | trained at | tested from | seeds: in phase / mean / worst |"
     yield "|---|---|---|---|---|---|"
     for kind, seeds in models.accuracies.items():
@@ -213,7 +227,7 @@ def table(models: Models) -> Iterator[str]:
 
 
 def draw(models: Models, path: Path, first: int = 100) -> None:
-    """Draw accuracy against the length's remainder by k_att, a panel for each k_att."""
+    """Draw accuracy against the remainder of the length modulo k_att, one panel per k_att."""
     figure, axes = plt.subplots(
         2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False
     )

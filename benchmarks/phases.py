@@ -1,10 +1,11 @@
-"""What measuring every phase of a length costs: seconds a report, against the length alone.
+"""Measure the cost of measuring every phase of a length, compared with that length alone.
 
     python benchmarks/phases.py
 
-The lengths that choose in `search_spaces/copying_quick.py` and `search_spaces/copying.py`, the
-first with a k_att of up to 5, the second of up to 10; each model on one thread, the two ways in
-turn. Prints the medians, and the least and largest ratio of neighbors.
+Uses the selection lengths of `search_spaces/copying_quick.py` (k_att up to 5) and
+`search_spaces/copying.py` (k_att up to 10), on one thread. The two ways take turns. Prints the
+median time of each, and the median, minimum and maximum ratio of consecutive measurements. The
+script takes about a minute.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TASKS = {name: study.task.build() for name, study in STUDIES.items()}
 
 
 def seconds(model: Model, file: str, phases: int) -> float:
-    """One report's measuring."""
+    """Return the seconds that measuring all selection lengths once takes."""
     study = STUDIES[file]
     began = time.perf_counter()
     for length in study.ladder.select:
@@ -47,7 +48,7 @@ def seconds(model: Model, file: str, phases: int) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     for name, study in STUDIES.items():
-        task, phases = TASKS[name], study.ladder.phases or 1
+        task, phases = TASKS[name], study.ladder.phase_count
         for config in (
             SAB.Config(hidden=64, k_top=5, k_att=1),
             SAB.Config(hidden=64, k_top=5, k_att=5),
@@ -61,7 +62,7 @@ def main() -> None:
             )
             seconds(model, name, phases), seconds(model, name, 1)
             pairs = [(seconds(model, name, phases), seconds(model, name, 1)) for _ in range(TIMES)]
-            every, alone = (statistics.median(of) for of in zip(*pairs, strict=True))
+            every, alone = (statistics.median(times) for times in zip(*pairs, strict=True))
             ratios = [a / b for a, b in pairs]
             print(
                 f"{name}, {config.label()}: one phase {alone * 1e3:.0f} ms, "

@@ -1,24 +1,28 @@
-"""Compare policies of pruning trials whose attention is denser at first than at the end.
+"""Compare pruning policies for trials whose attention starts denser than it ends.
 
     python benchmarks/pruning.py [--workers 2]
 
-Configurations are drawn at random from search_spaces/copying_quick.py and trained to their end,
-once as drawn and, if they have a schedule, once with one that ends at ASHA's first rung. Each
-report is scored at the k_top in force and at the final k_top. Searches are then replayed from those
-reports: two workers take configurations in random order until the updates of the budget are spent,
-ASHA prunes by the policy's scores, and the best complete trial wins. Every policy has the same
-budgets and the same orders. A winner is judged by its confirmed accuracy, the mean over fresh
-seeds, lengths and phases on test sequences, and by its share kept at the training length.
+The script draws configurations at random from search_spaces/copying_quick.py and trains each one to
+its end. A configuration with a schedule is trained a second time, with a schedule that ends at
+ASHA's first rung. All metrics are scored both at the k_top in force and at the final k_top.
+
+It then replays searches from these scores: two workers take configurations in random order until
+the budget of updates is spent, ASHA prunes by the scores of the policy, and the best complete trial
+wins. All policies get the same budgets and orders. A winner is judged by its confirmed accuracy
+(the mean over fresh seeds, lengths and phases on test sequences) and by the share of memories that
+it keeps at the training length.
 
 policies:
-  in-force     scores at the k_top in force, rungs from the first update
+  in-force     scores at the k_top in force, rungs counted from the first update
   from-end     scores at the k_top in force, rungs counted from the end of the schedule
-  at-final     scores at the final k_top, rungs from the first update
+  at-final     scores at the final k_top, rungs counted from the first update
   ends-first   every schedule ends at the first rung
 
-Intervals are 95 % percentiles over bootstrap samples of the configurations; all policies search the
-same samples, so the differences are paired. Rows go to docs/results/pruning.csv and
-docs/results/pruning-confirmed.csv; what they hold already is not trained again.
+Intervals are 95 % percentile intervals over bootstrap samples of the configurations. All policies
+search the same samples, so the differences are paired. The rows are written to
+docs/results/pruning.csv and docs/results/pruning-confirmed.csv; models whose rows are there are not
+trained again. Training all of them takes roughly an hour on two cores; with complete CSVs
+the script takes minutes.
 """
 
 from __future__ import annotations
@@ -54,24 +58,26 @@ SAMPLES, REPLAYS_PER_SAMPLE = 200, 20
 WORKERS_REPLAYED = 2
 POLICIES = ("in-force", "from-end", "at-final", "ends-first")
 EARLY = "early"
-"""The variant of a configuration whose schedule ends before the first rung."""
+"""The variant of a configuration whose schedule ends at the first rung."""
 
 
 @cache
 def study_file() -> StudyFile:
-    """Return the study whose space, ladder and pruning are used."""
+    """Return the study file that provides the space, the ladder and the pruning."""
     return load(ROOT / "search_spaces" / "copying_quick.py")
 
 
 @cache
 def configurations() -> tuple[TrialConfig, ...]:
-    """Return the configurations of the pool, drawn at random."""
+    """Return the random configurations of the pool."""
     return tuple(study_file().sampled()[:CONFIGURATIONS])
 
 
 def varied(number: int, variant: str) -> TrialConfig:
-    """Return a configuration of the pool; if `variant` is EARLY, its schedule ends at the first
-    rung."""
+    """Return a configuration of the pool.
+
+    If `variant` is EARLY, its schedule ends at the first rung.
+    """
     config = configurations()[number]
     assert isinstance(config.model, SAB.Config)
     schedule, pruning = config.model.schedule, study_file().study.pruning
@@ -84,7 +90,7 @@ def varied(number: int, variant: str) -> TrialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training of a configuration of the pool."""
+    """The training of one configuration of the pool."""
 
     configuration: int
     variant: str
@@ -92,7 +98,7 @@ class Job:
 
     @property
     def key(self) -> dict[str, str]:
-        """The columns that name it."""
+        """Return the columns that identify the job."""
         return {
             "configuration": str(self.configuration),
             "variant": self.variant,
@@ -101,7 +107,10 @@ class Job:
 
 
 def trained(job: Job) -> list[Row]:
-    """Train one configuration and score every report twice; its last one on the test sequences."""
+    """Train one configuration and return a row per report, with both scores.
+
+    The last row also has the accuracy on the test sequences.
+    """
     torch.set_num_threads(1)
     study = study_file().study
     config = varied(job.configuration, job.variant)
@@ -118,13 +127,13 @@ def trained(job: Job) -> list[Row]:
                 sequences=ladder.sequences,
                 seed=0,
                 stream=stream,
-                phases=ladder.phases or 1,
+                phases=ladder.phase_count,
             )
             for length in lengths
         ]
 
     def tested(stream: Stream) -> float:
-        """The mean accuracy over the ladder."""
+        """Return the mean accuracy over the lengths of the ladder."""
         return statistics.mean(result.accuracy for result in measure_all(ladder.lengths, stream))
 
     measured: list[Row] = []
@@ -158,7 +167,7 @@ def trained(job: Job) -> list[Row]:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of one report: with the k_top in force, and with the final k_top."""
+    """The scores of one report, with the k_top in force and with the final k_top."""
 
     step: int
     settled: bool
@@ -176,7 +185,7 @@ class Trial:
 
     @property
     def end_of_schedule(self) -> int:
-        """The updates at the first report whose k_top is final; 0 if it is final throughout."""
+        """Return the first reported step with the final k_top, or 0 if all steps have it."""
         if all(report.settled for report in self.reports):
             return 0
         return next(report.step for report in self.reports if report.settled)
@@ -186,7 +195,7 @@ Pool = dict[tuple[int, str], Trial]
 
 
 def pool(path: Path) -> Pool:
-    """Return the trials of the pool; a constant schedule's has no variant of its own."""
+    """Return the trials of the pool. Constant schedules have no EARLY variant."""
     by_trial: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows(path):
         by_trial[int(row["configuration"]), row["variant"]].append(row)
@@ -211,10 +220,10 @@ def pool(path: Path) -> Pool:
 def replay(
     trials: Pool, order: Sequence[int], policy: str, budget: int
 ) -> tuple[tuple[int, str] | None, int]:
-    """Return the winner of one search and how many trials it began.
+    """Return the winner of one replayed search and the number of trials it started.
 
     Two workers take configurations in `order`, each as soon as it is free, until `budget` updates
-    are spent; what is not complete by then can't win.
+    are spent. Only trials that are complete by then can win.
     """
     pruning = study_file().study.pruning
     assert pruning is not None
@@ -256,7 +265,7 @@ def replay(
 
 
 def confirmed(path: Path) -> dict[tuple[int, str], float]:
-    """Return the mean test accuracy over fresh seeds of each configuration that was confirmed."""
+    """Return the mean test accuracy over fresh seeds of each confirmed configuration."""
     by_trial: dict[tuple[int, str], list[float]] = defaultdict(list)
     for row in rows(path):
         by_trial[int(row["configuration"]), row["variant"]].append(float(row["test"]))
@@ -264,11 +273,14 @@ def confirmed(path: Path) -> dict[tuple[int, str], float]:
 
 
 Search = tuple[tuple[int, str] | None, int]
-"""The winner of a replayed search and how many trials it began."""
+"""The winner of a replayed search and the number of trials it started."""
 
 
 def searches(trials: Pool, budget: int) -> dict[str, list[list[Search]]]:
-    """Return the replays by policy and bootstrap sample; the same orders for every policy."""
+    """Return the replayed searches by policy and bootstrap sample.
+
+    All policies use the same orders.
+    """
     results: dict[str, list[list[Search]]] = {policy: [] for policy in POLICIES}
     for number in range(SAMPLES):
         draw = np.random.default_rng(number)
@@ -280,27 +292,27 @@ def searches(trials: Pool, budget: int) -> dict[str, list[list[Search]]]:
 
 
 def interval(means: Sequence[float]) -> str:
-    """The mean of the samples' means and the 95 % interval, in %."""
+    """Format the mean of the sample means and its 95 % interval, in %."""
     low, high = np.percentile(means, [2.5, 97.5])
     return f"{100 * statistics.mean(means):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def means(found: list[list[Search]], value: Callable[[tuple[int, str]], float]) -> list[float]:
-    """Return the mean of a winner's value over the searches of each sample."""
+def means(samples: list[list[Search]], value: Callable[[tuple[int, str]], float]) -> list[float]:
+    """Return, for each sample, the mean value of the winners of its searches."""
     return [
         statistics.mean(value(winner) for winner, _ in replays if winner is not None)
-        for replays in found
+        for replays in samples
     ]
 
 
 def confirm_winners(
     results: Mapping[str, list[list[Search]]], path: Path, workers: int
 ) -> dict[tuple[int, str], float]:
-    """Train every winner again on fresh seeds; return the confirmed accuracies."""
+    """Train every winner again with fresh seeds and return the confirmed accuracies."""
     winners = {
         winner
-        for found in results.values()
-        for replays in found
+        for samples in results.values()
+        for replays in samples
         for winner, _ in replays
         if winner is not None
     }
@@ -318,24 +330,24 @@ def compare(
     results: Mapping[str, list[list[Search]]],
     accuracy: Mapping[tuple[int, str], float],
 ) -> None:
-    """Print a row for each policy, with its difference from the scores in force."""
+    """Print a row for each policy, with its difference from the in-force policy."""
     print(
         "| policy | trials begun | confirmed accuracy (%) | difference | share kept (%) "
         "| difference | no winner |"
     )
     print("|---|---|---|---|---|---|---|")
     columns = {}
-    for policy, found in results.items():
+    for policy, samples in results.items():
         columns[policy] = [
-            means(found, lambda winner: accuracy[winner]),
-            means(found, lambda winner: trials[winner].share_kept),
+            means(samples, lambda winner: accuracy[winner]),
+            means(samples, lambda winner: trials[winner].share_kept),
         ]
         cells = []
         for own, usual in zip(columns[policy], columns[POLICIES[0]], strict=True):
             cells.append(interval(own))
             differences = [a - b for a, b in zip(own, usual, strict=True)]
             cells.append("" if own is usual else interval(differences))
-        every = [search for replays in found for search in replays]
+        every = [search for replays in samples for search in replays]
         begun = statistics.mean(count for _, count in every)
         none = sum(winner is None for winner, _ in every) / len(every)
         print(f"| {policy} | {begun:.1f} | {' | '.join(cells)} | {none:.1%} |")

@@ -1,16 +1,18 @@
-"""What one head drives: the real search over trials that only sleep, many at once.
+"""Measure how many concurrent trials one driver handles, with trials that only sleep.
 
     python benchmarks/scaling.py [--places 64] [--trials 2000] [--seconds 20] [--reports 5]
 
-The engine is that of `sabtune search`: Optuna's study on SQLite, ASHA, the race of seeds, Ray Tune,
-and MLflow beside it on SQLite (with `--only off` without). Ray is told of as many CPUs as there are
-places. A worker sleeps for a trial's seconds (a tenth more or less), makes its reports with a
-checkpoint of a few KB each, and loads no torch, so that many fit into one machine's memory. At the
-end the study, MLflow and the workers' own list of what they ran have to agree.
+The script runs the search of `sabtune search`: an Optuna study on SQLite, ASHA, seeds, Ray Tune,
+and MLflow on SQLite (not with `--only off`). Ray gets one declared CPU per place. A worker sleeps
+for the seconds of its trial (plus or minus a tenth) and reports with a checkpoint of a few KB each
+time. It doesn't load torch, so many workers fit into the memory of one machine. At the end, the
+script checks that the study, MLflow and the workers' own files agree.
 
-Seconds of CPU are the driver's, all its threads together: they hardly feel what else the machine
-does. One of its threads runs Python at a time, so at a second of them a second it is saturated.
-`busy` is the share of the places' time that trials slept through.
+CPU seconds are those of all threads of the driver and depend little on the load of the machine.
+Only one thread runs Python at a time, so the driver is saturated at one CPU second per second.
+`busy` is the share of the places' time in which trials slept.
+
+With the defaults, the script takes more than ten minutes each with MLflow and without.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ JITTER = 0.1
 
 
 class Clock(engine.Clock):
-    """When trials ended and how many reports had come by then, and the driver's memory."""
+    """A clock that also records, at the end of each trial, the reports so far and the memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class Clock(engine.Clock):
 
 
 def resident() -> float:
-    """MiB of the driver in memory."""
+    """Return the resident set size of the driver in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -88,10 +90,10 @@ def resident() -> float:
 def sleeper(
     answers: list[dict[str, Any]], files: dict[str, bytes], ran: str, seconds: float
 ) -> Any:
-    """A trainable of plain values alone: its workers get it by value, and import Ray and no more.
+    """Return a trainable made of plain values, so that its workers import only Ray.
 
-    answers: what it reports, one after the other. files: of a whole checkpoint. ran: a folder with
-    a file for each trial that came to its end. seconds: of a report.
+    answers: the results it reports, in order. files: the content of a complete checkpoint, by
+    name. ran: a folder that gets a file for each trial that ends. seconds: the time per report.
     """
 
     class Sleeper(tune.Trainable):
@@ -125,7 +127,7 @@ def sleeper(
 
 
 def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
-    """One search, and that nothing of it was lost."""
+    """Run one search and check that no trial was lost."""
     engine.REPORTS = options.reports
     file = engine.made_up(options.trials, options.sampler, f"scaling-{options.reports}-{mlflow}")
     store, clock = Store(root).made(), Clock()
@@ -172,7 +174,7 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
 
 
 def agree(store: Store, name: str, ran: Path, trials: int, mlflow: bool, behind: str) -> None:
-    """Prints how many trials each of the three knows; fails unless all know all of them, once."""
+    """Print how many trials each of the three has; fail unless each has every trial once."""
     study = record.open_study(store, name)
     ended = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
     done = {int(path.name) for path in ran.iterdir() if path.read_text() == "."}
@@ -188,7 +190,7 @@ def agree(store: Store, name: str, ran: Path, trials: int, mlflow: bool, behind:
 
 
 def table(name: str, clock: Clock, options: argparse.Namespace) -> None:
-    """The first and the last hundred of those that ended with all places taken, and the whole."""
+    """Print the first and the last hundred trials that ended with all places taken, and all."""
     ends = [*range(options.places, len(clock.wall) - options.places, engine.HUNDRED)]
     rows = [pair for pair in pairwise(ends) if pair[1] - pair[0] == engine.HUNDRED]
     picked = [rows[0], rows[-1], (rows[0][0], rows[-1][1])]
@@ -222,9 +224,11 @@ def chosen(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--places", type=int, default=64)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--reports", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="that a trial sleeps")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long a trial sleeps")
     parser.add_argument("--sampler", choices=("random", "tpe"), default="random")
-    parser.add_argument("--only", choices=("on", "off"), help="with MLflow, or without")
+    parser.add_argument(
+        "--only", choices=("on", "off"), help="run only with MLflow, or only without"
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,11 @@
-"""Are models inexact on long sequences because many states have a little weight each?
+"""Measure whether models lose accuracy on long sequences to many small attention weights.
 
     python benchmarks/sparsified.py STUDY [--store PATH] [--length 5000] [--sequences 256]
 
-The trained models of a study, tested as they are, and with all but the k_top highest scores of each
-step left out. Nothing is trained: self-attention has the parameters of SAB, and "all" of its states
-is the control. A SAB is tested with every k_top below its own.
+Tests the trained models of a study as they are, and with only the k_top highest scores of each
+step. Nothing is trained: self-attention has the same parameters as SAB, and "all" of its states is
+the control. A SAB model is tested with every k_top below its own. The script takes minutes per
+model.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from sabtune.training.evaluation import measure
 from sabtune.training.trial import TrialSpec
 
 SATURATED = 30.0
-"""A key that takes tanh to ±1 whatever the query adds to it."""
+"""The magnitude of a key that saturates tanh for every query."""
 
 
 def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfAttention | SAB]]:
-    """Those that were trained to their ends, have a memory and a label that starts with `only`."""
+    """Yield the completely trained models with a memory whose label starts with `only`."""
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
         if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue
@@ -49,8 +50,11 @@ def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfA
 
 
 class Sparsified(SAB):
-    """SAB by the weights of an attention that has no m_0: here m_0 scores less than any state, and
-    so is recalled at the first step alone, where there is no other; it adds nothing."""
+    """SAB with the weights of self-attention, which has no initial memory m_0.
+
+    m_0 scores lower than any state, so it is recalled only at the first step, where there is no
+    other memory. It adds nothing to the output.
+    """
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
@@ -62,7 +66,7 @@ class Sparsified(SAB):
 
 
 def sparsified(model: SelfAttention | SAB, k_top: int, task: Task) -> Model:
-    """The same weights, with the k_top highest of each step's."""
+    """Return a model with the same weights that recalls only the k_top highest scores."""
     if isinstance(model, SAB):
         sparse = copy.deepcopy(model)
         sparse.k_top = k_top
@@ -82,7 +86,7 @@ def row(
     length: int,
     sequences: int,
 ) -> str:
-    """The accuracies of one model, as trained and for every k_top that is less."""
+    """Return a row with the accuracies of one model, as trained and for every smaller k_top."""
     run = spec.run
     task = run.task.build()
     own = model.k_top if isinstance(model, SAB) else None
@@ -106,7 +110,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=5000)
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--k-top", default="all,20,10,5,2")
-    parser.add_argument("--only", default="", help="the models whose label starts so")
+    parser.add_argument("--only", default="", help="test only models whose label starts with this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     words = options.k_top.split(",")

@@ -1,12 +1,19 @@
-"""How stably SAB trains at length 100 under each choice of ε, clipping, warm-up and rate.
+"""Measure the stability of training SAB at length 100 under several ε, clipping and rates.
 
     python benchmarks/stability.py [--updates 3000] [--hidden 64] [--seeds 2] [--only NAME]
 
-Copying, 10 symbols, one-hot; k_top 5 from dense, k_att 5, k_trunc 5; Adam; one thread. One choice
-is varied at a time around the defaults. For each, over its seeds: the median and the largest
-gradient norm before clipping (of stretches of 100 updates, the largest each), the updates skipped
-since their gradient was not finite, the greatest rise of the loss above its lowest so far, the
-loss of the last stretch, and the accuracy at lengths 100 and 200.
+The task is copying with 10 one-hot symbols. The model has k_top 5 (decreasing from dense
+attention), k_att 5 and k_trunc 5, and trains with Adam on one thread. Each row changes one default.
+Over all seeds, a row has
+
+- norm, largest: the median and the maximum of the gradient norm before clipping (the largest of
+  every 100 updates)
+- skipped: the updates skipped because their gradient was not finite
+- rise: the greatest rise of the loss above its lowest value so far
+- last loss: the loss over the last 100 updates
+- at 100, at 200: the accuracy at these lengths
+
+The script takes minutes per row.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from sabtune.training.loop import Training
 
 
 def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:
-    """The defaults, and each departure from them."""
+    """Yield the default configuration, then each variation of it, with its name."""
     model = SAB.Config(hidden=hidden, k_top=5, k_att=5, k_trunc=5, schedule=Linear(start="all"))
     train = TrainConfig(updates=updates, batch_size=32, report_every=100)
     yield "defaults", TrialConfig(model=model, train=train)
@@ -82,7 +89,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--only", default="", help="the choices whose name starts so")
+    parser.add_argument("--only", default="", help="run only rows whose name starts with this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"hidden {options.hidden}, {options.updates} updates, {options.seeds} seeds")

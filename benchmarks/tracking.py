@@ -1,13 +1,13 @@
-"""What a report costs the search: our tracker beside Ray Tune's own MLflow callback.
+"""Measure the cost of logging to MLflow, compared with Ray Tune's own MLflow callback.
 
     python benchmarks/tracking.py [--rounds 5] [--trials 10] [--reports 50] [--pause 0.01]
 
-Both write the same stream to the same SQLite store, in turn: trials that start with the same
-parameters and make the same reports of ten metrics, one after the other with a pause between, in
-which the search would do its own work and our thread writes. A report's time is the wall's, in the
-thread that reports; the processor's is the whole process's, all threads, from a round's first trial
-to its last write, starts and ends of trials with it. Neither logs models there; what one takes is
-measured after.
+Both write the same stream to the same SQLite store and take turns: trials with the same parameters
+report the same ten metrics, one report after the other. In the pause between two reports, a search
+would do its own work and the tracker's thread writes. The time per report is wall time in the
+reporting thread. The CPU time is that of all threads of the process, from the first trial of a
+round to its last write, including the starts and ends of trials. Neither logs models during a
+round; the time to log a model is measured separately. The script takes minutes.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from sabtune.study.events import Outcome
 from sabtune.tasks import Copying
 from sabtune.tracking import Tracker
 from sabtune.tracking.experiment import Experiment
-from sabtune.tracking.trial_run import Page, report_points
+from sabtune.tracking.trial_run import RunContent, report_points
 from sabtune.training.evaluation import Ladder
 from sabtune.training.loop import Report, Training
 from sabtune.training.trial import Progress, TrialSpec
 
-DRAIN = 600.0
+DRAIN_SECONDS = 600.0
 
 
 def spec(number: int) -> TrialSpec:
@@ -75,16 +75,16 @@ def progress(step: int) -> Progress:
 
 @dataclass
 class Cost:
-    """Of one round, a report."""
+    """The cost of one round, per report."""
 
-    report: float  # ms of the thread that reports
-    cpu: float  # ms of the processor, all threads
+    report: float  # ms in the reporting thread
+    cpu: float  # ms of CPU time, all threads
     drain: float  # s from the last report to the last write
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What both are told."""
+    """The stream of trials and reports that both loggers get."""
 
     trials: int
     reports: int
@@ -98,19 +98,19 @@ class Stream:
         drain: Callable[[], None],
     ) -> Cost:
         spent, cpu = 0.0, time.process_time()
-        told = [spec(number) for number in range(self.trials)]
-        for of in told:
-            start(of)
+        specs = [spec(number) for number in range(self.trials)]
+        for trial in specs:
+            start(trial)
         for step in range(1, self.reports + 1):
-            for of in told:
+            for trial in specs:
                 made = progress(step)
                 time.sleep(self.pause)
                 began = time.perf_counter()
-                report(of, made)
+                report(trial, made)
                 spent += time.perf_counter() - began
         last = time.perf_counter()
-        for of in told:
-            end(of)
+        for trial in specs:
+            end(trial)
         drain()
         n = self.trials * self.reports
         return Cost(
@@ -124,22 +124,22 @@ def ours(stream: Stream, root: Path, study: str) -> Cost:
     tracker = Tracker(f"sqlite:///{root / 'mlflow.db'}", study, (root / "artifacts").as_uri())
 
     def drain() -> None:
-        assert tracker.close(DRAIN), tracker.behind
+        assert tracker.close(DRAIN_SECONDS), tracker.behind
 
     return stream.run(
         start=tracker.trial_started,
-        report=lambda of, made: tracker.trial_reported(of.number, made),
-        end=lambda of: tracker.trial_ended(of.number, Outcome(state="PRUNED")),
+        report=lambda trial, made: tracker.trial_reported(trial.number, made),
+        end=lambda trial: tracker.trial_ended(trial.number, Outcome(state="PRUNED")),
         drain=drain,
     )
 
 
 class TuneTrial:
-    """As much of Tune's trial as its callback looks at."""
+    """The part of a Tune trial that the callback reads."""
 
-    def __init__(self, of: TrialSpec):
-        self.config = flatten(of.run.to_dict())
-        self.number = of.number
+    def __init__(self, spec: TrialSpec):
+        self.config = flatten(spec.run.to_dict())
+        self.number = spec.number
 
     def __str__(self) -> str:
         return f"trial_{self.number}"
@@ -150,47 +150,47 @@ def theirs(stream: Stream, root: Path, study: str) -> Cost:
     callback.setup()  # type: ignore[no-untyped-call]
     trials: dict[int, Any] = {}
 
-    def start(of: TrialSpec) -> None:
-        trials[of.number] = TuneTrial(of)
-        callback.log_trial_start(trials[of.number])
+    def start(trial: TrialSpec) -> None:
+        trials[trial.number] = TuneTrial(trial)
+        callback.log_trial_start(trials[trial.number])
 
-    def report(of: TrialSpec, made: Progress) -> None:
+    def report(trial: TrialSpec, made: Progress) -> None:
         result = {point.key: point.value for point in report_points(made, 0)}
         result["training_iteration"] = made.report.step
-        callback.log_trial_result(made.report.step, trials[of.number], result)
+        callback.log_trial_result(made.report.step, trials[trial.number], result)
 
     return stream.run(
         start=start,
         report=report,
-        end=lambda of: callback.log_trial_end(trials[of.number]),
+        end=lambda trial: callback.log_trial_end(trials[trial.number]),
         drain=lambda: None,
     )
 
 
 def models(root: Path, count: int) -> list[float]:
-    """Seconds that it takes to log a model of the headline study's size, of each."""
-    told = replace(spec(0), run=replace(spec(0).run, task=Copying.Config()))
+    """Return the seconds to log each of `count` models of the size in the copying study."""
+    trial = replace(spec(0), run=replace(spec(0).run, task=Copying.Config()))
     directory = root / "checkpoint"
-    Training(told.run).save(directory)
+    Training(trial.run).save(directory)
     artifacts = (root / "artifacts").as_uri()
     experiment, took = Experiment(f"sqlite:///{root / 'mlflow.db'}", "models", artifacts), []
     for number in range(count):
-        page = Page(replace(told, number=number))
-        run = experiment.runs.create(page.name(), page.tags())
+        content = RunContent(replace(trial, number=number))
+        run = experiment.runs.create(content.name(), content.tags())
         began = time.perf_counter()
-        experiment.models.log(run.id, page, directory)
+        experiment.models.log(run.id, content, directory)
         took.append(time.perf_counter() - began)
     return took
 
 
 def columns(costs: Sequence[Cost]) -> Iterator[str]:
-    """The median of each number, its least and its greatest."""
+    """Yield the median, minimum and maximum of each cost."""
     for name, digits in (("report", 3), ("cpu", 2), ("drain", 2)):
         yield between([getattr(cost, name) for cost in costs], digits)
 
 
 def between(values: Sequence[float], digits: int) -> str:
-    """The median, the least and the greatest."""
+    """Format the median, the minimum and the maximum of the values."""
     median = statistics.median(values)
     return f"{median:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--reports", type=int, default=50)
     parser.add_argument("--pause", type=float, default=0.01, help="seconds between two reports")
-    parser.add_argument("--models", type=int, default=20, help="how many are logged")
+    parser.add_argument("--models", type=int, default=20, help="how many models to log")
     options = parser.parse_args()
     stream = Stream(options.trials, options.reports, options.pause)
     ways = {"Tune's MLflowLoggerCallback": theirs, "sabtune": ours}
@@ -215,18 +215,18 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, way in ways.items():
-            way(Stream(1, 2, 0.0), Path(folder), f"warm-up {name}")  # makes the database, once
+            way(Stream(1, 2, 0.0), Path(folder), f"warm-up {name}")  # creates the database
         for number in range(options.rounds):
             for name, way in ways.items():
                 costs[name].append(way(stream, Path(folder), f"{name} {number}"))
-        took = models(Path(folder), options.models + 1)[1:]  # the first loads what it needs
+        took = models(Path(folder), options.models + 1)[1:]  # the first one also imports modules
     print(f"logging a model: {between(took, 2)} s, of {len(took)}")
     if not options.rounds:
         return
     print("| | ms a report, the search's thread | CPU ms a report, all threads | s to drain |")
     print("|---|---|---|---|")
-    for name, of in costs.items():
-        print(f"| {name} | {' | '.join(columns(of))} |")
+    for name, rounds in costs.items():
+        print(f"| {name} | {' | '.join(columns(rounds))} |")
     theirs_, ours_ = costs.values()
     ratios = [
         [getattr(a, name) / getattr(b, name) for a, b in zip(theirs_, ours_, strict=True)]

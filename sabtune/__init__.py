@@ -1,6 +1,6 @@
-"""Hyperparameter studies of recurrent networks with a sparse, learned memory.
+"""Hyperparameter studies of LSTMs with Sparse Attentive Backtracking.
 
-Importing this package loads neither ray nor mlflow.
+Importing this package does not import PyTorch, Ray or MLflow.
 """
 
 __version__ = "0.1.0"

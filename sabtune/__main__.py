@@ -1,4 +1,4 @@
-"""`python -m sabtune`."""
+"""Entry point of `python -m sabtune`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What one training needs, and nothing else: no parameter reaches a trial by another way."""
+"""The configuration of a training. A trial receives no parameters in any other way."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDUL
 class TrainConfig(Config):
     """How a model is trained.
 
-    updates: optimiser steps. batch_size: sequences an update. learning_rate: Adam's, at its peak.
-    warmup, decay: shares of the updates, at the start and at the end, over which the rate rises
-    from zero and falls to it in a straight line.
-    clip_norm: the largest gradient norm that is applied. report_every: updates between two reports.
-    shortest: each batch has a length of its own, drawn evenly from this to the task's, where the
-    task makes its sequences; None: always the task's.
-    initial: the h and c that a training sequence starts from: zero; noise, normal with the standard
-    deviation initial_scale; or passed, those that the sequence in its place in the batch before
-    ended with. The last two are from Ruiz and Gu (2025, arXiv 2507.02782), for models that are to
-    carry over to longer sequences; here the memory starts empty, and tests start from zero.
+    updates: optimizer steps. batch_size: sequences per update. learning_rate: the peak learning
+    rate of Adam. warmup, decay: the shares of the updates at the start and at the end over which
+    the rate rises linearly from zero and falls linearly to zero.
+    clip_norm: the gradient norm that gradients are clipped to. report_every: updates between two
+    measurements. shortest: if given, each batch has a length drawn uniformly from `shortest` to the
+    task's length, for tasks that generate their sequences; None uses the task's length.
+    initial: the h and c at the start of a training sequence: "zero"; "noise", normal with standard
+    deviation initial_scale; or "passed", the final h and c of the same row of the previous batch.
+    The last two are from Ruiz and Gu (2025, arXiv 2507.02782) and help models to generalize to
+    longer sequences. The memory always starts empty, and evaluation starts from zero.
     """
 
     updates: int = 5000
@@ -60,16 +60,16 @@ class TrainConfig(Config):
         check(self.initial_scale > 0, "initial_scale", self.initial_scale, "a number above 0")
 
     def rate(self, step: int) -> float:
-        """The learning rate of the update that takes training from `step` to `step` + 1."""
-        rising, falling = self.warmup * self.updates, self.decay * self.updates
-        up = (step + 1) / rising if rising else 1.0
-        down = (self.updates - step) / falling if falling else 1.0
-        return self.learning_rate * min(up, down, 1.0)
+        """Return the learning rate of the update from `step` to `step` + 1."""
+        warmup, decay = self.warmup * self.updates, self.decay * self.updates
+        rise = (step + 1) / warmup if warmup else 1.0
+        fall = (self.updates - step) / decay if decay else 1.0
+        return self.learning_rate * min(rise, fall, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig(Config):
-    """What a search space returns for a trial: the model and how it is trained."""
+    """The configuration that a search space returns: the model, and how to train it."""
 
     model: ModelConfig
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -77,7 +77,7 @@ class TrialConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
-    """One training, complete: from this alone it can be run again."""
+    """The complete configuration of a training, from which you can repeat it."""
 
     task: TaskConfig
     trial: TrialConfig
@@ -89,10 +89,11 @@ class RunConfig(Config):
             self.batches(self.task.build(), torch.Generator())
 
     def share_kept(self, length: int | None = None) -> float | None:
-        """Return the share of the memories that a step keeps at the end of a sequence of `length`,
-        by default the training length; None for a model without memories.
+        """Return the share of the memories that a step attends to at the end of a sequence.
 
-        Where training carries a state, there are those of `memory_span` more steps.
+        length: of the sequence; None is the training length. For a task that carries a state, the
+        memories include those of `memory_span` earlier steps. Returns None for a model without
+        memories.
         """
         task = self.task.build()
         steps = task.remembered_steps if length is None else task.steps(length)
@@ -101,7 +102,7 @@ class RunConfig(Config):
         return self.trial.model.share_kept(steps)
 
     def build_model(self, task: Task) -> Model:
-        """The model before its first update."""
+        """Build the model with its initial weights."""
         return self.trial.model.build(
             task.inputs,
             task.outputs,
@@ -110,20 +111,22 @@ class RunConfig(Config):
         )
 
     def batches(self, task: Task, generator: torch.Generator, device: torch.device = CPU) -> Source:
-        """What the model is trained on. Raises as `Task.batches` and `Task.varied` do."""
+        """Return the source of training batches. Raises as `Task.batches` and `Task.varied` do."""
         shortest = self.trial.train.shortest
         if shortest is not None:
             return task.varied(shortest, generator, device)
         return task.batches(task.length, Stream.TRAINING, generator, device)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for checkpoints, workers and MLflow."""
+        """Convert to JSON values, for checkpoints, workers and MLflow."""
         return schema.to_dict(self, PARTS)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """What `to_dict` gave. Raises ConfigError on an unknown key or a value that is off."""
-        if isinstance(data, dict) and "shortest" in (task := data.get("task", {})):  # older ones
+        """Build from the result of `to_dict`. Raises ConfigError if a key or a value is wrong."""
+        if isinstance(data, dict) and "shortest" in (
+            task := data.get("task", {})
+        ):  # of an earlier version
             train = data["trial"]["train"] | {"shortest": task["shortest"]}
             task = {key: value for key, value in task.items() if key != "shortest"}
             data = data | {"task": task, "trial": data["trial"] | {"train": train}}

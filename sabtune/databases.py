@@ -1,4 +1,4 @@
-"""Databases by their URL: built from paths, made once, read without a change, waited for."""
+"""Databases by URL: SQLite files and PostgreSQL, their creation, read-only access and errors."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from sabtune.errors import StoreError
 from sabtune.redaction import redact
 
 BUSY_MINUTES = 10
-"""How long a statement waits for a SQLite database that another program holds."""
+"""How long a statement waits for a SQLite database that another program has locked."""
 
 BUSY_NOTICE_SECONDS = 5.0
-"""After how long a person is told."""
+"""The waiting time after which a warning is logged."""
 
 _BUSY_STEP_SECONDS = 0.5
-"""How long SQLite itself waits at a time. In between Python looks for Ctrl-C."""
+"""How long SQLite itself waits at a time. Between two waits, Python handles Ctrl-C."""
+
+_RETRY_SECONDS = 0.05
+
+MAX_REASON_CHARACTERS = 200
+"""The longest cause in a message."""
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of a SQLite file. A path may hold any character."""
+    """Return the URL of a SQLite file, whose path may contain any character."""
     from sqlalchemy import URL, make_url
 
     plain = f"sqlite:///{path}"
     if make_url(plain).database == str(path):
         return plain
-    # with the driver's name MLflow takes no part of the URL for a folder to make
+    # without the driver's name, MLflow may take a part of the URL for a folder and create it
     url = URL.create("sqlite+pysqlite", database=str(path))
     return url.render_as_string(hide_password=False)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite database; None of another database or server."""
+    """Return the file of a SQLite URL; None for any other URL."""
     from sqlalchemy import make_url
 
     if not url.startswith("sqlite"):
@@ -48,18 +53,21 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def read_only_url(path: Path) -> str:
-    """Return the URL by which SQLite reads a file and creates nothing beside it."""
+    """Return a URL by which SQLite reads a file and creates no files beside it."""
     from sqlalchemy import URL
 
-    option, _, value = _read_only(path).partition("=")
+    option, _, value = _read_only_option(path).partition("=")
     url = URL.create("sqlite", database=f"file:{quote(str(path))}")
     url = url.update_query_dict({option: value, "uri": "true"})
     return url.render_as_string(hide_password=False)
 
 
-def _read_only(path: Path) -> str:
-    """Return the option that opens a file to read. A file in WAL mode that nobody uses would get
-    two more beside it, unless SQLite is told that it doesn't change."""
+def _read_only_option(path: Path) -> str:
+    """Return the URL option that opens a SQLite file for reading.
+
+    For an unused file in WAL mode, SQLite would create two more files, unless the option says that
+    the file is immutable.
+    """
     with path.open("rb") as file:
         header = file.read(20)
     wal = header[18:20] == b"\2\2" and not path.with_name(f"{path.name}-wal").exists()
@@ -67,91 +75,94 @@ def _read_only(path: Path) -> str:
 
 
 def tables(path: Path) -> set[str]:
-    """Return the names of a SQLite file's tables, read without a change; none if it isn't there.
+    """Return the names of a SQLite file's tables without changing it; none if it does not exist.
 
-    Raises StoreError if the file can't be read or is no SQLite database.
+    Raises StoreError if the file cannot be read or is not a SQLite database.
     """
     try:
         if not path.exists():
             return set()
         if not path.is_file():
-            raise StoreError(f"{path} is no file: give a database, or a folder, with --store")
+            raise StoreError(f"{path} is not a file: give a database or a folder with --store")
         with closing(connect_to_read(path)) as database:
-            found = database.cursor().execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            return {str(name) for (name,) in found}
+            rows = database.cursor().execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {str(name) for (name,) in rows}
     except (sqlite3.Error, OSError) as problem:
         raise StoreError(failure(str(path), problem)) from None
 
 
 def file_problem(path: Path) -> str:
-    """Return why a SQLite file can't be read and written, or "". Nothing is written to find out,
-    and one that another program holds is not waited for."""
+    """Return why a SQLite file cannot be read and written, or "".
+
+    Does not write to it, and does not wait if another program has locked it.
+    """
     try:
         with closing(connect_to_read(path, timeout=0, factory=sqlite3.Connection)) as database:
             database.execute("SELECT name FROM sqlite_master").fetchall()
     except (sqlite3.Error, OSError) as problem:
-        return "" if "is locked" in str(problem) else " ".join(str(problem).split())[:200]
+        reason = " ".join(str(problem).split())
+        return "" if "is locked" in reason else reason[:MAX_REASON_CHARACTERS]
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return "" if writable else "it may only be read"
+    return "" if writable else "it is read-only"
 
 
 def connect_to_read(path: Path, **options: Any) -> Patient:
-    """Open a SQLite file to read, without a change in it or beside it."""
-    return connect(f"file:{quote(str(path))}?{_read_only(path)}", uri=True, **options)
+    """Open a SQLite file for reading, without changing it or creating files beside it."""
+    return connect(f"file:{quote(str(path))}?{_read_only_option(path)}", uri=True, **options)
 
 
 def connect(address: str, **options: Any) -> Patient:
-    """Open a SQLite database that waits while another program holds it."""
+    """Open a SQLite database with a connection that waits while another program has locked it."""
     return cast(Patient, sqlite3.connect(address, **(patience() | options)))
 
 
 def patience() -> dict[str, Any]:
-    """Return the arguments of `sqlite3.connect` that make a connection wait."""
+    """Return the arguments that make `sqlite3.connect` return a waiting connection."""
     return {"timeout": _BUSY_STEP_SECONDS, "factory": Patient}
 
 
 class _PatientCursor(sqlite3.Cursor):
     def execute(self, *arguments: Any) -> Any:
-        return _patiently(super().execute, *arguments)
+        return _retry_while_busy(super().execute, *arguments)
 
     def executemany(self, *arguments: Any) -> Any:
-        return _patiently(super().executemany, *arguments)
+        return _retry_while_busy(super().executemany, *arguments)
 
 
 class Patient(sqlite3.Connection):
-    """A connection whose statements are tried again while another program holds the database."""
+    """A connection that retries statements while another program has locked the database."""
 
     def cursor(self, factory: Any = _PatientCursor) -> Any:
         return super().cursor(factory)
 
     def commit(self) -> None:
-        _patiently(super().commit)
+        _retry_while_busy(super().commit)
 
 
-def _patiently(act: Callable[..., Any], *arguments: Any) -> Any:
-    began, told = time.monotonic(), False
+def _retry_while_busy(act: Callable[..., Any], *arguments: Any) -> Any:
+    start, warned = time.monotonic(), False
     while True:
         try:
             return act(*arguments)
         except sqlite3.OperationalError as problem:
-            waited = time.monotonic() - began
+            waited = time.monotonic() - start
             if problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or waited > BUSY_MINUTES * 60:
                 raise
-            if waited > BUSY_NOTICE_SECONDS and not told:
-                told = True
+            if waited > BUSY_NOTICE_SECONDS and not warned:
+                warned = True
                 logging.getLogger("sabtune").warning(
-                    "Another program holds the store's database: waiting for up to "
-                    f"{BUSY_MINUTES} minutes until it lets go."
+                    "Another program has locked the store's database. Waiting up to "
+                    f"{BUSY_MINUTES} minutes for it."
                 )
-            time.sleep(0.05)
+            time.sleep(_RETRY_SECONDS)
 
 
 @contextmanager
 def making(url: str) -> Iterator[None]:
-    """Hold a database while its tables are made, so that one process alone makes them.
+    """Lock a database while its tables are created, so that only one process creates them.
 
-    The lock of a SQLite file is a hidden file beside it. Raises what SQLAlchemy raises where
-    another database can't be reached.
+    The lock of a SQLite file is a hidden file beside it. Raises SQLAlchemy's errors if another
+    database is unreachable.
     """
     path = sqlite_path(url)
     if path is not None:
@@ -166,17 +177,20 @@ def making(url: str) -> Iterator[None]:
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
-        connection.commit()  # the lock is the connection's, not the transaction's
+        connection.commit()  # the lock belongs to the connection, not to the transaction
         yield
 
 
 def advisory_key(name: str) -> int:
-    """Return the number by which PostgreSQL knows a lock."""
+    """Return the key of a PostgreSQL advisory lock with this name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
 def make_file(path: Path, fill: Callable[[str], None]) -> None:
-    """Make a SQLite file, once and whole: `fill` gets the URL of a file that is then renamed."""
+    """Create a SQLite file atomically, unless it exists.
+
+    fill: called with the URL of a temporary file, which is then renamed.
+    """
     with making(sqlite_url(path)):
         if path.exists() and path.stat().st_size:
             return
@@ -188,29 +202,28 @@ def make_file(path: Path, fill: Callable[[str], None]) -> None:
 
 REMEDIES: dict[Sequence[str], str] = {
     ("malformed", "not a database", "disk I/O", "corrupt"): (
-        "the file is damaged: put a copy of it in its place, or give another --store"
+        "the file is damaged: restore a copy of it, or give another --store"
     ),
-    ("is locked",): "another program holds it: end that, then do this again; nothing is lost",
+    ("is locked",): "another program holds it: end that program, then try again; no data is lost",
     ("readonly", "unable to open"): (
-        "see that its file and folder may be written; a write that broke off is put right by the "
-        "next search"
+        "make its file and folder writable; the next search repairs an interrupted write"
     ),
 }
 
 
 def cause(problem: BaseException, url: str) -> str:
-    """Return a database's own words of a problem, in one line, without the password of its URL."""
-    words = str(getattr(problem, "orig", None) or problem).strip() or type(problem).__name__
-    return redact(words.splitlines()[0], url)
+    """Return the first line of a database's error message, without the password of its URL."""
+    message = str(getattr(problem, "orig", None) or problem).strip() or type(problem).__name__
+    return redact(message.splitlines()[0], url)
 
 
 def failure(name: str, problem: BaseException, url: str = "") -> str:
-    """Return in one line what is wrong with a database, and what helps."""
-    words = first = cause(problem, url)
+    """Return a one-line message with a database's error and a remedy."""
+    message = cause(problem, url)
     for signs, remedy in REMEDIES.items():
-        if any(sign in words for sign in signs):
-            return f"the database of {name} fails ({first}): {remedy}"
+        if any(sign in message for sign in signs):
+            return f"the database of {name} fails ({message}): {remedy}"
     return (
-        f"the database of {name} fails ({first}): see that it runs and has room, then do this "
-        "again; nothing that it holds is lost"
+        f"the database of {name} fails ({message}): check that it runs and has disk space, then "
+        "try again; no data is lost"
     )

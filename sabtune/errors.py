@@ -1,61 +1,61 @@
-"""The mistakes a person can mend. Each message shows the value and the remedy, on one line."""
+"""Errors that you can fix. Each message is one line with the value and the remedy."""
 
 
 class SabtuneError(Exception):
-    """The family: the command line prints the message alone and exits with 2."""
+    """The base of these errors. The command line prints only the message, and exits with 2."""
 
 
 class ConfigError(SabtuneError, ValueError):
-    """A configuration value out of its range, of the wrong type, or under an unknown key."""
+    """A configuration value that is out of range, of the wrong type, or under an unknown key."""
 
 
 class InputError(SabtuneError, ValueError):
-    """Tensors given to a model or an operation that don't fit it or one another."""
+    """Tensors that do not fit a model or an operation, or one another."""
 
 
 class StudyFileError(SabtuneError):
-    """A file that should hold a STUDY and a space(trial), and doesn't."""
+    """A study file that does not define a valid STUDY and space(trial)."""
 
 
 class RejectedError(StudyFileError):
-    """A configuration that the space pruned, or that is no valid one; another may be."""
+    """A configuration that is invalid or that the space pruned; others may be valid."""
 
 
 class StoreError(SabtuneError):
-    """A store that can't be written, is in use, or holds no such study."""
+    """A store that is not writable, is in use, or does not contain the study."""
 
 
 class RefusedError(StoreError):
-    """An object store that doesn't let us in, and won't until a person changes something."""
+    """An object store that denies access, so that a retry cannot succeed."""
 
 
 class DataError(SabtuneError):
-    """A data set that is missing, damaged, or can't be downloaded."""
+    """A data set that is missing, damaged, or cannot be downloaded."""
 
 
 class ResourceError(SabtuneError):
-    """A trial that asks for more than the machine or cluster has."""
+    """A trial that requests more resources than the machine or cluster has."""
 
 
 class ClusterError(SabtuneError):
-    """A cluster that its file doesn't describe, that can't be reached, or that refuses."""
+    """A cluster whose file is invalid, or that is unreachable or refuses a request."""
 
 
 class CheckpointError(SabtuneError):
-    """A checkpoint that is missing, damaged, or of another configuration."""
+    """A checkpoint that is missing, damaged, or from another configuration."""
 
 
 class DivergedError(SabtuneError):
-    """Training that can't go on: no finite update for a long stretch."""
+    """Training that diverged: many updates in a row were not finite."""
 
 
 class LimitError(SabtuneError):
-    """A trial past what its study lets it take."""
+    """A trial that exceeds a limit of its study."""
 
 
 class TrackingError(SabtuneError):
-    """An MLflow that can't be reached, refuses what is written, or shows another study."""
+    """An MLflow server that is unreachable, refuses a write, or contains another study."""
 
 
 class UnexpectedError(SabtuneError):
-    """A problem that nobody foresaw; the message names the file that has its traceback."""
+    """An unexpected error; the message names the file that contains its traceback."""

@@ -1,23 +1,23 @@
-"""Text that stands for itself, in a terminal, in Markdown and in a spreadsheet."""
+"""Escape text so that it appears literally in a terminal, in Markdown and in a spreadsheet."""
 
 from __future__ import annotations
 
 import re
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What steers a terminal, or turns the order of what stands around it; not newline and tab."""
+"""Control characters of terminals and bidirectional text, except newline and tab."""
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
-"""What a cell begins with that a spreadsheet computes."""
+"""The first characters of a cell that a spreadsheet evaluates as a formula."""
 
 MARKED = re.compile(r"[\\|*`~]|<(?=\S)|&(?=#?\w+;)|(?<=\])\(|(?<!\w)_|_(?!\w)")
-"""What Markdown or HTML take for their own."""
+"""Characters that are markup in Markdown or HTML."""
 
 
 def terminal(text: str) -> str:
-    """Return the text without what would steer a terminal."""
+    """Return the text without terminal control characters."""
     return CONTROL.sub("", text)
 
 
@@ -27,8 +27,9 @@ def markdown(text: str) -> str:
 
 
 def spreadsheet(value: object) -> object:
-    """Return the value of a cell, with an apostrophe before a text that would be a formula."""
+    """Return the value of a cell, with an apostrophe before text that would be a formula."""
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
-    text = value.replace("\r\n", "\n").replace("\r", "\n")  # no reader quotes or keeps a lone \r
+    # CSV readers neither quote nor preserve a lone \r
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.startswith(FORMULA) else text

@@ -1,8 +1,8 @@
-"""Signals that ask a command to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP, all in the same way.
+"""Handling of the signals that end a command: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
-The first raises `Interrupted` in the main thread, or ends a search cleanly where `ending_cleanly`
-is in force. A second ends the process at once. A signal that was ignored when the command started,
-as under nohup, stays ignored.
+All three are handled alike. The first signal raises `Interrupted` in the main thread, or within
+`ending_cleanly` stops the search cleanly. A second signal ends the process at once. A signal that
+was ignored when the command started, as with nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the command to end."""
+    """The exception that a signal raises to end the command."""
 
 
 class _State:
-    """Of this process. `received`: the first signal. `last_acts`: run before it ends at once."""
+    """The state of this process.
+
+    received: the first signal. finishing: `finish` was called. abandoned: skip Python's cleanup.
+    last_acts: called before the process ends at once.
+    """
 
     received: int | None = None
     finishing = False
     abandoned = False
-    advice = "search again, what is unfinished goes on"
+    advice = "run the search again to resume unfinished trials"
     last_acts: list[Callable[[], None]] = []  # noqa: RUF012
 
 
@@ -42,40 +47,40 @@ def install() -> None:
 
 
 def received() -> int | None:
-    """Return the first signal that came, None if none has."""
+    """Return the first signal that was received, or None."""
     return _State.received
 
 
 def exit_code() -> int:
-    """Return the exit code of an interrupted command: 128 and the signal's number."""
+    """Return the exit code of an interrupted command: 128 plus the signal's number."""
     return 128 + (_State.received or signal.SIGINT)
 
 
 def advise(words: str) -> None:
-    """Note what a person is told to do if the process ends at once."""
+    """Set the advice that is printed if the process ends at once."""
     _State.advice = words
 
 
 def advice() -> str:
-    """Return what to do once the process has ended at once."""
+    """Return the advice to print if the process ends at once."""
     return _State.advice
 
 
 def abandon() -> None:
-    """Have the process end without Python's clean-up, which would wait for what is gone."""
+    """Make `finish` skip Python's cleanup, which would wait for processes that are gone."""
     _State.abandoned = True
 
 
-def finish(code: int) -> None:
-    """End the process with this exit code; a signal that comes now ends it at once."""
+def finish(code: int) -> NoReturn:
+    """End the process with an exit code. A signal from now on ends it at once."""
     _State.finishing = True
     if not _State.abandoned:
         sys.exit(code)
     _leave(code)
 
 
-def at_once(code: int, words: str) -> None:
-    """End the process now, from any thread and whatever it is doing."""
+def at_once(code: int, words: str) -> NoReturn:
+    """Print `words` to stderr and end the process now, from any thread."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live table hides the cursor
@@ -83,7 +88,8 @@ def at_once(code: int, words: str) -> None:
     _leave(code)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
+    """Call the last acts, flush the streams, and end the process without cleanup."""
     for act in list(_State.last_acts):
         with contextlib.suppress(Exception):
             act()
@@ -95,7 +101,7 @@ def _leave(code: int) -> None:
 
 @contextmanager
 def last_act(act: Callable[[], None]) -> Iterator[None]:
-    """Have something done even if the process ends at once meanwhile."""
+    """Call `act` if the process ends at once within this context."""
     _State.last_acts.append(act)
     try:
         yield
@@ -103,7 +109,7 @@ def last_act(act: Callable[[], None]) -> Iterator[None]:
         _State.last_acts.remove(act)
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> NoReturn:
     if _State.received is not None or _State.finishing:
         at_once(128 + number, f"ended at once by a second {signal.Signals(number).name}")
     _State.received = number
@@ -112,56 +118,57 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def ending_cleanly(stop: Callable[[], bool]) -> Iterator[None]:
-    """Have the first signal call `stop`, which says whether it could; the next are handled as
-    before.
+    """Call `stop` on the first signal.
 
-    Does nothing outside the main thread, where Python allows no handlers.
+    If `stop` returns False, and for later signals, the previous handlers run. Outside the main
+    thread, where Python does not allow signal handlers, this context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def first(number: int, frame: FrameType | None) -> None:
+    def handle_first(number: int, frame: FrameType | None) -> None:
         if _State.received is None and stop():
             _State.received = number
             return
-        outer = before[signal.Signals(number)]
-        if callable(outer):
-            outer(number, frame)
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
             return
         raise Interrupted(number)
 
-    for number, outer in before.items():
-        if outer is not signal.SIG_IGN:
-            signal.signal(number, first)
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handle_first)
     try:
         yield
     finally:
-        for number, outer in before.items():
-            signal.signal(number, outer)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore the handlers of the signals afterwards: `ray.init` installs its own for SIGTERM.
+    """Restore the signal handlers afterwards, since `ray.init` installs its own for SIGTERM.
 
-    What that handler raises is raised as `Interrupted`. SIGHUP is blocked meanwhile, and stays so
-    in processes that are started: a terminal sends it to all of them when it is closed.
+    A SystemExit of Ray's handler is raised as `Interrupted`. SIGHUP is blocked within this context,
+    and stays blocked in processes that are started there: a terminal sends it to all processes when
+    it closes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
-    except SystemExit as exit_:
-        if exit_.code != signal.SIGTERM:
+    except SystemExit as problem:
+        if problem.code != signal.SIGTERM:
             raise
         _State.received = signal.SIGTERM
         raise Interrupted(signal.SIGTERM) from None
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

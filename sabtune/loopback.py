@@ -1,9 +1,8 @@
-"""Which requests a page on the loopback interface answers.
+"""The check that decides which requests a server on the loopback interface answers.
 
-Such a page has no login. A web site can send it requests through the browser of the person who
-reads both, or have its own name resolve to 127.0.0.1 and read the answers (DNS rebinding); so can
-every program on the machine. So a page answers requests that name this machine, come from the page
-itself or from no page, and read.
+Such a server has no login. A web site can send it requests through the user's browser, or make its
+own name resolve to 127.0.0.1 and read the responses (DNS rebinding). So the server answers only
+requests that name this machine as the host, have the server's own origin or none, and only read.
 """
 
 from __future__ import annotations
@@ -16,21 +15,22 @@ HOST = "127.0.0.1"
 READING = frozenset({"GET", "HEAD"})
 
 ADDRESS = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?P<port>:\d{1,5})?")
-"""This machine in a Host header; through a tunnel the port is the tunnel's."""
+"""A Host header that names this machine. Through a tunnel, the port is that of the tunnel."""
 
 
 def refusal(hosts: Sequence[str], origins: Sequence[str], *, reads: bool) -> str | None:
-    """Return why a request is refused, in one line, or None if it is answered.
+    """Return the reason to refuse a request, in one line, or None to answer it.
 
-    hosts, origins: all Host and Origin headers that it has. reads: whether it changes nothing.
+    hosts, origins: all Host and Origin headers of the request. reads: whether it only reads.
     """
-    at = ADDRESS.fullmatch(hosts[0]) if len(hosts) == 1 else None
-    if at is None:
+    host = ADDRESS.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if host is None:
         return "refused: the request is for another host; open http://127.0.0.1 or localhost"
     for origin in origins:
         scheme, _, address = origin.partition("://")
-        of = ADDRESS.fullmatch(address)
-        if scheme not in ("http", "https") or of is None or of["port"] != at["port"]:
+        origin_host = ADDRESS.fullmatch(address)
+        same = origin_host is not None and origin_host["port"] == host["port"]
+        if scheme not in ("http", "https") or not same:
             return "refused: the request comes from another web site"
     if not reads:
         return "refused: this page only reads"

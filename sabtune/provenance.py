@@ -1,4 +1,4 @@
-"""What a result was made with: revision, packages, machine."""
+"""The provenance of a result: git revision, package versions and machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+GIT_TIMEOUT_SECONDS = 20
+
 PACKAGES = ("torch", "numpy", "numba", "scikit-learn", "optuna", "ray", "mlflow", "safetensors")
 
 
 @cache
 def software() -> dict[str, Any]:
-    """Versions of sabtune, Python and the packages that a number could depend on."""
+    """Return the versions of sabtune, Python and the packages that affect results."""
     return {"python": platform.python_version(), "sabtune": _version("sabtune")} | {
         name: _version(name) for name in PACKAGES
     }
@@ -26,7 +28,7 @@ def software() -> dict[str, Any]:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """The processor and, where there is one, the GPU of this process."""
+    """Return the processor and the GPU, if any, of this process."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "host": platform.node(),
@@ -38,39 +40,39 @@ def hardware() -> dict[str, Any]:
 
 
 NOTE = ".revision.json"
-"""Ends the name of what is written beside a file that is sent elsewhere: its revision here."""
+"""The suffix of the file beside a study file sent to a cluster, which holds its revision."""
 
 
-def revision(of: Path) -> dict[str, Any]:
-    """The git revision of the folder that holds `of`, and whether it has uncommitted changes; of a
-    file that was sent here, as it was where it came from.
+def revision(path: Path) -> dict[str, Any]:
+    """Return the git commit of the folder of `path`, and whether it has uncommitted changes.
 
-    Empty where there is no git, or no repository.
+    For a file that was sent from another machine, the result is that of the original file. It is
+    empty without git or outside a repository.
     """
-    note = of.with_name(of.name + NOTE)
+    note = path.with_name(path.name + NOTE)
     if note.is_file():
-        sent: dict[str, Any] = json.loads(note.read_text())
-        return sent
-    folder = of if of.is_dir() else of.parent
+        original: dict[str, Any] = json.loads(note.read_text())
+        return original
+    folder = path if path.is_dir() else path.parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
-    changed = _git(folder, "status", "--porcelain")
-    return {"commit": commit, "dirty": bool(changed)}
+    changes = _git(folder, "status", "--porcelain")
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *arguments],  # noqa: S607
             check=False,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=GIT_TIMEOUT_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

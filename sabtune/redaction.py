@@ -1,4 +1,4 @@
-"""Passwords and tokens are kept out of what is printed, logged or stored."""
+"""Removal of passwords and tokens from what is printed, logged or stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 HIDDEN = "***"
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+[^\s'\"<>]+")
-"""An address in a text, with a slash at least: a path may have swallowed the other."""
+"""A URL in a text. One slash is enough, since converting to a path may have removed the other."""
 
 PARTS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/{1,2})(?P<rest>.*)", re.DOTALL)
 
@@ -18,42 +18,42 @@ SECRET = re.compile(
     r"|^sig$|^auth$|^authorization$",
     re.IGNORECASE,
 )
-"""What a parameter of a URL is called that nobody else should read."""
+"""The names of URL parameters with secret values."""
 
 PARAMETER = re.compile(
     r"(?P<name>(?:^|[?&;])[^=?&;]*)=(?P<value>[^&]+?)(?=;[^=&;]*=|&|$)", re.DOTALL
 )
 
 PATHS = ("s3:", "gs:", "file:", "sqlite:")
-"""Schemes of addresses that may have an @ in their path."""
+"""The schemes of URLs whose path may contain an @."""
 
-SHORTEST = 3
-"""Characters of a secret that is looked for in a text; fewer are found everywhere."""
+MIN_SECRET_CHARACTERS = 3
+"""The shortest secret that is searched for in a text. Shorter ones would match everywhere."""
 
 
 def hide_password(url: str) -> str:
-    """Return the URL with *** for its password and for every secret among its parameters.
+    """Return the URL with *** in place of its password and of secret parameters.
 
-    Of a malformed one, too much is hidden rather than too little: what stands between the first
-    colon and the last @ is the password, whatever is in it.
+    In a malformed URL, everything between the first colon and the last @ counts as the password, so
+    that too much is hidden rather than too little.
     """
     parts = PARTS.match(url)
     if parts is None:
         return url
     scheme, rest = parts["scheme"], parts["rest"]
-    login, at, place = _split(scheme, rest)
+    login, at, location = _split(scheme, rest)
     user, colon, _ = login.partition(":")
     if at and (colon or scheme.lower().startswith("http")):
         login = f"{user}:{HIDDEN}" if colon else HIDDEN
-    return f"{scheme}{login}{at}{PARAMETER.sub(_hide_value, place)}"
+    return f"{scheme}{login}{at}{PARAMETER.sub(_hide_value, location)}"
 
 
 def _split(scheme: str, rest: str) -> tuple[str, str, str]:
-    """Who logs in, an @, and where; the first two are empty where nobody does."""
-    login, at, place = rest.rpartition("@")
+    """Split the rest of a URL into login, "@" and location; the first two may be empty."""
+    login, at, location = rest.rpartition("@")
     is_path = scheme.lower().startswith(PATHS) and "/" in login.partition(":")[0]
-    named = ":" in login or not set("/?#") & set(login)
-    return (login, at, place) if at and named and not is_path else ("", "", rest)
+    is_login = ":" in login or not set("/?#") & set(login)
+    return (login, at, location) if at and is_login and not is_path else ("", "", rest)
 
 
 def _hide_value(parameter: re.Match[str]) -> str:
@@ -62,55 +62,58 @@ def _hide_value(parameter: re.Match[str]) -> str:
 
 
 def secrets(url: str) -> set[str]:
-    """Return the password and the other secrets that a URL holds, in every way they are written."""
+    """Return the password and the other secrets of a URL, in all their quoted forms."""
     return {
         text
-        for secret in _secrets(url)
+        for secret in _raw_secrets(url)
         for text in (secret, unquote(secret), unquote_plus(secret), quote(secret, safe=""),
                      quote_plus(secret))
-        if len(text) >= SHORTEST and text != HIDDEN
+        if len(text) >= MIN_SECRET_CHARACTERS and text != HIDDEN
     }  # fmt: skip
 
 
-def _secrets(url: str) -> Iterator[str]:
+def _raw_secrets(url: str) -> Iterator[str]:
     parts = PARTS.match(url)
     if parts is None:
         return
-    login, at, place = _split(parts["scheme"], parts["rest"])
+    login, at, location = _split(parts["scheme"], parts["rest"])
     user, colon, password = login.partition(":")
     if colon:
         for written in (password, unquote(password)):
             yield written
-            for sign in re.finditer("[@/?#:]", written):  # where others would have cut it
-                yield written[: sign.start()]
-                yield written[sign.end() :]
+            for separator in re.finditer("[@/?#:]", written):  # where another parser may split it
+                yield written[: separator.start()]
+                yield written[separator.end() :]
             yield from re.split("[@/?#:]", written)
     elif at and parts["scheme"].lower().startswith("http"):
         yield user
-    for parameter in PARAMETER.finditer(place):
+    for parameter in PARAMETER.finditer(location):
         if _hide_value(parameter) != parameter[0]:
             yield parameter["value"]
             yield from parameter["value"].split(";")
 
 
 def redact(text: str, *urls: str | None) -> str:
-    """Return the text without the passwords of the URLs in it, and without those of `urls`,
-    wherever they stand."""
-    known = {secret for url in urls if url for secret in secrets(url)}
-    for secret in sorted(known, key=len, reverse=True):
+    """Return the text with *** in place of secrets.
+
+    Hides the secrets of the URLs in the text, and those of `urls` anywhere in it.
+    """
+    given = {secret for url in urls if url for secret in secrets(url)}
+    for secret in sorted(given, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return URL.sub(lambda found: hide_password(found[0]), text)
+    return URL.sub(lambda match: hide_password(match[0]), text)
 
 
 def without_secrets(url: str) -> str:
-    """Return the URL without its password and without every secret among its parameters.
+    """Return the URL without its password and without secret parameters.
 
-    What it leads to then asks for them elsewhere, such as in ~/.pgpass.
+    A client then has to read them elsewhere, such as from ~/.pgpass.
     """
     hidden = hide_password(url)
     if hidden == url:
         return url
     base, mark, parameters = hidden.replace(f":{HIDDEN}@", "@").partition("?")
     base = base.replace(f"//{HIDDEN}@", "//")
-    kept = [of for of in re.split("[&;]", parameters) if not of.endswith(f"={HIDDEN}")]
-    return base + mark * bool(kept) + "&".join(kept)
+    pairs = re.split("[&;]", parameters)
+    remaining = [pair for pair in pairs if not pair.endswith(f"={HIDDEN}")]
+    return base + mark * bool(remaining) + "&".join(remaining)

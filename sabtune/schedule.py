@@ -1,6 +1,7 @@
-"""Sparsity schedules: k_top, the number of memories kept a step, over the progress of training.
+"""Sparsity schedules: how k_top changes during training.
 
-A schedule ends at the model's own `k_top`, the value it is evaluated with.
+k_top is the number of memories that a step attends to. A schedule ends at the model's own
+`k_top`, which evaluation uses.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from sabtune.schema import Config, check, check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Config, ABC):
-    """How k_top gets from the start of training to its final value."""
+    """How k_top changes from the start of training to its final value."""
 
     @abstractmethod
     def k_top(self, progress: float, final: int, dense: int) -> int:
-        """k_top in force after the share `progress` (0 to 1) of the updates; `final` at 1.
+        """Return k_top after the share `progress` (0 to 1) of the updates; `final` at 1.
 
-        dense: the k_top that keeps every memory of a training sequence.
+        dense: the k_top that selects every memory of a training sequence.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The final value from the first update on, as in the paper."""
+    """The final value at every update, as in the paper."""
 
     def k_top(self, progress: float, final: int, dense: int) -> int:
         return final
@@ -35,10 +36,11 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Moving(Schedule):
-    """What the schedules that move have in common.
+    """The base of the schedules that change k_top.
 
-    start: k_top at first, a number or "all", which is dense attention. warmup: the share of the
-    updates that it is held. share: the share of the updates after which the final value is reached.
+    start: the initial k_top, a number or "all", which is dense attention. warmup: the share of the
+    updates for which k_top stays at `start`. share: the share of the updates after which k_top has
+    its final value.
     """
 
     start: int | Literal["all"] = "all"
@@ -58,41 +60,41 @@ class Moving(Schedule):
 
     def k_top(self, progress: float, final: int, dense: int) -> int:
         start = dense if self.start == "all" else self.start
-        way = (progress - self.warmup) / (self.share - self.warmup)
-        return round(self.between(start, final, min(max(way, 0.0), 1.0)))
+        fraction = (progress - self.warmup) / (self.share - self.warmup)
+        return round(self.between(start, final, min(max(fraction, 0.0), 1.0)))
 
     @abstractmethod
-    def between(self, start: int, final: int, way: float) -> float:
-        """The value after the share `way` (0 to 1) of the way from `start` to `final`."""
+    def between(self, start: int, final: int, fraction: float) -> float:
+        """Interpolate from `start` at fraction 0 to `final` at fraction 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Moving):
-    """A straight line."""
+    """Linear interpolation."""
 
-    def between(self, start: int, final: int, way: float) -> float:
-        return start + (final - start) * way
+    def between(self, start: int, final: int, fraction: float) -> float:
+        return start + (final - start) * fraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Moving):
-    """Half a cosine: slow at both ends."""
+    """Half a cosine, which is slow at both ends."""
 
-    def between(self, start: int, final: int, way: float) -> float:
-        return start + (final - start) * (1 - math.cos(math.pi * way)) / 2
+    def between(self, start: int, final: int, fraction: float) -> float:
+        return start + (final - start) * (1 - math.cos(math.pi * fraction)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Moving):
-    """By the same factor in the same time: fast at first, slow where few are left."""
+    """A constant factor per update, which is fast at first and slow for a small k_top."""
 
-    def between(self, start: int, final: int, way: float) -> float:
-        return float(start * (final / start) ** way)
+    def between(self, start: int, final: int, fraction: float) -> float:
+        return float(start * (final / start) ** fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepwise(Moving):
-    """In `steps` jumps of the same size, the last of them onto the final value."""
+    """`steps` equal jumps, the last of which reaches the final value."""
 
     steps: int = 4
 
@@ -100,8 +102,8 @@ class Stepwise(Moving):
         super().__post_init__()
         check_whole("steps", self.steps, least=1)
 
-    def between(self, start: int, final: int, way: float) -> float:
-        return start + (final - start) * math.floor(way * self.steps) / self.steps
+    def between(self, start: int, final: int, fraction: float) -> float:
+        return start + (final - start) * math.floor(fraction * self.steps) / self.steps
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -1,8 +1,8 @@
-"""Typed configuration: frozen dataclasses that refuse unknown keys, to and from plain dicts.
+"""Typed configurations: frozen dataclasses with checked values, converted to and from plain dicts.
 
-A config is written to a checkpoint, shown by MLflow and read back by a worker as a dict of plain
-JSON values. An unknown key, a missing one or a value of another type raises `ConfigError`, with the
-key's whole path where a dict is read, and `from_dict(type(c), to_dict(c), parts) == c`.
+Checkpoints, MLflow and workers store a configuration as a dict of JSON values. An unknown key, a
+missing key or a value of the wrong type raises `ConfigError`; `from_dict` names the full path of
+the key. A round trip is exact: `from_dict(type(c), to_dict(c), parts) == c`.
 """
 
 from __future__ import annotations
@@ -22,54 +22,56 @@ from typing import Any, Literal, TypeVar, Union
 from sabtune.errors import ConfigError
 
 KIND = "kind"
-"""The key that names which part of a table a dict describes."""
+"""The key of a dict that names its class in a table of parts."""
 
 Parts = Mapping[type, Mapping[str, type]]
-"""For each base class of configs, the table of its parts by name."""
+"""For each base class of configurations, its subclasses by name."""
 
-LONGEST_SHOWN = 200
-"""Characters of a value in a message."""
+MAX_SHOWN_CHARACTERS = 200
+"""The longest text of a value in a message."""
 
 C = TypeVar("C", bound="Config")
 
 
 class _Checked(ABCMeta):
-    """The type of configurations: checks the values against the annotations before `__init__`."""
+    """The metaclass of configurations. It checks values against annotations before `__init__`."""
 
-    def __call__(cls, *unnamed: Any, **values: Any) -> Any:
+    def __call__(cls, *positional: Any, **values: Any) -> Any:
         where = cls.__qualname__.rpartition("<locals>.")[2]
-        if unnamed:
-            raise ConfigError(f"{where} has {shown(unnamed[0])} without a name: write name=value")
+        if positional:
+            raise ConfigError(
+                f"{where} has {shown(positional[0])} without a name: write name=value"
+            )
         return super().__call__(**_checked(cls, values, None, where))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(metaclass=_Checked):
-    """The base of every configuration: keyword-only and frozen.
+    """The base of every configuration, keyword-only and frozen.
 
-    Raises ConfigError on an unknown key, a missing one, or a value that isn't of the annotated
-    type. A whole number for a float becomes one, a list for a tuple too, and a scalar of NumPy the
-    Python number.
+    Raises ConfigError for an unknown key, a missing key, or a value that is not of the annotated
+    type. An int is converted to a float, a list to a tuple, and a NumPy scalar to a Python number
+    where the annotation requires it.
     """
 
 
-def check(holds: bool, name: str, value: object, wanted: str) -> None:
-    """Raises ConfigError, naming the value and what is wanted, unless `holds`."""
-    if not holds:
+def check(valid: bool, name: str, value: object, wanted: str) -> None:
+    """Raise ConfigError with the value and what is wanted instead, unless `valid`."""
+    if not valid:
         raise ConfigError(f"{name} is {shown(value)}: give {wanted}")
 
 
 def shown(value: object) -> str:
-    """Return the value's `repr` on one line, cut where it is long."""
+    """Return the value's `repr` on one line, truncated if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # an int of too many digits
+    except ValueError:  # an int with more digits than Python converts
         return "a number of thousands of digits"
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
 
 
 def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
-    """Raises ConfigError unless `value` is an int (not a bool) from `least` to `most`."""
+    """Raise ConfigError unless `value` is an int (not a bool) from `least` to `most`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     wanted = f"a whole number of at least {least}"
     if whole and value > most:  # type: ignore[operator]
@@ -78,17 +80,20 @@ def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
 
 
 def check_seed(name: str, value: object) -> None:
-    """Raises ConfigError unless every random generator takes `value` for its seed."""
+    """Raise ConfigError unless `value` is a valid seed of every random generator."""
     check_whole(name, value, least=0, most=2**32 - 1)
 
 
-def check_name(name: str, value: object, known: typing.Sequence[str]) -> None:
-    """Raises ConfigError unless `value` is one of the known names."""
-    check(value in known, name, value, "one of " + ", ".join(known))
+def check_name(name: str, value: object, names: typing.Sequence[str]) -> None:
+    """Raise ConfigError unless `value` is one of `names`."""
+    check(value in names, name, value, "one of " + ", ".join(names))
 
 
 def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
-    """The config as plain JSON values; a part of a table is marked with its name under "kind"."""
+    """Convert a configuration to JSON values.
+
+    An instance of a class in `parts` has its name in the table under "kind".
+    """
     data: dict[str, Any] = {}
     for table in (table for base, table in parts.items() if isinstance(config, base)):
         data[KIND] = _kind(config, table)
@@ -99,7 +104,10 @@ def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
 
 
 def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
-    """The config that `to_dict` wrote. Raises ConfigError with the path of the key that is off."""
+    """Build a configuration from the result of `to_dict`.
+
+    where: the path of `data` in messages. Raises ConfigError with the path of the wrong key.
+    """
     where = where or cls.__qualname__
     check(isinstance(data, Mapping), where, data, "a mapping of keys to values")
     assert isinstance(data, Mapping)
@@ -112,14 +120,14 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
 def known_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of `data` that `cls` has fields for.
 
-    Records on disk are read by it: what another version wrote may have more keys, and fields that
-    were added since need a default.
+    Use this to read records that another version wrote. They may have more keys, and fields that
+    were added later need a default.
     """
     return {field.name: data[field.name] for field in fields(cls) if field.name in data}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict as one level, keys joined by dots: {"model.k_top": 5}."""
+    """Flatten a nested dict by joining keys with dots, as in {"model.k_top": 5}."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
@@ -129,22 +137,22 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """The remedy for an unknown name: the nearest known one, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+def suggest(name: str, names: typing.Iterable[str]) -> str:
+    """Return a suggestion for an unknown name: the closest valid name, or all of them."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
 def _checked(
     cls: type, values: Mapping[str, Any], parts: Parts | None, where: str
 ) -> dict[str, Any]:
-    """The values as the fields want them. Raises ConfigError if a key or a value is off."""
-    known = {f.name: f for f in fields(cls)} if is_dataclass(cls) else {}
+    """Check and convert the values of a class's fields. Raises ConfigError if any is wrong."""
+    class_fields = {f.name: f for f in fields(cls)} if is_dataclass(cls) else {}
     for key in values:
-        if key not in known:
-            raise ConfigError(f"{where} has no key {key!r}: {suggest(str(key), known)}")
-    for name, field in known.items():
+        if key not in class_fields:
+            raise ConfigError(f"{where} has no key {key!r}: {suggest(str(key), class_fields)}")
+    for name, field in class_fields.items():
         optional = field.default is not MISSING or field.default_factory is not MISSING
         if field.init and name not in values and not optional:
             raise ConfigError(f"{where} lacks the key {name!r}: add it")
@@ -154,12 +162,16 @@ def _checked(
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The annotations of a class and its bases, less those that name what isn't found."""
+    """Return the annotations of a class and its bases, except those that cannot be evaluated."""
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         try:
             hints |= inspect.get_annotations(base, eval_str=True)
-        except (NameError, AttributeError, TypeError):  # of a class within a function, say
+        except (
+            NameError,
+            AttributeError,
+            TypeError,
+        ):  # such as for a class that is defined in a function
             continue
     return hints
 
@@ -168,7 +180,7 @@ def _kind(config: Config, table: Mapping[str, type]) -> str:
     for name, part in table.items():
         if type(config) is part:
             return name
-    raise ConfigError(f"{type(config).__qualname__} is in no table of parts: add its line there")
+    raise ConfigError(f"{type(config).__qualname__} is in no table of parts: add it to one")
 
 
 def _part(base: type[C], kind: object, table: Mapping[str, type], where: str) -> type[C]:
@@ -188,27 +200,31 @@ def _plain(value: Any, parts: Parts) -> Any:
 
 
 class WrongTypeError(ConfigError):
-    """A value that isn't of the type wanted there."""
+    """A configuration value of the wrong type.
 
-    where = wanted = ""  # its path, and the remedy
+    where: the path of the value. wanted: what the message asks for instead.
+    """
+
+    where = wanted = ""
 
 
 def _wrong_type(where: str, value: object, wanted: str) -> WrongTypeError:
-    problem = WrongTypeError(f"{where} is {shown(value)}: give {wanted}")
-    problem.where, problem.wanted = where, wanted
-    return problem
+    error = WrongTypeError(f"{where} is {shown(value)}: give {wanted}")
+    error.where, error.wanted = where, wanted
+    return error
 
 
 def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
+    """Check and convert a value for an annotation. Raises WrongTypeError or ConfigError."""
     if hint is Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return _one_of(arguments, value, parts, where)
+        return _union(arguments, value, parts, where)
     if origin is Literal:
-        for known in arguments:
-            if isinstance(value, type(known)) and value == known:
-                return known
+        for literal in arguments:
+            if isinstance(value, type(literal)) and value == literal:
+                return literal
         few = len(arguments) <= 2
         wanted = (
             " or ".join(map(repr, arguments)) if few else "one of " + ", ".join(map(str, arguments))
@@ -235,13 +251,13 @@ def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
     return value
 
 
-def _one_of(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) -> Any:
+def _union(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) -> Any:
     wanted = []
     for hint in hints:
         try:
             return _typed(hint, value, parts, where)
         except WrongTypeError as problem:
-            if problem.where != where:  # of something within the value
+            if problem.where != where:  # it is about a value within this one
                 raise
             wanted.append(problem.wanted)
     raise _wrong_type(where, value, " or ".join(wanted))

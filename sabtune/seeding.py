@@ -1,9 +1,8 @@
 """Random streams that never share a seed.
 
-Every generator comes from one recorded seed and the purpose it serves. Torch's CPU generator, a
-Mersenne Twister, is seeded with the low 32 bits of what it is given and drops the rest
-(`at::mt19937`), so the purpose occupies the lowest three of those: generators of two purposes
-differ for whatever seeds.
+Every generator is derived from one recorded seed and its purpose. PyTorch's CPU generator, a
+Mersenne Twister, uses only the low 32 bits of its seed (`at::mt19937`). The purpose is in the
+lowest three of those bits, so generators of two purposes differ for any two seeds.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ PURPOSE_BITS = 3
 
 
 class Stream(IntEnum):
-    """What a generator is for; of data, which part is drawn from.
+    """The purpose of a generator, and of a part of a data set.
 
-    SELECTION chooses trials, TEST is what a search measures at a trial's end, CONFIRMATION what a
-    contest does: no search ever sees it. STATES are those that training starts sequences from.
+    SELECTION measures decide between trials. TEST is measured at the end of a trial. CONFIRMATION
+    is measured by a confirmation and never seen by a search. STATES generates the initial states of
+    training sequences.
     """
 
     INITIALISATION = 0
@@ -32,12 +32,12 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:
-    """The 32-bit seed of generator `index` of a stream: 29 hashed bits above the stream's three."""
+    """Return the 32-bit seed of generator `index`: 29 hashed bits, then the 3 bits of `stream`."""
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest()
     hashed = int.from_bytes(digest, "big") >> PURPOSE_BITS
     return hashed << PURPOSE_BITS | stream
 
 
 def generator(seed: int, stream: Stream, index: int = 0) -> torch.Generator:
-    """A CPU generator for `stream`; `index` tells several of one stream apart."""
+    """Return a CPU generator for `stream`; `index` distinguishes several of one stream."""
     return torch.Generator().manual_seed(stream_seed(seed, stream, index))

@@ -1,4 +1,4 @@
-"""CIFAR-10, 1,024 pixels one by one: which sparsity tells the photographs apart?"""
+"""Sequential CIFAR-10, one pixel per step, 1,024 steps: which sparsity classifies best?"""
 
 import optuna
 
@@ -15,13 +15,13 @@ STUDY = Study(
     trials=40,
     startup=10,
     pruning=ASHA(grace=4000, reduction=2),
-    # The paper's sparsity on this task (Ke et al. 2018, quoted from memory).
+    # The paper's sparsity on this task (Ke et al. 2018, quoted from memory), tried first.
     points=({"k_top": 10, "k_att": 16, "k_trunc": 16, "learning_rate": 1e-3},),
 )
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how far credit runs locally, and the learning rate."""
+    """Sample the sparsity, the truncation length and the learning rate."""
     return TrialConfig(
         model=SAB.Config(
             hidden=128,

@@ -1,4 +1,4 @@
-"""Copying, trained at lengths up to 100: which sparsity still recalls at 5,000?"""
+"""The copying task, trained at lengths up to 100: which sparsity still recalls at length 5,000?"""
 
 import optuna
 
@@ -11,6 +11,7 @@ from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
 
+# What all points below have in common
 USUAL = {
     "schedule": "constant",
     "forget_bias": 0,
@@ -34,20 +35,23 @@ STUDY = Study(
     pruning=ASHA(grace=3000, reduction=2),
     seeds=Seeds(first=1, most=4, reduction=3, objective="mean"),
     points=(
-        # The paper's own on this task (Ke et al. 2018, quoted from memory; k_att is our reading).
+        # The paper's values for this task (Ke et al. 2018, from memory; k_att is our reading).
         PAPER | {"shortest": 100},
-        # The same, trained on shorter sequences too.
+        # The same values, also trained on shorter sequences.
         PAPER | {"shortest": 5},
-        # And its best on adding, likewise.
+        # The paper's best values for adding, also trained on shorter sequences.
         USUAL | {"k_att": 10, "k_trunc": 10, "k_top": 10, "shortest": 5},
     ),
 )
 
-MOVING: dict[str, type[Moving]] = {"linear": Linear, "cosine": Cosine}
+DECREASING: dict[str, type[Moving]] = {"linear": Linear, "cosine": Cosine}
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how it sets in, initialisation, rates, lengths; blocks need not match memories."""
+    """Sample the sparsity, its schedule, the initialization and the training parameters.
+
+    k_att and k_trunc are independent: a truncated block need not end at a memory.
+    """
     model = SAB.Config(
         hidden=64,
         k_top=trial.suggest_int("k_top", 2, 15),
@@ -60,7 +64,10 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 
 def train(trial: optuna.Trial) -> TrainConfig:
-    """Rates and lengths; all have the same updates."""
+    """Sample the learning rate, clipping, warm-up and shortest training length.
+
+    The baselines share this function.
+    """
     return TrainConfig(
         updates=20_000,
         batch_size=32,
@@ -73,16 +80,19 @@ def train(trial: optuna.Trial) -> TrainConfig:
 
 
 def forget_bias(trial: optuna.Trial) -> int:
-    """0 is the usual initialisation; with more, gates begin by keeping what they hold."""
+    """Sample the initial forget-gate bias: above 0, the LSTM starts out keeping its cell state."""
     return trial.suggest_int("forget_bias", 0, 3)
 
 
 def schedule(trial: optuna.Trial) -> Schedule:
-    """k_top as it is from the start, or down from dense attention in a share of the updates."""
-    name = trial.suggest_categorical("schedule", ["constant", *MOVING])
+    """Sample the schedule of k_top: constant, or decreasing from dense attention.
+
+    `share` is the share of the updates that the decrease takes.
+    """
+    name = trial.suggest_categorical("schedule", ["constant", *DECREASING])
     if name == "constant":
         return Constant()
-    return MOVING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))
+    return DECREASING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))
 
 
 BASELINES = baselines(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias)

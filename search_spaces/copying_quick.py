@@ -1,4 +1,4 @@
-"""Copying, trained at length 20: which sparsity recalls at ten times that?"""
+"""The copying task, trained at length 20: which sparsity still recalls at length 200?"""
 
 import optuna
 
@@ -14,21 +14,21 @@ STUDY = Study(
     task=Copying.Config(length=20, symbols=5),
     ladder=Ladder(lengths=(20, 40, 100, 200), select=(20, 40, 100)),
     trials=20,
-    startup=8,
+    startup=8,  # trials drawn at random before the sampler models the space
     pruning=ASHA(grace=2000, reduction=2),
 )
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how it sets in, and the learning rate."""
-    sets_in = trial.suggest_categorical("schedule", ["constant", "linear"])
+    """Sample the sparsity, its schedule, the truncation length and the learning rate."""
+    schedule = trial.suggest_categorical("schedule", ["constant", "linear"])
     return TrialConfig(
         model=SAB.Config(
             hidden=64,
             k_top=trial.suggest_int("k_top", 2, 8),
             k_att=trial.suggest_int("k_att", 1, 5),
             k_trunc=trial.suggest_int("k_trunc", 2, 10),
-            schedule=Linear(start="all") if sets_in == "linear" else Constant(),
+            schedule=Linear(start="all") if schedule == "linear" else Constant(),
         ),
         train=TrainConfig(
             updates=8000,

@@ -1,4 +1,4 @@
-"""Handwritten digits of 64 pixels in permuted order: which sparsity tells them apart?"""
+"""Handwritten digits, 64 pixels in permuted order: which sparsity classifies best?"""
 
 import optuna
 
@@ -20,7 +20,7 @@ STUDY = Study(
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how far credit runs locally, and the learning rate."""
+    """Sample the sparsity, the truncation length and the learning rate."""
     model = SAB.Config(
         hidden=64,
         k_top=trial.suggest_int("k_top", 2, 10),
@@ -31,7 +31,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 
 def train(trial: optuna.Trial) -> TrainConfig:
-    """The learning rate; all have the same updates."""
+    """Sample the learning rate. The baselines share this function."""
     return TrainConfig(
         updates=1500,
         batch_size=32,

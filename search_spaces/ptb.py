@@ -1,4 +1,4 @@
-"""Penn Treebank, character by character: which sparsity makes use of more context?"""
+"""Penn Treebank, one character per step: which sparsity makes use of more context?"""
 
 import optuna
 
@@ -15,13 +15,13 @@ STUDY = Study(
     trials=40,
     startup=10,
     pruning=ASHA(grace=5000, reduction=2),
-    # The paper's k_trunc on this task (Ke et al. 2018, quoted from memory).
+    # The paper's k_trunc on this task (Ke et al. 2018, quoted from memory), tried first.
     points=({"k_top": 5, "k_att": 20, "k_trunc": 20, "learning_rate": 2e-3},),
 )
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how far credit runs locally, and the learning rate."""
+    """Sample the sparsity, the truncation length and the learning rate."""
     return TrialConfig(
         model=SAB.Config(
             hidden=512,

@@ -1,4 +1,4 @@
-"""Associative recall of two pairs, trained at distance 10: which sparsity recalls at 80?"""
+"""Associative recall of two pairs, trained at distance 10: which sparsity still recalls at 80?"""
 
 import optuna
 
@@ -20,7 +20,7 @@ STUDY = Study(
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how far credit runs locally, and the learning rate."""
+    """Sample the sparsity, the truncation length and the learning rate."""
     model = SAB.Config(
         hidden=64,
         k_top=trial.suggest_int("k_top", 1, 8),
@@ -31,7 +31,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 
 def train(trial: optuna.Trial) -> TrainConfig:
-    """The learning rate; all have the same updates."""
+    """Sample the learning rate. The baselines share this function."""
     return TrainConfig(
         updates=5000,
         batch_size=64,

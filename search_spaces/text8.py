@@ -1,4 +1,4 @@
-"""text8, character by character: which sparsity makes use of more context?"""
+"""text8, one character per step: which sparsity makes use of more context?"""
 
 import optuna
 
@@ -19,7 +19,7 @@ STUDY = Study(
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
-    """Sparsity, how far credit runs locally, and the learning rate."""
+    """Sample the sparsity, the truncation length and the learning rate."""
     return TrialConfig(
         model=SAB.Config(
             hidden=512,

@@ -1,4 +1,4 @@
-"""Without a GPU its kernels are run by Triton's interpreter: Triton reads this as it loads."""
+"""Select Triton's interpreter where there is no GPU; Triton reads this setting when it loads."""
 
 import os
 

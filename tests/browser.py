@@ -1,4 +1,4 @@
-"""MLflow's pages in a browser, opened as a person would."""
+"""Open MLflow's pages in a real browser, step by step as a person does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @contextmanager
 def browser(width: int = 1280, height: int = 860) -> Iterator[Page]:
-    """An empty page of a browser without a window."""
+    """Yield an empty page of a headless browser."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM)
         try:
@@ -28,14 +28,14 @@ def browser(width: int = 1280, height: int = 860) -> Iterator[Page]:
 
 
 def enter(page: Page, place: Place) -> None:
-    """MLflow as it is for training: it opens for language models, an assistant at its side."""
+    """Open MLflow and switch to its view for model training, with the assistant closed."""
     page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
     page.get_by_role("button", name="Model training").click()
     page.get_by_role("button", name="Close", exact=True).click()
 
 
 def open_experiment(page: Page, place: Place) -> None:
-    """The study's runs, the trials below the search."""
+    """Open the study's experiment, with the trials expanded below the search."""
     page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
     search = page.get_by_role("gridcell").filter(has_text=f"search {place.study}")
     search.get_by_role("button").first.click()
@@ -46,21 +46,22 @@ def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
 
 
 def open_ladder(page: Page, place: Place, run: str) -> Locator:
-    """A trial's chart of accuracy by length, among those whose names begin as its does."""
+    """Return the chart of a trial's accuracy by length, filtered by the name of the metric."""
     open_run(page, place, run, "/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("test_accuracy")
     chart = page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
-    expect(chart).to_have_count(1, timeout=1000 * ENOUGH)  # at first the other curves are there too
+    # Wait until the other charts are filtered out.
+    expect(chart).to_have_count(1, timeout=1000 * ENOUGH)
     return chart
 
 
 def open_report(page: Page, place: Place) -> FrameLocator:
-    """The search's report, in the frame that MLflow shows it in."""
+    """Return the search's report in the frame in which MLflow shows it."""
     (search,) = place.searches()
     open_run(page, place, search.info.run_id, "/artifacts/report/report.html")
     return page.frame_locator("iframe")
 
 
 def open_model(page: Page, place: Place) -> None:
-    """The study's registered model."""
+    """Open the study's registered model."""
     page.goto(f"{place.uri}/#/models/{place.study}")

@@ -1,4 +1,4 @@
-"""Checkpoints as earlier versions wrote them, and ones that were changed on purpose."""
+"""Turn checkpoints into those of earlier formats, or change them on purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sabtune import manifest
 
 
 def of_format(directory: Path, number: int) -> None:
-    """Makes it one of format 2 or 3, which had no manifest; the second had no stretch."""
+    """Convert a checkpoint to format 2 or 3: no manifest, and in format 2 no partial report."""
     (directory / "manifest.json").unlink()
     path = directory / "progress.json"
     progress = json.loads(path.read_text()) | {"format": number}
@@ -19,6 +19,6 @@ def of_format(directory: Path, number: int) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Has the manifest vouch for the files as they are now."""
+    """Rewrite the manifest for the current content of the files."""
     names = [path.name for path in directory.iterdir() if path.name != "manifest.json"]
     manifest.write(directory, {name: (directory / name).read_bytes() for name in names})

@@ -1,4 +1,4 @@
-"""A cluster on hosts of this machine, by the file that its users have."""
+"""A cluster of hosts on this machine, started with the cluster file that users edit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VARIABLES = (
 
 
 class Lab:
-    """A laptop, a head and workers. `file`: the cluster's, the values of its first block set."""
+    """A laptop, a head and workers. `file`: the cluster file with its first block filled in."""
 
     def __init__(self, network: Network, *, workers: int = 2, cpus: int = 1):
         self.network, self.cpus = network, cpus
@@ -47,7 +47,7 @@ class Lab:
         return (host or self.laptop).run(program, *arguments, environment=RAY).stdout
 
     def up(self) -> None:
-        """As a user does, and until every machine has joined."""
+        """Start the cluster as a user does, and wait until every machine has joined."""
         self.file.write_text(yaml.safe_dump(self.content()))
         self.ray("up", "--yes", str(self.file))
         hosts = 1 + len(self.workers)
@@ -59,21 +59,24 @@ class Lab:
         host: Host | None = None,
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs the command, on the laptop if it isn't said where."""
+        """Run sabtune on a host, by default on the laptop."""
         command = [sys.executable, "-u", "-m", "sabtune", *map(str, arguments)]
         return (host or self.laptop).run(*command, environment=environment, check=False)
 
     def driver(self, *arguments: object) -> AbstractContextManager[Driver]:
-        """The command on the laptop, while it runs."""
+        """Start sabtune on the laptop and return the running command."""
         return driver(*arguments, cwd=self.laptop.home, prefix=self.laptop.command())
 
     @property
     def store(self) -> Store:
-        """The head's."""
+        """Return the store on the head."""
         return Store.at(str(self.head.home / "sabtune-store"), self.network.shared)
 
     def content(self) -> dict[str, Any]:
-        """The file's content. What `yours` binds is used further down, by the file itself."""
+        """Return the content of the cluster file, filled in for this lab.
+
+        The commands in `yours` are also replaced where the file repeats them.
+        """
         content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
         yours = content["provider"]["yours"]
         line = VARIABLES.format(shared=self.network.shared, root=ROOT, cpus=self.cpus)

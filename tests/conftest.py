@@ -1,4 +1,4 @@
-"""Shared by all tests: small configurations, golden runs, and MLflow of both kinds."""
+"""Fixtures for all tests: a small configuration, an S3 server, and MLflow of both kinds."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-import sabtune.search  # noqa: F401  # before ray, which reads once what this sets
+import sabtune.search  # noqa: F401  # before ray, which reads the environment it sets
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear
 from sabtune.tasks import Copying
 
 if TYPE_CHECKING:
-    from tests.experiments import Place, Server  # loads MLflow, which most tests can do without
+    from tests.experiments import Place, Server  # loads MLflow, which most tests don't need
     from tests.objects import Objects
 
 GOLDEN = Path(__file__).parent / "golden"
 
-for name in ("COLUMNS", "LINES"):  # readline, which pytest loads, gives these to what pytest starts
+for name in ("COLUMNS", "LINES"):  # set by readline, which pytest loads
     os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """As a trial runs: on one thread, so that results don't depend on the machine."""
+    """Run tests on one thread, like trials, so that results don't depend on the machine."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """What a test keeps in the environment for later commands, or MLflow does, ends with it."""
+    """Restore the environment and MLflow's settings after each test."""
     names = ("SABTUNE_DATA", "MLFLOW_TRACKING_URI")
     before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    if "mlflow" in sys.modules:  # it keeps it beside the environment, too
+    if "mlflow" in sys.modules:  # MLflow also keeps it outside of the environment
         sys.modules["mlflow"].set_tracking_uri(None)
     for name in names:
         os.environ.pop(name, None)
@@ -48,7 +48,7 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture
 def _poisoned() -> Iterator[None]:
-    """What a compiled pass reads before it is written shows as NaN."""
+    """Fill the buffers of the compiled pass with NaN to expose reads of uninitialized memory."""
     from sabtune.ops.compiled.buffers import BUFFERS
 
     BUFFERS.poisoned = True
@@ -66,7 +66,7 @@ def _two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def run() -> RunConfig:
-    """A training of seconds, with everything in it that a long one has."""
+    """Return a training run of seconds that has everything a long one has."""
     return RunConfig(
         task=Copying.Config(length=5, symbols=2),
         trial=TrialConfig(
@@ -81,7 +81,7 @@ def run() -> RunConfig:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An MLflow server for all tests; it may take a minute to start on a busy machine."""
+    """Start an MLflow server for all tests. On a busy machine this may take a minute."""
     from tests.experiments import Server
 
     server = Server(tmp_path_factory.mktemp("server"))
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
-    """An S3 for all tests."""
+    """Start an S3 server for all tests."""
     from tests.objects import objects
 
     with objects(tmp_path_factory.mktemp("s3")) as made:
@@ -101,7 +101,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
 
 @pytest.fixture
 def s3(s3_server: Objects, monkeypatch: pytest.MonkeyPatch) -> Objects:
-    """The same; the environment leads there."""
+    """Return the S3 server, with the environment set to use it."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SABTUNE_FILES", raising=False)
@@ -110,13 +110,13 @@ def s3(s3_server: Objects, monkeypatch: pytest.MonkeyPatch) -> Objects:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded MLflow of all tests is."""
+    """Return the folder of the embedded MLflow that all tests share."""
     return tmp_path_factory.mktemp("embedded")
 
 
 @pytest.fixture
 def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """A study of its own where the kind of MLflow makes no difference."""
+    """Return an empty study for tests to which the kind of MLflow makes no difference."""
     from tests.experiments import Place
 
     return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
@@ -124,7 +124,7 @@ def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
 
 @pytest.fixture(params=["embedded", "server"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """A study of its own for each test, in either kind of MLflow."""
+    """Return an empty study for each test, in either kind of MLflow."""
     from tests.experiments import Place
 
     if request.param == "server":

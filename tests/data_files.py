@@ -1,4 +1,4 @@
-"""Small files in the real formats of the data sets, and folders of them."""
+"""Write small files in the real formats of the data sets."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Bytes = NDArray[np.uint8]
 
 
 def idx(values: Bytes) -> bytes:
-    """An IDX file of unsigned bytes, not gzipped."""
+    """Return the content of an uncompressed IDX file of unsigned bytes."""
     header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     return header + values.tobytes()
 
 
 def write_mnist(folder: Path, *, train: int = 120, test: int = 20) -> Path:
-    """The four files, of images whose every pixel is their number in the file; returns DIR/mnist.
+    """Write the four files of MNIST and return FOLDER/mnist.
 
-    Labels count 0 to 9 again and again.
+    Every pixel of an image is the image's number in its file. Labels repeat 0 to 9.
     """
     directory = folder / "mnist"
     directory.mkdir(parents=True)
@@ -38,7 +38,7 @@ def write_mnist(folder: Path, *, train: int = 120, test: int = 20) -> Path:
 
 
 def cifar_records(count: int, first: int) -> bytes:
-    """Records whose red is their number, green a ramp along the row, blue the row's number."""
+    """Return records: red is the record's number, green the column, blue the row."""
     records = np.zeros((count, 3073), np.uint8)
     for i, record in enumerate(records):
         record[0] = (first + i) % 10
@@ -50,7 +50,10 @@ def cifar_records(count: int, first: int) -> bytes:
 def write_cifar10(
     folder: Path, *, each: int = 20, contents: dict[str, bytes] | None = None
 ) -> Path:
-    """The archive, `each` records a file; `contents`: other content by name. Returns its path."""
+    """Write the archive and return its path.
+
+    each: the records per file. contents: replacement content by file name.
+    """
     path = folder / "cifar10" / "cifar-10-binary.tar.gz"
     path.parent.mkdir(parents=True)
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
@@ -64,7 +67,7 @@ def write_cifar10(
 
 
 def write_ptb(folder: Path, **texts: str) -> Path:
-    """The three files: lines of words, a blank before and after. Returns DIR/ptb."""
+    """Write the three files, with lines of words between blanks, and return FOLDER/ptb."""
     directory = folder / "ptb"
     directory.mkdir(parents=True)
     line = " no it was n't black monday \n but the <unk> fell N points \n"
@@ -75,7 +78,7 @@ def write_ptb(folder: Path, **texts: str) -> Path:
 
 
 def write_text8(folder: Path, text: str | bytes, member: str = "text8") -> Path:
-    """The archive. Returns its path."""
+    """Write the archive and return its path."""
     path = folder / "text8" / "text8.zip"
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

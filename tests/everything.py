@@ -1,4 +1,4 @@
-"""Import all that any command imports, for processes that are forked from one that has."""
+"""Import everything that commands import, for the process that tests fork."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 import sabtune
-import sabtune.search  # before ray, which reads what this sets when it is imported
+import sabtune.search  # before ray, which reads the environment it sets
 
 GPU = "sabtune.ops.triton"
 """The prefix of modules that need Triton, which no command here loads."""

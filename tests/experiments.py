@@ -1,4 +1,4 @@
-"""MLflow as tests need it: a real server, a study's runs, trials to show there."""
+"""MLflow for tests: a real server, the runs of a study, and trials to log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENOUGH = 100.0
 
 
 class Server:
-    """A real MLflow server, which can be stopped and started again."""
+    """A real MLflow server that can be stopped and restarted."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -70,7 +70,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a test's study is shown."""
+    """The MLflow store and the experiment of a test's study."""
 
     uri: str
     study: str
@@ -97,7 +97,7 @@ class Place:
         return [run for run in self.runs() if "sabtune.search" in run.data.tags]
 
     def trials(self) -> dict[int, Run]:
-        """By number, of which each has just one run, below the search's."""
+        """Return the trials' runs by number; check that each is a single child of the search."""
         runs = [run for run in self.runs() if "sabtune.number" in run.data.tags]
         found = {int(run.data.tags["sabtune.number"]): run for run in runs}
         assert len(found) == len(runs)
@@ -109,7 +109,7 @@ class Place:
         return list(self.client.search_runs([self.experiment]))
 
     def curve(self, run: Run, key: str) -> list[tuple[int, float]]:
-        """(step, value) of every point, by step."""
+        """Return (step, value) of every point, sorted by step."""
         points = self.client.get_metric_history(run.info.run_id, key)
         return [(point.step, point.value) for point in sorted(points, key=lambda p: p.step)]
 
@@ -117,7 +117,7 @@ class Place:
         return list(self.client.search_logged_models([self.experiment]))
 
     def everything(self) -> dict[str, Any]:
-        """All that MLflow knows of the study."""
+        """Return everything that MLflow stores about the study."""
         found: dict[str, Any] = {}
         for run in self.client.search_runs([self.experiment], run_view_type=ViewType.ALL):
             history = self.client.get_metric_history
@@ -137,7 +137,7 @@ class Place:
 
 
 def contexts(run: Run) -> dict[str, str]:
-    """The digests of a run's data sets, by what it used them for; each is there once."""
+    """Return the digests of a run's data sets by context; check that each occurs once."""
     assert run.inputs is not None
     digests = {of.tags[0].value: of.dataset.digest for of in run.inputs.dataset_inputs}
     assert len(digests) == len(run.inputs.dataset_inputs)
@@ -183,7 +183,7 @@ COMPLETE = Outcome(state="COMPLETE", score=0.9, ladder=results(0.75), test=resul
 
 
 def views(run: RunConfig) -> list[TrialView]:
-    """One trial of each kind."""
+    """Return one trial in each state."""
     history = [progress(step) for step in (5, 10, 15)]
     pruned = Outcome(state="PRUNED", reason="behind the others", ladder=results(0.25))
     return [
@@ -199,7 +199,7 @@ def views(run: RunConfig) -> list[TrialView]:
 
 
 def state(best: TrialView | None = None, *, complete: bool = True) -> Overview:
-    """How a search stands whose best trial is this one."""
+    """Return the overview of a search with this best trial."""
     return Overview(
         question="Which of them carries?",
         space={"k_top": "1 to 3 in whole numbers"},

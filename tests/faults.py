@@ -1,4 +1,4 @@
-"""Searches that something happens to: studies whose trials are given, a hand on their driver."""
+"""Searches with faults: studies with predefined trials, and control over their driver process."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def study(
     kinds: Mapping[str, Mapping[str, Any]] = PLAIN,
     limits: Mapping[str, float] | None = None,
 ) -> Path:
-    """Writes a study whose trials are of these kinds, one after the other; none is pruned.
+    """Write a study whose trials have these kinds, in order, without pruning.
 
-    kinds: what is other in their training, or in their number of hidden units.
+    kinds: the changes of each kind to the training or to the number of hidden units.
     """
     content = STUDY.format(
         name=name,
@@ -82,7 +82,7 @@ def study(
 
 
 class Driver:
-    """The command, while it runs; what it has shown so far. prefix: what starts it elsewhere."""
+    """A running command and its output so far. prefix: the command that starts it elsewhere."""
 
     def __init__(self, *arguments: object, cwd: Path, prefix: Sequence[str] = ()):
         self.shown, self.errors = "", ""
@@ -116,7 +116,7 @@ class Driver:
                 setattr(self, name, getattr(self, name) + line)
 
     def until(self, holds: str | Callable[[], object], seconds: float = 300) -> None:
-        """Waits until it has shown these words, or until something holds."""
+        """Wait until the command has shown these words, or until the condition holds."""
         limit = time.monotonic() + seconds
         while not (holds in self.shown if isinstance(holds, str) else holds()):
             assert self.process.poll() is None, f"it ended:\n{self.shown}{self.errors}"
@@ -124,14 +124,14 @@ class Driver:
             time.sleep(0.02)
 
     def end(self) -> int:
-        """Waits for its end; its exit code."""
+        """Wait until the command ends and return its exit code."""
         code = self.process.wait()
         for reader in self.readers:
             reader.join(20)
         return code
 
     def kill(self) -> None:
-        """At once, and what it leaves behind too: with its machine it would have gone."""
+        """Kill the command and its descendants, as if its machine had died."""
         self.process.kill()
         self.process.wait()
         for entry in Path("/proc").iterdir():
@@ -144,14 +144,14 @@ class Driver:
 
 
 def _pipe() -> tuple[IO[str], IO[bytes]]:
-    """Return the end to read from and the end to write to."""
+    """Return the reading end and the writing end of a pipe."""
     reading, writing = os.pipe()
     return os.fdopen(reading), os.fdopen(writing, "wb")
 
 
 @contextmanager
 def driver(*arguments: object, cwd: Path, prefix: Sequence[str] = ()) -> Iterator[Driver]:
-    """Starts the command; whatever a test does, nothing of it is left running."""
+    """Start a command; kill what is left of it when the test ends."""
     started = Driver(*arguments, cwd=cwd, prefix=prefix)
     try:
         yield started
@@ -160,7 +160,7 @@ def driver(*arguments: object, cwd: Path, prefix: Sequence[str] = ()) -> Iterato
 
 
 def records(store: Store | Path, name: str) -> list[TrialRecord]:
-    """The trials of a study; no connection to its database is left open."""
+    """Return the trials of a study and close the connection to its database."""
     study = record.open_study(store if isinstance(store, Store) else Store(store), name)
     try:
         return record.records(study)
@@ -171,13 +171,13 @@ def records(store: Store | Path, name: str) -> list[TrialRecord]:
 
 
 def in_one_go(trial: TrialRecord) -> TrialRun:
-    """The trial from its start, in this process; unlimited, since that is larger than a worker."""
+    """Run the trial from its start in this process, without limits: it is larger than a worker."""
     assert trial.spec is not None
     return TrialRun(dataclasses.replace(trial.spec, limits=Limits()))
 
 
 def assert_as_unbroken(trial: TrialRecord) -> None:
-    """What the study says of a complete trial is what comes of it in one go, in this process."""
+    """Check that a complete trial has the results of an uninterrupted run in this process."""
     told: list[Progress] = list(in_one_go(trial))
     assert trial.scores == {progress.report.step: progress.score for progress in told}
     assert trial.ladder == told[-1].ladder
@@ -185,7 +185,7 @@ def assert_as_unbroken(trial: TrialRecord) -> None:
 
 
 def assert_begun_as_unbroken(trial: TrialRecord) -> None:
-    """What the study says of a trial that goes on is how one in one go, in this process, begins."""
+    """Check that a running trial has the first results of an uninterrupted run in this process."""
     last = max(trial.scores)
     scores = {}
     for progress in in_one_go(trial):
@@ -197,7 +197,7 @@ def assert_begun_as_unbroken(trial: TrialRecord) -> None:
 
 @contextmanager
 def small_disk(at: Path, size: str) -> Iterator[Path]:
-    """A disk of its own, so small, at this folder; skips the test where we may not mount one."""
+    """Mount a small disk at this folder; skip the test where mounting is not permitted."""
     at.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(at)]
     try:

@@ -1,9 +1,9 @@
-"""Commands run in processes forked from one that has imported everything.
+"""Run commands in processes forked from one that has imported everything.
 
-Importing torch, Ray and MLflow takes seconds; a fork of a process that has them takes milliseconds.
-Otherwise a command is as one that `python -m sabtune` starts, in a session of its own. What is read
-when something is imported is the environment that the first command had: one whose environment
-differs there is started anew, as is all that tests how a process starts.
+Importing torch, Ray and MLflow takes seconds; forking a process that has imported them takes
+milliseconds. Apart from that, a command runs like `python -m sabtune` in its own session. Some
+environment variables are read at import, so all forks share the first command's values. A command
+with other values, or a test of how a process starts, gets a new process.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ AT_IMPORT = (
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are read when something is imported."""
+    """Return the environment variables that are read at import."""
     return {name: environment[name] for name in environment if name.startswith(AT_IMPORT)}
 
 
 class Server:
-    """The process that forks, as long as this one lives."""
+    """The process that forks, for the lifetime of this process."""
 
     def __init__(self) -> None:
         self.environment = dict(os.environ)
@@ -54,24 +54,24 @@ class Server:
             )
 
     def end(self) -> None:
-        """Have it end; commands that it forked go on."""
+        """End the server; the commands that it forked continue."""
         self.requests.close()
         self.process.wait()
 
 
 @cache
 def server() -> Server:
-    """Return the one of this process, started when it is first asked for."""
+    """Return the server of this process and start it on the first call."""
     started = Server()
     atexit.register(started.end)
     return started
 
 
 class Process:
-    """A command that runs, with what tests use of `subprocess.Popen`.
+    """A running command, with the part of the `subprocess.Popen` interface that tests use.
 
-    out, err: where its output goes. unbuffered: as with `python -u`. seconds: the time after which
-    it is ended by SIGALRM. memory: how many bytes more than now it may address.
+    out, err: the files for its output. unbuffered: as with `python -u`. seconds: the time after
+    which SIGALRM ends it. memory: the bytes of address space it may add.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Process:
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code once it has ended. Raises TimeoutError if it hasn't by then."""
+        """Wait for the end and return the exit code; raise TimeoutError after `timeout` seconds."""
         if self.returncode is None:
             self.answers.settimeout(timeout)
             self.returncode = int(self.answers.recv(100))
@@ -109,23 +109,23 @@ class Process:
         return self.returncode
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return the exit code, or None while the command runs."""
         try:
             return self.wait(timeout=0)
         except BlockingIOError:
             return None
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it, unless it has ended."""
+        """Send a signal to the command unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
 
@@ -137,7 +137,7 @@ def start(
     environment: Mapping[str, str],
     unbuffered: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
-    """Start `sabtune`: forked, or anew where its environment matters to what it imports."""
+    """Start `sabtune`, forked unless its environment changes what its imports read."""
     if read_at_import(environment) == read_at_import(server().environment):
         return Process(
             *arguments, cwd=cwd, out=out, err=err, environment=environment, unbuffered=unbuffered
@@ -156,7 +156,7 @@ def start_anew(
     unbuffered: bool = False,
     prefix: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `sabtune` as a process that imports everything itself. prefix: what starts it."""
+    """Start `sabtune` as a new process that imports everything. prefix: a command before it."""
     python = [sys.executable, *["-u"] * unbuffered]
     return subprocess.Popen(
         [*prefix, *python, "-m", "sabtune", *map(str, arguments)],
@@ -176,10 +176,10 @@ def sabtune(
     seconds: int | None = None,
     memory: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `sabtune` with these arguments, away from any terminal; return how it ended.
+    """Run `sabtune` with these arguments, without a terminal, and return the completed process.
 
-    environment: what is added to this process's own. seconds, memory: see `Process`; with either
-    the command is forked whatever the environment.
+    environment: variables added to those of this process. seconds, memory: see `Process`; with
+    either of them the command is always forked.
     """
     own = dict(os.environ) | dict(environment or {})
     process: Process | subprocess.Popen[bytes]

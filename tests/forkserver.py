@@ -1,8 +1,8 @@
 """Fork a process that has imported everything: `python -m tests.forkserver DESCRIPTOR`.
 
-The descriptor is of a socket. Each request that comes there becomes a process of its own that runs
-`sabtune` as `python -m sabtune` does, to the end of its interpreter, without the seconds that
-importing torch, Ray and MLflow takes. `tests.forked` sends the requests.
+DESCRIPTOR is the file descriptor of a socket on which `tests.forked` sends requests. Each request
+becomes a process that runs `sabtune` like `python -m sabtune`, including the interpreter's exit,
+but without the seconds that importing torch, Ray and MLflow takes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BEFORE = dict(os.environ)
 
 
 def serve(requests: socket.socket) -> dict[str, Any]:
-    """Fork for each request; return it in the process that is to run it.
+    """Fork for each request, and return the request in the new process.
 
-    A second process waits for that one and sends its PID and its exit code to who asked.
+    A second process waits for the new one and sends its PID and its exit code to the client.
     """
     while True:
         content, descriptors, _, _ = socket.recv_fds(requests, 2**20, 4)
-        if not content:  # the tests have ended
+        if not content:  # the test process has closed the socket
             os._exit(0)
         if os.fork() == 0:
             requests.close()
@@ -64,9 +64,9 @@ def _reaped() -> bool:
 
 
 def become(request: dict[str, Any], imported: dict[str, str]) -> None:
-    """Have this process be as a new one that was started for the request.
+    """Give this process the state of a new one that was started for the request.
 
-    imported: the variables of the environment that the imports have set.
+    imported: the environment variables that the imports have set.
     """
     os.setsid()
     for target, stream in enumerate(request["streams"]):
@@ -77,11 +77,11 @@ def become(request: dict[str, Any], imported: dict[str, str]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(imported | request["environment"])
-    tempfile.tempdir = None  # it may have another folder for temporary files
+    tempfile.tempdir = None  # the request may have another TMPDIR
     sys.path[0] = request["cwd"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     if request["seconds"] is not None:
         signal.alarm(request["seconds"])
     if request["memory"] is not None:
@@ -91,13 +91,13 @@ def become(request: dict[str, Any], imported: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Serve; each process that is forked goes on as the command."""
+    """Serve requests; each forked process continues as the command."""
     import sabtune.__main__ as command
     import tests.everything  # noqa: F401
 
     imported = {name: value for name, value in os.environ.items() if name not in BEFORE}
     gc.collect()
-    gc.freeze()  # so that forks share these pages
+    gc.freeze()  # so that forks share these memory pages
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     become(request, imported)
     sys.argv = [command.__file__, *request["arguments"]]
@@ -105,9 +105,9 @@ def main() -> None:
 
 
 def end(run: Callable[[], None]) -> NoReturn:
-    """Run what ends by `sys.exit`, and end as Python does, but for freeing all that was imported.
+    """Call `run`, which ends by `sys.exit`, and exit like Python, without freeing all modules.
 
-    To free it, this process would have to copy all of what it shares with others.
+    Freeing them would copy all the memory that this process shares with others.
     """
     code: object = 0
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the faster passes share: sizes, weights, the comparison with the equations."""
+"""Sizes, weights and comparisons with the equations, shared by the tests of the fast passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sparsity(TypedDict):
 
 
 def parameters(H: int, inputs: int, dtype: torch.dtype, scale: float = 2.0) -> Parameters:
-    """`scale` times as large as torch's own; at twice, gates and scores are all at work."""
+    """Return weights `scale` times as large as torch's; at 2, all gates and scores matter."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> Tensor:
@@ -52,7 +52,7 @@ def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
 
 
 def for_rule(p: Parameters, rule: Rule) -> Parameters:
-    """The same, without what the rule doesn't use; the released form's w is w3 and w3 backwards."""
+    """Return the parameters that a rule uses; the released form's w is w3 and w3 reversed."""
     if rule.form == "released":
         nothing = p.w3.new_empty(0)
         return replace(p, W1=nothing, W2=nothing, w3=torch.cat([p.w3, p.w3.flip(0)]))
@@ -68,7 +68,7 @@ def results(
     state: State | None = None,
     rule: Rule = PAPER,
 ) -> dict[str, Tensor]:
-    """All that a call gives: outputs, the state after, and the gradients of a random functional."""
+    """Return the outputs, the final state and the gradients of a random functional of a call."""
     assert callable(sab)
     x = x.clone().requires_grad_()
     p = for_rule(p, rule)
@@ -88,7 +88,7 @@ def results(
 def readout_results(
     predict: object, x: Tensor, p: Parameters, sparsity: Sparsity, rule: Rule = PAPER
 ) -> dict[str, Tensor]:
-    """`results` of a call with a readout of seven outputs in it."""
+    """Return the results of a call that includes a readout with seven outputs."""
     assert callable(predict)
     H = p.weight_hh.shape[1]
     x = x.clone().requires_grad_()
@@ -111,7 +111,7 @@ def readout_results(
 def by_equations(
     x: Tensor, state: State, p: Parameters, readout: tuple[Tensor, Tensor], **how: object
 ) -> tuple[Tensor, State]:
-    """What `fused.predict` computes, by the equations."""
+    """Compute what `fused.predict` computes with the equations."""
     hidden, summary, after = reference.sab(x, state, p, **how)  # type: ignore[arg-type]
     return reference.readout(hidden, summary, *readout), after
 
@@ -124,7 +124,7 @@ def roundings(
     rule: Rule = PAPER,
     draws: int = 8,
 ) -> list[dict[str, Tensor]]:
-    """The equations of x, and of x with each entry a rounding off: how far rounding carries."""
+    """Return the equations' results for x and for copies of x with each entry one rounding off."""
     eps = torch.finfo(x.dtype).eps
     off = [noise(*x.shape, dtype=x.dtype, seed=100 + draw).sign() for draw in range(draws - 1)]
     inputs = [x, *(x * (1 + eps * signs) for signs in off)]
@@ -137,9 +137,10 @@ def check_same(
     tolerance: float,
     *rounded: dict[str, Tensor] | None,
 ) -> None:
-    """Each within `tolerance` of its largest entry, or as near as the furthest of `rounded`, the
-    equations in the same dtype: where w_i / Σ w is nearly a constant, its gradient is little but
-    rounding.
+    """Check that each tensor is within `tolerance` of the truth, relative to its largest entry.
+
+    A tensor may also be as far off as the furthest of `rounded`, the equations in the same dtype:
+    where w_i / Σ w is nearly constant, its gradient consists mostly of rounding errors.
     """
     for name, true in truth.items():
         assert found[name].shape == true.shape, name
@@ -165,8 +166,8 @@ SHAPES = [  # B, T, H, k_top, k_att, k_trunc
     (64, 37, 64, 10, 2, 10),
     (3, 1, 17, 3, 1, 5),
     (3, 2, 5, 3, 1, 1),
-    (3, 37, 17, 3, 40, 5),  # nothing is ever remembered
-    (3, 37, 17, 50, 2, 5),  # more kept than remembered
+    (3, 37, 17, 3, 40, 5),  # no memory is ever added
+    (3, 37, 17, 50, 2, 5),  # k_top exceeds the number of memories
     (3, 37, 17, 3, 1, 1),
     (3, 37, 17, 3, 3, 0),  # no truncation
     (35, 20, 33, 5, 1, 4),

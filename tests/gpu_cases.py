@@ -1,6 +1,6 @@
-"""What the tests of the GPU's kernels share: where they run, how near the equations they must be.
+"""The device and the tolerances that the tests of the GPU kernels share.
 
-On the GPU, or where there is none in Triton's interpreter, which `tests/__init__.py` sees to.
+The kernels run on the GPU, or without one in Triton's interpreter (see `tests/__init__.py`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare(
         exact = replace(state, **{name: getattr(state, name).double() for name in CARRIED})
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity, exact, rule)
     found = results(by_kernel, x, p, sparsity, state, rule)
-    # of a single weight w / (w + ε) nothing but rounding is left
+    # the gradient of a single weight w / (w + ε) is only rounding error
     nearly_one = sparsity["k_top"] == 1 and rule == reference.PAPER and x.dtype == torch.float32
     rounded = results(reference.sab, x, p, sparsity, state, rule) if nearly_one else None
     check_same(found, truth, TOLERANCE[x.dtype], rounded)
@@ -57,7 +57,7 @@ def compare(
 
 
 def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """The state is float32's whatever the weights are: what they were rounded to is given."""
+    """Check a carried state: it is float32 and accurate, whatever the dtype of the weights."""
     assert {found[name].dtype for name in CARRIED} == {torch.float32}
     check_same(found, {name: truth[name] for name in CARRIED}, TOLERANCE[torch.float32])
 

@@ -1,8 +1,8 @@
-"""Compiles the GPU's kernels for the architecture that is named, such as 90, without having it.
+"""Compile the GPU kernels for an architecture, such as 90, without such a GPU.
 
     TRITON_INTERPRET=0 python -m tests.gpu_compiling 90
 
-A line a kernel: what it was compiled for, and the bytes of shared memory that it takes.
+Prints a line per kernel: what it was compiled for, and the bytes of shared memory it uses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IN_DTYPE = {"W_hh", "W1", "W2", "w3", "summary", "d_hidden", "d_summary"}
 
 
 def kind(name: str, call: Call) -> str:
-    """An argument's type as Triton writes it."""
+    """Return the type of an argument in Triton's notation."""
     if name in {*AS_THEY_COME, *STRIDES}:
         return "i32"
     if name in ("epsilon", "scale"):

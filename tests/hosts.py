@@ -1,9 +1,10 @@
-"""Hosts of a cluster on this machine: a network that leads nowhere else, and in it hosts with
-processes, /tmp, home folder and sshd of their own. They share the machine's files, and so its
-Python and sabtune.
+"""Hosts of a cluster on this machine, in an isolated network.
 
-Each is made of Linux namespaces that nothing but a process of its own holds, and that process ends
-when the test does, however the test ends: the kernel then takes away all that was in them.
+Each host has its own processes, /tmp, home folder and sshd. The hosts share the machine's files,
+and so its Python and sabtune.
+
+A host consists of Linux namespaces that are held by a single process. That process ends with the
+test, however the test ends, and the kernel then removes everything in the namespaces.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ LIVE = "\necho ready; read -r _ || true\n"
 
 
 class Host:
-    """One host; `address` on its network, `home` as the test sees it too."""
+    """A host. `address`: on its network. `home`: its home folder, also visible to the test."""
 
     def __init__(self, name: str, address: str, folder: Path):
         self.name, self.address, self.folder = name, address, folder
         self.home = folder / name / "home"
         self.home.mkdir(parents=True)
-        # What a shell of root's reads on this machine isn't what this host is tested with.
+        # The host must not read the shell configuration of this machine's root.
         passwd = f"root:x:0:0:root:{self.home}:/bin/bash\nsshd:x:65534:65534::/:/bin/false\n"
         (folder / name / "passwd").write_text(passwd)
         (folder / name / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
@@ -81,7 +82,7 @@ class Host:
         self.pid = _child(self.process.pid)
 
     def command(self, *command: str, environment: dict[str, str] | None = None) -> list[str]:
-        """What runs the command on this host, in its home folder, if it is run here."""
+        """Return a command that, run here, runs `command` on this host in its home folder."""
         variables = {"HOME": str(self.home), "USER": "root", "PATH": PATH, "LANG": "C.UTF-8"}
         variables |= {"PYTHONPATH": str(ROOT)} | (environment or {})
         return [
@@ -106,7 +107,7 @@ class Host:
         return done
 
     def processes(self) -> list[str]:
-        """What runs on it, beside what makes it a host."""
+        """Return the processes on this host, without those that make it a host."""
         lines = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
         listed = [line.split(maxsplit=1) for line in lines]
         return [
@@ -116,15 +117,18 @@ class Host:
         ]
 
     def kill(self) -> None:
-        """At once, as by a power cut: what runs on it has no time to say good-bye."""
+        """Kill the host and everything on it at once, as by a power cut."""
         _ip(self.pid, "link", "set", "eth0", "down")
         self.process.kill()
         self.process.wait()
 
 
 class Network:
-    """A network with nothing on it but the hosts added to it. `key` opens all of them, and of the
-    files in its folder they share `shared` alone."""
+    """An isolated network of hosts.
+
+    `key` is the SSH key for all hosts. Of the files in the network's folder they share only
+    `shared`.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.shared = folder, folder / "shared"
@@ -140,7 +144,7 @@ class Network:
         self.switch = _living(["--net"], bridge)
 
     def add(self, name: str, address: str | None = None) -> Host:
-        """A new host, running when this returns; by default at the next free address."""
+        """Start a new host, by default at the next free address, and return it."""
         host = Host(name, address or f"10.0.0.{len(self.hosts) + 1}", self.folder)
         self.hosts[name] = host
         port, switch, into = f"to-{host.pid}", self.switch.pid, host.pid
@@ -162,7 +166,7 @@ class Network:
 
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
-    """A network whose hosts keep their files in `folder`. Skips where there can't be one."""
+    """Yield a network whose hosts keep their files in `folder`; skip the test if unsupported."""
     _skip_without_tools()
     with ExitStack() as stack:
         made = Network(folder)
@@ -186,7 +190,7 @@ def _skip_without_tools() -> None:
 
 
 def _living(spaces: Sequence[str], begin: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process in namespaces of its own, once it has begun."""
+    """Start a process in its own namespaces and return it when it runs."""
     process = subprocess.Popen(
         ["unshare", *spaces, "bash", "-c", begin + LIVE, "host", *arguments],
         stdin=subprocess.PIPE,
@@ -201,10 +205,10 @@ def _living(spaces: Sequence[str], begin: str, *arguments: str) -> subprocess.Po
 
 
 def _child(pid: int) -> int:
-    """The one child of a process."""
+    """Return the PID of the only child of a process."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 def _ip(pid: int, *arguments: str) -> None:
-    """`ip` in the network of the process `pid`."""
+    """Run `ip` in the network namespace of the process `pid`."""
     subprocess.run(["nsenter", f"--target={pid}", "--net", "ip", *arguments], check=True)

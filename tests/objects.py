@@ -1,4 +1,4 @@
-"""An S3 of the tests' own: moto's server, on loopback, as a process that is waited for."""
+"""An S3 server for tests: moto on loopback, in its own process."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Objects:
-    """A server, and a bucket in it."""
+    """An S3 server with one bucket."""
 
     url: str
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What leads there."""
+        """Return the environment variables that point clients to the server."""
         return KEYS | {"AWS_ENDPOINT_URL": self.url}
 
     @property
@@ -48,7 +48,7 @@ class Objects:
         )
 
     def names(self, prefix: str = "") -> list[str]:
-        """The names of all that is there, without what stands for folders."""
+        """Return the keys of all objects, without folder markers."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         keys = [str(found["Key"]) for page in pages for found in page.get("Contents", [])]
         return [key for key in keys if not key.endswith("/")]
@@ -59,7 +59,7 @@ class Objects:
 
 @contextmanager
 def objects(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Objects]:
-    """Starts the server and makes the bucket; `settings`: of moto's, in its environment."""
+    """Start the server and create the bucket. settings: environment variables for moto."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Trial records made by hand, for the logic that reads them."""
+"""Trial records made by hand, for tests of the code that reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sabtune.training.trial import TrialSpec
 
 
 def spec(number: int = 0, configuration: int | None = None, **changes: Any) -> TrialSpec:
-    """A small trial of two reports."""
+    """Return a small trial that reports twice."""
     train = TrainConfig(updates=20, batch_size=4, report_every=10)
     trial = TrialConfig(model=SAB.Config(hidden=4, k_top=2, k_att=2, k_trunc=3), train=train)
     values: dict[str, Any] = {
@@ -38,7 +38,10 @@ def trial(
     accuracy: float = 0.5,
     **changes: Any,
 ) -> TrialRecord:
-    """A trial that ended with this score; with none, it still runs. changes: of the record."""
+    """Return a trial that ended with this score, or that runs if there is none.
+
+    changes: other fields of the record.
+    """
     if score is None:
         state = TrialState.RUNNING
     complete = state == TrialState.COMPLETE and score is not None
@@ -47,7 +50,7 @@ def trial(
         "state": state,
         "values": [score] if complete and score is not None else [],
         "params": {},
-        "assignment": spec(number, configuration),
+        "spec": spec(number, configuration),
         "scores": {10: score} if score is not None else {},
         "ladder": [LengthResult(length=4, accuracy=accuracy, loss=0.0, sequences=8)],
         "test": [],

@@ -1,4 +1,4 @@
-"""What reports are made from, for the tests of what they draw: each is read once."""
+"""Report data for the tests of figures, each read only once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="session")
 def found(store: Store) -> ReportData:
-    """40 trials, in memory, confirmed in the store."""
+    """Return a study of 40 trials in memory, with a confirmation in the store."""
     return gather(searched(store, "found", 40, in_memory=True), store)
 
 
@@ -36,7 +36,7 @@ def many(store: Store) -> ReportData:
 
 @pytest.fixture(scope="session")
 def recalling(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    """Its best model's checkpoint is there."""
+    """Return a study whose best model has a checkpoint."""
     folder = tmp_path_factory.mktemp("model")
     task = Copying.Config(length=30, symbols=3)
     study = optuna.create_study(study_name="recalling", direction="maximize")

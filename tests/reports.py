@@ -36,7 +36,7 @@ ENVIRONMENT = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
 
 
 def results(score: float, lengths: Sequence[int] = LENGTHS) -> list[LengthResult]:
-    """Falling with length from `score` towards chance; a sequence takes 10 µs a step."""
+    """Return results that fall from `score` towards chance with length, at 10 µs per step."""
     return [
         LengthResult(
             length=length,
@@ -63,7 +63,7 @@ def frozen(
     checkpoint: Path | None = None,
     label: str = "",
 ) -> FrozenTrial:
-    """A trial of 10 reports; a pruned one has 3, a failed one 1."""
+    """Return a trial with 10 reports; a pruned trial has 3 and a failed trial has 1."""
     params = params or {}
     train = TrainConfig(
         updates=1000, report_every=100, learning_rate=params.get("learning_rate", 1e-3)
@@ -113,7 +113,7 @@ def searched(
     checkpoint: Path | None = None,
     in_memory: bool = False,
 ) -> optuna.Study:
-    """A search of which every third trial was pruned and every eleventh failed."""
+    """Write a search in which every third trial was pruned and every eleventh failed."""
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "minimize"]
     study = optuna.create_study(
         study_name=name,
@@ -154,7 +154,7 @@ def confirmed(
     methods: Mapping[str, tuple[ModelConfig, Sequence[float | None]]],
     lengths: Sequence[int] = LENGTHS,
 ) -> optuna.Study:
-    """A contest: by label, each method's scores on the same seeds; None where one failed."""
+    """Write a comparison: scores by method on the same seeds, None where a seed failed."""
     study = optuna.create_study(
         study_name=name, storage=record.store_of(store, write=True), direction="maximize"
     )

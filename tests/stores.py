@@ -1,4 +1,4 @@
-"""A store that version 0.1 wrote, and what becomes of one."""
+"""A store that version 0.1 wrote, and the state of its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ its reports: four complete trials, two interrupted ones and a confirmation, writ
 
 
 def unpacked(folder: Path) -> Store:
-    """The store of version 0.1, below a folder whose name has to be quoted everywhere."""
+    """Unpack the store of version 0.1 below a folder whose name needs quoting everywhere."""
     place = folder / "what? a #1 100%25 ü {x}"
     place.mkdir()
     with tarfile.open(ARCHIVE) as archive:
@@ -23,7 +23,7 @@ def unpacked(folder: Path) -> Store:
 
 
 def state(folder: Path) -> dict[str, tuple[int, str]]:
-    """By path, when everything below a folder was last written, and what it holds."""
+    """Return the time of the last write and the content of everything below a folder, by path."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,

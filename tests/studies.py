@@ -1,4 +1,4 @@
-"""Study files that tests search for real."""
+"""Study files for tests that run real searches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def space(trial):
 
 
 def learnable(directory: Path, updates: int = 120, name: str = "learnable") -> Path:
-    """Writes the study; its trials make a report every 30 updates."""
+    """Write a study whose trials report every 30 updates."""
     path = directory / f"{name}.py"
     text = LEARNABLE.replace("UPDATES", str(updates))
     path.write_text(text.replace('name="learnable"', f'name="{name}"'))
@@ -79,14 +79,16 @@ def space(trial):
 
 
 def posed(task: TaskConfig, directory: Path, trials: int = 1) -> Path:
-    """Writes a study of the task, trials of 20 updates."""
+    """Write a study of the task, with trials of 20 updates."""
     path = directory / "posed.py"
     path.write_text(POSED.replace("CONFIG", repr(task)).replace("TRIALS", str(trials)))
     return path
 
 
 def heed_interrupts() -> None:
-    """For `preexec_fn`: a shell's background job ignores SIGINT, and so does what it starts; under
-    nohup they ignore SIGHUP."""
+    """Reset SIGINT and SIGHUP, for `preexec_fn`.
+
+    Background jobs of a shell ignore SIGINT, and under nohup also SIGHUP; children inherit this.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

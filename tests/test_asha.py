@@ -1,4 +1,4 @@
-"""Successive halving, asynchronously."""
+"""Test asynchronous successive halving."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from sabtune.search.asha import Halving
 from sabtune.study.definition import ASHA
 
 
-def test_nothing_is_given_up_before_the_first_rung() -> None:
+def test_no_trial_is_pruned_before_the_first_rung() -> None:
     halving = Halving(ASHA(grace=100))
     assert all(halving.goes_on(trial, 99, 0.0) for trial in range(10))
 
 
-def test_a_trial_goes_on_if_it_is_among_the_best_half_that_came() -> None:
+def test_the_best_half_of_the_trials_at_a_rung_continues() -> None:
     halving = Halving(ASHA(grace=10, reduction=2))
     came = [(0, 0.5, True), (1, 0.4, False), (2, 0.6, True), (3, 0.55, True), (4, 0.3, False)]
     for trial, score, expected in came:
         assert halving.goes_on(trial, 10, score) == expected
 
 
-def test_a_trial_is_judged_once_a_rung() -> None:
+def test_a_trial_is_compared_once_per_rung() -> None:
     halving = Halving(ASHA(grace=10, reduction=2))
     for trial in range(4):
         halving.goes_on(trial, 10, 0.1 * trial)
-    assert halving.goes_on(3, 19, 0.0)  # between two rungs a score may fall
-    assert halving.goes_on(3, 20, 0.0)  # the first at the next
+    assert halving.goes_on(3, 19, 0.0)  # between two rungs the score doesn't matter
+    assert halving.goes_on(3, 20, 0.0)  # the first trial at the next rung
 
 
-def test_rungs_are_the_powers_of_the_reduction_even_where_reports_miss_them() -> None:
+def test_rungs_are_powers_of_the_reduction_even_if_no_report_falls_on_them() -> None:
     halving = Halving(ASHA(grace=30, reduction=3))
     steps = [1, 29, 30, 45, 89, 90, 100, 269, 270, 809, 810]
     assert [halving.rung(step) for step in steps] == [
@@ -36,8 +36,8 @@ def test_rungs_are_the_powers_of_the_reduction_even_where_reports_miss_them() ->
     ]  # fmt: skip
 
 
-def test_what_earlier_searches_reported_counts() -> None:
-    """A search in two halves decides as one that was never interrupted."""
+def test_reports_of_earlier_searches_count() -> None:
+    """An interrupted and resumed search makes the same decisions as an uninterrupted one."""
     draw = random.Random(0)
     scores = [[draw.random() for _ in range(4)] for _ in range(30)]
     whole, first = (Halving(ASHA(grace=1, reduction=2)) for _ in range(2))
@@ -58,12 +58,12 @@ def test_what_earlier_searches_reported_counts() -> None:
     assert told + [run(second, trial) for trial in range(15, 30)] == expected
 
 
-def test_a_trial_that_ended_solved_before_a_rung_counts_there() -> None:
+def test_a_trial_that_ended_early_counts_at_later_rungs() -> None:
     halving, later = (Halving(ASHA(grace=10, reduction=2)) for _ in range(2))
     assert halving.goes_on(0, 10, 0.9)
     halving.end(0, 0.99)
     later.remember(0, {10: 0.9, 15: 0.99}, complete=True)
     for told in (halving, later):
-        assert told.rungs[0] == {0: 0.9}  # there it was no better than it was
+        assert told.rungs[0] == {0: 0.9}  # the score it had there
         assert not told.goes_on(1, 20, 0.98)
         assert told.goes_on(2, 20, 1.0)

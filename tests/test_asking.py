@@ -1,4 +1,4 @@
-"""What the searcher hands out, in which order, under which number and seed."""
+"""Test which trials the searcher starts, in which order, with which numbers and seeds."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
     assert second.spec.run.trial.train.learning_rate == 0.02
 
 
-def test_of_what_waits_those_that_a_queue_names_are_begun_in_its_order(
+def test_a_queue_decides_which_waiting_trials_start_and_in_which_order(
     file: StudyFile, tmp_path: Path
 ) -> None:
     study = opened(file)
@@ -100,13 +100,13 @@ def test_of_what_waits_those_that_a_queue_names_are_begun_in_its_order(
     assert record.waiting(study) == [0, 2]
 
 
-def test_every_trial_has_the_seed_of_its_number(file: StudyFile, tmp_path: Path) -> None:
+def test_the_trial_number_decides_the_seed(file: StudyFile, tmp_path: Path) -> None:
     asking = searcher(opened(file), file, tmp_path)
     seeds = [order(asking).spec.run.seed for _ in range(4)]
     assert seeds == [trial_seed(0, number) for number in range(4)]
 
 
-def test_an_unfinished_trial_comes_first_as_it_was_and_from_its_newest_checkpoint(
+def test_an_unfinished_trial_resumes_first_from_its_newest_checkpoint(
     file: StudyFile, tmp_path: Path
 ) -> None:
     study = opened(file)
@@ -126,7 +126,7 @@ def test_an_unfinished_trial_comes_first_as_it_was_and_from_its_newest_checkpoin
     assert len(study.trials) == 1
 
 
-def test_a_trial_that_was_killed_before_it_had_an_assignment_gets_the_same(
+def test_a_trial_killed_before_it_had_a_spec_gets_the_same_spec(
     file: StudyFile, tmp_path: Path
 ) -> None:
     study = opened(file)
@@ -155,7 +155,7 @@ def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: P
 
 
 def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> dict[int, int]:
-    """Runs so many trials, in searches of ten; how many each configuration got."""
+    """Run `trials` trials in searches of ten; return the number of trials per configuration."""
     for begun in range(0, trials, 10):
         asking = searcher(study, file, folder)
         for _ in range(begun, begun + 10):
@@ -166,7 +166,7 @@ def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> 
 
 
 def wide(file: StudyFile, updates: int = 120) -> StudyFile:
-    """With so many configurations that none is drawn twice, and trained so long."""
+    """Return the study with a space so large that no configuration is drawn twice."""
     path = file.path.with_name(f"wide{updates}.py")
     text = file.path.read_text().replace("updates=120", f"updates={updates}")
     path.write_text(text.replace('"k_top", 1, 3', '"k_top", 1, 1_000_000'))
@@ -174,7 +174,7 @@ def wide(file: StudyFile, updates: int = 120) -> StudyFile:
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_no_configuration_gets_more_seeds_after_its_file_was_edited(
+def test_no_configuration_exceeds_its_seeds_after_an_edit_of_the_file(
     file: StudyFile, tmp_path: Path, first: int
 ) -> None:
     seeds = Seeds(first=first, most=4, reduction=2)
@@ -184,7 +184,7 @@ def test_no_configuration_gets_more_seeds_after_its_file_was_edited(
     later = changed(wide(file, 60), seeds=seeds)
     got = race_of(study, later, tmp_path, 40)
     assert max(got.values()) <= 4
-    assert max(got[of] for of in before) == 4  # the promising are raced on, as they are recorded
+    assert max(got[of] for of in before) == 4  # recorded configurations still get seeds
     for trial in record.records(study):
         assert trial.run is not None
         known = before.get(trial.configuration)
@@ -192,7 +192,7 @@ def test_no_configuration_gets_more_seeds_after_its_file_was_edited(
         assert known is None or trial.run.trial == known.trial
 
 
-def test_no_configuration_gets_more_seeds_where_a_space_makes_others_each_time(
+def test_no_configuration_exceeds_its_seeds_if_the_space_is_not_deterministic(
     file: StudyFile, tmp_path: Path
 ) -> None:
     asked = count(1)
@@ -212,7 +212,9 @@ def test_no_configuration_gets_more_seeds_where_a_space_makes_others_each_time(
     assert len(got) > 5
 
 
-def test_a_space_that_raised_once_does_not_stay_due(file: StudyFile, tmp_path: Path) -> None:
+def test_a_configuration_whose_space_raised_gets_no_further_seeds(
+    file: StudyFile, tmp_path: Path
+) -> None:
     def raising(trial: optuna.Trial) -> TrialConfig:
         file.space(trial)
         raise ValueError("not now")
@@ -225,9 +227,7 @@ def test_a_space_that_raised_once_does_not_stay_due(file: StudyFile, tmp_path: P
     assert [order(asking).spec.configuration for _ in range(4)] == [1, 1, 3, 3]
 
 
-def test_a_trial_killed_before_its_assignment_is_counted_once(
-    file: StudyFile, tmp_path: Path
-) -> None:
+def test_a_trial_killed_before_it_had_a_spec_counts_once(file: StudyFile, tmp_path: Path) -> None:
     two = changed(file, seeds=Seeds(first=2, most=2))
     study = opened(file)
     study.ask()
@@ -235,10 +235,10 @@ def test_a_trial_killed_before_its_assignment_is_counted_once(
     assert [order(asking).spec.configuration for _ in range(3)] == [0, 0, 2]
 
 
-def test_another_seed_is_fixed_to_the_configuration_whatever_the_others_are_called(
+def test_a_further_seed_keeps_the_parameters_of_its_configuration(
     file: StudyFile, tmp_path: Path
 ) -> None:
-    """Also of two that an older sabtune took for different ones, and this one doesn't."""
+    """This includes two configurations that an older sabtune distinguished and this one doesn't."""
     study = opened(file)
     first = searcher(study, file, tmp_path)
     for number in range(2):
@@ -252,21 +252,19 @@ def test_another_seed_is_fixed_to_the_configuration_whatever_the_others_are_call
     assert [order(asking).spec.configuration for _ in range(2)] == [0, 1]
 
 
-def test_a_configuration_drawn_again_is_told_from_a_new_one(
-    file: StudyFile, tmp_path: Path
-) -> None:
+def test_a_configuration_drawn_again_is_recognized(file: StudyFile, tmp_path: Path) -> None:
     study = opened(file)
     for k_top in (1, 2, 1):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
     asking = searcher(study, file, tmp_path)
     assert [order(asking).spec.configuration for _ in range(3)] == [0, 1, 0]
     study.enqueue_trial({"rate": "good", "k_top": 2})
-    later = searcher(study, file, tmp_path)  # another search, after the three that are unfinished
+    later = searcher(study, file, tmp_path)  # another search resumes after three unfinished trials
     assert [order(later).spec.configuration for _ in range(4)] == [0, 1, 0, 1]
 
 
-def test_a_search_that_goes_on_knows_its_configurations(file: StudyFile, tmp_path: Path) -> None:
-    """Also where the space gives whole numbers for what may have a fraction, as this one does."""
+def test_a_resumed_search_recognizes_its_configurations(file: StudyFile, tmp_path: Path) -> None:
+    """This includes spaces that return integers for real-valued parameters."""
 
     def space(trial: optuna.Trial) -> TrialConfig:
         forget_bias = trial.suggest_int("forget_bias", 2, 2)
@@ -277,41 +275,39 @@ def test_a_search_that_goes_on_knows_its_configurations(file: StudyFile, tmp_pat
     first = searcher(study, whole, tmp_path)
     assert order(first).spec.configuration == 0
     end(study, first, 0, 0.9)
-    for number in (1, 2):  # of the search that began, and of one that goes on with its study
+    for number in (1, 2):  # of the first search and of the one that resumes its study
         again = searcher(study, whole, tmp_path)
         assert order(again).spec.configuration == 0
         end(study, again, number, 0.8)
 
 
-def test_a_spent_budget_hands_out_nothing(file: StudyFile, tmp_path: Path) -> None:
+def test_no_trial_starts_after_the_budget_is_spent(file: StudyFile, tmp_path: Path) -> None:
     budget = Budget(gpu_hours=1.0, gpus=0.5)
     asking = searcher(opened(file), file, tmp_path, budget)
     order(asking)
     budget.count(0, 3600.0)
-    assert not budget.stop_all()  # half a GPU for an hour
+    assert not budget.stop_all()  # half a GPU used for an hour
     budget.count(1, 3600.0)
     assert budget.stop_all()
     assert asking.suggest("any") == Searcher.FINISHED
 
 
-def test_a_trial_that_is_gone_on_with_costs_only_what_it_takes_from_here() -> None:
+def test_a_resumed_trial_costs_only_its_time_since_the_resume() -> None:
     budget = Budget(gpu_hours=1.0, gpus=1.0)
-    budget.known(0, 36_000.0)
+    budget.resume(0, 36_000.0)
     budget.count(0, 36_000.0 + 1800.0)
     assert budget.used_gpu_hours == 0.5
     assert not budget.stop_all()
 
 
-def test_a_failed_trial_is_run_again_with_its_own_seed_under_a_new_number(
-    file: StudyFile, tmp_path: Path
-) -> None:
+def test_a_retried_trial_has_its_seed_and_a_new_number(file: StudyFile, tmp_path: Path) -> None:
     study = opened(file)
     asking = searcher(study, file, tmp_path)
     failed, fine = order(asking).spec, order(asking).spec
     end(study, asking, failed.number)
     end(study, asking, fine.number, 0.5)
     assert record.ended(study) == 2
-    for _ in range(2):  # asked for twice, it runs once
+    for _ in range(2):  # a trial queued twice runs once
         enqueue_failed(study)
     assert record.ended(study) == 1
     again = order(asking).spec
@@ -333,7 +329,7 @@ def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path
         end(earlier, asking, order(asking).spec.number, score)
     study = opened(file)
     enqueue_best(study, earlier)
-    enqueue_best(study, earlier)  # a search that goes on
+    enqueue_best(study, earlier)  # a resumed search
     warm = searcher(study, file, tmp_path)
     for _ in range(3):
         order(warm)
@@ -388,7 +384,7 @@ def test_constraints_that_fail_name_the_file(file: StudyFile) -> None:
         broken.constrained(record.one(study, 0))
 
 
-def test_several_objectives_are_written_with_their_scores(file: StudyFile, tmp_path: Path) -> None:
+def test_all_objectives_are_recorded(file: StudyFile, tmp_path: Path) -> None:
     file = changed(file, objectives=("score", "seconds_per_update", "peak_memory"))
     study = opened(file)
     asking = searcher(study, file, tmp_path)

@@ -1,4 +1,4 @@
-"""Bad input of every kind, to every command: one line with the value, exit code 2, no traceback."""
+"""Test bad input to every command: one line with the value, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ LONG = "n" * 300
 
 @dataclass(frozen=True)
 class Case:
-    """A command that must be refused, and a part of what it must say.
+    """A command that must fail, and a part of the message it must show.
 
-    files: written beside it, by name. prepare: what else is done in its folder. environment:
-    variables that it is given.
+    files: content by name, written to its folder. prepare: further changes to the folder.
+    environment: environment variables of the command.
     """
 
     words: str | list[object]
@@ -75,7 +75,7 @@ class Case:
 
 
 def numbers(command: str, option: str, values: str) -> Iterator[Case]:
-    """`command` with each of the values for the option."""
+    """Yield `command` with each value of the option."""
     for value in values.split():
         yield Case([*command.split(), f"{option}={value}"], value)
 
@@ -152,7 +152,7 @@ OPTIONS = [
 
 
 def study(*changes: tuple[str, str], says: str, words: str = "search study.py") -> Case:
-    """A study file with these changes of its text."""
+    """Return a search of a study file with these changes of its text."""
     text = STUDY
     for before, after in changes:
         assert before in text, before
@@ -161,7 +161,7 @@ def study(*changes: tuple[str, str], says: str, words: str = "search study.py") 
 
 
 def field(argument: str, says: str) -> Case:
-    """A STUDY with one argument more, or another value of one."""
+    """Return a search of a STUDY with one argument added or changed."""
     name = argument.partition("=")[0]
     given = {"name": 'name="tiny"', "trials": "trials=2", "startup": "startup=2"}
     before = given.get(name)
@@ -171,17 +171,17 @@ def field(argument: str, says: str) -> Case:
 
 
 def file(text: str | bytes, says: str, name: str = "study.py") -> Case:
-    """A file of this text in place of a study."""
+    """Return a search of a file with this text in place of a study."""
     return Case(["search", name], says, {name: text})
 
 
 def trained(arguments: str, says: str) -> Case:
-    """A TrainConfig with these arguments."""
+    """Return a search of a study whose TrainConfig has these arguments."""
     return study(("TrainConfig(**TRAIN)", f"TrainConfig(**TRAIN | dict({arguments}))"), says=says)
 
 
 def model(arguments: str, says: str) -> Case:
-    """A SAB.Config with these arguments."""
+    """Return a search of a study whose SAB.Config has these arguments."""
     return study(("hidden=8, ", ""), ("k_trunc=2)", f"k_trunc=2, {arguments})"), says=says)
 
 
@@ -190,12 +190,12 @@ def ladder(arguments: str, says: str) -> Case:
 
 
 def suggested(call: str, says: str) -> Case:
-    """A space that draws by this call in place of the one for k_top."""
+    """Return a search of a space with this call in place of the one for k_top."""
     return study(('trial.suggest_int("k_top", 1, 3)', call), says=says)
 
 
 def then(line: str, says: str) -> Case:
-    """A space that does this first."""
+    """Return a search of a space that runs this line first."""
     return study(("def space(trial):\n", f"def space(trial):\n    {line}\n"), says=says)
 
 
@@ -361,7 +361,7 @@ DRY = [
     Case(["search", "--dry-run", *case.arguments[1:]], case.says, case.files)
     for case in STUDIES[::4]
 ]
-"""Some of them, as a dry run is to refuse them too."""
+"""Some of the cases again, because a dry run must refuse them, too."""
 
 
 def places(where: str, says: str | None = None, command: str = "search study.py") -> Case:
@@ -433,7 +433,7 @@ STORES = [
 
 
 def overwritten(name: str, content: bytes) -> Callable[[Path], object]:
-    """Puts bytes in place of a file of the store."""
+    """Replace the content of a file of the store."""
     return lambda folder: (folder / "store" / name).write_bytes(content)
 
 
@@ -447,7 +447,7 @@ def truncated(name: str, share: float) -> Callable[[Path], object]:
 
 
 def executed(*statements: str, name: str = "optuna.db") -> Callable[[Path], object]:
-    """Runs SQL on a database of the store."""
+    """Run SQL statements on a database of the store."""
 
     def prepare(folder: Path) -> None:
         with sqlite3.connect(folder / "store" / name) as database:
@@ -459,14 +459,14 @@ def executed(*statements: str, name: str = "optuna.db") -> Callable[[Path], obje
 
 
 def attribute(key: str, value: object, table: str = "study") -> Callable[[Path], object]:
-    """Gives an attribute of every study, or of every trial, another value."""
+    """Change the value of a user attribute of every study, or of every trial."""
     text = json.dumps(value).replace("'", "''")
-    where = f"WHERE key = '{key}'"  # a test's own words
+    where = f"WHERE key = '{key}'"  # keys come from this file only
     return executed(f"UPDATE {table}_user_attributes SET value_json = '{text}' {where}")
 
 
 def foreign(folder: Path) -> None:
-    """A database of another program where the store's is expected."""
+    """Replace the store's database with one of another program."""
     (folder / "store" / "optuna.db").unlink()
     executed("CREATE TABLE mine (x INTEGER)")(folder)
 
@@ -503,7 +503,7 @@ DAMAGED = [
 
 
 def checkpoints(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Changes every checkpoint of the store."""
+    """Change every checkpoint of the store."""
 
     def prepare(folder: Path) -> None:
         for checkpoint in sorted(folder.glob("store/trials/*/*/checkpoint_*")):
@@ -546,7 +546,7 @@ CHECKPOINTS = [
 
 
 def cluster(text: str | bytes, says: str = "cluster.yaml") -> list[Case]:
-    """A cluster file of this text, for each command that reads one in its own way."""
+    """Return a case with this cluster file for each command that reads one differently."""
     commands = ("doctor --cluster cluster.yaml", "search study.py --cluster cluster.yaml")
     return [Case(command, says, {"cluster.yaml": text}) for command in commands]
 
@@ -585,7 +585,7 @@ CASES = [*OPTIONS, *STUDIES, *DRY, *STORES, *DAMAGED, *CHECKPOINTS, *CLUSTERS]
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store, and the file of the study that is in it."""
+    """Return a folder with a store and the file of its study."""
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
@@ -595,7 +595,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that is ended where it takes too much time or memory."""
+    """Run a command with limits on its time and memory."""
     return sabtune(*arguments, cwd=cwd, environment=environment, seconds=SECONDS, memory=MEMORY)
 
 
@@ -630,7 +630,7 @@ def test_a_port_in_use(old: Path) -> None:
     assert (shown.returncode, str(port) in shown.stderr) == (2, True)
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_distinct_cases() -> None:
     assert len(CASES) >= 400
     unlike = {
         (str(case), *map(str, (case.files, case.prepare, case.environment))) for case in CASES

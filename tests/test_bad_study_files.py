@@ -1,4 +1,4 @@
-"""What is wrong with a study file is said on one line, before anything is computed."""
+"""Test that mistakes in study files are reported on one line, before anything is computed."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class Terrible(Exception):
 """
 
 BAD = {
-    # how the file is written
+    # Syntax and encoding
     "syntax": (changed("def space(trial):", "def space(trial)"), r":10: expected ':'"),
     "indentation": (changed("    k_top =", "  k_top ="), r":12: unindent|:12: unexpected indent"),
     "null byte": (GOOD + "\0", r"study.py: .*null bytes|study.py:\d+: .*null bytes"),
     "not text": ("\udcff\udcfe\udc80", r"study.py:\d+: .*(utf-8|non-UTF-8)"),
     "no such encoding": ("# coding: klingon\n" + GOOD, r"study.py:\d*:? ?.*klingon"),
-    # what the file does when it is run
+    # Errors while the file runs
     "name error": (GOOD + "nothing", r":16: NameError: name 'nothing'"),
-    "exit": ("import sys\nsys.exit()", r":2: it ends the program \(sys.exit\): take that out"),
+    "exit": ("import sys\nsys.exit()", r":2: it ends the program \(sys.exit\): remove that call"),
     "exit 0": ("raise SystemExit(0)", r":1: it ends the program"),
     "base exception": ("raise BaseException('odd')", r":1: BaseException: odd"),
     "generator exit": ("raise GeneratorExit", r":1: GeneratorExit$"),
@@ -82,7 +82,7 @@ BAD = {
     "neighbor": ("\nimport broken_neighbor", r":2: SyntaxError: .*broken_neighbor.py:1: "),
     "eval": ("\neval('1 +')", r":2: SyntaxError: <string>:1: "),
     "recursion": ("def f(): f()\nf()", r":1: RecursionError"),
-    # what it defines
+    # Missing definitions
     "no study": (changed("STUDY =", "STUDIE ="), r"study.py has no STUDY: add"),
     "a class": (changed("STUDY = Study(", "STUDY = Study;dict("), r"add .* in \S+study.py:8$"),
     "a dict": (changed("STUDY = Study(", "STUDY = dict("), r"add .* in \S+study.py:8$"),
@@ -95,7 +95,7 @@ BAD = {
     "yields": (changed("return Tri", "yield Tri"), r":10: space\(trial\) returned <generator"),
     "space class": (GOOD + "class space:\n def __init__(self, trial): 0", r"returned .*: return a"),
     "returns none": (changed(RETURN, "return"), r":10: space\(trial\) returned None: return a"),
-    # the STUDY
+    # The STUDY
     "pruning": (of_study('pruning="asha"'), rf":{STUDY}: \S*pruning is 'asha': give"),
     "resources": (of_study('resources={"cpus": 2}'), rf":{STUDY}: \S*resources is .*: give"),
     "points list": (of_study("points=[1]"), rf":{STUDY}: \S*points\S* is .*1.*: give"),
@@ -103,7 +103,7 @@ BAD = {
     "points dict": (of_study('points={"k_top": 3}'), rf":{STUDY}: \S*points\S* is .*: give"),
     "points keys": (of_study("points=({1: 3},)"), rf":{STUDY}: \S*points\S* is .*: give"),
     "unasked": (of_study('points=({"k": 3},)'), rf":{STUDY}: a point gives 'k', which the space"),
-    # the space
+    # The space
     "space exits": (changed(DRAW, "sys.exit(0)"), rf":{SPACE}: it ends the program"),
     "space kills": (changed(DRAW, "exec('raise BaseException')"), rf":{SPACE}: BaseException$"),
     "space is wrong": (changed("return", "1 / 0; return"), r":12: ZeroDivisionError: division"),
@@ -118,13 +118,13 @@ BAD = {
     "a set": (choices('{"a", "b"}'), rf":{SPACE}: the choices of k are the set .*: give a list"),
     "equal": (choices("[1, True]"), rf":{SPACE}: k has the choices 1 and True, which are equal"),
     "none": (choices("[]"), rf":{SPACE}: ValueError: "),
-    "no name": (changed('"k_top"', "7"), rf":{SPACE}: a parameter is named 7: give a text"),
+    "no name": (changed('"k_top"', "7"), rf":{SPACE}: a parameter is named 7: give a string"),
     "dynamic": (changed(RETURN, 'trial.suggest_categorical("c", list(range(k_top))); ' + RETURN),
                 r":12: c is one of \[0, .*\], and was one of \[0, .*\] in another trial: give"),
     "kinds": (changed(RETURN, 'k_top > 3 and trial.suggest_float("c", 1, 2) or '
                       'trial.suggest_int("c", 1, 2); ' + RETURN),
               r":12: c is a .* from 1\S* to 2\S*, and was a .* in another trial: give each"),
-    # the constraints
+    # The constraints
     "no function": (GOOD + "\nconstraints = 3", r":14: constraints is 3: give a function"),
     "no trial": (changed("ts(trial)", "ts()"), r":14: constraints can't be called with a trial"),
     "no mapping": (changed(MADE, "[1]"), r":14: constraints\(trial\) returned \[1\]: return num"),
@@ -146,7 +146,7 @@ def written(folder: Path, text: str, name: str = "study.py") -> Path:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_one_line_with_its_place(tmp_path: Path, case: str) -> None:
+def test_a_mistake_is_one_line_with_its_location(tmp_path: Path, case: str) -> None:
     text, message = BAD[case]
     written(tmp_path, "def", "broken_neighbor.py")
     with pytest.raises(StudyFileError, match=message) as told:
@@ -168,7 +168,7 @@ def test_a_search_and_a_dry_run_refuse_the_same(tmp_path: Path, case: str, dry: 
     assert not store.exists()
 
 
-def test_a_dry_run_refuses_a_space_that_the_stored_study_cant_go_on_with(tmp_path: Path) -> None:
+def test_a_dry_run_refuses_a_space_that_does_not_fit_the_stored_study(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path / "store")).made()
     draw = 'trial.suggest_categorical("k", [3, 2])'
     file = load(written(tmp_path, changed(DRAW, draw)))

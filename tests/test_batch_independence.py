@@ -1,4 +1,4 @@
-"""What one example holds changes no bit of another's results, NaN, Inf and overflow included."""
+"""Test that no example changes another's results by a bit, even with NaN, Inf or overflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fused_cases import RULES, Sparsity, for_rule, noise, parameters
 
 STEPS, HIDDEN = 24, 17
 SPOILT = {"NaN": math.nan, "Inf": math.inf, "huge": 1e30, "negative": -1e38}
-BATCHES = [4, 35]  # 35 is more than go through the sequence together
+BATCHES = [4, 35]  # 35 exceeds the examples that the kernel processes together
 Results = dict[str, Tensor]
 
 pytestmark = pytest.mark.usefixtures("_poisoned")
@@ -32,13 +32,13 @@ def inputs(batch: int, dtype: torch.dtype, kind: str) -> Tensor:
     x = noise(batch, STEPS, 6, dtype=dtype)
     if kind == "one-hot":
         return one_hot(x.argmax(dim=2), 6).to(dtype)
-    if kind == "tied":  # the same input at every step: soon the scores all but agree
+    if kind == "tied":  # the same input at every step makes the scores nearly equal
         return x[:, :1].expand_as(x).contiguous()
     return x
 
 
 def of_sab(sab: Any, rule: Rule, x: Tensor, *, learns: bool) -> Results:
-    """The outputs, state and gradients of each example, by two stretches."""
+    """Return the outputs, state and gradients of each example, computed in two segments."""
     p = for_rule(parameters(HIDDEN, x.shape[2], x.dtype), rule)
     p.weight_hh.requires_grad_(learns)
     x = x.clone().requires_grad_(learns)
@@ -73,7 +73,10 @@ def same_bits(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def check_others(run: Callable[[Tensor], Results], x: Tensor) -> list[tuple[Tensor, int]]:
-    """The others stay as they are while one is spoilt; returns the spoilt batches, and which."""
+    """Check that spoiling one example leaves the others as they are.
+
+    Returns the spoiled batches, each with the index of the spoiled example.
+    """
     clean, batches = run(x), []
     for value in SPOILT.values():
         for which in (1, len(x) - 1):
@@ -88,7 +91,7 @@ def check_others(run: Callable[[Tensor], Results], x: Tensor) -> list[tuple[Tens
 
 
 def check_alone(run: Callable[[Tensor], Results], x: Tensor, which: Iterable[int]) -> None:
-    """Examples of a batch have the bits that they have in a batch of one."""
+    """Check that these examples have the same bits as in a batch of one."""
     together = run(x)
     for b in which:
         for name, tensor in run(x[b : b + 1]).items():
@@ -114,7 +117,7 @@ def test_the_compiled_pass(rule: Rule, learns: bool, dtype: torch.dtype, kind: s
 @over_modes
 @pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])
 def test_the_model(scoring: Any, learns: bool, dtype: torch.dtype) -> None:
-    """With its readout in the same pass."""
+    """The readout is part of the same pass."""
     config = SAB.Config(hidden=HIDDEN, k_top=3, k_att=2, k_trunc=5, scoring=scoring)
     model = built(config, dtype)
 
@@ -131,7 +134,7 @@ def test_the_model(scoring: Any, learns: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", ["paper", "released"])
 @over_rules
 def test_the_eager_pass(rule: Rule, form: Any, learns: bool, dtype: torch.dtype) -> None:
-    """torch's products can depend on the size of the batch, but not on what it holds."""
+    """torch's matrix products may depend on the batch size, but not on the batch's content."""
     if form == "released":
         if rule != RULES[0]:
             pytest.skip("has one rule")

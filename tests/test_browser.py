@@ -1,4 +1,4 @@
-"""What a researcher sees of a study: `sabtune ui`, MLflow's own pages, a real browser."""
+"""Test what `sabtune ui` shows of a study on MLflow's pages, in a real browser."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LENGTHS = [3, 6]
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A study of two trials, on the MLflow that `sabtune ui` opens."""
+    """Yield a study of two trials on the MLflow server that `sabtune ui` starts."""
     folder = tmp_path_factory.mktemp("seen")
     file = posed(Copying.Config(length=LENGTHS[0], symbols=1, alphabet=2), folder, trials=2)
     searched = sabtune("search", file, "--store", "store", cwd=folder)
     assert (searched.stderr, searched.returncode) == ("", 0)
-    server = Server(folder)  # of which we take the port, and whether it answers
+    server = Server(folder)  # only its port and its health check are used
     with driver("ui", "--store", "store", "--port", server.port, cwd=folder) as ui:
         try:
             until(server.is_healthy)

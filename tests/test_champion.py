@@ -1,4 +1,4 @@
-"""Whom a study stands by: its best at first, and from then on whom a comparison puts there."""
+"""Test the champion of a study: first its best trial, then what a comparison confirms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_of(name: str, seed: int) -> RunConfig:
 
 
 def search(scores: Sequence[tuple[str, float]]) -> optuna.Study:
-    """A study with one complete trial for each of these; equal names are seeds of one."""
+    """Return a study with these complete trials; equal names are seeds of one configuration."""
     study = optuna.create_study(study_name="s", direction="maximize")
     first: dict[str, int] = {}
     for number, (name, score) in enumerate(scores):
@@ -49,7 +49,7 @@ def search(scores: Sequence[tuple[str, float]]) -> optuna.Study:
 def confirmation(
     accuracies: Mapping[str, Sequence[float]], name: str = "s.confirm"
 ) -> optuna.Study:
-    """A finished comparison: the accuracies at the longest length, by seed."""
+    """Return a finished comparison with these accuracies at the longest length, by seed."""
     study = optuna.create_study(study_name=name, direction="maximize")
     for label, seeds in accuracies.items():
         for index, accuracy in enumerate(seeds):
@@ -68,7 +68,7 @@ def confirmation(
 LOW, HIGH = [0.2, 0.3, 0.25, 0.3, 0.2, 0.25, 0.3], [0.9, 0.8, 0.85, 0.9, 0.95, 0.9, 0.8]
 
 
-def test_the_first_champion_is_the_searchs_best_and_unconfirmed() -> None:
+def test_the_first_champion_is_the_best_trial_unconfirmed() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
     assert record.registered(study).champion_version == Version(trial=1)
     trial = study.ask()
@@ -76,11 +76,11 @@ def test_the_first_champion_is_the_searchs_best_and_unconfirmed() -> None:
     study.tell(trial, 0.95)
     nominate(study)
     found = record.registered(study)
-    assert [version.trial for version in found.versions] == [1, 2]  # it is registered
-    assert found.champion == 1  # and no more than that
+    assert [version.trial for version in found.versions] == [1, 2]  # trial 2 is registered
+    assert found.champion == 1  # but it is not the champion
 
 
-def test_a_comparison_nominates_nobody() -> None:
+def test_a_comparison_has_no_champion_of_its_own() -> None:
     study = confirmation({"a": HIGH})
     record.set_plan(study, {"contest": {"a": "a"}})
     nominate(study)
@@ -100,7 +100,7 @@ def test_a_champion_that_nobody_beats_is_confirmed() -> None:
 
 @pytest.mark.parametrize("seeds", [5, 7])
 def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
-    """Of 5 pairs no p below 1/16 is possible; of 7 one of 1/64 is."""
+    """With 5 pairs the least possible p is 1/16; with 7 it is 1/64."""
     study = search([("a", 0.5), ("b", 0.9)])
     champion = update_champion(study, confirmation({"b": LOW[:seeds], "a": HIGH[:seeds]}))
     assert champion is not None
@@ -109,7 +109,7 @@ def test_a_higher_mean_alone_is_not_enough(seeds: int) -> None:
     assert champion.accuracy == pytest.approx(sum((LOW if seeds == 5 else HIGH)[:seeds]) / seeds)
 
 
-def test_of_several_that_beat_it_the_highest_mean_is_crowned_and_others_keep_their_words() -> None:
+def test_of_several_better_configurations_the_highest_mean_becomes_champion() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
     best = [accuracy + 0.04 for accuracy in HIGH]
     update_champion(study, confirmation({"b": LOW, "a": HIGH, "c": best}))
@@ -117,13 +117,12 @@ def test_of_several_that_beat_it_the_highest_mean_is_crowned_and_others_keep_the
     assert found.champion == 2
     told = {version.trial: version for version in found.versions}
     assert told.keys() == {1, 2}
-    assert told[1].confirmed  # it was beaten, by what it reached itself
+    assert told[1].confirmed  # with its own accuracy, although it lost
     assert told[1].accuracy == pytest.approx(sum(LOW) / len(LOW))
 
 
-def test_many_others_make_it_harder() -> None:
-    """7 pairs give 1/64 at best; against three others that is 3/64 after Holm, against four it is
-    above 5 %."""
+def test_more_comparisons_need_a_smaller_p() -> None:
+    """7 pairs give p = 1/64 at best: 3/64 after Holm against three others, 4/64 against four."""
     extra = {f"x{index}": SAB.Config(hidden=4, k_top=9 + index) for index in range(3)}
     for others, champion in ((2, 0), (3, 1)):
         names = ["a", "b", *list(extra)[:others]]
@@ -134,20 +133,20 @@ def test_many_others_make_it_harder() -> None:
         assert record.registered(study).champion == champion, others
 
 
-def test_an_unconfirmed_champion_that_took_no_part_gives_way() -> None:
+def test_an_unconfirmed_champion_outside_the_comparison_is_replaced() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("c", 0.6)])
     champion = update_champion(study, confirmation({"a": HIGH[:2], "c": LOW[:2]}))
     assert champion is not None
     assert (champion.trial, champion.seeds) == (0, 2)
 
 
-def test_a_confirmed_champion_that_took_no_part_stays() -> None:
+def test_a_confirmed_champion_outside_the_comparison_stays() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
     confirmed = update_champion(study, confirmation({"b": LOW}))
     assert update_champion(study, confirmation({"a": HIGH}, "other")) == confirmed
 
 
-def test_baselines_of_other_studies_are_no_candidates() -> None:
+def test_baselines_of_other_studies_do_not_become_champion() -> None:
     study = search([("a", 0.5), ("b", 0.9)])
     champion = update_champion(study, confirmation({"b": LOW, "baseline": HIGH}))
     assert champion is not None
@@ -155,14 +154,14 @@ def test_baselines_of_other_studies_are_no_candidates() -> None:
     assert update_champion(study, confirmation({"baseline": HIGH}, "others")) is None
 
 
-def test_a_comparison_that_is_not_finished_decides_nothing() -> None:
+def test_an_unfinished_comparison_changes_nothing() -> None:
     study, running = search([("a", 0.5), ("b", 0.9)]), confirmation({"b": LOW, "a": HIGH})
     running.ask()
     assert update_champion(study, running) is None
     assert record.registered(study).champion_version == Version(trial=1)
 
 
-def test_the_same_comparison_again_changes_nothing_and_more_seeds_are_counted() -> None:
+def test_repeating_a_comparison_changes_nothing_until_it_has_more_seeds() -> None:
     study = search([("a", 0.5), ("b", 0.9), ("b", 0.95)])
     found = update_champion(study, confirmation({"b": LOW, "a": HIGH}))
     assert found is not None

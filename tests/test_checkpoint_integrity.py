@@ -1,4 +1,4 @@
-"""A checkpoint that isn't what was saved is passed over, in words, for the one before."""
+"""Test that a damaged checkpoint is skipped with a message, in favor of the one before it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assigned(run: RunConfig, number: int) -> TrialSpec:
 
 
 def left(spec: TrialSpec, folder: Path) -> list[Folder]:
-    """Two checkpoints of a trial, newest first: at 10 and 5 updates."""
+    """Return two checkpoints of a trial, newest first: at 10 and 5 updates."""
     trial = TrialRun(spec)
     for at, _ in zip(range(2), trial, strict=False):
         name = f"{spec.number:04d}"
@@ -51,7 +51,7 @@ def left(spec: TrialSpec, folder: Path) -> list[Folder]:
 
 
 def tensors(change: Callable[[dict[str, Tensor]], object], name: str = "weights") -> Damage:
-    """Writes a file of tensors again, with the step that it was saved at."""
+    """Rewrite a file of tensors with a change, and keep its metadata."""
 
     def damage(checkpoint: Path) -> None:
         path = checkpoint / f"{name}.safetensors"
@@ -103,7 +103,7 @@ def piped(checkpoint: Path) -> None:
 
 
 DEEP = b"[" * 100_000
-FOUND: dict[str, Damage] = {  # in a checkpoint of any format
+FOUND: dict[str, Damage] = {  # detected in a checkpoint of any format
     "a tensor is missing": tensors(lambda held: held.pop(first(held))),
     "there is a tensor more": tensors(lambda held: held.update(more=torch.zeros(2))),
     "a tensor has another shape": tensors(lambda held: held.update({first(held): torch.ones(3)})),
@@ -130,7 +130,7 @@ FOUND: dict[str, Damage] = {  # in a checkpoint of any format
     "a pipe": piped,
     "no tensors": lambda checkpoint: (checkpoint / "training.safetensors").unlink(),
 }
-VOUCHED: dict[str, Damage] = {  # found by the manifest alone
+VOUCHED: dict[str, Damage] = {  # detected only by the manifest
     "a bit of the weights": flipped("weights.safetensors"),
     "a bit of the optimiser's state": flipped("training.safetensors"),
     "a bit of the history": flipped("trial.json"),
@@ -149,7 +149,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trial's two checkpoints, to be copied."""
+    """Return the folder of a trial's two checkpoints, which tests copy."""
     return tmp_path_factory.mktemp("pair")
 
 
@@ -162,12 +162,12 @@ def checkpoints(pair: Path, run: RunConfig, tmp_path: Path) -> list[Folder]:
 
 
 def ids(value: object) -> str:
-    """Without the addresses of functions: they differ between processes."""
+    """Return a test ID without function addresses, which differ between processes."""
     return getattr(value, "__name__", str(value))
 
 
 @pytest.mark.parametrize(("name", "form", "damage"), CASES, ids=ids)
-def test_it_is_passed_over_in_words(
+def test_a_damaged_checkpoint_is_skipped_with_a_message(
     run: RunConfig, checkpoints: list[Folder], name: str, form: int, damage: Damage
 ) -> None:
     assert checkpoints[0].path is not None
@@ -180,12 +180,12 @@ def test_it_is_passed_over_in_words(
     assert resumed.training.step == 5
     ((where, why),) = told.items()
     assert where == checkpoints[0].address
-    assert "use another checkpoint" not in why  # as was done
+    assert "use another checkpoint" not in why  # that has been done already
     assert "\n" not in why
     assert len(history(checkpoints)) in (1, 2)
 
 
-def test_another_trials_is_no_ones(run: RunConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_trial_is_skipped(run: RunConfig, tmp_path: Path) -> None:
     ours, others = assigned(run, 7), assigned(replace(run, seed=8), 8)
     newest_first, (other, _) = left(ours, tmp_path), left(others, tmp_path)
     assert newest_first[0].path is not None
@@ -198,7 +198,7 @@ def test_another_trials_is_no_ones(run: RunConfig, tmp_path: Path) -> None:
         load_model(newest_first[0].path, ours.run)
 
 
-def test_a_model_that_was_changed_is_not_loaded(
+def test_a_changed_model_is_not_loaded(
     run: RunConfig, checkpoints: list[Folder], tmp_path: Path
 ) -> None:
     assert checkpoints[0].path is not None
@@ -213,7 +213,7 @@ def test_a_model_that_was_changed_is_not_loaded(
         export_model(checkpoints[0].path, tmp_path / "again")
 
 
-def test_without_a_whole_one_a_trial_starts_again(
+def test_without_a_valid_checkpoint_a_trial_restarts(
     run: RunConfig, checkpoints: list[Folder]
 ) -> None:
     told: dict[str, str] = {}
@@ -224,7 +224,7 @@ def test_without_a_whole_one_a_trial_starts_again(
     assert list(told) == [checkpoint.address for checkpoint in checkpoints]
 
 
-def test_the_studys_log_says_it(tmp_path: Path) -> None:
+def test_the_trial_log_has_the_message(tmp_path: Path) -> None:
     Logbook(tmp_path / "s.log").trial_noted(3, "/a/checkpoint_000001 is passed over: why")
     head, line = (tmp_path / "s.log").read_text().splitlines()
     assert line.split()[1:3] == ["#3", "NOTE"]

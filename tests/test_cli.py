@@ -1,4 +1,4 @@
-"""The command line: one clear line for a mistake, exit code 2, and no traceback."""
+"""Test the command line: a mistake is one clear line with exit code 2 and no traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.studies import learnable
 def mistake(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> object:
-    """Runs the command in an empty folder; returns its one line, having checked that it is one."""
+    """Return a function that runs a command in an empty folder and returns its one-line error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> str:
@@ -76,8 +76,8 @@ def test_a_store_that_is_not_there(mistake) -> None:  # type: ignore[no-untyped-
     assert "there is no store at" in mistake("ui", "--store", "nowhere")
 
 
-def test_help_is_quick_and_the_version_true() -> None:
-    """Neither loads torch, ray or mlflow, which take seconds."""
+def test_help_and_version_are_quick() -> None:
+    """Neither loads torch, ray or mlflow, whose imports take seconds."""
     for argument, said in (("--help", "search"), ("--version", __version__)):
         code = (
             f"import sys; sys.argv = ['sabtune', {argument!r}]\n"
@@ -91,8 +91,8 @@ def test_help_is_quick_and_the_version_true() -> None:
         assert said in shown.stdout
 
 
-def test_a_table_that_goes_to_a_file_is_neither_folded_nor_cut() -> None:
-    """Of any width: as if nobody had told how wide the screen is."""
+def test_a_table_written_to_a_file_is_not_wrapped_or_cut() -> None:
+    """The width of the terminal is unknown."""
     alone = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     shown = subprocess.run(
         [sys.executable, "-m", "sabtune", "data", "list"],

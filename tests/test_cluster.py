@@ -1,4 +1,4 @@
-"""A cluster of a head and two workers, brought up by cluster.local.yaml, used from a laptop."""
+"""Test a cluster of a head and two workers from cluster.local.yaml, used from a laptop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLUSTER = ("--cluster", "cluster.yaml")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One for all tests of this file; the last of them takes it down."""
+    """Yield a cluster for all tests of this file; the last test shuts it down."""
     with network(tmp_path_factory.mktemp("hosts")) as hosts:
         lab = Lab(hosts)
         lab.up()
@@ -39,7 +39,7 @@ def hosts_of(trials: list[TrialRecord]) -> set[str]:
 
 
 def committed(host: Host, file: str) -> str:
-    """Makes its home a git repository that holds one file; the commit."""
+    """Make the host's home a git repository with one file; return the commit."""
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
     for words in (["init", "-q"], ["add", file], ["commit", "-qm", "A study"]):
         host.run(*git, *words)
@@ -64,13 +64,13 @@ def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
     experiment = client.get_experiment_by_name("spread")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 10  # the search's own, and one for each trial
+    assert len(runs) == 10  # the search and its trials
     assert {run.info.status for run in runs} == {"FINISHED"}
     report = lab.sabtune("report", "spread", *CLUSTER)
     assert "Study spread: 9 trials (9 complete)" in report.stdout
 
 
-def test_the_clusters_mlflow_is_shown_here(lab: Lab) -> None:
+def test_ui_shows_the_clusters_mlflow(lab: Lab) -> None:
     fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:5000/health').read())"
     with lab.driver("ui", *CLUSTER) as ui:
         ui.until("MLflow of the cluster: http://127.0.0.1:5000")
@@ -95,13 +95,13 @@ def test_doctor_asks_every_machine(lab: Lab) -> None:
     assert done.returncode == ("wrong: " in done.stdout), done.stdout
 
 
-def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> None:
+def test_a_search_is_detached_followed_stopped_and_resumed_on_the_head(lab: Lab) -> None:
     study(lab.laptop.home, "left", ["plain"] * 3, updates=10**7)
     with lab.driver("search", "left.py", *CLUSTER) as search:
         search.until("#2 60/10000000 updates")
         interrupt(search.process.pid)
         assert search.end() == 130
-        assert "left goes on, on the cluster" in search.shown
+        assert "left keeps running on the cluster" in search.shown
     again = lab.sabtune("search", "left.py", *CLUSTER)
     assert again.returncode == 2
     (line,) = again.stderr.splitlines()
@@ -109,7 +109,7 @@ def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> N
     assert "A search is writing to it now" in lab.sabtune("status", "left", *CLUSTER).stdout
     assert "running" in lab.sabtune("status", *CLUSTER).stdout
     with lab.driver("status", "--follow", *CLUSTER) as following:
-        following.until("#2 60/10000000 updates")  # all that it has printed
+        following.until("#2 60/10000000 updates")  # the output so far
         stopped = lab.sabtune("stop", "left", *CLUSTER)
         assert stopped.returncode == 0, stopped.stderr
         assert following.end() == 130
@@ -123,17 +123,17 @@ def test_it_is_left_followed_stopped_and_gone_on_with_on_the_head(lab: Lab) -> N
     trials = records(lab.store, "left")
     assert any(set(trial.scores) > told[trial.number] for trial in trials)
     for trial in trials:
-        assert f"#{trial.number} goes on at" in done.stdout
+        assert f"#{trial.number} resumes at" in done.stdout
         assert sorted(trial.scores) == list(range(30, max(trial.scores) + 1, 30))
 
 
 def interrupt(prefix: int) -> None:
-    """Ctrl-C for what runs on a host: the one child of what brought it there."""
+    """Send Ctrl-C to a command on a host: the only child of the process `prefix`."""
     child = Path(f"/proc/{prefix}/task/{prefix}/children").read_text()
     os.kill(int(child), signal.SIGINT)
 
 
-def test_files_that_not_all_machines_see_are_refused(lab: Lab) -> None:
+def test_a_files_folder_that_some_machines_cannot_see_is_refused(lab: Lab) -> None:
     study(lab.laptop.home, "hidden", ["plain"])
     done = lab.sabtune("search", "hidden.py", *CLUSTER, "--files", lab.head.home / "own")
     assert done.returncode == 2
@@ -147,15 +147,17 @@ def test_files_that_not_all_machines_see_are_refused(lab: Lab) -> None:
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere"}, "there is no token for the cluster in /nowhere"),
     ],
 )
-def test_nobody_gets_in_without_the_token(lab: Lab, environment: dict[str, str], says: str) -> None:
+def test_the_cluster_refuses_clients_without_the_token(
+    lab: Lab, environment: dict[str, str], says: str
+) -> None:
     refused = lab.sabtune("status", *CLUSTER, environment=environment)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert says in line
 
 
-def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
-    """Of the laptop's Ray, what its installation says is another's."""
+def test_another_version_of_ray_is_one_line(lab: Lab) -> None:
+    """The metadata of the laptop's Ray claims another version."""
     fake = lab.laptop.home / "fake"
     (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
     (fake / "ray-2.59.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.59.0\n")
@@ -167,7 +169,7 @@ def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
     assert "install the same on both" in line
 
 
-def test_a_machine_is_lost_and_its_trials_go_on_elsewhere(lab: Lab) -> None:
+def test_trials_of_a_lost_machine_resume_on_others(lab: Lab) -> None:
     study(lab.laptop.home, "lost", ["plain"] * 4, updates=15_000)
     lost = lab.workers[-1]
     with lab.driver("search", "lost.py", *CLUSTER) as search:
@@ -184,21 +186,21 @@ def test_a_machine_is_lost_and_its_trials_go_on_elsewhere(lab: Lab) -> None:
 
 
 def running_on(lab: Lab, name: str, host: str) -> list[TrialRecord]:
-    """The trials there that have come so far as to have a checkpoint."""
+    """Return the trials running on a host that have a checkpoint."""
     running = [trial for trial in records(lab.store, name) if trial.state == TrialState.RUNNING]
     return [trial for trial in running if len(trial.scores) > 2 and hosts_of([trial]) == {host}]
 
 
-def test_the_head_is_lost_and_a_new_one_goes_on_from_the_files(lab: Lab) -> None:
+def test_after_the_loss_of_the_head_a_new_one_resumes_from_the_files(lab: Lab) -> None:
     study(lab.laptop.home, "headless", ["plain"] * 4, updates=10_000)
     with lab.driver("search", "headless.py", *CLUSTER) as search:
-        search.until("#2 60/10000 updates")  # so the first two, or one of them, have ended
+        search.until("#2 60/10000 updates")  # at least one of the first two trials has ended
         search.until(lambda: ended_in_copy(lab, "headless"))
         lab.head.kill()
         assert search.end() == 2
         (line,) = search.errors.splitlines()
         assert "the head" in line
-    ended = ended_in_copy(lab, "headless")  # one that ended after it may have to be gone on with
+    ended = ended_in_copy(lab, "headless")  # trials that ended later may have to resume
     assert ended
     lab.head = lab.network.add("other-head")
     lab.workers = [worker for worker in lab.workers if worker.process.poll() is None]
@@ -215,7 +217,7 @@ def test_the_head_is_lost_and_a_new_one_goes_on_from_the_files(lab: Lab) -> None
 
 
 def ended_in_copy(lab: Lab, name: str) -> list[TrialRecord]:
-    """The complete trials in the newest copy of the head's database, where the files are."""
+    """Return the complete trials in the newest copy of the head's database."""
     newest = max((lab.network.shared / "snapshots").glob("optuna-*.db"))
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(newest, Path(folder) / "optuna.db")

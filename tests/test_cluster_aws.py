@@ -1,6 +1,6 @@
-"""`ray up cluster.yaml` against an EC2 that runs here: what is asked for is what the file says.
+"""Test `ray up cluster.yaml` with a local EC2 server: it requests what the file says.
 
-Its machines have no SSH; a stand-in for ssh answers for them and keeps what they were told.
+The machines have no SSH; a fake ssh answers for them and records the commands.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ print(login.user, login.address, login.key)
 
 
 class Cloud:
-    """An AWS account at an address here, and a person's home whose credentials are for it."""
+    """A local AWS account, and a home folder with credentials for it."""
 
     def __init__(self, address: str, folder: Path) -> None:
         self.address = address
@@ -102,7 +102,7 @@ class Cloud:
         return boto3.client(service, REGION, endpoint_url=self.address, **keys)
 
     def prepare(self, ssh_from: str = MINE) -> dict[str, str]:
-        """Makes what docs/aws.yaml makes; its outputs."""
+        """Create the resources of docs/aws.yaml and return its outputs."""
         stacks = self.client("cloudformation")
         stacks.create_stack(
             StackName="sabtune",
@@ -114,7 +114,7 @@ class Cloud:
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     def file(self, **values: str) -> Path:
-        """cluster.yaml with what a person sets."""
+        """Write cluster.yaml with the values that a user sets."""
         text = (ROOT / "cluster.yaml").read_text()
         for old, new in values.items():
             unset = {"group": "sg-CHANGE-ME", "files": "s3://CHANGE-ME/sabtune"}[old]
@@ -160,7 +160,7 @@ def tags(instance: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_ray_up_asks_for_what_the_file_says(cloud: Cloud) -> None:
+def test_ray_up_requests_what_the_file_says(cloud: Cloud) -> None:
     made = cloud.prepare()
     path = cloud.file(group=made["SecurityGroup"], files=made["Files"])
     said = yaml.safe_load(path.read_text())["available_node_types"]
@@ -201,7 +201,7 @@ def test_ray_up_asks_for_what_the_file_says(cloud: Cloud) -> None:
 
 
 @pytest.mark.slow
-def test_the_head_is_told_to_start_ray_once_everything_is_installed(cloud: Cloud) -> None:
+def test_the_head_starts_ray_after_everything_is_installed(cloud: Cloud) -> None:
     made = cloud.prepare()
     assert (
         cloud.ray_up(cloud.file(group=made["SecurityGroup"], files=made["Files"])).returncode == 0
@@ -228,7 +228,7 @@ def test_the_head_is_told_to_start_ray_once_everything_is_installed(cloud: Cloud
 
 
 @pytest.mark.slow
-def test_the_account_as_docs_make_it_lets_in_ssh_from_one_place_alone(cloud: Cloud) -> None:
+def test_the_documented_account_allows_ssh_from_one_address_only(cloud: Cloud) -> None:
     made = cloud.prepare()
     ec2 = cloud.client("ec2")
     (group,) = ec2.describe_security_groups(GroupIds=[made["SecurityGroup"]])["SecurityGroups"]
@@ -248,7 +248,7 @@ def test_the_account_as_docs_make_it_lets_in_ssh_from_one_place_alone(cloud: Clo
 
 
 @pytest.mark.slow
-def test_a_group_that_was_not_set_ends_ray_up_before_anything_starts(cloud: Cloud) -> None:
+def test_ray_up_fails_before_any_start_if_the_security_group_is_not_set(cloud: Cloud) -> None:
     made = cloud.prepare()
     up = cloud.ray_up(cloud.file(files=made["Files"]))
     assert up.returncode != 0
@@ -257,8 +257,11 @@ def test_a_group_that_was_not_set_ends_ray_up_before_anything_starts(cloud: Clou
 
 
 @pytest.mark.slow
-def test_left_to_itself_ray_lets_in_ssh_from_anywhere(cloud: Cloud) -> None:
-    """Why the file names a group. If this fails, `provider.security_group` may have come to do."""
+def test_by_default_ray_allows_ssh_from_anywhere(cloud: Cloud) -> None:
+    """This is why the file names a security group.
+
+    If this test fails, Ray may have come to support `provider.security_group`.
+    """
     made = cloud.prepare()
     path = cloud.file(files=made["Files"], group=made["SecurityGroup"])
     config = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""Cluster files, read as `ray up` reads them."""
+"""Test that cluster files are read as `ray up` reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def written(text: str, folder: Path) -> Path:
     return path
 
 
-def test_node_types_with_what_they_have_and_how_many_there_may_be(tmp_path: Path) -> None:
+def test_node_types_have_resources_and_limits(tmp_path: Path) -> None:
     file = ClusterFile.load(written(FILE, tmp_path))
     assert (file.name, file.provider) == ("sab", "aws")
     assert file.node_types == (
@@ -47,14 +47,14 @@ def test_machines_given_by_address_have_no_types(tmp_path: Path) -> None:
     ("text", "says"),
     [
         (None, "can't be read (No such file or directory)"),
-        ("a: [", "is no YAML"),
-        ("!!python/object/apply:os.getcwd []", "is no YAML"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
         ("[1]", "describes no cluster"),
         ("{cluster_name: lab}", "describes no cluster (KeyError: 'provider')"),
         (FILE.replace("CPU: 8", "CPU: many"), "describes no cluster (ValueError"),
     ],
 )
-def test_what_is_no_cluster_file_is_one_line(text: str | None, says: str, tmp_path: Path) -> None:
+def test_an_invalid_cluster_file_is_one_line(text: str | None, says: str, tmp_path: Path) -> None:
     path = written(text, tmp_path) if text is not None else tmp_path / "none.yaml"
     with pytest.raises(ClusterError) as told:
         ClusterFile.load(path)
@@ -64,7 +64,7 @@ def test_what_is_no_cluster_file_is_one_line(text: str | None, says: str, tmp_pa
 
 
 def bomb(levels: int) -> str:
-    """Nine aliases a level: 9 ** levels values in a few lines."""
+    """Return YAML that expands to 9 ** levels values in a few lines."""
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
     return "\n".join(lines)
@@ -91,8 +91,8 @@ def bomb(levels: int) -> str:
         ("x: 1\n" * 300_000, "is larger than 1,048,576 bytes"),
         (f"# {'x' * (1 << 20)}\n{FILE}", "is larger than 1,048,576 bytes"),
         (f"cluster_name: twice\n{FILE}", "the key 'cluster_name' is there twice"),
-        ("when: 2001-99-99", "is no YAML"),
-        (f"n: {'9' * 5000}", "is no YAML"),
+        ("when: 2001-99-99", "is not valid YAML"),
+        (f"n: {'9' * 5000}", "is not valid YAML"),
         (
             FILE.replace("max_workers: 6", "max_workers: .inf"),
             "describes no cluster (OverflowError",
@@ -104,7 +104,7 @@ def bomb(levels: int) -> str:
         (FILE.replace("CPU: 8", f"CPU: {'x' * 5000}"), "describes no cluster"),
     ],
 )
-def test_a_file_made_to_exhaust_is_one_short_line(text: str, says: str, tmp_path: Path) -> None:
+def test_a_yaml_bomb_is_one_short_line(text: str, says: str, tmp_path: Path) -> None:
     path = written(text, tmp_path)
     with pytest.raises(ClusterError) as told:
         ClusterFile.load(path)
@@ -121,7 +121,7 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
         ClusterFile.load(tmp_path / "pipe")
 
 
-def test_aliases_within_reason_are_followed(tmp_path: Path) -> None:
+def test_reasonable_aliases_are_resolved(tmp_path: Path) -> None:
     text = FILE.replace("gpu: {", "gpu: &gpu {") + "other: {<<: *gpu, max_workers: 2}\n"
     file = ClusterFile.load(written(text, tmp_path))
     assert file.content["other"]["resources"] == {"CPU": 8, "GPU": 1}

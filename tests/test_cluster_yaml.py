@@ -1,4 +1,4 @@
-"""Every cluster file at the top: Ray takes it, and it keeps to what README promises of clusters."""
+"""Test every cluster*.yaml: Ray accepts it, and it does what the README promises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def prepared(path: Path) -> dict[str, Any]:
-    """As `ray up` completes it before it asks the provider for anything."""
+    """Return the file as `ray up` completes it before it calls the provider."""
     ready: dict[str, Any] = prepare_config(content(path))
     return ready
 
@@ -46,7 +46,7 @@ def starts(path: Path) -> list[str]:
 
 
 @every
-def test_ray_takes_it(path: Path) -> None:
+def test_ray_accepts_it(path: Path) -> None:
     validate_config(prepared(path))
     assert ClusterFile.load(path).content == content(path)
 
@@ -58,7 +58,7 @@ def test_ray_refuses_an_unknown_key_in_it(path: Path) -> None:
 
 
 @every
-def test_the_token_is_wanted_of_everybody(path: Path) -> None:
+def test_every_machine_requires_the_token(path: Path) -> None:
     assert len(starts(path)) == 2
     sourced = [line for line in commands(path, "setup_commands") if "RAY_AUTH_MODE=token" in line]
     for command in starts(path):
@@ -68,7 +68,7 @@ def test_the_token_is_wanted_of_everybody(path: Path) -> None:
 
 
 @every
-def test_the_head_starts_the_autoscaler_and_listens_on_its_loopback(path: Path) -> None:
+def test_the_head_starts_the_autoscaler_and_listens_on_loopback(path: Path) -> None:
     head, worker = starts(path)
     assert "--head" in head
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
@@ -77,18 +77,18 @@ def test_the_head_starts_the_autoscaler_and_listens_on_its_loopback(path: Path) 
 
 
 @every
-def test_nothing_listens_to_or_lets_in_the_whole_world(path: Path) -> None:
+def test_nothing_is_open_to_the_internet(path: Path) -> None:
     assert "0.0.0.0" not in path.read_text()
 
 
 @every
-def test_no_secret_stands_in_it(path: Path) -> None:
+def test_it_contains_no_secret(path: Path) -> None:
     for word in ("RAY_AUTH_TOKEN=", "AWS_SECRET", "AWS_ACCESS", "aws_credentials", "password"):
         assert word not in path.read_text()
 
 
 @clouds
-def test_the_image_has_the_ray_and_the_python_that_run_the_tests(path: Path) -> None:
+def test_the_image_has_the_ray_and_python_versions_of_the_tests(path: Path) -> None:
     config = AutoscalingConfig(prepared(path), skip_content_hash=True)
     images = {kind: config.get_docker_config(kind)["image"] for kind in ("head", "worker")}
     tag = f"{ray.__version__}-py{sys.version_info.major}{sys.version_info.minor}"
@@ -104,7 +104,7 @@ def test_the_image_has_the_ray_and_the_python_that_run_the_tests(path: Path) -> 
 
 
 @clouds
-def test_a_small_head_and_workers_from_none_to_the_most(path: Path) -> None:
+def test_it_has_a_small_head_and_scales_workers_from_zero(path: Path) -> None:
     head, worker = ClusterFile.load(path).node_types
     assert (head.head, head.resources, head.least, head.most) == (True, {"CPU": 0}, 0, 0)
     assert worker.resources["GPU"] >= 1
@@ -113,14 +113,14 @@ def test_a_small_head_and_workers_from_none_to_the_most(path: Path) -> None:
 
 
 @clouds
-def test_containers_want_gpus_on_workers_only(path: Path) -> None:
+def test_only_containers_on_workers_use_gpus(path: Path) -> None:
     docker = content(path)["docker"]
     assert docker["worker_run_options"] == ["--gpus=all"]
     assert "--env=RAY_AUTH_MODE=token" in docker["run_options"]
 
 
 @clouds
-def test_the_project_is_installed_by_setup_alone_from_pinned_versions(path: Path) -> None:
+def test_only_setup_installs_the_project_with_pinned_versions(path: Path) -> None:
     installs = [line for line in commands(path, "setup_commands") if "sabtune-*.whl" in line]
     assert len(installs) == 1
     assert "--constraint ~/sabtune-dist/constraints.txt" in installs[0]
@@ -129,7 +129,7 @@ def test_the_project_is_installed_by_setup_alone_from_pinned_versions(path: Path
 
 
 @clouds
-def test_what_is_to_be_set_is_said_once_at_the_top_and_used(path: Path) -> None:
+def test_values_to_set_are_listed_once_at_the_top_and_used(path: Path) -> None:
     text = path.read_text()
     top, rest = text.split("\nmax_workers:")
     assert UNSET in top
@@ -145,7 +145,7 @@ def test_what_is_to_be_set_is_said_once_at_the_top_and_used(path: Path) -> None:
 
 @clouds
 @pytest.mark.parametrize(("files", "code"), [("s3://CHANGE-ME/x", 1), ("s3://lab/x", 0)])
-def test_a_node_without_its_bucket_ends_in_the_first_command(
+def test_a_node_without_its_bucket_fails_in_the_first_command(
     path: Path, files: str, code: int
 ) -> None:
     first = commands(path, "setup_commands")[0]
@@ -160,7 +160,7 @@ def test_a_node_without_its_bucket_ends_in_the_first_command(
     assert done.stdout == (f"{path.name}: yours.files is not set\n" if code else "")
 
 
-def test_aws_spot_profiles_and_a_group_of_ones_own() -> None:
+def test_aws_uses_spot_profiles_and_its_own_security_group() -> None:
     types = content(ROOT / "cluster.yaml")["available_node_types"]
     head, worker = (types[kind]["node_config"] for kind in ("head", "worker"))
     assert "InstanceMarketOptions" not in head
@@ -173,7 +173,7 @@ def test_aws_spot_profiles_and_a_group_of_ones_own() -> None:
         assert node["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
 
 
-def test_gcp_spot_an_account_and_a_network_of_ones_own() -> None:
+def test_gcp_uses_spot_its_own_account_and_network() -> None:
     types = content(ROOT / "cluster.gcp.yaml")["available_node_types"]
     head, worker = (types[kind]["node_config"] for kind in ("head", "worker"))
     assert "scheduling" not in head

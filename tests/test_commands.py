@@ -1,4 +1,4 @@
-"""Every command that sabtune prints runs as it is printed, from the same folder."""
+"""Test that every command that sabtune prints can be run as printed, in the same folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from sabtune.cli import app, commands, remote, screen
-from sabtune.cli.commands import FROM, quoted, typed, where_of
+from sabtune.cli.commands import CLUSTER_VARIABLE, command_line, location_values, quote
 from sabtune.cluster.jobs import Job
-from sabtune.compare.confirm import enqueue, wanted
+from sabtune.compare.confirm import enqueue, with_fresh_seeds
 from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.redaction import without_secrets
@@ -35,7 +35,7 @@ ODD = 'it\'s $HOME "and" `é` [red]x *'
 
 
 def words_of(line: str) -> list[str]:
-    """As a shell reads them."""
+    """Return the words of a line as a shell splits them."""
     read = ["bash", "-c", f"printf '%s\\0' {line}"]
     done = subprocess.run(read, capture_output=True, check=True)
     return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
@@ -43,7 +43,7 @@ def words_of(line: str) -> list[str]:
 
 @pytest.mark.parametrize("word", [ODD, "a b", "-x", "", "new\nline", "bell\a'\\", "\udcff", "ü"])
 def test_a_shell_reads_back_what_was_quoted(word: str) -> None:
-    line = quoted(word)
+    line = quote(word)
     assert line.isprintable()
     assert words_of(line) == [word]
 
@@ -59,7 +59,7 @@ def test_a_command_is_given_the_options_that_it_has(name: str) -> None:
     arguments = ["-odd", "3"] if name in ("reproduce", "extrapolate") else ["-odd"]
     arguments = [] if name in ("doctor", "ui") else arguments
     must = {"lengths": "4,9"} if name == "extrapolate" else {}
-    line = typed(name, *arguments, where=where | {"data_dir": Path(ODD)}, **must)
+    line = command_line(name, *arguments, where=where | {"data_dir": Path(ODD)}, **must)
     program, *words = words_of(line)[2:]
     assert (program, words[0]) == ("sabtune", name)
     context = command.make_context(name, words[1:])
@@ -76,10 +76,9 @@ def test_a_command_is_on_one_line_of_any_terminal(capsys: pytest.CaptureFixture[
     console = screen.Screen(
         markup=False, emoji=False, width=20, force_terminal=True, file=sys.stdout
     )
-    screen.hint(console, "Again:", f"sabtune report {quoted(ODD)} --store {'x' * 50}")
+    screen.hint(console, "Again:", f"sabtune report {quote(ODD)} --store {'x' * 50}")
     assert (
-        capsys.readouterr().out
-        == f"{'Again:':<27}sabtune report {quoted(ODD)} --store {'x' * 50}\n"
+        capsys.readouterr().out == f"{'Again:':<27}sabtune report {quote(ODD)} --store {'x' * 50}\n"
     )
 
 
@@ -99,13 +98,13 @@ def test_a_command_is_on_one_line_of_any_terminal(capsys: pytest.CaptureFixture[
 )
 def test_no_password_is_in_a_command(url: str, bare: str) -> None:
     assert without_secrets(url) == bare
-    line = typed("search", "f.py", where=where_of(url, url, url))
+    line = command_line("search", "f.py", where=location_values(url, url, url))
     assert "geheim" not in line
     assert "token" not in line
     assert words_of(line)[-1] == bare
 
 
-def test_how_it_was_called_is_how_it_is_called(
+def test_printed_commands_start_sabtune_as_it_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = tmp_path / ODD / "sabtune"
@@ -120,12 +119,12 @@ def test_how_it_was_called_is_how_it_is_called(
     assert commands.program() == "sabtune"
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "__main__.py")])
     assert commands.program().endswith(" -m sabtune")
-    monkeypatch.setenv(FROM, "cluster.yaml")
+    monkeypatch.setenv(CLUSTER_VARIABLE, "cluster.yaml")
     assert commands.program() == "sabtune"
 
 
 class Searches:
-    """In place of searches: what each was asked for; all of them are interrupted."""
+    """A fake of searches that records their arguments; each is interrupted at once."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -147,13 +146,13 @@ class Searches:
         self.asked.append((name, options["seeds"], options["lengths"], store, place.folder()))
         if name not in record.names(store):
             study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
-            enqueue(study, wanted(runs, options["seeds"]))
+            enqueue(study, with_fresh_seeds(runs, options["seeds"]))
         return Ending(complete=False, behind="it is away"), record.open_study(store, name)
 
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
-    """In an odd folder, with nothing that takes long or leaves this process."""
+    """Return fake searches, and work in a folder with an odd name."""
     made = Searches()
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
@@ -176,14 +175,14 @@ def run(words: Sequence[object]) -> Result:
 
 
 def printed(done: Result) -> dict[str, list[str]]:
-    """The commands that were printed, without how sabtune is called, by what they are for."""
+    """Return the printed commands by purpose, without the program itself."""
     lines = [line.partition(":") for line in done.output.splitlines() if " -m sabtune " in line]
     return {text: words_of(line)[3:] for text, _, line in lines}
 
 
 @pytest.fixture
 def study(tmp_path: Path, searches: Searches) -> str:
-    """A file that is named as an option is."""
+    """Return a study file whose name looks like an option."""
     file = learnable(tmp_path / ODD)
     text = file.read_text() + "\n\nBASELINES = {'lstm': space}\n"
     file.with_name("-odd [red].py").write_text(text)
@@ -191,7 +190,7 @@ def study(tmp_path: Path, searches: Searches) -> str:
 
 
 @pytest.mark.parametrize("given", [[], ["--baseline", "lstm"], ["--study", "other"]])
-def test_what_an_interrupted_search_prints(
+def test_commands_of_an_interrupted_search_run(
     searches: Searches, study: str, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = ["--store", f"{ODD}/st", "--files", "some files", "--trials", 9, "--seed", 3]
@@ -202,36 +201,36 @@ def test_what_an_interrupted_search_prints(
     monkeypatch.delenv("SABTUNE_DATA")
     (asked,) = searches.asked
     assert set(first) == {
-        "All trials in the browser", "This page again", "Figures and tables", "On fresh seeds",
-        "Once it is back", "Interrupted. Go on with",
+        "Browse all trials", "Show these results again", "Write figures and tables",
+        "Confirm on fresh seeds", "Once MLflow is back", "Interrupted. Resume with",
     }  # fmt: skip
-    again = printed(run(first["Interrupted. Go on with"]))
+    again = printed(run(first["Interrupted. Resume with"]))
     assert again == first
     assert searches.asked == [asked] * 2
-    assert f"Study {asked[0]}: " in run(first["This page again"]).output
-    run(first["Figures and tables"])
+    assert f"Study {asked[0]}: " in run(first["Show these results again"]).output
+    run(first["Write figures and tables"])
     assert Path("report", "report.html").is_file()
-    run(first["All trials in the browser"])
-    run(first["Once it is back"])
+    run(first["Browse all trials"])
+    run(first["Once MLflow is back"])
     assert searches.asked[2:] == [("ui",), ("sync",)]
-    confirmation = printed(run(first["On fresh seeds"]))
+    confirmation = printed(run(first["Confirm on fresh seeds"]))
     assert searches.asked[-1] == (f"{asked[0]}.confirm", 10, None, asked[5], asked[7])
-    assert printed(run(confirmation["Interrupted. Go on with"])) == confirmation
+    assert printed(run(confirmation["Interrupted. Resume with"])) == confirmation
     assert searches.asked[-1] == searches.asked[-2]
-    run(confirmation["Once it is back"])
+    run(confirmation["Once MLflow is back"])
     ablation = run(["ablate", asked[0], "--changes", "k_att", "--lengths", "200,300", *own[:4]])
-    run(printed(ablation)["Interrupted. Go on with"])
+    run(printed(ablation)["Interrupted. Resume with"])
     last: tuple[Any, ...] = searches.asked[-1]
     assert last[:3] == (f"{asked[0]}.ablate", 5, (200, 300))
 
 
-def test_an_interrupted_search_of_a_new_study_goes_on_with_that(
+def test_an_interrupted_search_of_a_new_study_resumes_the_new_study(
     searches: Searches, study: str
 ) -> None:
     run(["search", "--", study])
     done = printed(run(["search", "--new", "--", study]))
     assert [asked[0] for asked in searches.asked] == ["learnable", "learnable-2"]
-    run(done["Interrupted. Go on with"])
+    run(done["Interrupted. Resume with"])
     assert searches.asked[-1] == searches.asked[-2]
 
 
@@ -252,7 +251,7 @@ def test_a_studys_name_is_checked(
 
 
 class Head:
-    """In place of a cluster's: what was submitted; `says`: what every job prints."""
+    """A fake of a cluster's head that records jobs. says: the output of every job."""
 
     def __init__(self, says: str = "") -> None:
         self.says, self.submitted, self.known = says, list[tuple[Any, ...]](), list[Job]()
@@ -293,7 +292,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Head:
 CLUSTER = f"-{ODD}.yaml"
 
 
-def test_what_is_printed_of_a_cluster_is_about_the_study_that_is_searched(
+def test_commands_printed_for_a_cluster_name_the_searched_study(
     searches: Searches, study: str, head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = printed(run(["search", "--new", f"--cluster={CLUSTER}", "--", study]))
@@ -311,7 +310,7 @@ def test_what_is_printed_of_a_cluster_is_about_the_study_that_is_searched(
     assert followed == [(Path(CLUSTER), "learnable-7")] * 4
 
 
-def test_a_search_that_runs_there_is_told_how_to_follow(
+def test_a_search_that_runs_on_the_cluster_is_refused_with_how_to_follow_it(
     searches: Searches, study: str, head: Head
 ) -> None:
     head.known = [RUNNING]
@@ -320,19 +319,19 @@ def test_a_search_that_runs_there_is_told_how_to_follow(
     follow = words_of(told.partition("follow it with ")[2].partition(", or stop it with ")[0])[3:]
     assert follow == ["status", "learnable", "--follow", f"--cluster={CLUSTER}"]
     shown = printed(run(["status", f"--cluster={CLUSTER}"]))
-    assert shown["The last of them"] == follow
+    assert shown["Follow the latest"] == follow
     head.known = []
     assert printed(run(["search", f"--cluster={CLUSTER}", "--", study]))
     assert head.submitted[0][0] == "search"
 
 
-def test_a_job_prints_what_is_typed_elsewhere(
+def test_a_job_prints_commands_for_the_users_machine(
     searches: Searches, study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(FROM, CLUSTER)
-    monkeypatch.setenv(commands.STUDY_FILE, f"/home/me/{ODD}.py")
+    monkeypatch.setenv(CLUSTER_VARIABLE, CLUSTER)
+    monkeypatch.setenv(commands.STUDY_FILE_VARIABLE, f"/home/me/{ODD}.py")
     lines = run(["search", "--", study]).output.splitlines()
-    (line,) = [of for of in lines if of.startswith("Interrupted. Go on with:")]
+    (line,) = [of for of in lines if of.startswith("Interrupted. Resume with:")]
     name, *words = words_of(line.partition(":")[2])
     assert name == "sabtune"
     assert words[:2] == ["search", f"/home/me/{ODD}.py"]
@@ -363,14 +362,14 @@ def test_the_line_that_loads_a_model_names_its_mlflow(
 
 
 @pytest.mark.parametrize("within", [None, ODD])
-def test_a_missing_data_set_is_fetched_to_where_it_is_looked_for(
+def test_the_fetch_command_uses_the_folder_that_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: str | None
 ) -> None:
     monkeypatch.delenv("SABTUNE_DATA", raising=False)
     if within:
         place.use(tmp_path / within)
     looked = place.folder()
-    for told in (place.fetching("mnist", looked),):
+    for told in (place.fetch_command("mnist", looked),):
         words = words_of(told)
         assert words[:4] == ["sabtune", "data", "fetch", "mnist"]
         assert words[4:] == (["--data-dir", str(looked)] if within else [])

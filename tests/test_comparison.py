@@ -1,4 +1,4 @@
-"""Methods side by side: each number in the tables is worked out again here."""
+"""Test comparisons of methods: each number in the tables is recomputed here."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_accuracies_by_method_and_length() -> None:
     assert table.body[0][4] == f"{100 * mean:.1f} {ends}"
 
 
-def test_the_longest_length_has_the_middle_half_and_the_share_that_solves() -> None:
+def test_the_longest_length_has_the_interquartile_mean_and_the_share_that_solves() -> None:
     table = longest_table(compare(SAB, LSTM))
     assert table.title == "At length 5,000, the longest"
-    # The middle 3 of 6: half of the second, the third and fourth, half of the fifth.
+    # The middle 3 of 6 values: half of the second, the third and fourth, half of the fifth.
     middle = (0.99 / 2 + 0.992 + 0.995 + 1.0 / 2) / 3
     assert table.body[0][2].startswith(f"{100 * middle:.1f} [")
     assert table.body[0][3:] == ("5 of 6", "83.3 [35.9, 99.6]")
@@ -95,24 +95,24 @@ def test_failed_seeds_count_and_are_shown() -> None:
     assert accuracy_table(comparison).body[0][1] == "4 (1 failed)"
     assert longest_table(comparison).body[0][3] == "3 of 4"
     assert any(
-        "(1 of SAB) count: as unsolved, at chance accuracy (12.5%)" in note
+        "(1 of SAB) count as unsolved, with chance accuracy (12.5%)" in note
         for note in notes(comparison)
     )
 
 
-def test_a_method_of_which_every_seed_failed_stands_at_chance() -> None:
+def test_a_method_whose_seeds_all_failed_counts_as_chance() -> None:
     comparison = compare(SAB, Group(label="LSTM", runs={}, failed=6))
     assert accuracy_table(comparison).body[1][2:] == ("12.5 [12.5, 12.5]",) * 3
     assert comparison.contrasts[0].difference.paired
 
 
-def test_the_first_method_is_held_against_each_other() -> None:
+def test_the_first_method_is_compared_with_each_other_method() -> None:
     comparison = compare(SAB, LSTM, ATTENTION)
     against_lstm, against_attention = comparison.contrasts
     ours = np.array([1.0, 0.995, 0.99, 1.0, 0.3, 0.992])
     theirs = np.array([0.2, 0.15, 0.3, 0.25, 0.2, 0.18])
     assert against_lstm.difference.value == pytest.approx((ours - theirs).mean())
-    assert against_lstm.difference.p == pytest.approx(2 / 64)  # each of six pairs agrees
+    assert against_lstm.difference.p == pytest.approx(2 / 64)  # all six pairs have the same sign
     assert against_lstm.corrected == pytest.approx(4 / 64)
     assert against_attention.corrected == pytest.approx(against_attention.difference.p)
     table = contrast_table(comparison)
@@ -122,12 +122,12 @@ def test_the_first_method_is_held_against_each_other() -> None:
     assert table.body[0][2].startswith(f"{100 * (ours - theirs).mean():+.1f} [+")
 
 
-def test_a_difference_that_holds_is_put_in_words() -> None:
+def test_a_significant_difference_is_described() -> None:
     assert compare(SAB, LSTM).contrasts[0].reading == "higher"
     assert compare(LSTM, SAB).contrasts[0].reading == "lower"
 
 
-def test_contrasts_are_taken_at_the_length_chosen() -> None:
+def test_contrasts_use_the_chosen_length() -> None:
     comparison = compare(SAB, LSTM, length=1000)
     assert comparison.contrasts[0].difference.value == 0
     assert contrast_rows(comparison)[0]["length"] == 1000
@@ -139,7 +139,7 @@ def test_seeds_are_paired_by_their_index_whatever_their_order() -> None:
     assert found[0].difference == found[1].difference
 
 
-def test_a_failed_seed_is_paired_with_the_seed_the_other_method_has() -> None:
+def test_a_failed_seed_is_paired_like_any_other() -> None:
     runs = {seed: runs for seed, runs in LSTM.runs.items() if seed != 4}
     contrast = compare(SAB, Group(label="LSTM", runs=runs, failed=1)).contrasts[0]
     by_hand = statistics.paired_difference(
@@ -156,7 +156,7 @@ def test_a_failed_seed_is_paired_with_the_seed_the_other_method_has() -> None:
         group("LSTM", [0.2, 0.15, 0.3, 0.25, 0.2, 0.18], failed=1),
     ],
 )
-def test_methods_of_other_seeds_are_compared_unpaired_with_none_left_out(other: Group) -> None:
+def test_methods_with_different_seeds_are_compared_unpaired(other: Group) -> None:
     comparison = compare(SAB, other)
     difference = comparison.contrasts[0].difference
     assert not difference.paired
@@ -166,7 +166,7 @@ def test_methods_of_other_seeds_are_compared_unpaired_with_none_left_out(other: 
     assert any("regroupings of all seeds" in note for note in notes(comparison))
 
 
-def test_notes_say_what_so_few_seeds_cannot_show() -> None:
+def test_notes_warn_about_too_few_seeds() -> None:
     three = [group(label, [0.99, 1.0, 0.995]) for label in ("SAB", "LSTM", "attention")]
     text = "\n".join(notes(compare(*three)))
     assert "With 3 pairs no p below 0.25 is possible." in text
@@ -175,7 +175,7 @@ def test_notes_say_what_so_few_seeds_cannot_show() -> None:
     assert "Bootstrap intervals of fewer than 10 seeds are too narrow" in text
 
 
-def test_notes_on_enough_seeds_leave_the_warnings_out() -> None:
+def test_notes_have_no_warnings_with_enough_seeds() -> None:
     ten = [group(label, np.linspace(0.5, 1, 10).tolist()) for label in ("SAB", "LSTM")]
     text = "\n".join(notes(compare(*ten)))
     assert "too narrow" not in text
@@ -183,13 +183,13 @@ def test_notes_on_enough_seeds_leave_the_warnings_out() -> None:
     assert "Holm's correction over 1 comparison." in text
 
 
-def test_notes_say_what_the_search_has_seen() -> None:
+def test_notes_name_the_lengths_that_the_search_used() -> None:
     assert notes(compare(SAB))[0] == (
-        "Fresh seeds, 6 a method; 512 fresh sequences a length. "
+        "Fresh seeds, 6 per method; 512 fresh sequences per length. "
         "The search chose by none of these lengths, seeds or sequences."
     )
     assert (
-        "The search chose by length 300, 1,000 too, with other seeds and sequences."
+        "The search also chose by length 300, 1,000, with other seeds and sequences."
         in (notes(compare(SAB, searched=(100, 300, 1000)))[0])
     )
 
@@ -210,7 +210,7 @@ def test_one_seed_has_no_interval() -> None:
     assert "With 1 pair no p below 1 is possible." in notes(comparison)
 
 
-def test_the_page_and_the_markdown_hold_every_cell_and_note() -> None:
+def test_terminal_and_markdown_show_every_cell_and_note() -> None:
     comparison = compare(group("SAB [k_top=3] | mlp", [1.0, 0.9, 1.0]), LSTM)
     screen, text = shown(page(comparison)), markdown(comparison)
     for table in tables(comparison):
@@ -223,7 +223,7 @@ def test_the_page_and_the_markdown_hold_every_cell_and_note() -> None:
         assert f"- {note}\n" in text
 
 
-def test_rows_hold_the_numbers_in_full() -> None:
+def test_rows_have_the_numbers_in_full_precision() -> None:
     comparison = compare(SAB, LSTM)
     rows = accuracy_rows(comparison)
     assert [(row["method"], row["length"]) for row in rows] == [
@@ -244,7 +244,7 @@ def test_rows_hold_the_numbers_in_full() -> None:
 @pytest.mark.parametrize(
     ("groups", "length", "message"),
     [
-        ([SAB, SAB], None, "a label of its own"),
+        ([SAB, SAB], None, "a different label"),
         ([SAB, Group(label="LSTM", runs={})], None, "LSTM: 0 seeds"),
         ([SAB, Group(label="LSTM", runs={0: results(1, 1, 1)[:2]})], None, "the same in every run"),
         ([Group(label="LSTM", runs={}, failed=3)], None, "the same in every run"),
@@ -252,7 +252,7 @@ def test_rows_hold_the_numbers_in_full() -> None:
         ([SAB], 700, r"length=700: expected one of \[300, 1000, 5000\]"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
+def test_invalid_comparisons_are_refused(
     groups: Sequence[Group], length: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""Configurations: out to plain values and back, and strict about what they take."""
+"""Test that configurations convert to plain values and back, and reject unknown input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ every_part = pytest.mark.parametrize(
 )
 
 
-def test_the_tables_are_the_ones_that_hold_the_parts() -> None:
+def test_the_parts_are_models_tasks_and_schedules() -> None:
     assert list(PARTS.values()) == [MODELS, TASKS, SCHEDULES]
 
 
 @every_part
-def test_every_part_comes_back_as_it_went(
+def test_every_part_survives_a_round_trip(
     base: type[schema.Config], kind: str, part: type[schema.Config]
 ) -> None:
     config = part()
@@ -44,7 +44,7 @@ def test_every_part_refuses_an_unknown_key(
         part(nonsense=1)  # type: ignore[call-arg]
 
 
-def test_a_run_comes_back_as_it_went(run: RunConfig) -> None:
+def test_a_run_survives_a_round_trip(run: RunConfig) -> None:
     assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     assert pickle.loads(pickle.dumps(run)) == run
 
@@ -71,7 +71,7 @@ def put(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("trial", 3, r"RunConfig\.trial is 3: give a mapping"),
     ],
 )
-def test_what_is_off_is_named_by_its_path(
+def test_a_wrong_value_is_named_by_its_path(
     run: RunConfig, path: str, value: object, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -85,7 +85,7 @@ def test_a_missing_key_is_named(run: RunConfig) -> None:
         RunConfig.from_dict(data)
 
 
-def test_a_whole_number_will_do_for_a_real_one() -> None:
+def test_an_integer_is_accepted_for_a_real_number() -> None:
     rate = schema.from_dict(TrainConfig, {"learning_rate": 1}, PARTS).learning_rate
     assert (rate, type(rate)) == (1.0, float)
 

@@ -1,4 +1,4 @@
-"""Every configuration checks its values when it is built in Python, as when it is read."""
+"""Test that every configuration checks its values in Python as well as when it is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ every_config = pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c)
 
 
 def wrong(hint: Any) -> list[object]:
-    """Values that are not of an annotation."""
+    """Return values that an annotation excludes."""
     bad: list[object] = [object(), b"bytes", 1j, np.zeros(2), [None]]
     if hint is int:
         bad += [True, "1", 1.5, 2.0, math.nan, 2**70, 10**5000, None, np.float64(1), np.True_]
@@ -56,7 +56,7 @@ def changed(config: Config, **values: Any) -> Config:
     return replace(config, **values)
 
 
-def test_every_configuration_is_tried() -> None:
+def test_every_configuration_is_tested() -> None:
     def below(cls: type[Config]) -> set[type[Config]]:
         return {cls}.union(*(below(sub) for sub in cls.__subclasses__()))
 
@@ -66,7 +66,7 @@ def test_every_configuration_is_tried() -> None:
 
 
 @every_config
-def test_a_value_of_another_type_is_refused_on_one_line(config: Config) -> None:
+def test_a_value_of_a_wrong_type_is_one_line(config: Config) -> None:
     hints = get_type_hints(type(config))
     for field in fields(config):
         for value in wrong(hints[field.name]):
@@ -77,7 +77,7 @@ def test_a_value_of_another_type_is_refused_on_one_line(config: Config) -> None:
 
 
 @every_config
-def test_what_it_holds_is_taken_again(config: Config) -> None:
+def test_a_configuration_accepts_its_own_values(config: Config) -> None:
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     assert type(config)(**values) == config
     assert pickle.loads(pickle.dumps(config)) == config
@@ -112,7 +112,7 @@ def test_the_error_can_be_sent_to_another_process() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_values_that_mean_the_same_become_the_plain_ones() -> None:
+def test_equivalent_values_become_plain_python_values() -> None:
     model = SAB.Config(hidden=np.int64(8), epsilon=np.float32(0.5), forget_bias=1)  # type: ignore[arg-type]
     assert (model.hidden, model.epsilon, model.forget_bias) == (8, 0.5, 1.0)
     assert [type(v) for v in (model.hidden, model.epsilon, model.forget_bias)] == [
@@ -124,8 +124,8 @@ def test_values_that_mean_the_same_become_the_plain_ones() -> None:
     assert hash(Ladder(lengths=[5, 10], select=[5])) == hash(LADDER)  # type: ignore[arg-type]
 
 
-def test_a_configuration_of_a_function_checks_what_it_can() -> None:
-    """The annotation of a class that only a function knows can't be found; the others count."""
+def test_a_local_configuration_checks_what_it_can() -> None:
+    """Annotations with a class local to a function can't be resolved; the others are checked."""
 
     class Unknown: ...
 
@@ -144,7 +144,7 @@ def test_a_configuration_of_a_function_checks_what_it_can() -> None:
         Other(share="half")  # type: ignore[arg-type]
 
 
-def test_a_dict_says_where_the_value_stands() -> None:
+def test_an_error_in_a_dict_names_the_path() -> None:
     data = {"model": {"kind": "sab", "schedule": {"kind": "linear", "share": math.nan}}}
     with pytest.raises(ConfigError, match=r"^TrialConfig\.model\.schedule\.share is nan: give a f"):
         from_dict(TrialConfig, data, PARTS)

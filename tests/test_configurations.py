@@ -1,4 +1,4 @@
-"""Which configuration gets another seed, and which is the best."""
+"""Test which configuration gets another seed and which is the best."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.records import trial
 
 
 def leaderboard(seeds: Seeds, *scores: list[float]) -> Leaderboard:
-    """Configurations 0, 10, 20, … with these scores of their seeds."""
+    """Return configurations 0, 10, 20, …, each with these scores of its seeds."""
     made = Leaderboard(seeds)
     for i, of in enumerate(scores):
         made.add(trial(10 * i + j, 10 * i, score=score) for j, score in enumerate(of))
     return made
 
 
-def test_one_seed_each_asks_for_nothing_but_new_configurations() -> None:
+def test_with_one_seed_each_only_new_configurations_are_drawn() -> None:
     assert leaderboard(Seeds(), [0.9], [0.1], [0.5], [0.4]).next() is None
 
 
@@ -35,11 +35,11 @@ def test_running_seeds_are_counted() -> None:
 
 def test_the_best_third_gets_a_second_seed() -> None:
     seeds = Seeds(most=4, reduction=3)
-    assert leaderboard(seeds, [0.9], [0.1]).next() is None  # a third of two is none
+    assert leaderboard(seeds, [0.9], [0.1]).next() is None  # a third of two rounds down to zero
     assert leaderboard(seeds, [0.2], [0.9], [0.1]).next() == 10
     going = leaderboard(seeds, [0.2], [0.9], [0.1])
     going.start(10)
-    assert going.next() is None  # it has its second; the others are behind
+    assert going.next() is None  # the best has its second seed; the others are not promising
 
 
 def test_the_last_seeds_go_to_the_best_of_the_best() -> None:
@@ -49,12 +49,12 @@ def test_the_last_seeds_go_to_the_best_of_the_best() -> None:
     assert finished.next() is None
 
 
-def test_what_scores_nothing_gets_no_second_seed() -> None:
+def test_a_score_of_zero_earns_no_second_seed() -> None:
     assert leaderboard(Seeds(most=2, reduction=2), [0.0], [0.0], [0.0], [0.0]).next() is None
 
 
 @pytest.mark.parametrize(("over", "best"), [("mean", 0), ("median", 10), ("solve", 20)])
-def test_what_configurations_are_compared_by(over: Over, best: int) -> None:
+def test_configurations_are_ranked_by_the_objective_of_the_seeds(over: Over, best: int) -> None:
     made = Leaderboard(Seeds(most=3, first=3, objective=over))
     accuracies = {0: [0.5] * 3, 10: [0.5] * 3, 20: [1.0, 0.2, 0.2]}
     scores = {0: [0.9, 0.5, 0.5], 10: [0.1, 0.6, 0.6], 20: [0.99, 0.0, 0.0]}
@@ -66,7 +66,7 @@ def test_what_configurations_are_compared_by(over: Over, best: int) -> None:
     assert made.ranked()[0].number == best
 
 
-def test_one_lucky_seed_does_not_beat_a_configuration_that_was_tried_again() -> None:
+def test_one_lucky_seed_does_not_beat_a_configuration_with_more_seeds() -> None:
     made = leaderboard(Seeds(most=3), [0.95], [0.9, 0.9, 0.9], [0.1], [0.2], [0.1])
     assert [c.number for c in made.ranked()][:2] == [10, 0]
 
@@ -75,7 +75,7 @@ def test_many_bad_seeds_do_not_beat_one_good_one() -> None:
     assert leaderboard(Seeds(), [0.5, 0.0, 0.0], [0.9]).ranked()[0].number == 10
 
 
-def test_a_failed_seed_counts_as_nothing_reached() -> None:
+def test_a_failed_seed_scores_zero() -> None:
     made = leaderboard(Seeds(first=2, most=2), [0.9], [0.6, 0.6])
     made.add([trial(1, 0, score=0.8, state=TrialState.FAIL)])
     assert made.configurations[0].scores == [0.9, 0.0]
@@ -103,7 +103,7 @@ def test_bad_seeds(values: dict[str, object], message: str) -> None:
         Seeds(**values)  # type: ignore[arg-type]
 
 
-def test_what_breaks_a_constraint_gets_no_further_seed() -> None:
+def test_an_infeasible_configuration_gets_no_further_seed() -> None:
     over = {"memory": 1.0}
     made = leaderboard(Seeds(most=4, reduction=2), [0.5], [0.4], [0.3])
     made.add([trial(90, score=0.9, constraints=over)])
@@ -114,13 +114,13 @@ def test_what_breaks_a_constraint_gets_no_further_seed() -> None:
     assert [c.number for c in made.ranked()] == [0]
 
 
-def test_what_breaks_a_constraint_with_one_seed_alone_races_on() -> None:
+def test_a_configuration_with_one_feasible_seed_gets_further_seeds() -> None:
     made = leaderboard(Seeds(most=3, reduction=2), [0.5, 0.5], [0.1], [0.2])
     made.add([trial(90, score=0.9, constraints={"memory": 1.0}), trial(91, 90, score=0.9)])
     assert made.next() == 90
 
 
-def test_a_failed_trial_that_was_run_again_counts_only_as_its_retry() -> None:
+def test_a_retried_trial_counts_only_once() -> None:
     made = leaderboard(Seeds(first=2, most=2), [0.5, 0.5])
     failed = trial(90, score=0.3, state=TrialState.FAIL, run_again=True)
     made.add([failed, trial(91, 90, score=0.95)])
@@ -130,7 +130,7 @@ def test_a_failed_trial_that_was_run_again_counts_only_as_its_retry() -> None:
     assert made.next() == 90
 
 
-def test_a_trial_that_never_had_a_run_is_no_configuration() -> None:
+def test_a_trial_without_a_spec_is_no_configuration() -> None:
     made = leaderboard(Seeds(first=2, most=2))
     made.add([trial(0, score=0.0, state=TrialState.FAIL, spec=None)])
     assert made.next() is None

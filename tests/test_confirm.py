@@ -1,4 +1,4 @@
-"""Configurations against each other on fresh seeds: who takes part, and a contest for real."""
+"""Test confirmations and ablations: which runs take part, and a real one from end to end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sabtune.compare.confirm import (
     name_of,
     planned,
     study_file,
-    wanted,
+    with_fresh_seeds,
 )
 from sabtune.compare.results import comparison
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
@@ -49,7 +49,7 @@ def config(model: ModelConfig) -> TrialConfig:
     return TrialConfig(model=model, train=TrainConfig(updates=10))
 
 
-def test_fresh_lengths_are_none_of_the_ladders_but_the_first() -> None:
+def test_fresh_lengths_share_only_the_first_with_the_ladder() -> None:
     ladder = Ladder(lengths=(100, 200, 400, 2000, 5000), select=(100, 200))
     assert fresh_lengths(ladder) == (100, 141, 283, 894, 3162, 10000)
     assert fresh_lengths(Ladder(lengths=(5,), select=(5,))) == (5, 10)
@@ -85,7 +85,7 @@ def test_an_ablation_changes_one_thing_at_a_time() -> None:
     assert {of.task for of in grid.values()} == {run.task}
 
 
-def test_an_ablation_leaves_out_what_the_winner_is_already() -> None:
+def test_an_ablation_leaves_out_what_the_winner_has_already() -> None:
     model = SAB.Config(k_top=ALL, k_att=1, k_trunc=0, schedule=Constant(), scoring="dot")
     run = winner(model, initial="passed", shortest=20)
     assert list(ablations({"": run})) == [
@@ -97,7 +97,7 @@ def test_an_ablation_leaves_out_what_the_winner_is_already() -> None:
     ]
 
 
-def test_what_is_no_sab_has_its_training_ablated_behind_the_winner() -> None:
+def test_only_the_training_of_other_models_is_ablated() -> None:
     runs = {"#1 sab": winner(SAB.Config()), "lstms #2 lstm": winner(LSTM.Config())}
     theirs = [label for label in ablations(runs) if label.startswith("lstms")]
     assert theirs == [
@@ -108,7 +108,7 @@ def test_what_is_no_sab_has_its_training_ablated_behind_the_winner() -> None:
     ]
 
 
-def test_an_ablation_may_be_of_some_changes_alone() -> None:
+def test_an_ablation_can_be_limited_to_some_changes() -> None:
     runs = {"#1 sab": winner(SAB.Config()), "lstms #2 lstm": winner(LSTM.Config())}
     assert list(ablations(runs, ["k_att", "lengths"])) == [
         "winner",
@@ -134,10 +134,10 @@ def test_an_ablation_may_be_of_some_changes_alone() -> None:
         (SAB.Config(), {"shortest": 50}, ["lengths → one"]),
     ],
 )
-def test_a_change_that_changes_nothing_is_left_out_and_said(
+def test_a_change_without_effect_is_left_out_with_a_message(
     model: ModelConfig, train: dict[str, Any], changes: list[str]
 ) -> None:
-    """The task has 70 steps, so with k_att 5 a sequence has 15 memories."""
+    """The task has 70 steps, so a sequence has 15 memories with k_att 5."""
     told: list[str] = []
     grid = ablations({"#7": winner(model, **train)}, say=told.append)
     assert not grid.keys() & set(changes)
@@ -152,23 +152,22 @@ def test_a_change_that_changes_nothing_is_left_out_and_said(
         (SAB.Config(k_trunc=69), "k_trunc → full"),
     ],
 )
-def test_a_change_that_changes_something_stays(model: ModelConfig, change: str) -> None:
+def test_a_change_with_an_effect_stays(model: ModelConfig, change: str) -> None:
     told: list[str] = []
     assert change in ablations({"#7": winner(model)}, say=told.append)
     assert not told
 
 
-def test_no_sequence_is_made_shorter_than_the_task_has_them() -> None:
-    run = replace(
-        winner(SAB.Config()), task=Adding.Config(length=10)
-    )  # a tenth is 1: nothing to add
+def test_no_length_is_shorter_than_the_task_allows() -> None:
+    # A tenth is 1, which is too short for adding.
+    run = replace(winner(SAB.Config()), task=Adding.Config(length=10))
     assert not [label for label in ablations({"": run}) if label.startswith("lengths")]
 
 
 def fill(
     study: optuna.Study, models: Sequence[ModelConfig], task: TaskConfig | None = None
 ) -> None:
-    """One complete trial a model, each better than the one before."""
+    """Add one complete trial per model, each better than the one before."""
     for number, model in enumerate(models):
         trial = study.ask()
         run = spec().run
@@ -213,30 +212,30 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         finalists(store, ["one", "longer"], 1)
 
 
-def test_a_comparison_makes_what_it_is_asked_for_and_the_rest_waits(tmp_path: Path) -> None:
+def test_a_comparison_runs_what_is_requested_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
     study = optuna.create_study(study_name="c", storage=record.store_of(store, write=True))
-    assert enqueue(study, wanted(runs, 3)) == list(range(6))  # a, b by seed
+    assert enqueue(study, with_fresh_seeds(runs, 3)) == list(range(6))  # a, b by seed
     record.begin(study, 0)
     record.begin(study, 1)
     assert planned("c", store, runs, 3) == 6
-    # asked for less: of what waits that alone, and what has begun
+    # A smaller request runs only its own waiting trials and those that have started.
     only = {"b": runs["b"]}
-    assert enqueue(study, wanted(only, 2)) == [3]
+    assert enqueue(study, with_fresh_seeds(only, 2)) == [3]
     assert planned("c", store, only, 2) == 3
-    # and for more, or something else: in the order it is asked for
+    # A larger or different request runs in its own order.
     others = {"new": winner(SAB.Config(k_top=2)), "b": runs["b"]}
-    assert enqueue(study, wanted(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
+    assert enqueue(study, with_fresh_seeds(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
     assert planned("c", store, others, 4) == 9
     labels = [trial.user_attrs[record.LABEL] for trial in study.trials[6:]]
     assert labels == ["new", "new", "new", "new", "b"]
-    # a configuration that is there isn't trained again for another label
-    assert enqueue(study, wanted({"s a": runs["a"], "other": runs["a"]}, 3)) == [2, 4]
+    # An existing configuration isn't trained again under another label.
+    assert enqueue(study, with_fresh_seeds({"s a": runs["a"], "other": runs["a"]}, 3)) == [2, 4]
     assert len(study.trials) == 11
 
 
-def test_runs_that_cannot_be_compared_are_a_comparison_of_their_own(tmp_path: Path) -> None:
+def test_incomparable_runs_become_a_new_comparison(tmp_path: Path) -> None:
     store = Store(tmp_path)
     runs = {"winner": winner(SAB.Config()), "k_att → 1": winner(SAB.Config(k_att=1))}
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
@@ -254,9 +253,8 @@ def test_runs_that_cannot_be_compared_are_a_comparison_of_their_own(tmp_path: Pa
     assert name_of("s.ablate", store, other, None) == "s.ablate-2"
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
-    optuna.create_study(
-        study_name="s.ablate-3", storage=record.store_of(store, write=True)
-    )  # and no more
+    # The study exists but has neither a plan nor trials.
+    optuna.create_study(study_name="s.ablate-3", storage=record.store_of(store, write=True))
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
 
 
@@ -267,11 +265,11 @@ def compared(
     record.set_plan(
         study, {"study": {"ladder": {"lengths": list(lengths), "select": [lengths[0]]}}}
     )
-    enqueue(study, wanted(runs, 1))
+    enqueue(study, with_fresh_seeds(runs, 1))
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])
-def test_what_goes_on_with_a_comparison_asks_for_the_same_lengths(
+def test_the_command_that_resumes_a_comparison_has_the_same_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.delenv("SABTUNE_DATA", raising=False)
@@ -281,7 +279,7 @@ def test_what_goes_on_with_a_comparison_asks_for_the_same_lengths(
     )
     fill(study, [SAB.Config()])
     monkeypatch.setattr("sabtune.compare.confirm.study_file", lambda *_: None)
-    monkeypatch.setattr(running, "run_contest", lambda *given, **_: told.extend(given))
+    monkeypatch.setattr(running, "run_comparison", lambda *given, **_: told.extend(given))
     top, own = ["--top", "1"], ["--changes", "form,k_att"]
     first, then = ([], own) if command == "ablate" else (top, [])
     words = [
@@ -304,7 +302,7 @@ def test_what_goes_on_with_a_comparison_asks_for_the_same_lengths(
 
 
 def sabtune(*arguments: object, cwd: Path) -> str:
-    """Run a command that ends well; return what it shows."""
+    """Run a command, check that it succeeds, and return its output."""
     done = forked.sabtune(*arguments, cwd=cwd)
     assert done.stderr == ""
     assert done.returncode == 0
@@ -364,7 +362,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     with pytest.raises(MlflowException, match="not found"):
         registry.get_registered_model("learnable.confirm")
 
-    # more seeds are added to those that are there
+    # More seeds are added to the existing ones.
     sabtune("confirm", "learnable", "--top", 2, "--seeds", 3, cwd=tmp_path)
     after = record.records(record.open_study(store, "learnable.confirm"))
     assert after[:4] == trials
@@ -374,7 +372,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     ablated = record.records(record.open_study(store, "learnable.ablate"))
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
     assert all([result.length for result in trial.test] == [2, 9] for trial in ablated)
-    # what was asked for and interrupted before it began waits until it is asked for again
+    # Runs that were interrupted before their start wait until they are requested again.
     opened = record.open_study(store, "learnable.ablate", write=True)
     label = "form → released"
     run = next(trial.run for trial in ablated if trial.label == label)
@@ -404,7 +402,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert confirmed.run.trial.model == LSTM.Config(hidden=12)
 
 
-def test_a_study_whose_file_is_gone_is_compared_as_it_was_recorded(tmp_path: Path) -> None:
+def test_a_study_without_its_file_is_compared_as_recorded(tmp_path: Path) -> None:
     store = unpacked(tmp_path)
     file = study_file(store, "old")
     assert file.study.ladder.lengths == (5, 10)

@@ -1,4 +1,4 @@
-"""What a model's state_dict carries, and copies of a state."""
+"""Test what a model's state_dict contains, and copies of a state."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_loaded_model_gives_the_same_logits(
         loaded.load_state_dict(way(trained.state_dict(), tmp_path), strict=True)
         assert loaded.in_force() == trained.in_force()
         assert torch.equal(loaded(x)[0], trained(x)[0])
-    loaded.set_progress(1.0)  # and the schedule goes on
+    loaded.set_progress(1.0)  # the schedule continues
     assert loaded.in_force() == {"k_top": 2}
 
 
-def test_a_state_dict_without_k_top_is_loaded_and_leaves_it() -> None:
-    """As all were that version 0.1 wrote."""
+def test_a_state_dict_without_k_top_leaves_k_top_unchanged() -> None:
+    """Version 0.1 wrote no k_top."""
     trained, loaded = (built(k_top=2, k_att=1, schedule=Linear(start="all")) for _ in range(2))
     loaded.set_progress(0.25)
     before = loaded.in_force()
@@ -69,17 +69,19 @@ def test_a_state_dict_without_k_top_is_loaded_and_leaves_it() -> None:
     inside.load_state_dict({f"0.{k}": v for k, v in trained.named_parameters()}, strict=True)
 
 
-def test_weights_are_loaded_into_another_sparsity() -> None:
-    """It keeps its own: k_top in force is told for a model that ends with the same."""
+def test_loading_weights_keeps_another_final_k_top() -> None:
+    """A model with another final k_top keeps its own."""
     few, many = built(k_top=2), built(k_top=7)
     many.load_state_dict(few.state_dict())
     assert many.in_force() == {"k_top": 7}
-    with pytest.raises(InputError, match="the state_dict's k_top is 3: use one that SAB gave"):
+    with pytest.raises(
+        InputError, match="the state_dict's k_top is 3: use the state_dict of a SAB"
+    ):
         few.load_state_dict(few.state_dict() | {"_extra_state": 3})
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copied_model_is_one_of_its_own(copied: Callable[[Model], Model]) -> None:
+def test_a_copied_model_is_independent(copied: Callable[[Model], Model]) -> None:
     model = built(k_top=2, k_att=1, schedule=Linear(start="all"))
     model.set_progress(0.25)
     other = copied(model)
@@ -117,12 +119,12 @@ STATES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("grad", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize(("kind", "values"), STATES, ids=str)
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copied_state_goes_on_with_the_same_bits(
+def test_a_copied_state_continues_with_the_same_bits(
     how: str, kind: str, values: dict[str, Any], grad: bool
 ) -> None:
-    """Whether it was copied before or after the original went on, and its memory was looked at."""
+    """The copy can be made before or after the original continues and its memory is read."""
     model, x = built(kind, **values), noise(2, 3 * T, I, dtype=torch.float32)
-    x[1] *= 60  # keys too large for their exponential
+    x[1] *= 60  # keys whose exponential overflows
     first, second, third = x.split(T, dim=1)  # type: ignore[no-untyped-call]
     if kind == "lstm" and grad:
         pytest.skip("it has the gradient of what led to it, which torch doesn't copy")

@@ -1,4 +1,4 @@
-"""Copying, symbol by symbol."""
+"""Test the copying task symbol by symbol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
 
 
-def test_it_shows_symbols_blanks_marker_blanks() -> None:
+def test_a_sequence_is_symbols_blanks_marker_blanks() -> None:
     task = Copying.Config(length=4, symbols=3, input="scalar").build()
     batch = task.batch(50, 4, generator(0, Stream.TEST))
     shown = batch.x[..., 0]
@@ -19,13 +19,13 @@ def test_it_shows_symbols_blanks_marker_blanks() -> None:
     assert shown[:, 3:6].eq(0).all()  # length - 1 blanks
     assert shown[:, 6].eq(9).all()  # the marker
     assert shown[:, 7:].eq(0).all()
-    assert batch.targets[:, :7].eq(0).all()  # blank up to and with the marker
+    assert batch.targets[:, :7].eq(0).all()  # blank up to and including the marker
     assert batch.targets[:, 7:].equal(shown[:, :3].long())
     assert batch.scored.tolist() == [False] * 7 + [True] * 3
 
 
-def test_the_symbols_are_the_first_draw_and_the_only_one() -> None:
-    """So a training begun before keeps its sequences."""
+def test_only_the_symbols_are_drawn() -> None:
+    """This keeps the sequences of trainings that earlier versions started."""
     task = Copying.Config(length=4, symbols=3, alphabet=5).build()
     source = task.batches(4, Stream.TRAINING, generator(7, Stream.TRAINING))
     plain = generator(7, Stream.TRAINING)
@@ -34,7 +34,7 @@ def test_the_symbols_are_the_first_draw_and_the_only_one() -> None:
         assert source.batch(8).targets[:, -3:].equal(symbols)
 
 
-def test_it_asks_for_what_its_sources_show() -> None:
+def test_targets_are_the_symbols_at_their_sources() -> None:
     task = Copying.Config(length=4, symbols=3, input="scalar").build()
     batch = task.batch(50, 4, generator(0, Stream.TEST))
     for x, targets in zip(batch.x, batch.targets, strict=True):
@@ -43,7 +43,7 @@ def test_it_asks_for_what_its_sources_show() -> None:
         assert x[shown - 1, 0].long().equal(targets[asked - 1])
 
 
-def test_one_hot_says_the_same_as_scalar() -> None:
+def test_one_hot_input_encodes_the_same_symbols_as_scalar() -> None:
     scalar = Copying.Config(length=6, symbols=2, alphabet=3, input="scalar").build()
     vector = Copying.Config(length=6, symbols=2, alphabet=3, input="one-hot").build()
     a = scalar.batch(9, 6, generator(0, Stream.TEST))
@@ -57,6 +57,6 @@ def test_one_hot_says_the_same_as_scalar() -> None:
     ("key", "value"),
     [("length", 0), ("symbols", 0), ("alphabet", 1)],
 )
-def test_it_names_a_value_out_of_range(key: str, value: int) -> None:
+def test_a_copying_value_out_of_range_is_named(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value}"):
         Copying.Config(**{key: value})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Full self-attention as a compiled pass against its equations: values and every gradient."""
+"""Compare compiled full self-attention with its equations: values and every gradient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 def beginning(batch: int, p: Parameters) -> State:
-    """Noise for h and c, and nothing remembered."""
+    """Return a state with noise for h and c and an empty memory."""
     H, dtype = p.w3.shape[0], p.w3.dtype
     return self_attention.start(*noise(2, batch, H, dtype=torch.float64, seed=5).to(dtype).unbind())
 
@@ -38,7 +38,7 @@ def to_dtype(state: State, dtype: torch.dtype) -> State:
 
 
 def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str, Tensor]:
-    """All that a call gives: outputs, the state after, and the gradients of a random functional."""
+    """Return the outputs, the final state and the gradients of a random functional of a call."""
     x = x.clone().requires_grad_()
     p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
     hidden, summary, after = attend(x, state, p)
@@ -55,7 +55,7 @@ def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str,
 def check(
     x: Tensor, p: Parameters, state: State | None = None, tolerance: float = 0.0
 ) -> dict[str, Tensor]:
-    """The compiled pass gives what the equations give, to `tolerance` or the dtype's."""
+    """Check the compiled pass against the equations, to `tolerance` or that of the dtype."""
     state = state or beginning(x.shape[0], p)
     real = torch.float64
     truth = results(self_attention.equations, x.to(real), to(p, real), to_dtype(state, real))
@@ -66,7 +66,7 @@ def check(
 
 
 def remembering(steps: int, p: Parameters, batch: int) -> State:
-    """The state after so many steps."""
+    """Return the state after `steps` steps."""
     x = noise(batch, steps, p.weight_ih.shape[1], dtype=torch.float64, seed=6)
     with torch.no_grad():
         before = to_dtype(beginning(batch, p), torch.float64)
@@ -74,7 +74,7 @@ def remembering(steps: int, p: Parameters, batch: int) -> State:
     return to_dtype(after, p.w3.dtype)
 
 
-def test_is_compiled() -> None:
+def test_self_attention_is_compiled() -> None:
     x, p = noise(3, 2, 4, dtype=torch.float32), parameters(5, 4, torch.float32)
     assert self_attention.supports(x, beginning(3, p))
 
@@ -132,14 +132,14 @@ def test_large_inputs(dtype: torch.dtype) -> None:
 @over_dtypes
 @pytest.mark.parametrize("memories", [0, 20])
 @pytest.mark.parametrize(("keys", "query"), [(100.0, 1.0), (1.0, 40.0), (60.0, 60.0), (1e4, 1e4)])
-def test_keys_and_queries_beyond_the_exponential(
+def test_keys_and_queries_whose_exponential_overflows(
     keys: float, query: float, memories: int, dtype: torch.dtype
 ) -> None:
     p = parameters(17, 4, dtype)
     p = replace(p, W1=p.W1 * keys, W2=p.W2 * query)
     x = noise(4, 30, 4, dtype=dtype)
-    x[0] = 0  # one example that is tame for longer than the others
-    # k + q is rounded as the larger of them is
+    x[0] = 0  # one example whose scores stay small for longer
+    # the larger of k and q decides the rounding of k + q
     check(x, p, remembering(memories, p, 4) if memories else None, 1e-12 * max(keys, query))
 
 
@@ -151,8 +151,8 @@ def test_scores_that_are_far_apart() -> None:
 
 
 @over_dtypes
-def test_nothing_is_lost_beyond_numbers(dtype: torch.dtype) -> None:
-    """A NaN that comes in goes out, in its own example alone."""
+def test_a_nan_stays_in_its_example(dtype: torch.dtype) -> None:
+    """A NaN in the input appears in the output, but only in its own example."""
     x, p = noise(5, 9, 4, dtype=dtype), parameters(17, 4, dtype)
     x[1, 4] = torch.nan
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_nothing_is_lost_beyond_numbers(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("H", [17, 64])
-def test_stretches_give_the_whole(H: int) -> None:
+def test_segments_equal_the_whole_sequence(H: int) -> None:
     x, p = noise(3, 100, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
     with torch.no_grad():
         truth = self_attention.equations(x, beginning(3, p), p)
@@ -188,7 +188,7 @@ def model_of(hidden: int) -> SelfAttention:
 
 @pytest.mark.parametrize("span", [0, 7, 30])
 def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three updates, each from where the one before ended, with as much memory as `span` leaves."""
+    """Make three updates, each from the state that the previous one left, trimmed to `span`."""
     x = noise(3, 45, 4, dtype=torch.float64)
     weights = []
     for compiled in (True, False):
@@ -210,7 +210,7 @@ def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["h", "c", "memory", "keys"])
-def test_gradients_of_a_state_are_left_to_the_equations(name: str) -> None:
+def test_the_equations_compute_gradients_of_a_state(name: str) -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     state = remembering(3, p, 2)
     leaf = getattr(state, name).clone().requires_grad_()
@@ -223,7 +223,7 @@ def test_gradients_of_a_state_are_left_to_the_equations(name: str) -> None:
         assert self_attention.supports(x, state)
 
 
-def test_other_numbers_are_left_to_the_equations() -> None:
+def test_the_equations_compute_other_dtypes() -> None:
     x, p = noise(2, 5, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
     state = beginning(2, p)
     assert not self_attention.supports(x, state)
@@ -242,7 +242,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found, truth)
 
 
-def test_the_state_before_stays() -> None:
+def test_the_initial_state_is_not_modified() -> None:
     p = parameters(16, 4, torch.float64)
     state = remembering(3, p, 2)
     copies = [getattr(state, field.name).clone() for field in fields(State)]
@@ -253,7 +253,7 @@ def test_the_state_before_stays() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_one_of_the_outputs_alone(kept: int) -> None:
+def test_gradients_of_one_output_only(kept: int) -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     found = []
     for attend in (self_attention.attend, self_attention.equations):
@@ -277,8 +277,8 @@ def test_gradients_of_any_strides() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_differentiated_a_second_time() -> None:
-    """As often as the graph is retained, with the same bits."""
+def test_a_second_backward_pass() -> None:
+    """A retained graph gives the same bits again."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     hidden, _, _ = self_attention.attend(x, beginning(2, p), p)
@@ -290,7 +290,7 @@ def test_differentiated_a_second_time() -> None:
         torch.autograd.grad(loss, p.W1)
 
 
-def test_outputs_that_were_written_to_are_noticed() -> None:
+def test_modified_outputs_are_detected() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     p.W1.requires_grad_()
     hidden, summary, _ = self_attention.attend(x, beginning(2, p), p)
@@ -301,7 +301,7 @@ def test_outputs_that_were_written_to_are_noticed() -> None:
 
 
 @over_dtypes
-def test_what_is_kept_for_the_way_back_has_no_unit_for_each_pair_of_steps(
+def test_memory_for_the_backward_pass_is_not_hidden_size_per_pair_of_steps(
     dtype: torch.dtype,
 ) -> None:
     B, T, H = 2, 200, 64

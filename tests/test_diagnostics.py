@@ -1,4 +1,4 @@
-"""What a model is said to recall, against what its outputs say."""
+"""Compare what the diagnostics say a model recalls with its outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_and_input(k_top: int = 3, k_att: int = 2) -> tuple[SAB, Tensor]:
     )
 
 
-def test_the_weights_are_those_that_make_the_summaries() -> None:
+def test_the_weights_reproduce_the_summaries() -> None:
     model, x = model_and_input()
     recalled = recall_map(model, x)
     hidden, summary, _ = model.recall(x)
@@ -28,19 +28,19 @@ def test_the_weights_are_those_that_make_the_summaries() -> None:
 
 
 @pytest.mark.parametrize("k_top", [1, 3, 50])
-def test_no_step_recalls_more_than_k_top_or_what_is_not_there_yet(k_top: int) -> None:
+def test_a_step_recalls_at_most_k_top_earlier_states(k_top: int) -> None:
     model, x = model_and_input(k_top=k_top)
     recalled = recall_map(model, x)
     assert recalled.made_at.tolist() == list(range(0, 21 + 1, 2))
     kept = (recalled.weights != 0).sum(dim=-1)
     assert 0 < int(kept.max()) <= k_top
-    assert recalled.by_step().triu().eq(0).all()  # neither itself nor what comes after
+    assert recalled.by_step().triu().eq(0).all()  # neither itself nor a later step
     sums = recalled.weights.sum(dim=-1)
     torch.testing.assert_close(sums[:, 2:], torch.ones_like(sums[:, 2:]), rtol=1e-3, atol=1e-3)
 
 
 def by_hand() -> RecallMap:
-    """Three steps, k_att 1: the second recalls the first, the third the first and m_0."""
+    """Return three steps with k_att 1: step 2 recalls step 1, and step 3 recalls step 1 and m_0."""
     weights = torch.tensor([[[0.0, 0, 0, 0], [0, 1, 0, 0], [0.25, 0.75, 0, 0]]])
     return RecallMap(weights, torch.tensor([0, 1, 2, 3]))
 
@@ -49,12 +49,12 @@ def test_distances_count_steps_back() -> None:
     assert by_hand().distances().tolist() == [0.0, 1.0, 0.75]
 
 
-def test_sparsity_is_the_share_left_alone() -> None:
+def test_sparsity_is_the_share_of_memories_not_recalled() -> None:
     assert by_hand().kept().tolist() == [0.0, 1.0, 2.0]
     assert by_hand().sparsity() == pytest.approx(1 - 3 / (1 + 2 + 3))
 
 
-def test_distances_sum_to_all_that_was_recalled_of_states() -> None:
+def test_distances_sum_to_the_weight_of_all_states() -> None:
     model, x = model_and_input()
     recalled = recall_map(model, x)
     torch.testing.assert_close(recalled.distances().sum(), recalled.weights[:, :, 1:].sum())

@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, its commands can be typed, its code runs."""
+"""Test the documentation: its links resolve, its commands parse, its code runs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ GUIDES = [ROOT / "README.md"] + [
         "models",
         "storage",
         "extending",
+        "architecture",
         "glossary",
         "phase",
     )
@@ -45,12 +46,12 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page that are in this language."""
+    """Return the fenced code blocks of a page in this language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that the headings of a page get."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
@@ -58,7 +59,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     for link in links:
@@ -73,13 +74,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
 def test_lines_are_short(page: Path) -> None:
-    """But for tables, pictures, and links that can't be broken."""
+    """Tables, pictures and long links are exempt."""
     for line in page.read_text().splitlines():
         assert len(line) <= WIDTH or line.startswith(("|", "![")), line
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every sabtune command in the shell blocks of a page."""
+    """Return the words of every sabtune command in the shell blocks of a page."""
     lines = [
         line
         for block in blocks(page, "sh")
@@ -90,7 +91,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
-def test_commands_can_be_typed(page: Path) -> None:
+def test_commands_parse(page: Path) -> None:
     group = typer.main.get_group(app)
     for words in commands(page):
         name, *rest = words
@@ -98,7 +99,7 @@ def test_commands_can_be_typed(page: Path) -> None:
         if isinstance(command, typer.core.TyperGroup):
             name, *rest = rest
             command = command.commands[name]
-        context = command.make_context(name, list(rest))  # raises if an option isn't there
+        context = command.make_context(name, list(rest))  # raises for an unknown option
         assert context.command is command
         context.close()
 
@@ -107,14 +108,14 @@ def test_the_guides_have_commands() -> None:
     assert sum(len(commands(page)) for page in GUIDES) > 20
 
 
-def test_the_guides_are_all_that_the_readme_links_to() -> None:
+def test_the_readme_links_to_every_guide() -> None:
     text = (ROOT / "README.md").read_text()
     for page in GUIDES[1:]:
         assert f"(docs/{page.name})" in text, page.name
     assert len(text.splitlines()) <= 200
 
 
-def test_the_study_file_is_one(tmp_path: Path) -> None:
+def test_the_study_file_in_the_docs_loads(tmp_path: Path) -> None:
     (block,) = blocks(ROOT / "docs" / "studies.md", "python")
     path = tmp_path / "study.py"
     path.write_text(block)
@@ -123,6 +124,17 @@ def test_the_study_file_is_one(tmp_path: Path) -> None:
     quick = load(ROOT / "search_spaces" / "copying_quick.py").study
     assert file.study.task == quick.task
     assert file.study.trials == quick.trials
+
+
+def test_the_example_of_a_task_draws_sequences() -> None:
+    task_block, _ = blocks(ROOT / "docs" / "extending.md", "python")
+    names: dict[str, Any] = {"__name__": __name__}  # dataclasses look up the module of a class
+    exec(task_block, names)
+    task = names["FirstBit"].Config(length=7).build()
+    batch = task.batch(3, 7, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.targets[:, -1], batch.x[:, 0].argmax(dim=-1))
+    perfect = torch.nn.functional.one_hot(batch.targets, task.outputs).float()
+    assert task.tally(perfect, batch).accuracy == 1.0
 
 
 def test_the_code_that_uses_a_model_runs(tmp_path: Path) -> None:

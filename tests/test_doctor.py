@@ -1,4 +1,4 @@
-"""`sabtune doctor`: what is wrong is found, with its remedy, on one line; what isn't, isn't."""
+"""Test that `sabtune doctor` reports each problem on one line with a remedy, and no others."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ L4 = Gpu(name="L4", memory=22.5, driver="580.1")
 
 
 def lines(*nodes: NodeFacts, files: str | None = None) -> list[str]:
-    """What is found, wrong or to know; each on one line."""
+    """Return the findings as lines; check that each is one line and has a remedy."""
     found = find_problems(nodes, files=files, cluster=True)
     for finding in found:
         assert len(str(finding).splitlines()) == 1
         assert finding.remedy
-    return [f"{'wrong' if finding.wrong else 'to know'}: {finding}" for finding in found]
+    return [f"{'wrong' if finding.wrong else 'note'}: {finding}" for finding in found]
 
 
-def test_where_all_is_well_nothing_is_found() -> None:
+def test_a_healthy_cluster_has_no_findings() -> None:
     built = replace(OTHER, versions=VERSIONS | {"torch": "2.13.0+cu130"})
     assert lines(WELL, built, files="s3://lab/x") == []
 
@@ -54,26 +54,26 @@ def test_where_all_is_well_nothing_is_found() -> None:
         (replace(OTHER, versions=VERSIONS | {"ray": "2.59.0"}), "wrong: worker: ray 2.59.0, and"),
         (replace(OTHER, versions=VERSIONS | {"torch": None}), "wrong: worker: torch isn’t"),
         (replace(OTHER, gpus=(L4,), seen=0), "wrong: worker: its driver 580.1 knows 1 GPU, and"),
-        (replace(OTHER, declared=1), "to know: worker: Ray gives out GPUs there: 1;"),
+        (replace(OTHER, declared=1), "note: worker: Ray gives out GPUs there: 1;"),
         (replace(OTHER, offset=-3600, within=1), "wrong: worker: its clock is 3600 s behind"),
-        (replace(OTHER, offset=5, within=1), "to know: worker: its clock is 5 s ahead of"),
+        (replace(OTHER, offset=5, within=1), "note: worker: its clock is 5 s ahead of"),
         (replace(OTHER, token=Token(mode="token", found="")), "wrong: worker: there is no token"),
         (replace(OTHER, token=Token(mode="disabled", found="")), "wrong: worker: Ray runs there"),
         (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: other"),
-        (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't keep files at s3://lab/x"),
-        (NodeFacts(node="worker", unreachable="gone"), "wrong: worker: doesn't tell how it is"),
+        (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't store files at s3://lab/x"),
+        (NodeFacts(node="worker", unreachable="gone"), "wrong: worker: can't be checked"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_one_node(node: NodeFacts, says: str) -> None:
+def test_a_problem_of_one_node_is_found(node: NodeFacts, says: str) -> None:
     (line,) = lines(WELL, node, files="s3://lab/x")
     assert line.startswith(says)
 
 
-def test_a_clock_is_off_only_by_more_than_asking_took() -> None:
+def test_a_clock_offset_within_the_round_trip_time_is_no_problem() -> None:
     assert lines(WELL, replace(OTHER, offset=30, within=40)) == []
 
 
-def test_an_offset_is_what_the_quickest_answer_says() -> None:
+def test_the_clock_offset_is_that_of_the_quickest_answer() -> None:
     ours = iter([0.0, 8.0, 10.0, 10.2, 20.0, 26.0])
     theirs = iter([104.0, 110.1, 123.0])
     ahead, within = offset(lambda: next(theirs), lambda: next(ours))
@@ -88,7 +88,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert line.startswith(f"wrong: {own.node}: 0.0 GiB of 0 are free where home is ({disk})")
 
 
-def test_the_token_is_where_ray_looks_and_never_shown(
+def test_the_token_is_found_where_ray_looks_and_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -102,14 +102,14 @@ def test_the_token_is_where_ray_looks_and_never_shown(
     assert "secret" not in repr(held)
 
 
-def test_a_place_for_files_is_written_and_left_as_it_was(tmp_path: Path) -> None:
+def test_the_check_of_a_files_folder_leaves_no_file(tmp_path: Path) -> None:
     assert node_facts.files_problem(str(tmp_path)) == ""
     assert os.listdir(tmp_path) == []  # noqa: PTH208
     (tmp_path / "file").touch()
     assert node_facts.files_problem(str(tmp_path / "file" / "below"))
 
 
-def test_databases_and_mlflow_behind_closed_ports(tmp_path: Path) -> None:
+def test_unreachable_databases_and_mlflow_are_found(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -123,19 +123,21 @@ def test_databases_and_mlflow_behind_closed_ports(tmp_path: Path) -> None:
     assert database_problem(f"sqlite:///{tmp_path / 'none.db'}") == ""
 
 
-def test_another_ray_than_the_clusters_is_one_line() -> None:
+def test_another_version_of_ray_than_the_clusters_is_one_line() -> None:
     ray_says = "Version mismatch: The cluster was started with:\n  Ray: 2.59.0\n  Python: 3.11.7"
     finding = no_cluster(RuntimeError(ray_says))
     assert len(str(finding).splitlines()) == 1
     assert "use the cluster's Ray" in finding.remedy
 
 
-def test_the_file_that_nobody_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cluster_file_that_is_not_filled_in_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     path = Path(__file__).parent.parent / "cluster.yaml"
     found = [str(finding) for finding in problems_before(ClusterFile.load(path)) if finding.wrong]
-    assert any("yours.files still is" in line for line in found)
-    assert any("yours.security_group still is" in line for line in found)
+    assert any("yours.files is still" in line for line in found)
+    assert any("yours.security_group is still" in line for line in found)
     assert any("there is no token" in line for line in found)
     older = tmp_path / "older.yaml"
     older.write_text(path.read_text().replace("ray:2.60.0", "ray:2.59.1"))
@@ -143,7 +145,7 @@ def test_the_file_that_nobody_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert sum("on the cluster; use the same on both" in line for line in found) == 2
 
 
-def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_runs_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a secret")
@@ -161,7 +163,7 @@ from ray.cluster_utils import Cluster
 from sabtune.provenance import software
 from sabtune.storage.store import Store
 
-with patch("ray._private.utils.write_ray_address"):  # other tests' searches are to find no cluster
+with patch("ray._private.utils.write_ray_address"):  # hidden from other tests' searches
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 try:
     nodes.add_node(num_cpus=1, num_gpus=1)
@@ -171,19 +173,19 @@ try:
 finally:
     nodes.shutdown()
 assert found.cluster
-assert [one.head for one in found.checkups] == [True, False]
-for one in found.checkups:
+assert [one.head for one in found.nodes] == [True, False]
+for one in found.nodes:
     assert one.unreachable == "", one
     assert one.versions == {name: software()[name] for name in one.versions}
     assert abs(one.offset) <= one.within + 0.5
     assert one.files == ""
-assert [one.declared for one in found.checkups] == [0, 1]
+assert [one.declared for one in found.nodes] == [0, 1]
 assert any("Ray gives out GPUs there: 1" in str(finding) for finding in found.findings)
 """
 
 
 @pytest.mark.slow
-def test_every_node_of_a_real_cluster_tells(tmp_path: Path) -> None:
+def test_doctor_has_facts_of_every_node_of_a_real_cluster(tmp_path: Path) -> None:
     token = {"RAY_AUTH_TOKEN": "of-a-test-that-starts-nodes-of-its-own"}
     done = subprocess.run(
         [sys.executable, "-c", TWO_NODES, str(tmp_path)],

@@ -1,4 +1,4 @@
-"""Both ways of drawing draw what they are given, whatever it is called, and nothing overlaps."""
+"""Test both renderers: they draw the given data, escape any label, and nothing overlaps."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ HOSTILE = "</script><b>$x_{$ & _label"
 
 
 def hostile() -> Figure:
-    line = Line(x=[1, 10, 100], y=[1.0, 2.0, 4.0], label=HOSTILE, colour="#000000",
+    line = Line(x=[1, 10, 100], y=[1.0, 2.0, 4.0], label=HOSTILE, color="#000000",
                 low=[0.5, None, 3.0], high=[1.5, None, 5.0], symbol="circle")  # fmt: skip
     axis = Axis(label=HOSTILE, log=True, ticks=[(1, HOSTILE), (100, "_b")])
-    points = Points(x=[1], y=[1], names=[HOSTILE], label="_hidden", colour="#000000")
+    points = Points(x=[1], y=[1], names=[HOSTILE], label="_hidden", color="#000000")
     panel = Panel(title=HOSTILE, x=axis, y=Axis(label="y"), marks=[line, points])
     return Figure(name="hostile", title=HOSTILE, caption="", panels=[panel])
 
 
-def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
+def test_labels_are_escaped_in_print_and_in_the_browser() -> None:
     assert still.draw(hostile(), "png").startswith(b"\x89PNG")
     assert still.draw(hostile(), "pdf").startswith(b"%PDF")
     assert live.draw(hostile()).count("</script>") == 1
@@ -43,7 +43,7 @@ def test_labels_stand_for_themselves_in_print_and_in_the_browser() -> None:
     assert "&lt;b&gt;" in live._figure(hostile()).data[1].name
 
 
-def test_the_browser_is_given_the_numbers_of_the_marks(found: ReportData) -> None:
+def test_the_browser_gets_the_numbers_of_the_marks(found: ReportData) -> None:
     figure = lengths.accuracy(found)
     drawn = live._figure(figure)
     ours = marks(figure.panels[0], Line)[0]
@@ -55,7 +55,7 @@ def test_the_browser_is_given_the_numbers_of_the_marks(found: ReportData) -> Non
     assert list(trace.error_y.array) == pytest.approx(up)
 
 
-def test_both_ways_draw_every_figure(
+def test_both_renderers_draw_every_figure(
     found: ReportData, many: ReportData, recalling: ReportData
 ) -> None:
     for data in (found, recalling):
@@ -81,7 +81,7 @@ def test_legends_stay_outside_and_panels_do_not_overlap(many: ReportData) -> Non
 
 
 def _overlapping(boxes: Sequence[tuple[float, ...]]) -> list[tuple[int, int]]:
-    """Pairs of boxes (x0, y0, x1, y1) that share more than a pixel."""
+    """Return the pairs of boxes (x0, y0, x1, y1) that overlap by more than a pixel."""
     return [
         (i, j)
         for i, a in enumerate(boxes)

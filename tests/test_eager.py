@@ -1,4 +1,4 @@
-"""The eager pass against the equations: values, every gradient, what it keeps for the way back."""
+"""Compare the eager pass with the equations: values, every gradient, memory for backward."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPARSITY = Sparsity(k_top=3, k_att=2, k_trunc=5)
 
 @pytest.fixture
 def _no_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left to the reference."""
+    """Fail if a call falls back to the reference."""
 
     def refused(*_: object, **__: object) -> None:
         pytest.fail("the equations were asked")
@@ -54,7 +54,7 @@ def _two_threads() -> Iterator[None]:
 
 
 def weights(H: int, rule: Rule, dtype: torch.dtype = torch.float64) -> Parameters:
-    """Under larger ones the released form's raw scores grow without bound, and rounding by them."""
+    """Return weights, smaller for the released form, whose unbounded scores amplify rounding."""
     return parameters(H, 4, dtype, scale=0.5 if rule.form == "released" else 2.0)
 
 
@@ -80,7 +80,7 @@ def test_in_float32(rule: Rule) -> None:
 
 @over_rules
 @pytest.mark.usefixtures("_two_threads")
-def test_same_bits_again(rule: Rule) -> None:
+def test_a_repeated_call_gives_the_same_bits(rule: Rule) -> None:
     x, p = noise(9, 40, 4, dtype=torch.float32), weights(64, rule, torch.float32)
     first = results(eager.sab, x, p, SPARSITY, rule=rule)
     again = results(eager.sab, x, p, SPARSITY, rule=rule)
@@ -106,8 +106,8 @@ def test_large_inputs_and_weights(rule: Rule) -> None:
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
-def test_what_is_not_finite_stays_so() -> None:
-    """A NaN must reach the gradient, where training sees it and leaves the update out."""
+def test_a_nan_in_the_input_reaches_the_gradients() -> None:
+    """A NaN must reach the gradient, because training then skips the update."""
     x, p = noise(2, 20, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     x[0, 7] = torch.nan
     found = results(eager.sab, x, p, SPARSITY)
@@ -116,7 +116,7 @@ def test_what_is_not_finite_stays_so() -> None:
 
 
 @over_rules
-def test_stretches_give_the_whole(rule: Rule) -> None:
+def test_segments_equal_the_whole_sequence(rule: Rule) -> None:
     x, p = noise(3, 60, 4, dtype=torch.float64), for_rule(weights(17, rule), rule)
     with torch.no_grad():
         truth = reference.sab(x, reference.initial_state(3, p), p, **SPARSITY, rule=rule)
@@ -145,8 +145,8 @@ def test_from_a_carried_state(k_top: int, rule: Rule) -> None:
 
 @over_rules
 @pytest.mark.parametrize("k_trunc", [0, 4])
-def test_gradients_of_a_state_run_on_through_the_next(k_trunc: int, rule: Rule) -> None:
-    """Two stretches from a state with a gradient: the second's goes through the first's state."""
+def test_gradients_pass_through_a_state_between_segments(k_trunc: int, rule: Rule) -> None:
+    """The gradient of the second segment passes through the state of the first one."""
     x, p = noise(3, 16, 4, dtype=torch.float64), for_rule(weights(7, rule), rule)
     p.weight_hh.requires_grad_()
     sparsity = Sparsity(k_top=2, k_att=2, k_trunc=k_trunc)
@@ -164,7 +164,7 @@ def test_gradients_of_a_state_run_on_through_the_next(k_trunc: int, rule: Rule) 
         assert (ours - truth).abs().max() < 1e-10 * truth.abs().max()
 
 
-def test_the_state_after_is_detached() -> None:
+def test_the_final_state_is_detached() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     state = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[2]
@@ -172,11 +172,12 @@ def test_the_state_after_is_detached() -> None:
 
 
 def only(chosen: Callable[[Tensor, Tensor, State], Tensor]) -> list[tuple[Tensor, ...]]:
-    """Both passes' gradients of a functional that `chosen` makes of what a call gives."""
+    """Return the gradients of `chosen`, a functional of a call's results, by both passes."""
     x, p = noise(3, 20, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     leaves = [getattr(p, name).requires_grad_() for name in NAMES]
     state = reference.initial_state(3, p)
-    state = replace(state, h=state.h.requires_grad_())  # so that the state after has one too
+    # With this, the final state has a gradient, too.
+    state = replace(state, h=state.h.requires_grad_())
     return [
         torch.autograd.grad(chosen(*sab(x, state, p, **SPARSITY)), leaves)
         for sab in (eager.sab, reference.sab)
@@ -192,12 +193,12 @@ def only(chosen: Callable[[Tensor, Tensor, State], Tensor]) -> list[tuple[Tensor
     ],
     ids=["hidden", "summary", "c"],
 )
-def test_gradients_of_one_output_alone(chosen: Callable[..., Tensor]) -> None:
+def test_gradients_of_one_output_only(chosen: Callable[..., Tensor]) -> None:
     for ours, truth in zip(*only(chosen), strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-12)
 
 
-def test_scores_that_are_all_tied_weigh_nothing() -> None:
+def test_tied_scores_give_zero_summaries() -> None:
     x = noise(3, 12, 4, dtype=torch.float64)
     p = replace(parameters(5, 4, torch.float64), w3=torch.zeros(5, dtype=torch.float64))
     for normalizer in ("sum", "softmax"):
@@ -209,10 +210,11 @@ def test_scores_that_are_all_tied_weigh_nothing() -> None:
 
 @pytest.mark.parametrize("scoring", get_args(Scoring))
 @pytest.mark.parametrize("k_top", range(2, 7))
-def test_memories_there_twice(k_top: int, scoring: Scoring) -> None:
-    """Scores tied in pairs, among those kept, at θ and below it: whichever of a pair is taken.
+def test_duplicate_memories(k_top: int, scoring: Scoring) -> None:
+    """Each memory occurs twice, so scores are tied in pairs above, at and below θ.
 
-    Tied but for rounding, so not under softmax, which leaps where a score passes θ.
+    The scores of a pair differ by rounding. The softmax normalizer is left out, because it is
+    discontinuous where a score passes θ.
     """
     rule = replace(PAPER, scoring=scoring)
     x, p = noise(2, 6, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
@@ -226,7 +228,7 @@ def test_memories_there_twice(k_top: int, scoring: Scoring) -> None:
 
 
 def kept(T: int, sab: Callable[..., Any] = eager.sab, **options: Any) -> int:
-    """The bytes saved for the way back from a call of T steps."""
+    """Return the bytes that a call of T steps saves for the backward pass."""
     x, p = noise(2, T, 4, dtype=torch.float32), parameters(64, 4, torch.float32)
     p.W1.requires_grad_()
     seen: dict[int, int] = {}
@@ -243,15 +245,15 @@ def kept(T: int, sab: Callable[..., Any] = eager.sab, **options: Any) -> int:
     return sum(seen.values())
 
 
-def test_what_is_kept_grows_with_the_steps_alone() -> None:
+def test_memory_for_the_backward_pass_is_linear_in_the_steps() -> None:
     short, middle, long = kept(100), kept(200), kept(400)
     assert long - middle == 2 * (middle - short)
-    # gates, c, h and s, a memory and its key: 9H a step and example; 4 scores with their rows
+    # Gates, c, h, s, a memory and its key: 9H per step and example; 4 scores with their rows.
     assert (long - middle) / 200 < 2 * 4 * (9 * 64 + 4 * 3 + 8)
     assert kept(200, reference.sab) > 10 * middle
 
 
-def test_differentiated_a_second_time() -> None:
+def test_a_second_backward_pass() -> None:
     x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
@@ -263,7 +265,7 @@ def test_differentiated_a_second_time() -> None:
         torch.autograd.grad(loss, p.W1)
 
 
-def test_weights_changed_before_the_way_back_are_noticed() -> None:
+def test_weights_modified_before_the_backward_pass_are_detected() -> None:
     x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
@@ -275,7 +277,9 @@ def test_weights_changed_before_the_way_back_are_noticed() -> None:
 
 @pytest.mark.usefixtures("_no_equations")
 @pytest.mark.parametrize("why", ["no numba", "released", "a state's gradient"])
-def test_serves_where_the_compiled_pass_cannot(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eager_pass_replaces_the_compiled_pass(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rule = replace(PAPER, form="released") if why == "released" else PAPER
     x, p = noise(2, 9, 4, dtype=torch.float32), for_rule(weights(5, rule, torch.float32), rule)
     state = reference.initial_state(2, p)
@@ -288,7 +292,7 @@ def test_serves_where_the_compiled_pass_cannot(why: str, monkeypatch: pytest.Mon
     torch.testing.assert_close(found[:2], eager.sab(x, state, p, **SPARSITY, rule=rule)[:2])
 
 
-def test_other_numbers_are_left_to_the_equations() -> None:
+def test_the_equations_compute_other_dtypes() -> None:
     x, p = noise(2, 9, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
     state = reference.initial_state(2, p)
     assert not eager.supports(x, state)

@@ -1,4 +1,4 @@
-"""Searches that are ended from outside: by signals, or because Ray's processes are killed."""
+"""Test searches that are ended by signals or by the death of Ray's processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "of-nobody-1", "AWS_SECRET_ACCESS_KEY": "secret-of-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, with a temporary folder whose name is short."""
+    """Return a home folder with an endless study and a temporary folder with a short name."""
     for name, value in (KEYS | {"HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "RAY_TMPDIR"):
@@ -37,7 +37,7 @@ def family(search: Driver) -> list[psutil.Process]:
 
 
 def named(search: Driver, name: str) -> psutil.Process:
-    """The process of Ray that has this name."""
+    """Return the search's Ray process with this name."""
     (found,) = [of for of in family(search) if of.name() == name]
     return found
 
@@ -55,7 +55,7 @@ def ray_folder(search: Driver) -> Path:
 
 
 def addresses(search: Driver) -> set[str]:
-    """Those at which the search and its processes listen."""
+    """Return the addresses on which the search and its processes listen."""
     every = [psutil.Process(search.process.pid), *family(search)]
     found = [c for of in every for c in of.net_connections("inet") if c.status == "LISTEN"]
     return {c.laddr.ip.removeprefix("::ffff:") for c in found}
@@ -70,7 +70,7 @@ def assert_holds_no_secret(folder: Path) -> None:
 
 
 def test_a_search_is_private_and_ends_cleanly_however_it_is_ended(place: Path) -> None:
-    """One after the other, each going on with the same study."""
+    """Each search resumes the study of the one before."""
     with driver("search", "endless.py", cwd=place) as search:
         search.until("#1 60/10000000 updates")
         folder, processes = ray_folder(search), family(search)
@@ -81,7 +81,7 @@ def test_a_search_is_private_and_ends_cleanly_however_it_is_ended(place: Path) -
         search.process.send_signal(signal.SIGTERM)
         assert search.end() == 143
         assert search.errors == ""
-        assert "Interrupted. Go on with:" in search.shown
+        assert "Interrupted. Resume with:" in search.shown
         assert_nothing_is_left(processes)
         assert not folder.exists()
     assert_holds_no_secret(place)
@@ -95,23 +95,23 @@ def test_a_search_is_private_and_ends_cleanly_however_it_is_ended(place: Path) -
 
     for name in ("raylet", "gcs_server"):
         with driver("search", "endless.py", cwd=place) as search:
-            search.until("#1 goes on at")
+            search.until("#1 resumes at")
             search.until("updates, ")
             processes = family(search)
             named(search, name).kill()
             assert search.end() == 2
             (line,) = search.errors.splitlines()
             assert f"{name} was killed" in line
-            assert "; go on with: " in line
+            assert "; resume with: " in line
             assert line.endswith(" -m sabtune search endless.py")
             assert_nothing_is_left(processes)
         assert [trial.state for trial in records(store, "endless")] == [TrialState.RUNNING] * 2
 
     with driver("search", "endless.py", cwd=place) as search:
-        search.until("#1 goes on at")
+        search.until("#1 resumes at")
         search.until("updates, ")
         processes = family(search)
-        os.killpg(search.process.pid, signal.SIGHUP)  # as a terminal that is closed
+        os.killpg(search.process.pid, signal.SIGHUP)  # as when a terminal is closed
         assert search.end() == 129
         assert search.errors == ""
         assert_nothing_is_left(processes)

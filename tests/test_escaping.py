@@ -1,4 +1,4 @@
-"""Names and reasons stand for themselves in a terminal, in tables and in a spreadsheet."""
+"""Test that names and reasons are escaped in terminals, tables and spreadsheets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = ["-0.5", "+3", "-1e-3", "-.5", "1=1", "a@b", "'=1", "", "k_top=5"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_no_cell_is_a_formula(text: str) -> None:
+def test_a_formula_is_escaped(text: str) -> None:
     (row,) = csv.DictReader(io.StringIO(csv_text([{"reason": text}], ["reason"]), newline=""))
     assert row["reason"] == f"'{text}".replace("\r", "\n")
     header = next(csv.reader(io.StringIO(csv_text([], [text]), newline="")))
@@ -29,7 +29,7 @@ def test_no_cell_is_a_formula(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_other_texts_stay(text: str) -> None:
+def test_other_texts_are_unchanged(text: str) -> None:
     assert spreadsheet(text) == text
 
 
@@ -42,8 +42,8 @@ ESCAPES = "a\x1b[31mred\x1b]0;title\x07\x9b2J\x08\u202egnp.exe\r[bold]x[/bold] :
 SHOWN = "a[31mred]0;title2Jgnp.exe[bold]x[/bold] :smile:"
 
 
-def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    console = screen.console_of_terminal()
+def test_control_sequences_are_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    console = screen.make_console()
     console.print(ESCAPES)
     console.print(ResultTable(title=ESCAPES, header=("a", "b"), body=((ESCAPES, "1"),)).rich())
     shown = capsys.readouterr().out
@@ -53,17 +53,17 @@ def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert _line(*[ESCAPES] * len(WIDTHS)).count(SHOWN) == len(WIDTHS)
 
 
-def test_colours_of_our_own_are_still_there(
+def test_own_colors_are_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    screen.console_of_terminal().print(Text("red\x1b[2J", style="red"))
+    screen.make_console().print(Text("red\x1b[2J", style="red"))
     assert capsys.readouterr().out == "\x1b[31mred[2J\x1b[0m\n"
 
 
-def test_a_mistake_does_not_either(
+def test_error_messages_have_no_control_sequences(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sabtune", "status", "x", "--store", f"{tmp_path}/\x1b[2J"])
@@ -72,7 +72,7 @@ def test_a_mistake_does_not_either(
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_table_of_markdown_has_its_columns_whatever_is_in_it() -> None:
+def test_a_markdown_table_keeps_its_columns() -> None:
     hostile = "a|b\r\n<script>alert(1)</script> [x](y) ![i](j) `c` *d* _e_ ~~f~~ &lt;b&gt; k_top"
     text = ResultTable(title=hostile, header=("a", "b"), body=((hostile, "1"),)).markdown()
     *_, row = text.splitlines()
@@ -84,5 +84,5 @@ def test_a_table_of_markdown_has_its_columns_whatever_is_in_it() -> None:
     assert "k_top" in cell
 
 
-def test_terminal_keeps_lines_and_letters() -> None:
+def test_lines_and_letters_are_kept() -> None:
     assert terminal("θ × é\n\tok") == "θ × é\n\tok"

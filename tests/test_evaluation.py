@@ -1,4 +1,4 @@
-"""The length ladder, against counting by hand."""
+"""Test measurements over the length ladder against counts by hand."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TASK = Copying.Config(length=5, symbols=3).build()
 
 
 def judge(chance: float) -> Task:
-    """A task with another level of chance."""
+    """Return a task with this chance level."""
     task = Copying.Config().build()
     task.chance = chance
     return task
 
 
 class Oracle(Model):
-    """Recalls right as long as at most `reach` steps went by, and says blank after."""
+    """A model that recalls correctly in the first `reach` steps and predicts blanks after them."""
 
     def __init__(self, reach: int):
         super().__init__()
@@ -74,22 +74,22 @@ def results(**accuracy: float) -> list[LengthResult]:
 def test_a_length_counts_every_scored_prediction() -> None:
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     assert measure(Oracle(10**6), TASK, 40, **kept).accuracy == 1.0  # type: ignore[arg-type]
-    # Of a sequence of 46 steps the last prediction is out of reach, one in three.
+    # The last of three predictions, at step 46, is out of reach.
     assert measure(Oracle(45), TASK, 40, **kept).accuracy == pytest.approx(2 / 3)  # type: ignore[arg-type]
 
 
-def test_a_result_knows_how_long_it_took_and_equals_one_that_took_longer() -> None:
+def test_a_result_has_its_time_which_equality_ignores() -> None:
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}
     one, other = (measure(Oracle(10**6), TASK, 40, **kept) for _ in range(2))  # type: ignore[arg-type]
     assert one.seconds is not None
     assert one.seconds > 0
     assert one == other
     old = {key: value for key, value in asdict(one).items() if key != "seconds"}
-    assert LengthResult(**old) == one  # as records from before have it
+    assert LengthResult(**old) == one  # like records of earlier versions
     assert LengthResult(**old).seconds is None
 
 
-def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_do_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SAB.Config(hidden=8, k_top=2, k_att=2).build(
         TASK.inputs, TASK.outputs, steps=11, generator=generator(0, Stream.INITIALISATION)
     )
@@ -104,19 +104,19 @@ def test_windows_and_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(double, "batch", batch)
     monkeypatch.setattr(evaluation, "BATCH_STEPS", 10**6)
     whole = measure(model, double, 50, sequences=12, seed=0, stream=Stream.TEST)
-    monkeypatch.setattr(evaluation, "WINDOW", 7)
+    monkeypatch.setattr(evaluation, "WINDOW_STEPS", 7)
     pieces = measure(model, double, 50, sequences=12, seed=0, stream=Stream.TEST)
     assert pieces.accuracy == whole.accuracy
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
-def test_what_is_held_at_once_is_bounded() -> None:
+def test_memory_at_once_is_bounded() -> None:
     model = Oracle(10)
     measure(model, TASK, 30_000, sequences=5, seed=0, stream=Stream.TEST)
-    assert 0 < model.largest <= evaluation.BATCH_STEPS / 30_000 * evaluation.WINDOW
+    assert 0 < model.largest <= evaluation.BATCH_STEPS / 30_000 * evaluation.WINDOW_STEPS
 
 
-def test_the_same_sequences_for_every_model_and_others_for_another_stream() -> None:
+def test_sequences_depend_on_the_stream_and_not_on_the_model() -> None:
     seen: dict[str, list[Tensor]] = {"a": [], "b": [], "c": []}
 
     class Spy(Oracle):
@@ -145,10 +145,10 @@ def test_the_length_score_averages_over_the_logarithm_of_length() -> None:
     assert length_score(results(l10=0.0, l20=1.0, l40=1.0, l80=1.0), judge(0.0)) == pytest.approx(
         1.0
     )
-    # From 20 to 40, an octave, the mean is 0.75; from 40 to 160, two octaves, it is 0.25.
+    # The mean is 0.75 over one octave (20 to 40) and 0.25 over two octaves (40 to 160).
     score = length_score(results(l10=1.0, l20=1.0, l40=0.5, l160=0.0), judge(0.0))
     assert score == pytest.approx((0.75 + 2 * 0.25) / 3)
-    # A rung more on the same line changes nothing.
+    # Another length on the same line changes nothing.
     middle = length_score(results(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), judge(0.0))
     plain = length_score(results(l10=1.0, l20=1.0, l40=1.0, l160=0.0), judge(0.0))
     assert middle == pytest.approx(plain)
@@ -172,7 +172,7 @@ def test_the_solve_length_ends_at_the_first_length_below() -> None:
     ("lengths", "message"),
     [((), "at least one length"), ((20, 10), "rising order"), ((0, 5), "at least 1")],
 )
-def test_a_ladder_rises(lengths: tuple[int, ...], message: str) -> None:
+def test_the_lengths_of_a_ladder_increase(lengths: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Ladder(lengths=lengths, select=(5,))
     with pytest.raises(ConfigError, match=message):
@@ -180,8 +180,10 @@ def test_a_ladder_rises(lengths: tuple[int, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize("carries", [False, True])
-def test_a_length_in_pieces_is_the_whole(carries: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paused between all batches, each time taken up again from plain values."""
+def test_a_measurement_with_pauses_gives_the_same_result(
+    carries: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measurement pauses after every batch and resumes from plain values."""
     task = Language.Config(length=5, text="pydoc").build() if carries else TASK
     model = SAB.Config(hidden=8, k_att=2).build(
         task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALISATION)
@@ -204,7 +206,7 @@ def test_a_length_in_pieces_is_the_whole(carries: bool, monkeypatch: pytest.Monk
     assert found.seconds > begun.seconds
 
 
-def test_what_was_measured_is_not_measured_again() -> None:
+def test_a_complete_measurement_is_not_repeated() -> None:
     oracle = Oracle(10**6)
     begun = Begun(done=10, tallies=(Tally(loss=1.0, steps=4, correct=1, scored=2),), seconds=2.0)
     kept = {"sequences": 10, "seed": 0, "stream": Stream.TEST}

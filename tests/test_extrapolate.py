@@ -1,4 +1,4 @@
-"""Kept models, measured at further lengths."""
+"""Test measuring stored models at further lengths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.reports import frozen
 
 
 def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
-    """A complete trial, and what a search would have recorded of it."""
+    """Return a complete trial, and its record in a study."""
     run = TrialRun(spec(confirms=confirms))
     *_, last = run
     run.save(directory)
@@ -40,7 +40,9 @@ def trained(directory: Path, *, confirms: bool) -> tuple[TrialRun, TrialRecord]:
 
 
 @pytest.mark.parametrize("confirms", [False, True])
-def test_a_kept_model_measures_as_its_trial_did_and_further(tmp_path: Path, confirms: bool) -> None:
+def test_a_stored_model_reproduces_its_results_and_extrapolates(
+    tmp_path: Path, confirms: bool
+) -> None:
     run, known = trained(tmp_path, confirms=confirms)
     found = [measured.result for measured in extrapolate(known, (4, 8, 50), 8)]
     assert found[:2] == known.test
@@ -55,13 +57,13 @@ def test_a_kept_model_measures_as_its_trial_did_and_further(tmp_path: Path, conf
     assert found[2:] == further
 
 
-def test_a_trial_that_was_not_tested_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_trial_is_refused(tmp_path: Path) -> None:
     _, known = trained(tmp_path, confirms=False)
     with pytest.raises(StoreError, match="trial 0 isn't complete"):
         next(extrapolate(dataclasses.replace(known, test=[]), (4,), 8))
 
 
-def test_the_command_prints_a_line_a_length(
+def test_the_command_prints_a_line_per_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sabtune(*arguments: object) -> tuple[int, str, str]:

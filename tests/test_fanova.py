@@ -1,4 +1,4 @@
-"""fANOVA against Optuna's own, and against variances that are known."""
+"""Compare fANOVA with Optuna's and with known variances."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def mixed(draw: np.random.Generator, k_top: int, rate: float, kind: object, **_:
 
 
 @pytest.mark.parametrize("count", [13, 60])
-def test_it_says_what_optunas_says(count: int) -> None:
+def test_importances_equal_optunas(count: int) -> None:
     drawn = study(count, mixed)
     ours, theirs = (
         optuna.importance.get_param_importances(
@@ -56,7 +56,7 @@ def test_it_says_what_optunas_says(count: int) -> None:
     assert ours["one"] == 0
 
 
-def test_of_a_score_that_does_not_vary_there_is_none() -> None:
+def test_a_constant_score_is_refused() -> None:
     with pytest.raises(RuntimeError, match="doesn't vary"):
         Fanova(trees=2, seed=0).evaluate(
             study(5, lambda *_, **__: 1.0), ["k_top"], target=lambda trial: trial.value or 0.0
@@ -64,8 +64,10 @@ def test_of_a_score_that_does_not_vary_there_is_none() -> None:
 
 
 def test_marginals_are_integrals_over_the_boxes() -> None:
-    """y = 4 where both a and b are in their upper halves, else 0: its mean is 1, its variance 3,
-    that of its mean along a alone 1."""
+    """y is 4 where both a and b are in their upper halves, and 0 elsewhere.
+
+    Its mean is 1 and its variance is 3; the mean of y given a has variance 1.
+    """
     low = np.array([[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]])
     high = np.array([[0.5, 1.0], [1.0, 0.5], [1.0, 1.0]])
     boxes = Boxes(low, high, np.array([0.0, 0.0, 4.0]))

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, broken off, gone on with, and refused."""
+"""Test downloads from a local server: complete, interrupted, resumed and refused."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from filelock import FileLock
 from sabtune import cli
 from sabtune.data import catalogue, place
 from sabtune.data.catalogue import DATA_SETS, DataSet, File
-from sabtune.data.fetch import PIECE, fetch, state
+from sabtune.data.fetch import CHUNK_BYTES, fetch, state
 from sabtune.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 2000
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves `files`; heeds Range if `ranges`; breaks off after `cut` bytes, `cuts` times."""
+    """Serve `files`; honor Range if `ranges`; break off after `cut` bytes, `cuts` times."""
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str | None]] = []
     ranges = True
     cuts = 0
-    cut = 2 * PIECE
-    declared: ClassVar[bool | int] = True  # whether, and how much, it says that it sends
+    cut = 2 * CHUNK_BYTES
+    declared: ClassVar[bool | int] = True  # whether it sends Content-Length, or a false value
     redirect = ""
     sent = 0
 
@@ -73,7 +73,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(content[start:])
 
     def pour(self, content: bytes) -> None:
-        """Sends the content again and again, until nobody reads it or it has come to 64 MiB."""
+        """Repeat the content until the client closes the connection or 64 MiB are sent."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             while type(self).sent < 1 << 26:
@@ -86,7 +86,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
-    """A server with one file, which the data set "tiny" is made of."""
+    """Yield a server with one file, which is the data set "tiny"."""
 
     class Fresh(Server):
         files: ClassVar[dict[str, bytes]] = {"tiny.bin": CONTENT}
@@ -111,15 +111,13 @@ def tiny(*urls: str) -> DataSet:
 
 
 class Seen(list[tuple[str, int, int]]):
-    """Keeps what it is told of a download."""
+    """A progress callback that records its calls."""
 
     def __call__(self, *told: object) -> None:
         self.append(told)  # type: ignore[arg-type]
 
 
-def test_a_file_arrives_whole_and_is_not_fetched_again(
-    server: type[Server], tmp_path: Path
-) -> None:
+def test_a_file_is_downloaded_once(server: type[Server], tmp_path: Path) -> None:
     seen = Seen()
     (path,) = fetch("tiny", tmp_path, seen)
     assert path == tmp_path / "tiny" / "tiny.bin"
@@ -131,17 +129,15 @@ def test_a_file_arrives_whole_and_is_not_fetched_again(
     assert {p.name for p in path.parent.iterdir()} == {"tiny.bin", ".lock"}
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_stood(
-    server: type[Server], tmp_path: Path
-) -> None:
+def test_an_interrupted_download_resumes(server: type[Server], tmp_path: Path) -> None:
     server.cuts = 2
     (path,) = fetch("tiny", tmp_path, Seen())
     assert path.read_bytes() == CONTENT
-    assert server.asked == [None, f"bytes={2 * PIECE}-", f"bytes={4 * PIECE}-"]
+    assert server.asked == [None, f"bytes={2 * CHUNK_BYTES}-", f"bytes={4 * CHUNK_BYTES}-"]
 
 
-def test_so_does_one_of_an_earlier_day(server: type[Server], tmp_path: Path) -> None:
-    server.cuts, server.cut = 3, PIECE
+def test_a_partial_download_of_an_earlier_run_resumes(server: type[Server], tmp_path: Path) -> None:
+    server.cuts, server.cut = 3, CHUNK_BYTES
     with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded") as raised:
         fetch("tiny", tmp_path, Seen())
     assert "\n" not in str(raised.value)
@@ -149,12 +145,12 @@ def test_so_does_one_of_an_earlier_day(server: type[Server], tmp_path: Path) -> 
     seen = Seen()
     (path,) = fetch("tiny", tmp_path, seen)
     assert path.read_bytes() == CONTENT
-    assert server.asked[-1] == f"bytes={3 * PIECE}-"
-    assert min(done for _, done, _ in seen) > 3 * PIECE
+    assert server.asked[-1] == f"bytes={3 * CHUNK_BYTES}-"
+    assert min(done for _, done, _ in seen) > 3 * CHUNK_BYTES
 
 
 @pytest.mark.parametrize("part", [CONTENT, CONTENT + b"more", b"another file's"])
-def test_a_part_that_is_whole_or_of_another_file_does_no_harm(
+def test_an_invalid_partial_download_is_replaced(
     server: type[Server], tmp_path: Path, part: bytes
 ) -> None:
     (tmp_path / "tiny").mkdir()
@@ -164,13 +160,15 @@ def test_a_part_that_is_whole_or_of_another_file_does_no_harm(
     assert not (tmp_path / "tiny" / "tiny.bin.part").exists()
 
 
-def test_a_server_without_ranges_sends_it_all_again(server: type[Server], tmp_path: Path) -> None:
+def test_a_server_without_ranges_restarts_the_download(
+    server: type[Server], tmp_path: Path
+) -> None:
     server.cuts, server.ranges = 1, False
     (path,) = fetch("tiny", tmp_path, Seen())
     assert path.read_bytes() == CONTENT
 
 
-def test_another_content_is_never_kept(server: type[Server], tmp_path: Path) -> None:
+def test_wrong_content_is_not_kept(server: type[Server], tmp_path: Path) -> None:
     server.files["tiny.bin"] = CONTENT[:-1] + b"!"
     with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded .*hash"):
         fetch("tiny", tmp_path, Seen())
@@ -178,7 +176,7 @@ def test_another_content_is_never_kept(server: type[Server], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("declared", [False, len(CONTENT) + 1, 10**18])
-def test_no_more_is_taken_than_the_file_has(
+def test_a_download_stops_at_the_size_of_the_file(
     server: type[Server], tmp_path: Path, declared: bool | int
 ) -> None:
     server.declared = declared
@@ -188,7 +186,7 @@ def test_no_more_is_taken_than_the_file_has(
     assert server.sent < 1 << 26
 
 
-def test_a_redirect_is_followed_within_the_web_alone(
+def test_only_http_redirects_are_followed(
     server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (url,) = DATA_SETS["tiny"].files[0].urls
@@ -230,7 +228,7 @@ def test_a_damaged_file_is_fetched_again(server: type[Server], tmp_path: Path) -
     assert state(path, file) == "there"
 
 
-def test_the_next_address_is_tried(
+def test_the_next_url_is_tried(
     server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (good,) = DATA_SETS["tiny"].files[0].urls
@@ -239,7 +237,7 @@ def test_the_next_address_is_tried(
     assert path.read_bytes() == CONTENT
 
 
-def test_two_do_not_fetch_at_once(server: type[Server], tmp_path: Path) -> None:
+def test_two_downloads_of_a_data_set_do_not_overlap(server: type[Server], tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     with (
         FileLock(tmp_path / "tiny" / ".lock"),
@@ -253,12 +251,12 @@ def test_a_folder_that_cannot_be_written_is_named(server: type[Server]) -> None:
         fetch("tiny", Path("/proc/data"), Seen())
 
 
-def test_an_unknown_name_is_told_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_data_set_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the data set is 'minst': give one of mnist, cifar10"):
         fetch("minst", tmp_path, Seen())
 
 
-def test_the_commands(
+def test_the_data_commands(
     server: type[Server],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,7 +280,7 @@ def test_the_commands(
 
     assert row("tiny")[-1] == "no"
     told = run("fetch", "tiny", "--data-dir", tmp_path)
-    assert told.split() == f"tiny: 1 file, whole, in {tmp_path / 'tiny'}".split()
+    assert told.split() == f"tiny: 1 file, complete, in {tmp_path / 'tiny'}".split()
     assert row("tiny")[-1] == "yes"
     (tmp_path / "tiny" / "tiny.bin").write_bytes(b"")
     assert row("tiny")[-1] == "damaged: fetch it again"
@@ -293,7 +291,7 @@ def test_the_commands(
     assert told.count("\n") == 1
 
 
-def test_what_the_catalogue_names_is_what_the_readers_open() -> None:
+def test_the_catalogue_names_the_files_that_readers_open() -> None:
     names = {name: [file.name for file in known.files] for name, known in DATA_SETS.items()}
     assert names["cifar10"] == ["cifar-10-binary.tar.gz"]
     assert set(names["mnist"]) == {

@@ -1,4 +1,4 @@
-"""What the figures show, as data."""
+"""Test the data that figures show."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytest_plugins = ("tests.report_data",)
 def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     fresh, search = lengths.accuracy(found).panels
     ours = marks(fresh, Line)[0]
-    assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods side by side
+    assert ours.x == pytest.approx(LENGTHS, rel=0.05)  # methods are drawn side by side
     assert list(ours.names) == ["length 100", "length 200", "length 400", "length 2,000"]
     scores = BASELINES["ours"][1]
     measured = np.array([[result.accuracy for result in results(score or 0)] for score in scores])
@@ -73,7 +73,7 @@ def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None
     assert best.y == list(spread_.high)
 
 
-def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
+def test_loss_is_drawn_for_tasks_with_a_loss_unit(
     found: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lengths.loss(found) is None
@@ -85,11 +85,12 @@ def test_loss_is_drawn_of_tasks_that_have_a_unit_of_their_own(
     assert best.y == [result.loss for result in found.best.test]
 
 
-def test_cost_is_what_was_recorded_and_nothing_else(found: ReportData, store: Store) -> None:
+def test_cost_is_drawn_only_if_it_was_recorded(found: ReportData, store: Store) -> None:
     figure = lengths.cost(found)
     assert figure is not None
     best = marks(figure.panels[0], Line)[-1]
-    assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])  # ms: 10 µs a step
+    # In ms, at 10 µs per step.
+    assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])
     study = optuna.create_study(study_name="old", direction="maximize")
     trial = frozen(0, SAB.Config(hidden=8), 0.5, TrialState.COMPLETE)
     for result in trial.user_attrs[record.RESULT][record.TEST]:
@@ -98,7 +99,7 @@ def test_cost_is_what_was_recorded_and_nothing_else(found: ReportData, store: St
     assert lengths.cost(gather(study, store)) is None
 
 
-def test_trials_are_told_apart_by_how_they_ended(found: ReportData) -> None:
+def test_trials_look_different_by_state(found: ReportData) -> None:
     figure = space.scores(found)
     assert figure is not None
     k_top = figure.panels[0]
@@ -115,14 +116,14 @@ def test_trials_are_told_apart_by_how_they_ended(found: ReportData) -> None:
         if label != "failed":
             assert list(points.y) == [trial.score for trial in own]
         else:
-            assert set(points.y) == {space.BELOW}
+            assert set(points.y) == {space.FAILED_SCORE}
         values = [trial.params["k_top"] for trial in own]
         assert all(abs(x - k) < 0.5 for x, k in zip(points.x, values, strict=True))
-        looks.add((points.colour, points.symbol))
+        looks.add((points.color, points.symbol))
     assert len(looks) == 3
 
 
-def test_a_trial_that_breaks_a_constraint_is_no_complete_one(store: Store) -> None:
+def test_infeasible_trials_have_their_own_mark(store: Store) -> None:
     study = searched(store, "bound", 6, in_memory=True)
     trial = study.ask()
     trial.set_user_attr(record.SPEC, study.trials[0].user_attrs[record.SPEC])
@@ -135,15 +136,15 @@ def test_a_trial_that_breaks_a_constraint_is_no_complete_one(store: Store) -> No
     assert list(points.y) == [0.99]
 
 
-def test_fields_are_what_differs_whatever_the_space_calls_it(found: ReportData) -> None:
+def test_fields_are_the_values_that_differ(found: ReportData) -> None:
     names = [field.name for field in fields(found, found.ended)]
-    assert names == ["k_top", "k_att", "schedule", "learning_rate"]  # all the others are equal
+    assert names == ["k_top", "k_att", "schedule", "learning_rate"]  # all other fields are constant
     rate = next(field for field in fields(found, found.ended) if field.name == "learning_rate")
     assert rate.log
     assert rate.values == {t.number: t.params["learning_rate"] for t in found.ended}
 
 
-def test_all_memories_and_no_truncation_have_a_place(store: Store) -> None:
+def test_all_memories_and_no_truncation_have_numeric_values(store: Store) -> None:
     study = optuna.create_study(study_name="bounds", direction="maximize")
     for number, (k_top, k_trunc) in enumerate(((ALL, 5), (5, 0), (7, 9))):
         model = SAB.Config(hidden=8, k_top=k_top, k_att=10, k_trunc=k_trunc)
@@ -157,7 +158,7 @@ def test_all_memories_and_no_truncation_have_a_place(store: Store) -> None:
     assert "number of memories of a training sequence" in figure.caption
 
 
-def test_ticks_are_round_and_whole_where_values_are() -> None:
+def test_ticks_are_round_and_integers_for_integers() -> None:
     assert Field("k_att", {i: i for i in range(1, 11)}).ticks == [2, 4, 6, 8, 10]
     assert Field("k", {0: 3, 1: 9}).ticks == [3, 9]
     rates = Field("learning_rate", {i: 5e-4 * 1.2**i for i in range(12)})
@@ -165,19 +166,21 @@ def test_ticks_are_round_and_whole_where_values_are() -> None:
 
 
 def beyond_chance(figure: Figure) -> list[dict[str, float]]:
-    """By panel: the parameters whose importance exceeds what chance gave them."""
+    """Return, by panel, the parameters whose importance exceeds that by chance."""
     found = []
     for panel in figure.panels:
         (chance,) = marks(panel, Points)
         bars = {at: x for of in marks(panel, Bars) for at, x in zip(of.at, of.heights, strict=True)}
         names = [name for _, name in panel.y.ticks]
         found.append({names[int(i)]: x for i, x in sorted(bars.items()) if x > chance.x[int(i)]})
-        blue = [names[int(at)] for of in marks(panel, Bars) if of.colour == BLUE for at in of.at]
+        blue = [names[int(at)] for of in marks(panel, Bars) if of.color == BLUE for at in of.at]
         assert sorted(blue) == sorted(found[-1])
     return found
 
 
-def test_importances_name_their_estimators_and_want_trials(found: ReportData, store: Store) -> None:
+def test_importances_name_their_estimators_and_need_enough_trials(
+    found: ReportData, store: Store
+) -> None:
     figure = importance.importance(found)
     assert figure is not None
     assert "fANOVA and PED-ANOVA" in figure.title
@@ -189,7 +192,8 @@ def test_importances_name_their_estimators_and_want_trials(found: ReportData, st
         by_name = {name: heights[i] for i, name in panel.y.ticks}
         assert by_name.keys() == {"k_top", "k_att", "schedule", "learning_rate"}
         assert sum(by_name.values()) == pytest.approx(1)
-        assert max(by_name, key=lambda name: by_name[name]) == "k_att"  # it alone decides
+        # Only k_att affects the score.
+        assert max(by_name, key=lambda name: by_name[name]) == "k_att"
     assert {name for panel in beyond_chance(figure) for name in panel} == {"k_att"}
     tried = [trial for trial in found.ended if trial.state != TrialState.FAIL]
     assert any(trial.state == TrialState.PRUNED for trial in tried)
@@ -199,7 +203,7 @@ def test_importances_name_their_estimators_and_want_trials(found: ReportData, st
 
 
 def drawn_at_random(store: Store, seed: int, decided_by: str | None) -> Figure:
-    """The importances of 30 configurations whose score one parameter, or none, decides."""
+    """Return the importances for 30 configurations whose score depends on one parameter or none."""
     random = np.random.default_rng(seed)
     study = optuna.create_study(direction="maximize")
     for number in range(30):
@@ -213,17 +217,17 @@ def drawn_at_random(store: Store, seed: int, decided_by: str | None) -> Figure:
 
 
 @pytest.mark.parametrize("name", ["k_top", "k_att"])
-def test_what_decides_is_more_than_chance(store: Store, name: str) -> None:
+def test_a_parameter_that_matters_exceeds_chance(store: Store, name: str) -> None:
     figure = drawn_at_random(store, 0, decided_by=name)
     assert [list(names) for names in beyond_chance(figure)] == [[name], [name]]
 
 
-def test_what_depends_on_nothing_is_hardly_ever_more_than_chance(store: Store) -> None:
+def test_parameters_that_do_not_matter_rarely_exceed_chance(store: Store) -> None:
     figures = [drawn_at_random(store, seed, decided_by=None) for seed in range(5)]
     assert sum(len(names) for figure in figures for names in beyond_chance(figure)) <= 4  # of 20
 
 
-def test_seeds_of_a_configuration_are_one_draw_of_the_space(store: Store) -> None:
+def test_seeds_of_a_configuration_count_as_one_sample(store: Store) -> None:
     study = optuna.create_study(direction="maximize")
     for number in range(24):
         k_top = number % 12 + 2
@@ -240,7 +244,7 @@ def test_seeds_of_a_configuration_are_one_draw_of_the_space(store: Store) -> Non
 
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
-    """k_top makes the best, k_att the worst: PED-ANOVA looks at the best alone."""
+    """k_top decides the best and k_att the worst scores; PED-ANOVA considers only the best."""
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
     study = optuna.create_study(study_name="ends", directions=directions[:objectives])
     for number in range(100):
@@ -259,7 +263,7 @@ def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
     assert beyond_chance(figure)[1]["k_top"] > 0.9
 
 
-def test_the_pareto_front_is_what_no_other_trial_beats(store: Store) -> None:
+def test_the_pareto_front_has_the_nondominated_trials(store: Store) -> None:
     objectives = ("score", "seconds_per_update")
     two = searched(store, "two", 30, objectives=objectives, in_memory=True)
     figure = space.pareto(gather(two, store))
@@ -273,10 +277,10 @@ def test_the_pareto_front_is_what_no_other_trial_beats(store: Store) -> None:
         if not any((s > score and t <= seconds) or (s >= score and t < seconds) for s, t in values)
     ]
     assert sorted(zip(line.y, line.x, strict=True)) == sorted(front)
-    assert figure.panels[0].x.label == "s an update"
+    assert figure.panels[0].x.label == "s per update"
 
 
-def test_one_objective_has_no_front(found: ReportData) -> None:
+def test_a_single_objective_has_no_pareto_front(found: ReportData) -> None:
     assert space.pareto(found) is None
 
 
@@ -301,7 +305,7 @@ def test_parallel_coordinates_run_from_0_to_1_and_end_at_the_score(found: Report
     assert start.ticks
 
 
-def test_schedules_are_the_k_top_that_training_has_in_force(found: ReportData) -> None:
+def test_schedules_show_the_k_top_in_force(found: ReportData) -> None:
     figure = training.schedules(found)
     assert figure is not None
     for label, state in (("complete", TrialState.COMPLETE), ("failed", TrialState.FAIL)):
@@ -317,10 +321,10 @@ def test_schedules_are_the_k_top_that_training_has_in_force(found: ReportData) -
     assert curve.value == found.best.score
 
 
-def test_learning_curves_are_the_reports(found: ReportData) -> None:
+def test_learning_curves_have_a_point_per_report(found: ReportData) -> None:
     figure = training.learning(found)
     assert figure is not None
-    (score,) = figure.panels  # nothing is on disk of these trials, so no loss
+    (score,) = figure.panels  # these trials have no files, so there is no loss
     best = named(score, f"the best, #{found.best.number}")
     assert isinstance(best, Curves)
     (curve,) = best.curves
@@ -329,24 +333,25 @@ def test_learning_curves_are_the_reports(found: ReportData) -> None:
     assert "n = 40 trials" in figure.caption
 
 
-def test_500_trials_are_thinned_and_the_captions_say_so(many: ReportData) -> None:
+def test_500_trials_are_thinned_with_a_note_in_the_captions(many: ReportData) -> None:
     figure, curves = parallel.parallel(many), training.learning(many)
     schedules, accuracy = training.schedules(many), lengths.accuracy(many)
     assert figure is not None
     assert curves is not None
     assert schedules is not None
-    assert len(figure.values) == parallel.LINES
-    assert f"{parallel.LINES} of " in figure.caption
-    assert f"{training.CURVES} of 500 trials" in curves.caption
-    assert f"{training.SHAPES} of 500 trials" in schedules.caption
+    assert len(figure.values) == parallel.MAX_LINES
+    assert f"{parallel.MAX_LINES} of " in figure.caption
+    assert f"{training.MAX_CURVES} of 500 trials" in curves.caption
+    assert f"{training.MAX_SCHEDULES} of 500 trials" in schedules.caption
     shown = sum(len(mark.curves) for mark in marks(curves.panels[0], Curves))
-    assert shown == training.CURVES
+    assert shown == training.MAX_CURVES
     assert any("the best" in mark.label for mark in marks(curves.panels[0], Curves))
-    assert len(marks(accuracy.panels[0], Curves)[0].curves) == lengths.MOST
-    assert f"{lengths.MOST} of " in accuracy.caption
+    assert len(marks(accuracy.panels[0], Curves)[0].curves) == lengths.MAX_CURVES
+    assert f"{lengths.MAX_CURVES} of " in accuracy.caption
     scores = space.scores(many)
     assert scores is not None
-    assert sum(len(mark.x) for mark in marks(scores.panels[0], Points)) == 500  # all of them
+    # This panel is not thinned.
+    assert sum(len(mark.x) for mark in marks(scores.panels[0], Points)) == 500
 
 
 def test_thinning_keeps_both_ends() -> None:

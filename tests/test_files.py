@@ -1,4 +1,4 @@
-"""Folders on this machine and in an object store; what is asked of both, and what goes wrong."""
+"""Test folders on this machine and in an object store, including failures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.objects import BUCKET, SECRET, Objects, objects
 
 @pytest.fixture(params=["here", "s3"])
 def place(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> Folder:
-    """An empty folder of either kind, for this test alone."""
+    """Return an empty folder of either kind."""
     if request.param == "s3":
         return Folder.at(f"s3://{BUCKET}/{request.node.name}")
     return Folder.at(tmp_path / "files")
 
 
-def test_what_is_written_is_there_until_it_is_taken_away(place: Folder) -> None:
+def test_files_are_written_read_and_deleted(place: Folder) -> None:
     inner = place / "a" / "b"
     assert place.names() == inner.names() == []
     assert inner.read("one") is None
@@ -41,13 +41,13 @@ def test_what_is_written_is_there_until_it_is_taken_away(place: Folder) -> None:
     assert inner.names() == []
 
 
-def test_a_file_may_come_from_the_disk(place: Folder, tmp_path: Path) -> None:
+def test_a_file_can_be_written_from_a_path(place: Folder, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(3_000_000))
     place.write("large", tmp_path / "large")
     assert place.read("large") == bytes(3_000_000)
 
 
-def test_a_copy_on_this_machine_goes_when_it_is_done_with(place: Folder) -> None:
+def test_a_local_copy_is_removed_after_use(place: Folder) -> None:
     for name in ("one", "two"):
         place.write(name, name.encode())
     with place.here(("one", "three")) as some, place.here() as whole:
@@ -58,12 +58,12 @@ def test_a_copy_on_this_machine_goes_when_it_is_done_with(place: Folder) -> None
     assert place.names() == ["one", "two"]
 
 
-def test_a_place_that_takes_all_is_left_as_it_was(place: Folder) -> None:
+def test_the_check_of_a_folder_leaves_no_file(place: Folder) -> None:
     place.check()
     assert place.names() == []
 
 
-def test_options_go_along_and_are_kept_from_mlflow(s3: Objects) -> None:
+def test_options_of_an_address_are_used_but_not_in_the_uri(s3: Objects) -> None:
     there = s3.url.removeprefix("http://")
     place = Folder.at(f"s3://{BUCKET}/options?endpoint_override={there}&scheme=http") / "in"
     place.write("one", b"1")
@@ -78,7 +78,7 @@ def test_workers_get_the_address_and_no_credentials(s3: Objects) -> None:
     assert s3.url.removeprefix("http://").encode() in pickle.dumps(system)
 
 
-def test_folders_are_named_as_people_name_them(tmp_path: Path, monkeypatch: object) -> None:
+def test_folders_have_addresses_of_every_form(tmp_path: Path, monkeypatch: object) -> None:
     assert Folder.at("files").path == Path.cwd() / "files"
     assert Folder.at("file:///files/all").path == Path("/files/all")
     assert Folder.at("~/files").path == Path.home() / "files"
@@ -88,16 +88,16 @@ def test_folders_are_named_as_people_name_them(tmp_path: Path, monkeypatch: obje
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("ftp://host/files", "'ftp://host/files' is none that is known: give a folder"),
-        ("s3:///files", "is none that is known"),
+        ("ftp://host/files", "'ftp://host/files' isn't supported: give a folder"),
+        ("s3:///files", "isn't supported"),
         (
             "s3://anna:s3cr3t@bucket/files",
             "'s3://anna:\\*\\*\\*@bucket/files' holds credentials: leave",
         ),
-        ("s3://bucket/files?access=s3cr3t", "has the option 'access': behind the \\? there may be"),
+        ("s3://bucket/files?access=s3cr3t", "has the unknown option 'access': after the \\?, give"),
     ],
 )
-def test_an_address_that_is_none_is_named_with_what_would_be(address: str, words: str) -> None:
+def test_an_invalid_address_is_named_with_a_remedy(address: str, words: str) -> None:
     with pytest.raises(StoreError, match=words) as raised:
         Store.at("store", address)
     assert "s3cr3t" not in str(raised.value)
@@ -106,15 +106,15 @@ def test_an_address_that_is_none_is_named_with_what_would_be(address: str, words
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("s3://nowhere/files", "there is no such bucket; make it, or correct --files"),
+        ("s3://nowhere/files", "there is no such bucket; create it, or correct --files"),
         (
             f"s3://{BUCKET}/files?endpoint_override=127.0.0.1:9&scheme=http",
-            "nothing answers there; see that the network is up, and AWS_ENDPOINT_URL",
+            "nothing answers there; check that the network is up, and that AWS_ENDPOINT_URL",
         ),
         ("/proc/files", "give another folder with --files"),
     ],
 )
-def test_a_place_that_takes_nothing_is_one_line_before_anything_starts(
+def test_an_unusable_folder_is_one_line_before_anything_starts(
     s3: Objects, address: str, words: str, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "nowhere", ["plain"])
@@ -127,12 +127,12 @@ def test_a_place_that_takes_nothing_is_one_line_before_anything_starts(
     assert not (tmp_path / "sabtune-store" / "optuna.db").exists()
 
 
-def test_without_permission_it_is_one_line_too(
+def test_a_folder_without_permission_is_one_line(
     s3: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with objects(tmp_path, {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}) as closed:
         monkeypatch.setenv("AWS_ENDPOINT_URL", closed.url)
         _system.cache_clear()
-        with pytest.raises(StoreError, match="access is denied; see that the machine's profile"):
+        with pytest.raises(StoreError, match="access is denied; check that the machine's profile"):
             Folder.at(f"s3://{BUCKET}/files").check()
     _system.cache_clear()

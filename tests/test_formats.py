@@ -1,5 +1,4 @@
-"""A store that a newer sabtune, or another Optuna or MLflow, has written: one line, and it stays as
-it is."""
+"""Test that a store of a newer sabtune, or another Optuna or MLflow, is refused and unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ COMMANDS: dict[str, Callable[[Store], object]] = {
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """With a study in it."""
+    """Return a store with a study in it."""
     store = Store(tmp_path).made()
     open_or_create(load(learnable(tmp_path)), store)
     return store
@@ -62,17 +61,18 @@ def refused(store: Store, database: str, command: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_newer_sabtunes_store_is_left_alone(store: Store, command: str) -> None:
+def test_a_store_of_a_newer_sabtune_is_refused(store: Store, command: str) -> None:
     newer = optuna.create_study(study_name="newer", storage=store.optuna_url)
     newer.set_user_attr(record.FORMAT, record.STORE_FORMAT + 1)
     line = refused(store, "optuna.db", command)
     assert line == (
-        f"{store.root} was written by a newer sabtune (format {record.STORE_FORMAT + 1}, and this "
-        f"one knows {record.STORE_FORMAT}): update sabtune, or give another --store"
+        f"{store.root} was written by a newer sabtune (format {record.STORE_FORMAT + 1}; this "
+        f"version reads up to format {record.STORE_FORMAT}): update sabtune, or give another "
+        "--store"
     )
 
 
-def test_a_study_says_its_format(store: Store) -> None:
+def test_a_study_has_its_format(store: Store) -> None:
     study = record.open_study(store, "learnable")
     assert study.user_attrs[record.FORMAT] == record.STORE_FORMAT
 
@@ -85,7 +85,7 @@ def test_a_study_says_its_format(store: Store) -> None:
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_another_optunas_store_is_left_alone(
+def test_a_store_of_another_optuna_is_refused(
     store: Store, command: str, revision: str, whose: str, remedy: str
 ) -> None:
     execute(store.root / "optuna.db", f"UPDATE alembic_version SET version_num = '{revision}'")
@@ -93,12 +93,12 @@ def test_another_optunas_store_is_left_alone(
     assert f"was made by {whose} Optuna than {optuna.__version__}: {remedy}" in line
 
 
-def test_another_mlflows_store_is_left_alone_and_no_search_begins(
+def test_a_store_of_another_mlflow_is_refused_and_no_search_starts(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     made = tmp_path_factory.mktemp("made") / "mlflow.db"
     MlflowClient(f"sqlite:///{made}").search_experiments()
-    shutil.copy(made, store.root)  # under a name that this process hasn't opened yet
+    shutil.copy(made, store.root)  # this process hasn't opened this path yet
     execute(store.root / "mlflow.db", "UPDATE alembic_version SET version_num = 'f00000000000'")
     study = record.open_study(store, "learnable", write=True)
     commands: dict[str, Callable[[Store], object]] = {
@@ -115,7 +115,7 @@ def test_another_mlflows_store_is_left_alone_and_no_search_begins(
     assert record.records(study) == []
 
 
-def test_a_study_that_is_not_there_is_told_those_that_are(store: Store, tmp_path: Path) -> None:
+def test_a_missing_study_lists_the_existing_ones(store: Store, tmp_path: Path) -> None:
     def told(name: str) -> str:
         with pytest.raises(StoreError) as raised:
             record.open_study(store, name)
@@ -131,4 +131,7 @@ def test_a_study_that_is_not_there_is_told_those_that_are(store: Store, tmp_path
     optuna.delete_study(study_name="learnable", storage=store.optuna_url)
     for number in range(25):
         optuna.delete_study(study_name=f"z{number:02}", storage=store.optuna_url)
-    assert told("x") == f"{tmp_path} has no study 'x': it has none yet, search one first"
+    assert (
+        told("x")
+        == f"{tmp_path} has no study 'x': it has no studies yet; run `sabtune search` first"
+    )

@@ -1,4 +1,4 @@
-"""Commands and options of earlier versions still work, and name their replacements."""
+"""Test that commands and options of earlier versions work and name their replacements."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_help_shows_former_names() -> None:
     assert "--rival" not in CliRunner().invoke(app, ["search", "--help"]).output
 
 
-def test_a_study_file_may_call_its_baselines_rivals(tmp_path: Path) -> None:
+def test_a_study_file_can_define_rivals(tmp_path: Path) -> None:
     path = learnable(tmp_path)
     path.write_text(path.read_text() + "\n\nRIVALS = {'same': space}\n")
     assert load(path, "same").study.name == f"{load(path).study.name}.same"

@@ -1,4 +1,4 @@
-"""Study files of version 0.1 import modules by the names that they had then."""
+"""Test that study files of version 0.1 can import modules by their former names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEFORE = {
 
 
 def of_version_0_1(directory: Path) -> Path:
-    """Write a study file as it was for version 0.1."""
+    """Write a study file for version 0.1."""
     path = learnable(directory)
     text = path.read_text()
     for now, before in BEFORE.items():
@@ -27,20 +27,20 @@ def of_version_0_1(directory: Path) -> Path:
     return path
 
 
-def test_it_is_the_same_study(tmp_path: Path) -> None:
+def test_a_study_file_of_version_0_1_is_the_same_study(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("before", "now")]
     for folder in folders:
         folder.mkdir()
     assert load(of_version_0_1(folders[0])).study == load(learnable(folders[1])).study
 
 
-def test_the_new_names_are_told(tmp_path: Path) -> None:
+def test_former_names_print_their_replacements(tmp_path: Path) -> None:
     lines = list(cautions(load(of_version_0_1(tmp_path))))
     for now, before in BEFORE.items():
-        assert f"learnable.py imports {before}, which is {now} now" in lines
+        assert f"learnable.py uses {before}, which is now {now}" in lines
 
 
-def test_every_former_name_is_the_module() -> None:
+def test_every_former_name_imports_the_module() -> None:
     code = (
         "from importlib import import_module\n"
         "from sabtune.study import former_names\n"
@@ -52,7 +52,7 @@ def test_every_former_name_is_the_module() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_name_that_never_was_is_missing() -> None:
+def test_an_unknown_name_is_missing() -> None:
     code = (
         "from sabtune.study import former_names; former_names.accept()\n"
         "try: import sabtune.search.nothing\n"

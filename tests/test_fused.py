@@ -1,4 +1,4 @@
-"""The compiled pass against the equations: values and every gradient, by the paper's rule."""
+"""Compare the compiled pass with the equations: values and every gradient, by the paper's rule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GOLDEN = Path(__file__).parent / "golden" / "paper_T37_trunc5_att2_top3.npz"
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
-def test_is_compiled() -> None:
+def test_sab_is_compiled() -> None:
     assert dispatch.COMPILED
 
 
@@ -49,7 +49,7 @@ def test_same_as_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_readout_in_the_same_pass(shape: tuple[int, ...]) -> None:
+def test_the_readout_is_part_of_the_pass(shape: tuple[int, ...]) -> None:
     B, T, H, k_top, k_att, k_trunc = shape
     x, p = noise(B, T, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
@@ -130,19 +130,19 @@ def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("keys", "query"), [(100.0, 1.0), (1.0, 40.0), (60.0, 60.0), (1e4, 1e4)])
-def test_keys_and_queries_beyond_the_exponential(
+def test_keys_and_queries_whose_exponential_overflows(
     keys: float, query: float, dtype: torch.dtype
 ) -> None:
     p = parameters(17, 4, dtype)
     p = replace(p, W1=p.W1 * keys, W2=p.W2 * query)
     x = noise(4, 30, 4, dtype=dtype)
-    x[0] = 0  # one example that is tame for longer than the others
+    x[0] = 0  # one example whose scores stay small for longer
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = roundings(x, p, sparsity)
     found = results(dispatch.sab, x, p, sparsity)
-    # scores that are all but saturated lie so near each other that Σ w is mostly rounding, and
-    # float32 has no gradient to speak of
+    # Nearly saturated scores are so close to each other that Σ w is mostly rounding error, and
+    # the gradients in float32 are meaningless.
     if dtype is torch.float32:
         assert all(tensor.isfinite().all() for tensor in found.values())
         truth = {name: truth[name] for name in ("hidden", "summary")}
@@ -151,9 +151,9 @@ def test_keys_and_queries_beyond_the_exponential(
 
 @pytest.mark.parametrize("H", [17, 64])
 @pytest.mark.parametrize("k_att", [1, 3, 20])
-def test_stretches_give_the_whole(H: int, k_att: int) -> None:
+def test_segments_equal_the_whole_sequence(H: int, k_att: int) -> None:
     x, p = noise(3, 300, 4, dtype=torch.float64), parameters(H, 4, torch.float64, scale=0.5)
-    x[:, 20:150] *= 0.02  # scores all but at rest, then in motion
+    x[:, 20:150] *= 0.02  # scores change slowly, then quickly
     sparsity = Sparsity(k_top=3, k_att=k_att, k_trunc=7)
     with torch.no_grad():
         truth = reference.sab(x, reference.initial_state(3, p), p, **sparsity)
@@ -170,7 +170,7 @@ def test_stretches_give_the_whole(H: int, k_att: int) -> None:
             assert state.step == truth[2].step
 
 
-def test_two_ways_on_from_one_state() -> None:
+def test_two_continuations_of_one_state() -> None:
     x, p = noise(2, 40, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_gradients_from_a_carried_state(k_trunc: int) -> None:
     check_same(found, truth, 1e-9)
 
 
-def test_gradients_of_a_state_are_left_to_another_pass() -> None:
+def test_another_pass_computes_gradients_of_a_state() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     state = reference.initial_state(2, p)
     h = state.h.clone().requires_grad_()
@@ -234,8 +234,8 @@ def test_gradients_of_any_strides() -> None:
     torch.testing.assert_close(found[:2], found[2:])
 
 
-def test_differentiated_a_second_time() -> None:
-    """As often as the graph is retained, with the same bits."""
+def test_a_second_backward_pass() -> None:
+    """A retained graph gives the same bits again."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     hidden, _, _ = dispatch.sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)

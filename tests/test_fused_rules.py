@@ -1,4 +1,4 @@
-"""The compiled pass against the equations: every scoring with every normalizer."""
+"""Compare the compiled pass with the equations for every scoring and normalizer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_same_as_reference(rule: Rule, shape: tuple[int, ...], dtype: torch.dtyp
 
 
 @over_rules
-def test_only_the_released_form_is_left_to_another_pass(rule: Rule) -> None:
+def test_only_the_released_form_uses_another_pass(rule: Rule) -> None:
     x = noise(2, 5, 4, dtype=torch.float32)
     p = for_rule(parameters(5, 4, torch.float32), rule)
     state = reference.initial_state(2, p)
@@ -110,9 +110,9 @@ def test_gradients_from_a_carried_state(rule: Rule, k_trunc: int) -> None:
 
 @pytest.mark.parametrize(("H", "k_att"), [(17, 1), (64, 3), (17, 20)])
 @over_others
-def test_stretches_give_the_whole(rule: Rule, H: int, k_att: int) -> None:
+def test_segments_equal_the_whole_sequence(rule: Rule, H: int, k_att: int) -> None:
     x, p = noise(3, 300, 4, dtype=torch.float64), parameters(H, 4, torch.float64, scale=0.5)
-    x[:, 20:150] *= 0.02  # scores all but at rest, then in motion
+    x[:, 20:150] *= 0.02  # scores change slowly, then quickly
     p = for_rule(p, rule)
     sparsity = Sparsity(k_top=3, k_att=k_att, k_trunc=7)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_stretches_give_the_whole(rule: Rule, H: int, k_att: int) -> None:
                 torch.testing.assert_close(getattr(state, name), getattr(truth[2], name))
 
 
-def test_a_state_goes_on_under_another_rule() -> None:
+def test_a_state_continues_with_another_rule() -> None:
     x, p = noise(2, 40, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` as far as it goes without a GPU."""
+"""Test the parts of `benchmarks/gpu.py` that run without a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("gpu")
 
 
-def test_without_a_gpu_one_line_and_exit_code_2() -> None:
+def test_without_a_gpu_it_prints_one_line_with_exit_code_2() -> None:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(BENCHMARKS / "gpu.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -35,7 +35,7 @@ def test_without_a_gpu_one_line_and_exit_code_2() -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_no_times_for_a_wrong_result(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_results_have_no_times(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [benchmark.Case(1, 3, 4, 2, 1, 2)]
     benchmark.verify(sizes, DEVICE)
     right = benchmark.SABS["kernels"]
@@ -50,7 +50,7 @@ def test_no_times_for_a_wrong_result(benchmark: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_the_roofline_by_hand(benchmark: Any) -> None:
-    """Two steps of one unit, with one and two memories, all of which count."""
+    """The case has two steps and one unit, with one and two memories that all have a weight."""
     case = benchmark.Case(1, 2, 1, 1, 1, 1)
     assert benchmark.flop(case) == 2 * 3 * (88 + 2 + 2) + 4 * 3 + 12 * 3
     assert benchmark.moved(case, torch.float32) == 2 * (2 * (8 + 4 + 40 + 8) + 8) + 16 * 3

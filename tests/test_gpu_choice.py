@@ -1,4 +1,4 @@
-"""What runs SAB where: the GPU's kernels, the compiled pass or plain torch."""
+"""Test which implementation runs SAB: the GPU kernels, the compiled pass or plain torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.gpu_cases import CARRIED, DEVICE, ON_GPU, SPARSITY, TOLERANCE, check_
 
 pytest.importorskip("triton", reason="Triton isn't installed")
 
-from sabtune.ops.triton import autograd, launch_forward  # they load Triton
+from sabtune.ops.triton import autograd, launch_forward  # loads Triton
 
 pytestmark = [pytest.mark.gpu] if ON_GPU else []
 
@@ -34,7 +34,7 @@ def _asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[launch_forward.Call]:
-    """The kernels' calls."""
+    """Record the calls of the kernels."""
     calls = []
     run = autograd.run
 
@@ -52,11 +52,11 @@ def built(dtype: torch.dtype, k_top: int = 2) -> SAB:
     return model.to(DEVICE, dtype)
 
 
-def test_the_model_by_the_kernel(
+def test_the_model_uses_the_kernel_if_enabled(
     ran: list[launch_forward.Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the seam that the model calls, and there only where the kernel is asked for."""
-    monkeypatch.setattr(dispatch, "COMPILED", False)  # as it is off the CPU
+    """The model uses the kernel through the dispatcher, and only if it is enabled."""
+    monkeypatch.setattr(dispatch, "COMPILED", False)  # as on a GPU
     model = built(torch.float32)
     x = noise(2, 6, 4, dtype=torch.float32).to(DEVICE)
     given = {}
@@ -75,8 +75,8 @@ def test_the_model_by_the_kernel(
 def test_a_model_in_bf16_carries_a_state_in_float32(
     ran: list[launch_forward.Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From batch to batch as a task with a memory's span has it, and into plain torch."""
-    monkeypatch.setattr(dispatch, "COMPILED", False)  # it would take the truth's side
+    """The state is carried between batches as in language tasks, and then into plain torch."""
+    monkeypatch.setattr(dispatch, "COMPILED", False)  # it would also compute the expected values
     model, exact = built(torch.bfloat16), built(torch.bfloat16).double()
     x = noise(2, 46, 4, dtype=torch.bfloat16).to(DEVICE)
     state = of_exact = None
@@ -100,7 +100,7 @@ def test_a_model_in_bf16_carries_a_state_in_float32(
 
 
 @pytest.mark.skipif(ON_GPU, reason="of the passes for the CPU")
-def test_on_a_cpu_the_compiled_pass_goes_first(ran: list[launch_forward.Call]) -> None:
+def test_the_compiled_pass_comes_first_on_a_cpu(ran: list[launch_forward.Call]) -> None:
     pytest.importorskip("numba", reason="numba isn't installed")
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         built(dtype)(noise(2, 3, 4, dtype=dtype))
@@ -108,7 +108,9 @@ def test_on_a_cpu_the_compiled_pass_goes_first(ran: list[launch_forward.Call]) -
 
 
 @pytest.mark.parametrize("architecture", ["90", pytest.param("80", marks=pytest.mark.slow)])
-def test_compiles_for_gpus_that_are_not_there(architecture: str, tmp_path: Path) -> None:
+def test_kernels_compile_for_architectures_without_such_a_gpu(
+    architecture: str, tmp_path: Path
+) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "tests.gpu_compiling", architecture]
     done = subprocess.run(
@@ -117,10 +119,10 @@ def test_compiles_for_gpus_that_are_not_there(architecture: str, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 6
-    assert all(int(line.split()[-1]) <= 48 * 1024 for line in lines)  # of shared memory
+    assert all(int(line.split()[-1]) <= 48 * 1024 for line in lines)  # bytes of shared memory
 
 
-def test_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     x, p = drawn(1, 3, 5, torch.float32)
     state = reference.initial_state(1, p)
     assert gpu.supports(x, state, k_top=2, k_att=1)
@@ -130,17 +132,17 @@ def test_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def first_look() -> Iterator[None]:
-    """What was found of devices is forgotten, before and after."""
+    """Clear the cached facts about devices before and after a test."""
     gpu.runs_on.cache_clear()
     yield
     gpu.runs_on.cache_clear()
 
 
 @pytest.mark.usefixtures("first_look")
-def test_without_a_c_compiler_one_line_says_so(
+def test_a_missing_c_compiler_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Triton looks for one as it starts on a GPU, a stand-in here, whose driver isn't known yet."""
+    """Triton needs a C compiler when it starts on a (here: fake) GPU without a cached driver."""
     from triton.backends.nvidia.driver import CudaDriver
     from triton.runtime.driver import DriverConfig
 
@@ -156,11 +158,11 @@ def test_without_a_c_compiler_one_line_says_so(
         RuntimeWarning, match="no kernels on cuda:0, plain torch instead: .*compiler"
     ):
         assert not gpu.runs_on(torch.device("cuda:0"))
-    assert not gpu.runs_on(torch.device("cuda:0"))  # said once
+    assert not gpu.runs_on(torch.device("cuda:0"))  # warns only once
 
 
 @pytest.mark.usefixtures("first_look")
-def test_an_older_gpu_is_left_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_gpu_uses_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.warns(RuntimeWarning, match="compute capability 8.0"):
@@ -176,7 +178,9 @@ def test_an_older_gpu_is_left_to_plain_torch(monkeypatch: pytest.MonkeyPatch) ->
         (5, 1, 2, torch.float32, "released"),
     ],
 )
-def test_what_falls_back(H: int, M: int, k_top: int, dtype: torch.dtype, form: str) -> None:
+def test_unsupported_calls_use_the_eager_pass(
+    H: int, M: int, k_top: int, dtype: torch.dtype, form: str
+) -> None:
     rule = Rule(form="released" if form == "released" else "paper")
     x, p = drawn(1, 3, H, dtype)
     p = for_rule(p, rule)
@@ -188,7 +192,7 @@ def test_what_falls_back(H: int, M: int, k_top: int, dtype: torch.dtype, form: s
     torch.testing.assert_close(found[0], truth[0])
 
 
-def test_gradients_of_a_state_are_left_to_another_pass() -> None:
+def test_another_pass_computes_gradients_of_a_state() -> None:
     x, p = drawn(1, 3, 5, torch.float32)
     state = reference.initial_state(1, p)
     state = replace(state, h=state.h.clone().requires_grad_())

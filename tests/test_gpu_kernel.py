@@ -1,6 +1,6 @@
-"""The GPU's kernels against the equations in float64: values and every gradient.
+"""Compare the GPU kernels with the equations in float64: values and every gradient.
 
-On the GPU, or where there is none in Triton's interpreter, which `tests/__init__.py` sees to.
+The kernels run on the GPU, or without one in Triton's interpreter (see `tests/__init__.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.gpu_cases import (
 
 pytest.importorskip("triton", reason="Triton isn't installed")
 
-from sabtune.ops.triton import autograd, launch_forward  # they load Triton
+from sabtune.ops.triton import autograd, launch_forward  # loads Triton
 
 pytestmark = [pytest.mark.gpu] if ON_GPU else []
 
@@ -41,8 +41,8 @@ SHAPES = [  # B, T, H, k_top, k_att, k_trunc
     (3, 2, 33, 1, 1, 1),
     (5, 11, 17, 1, 2, 3),
     (1, 17, 100, 3, 1, 0),
-    (1, 17, 17, 3, 40, 5),  # nothing is ever remembered
-    (2, 20, 32, 1000, 1, 4),  # more kept than remembered
+    (1, 17, 17, 3, 40, 5),  # no memory is ever added
+    (2, 20, 32, 1000, 1, 4),  # k_top exceeds the number of memories
     (1, 40, 8, 32, 1, 4),
     (1, 5, 256, 2, 1, 2),
 ]
@@ -56,7 +56,7 @@ def _asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _poisoned() -> Iterator[None]:
-    """Whatever is read before it is written shows as NaN."""
+    """Fill buffers with NaN to expose reads of uninitialized memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     assert torch.empty(5, device=DEVICE).isnan().all()
@@ -92,20 +92,20 @@ def test_from_a_carried_state_with_memories_of_several_tiles(
 
 
 @pytest.mark.parametrize("k_trunc", [0, 5])
-def test_from_a_state_amid_the_memories(k_trunc: int) -> None:
-    """Between two that are remembered and two cuts; those that the call makes it recalls, too."""
+def test_from_a_state_between_two_memories(k_trunc: int) -> None:
+    """The call starts between two memories and between two cuts, and recalls its own memories."""
     x, p = drawn(1, 16, 9, torch.float32)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=k_trunc)
     compare(x[:, 3:], p, sparsity, carried(x[:, :3], p, sparsity))
 
 
-def test_stretches_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_forward, "ROWS", 8)  # two or three steps a launch
+def test_several_launches_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_forward, "ROWS", 8)  # two or three steps per launch
     compare(*drawn(3, 7, 9, torch.float32), SPARSITY)
     compare(*drawn(1, 17, 9, torch.float32), Sparsity(k_top=2, k_att=3, k_trunc=0))
 
 
-def test_k_top_changes_between_calls_and_nothing_is_compiled_anew() -> None:
+def test_changing_k_top_does_not_recompile_the_kernel() -> None:
     x, p = drawn(1, 20, 8, torch.float32)
     for k_top in (1000, 5, 1):
         compare(x, p, Sparsity(k_top=k_top, k_att=1, k_trunc=5))
@@ -121,14 +121,14 @@ def call(k_top: int, H: int = 8) -> Any:
 
 
 @over_dtypes
-def test_same_bits_each_time(dtype: torch.dtype) -> None:
+def test_a_repeated_call_gives_the_same_bits(dtype: torch.dtype) -> None:
     x, p = drawn(3, 6, 17, dtype)
     first, again = (results(by_kernel, x, p, SPARSITY) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 @over_dtypes
-def test_a_gradient_of_one_output_alone(dtype: torch.dtype) -> None:
+def test_gradients_of_one_output_only(dtype: torch.dtype) -> None:
     x, p = drawn(2, 5, 9, dtype)
     for output in (0, 1):
         found = of_query_weights(by_kernel, x, p, output)
@@ -156,7 +156,7 @@ def test_autocast_rounds_the_weights_and_keeps_the_state() -> None:
     check_carried(found, truth)
 
 
-def test_evaluation_goes_on_from_stretch_to_stretch_and_keeps_nothing(
+def test_evaluation_in_segments_saves_nothing_for_backward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records = []
@@ -192,9 +192,9 @@ def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the interpreter
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # by NumPy in the interpreter
 @pytest.mark.parametrize("name", ["w3", "W2", "weight_hh"])
-def test_what_is_no_number_shows(name: str) -> None:
+def test_a_nan_in_the_weights_reaches_the_output(name: str) -> None:
     x, p = drawn(1, 4, 5, torch.float32)
     p = replace(p, **{name: torch.full_like(getattr(p, name), torch.nan)})
     hidden, _, _ = by_kernel(x, reference.initial_state(1, p), p, **SPARSITY)

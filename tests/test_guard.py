@@ -1,4 +1,4 @@
-"""A problem in the driver ends the search once, in one line; its trials can be gone on with."""
+"""Test that a problem in the driver ends the search once, in one line, and can be resumed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CALLED = {
     Scheduler: ["choose_trial_to_run", "on_trial_result", "on_trial_complete"],
     Budget: ["stop_all"],
 }
-"""What Tune calls of what we give it."""
+"""The methods of our classes that Tune calls."""
 
 
 @pytest.mark.parametrize(
@@ -74,26 +74,26 @@ def test_no_exception_reaches_tune(monkeypatch: pytest.MonkeyPatch, part: type, 
     assert str(guard.problem) == "the 1. time"
 
 
-def test_every_method_of_ours_that_tune_may_call_is_known_here() -> None:
+def test_every_method_that_tune_may_call_is_tested() -> None:
     for part, names in CALLED.items():
         tunes = next(base for base in part.__mro__ if base.__module__.startswith("ray."))
         ours = {name for name in vars(part) if hasattr(tunes, name) and name[0] != "_"}
         assert ours == set(names)
 
 
-def test_after_a_problem_nothing_of_the_others_runs_either() -> None:
+def test_after_a_problem_no_guarded_object_runs() -> None:
     budget = Budget()
     guard = Guard(budget.stop)
     guard.over(budget)
     searcher = guard.over(object.__new__(StudySearcher))
-    assert searcher.suggest("any") == Searcher.FINISHED  # it has no study
+    assert searcher.suggest("any") == Searcher.FINISHED  # the searcher has no study, so this raises
     assert isinstance(guard.problem, AttributeError)
     callback = guard.over(object.__new__(StudyCallback))
     callback.on_trial_error(0, [], None)  # type: ignore[arg-type]
     assert budget.stop_all()
 
 
-def test_the_first_problem_is_raised_and_not_what_comes_of_it() -> None:
+def test_the_first_problem_is_raised_and_not_its_consequences() -> None:
     guard = Guard(lambda: None)
     guard.problem = KeyError("first")
     with pytest.raises(KeyError, match="first"), guard.until_closed():
@@ -102,7 +102,7 @@ def test_the_first_problem_is_raised_and_not_what_comes_of_it() -> None:
         raise ValueError("alone")
 
 
-def test_an_unexpected_problem_is_one_line_and_its_traceback_a_file(tmp_path: Path) -> None:
+def test_an_unexpected_problem_is_one_line_with_its_traceback_in_a_file(tmp_path: Path) -> None:
     store = Store(tmp_path).made()
     for _ in range(2):
         with pytest.raises(UnexpectedError) as told, locks.locked("s", store):
@@ -115,7 +115,7 @@ def test_an_unexpected_problem_is_one_line_and_its_traceback_a_file(tmp_path: Pa
     assert __file__ in written
 
 
-def test_a_traceback_that_finds_no_room_is_said_to(tmp_path: Path) -> None:
+def test_a_traceback_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     store = Store(tmp_path).made()
     store.error_log("s").mkdir()
     with pytest.raises(UnexpectedError, match="can't be written to"), locks.locked("s", store):
@@ -123,7 +123,7 @@ def test_a_traceback_that_finds_no_room_is_said_to(tmp_path: Path) -> None:
 
 
 class Raising:
-    """A watcher that raises when it is told of one thing."""
+    """A callback that raises at one kind of event."""
 
     def __init__(self, at: str, problem: Exception):
         self.at, self.problem, self.raised = at, problem, 0
@@ -148,7 +148,7 @@ class Raising:
 
 @pytest.fixture
 def shared_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One Ray for all searches of a test."""
+    """Start one Ray for all searches of a test."""
     with ray_session.some_ray(Path("/dev/null")):
         monkeypatch.setattr(run, "some_ray", lambda log: nullcontext(""))
         yield
@@ -165,7 +165,7 @@ def raises(problem: Exception) -> Callable[..., Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("shared_ray")
-def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: Path) -> None:
+def test_a_search_ended_by_a_problem_resumes_without_losing_a_trial(tmp_path: Path) -> None:
     file = load(faults.study(tmp_path, "guarded", ["plain"] * 3, updates=60))
     store = Store(tmp_path / "store").made()
 
@@ -173,7 +173,7 @@ def test_a_search_that_a_problem_ended_goes_on_and_has_lost_no_trial(tmp_path: P
         with pytest.MonkeyPatch.context() as patch:
             for name, (where, problem) in patched.items():
                 patch.setattr(where, name, raises(problem))
-            with pytest.raises(Exception) as told:  # noqa: PT011  # compared by the caller
+            with pytest.raises(Exception) as told:  # noqa: PT011  # the caller checks it
                 run.search(file, store, watchers)
         assert "\n" not in str(told.value)
         return told.value

@@ -1,4 +1,4 @@
-"""Images as sequences: real digits, and small files in the formats of MNIST and CIFAR-10."""
+"""Test images as sequences: real digits, and small files in the formats of MNIST and CIFAR-10."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.data_files import idx, write_cifar10, write_mnist
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own."""
+    """Return an empty data folder for a test."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
     return tmp_path
 
@@ -32,7 +32,7 @@ def shown(config: Pixels.Config, count: int, stream: Stream = Stream.TRAINING) -
     return config.build().batches(config.length, stream, generator(0, stream)).batch(count)
 
 
-def test_digits_are_scikit_learns_each_in_one_part() -> None:
+def test_digits_are_those_of_scikit_learn_split_into_parts() -> None:
     found = load_digits()
     real = sorted(
         (image.astype(np.uint8).tobytes(), label)
@@ -46,13 +46,13 @@ def test_digits_are_scikit_learns_each_in_one_part() -> None:
     ]
     assert sorted(ours) == real
     assert [len(labels) for _, labels in parts.values()] == [1097, 200, 200, 300]
-    for _, labels in parts.values():  # no part lacks a class
+    for _, labels in parts.values():  # every part has every class
         assert labels.bincount(minlength=10).min() > 0.06 * len(labels)
     rows = [{image.numpy().tobytes() for image in pixels} for pixels, _ in parts.values()]
     assert not any(a & b for a, b in combinations(rows, 2))
 
 
-def test_a_digit_is_shown_pixel_by_pixel_and_named_at_the_last_step() -> None:
+def test_a_digit_is_one_pixel_per_step_with_its_class_at_the_last() -> None:
     batch = shown(Pixels.Config(), 50)
     pixels, labels = images.load("digits")[Stream.TRAINING]
     known = {
@@ -65,24 +65,24 @@ def test_a_digit_is_shown_pixel_by_pixel_and_named_at_the_last_step() -> None:
     assert 0 <= batch.x.min() < batch.x.max() <= 1
 
 
-def test_rows_show_the_same_image() -> None:
+def test_rows_and_pixels_show_the_same_image() -> None:
     one, other = shown(Pixels.Config(), 9), shown(Pixels.Config(by="row", length=8), 9)
     assert other.x.shape == (9, 8, 8)
     assert torch.equal(one.x.reshape(9, 8, 8), other.x)
     assert torch.equal(one.targets[:, -1], other.targets[:, -1])
 
 
-def test_a_permutation_is_one_order_for_all_images() -> None:
+def test_a_permutation_is_the_same_for_all_images() -> None:
     plain, mixed = shown(Pixels.Config(), 30), shown(Pixels.Config(permutation=4), 30)
     order = Pixels.Config(permutation=4).order
     assert sorted(order) == list(range(64))
     assert order != Pixels.Config(permutation=5).order
     assert torch.equal(mixed.x, plain.x[:, order])
-    # as everywhere and always
+    # the same on every machine and in every version
     assert Pixels.Config(permutation=0).order[:6] == [50, 34, 14, 59, 42, 35]
 
 
-def test_zeros_follow_the_image_where_the_length_is_more() -> None:
+def test_longer_sequences_are_padded_with_zeros() -> None:
     task = Pixels.Config().build()
     batch = task.batches(100, Stream.TEST, generator(0, Stream.TEST)).batch(5)
     plain = task.batches(64, Stream.TEST, generator(0, Stream.TEST)).batch(5)
@@ -92,7 +92,7 @@ def test_zeros_follow_the_image_where_the_length_is_more() -> None:
     assert batch.scored.tolist() == [False] * 99 + [True]
 
 
-def test_a_pass_shows_every_image_once_and_the_next_in_another_order() -> None:
+def test_an_epoch_has_every_image_once_in_a_new_order() -> None:
     task = Pixels.Config().build()
     source = task.batches(64, Stream.CONFIRMATION, generator(0, Stream.CONFIRMATION))
     assert source.count == 300
@@ -160,9 +160,12 @@ GOOD = idx(np.zeros((120, 28, 28), np.uint8))
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (cut_mnist, r"train-images.* is damaged \(no whole gzip file"),
-        (damage_mnist(IMAGES, b"", packed=False), "empty|no whole gzip file"),
-        (damage_mnist(IMAGES, b"<html>no such page</html>", packed=False), "no whole gzip file"),
+        (cut_mnist, r"train-images.* is damaged \(not a complete gzip file"),
+        (damage_mnist(IMAGES, b"", packed=False), "empty|not a complete gzip file"),
+        (
+            damage_mnist(IMAGES, b"<html>no such page</html>", packed=False),
+            "not a complete gzip file",
+        ),
         (damage_mnist(IMAGES, b""), r"is damaged \(empty\)"),
         (damage_mnist(IMAGES, GOOD[:-5]), "94075 values where its header says 120 × 28 × 28"),
         (damage_mnist(IMAGES, GOOD + b"x"), "94081 values where its header says"),
@@ -175,10 +178,10 @@ GOOD = idx(np.zeros((120, 28, 28), np.uint8))
         ),
         (damage_mnist(IMAGES, idx(np.zeros((0, 28, 28), np.uint8))), "120 labels for 0 images"),
         (damage_mnist(LABELS, idx(np.zeros(119, np.uint8))), "119 labels for 120 images"),
-        (damage_mnist(LABELS, idx(np.full(120, 10, np.uint8))), "a label of 10, where 0 to 9 are"),
+        (damage_mnist(LABELS, idx(np.full(120, 10, np.uint8))), "a label of 10, not 0 to 9"),
     ],
 )
-def test_a_damaged_mnist_file_is_told_on_one_line(
+def test_a_damaged_mnist_file_is_one_line(
     folder: Path, spoil: Callable[[Path], None], told: str
 ) -> None:
     spoil(folder)
@@ -218,7 +221,7 @@ def no_cifar_member(folder: Path) -> None:
         (cifar_with("data_batch_2.bin", b"\x0b" + bytes(3072)), "a label of 11 in .*data_batch_2"),
     ],
 )
-def test_a_damaged_cifar10_archive_is_told_on_one_line(
+def test_a_damaged_cifar10_archive_is_one_line(
     folder: Path, spoil: Callable[[Path], None], told: str
 ) -> None:
     spoil(folder)
@@ -231,7 +234,7 @@ def test_a_damaged_cifar10_archive_is_told_on_one_line(
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_missing_file_names_the_remedy_and_no_study_needs_it_to_load(
+def test_a_missing_file_is_an_error_with_a_remedy_but_the_study_loads(
     folder: Path, name: Any
 ) -> None:
     task = Pixels.Config(images=name, length=2000).build()
@@ -241,7 +244,7 @@ def test_a_missing_file_names_the_remedy_and_no_study_needs_it_to_load(
         task.prepare((2000,))
 
 
-def test_data_is_read_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_read_once_per_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(folder)
     read: list[Path] = []
 
@@ -265,6 +268,6 @@ def test_data_is_read_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPat
         ({"permutation": -1}, "permutation is -1"),
     ],
 )
-def test_a_value_out_of_range_is_named(values: Any, told: str) -> None:
+def test_an_image_value_out_of_range_is_named(values: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Pixels.Config(**values)

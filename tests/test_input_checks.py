@@ -1,4 +1,4 @@
-"""What doesn't fit is refused before anything is read or compiled, whoever would compute it."""
+"""Test that every implementation refuses invalid input before it reads or compiles anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CELLS: dict[str, Callable[..., Any]] = {
 
 
 def arguments(cell: str) -> dict[str, Any]:
-    """Those of a valid call: x, the state's and the parameters' tensors, the numbers."""
+    """Return the arguments of a valid call: x, the tensors of state and parameters, the numbers."""
     p = parameters(H, I, torch.float32)
     state = reference.initial_state(B, p)
     memory = noise(B, M, H, dtype=torch.float32)
@@ -93,7 +93,7 @@ SPOILT: dict[str, Callable[[Tensor], object]] = {
 @pytest.mark.filterwarnings("ignore:.*quantize")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_tensor_that_does_not_fit(cell: str, how: str) -> None:
+def test_an_invalid_tensor_is_refused(cell: str, how: str) -> None:
     for name in TENSORS:
         held = arguments(cell)
         held[name] = SPOILT[how](held[name])
@@ -107,7 +107,7 @@ def test_a_tensor_that_does_not_fit(cell: str, how: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", [(B, 0, I), (B, T, 0), (B, T, 200_000), (B + 61, T, I), (T, I)])
-def test_an_x_of_another_shape(cell: str, shape: tuple[int, ...]) -> None:
+def test_an_x_of_a_wrong_shape_is_refused(cell: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"\bis \("):
         call(cell, arguments(cell) | {"x": torch.zeros(shape)})
 
@@ -115,13 +115,13 @@ def test_an_x_of_another_shape(cell: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
 @pytest.mark.parametrize("name", ["step", "k_top", "k_att", "k_trunc"])
 @pytest.mark.parametrize("value", [-1, 1.0, 2.5, "3", None, True, 2**64, float("nan")])
-def test_a_number_out_of_its_range(cell: str, name: str, value: object) -> None:
+def test_a_number_out_of_range_is_refused(cell: str, name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"{name} is .*: give a whole number of at least"):
         call(cell, arguments(cell) | {name: value})
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
-def test_sparsity_of_zero_and_no_memory(cell: str) -> None:
+def test_zero_sparsity_and_an_empty_memory_are_refused(cell: str) -> None:
     for change in ({"k_top": 0}, {"k_att": 0}):
         with pytest.raises(InputError, match=r"is 0: give a whole number of at least 1"):
             call(cell, arguments(cell) | change)
@@ -131,7 +131,7 @@ def test_sparsity_of_zero_and_no_memory(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
-def test_parameters_of_another_rule(cell: str) -> None:
+def test_parameters_of_another_rule_are_refused(cell: str) -> None:
     for rule in (Rule(scoring="dot"), Rule(scoring="separable"), Rule(form="released")):
         with pytest.raises(InputError, match=r"^(w3|W2|W1) is .*: give an empty tensor"):
             call(cell, arguments(cell), rule=rule)
@@ -144,7 +144,7 @@ def test_parameters_of_another_rule(cell: str) -> None:
 @pytest.mark.parametrize("name", ["V", "b"])
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.filterwarnings("ignore:.*quantize")
-def test_a_readout_that_does_not_fit(name: str, how: str) -> None:
+def test_an_invalid_readout_is_refused(name: str, how: str) -> None:
     p = parameters(H, I, torch.float32)
     x, state = noise(B, T, I, dtype=torch.float32), reference.initial_state(B, p)
     readout: dict[str, Any] = {"V": torch.zeros(6, 2 * H), "b": torch.zeros(6)}
@@ -179,15 +179,15 @@ every_model = pytest.mark.parametrize("kind", MODELS)
     ],
     ids=lambda x: f"{getattr(x, 'shape', None)}-{getattr(x, 'dtype', None)}",
 )
-def test_a_model_refuses_an_x(kind: str, x: object) -> None:
+def test_a_model_refuses_an_invalid_x(kind: str, x: object) -> None:
     with pytest.raises(InputError, match=r"x is|, x (is|on)"):
         built(kind)(x)
 
 
 @every_model
 @pytest.mark.parametrize("grad", [True, False])
-def test_a_valid_state_of_one_call_is_not_one_of_another_valid_call(kind: str, grad: bool) -> None:
-    """Of another batch size, hidden size or model; of a model that can be run all the same."""
+def test_a_state_of_another_call_is_refused(kind: str, grad: bool) -> None:
+    """A state of another batch size, hidden size or model is refused; its own state is accepted."""
     model, x = built(kind), torch.zeros(B, T, I)
     with torch.set_grad_enabled(grad):
         states = [built(kind, hidden=H + 1)(x)[1], model(torch.zeros(B - 1, T, I))[1]]
@@ -200,7 +200,7 @@ def test_a_valid_state_of_one_call_is_not_one_of_another_valid_call(kind: str, g
         assert model(x, model(x)[1])[0].shape == (B, T, 6)
 
 
-def test_the_check_of_a_valid_state_does_not_make_its_memory() -> None:
+def test_checking_a_state_does_not_compute_its_memory() -> None:
     model = built("sab")
     with torch.no_grad():
         state = model(torch.zeros(B, T, I))[1]
@@ -212,8 +212,8 @@ def test_the_check_of_a_valid_state_does_not_make_its_memory() -> None:
 
 
 @every_model
-def test_valid_calls_that_are_not_the_usual(kind: str) -> None:
-    """Laid out otherwise, of another dtype, in autocast, without gradients, without examples."""
+def test_unusual_valid_calls(kind: str) -> None:
+    """Test strides, dtypes, autocast, calls without gradients and empty batches."""
     model = built(kind)
     x = noise(B, T, I, dtype=torch.float32)
     truth, after = model(x)
@@ -228,7 +228,7 @@ def test_valid_calls_that_are_not_the_usual(kind: str) -> None:
             torch.testing.assert_close(model(x, state)[0], model(x, after)[0])
     assert model(x[:0])[0].shape == (0, T, 6)
     assert built(kind).double()(x.double())[0].dtype == torch.float64
-    if isinstance(model, LSTM):  # whether torch's own has narrower numbers depends on the CPU
+    if isinstance(model, LSTM):  # whether torch's LSTM supports narrower dtypes depends on the CPU
         return
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, state = model(x)

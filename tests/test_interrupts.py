@@ -1,4 +1,4 @@
-"""Signals end every command in one line, with the right exit code; ignored ones stay ignored."""
+"""Test that signals end a command with one line and the right code, unless they are ignored."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ended(
     *signals: signal.Signals,
     before: Callable[[], None] = heed_interrupts,
 ) -> tuple[int, str]:
-    """The exit code and stderr of a command that gets these signals, one for each line it shows."""
+    """Run a command, send a signal after each line of output, and return exit code and stderr."""
     command = [sys.executable, "-c", WAITS.format(body=body)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
@@ -73,7 +73,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert errors == "sabtune: ended at once by a second SIGTERM\n"
 
 
-def test_what_was_ignored_at_the_start_stays_so() -> None:
+def test_a_signal_ignored_at_the_start_stays_ignored() -> None:
     def nohup() -> None:
         heed_interrupts()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -83,13 +83,13 @@ def test_what_was_ignored_at_the_start_stays_so() -> None:
 
 
 def as_ray_does() -> None:
-    """Installs a handler as `ray.init` does, and gets the signal."""
+    """Install a handler as `ray.init` does, and raise the signal."""
     with interrupts.kept():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_the_handlers_are_as_before_afterwards() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
     with interrupts.ending_cleanly(lambda: True):
         assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]

@@ -1,6 +1,6 @@
-"""The checked build of the kernels: every access outside its array raises IndexError.
+"""Test the checked build of the kernels: every access outside an array raises IndexError.
 
-Run by `make test-checked`. Without the switch these tests are skipped, but for that of the switch.
+Run by `make test-checked`. Without the switch, only the test of the switch runs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def widened(a: Array, at: int) -> None:
     widen(a, at, 1)
 
 
-def test_the_switch_decides_the_build_and_its_name_in_the_cache() -> None:
+def test_the_switch_selects_the_build_and_its_cache() -> None:
     assert os.environ.get("SABTUNE_CHECKED_KERNELS") == ("1" if CHECKED else None)
     assert SOURCES.endswith("_checked") == CHECKED
 
@@ -90,7 +90,9 @@ def test_the_switch_decides_the_build_and_its_name_in_the_cache() -> None:
         (widened, SIZE - 1),
     ],
 )
-def test_an_offset_outside_raises(access: Callable[..., None], last: int, dtype: Any) -> None:
+def test_an_offset_outside_its_array_raises(
+    access: Callable[..., None], last: int, dtype: Any
+) -> None:
     a = np.ones(SIZE, dtype)
     for at in (0, last):
         access(a, at)
@@ -100,14 +102,14 @@ def test_an_offset_outside_raises(access: Callable[..., None], last: int, dtype:
 
 
 @checked
-def test_prefetch_may_point_anywhere() -> None:
+def test_prefetch_accepts_any_address() -> None:
     a = np.ones(SIZE)
     for at in (-1, SIZE, 10**15):
         prefetched(a, at)
 
 
 COUNT = 3
-TILE = {  # exactly what the arrays below hold
+TILE = {  # matches the arrays below exactly
     "at": 0, "row": COUNT, "step": 1, "b_at": 0, "b_step": VECTORS * LANES, "b_next": LANES,
     "count": COUNT, "c_at": 0, "c_row": VECTORS * LANES,
 }  # fmt: skip
@@ -128,7 +130,7 @@ def run_tile(**changed: int) -> np.ndarray:
 
 
 @checked
-def test_a_tile_within_its_arrays() -> None:
+def test_a_tile_inside_its_arrays_is_computed() -> None:
     assert (run_tile() == COUNT).all()
     assert (run_tile(at=COUNT, row=-COUNT) == COUNT).all()
     assert (run_tile(count=0, at=10**9, b_at=10**9) == 0).all()  # reads neither a nor b
@@ -139,7 +141,7 @@ def test_a_tile_within_its_arrays() -> None:
 @pytest.mark.parametrize("by", [-1, 1])
 def test_a_tile_that_reaches_outside_raises(changed: str, by: int) -> None:
     values = {changed: TILE[changed] + by}
-    if by < 0 and changed not in ("at", "b_at", "c_at"):  # shorter strides stay inside
+    if by < 0 and changed not in ("at", "b_at", "c_at"):  # smaller strides stay inside
         values[changed] = -TILE[changed]
     if changed == "count" and by < 0:
         pytest.skip("fewer stay inside")
@@ -148,7 +150,7 @@ def test_a_tile_that_reaches_outside_raises(changed: str, by: int) -> None:
 
 
 @checked
-def test_a_short_array_is_noticed_in_a_kernel() -> None:
+def test_a_short_array_raises_in_a_kernel() -> None:
     raw, wide = np.ones((2, 3, LANES)), np.zeros(2, np.bool_)
     _start_keys(raw, np.empty((2, 3, LANES)), wide)
     with pytest.raises(IndexError, match="store is out of bounds"):
@@ -157,8 +159,8 @@ def test_a_short_array_is_noticed_in_a_kernel() -> None:
 
 @checked
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_short_array_is_noticed_in_a_pass(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whichever thread it happens."""
+def test_a_short_array_raises_in_a_pass(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is raised from any thread."""
     p, x = parameters(17, 4, torch.float64), noise(4, 6, 4, dtype=torch.float64)
     sparsity = Sparsity(k_top=2, k_att=1, k_trunc=0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -1,7 +1,7 @@
-"""The compiled passes on random sizes, rules, states and inputs, against the equations.
+"""Compare the compiled passes with the equations on random sizes, rules, states and inputs.
 
-Every run draws the same cases. Scores that are nearer to θ than rounding are ties, and among ties
-any choice is right: there only what does not depend on the choice is compared.
+Every run draws the same cases. Scores closer to θ than the rounding error are ties. Any choice
+among ties is correct, so these cases compare only what does not depend on the choice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ over_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 @dataclass(frozen=True)
 class Case:
-    """The sizes, weights and input of one call; O outputs."""
+    """The sizes, weights and input of one call; O is the number of outputs."""
 
     B: int
     T: int
@@ -69,7 +69,7 @@ class Case:
         return self.draw(self.O, 2 * self.H, number=20), self.draw(self.O, number=21)
 
     def x(self, number: int = 30) -> Tensor:
-        """An input (B, T, I): symbols, noise, or noise whose examples lie apart in memory."""
+        """Return an input of shape (B, T, I): symbols, noise or noise with other strides."""
         noise = self.draw(self.B, self.T, self.I, number=number)
         if self.kind == "one-hot":
             return torch.nn.functional.one_hot(noise.argmax(dim=2), self.I).to(REAL)
@@ -106,7 +106,7 @@ def cases(draw: Callable[[Any], Any]) -> Case:
 
 @contextmanager
 def running(case: Case) -> Iterator[None]:
-    """Sets the threads, and fills with NaN whatever is read before it is written."""
+    """Set the number of threads, and fill buffers with NaN to expose uninitialized reads."""
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
     BUFFERS.poisoned = True
@@ -119,7 +119,7 @@ def running(case: Case) -> Iterator[None]:
 
 @contextmanager
 def margin() -> Iterator[list[Tensor]]:
-    """Collects how far the scores of the equations' every step are from its θ, θ's own apart."""
+    """Collect the distances of the equations' scores to θ at every step, except θ's own score."""
     gaps: list[Tensor] = []
     original = reference.sparse_weights
 
@@ -141,7 +141,7 @@ def is_tied(gaps: list[Tensor], dtype: torch.dtype) -> bool:
 
 
 def cast(p: Parameters, dtype: torch.dtype, *, learned: bool = False) -> Parameters:
-    """Copies of the weights; those that a rule has no use for are empty and stay so."""
+    """Return copies of the weights; unused weights stay empty."""
     copies = {name: getattr(p, name).detach().to(dtype, copy=True) for name in NAMES}
     return Parameters(**{name: copy.requires_grad_(learned) for name, copy in copies.items()})
 
@@ -152,7 +152,7 @@ def state_of(state: State, dtype: torch.dtype) -> State:
 
 
 def gradients(predict: Any, case: Case, x: Tensor, state: State) -> dict[str, Tensor]:
-    """The logits of a call with a readout, its state after, and the gradients of a functional."""
+    """Return the logits, the final state and the gradients of a functional of a call."""
     dtype = x.dtype
     p = cast(for_rule(case.weights(), case.rule), dtype, learned=True)
     V, b = (tensor.to(dtype).requires_grad_() for tensor in case.readout())
@@ -169,7 +169,7 @@ def gradients(predict: Any, case: Case, x: Tensor, state: State) -> dict[str, Te
 
 
 def compare(found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype) -> None:
-    if dtype is torch.float32:  # a gradient through w_i / Σ w can be rounding alone
+    if dtype is torch.float32:  # a gradient through w_i / Σ w can be only rounding error
         assert all(tensor.isfinite().all() for tensor in found.values())
         truth = {name: tensor for name, tensor in truth.items() if not name.startswith("d_")}
     check_same(found, truth, TOLERANCE[dtype])
@@ -179,7 +179,7 @@ def compare(found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dty
 @fuzz
 @given(case=cases(), before=st.integers(0, 30))
 def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> None:
-    """Of a call that goes on from the state after some steps."""
+    """The call continues from the state after some steps."""
     p = for_rule(case.weights(), case.rule)
     with margin() as gaps:
         state = reference.initial_state(case.B, p)
@@ -199,11 +199,11 @@ def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> No
 @over_dtypes
 @fuzz
 @given(case=cases(), lengths=st.lists(st.integers(1, 20), min_size=5, max_size=5))
-def test_two_ways_on_from_one_state(dtype: torch.dtype, case: Case, lengths: list[int]) -> None:
-    """Stretches without gradients, of two sequences that begin alike, run in turn."""
+def test_two_continuations_of_one_state(dtype: torch.dtype, case: Case, lengths: list[int]) -> None:
+    """Two sequences with a common start are continued in turn, without gradients."""
     p = for_rule(case.weights(), case.rule)
     stretches = [replace(case, T=T).x(50 + n) for n, T in enumerate(lengths)]
-    turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # a stretch, and the one that it goes on
+    turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # (segment, the segment it continues)
     results = []
     for predict, real in ((dispatch.predict, dtype), (by_equations, REAL)):
         V, b = case.readout()
@@ -232,7 +232,7 @@ def test_two_ways_on_from_one_state(dtype: torch.dtype, case: Case, lengths: lis
 @over_dtypes
 @fuzz
 @given(case=cases(), value=st.sampled_from(SPOILT), place=st.integers(0, 10**6))
-def test_a_spoilt_example_spoils_no_other(
+def test_a_spoiled_example_does_not_affect_others(
     dtype: torch.dtype, case: Case, value: float, place: int
 ) -> None:
     p = cast(for_rule(case.weights(), case.rule), dtype)

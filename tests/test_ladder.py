@@ -1,4 +1,4 @@
-"""The length-generalisation table: every number in it is looked up again in the study."""
+"""Test the table of accuracy by length: every number is looked up again in the study."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
         assert float(row["loss"]) == pytest.approx(np.mean([result.loss for result in known]))
 
 
-def test_a_comparison_itself_has_its_methods_and_no_trial_that_chose_itself(store: Store) -> None:
+def test_a_comparisons_own_report_has_its_methods_and_no_best_trial(store: Store) -> None:
     own, base = data(store, "found.confirm"), data(store, "found")
     fresh = [row for row in rows_of(base) if row["source"] == "fresh seeds"]
     assert [row for row in rows_of(own) if row["source"] == "fresh seeds"] == fresh
     assert not [row for row in rows_of(own) if row["seeds"] == "1"]
 
 
-def test_of_several_comparisons_all_are_shown_and_the_last_gives_the_methods(
+def test_the_latest_of_several_confirmations_gives_the_methods(
     tmp_path: Path,
 ) -> None:
     store = Store(tmp_path)
@@ -100,7 +100,7 @@ def test_of_several_comparisons_all_are_shown_and_the_last_gives_the_methods(
     assert fresh == {"ours"}
 
 
-def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) -> None:
+def test_tables_show_the_numbers_with_seeds_and_intervals(store: Store) -> None:
     accuracy, papers, loss = length_table.tables(data(store, "found"))
     assert papers.title.endswith("trained at each length that it is tested at")
     assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
@@ -113,7 +113,7 @@ def test_tables_show_these_numbers_with_their_seeds_and_intervals(store: Store) 
     assert rows["SAB"] == ("–", "99", "95", "83", "75", "47", "41")
 
 
-def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path: Path) -> None:
+def test_lengths_are_split_into_several_tables(tmp_path: Path) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
     confirmed(store, "found.confirm", BASELINES, lengths=(100, 141, 283, 894, 2828, 4000))
@@ -123,18 +123,18 @@ def test_lengths_that_would_make_a_table_too_wide_get_one_of_their_own(tmp_path:
     assert [len(table.header) - 2 for table in losses] == [6, 4]
 
 
-def test_the_papers_numbers_never_stand_without_their_caveat(store: Store) -> None:
+def test_published_numbers_always_have_a_caveat(store: Store) -> None:
     of = data(store, "found")
     for text in (length_table.markdown(of), length_table.latex_page(of)):
         assert text.index(published.QUOTED) < text.index("h-detach")
-        assert text.count(published.QUOTED) >= 3  # over each source's rows, and in the notes
+        assert text.count(published.QUOTED) >= 3  # above each source's rows and in the notes
     quoted = [row for row in rows_of(of) if "arXiv" in row["source"]]
     tables = [table for table in published.TABLES if table.subject == {"kind": "copying"}]
     assert len(quoted) == sum(len(row.values) for table in tables for row in table.rows)
     assert all(published.QUOTED in row["source"] for row in quoted)
 
 
-def test_training_on_many_lengths_is_said(store: Store) -> None:
+def test_training_on_several_lengths_is_noted(store: Store) -> None:
     found = data(store, "found")
     assert not any(note.startswith("Ours") for note in length_table.notes(found))
     varied = replace(found, trials=[on_many_lengths(trial) for trial in found.trials])
@@ -153,7 +153,7 @@ def on_many_lengths(trial: TrialRecord) -> TrialRecord:
     return replace(trial, spec=replace(trial.spec, run=run))
 
 
-def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
+def test_published_numbers_of_another_setting_are_separate(store: Store) -> None:
     own, papers, _, _ = length_table.tables(data(store, "short"))
     assert own.header[2:] == ("100", "200", "400", "2,000")
     assert "copying 10 symbols of 8, trained at length 100" in papers.title
@@ -163,7 +163,7 @@ def test_another_settings_numbers_stand_apart_and_say_so(store: Store) -> None:
     assert "no row of it compares" not in length_table.notes(data(store, "found"))[-2]
 
 
-def test_a_task_that_no_paper_has_numbers_for_has_none(
+def test_a_task_without_published_numbers_has_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(published, "TABLES", ())
@@ -173,13 +173,13 @@ def test_a_task_that_no_paper_has_numbers_for_has_none(
     )
 
 
-def test_a_study_without_a_complete_trial_is_told_so(tmp_path: Path) -> None:
+def test_a_study_without_a_complete_trial_has_a_message(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="empty", direction="maximize")
     with pytest.raises(StoreError, match="study 'empty' has no complete trial"):
         gather(study, Store(tmp_path))
 
 
-def test_latex_has_as_many_cells_in_every_row_and_closes_what_it_opens() -> None:
+def test_latex_tables_are_well_formed() -> None:
     table = ResultTable("T", ("method", "10"), (("heading",), (HOSTILE, "1.0\n[0.5, 1.5]")))
     text = table.latex("tab:t")
     assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular", "tabular"]
@@ -190,7 +190,7 @@ def test_latex_has_as_many_cells_in_every_row_and_closes_what_it_opens() -> None
     assert r"\input" not in text
 
 
-def test_latex_escapes_what_it_would_take_for_its_own() -> None:
+def test_latex_escapes_special_characters() -> None:
     assert latex("a_b & 5% #3 {x} $y^2$ ~ \\z\nw") == (
         r"a\_b \& 5\% \#3 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z w"
     )
@@ -214,7 +214,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
 
 
-def test_markdown_keeps_its_cells_whatever_is_in_them() -> None:
+def test_markdown_escapes_cells() -> None:
     text = ResultTable("T", ("m", "10"), ((HOSTILE, "1.0\n[0.5, 1.5]"),)).markdown()
     row = text.splitlines()[-1]
     assert len(re.findall(r"(?<!\\)\|", row)) == 3

@@ -1,4 +1,4 @@
-"""Training that reads what updates came to at reports alone, as on a GPU; here on a CPU."""
+"""Test training that defers reading results until it reports, as on a GPU, here on a CPU."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sabtune.errors import DivergedError
 from sabtune.models.base import Model
 from sabtune.ops import triton
 from sabtune.tasks import Language
-from sabtune.training.loop import PATIENCE, Report, Training
+from sabtune.training.loop import PATIENCE_UPDATES, Report, Training
 from tests.test_training import poison, timeless, weights
 
 
 def lagging(run: RunConfig) -> Training:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_may_lag", lambda training: True)
+        patch.setattr(Training, "_can_defer_read", lambda training: True)
         return Training(run)
 
 
@@ -38,10 +38,8 @@ def check_close(ours: list[Report], theirs: list[Report]) -> None:
 
 
 @pytest.mark.parametrize("skipped", [set(), {1}, {5, 6, 11}], ids=str)
-def test_the_reports_are_those_of_a_training_that_reads_at_once(
-    run: RunConfig, skipped: set[int]
-) -> None:
-    """Gradients that aren't finite included: the optimiser finds them without being told."""
+def test_deferred_reads_give_the_same_reports(run: RunConfig, skipped: set[int]) -> None:
+    """This includes gradients that aren't finite, which the optimizer detects itself."""
     ours, theirs = lagging(run), Training(run)
     for training in (ours, theirs):
         poison(training, skipped)
@@ -51,7 +49,7 @@ def test_the_reports_are_those_of_a_training_that_reads_at_once(
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often a real number is taken out of a tensor."""
+    """Count how often a floating-point number is read from a tensor."""
 
     count = 0
 
@@ -64,7 +62,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_nothing_is_read_between_reports(run: RunConfig) -> None:
-    """Neither norm nor loss, nor hits, which are whole numbers."""
+    """This covers the norm, the loss, and the number of correct predictions (an integer)."""
     found = []
     for training in (lagging(run), Training(run)):
         seen: list[Any] = []
@@ -81,38 +79,44 @@ def test_nothing_is_read_between_reports(run: RunConfig) -> None:
     assert found[1] == [(True, 0, True)] * 4
 
 
-def test_what_is_unread_is_saved_where_training_pauses(run: RunConfig, tmp_path: Path) -> None:
+def test_a_pause_saves_unread_results(run: RunConfig, tmp_path: Path) -> None:
     unbroken, training = lagging(run), lagging(run)
     presses = iter([False, False, True])
     assert next(training.reports(lambda: next(presses))) is None
     training.save(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_may_lag", lambda training: True)
+        patch.setattr(Training, "_can_defer_read", lambda training: True)
         training = Training.resume(tmp_path)
     assert timeless(list(training)) == timeless(list(unbroken))
     for name, weight in weights(unbroken).items():
         assert torch.equal(weights(training)[name], weight), name
 
 
-def test_a_training_without_a_finite_gradient_ends_before_its_report(run: RunConfig) -> None:
-    train = TrainConfig(updates=10 * PATIENCE, batch_size=1, report_every=10 * PATIENCE)
+def test_training_without_a_finite_gradient_ends_before_its_report(run: RunConfig) -> None:
+    train = TrainConfig(
+        updates=10 * PATIENCE_UPDATES, batch_size=1, report_every=10 * PATIENCE_UPDATES
+    )
     training = lagging(with_train(run, train))
-    poison(training, set(range(3, 10 * PATIENCE)))
-    with pytest.raises(DivergedError, match=f"{PATIENCE} updates up to step {3 + PATIENCE}:"):
+    poison(training, set(range(3, 10 * PATIENCE_UPDATES)))
+    with pytest.raises(
+        DivergedError, match=f"{PATIENCE_UPDATES} updates up to step {3 + PATIENCE_UPDATES}:"
+    ):
         list(training)
-    assert training.step == 2 * PATIENCE
+    assert training.step == 2 * PATIENCE_UPDATES
 
 
-def test_only_on_a_gpu_only_where_it_is_asked_for_and_nothing_is_carried(
-    run: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_are_not_deferred_on_a_cpu(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = with_train(run, dataclasses.replace(run.trial.train, initial="passed"))
     plain, carries = Training(run), Training(passed)
     text = Training(dataclasses.replace(run, task=Language.Config(length=5)))
     for asked in ("0", "1"):
         monkeypatch.setenv(triton.SWITCH, asked)
-        assert not any(training._may_lag() for training in (plain, carries, text))
+        assert not any(training._can_defer_read() for training in (plain, carries, text))
     monkeypatch.setattr(Model, "device", torch.device("cuda"))
-    assert [training._may_lag() for training in (plain, carries, text)] == [True, False, False]
+    assert [training._can_defer_read() for training in (plain, carries, text)] == [
+        True,
+        False,
+        False,
+    ]
     monkeypatch.delenv(triton.SWITCH)
-    assert not plain._may_lag()
+    assert not plain._can_defer_read()

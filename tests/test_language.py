@@ -1,4 +1,4 @@
-"""Language: streams of text that go on, and the state that goes with them."""
+"""Test language tasks: continuous streams of text and the state carried along."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(name: str, symbols: Tensor) -> str:
 
 
 def said(batch: Batch) -> list[str]:
-    """The characters shown and, at the end, the one to come."""
+    """Return the characters of each row, followed by the last target."""
     shown = [read("pydoc", row) for row in batch.x.argmax(dim=-1)]
     return [a + read("pydoc", row[-1:]) for a, row in zip(shown, batch.targets, strict=True)]
 
@@ -39,7 +39,7 @@ def training(length: int = 50) -> Any:
     return task.batches(length, Stream.TRAINING, generator(3, Stream.TRAINING))
 
 
-def test_in_training_each_row_reads_on_where_it_stood() -> None:
+def test_each_training_row_continues_the_previous_batch() -> None:
     text = read("pydoc", texts.load("pydoc")[Stream.TRAINING])
     source, rows, passes = training(), [""] * 8, []
     for _ in range(2 * (len(text) // 8 // 50)):
@@ -53,19 +53,19 @@ def test_in_training_each_row_reads_on_where_it_stood() -> None:
     for read_ in (first, second):
         starts = [text.index(row) for row in read_]
         ends = [start + len(row) for start, row in zip(starts, read_, strict=True)]
-        # one behind the other, and together nearly all of the text
+        # The rows follow one another and together cover nearly all of the text.
         assert all(end <= start + 1 for end, start in zip(ends, starts[1:], strict=False))
         assert sum(map(len, read_)) > 0.98 * len(text)
     assert text.index(first[0]) != text.index(second[0])
     assert text.index(first[0]) < 50
 
 
-def test_a_batch_that_the_text_has_not_is_refused() -> None:
+def test_a_batch_larger_than_the_text_is_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size is 9000: give at most"):
         training().batch(9000)
 
 
-def test_measured_sequences_lie_apart_and_start_afresh() -> None:
+def test_measured_sequences_do_not_overlap_and_have_no_state() -> None:
     task = Language.Config(length=50).build()
     source = task.batches(120, Stream.TEST, generator(0, Stream.TEST))
     assert source.count is not None
@@ -77,7 +77,7 @@ def test_measured_sequences_lie_apart_and_start_afresh() -> None:
 
 
 def test_bits_per_character_by_hand() -> None:
-    """The mean of -log2 p over all characters; one who knows nothing has log2 of the alphabet."""
+    """It is the mean of -log2 p over all characters; a uniform guess has log2 of the alphabet."""
     task = Language.Config(length=4).build()
     batch = task.batches(4, Stream.TEST, generator(0, Stream.TEST)).batch(2)
     share = torch.tensor([[0.5, 0.25, 0.125, 0.5], [0.5, 0.5, 0.25, 0.125]])
@@ -112,7 +112,7 @@ def run_of(model: ModelConfig, **changes: Any) -> RunConfig:
 
 
 @every_model
-def test_a_state_that_is_carried_whole_goes_on_as_one_sequence(model: ModelConfig) -> None:
+def test_carrying_the_whole_state_continues_the_sequence(model: ModelConfig) -> None:
     built = model.build(5, 5, steps=20, generator=generator(0, Stream.INITIALISATION)).double()
     x = torch.randn(3, 23, 5, generator=generator(0, Stream.TEST)).double()
     whole, _ = built(x)
@@ -132,7 +132,9 @@ def test_a_state_that_is_carried_whole_goes_on_as_one_sequence(model: ModelConfi
         (12, 6, [6, 9, 12]),
     ],
 )
-def test_what_is_older_than_the_span_is_dropped(steps: int, span: int, made_at: list[int]) -> None:
+def test_memories_older_than_the_span_are_dropped(
+    steps: int, span: int, made_at: list[int]
+) -> None:
     built = SAB.Config(hidden=6, k_top=2, k_att=3).build(
         2, 2, steps=9, generator=generator(0, Stream.INITIALISATION)
     )
@@ -146,12 +148,12 @@ def test_what_is_older_than_the_span_is_dropped(steps: int, span: int, made_at: 
     assert torch.equal(carried.memory, expected)
     assert torch.allclose(carried.keys, expected @ p.W1.T, atol=1e-6)
     assert carried.step == steps
-    again = built.carried(carried, span)  # a second time drops nothing more
+    again = built.carried(carried, span)  # carrying it again drops nothing more
     assert torch.equal(again.memory, expected)
     assert not any(t.requires_grad for t in (carried.h, carried.c, carried.memory, carried.keys))
 
 
-def test_self_attention_forgets_by_age_too() -> None:
+def test_self_attention_drops_memories_by_age() -> None:
     built = SelfAttention.Config(hidden=6).build(
         2, 2, steps=9, generator=generator(0, Stream.INITIALISATION)
     )
@@ -159,7 +161,7 @@ def test_self_attention_forgets_by_age_too() -> None:
     assert torch.equal(built.carried(state, 3).memory, state.memory[:, 6:])
 
 
-def test_keys_are_those_of_the_weights_as_they_are_now() -> None:
+def test_carried_keys_use_the_current_weights() -> None:
     training = Training(run_of(SAB.Config(hidden=8, k_att=2)))
     next(iter(training))
     model = training.model
@@ -170,7 +172,7 @@ def test_keys_are_those_of_the_weights_as_they_are_now() -> None:
 
 @every_model
 @pytest.mark.parametrize("stops", [[1], [3, 4]], ids=str)
-def test_resumed_equals_unbroken_to_the_bit(
+def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(
     model: ModelConfig, tmp_path: Path, stops: list[int]
 ) -> None:
     def timeless(reports: list[Report]) -> list[Report]:
@@ -191,8 +193,8 @@ def test_resumed_equals_unbroken_to_the_bit(
         assert torch.equal(ours, theirs)
 
 
-def test_training_goes_on_from_the_state_before() -> None:
-    """The state is in the logits: the same stretches in passes of one each learn otherwise."""
+def test_training_continues_from_the_previous_state() -> None:
+    """Training differs if every sequence starts without a state."""
     carried = list(Training(run_of(LSTM.Config(hidden=8))))
     training = Training(run_of(LSTM.Config(hidden=8)))
     real = training.batches.batch
@@ -204,7 +206,7 @@ def test_training_goes_on_from_the_state_before() -> None:
     assert [r.loss for r in training] != [r.loss for r in carried]
 
 
-def test_a_state_that_led_to_no_finite_gradient_is_dropped() -> None:
+def test_a_state_without_a_finite_gradient_is_dropped() -> None:
     training = Training(run_of(LSTM.Config(hidden=8)))
     reports = iter(training)
     next(reports)
@@ -217,7 +219,7 @@ def test_a_state_that_led_to_no_finite_gradient_is_dropped() -> None:
     assert next(reports).skipped == 0
 
 
-def test_measuring_drops_old_memories_as_training_does() -> None:
+def test_measuring_drops_old_memories_like_training() -> None:
     task = Language.Config(length=20, memory_span=30).build()
     model = SAB.Config(hidden=8, k_top=3, k_att=2).build(
         task.inputs, task.outputs, steps=50, generator=generator(0, Stream.INITIALISATION)
@@ -233,10 +235,10 @@ def test_measuring_drops_old_memories_as_training_does() -> None:
     model.carried = spy  # type: ignore[method-assign]
     result = measure(model, task, 200, sequences=3, seed=0, stream=Stream.TEST)
     assert result.sequences == 3
-    assert most == [11] + [17] * 9  # m_0, and the last 10, then 16 of every second step
+    assert most == [11] + [17] * 9  # m_0 and 10, then 16 states of every second step
 
 
 @pytest.mark.parametrize(("key", "value"), [("length", 0), ("memory_span", -1)])
-def test_a_value_out_of_range_is_named(key: str, value: int) -> None:
+def test_a_language_value_out_of_range_is_named(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value}"):
         Language.Config(**{key: value})  # type: ignore[arg-type]

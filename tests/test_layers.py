@@ -1,4 +1,4 @@
-"""Imports point down, and each outside library has the one place it is used from."""
+"""Test that imports point down and that each external library is used in its own place."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ modules = [
 
 
 def part(module: str) -> str:
-    """The row entry that a module belongs to: its package below sabtune, or itself."""
+    """Return the part that a module belongs to: its package in sabtune, or the module itself."""
     return ".".join(module.split(".")[:2])
 
 
@@ -102,7 +102,7 @@ def rank(module: str) -> int:
 
 
 def imports(module: str) -> Iterator[str]:
-    """Every module that `module` imports, inside functions too."""
+    """Yield every module that `module` imports, also inside functions."""
     path = ROOT / Path(*module.split("."))
     source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
     for node in ast.walk(ast.parse(source.read_text())):
@@ -127,7 +127,7 @@ def test_imports_point_down(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", modules)
-def test_outside_libraries_stay_in_their_places(module: str) -> None:
+def test_external_libraries_are_used_in_their_places(module: str) -> None:
     for name in imports(module):
         top = name.split(".")[0]
         if top not in FOR_ALL | {"sabtune"}:
@@ -135,7 +135,7 @@ def test_outside_libraries_stay_in_their_places(module: str) -> None:
 
 
 def loads(code: str, *, without: str = "") -> None:
-    """Runs `code` in a fresh interpreter in which the modules of `without` can't be imported."""
+    """Run `code` in a new interpreter that can't import the modules of `without`."""
     blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without.split())
     subprocess.run([sys.executable, "-c", f"import sys; {blocked}{code}"], check=True)
 
@@ -144,7 +144,7 @@ def test_importing_sabtune_loads_neither_ray_nor_mlflow() -> None:
     loads("import sabtune; assert not {'ray', 'mlflow', 'optuna', 'torch'} & sys.modules.keys()")
 
 
-def test_the_core_runs_where_there_is_only_pytorch() -> None:
+def test_the_core_needs_only_pytorch() -> None:
     loads(
         "from sabtune.training.loop import Training; from sabtune.config import *; "
         "from sabtune.models import SAB; from sabtune.tasks import Copying; "

@@ -1,4 +1,4 @@
-"""Ray, left while another thread lets go of what is Ray's, and beside processes that aren't."""
+"""Test shutting Ray down while other threads release its objects, and beside other processes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ during.kill()
 
 
 def run(script: str, folder: Path) -> tuple[str, str, int]:
-    """What the script printed, to both streams, and its exit code."""
+    """Run a script; return its stdout, its stderr and its exit code."""
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder / "ray.log")],
         cwd=folder,
@@ -103,13 +103,13 @@ def run(script: str, folder: Path) -> tuple[str, str, int]:
     return done.stdout, done.stderr, done.returncode
 
 
-def test_ray_is_left_once_what_is_being_collected_is_gone(tmp_path: Path) -> None:
+def test_shutdown_waits_for_objects_being_collected(tmp_path: Path) -> None:
     assert run(LEAVES, tmp_path) == ("still here\n", "", 0)
 
 
-def test_a_process_that_is_not_rays_goes_on(tmp_path: Path) -> None:
+def test_shutdown_does_not_end_other_processes(tmp_path: Path) -> None:
     assert run(BESIDE, tmp_path) == ("None None\n", "", 0)
 
 
-def test_that_rays_processes_end_as_it_is_shut_down_is_no_loss(tmp_path: Path) -> None:
+def test_the_end_of_rays_processes_during_shutdown_is_no_error(tmp_path: Path) -> None:
     assert run(SLOWLY, tmp_path) == ("still here\n", "", 0)

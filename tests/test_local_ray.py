@@ -1,4 +1,4 @@
-"""Where a Ray of our own lives, its token, and the addresses of clusters that are not there."""
+"""Test the folder and token of a local Ray, and addresses without a cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bits(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_token_is_made_that_nobody_else_reads(tmp_path: Path) -> None:
+def test_the_token_is_private(tmp_path: Path) -> None:
     path = tmp_path / ".ray" / "auth_token"
     local_ray.prepare_token()
     made = path.read_text()
@@ -45,7 +45,7 @@ def test_a_token_is_made_that_nobody_else_reads(tmp_path: Path) -> None:
         ("RAY_AUTH_MODE", "maybe", "RAY_AUTH_MODE is 'maybe'"),
     ],
 )
-def test_a_token_that_is_not_there_is_said_by_doctor_too(
+def test_doctor_reports_a_missing_token(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -54,7 +54,7 @@ def test_a_token_that_is_not_there_is_said_by_doctor_too(
     assert [says in str(finding) for finding in doctor.own_ray()] == [True]
 
 
-def test_a_folder_is_chosen_in_which_sockets_have_room(
+def test_the_folder_is_short_enough_for_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = tmp_path / ("x" * 100)
@@ -68,7 +68,7 @@ def test_a_folder_is_chosen_in_which_sockets_have_room(
     assert not folder.parent.exists()
 
 
-def test_too_few_addresses_are_said_before_ray_starts(
+def test_too_little_address_space_is_an_error_before_ray_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = 2**30 + 2**29
@@ -78,9 +78,11 @@ def test_too_few_addresses_are_said_before_ray_starts(
     assert ["ulimit -v" in str(finding) for finding in doctor.own_ray()] == [True]
 
 
-def test_no_temporary_folder_has_room_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_ray, "SOCKET_PATH", 0)
-    with pytest.raises(ClusterError, match="name a short one that you may write with TMPDIR"):
+def test_without_a_short_temporary_folder_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 0)
+    with pytest.raises(ClusterError, match="set TMPDIR to a short path that you may write"):
         local_ray.folder_base()
 
 
@@ -91,7 +93,7 @@ def test_no_credentials_are_forwarded() -> None:
     assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS" in name]
 
 
-def test_addresses_at_which_no_cluster_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("http://10.0.0.2", "junk", "10.0.0.2", "h:99999", "ray://10.0.0.2:10001"):
         with pytest.raises(ClusterError, match="give the head's HOST:PORT"):
             check_answers(address)
@@ -106,7 +108,7 @@ def test_addresses_at_which_no_cluster_is(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:/tmp/x", "databricks", "junk://x", "sqlite://"])
-def test_an_mlflow_that_cannot_be_is_named_with_what_may_stand_there(uri: str) -> None:
+def test_an_invalid_mlflow_uri_is_named_with_a_remedy(uri: str) -> None:
     with pytest.raises(StoreError, match=r"MLFLOW_TRACKING_URI, is .*: give a server as"):
         Store.at("store", tracking=uri)
 
@@ -114,5 +116,5 @@ def test_an_mlflow_that_cannot_be_is_named_with_what_may_stand_there(uri: str) -
 @pytest.mark.parametrize(
     "uri", ["http://h:5000", "https://h", "postgresql://me@h/db", "sqlite:///m.db", "", None]
 )
-def test_an_mlflow_that_may_be_is_taken(uri: str | None) -> None:
+def test_a_valid_mlflow_uri_is_accepted(uri: str | None) -> None:
     check_tracking(uri)

@@ -1,4 +1,4 @@
-"""The file that tells, a line each, of the trials that ended."""
+"""Test the trial log, a file with a line for each trial that ended."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fields(line: str) -> list[str]:
     return re.split(r" {2,}", line)
 
 
-def test_a_line_for_each_trial_that_ended(tmp_path: Path) -> None:
+def test_the_log_has_a_line_for_each_ended_trial(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "study.log")
     begun = datetime.now().astimezone().replace(microsecond=0)
     for number in range(3):
@@ -68,11 +68,11 @@ def test_a_line_for_each_trial_that_ended(tmp_path: Path) -> None:
     ]
     for line in lines:
         assert begun <= datetime.fromisoformat(fields(line)[0]) <= datetime.now().astimezone()
-        assert line.index(fields(line)[2]) == head.index("state")  # in columns
+        assert line.index(fields(line)[2]) == head.index("state")  # the columns are aligned
 
 
-def test_a_logbook_is_gone_on_with(tmp_path: Path) -> None:
-    """By the next search, after a line that a full disk cut short too."""
+def test_the_next_search_appends_to_the_log(tmp_path: Path) -> None:
+    """The next search appends to it, even after a line that a full disk cut short."""
     path = tmp_path / "study.log"
     Logbook(path).trial_ended(0, Outcome(state="FAIL", reason="lost"))
     with path.open("a") as file:
@@ -83,7 +83,7 @@ def test_a_logbook_is_gone_on_with(tmp_path: Path) -> None:
     assert [start[-1] for start in starts] == ["trial", "#0", "2026-01-01T00:0", "#1"]
 
 
-def test_what_cannot_be_written_is_said_once_and_ends_nothing(
+def test_a_failure_to_write_is_one_warning_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = Logbook(tmp_path / "missing" / "study.log")
@@ -92,7 +92,7 @@ def test_what_cannot_be_written_is_said_once_and_ends_nothing(
             book.trial_ended(number, Outcome(state="FAIL", reason="lost"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{book.path} can't be written" in caplog.text
-    book.path.parent.mkdir()  # it can again
+    book.path.parent.mkdir()  # now it can be written
     book.trial_ended(3, Outcome(state="FAIL", reason="lost"))
     assert "#3" in book.path.read_text()
 

@@ -1,4 +1,7 @@
-"""A search that is killed, again and again, ends as one that wasn't. Minutes: `pytest -m slow`."""
+"""Test that a search killed repeatedly has the results of an uninterrupted one.
+
+These tests take minutes: run them with `pytest -m slow`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ KILLS = 5
 
 
 def study_file(folder: Path) -> Path:
-    """Twelve trials, all given beforehand; some fail, none is pruned."""
+    """Write a study of twelve predefined trials; some fail, none is pruned."""
     path = learnable(folder, updates=450, name="killed")
     text = path.read_text().replace("pruning=ASHA(grace=30, reduction=2)", "pruning=None")
     text = text.replace('suggest_int("k_top", 1, 3)', 'suggest_int("k_top", 1, 4)')
@@ -39,9 +42,9 @@ def study_file(folder: Path) -> Path:
 
 
 def kill_somewhere(file: Path, after: float) -> None:
-    """Starts a search and kills its driver so long after its first trial started or went on."""
+    """Start a search and kill its driver `after` seconds after a trial starts or resumes."""
     with driver("search", file, "--store", "broken", cwd=file.parent) as search:
-        search.until(lambda: re.search("^#0|starts|goes on", search.shown, re.MULTILINE))
+        search.until(lambda: re.search("^#0|starts|resumes", search.shown, re.MULTILINE))
         time.sleep(after)
 
 
@@ -52,7 +55,7 @@ def outcomes(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
     }
 
 
-def test_killed_five_times_it_ends_with_every_trial_as_if_it_had_never_been(
+def test_a_search_killed_five_times_has_the_results_of_an_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     file = study_file(tmp_path)
@@ -85,14 +88,14 @@ def test_killed_five_times_it_ends_with_every_trial_as_if_it_had_never_been(
     for run in children:
         if run.info.status == "FINISHED":
             history = client.get_metric_history(run.info.run_id, "loss")
-            found = sorted(metric.step for metric in history)  # not by when they were made up for
+            found = sorted(metric.step for metric in history)  # late metrics are not sorted by step
             assert found == steps, run.info.run_name
 
 
-def test_what_mlflow_was_not_told_before_the_end_it_is_told_by_the_next_search(
+def test_the_next_search_writes_what_mlflow_lacks(
     tmp_path: Path,
 ) -> None:
-    """Though no trial is left: the search before had ended all, and was killed as it did."""
+    """No trial is left, as if the previous search was killed after its last trial."""
     file = learnable(tmp_path, updates=30)
     search = ("search", file, "--store", "store", "--trials", 2)
     done = sabtune(*search, cwd=tmp_path)

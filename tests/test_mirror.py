@@ -1,4 +1,4 @@
-"""How often a search looks at the whole study for MLflow's sake, and what is kept there."""
+"""Test how often the mirror reads the whole study, and what it keeps in MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.records import spec
 
 
 class Told:
-    """In place of a tracker: what it was told."""
+    """A fake tracker that records its calls."""
 
     behind = "MLflow is away"
 
@@ -29,7 +29,7 @@ class Told:
         self.origins: list[Any] = []
         self.uris = uris
 
-    def search_told(self, overview: Overview) -> None:
+    def search_updated(self, overview: Overview) -> None:
         self.overviews.append(overview)
 
     def trial_started(self, spec: object, origin: object) -> None:
@@ -51,14 +51,14 @@ def study() -> optuna.Study:
     return study
 
 
-def test_the_search_looks_at_the_whole_study_now_and_then(
+def test_the_mirror_limits_how_often_it_reads_the_whole_study(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, told = [0.0], Told()
     monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
     shown = Mirror(study, Store(tmp_path))
-    assert len(told.overviews) == 1  # at its start, so that the note is there
+    assert len(told.overviews) == 1  # at the start, for the run's description
     for seconds, looks in ((30, 1), (61, 2), (90, 2), (122, 3)):
         now[0] = seconds
         shown.trial_ended(0, Outcome(state="PRUNED"))
@@ -71,7 +71,7 @@ def test_the_search_looks_at_the_whole_study_now_and_then(
     monkeypatch.setattr(mirror, "overview", slow)
     now[0] = 1000
     shown.trial_ended(0, Outcome(state="PRUNED"))
-    for seconds, looks in ((1005 + 499, 4), (1005 + 501, 5)):  # 5 s are 1 % of 500
+    for seconds, looks in ((1005 + 499, 4), (1005 + 501, 5)):  # 5 s is 1 % of 500 s
         now[0] = seconds
         shown.trial_ended(0, Outcome(state="PRUNED"))
         assert len(told.overviews) == looks
@@ -87,9 +87,9 @@ def test_a_trial_is_shown_with_its_revision(
     assert (origin.commit, origin.changed) == ("c0ffee", True)
 
 
-def test_what_mlflow_does_not_take_is_said(study: optuna.Study) -> None:
+def test_a_model_that_mlflow_lacks_is_an_error(study: optuna.Study) -> None:
     champion = Registered(versions=(Version(trial=0),), champion=0)
-    register(study, Told())  # type: ignore[arg-type]  # nothing is to be registered yet
+    register(study, Told())  # type: ignore[arg-type]  # nothing to register yet
     record.set_registered(study, champion)
     with pytest.raises(TrackingError, match="MLflow is away"):
         register(study, Told())  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_what_mlflow_does_not_take_is_said(study: optuna.Study) -> None:
     assert record.model(study) == record.KeptModel(trial=0, uri="models:/m-1")
 
 
-def test_a_report_goes_to_the_searchs_run(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_report_is_kept_with_the_searchs_run(study: optuna.Study, tmp_path: Path) -> None:
     store = Store(tmp_path / "store").made()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("found")

@@ -1,4 +1,4 @@
-"""What every model keeps to, and SAB's own configuration."""
+"""Test the contract of all models, and the configuration of SAB."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_shapes(kind: str) -> None:
 
 
 @every_model
-def test_the_generator_alone_decides_the_weights(kind: str) -> None:
+def test_only_the_generator_decides_the_weights(kind: str) -> None:
     config = MODELS[kind](hidden=6)
     models = (
         config.build(4, 3, steps=20, generator=generator(seed, Stream.INITIALISATION))
@@ -40,7 +40,7 @@ def test_the_generator_alone_decides_the_weights(kind: str) -> None:
 
 @every_model
 @pytest.mark.parametrize("stretch", [1, 4, 7])
-def test_in_stretches_as_in_one(kind: str, stretch: int) -> None:
+def test_segments_equal_the_whole_sequence(kind: str, stretch: int) -> None:
     model = (
         MODELS[kind](hidden=6)
         .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
@@ -82,7 +82,7 @@ def test_every_parameter_of_every_rule_gets_a_gradient(
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_labels_tell_rules_apart() -> None:
+def test_labels_distinguish_rules() -> None:
     assert SAB.Config(scoring="dot").label().endswith("constant dot")
     assert SAB.Config(normalizer="softmax").label().endswith("constant softmax")
     assert SAB.Config(form="released").label().endswith("constant released")
@@ -94,7 +94,7 @@ def test_the_released_form_has_its_own_scoring() -> None:
 
 
 def blockwise(model: LSTM, x: Tensor, k_trunc: int) -> Tensor:
-    """The same LSTM run block by block, cut by hand: what truncation is to give."""
+    """Run an LSTM block by block, detaching between blocks, as the expected truncation."""
     state, out = None, []
     for start in range(0, x.shape[1], k_trunc):
         hidden, state = model.lstm(x[:, start : start + k_trunc], state)
@@ -117,8 +117,8 @@ def test_a_truncated_lstm_is_cut_after_every_block(k_trunc: int) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_a_stretch_does_not_move_the_cuts() -> None:
-    """Blocks count from the sequence's start: after 6 steps of a k_trunc of 4, two are left."""
+def test_segments_do_not_move_the_cuts() -> None:
+    """Blocks count from the start of the sequence: with k_trunc 4, the next cut after 6 is at 8."""
     config = LSTM.Config(hidden=6, k_trunc=4)
     model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALISATION))
     assert isinstance(model, LSTM)
@@ -126,8 +126,8 @@ def test_a_stretch_does_not_move_the_cuts() -> None:
     assert model.blocks(6, 1) == [1]
 
 
-def test_self_attention_looks_at_every_step_before() -> None:
-    """The last step sends credit to each of them, and weighs them by a softmax of the scores."""
+def test_self_attention_attends_to_every_earlier_step() -> None:
+    """The last step's summary is the softmax-weighted sum of all earlier states."""
     config = SelfAttention.Config(hidden=5)
     model = config.build(3, 2, steps=9, generator=generator(0, Stream.INITIALISATION)).double()
     assert isinstance(model, SelfAttention)
@@ -152,7 +152,7 @@ def test_sab_follows_its_schedule() -> None:
     assert seen == [10, 6, 2, 2]
 
 
-def test_k_top_changes_what_the_model_says() -> None:
+def test_k_top_changes_the_outputs() -> None:
     model = SAB.Config(hidden=8, k_top=1, k_att=1).build(
         3, 2, steps=20, generator=generator(0, Stream.INITIALISATION)
     )
@@ -167,13 +167,13 @@ def test_k_top_changes_what_the_model_says() -> None:
     ("key", "value"),
     [("k_top", 0), ("k_top", -1), ("k_att", 0), ("k_trunc", -1), ("hidden", 0), ("k_top", 2.5)],
 )
-def test_values_out_of_range_are_named(key: str, value: object) -> None:
+def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value}: give a whole number"):
         SAB.Config(**{key: value})  # type: ignore[arg-type]
 
 
 @every_model
-def test_forget_gates_begin_more_open_by_the_bias_and_nothing_else_changes(kind: str) -> None:
+def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
         MODELS[kind](hidden=6, forget_bias=by)
         .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
@@ -183,14 +183,14 @@ def test_forget_gates_begin_more_open_by_the_bias_and_nothing_else_changes(kind:
     changed = {name for name in plain if not torch.equal(plain[name], opened[name])}
     (name,) = changed
     assert name.endswith(("bias_ih", "bias_ih_l0"))
-    # torch: input, forget, cell and output gate, one below the other
+    # torch stacks the input, forget, cell and output gates
     by = torch.tensor([0.0, 1.5, 0.0, 0.0]).repeat_interleave(6)
     torch.testing.assert_close(opened[name] - plain[name], by)
 
 
 @every_model
-def test_a_restarted_sequence_has_h_and_c_and_no_memory(kind: str) -> None:
-    """It does what a sequence does whose cell starts there: by torch's own cell, one step."""
+def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> None:
+    """Its first step equals one step of torch's own LSTM cell from h and c."""
     model = MODELS[kind](hidden=6).build(
         4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)
     )
@@ -204,6 +204,6 @@ def test_a_restarted_sequence_has_h_and_c_and_no_memory(kind: str) -> None:
         {name: next(weights[of] for of in weights if name in of) for name in cell.state_dict()}
     )
     h, c = cell(x[:, 0], (ended.h.reshape(2, 6), ended.c.reshape(2, 6)))
-    torch.testing.assert_close(after.h.reshape(2, 6), h)  # nothing to recall, so s = 0
+    torch.testing.assert_close(after.h.reshape(2, 6), h)  # no memory to recall, so s = 0
     torch.testing.assert_close(after.c.reshape(2, 6), c)
     assert not any(t.requires_grad for t in (started.h, started.c))

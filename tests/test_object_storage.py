@@ -1,4 +1,4 @@
-"""Searches whose files are in an object store: whole, broken off, and gone on with elsewhere."""
+"""Test searches with files in an object store: complete, interrupted, resumed elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def place(request: pytest.FixtureRequest) -> str:
-    """Of this test alone."""
+    """Return an address that only this test uses."""
     return f"s3://{BUCKET}/{request.node.name}"
 
 
@@ -71,7 +71,7 @@ def test_a_search_from_end_to_end(
 
 
 def assert_mlflow_is_whole(store: Store, trials: list[record.TrialRecord]) -> None:
-    """A run for each trial with its curves, and its model in the object store, as trained."""
+    """Check that MLflow has a run with curves and the trained model for each trial."""
     client = MlflowClient(store.mlflow_uri)
     (name,) = {trial.checkpoint.address.split("/")[-3] for trial in trials if trial.checkpoint}
     experiment = client.get_experiment_by_name(name)
@@ -98,7 +98,7 @@ def assert_mlflow_is_whole(store: Store, trials: list[record.TrialRecord]) -> No
 
 
 def predicted(store: Store, uri: str, x: np.ndarray) -> np.ndarray:
-    """What a model of MLflow's says of x, in a process of its own."""
+    """Return the predictions of a model from MLflow, computed in a new process."""
     code = (
         "import io, mlflow, numpy, sys; "
         f"mlflow.set_tracking_uri({store.mlflow_uri!r}); "
@@ -114,7 +114,7 @@ def predicted(store: Store, uri: str, x: np.ndarray) -> np.ndarray:
 
 
 def assert_secret(folder: Path, s3: Objects, *shown: str) -> None:
-    """The key is neither in what was shown nor in any file, here or there."""
+    """Check that the secret key is neither in the output nor in any local or remote file."""
     assert all(SECRET not in text for text in shown)
     for path in folder.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
@@ -122,7 +122,7 @@ def assert_secret(folder: Path, s3: Objects, *shown: str) -> None:
         assert SECRET.encode() not in s3.content(key), key
 
 
-def test_killed_and_its_machine_gone_it_ends_elsewhere_as_if_nothing_had_been(
+def test_a_search_on_a_lost_machine_resumes_on_another(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     files = place(request)
@@ -138,8 +138,8 @@ def test_killed_and_its_machine_gone_it_ends_elsewhere_as_if_nothing_had_been(
     assert again.returncode == 0
     restored, *lines = again.stdout.splitlines()
     assert restored.startswith(f"Restored the studies from {files}/snapshots/optuna-0000")
-    assert "#2 goes on" in again.stdout
-    for number in finished:  # told again, at the very same rate, and not trained again
+    assert "#2 resumes" in again.stdout
+    for number in finished:  # the same reports, even the rate: not trained again
         told = [line for line in lines if line.startswith(f"{number} ") and "/s," in line]
         assert all(line in search.shown for line in told)
     store = opened(tmp_path, files)
@@ -150,11 +150,13 @@ def test_killed_and_its_machine_gone_it_ends_elsewhere_as_if_nothing_had_been(
     assert_mlflow_is_whole(store, trials)
 
 
-def test_trials_that_no_copy_knows_are_not_run_twice(
+def test_trials_missing_from_the_database_copy_are_not_run_twice(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The newest copies are lost, as if the machine had died before it wrote them: all that is
-    left of two trials is what they wrote themselves."""
+    """Two trials that are in no copy of the database resume from their own files.
+
+    The newest copies are deleted, as if the machine had died before it wrote them.
+    """
     files = place(request)
     file = study(tmp_path, "early", ["plain"] * 3, updates=1500)
     with driver("search", file, "--files", files, cwd=tmp_path) as search:
@@ -176,13 +178,13 @@ def test_trials_that_no_copy_knows_are_not_run_twice(
     told = [line for line in search.shown.splitlines() if "/1500 updates, " in line]
     assert len(told) >= 20
     ours = [line for line in told if "#2" in line and "#2 300/" not in line]
-    for line in ours:  # the rate too: what was told again was not trained again
+    for line in ours:  # the same reports, even the rate: not trained again
         assert line in again.stdout
     for trial in trials:
         assert_as_unbroken(trial)
 
 
-def test_a_trial_goes_on_from_the_object_store_after_its_worker_died(
+def test_a_trial_of_a_killed_worker_resumes_from_the_object_store(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     files = place(request)
@@ -208,15 +210,15 @@ from sabtune.search.run import search
 from sabtune.study.definition import load
 from sabtune.storage.store import Store
 
-trainable.SAVE_EVERY = 1.0
+trainable.SAVE_SECONDS = 1.0
 assert search(load(Path(sys.argv[1])), Store.at("store", sys.argv[2]).made()).complete
 """
 
 
-def test_a_worker_that_dies_in_a_long_report_loses_what_came_after_its_last_save(
+def test_a_killed_worker_loses_only_what_followed_its_last_save(
     s3: Objects, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """One report, at the end: without saves on the way everything would be lost."""
+    """The trial reports only at its end; without intermediate saves, everything would be lost."""
     files = place(request)
     long = {"report_every": 6_000}
     file = study(tmp_path, "long", ["plain"], updates=6_000, kinds={"plain": long})
@@ -235,13 +237,13 @@ def test_a_worker_that_dies_in_a_long_report_loses_what_came_after_its_last_save
     assert_as_unbroken(trial)
     left = Attempts(store.trials / "long").checkpoints(0)
     assert len(left) == 2
-    # the worker that took it up counted on from there: its first checkpoint is of a later step
+    # The new worker resumed from the saved step, so its checkpoints are of later steps.
     steps = [json.loads(of.read("progress.json") or b"")["step"] for of in left]
     assert min(steps) > saved
 
 
 def step_of_the_newest(store: Store) -> int:
-    """Of a trial's checkpoints, once the second one is there."""
+    """Wait for the trial's second checkpoint and return the newest step."""
     while True:
         left = Attempts(store.trials / "long").checkpoints(0)
         content = left[0].read("progress.json") if len(left) == 2 else None

@@ -1,4 +1,4 @@
-"""A study in a few words: what was asked, what was drawn from, how it stands; and as a note."""
+"""Test the overview of a study (question, space, state) and its description in MLflow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sabtune.study import record
 from sabtune.study.definition import load
 from sabtune.study.events import Outcome, Overview, Version
 from sabtune.study.summary import origin, overview
-from sabtune.tracking.search_run import LONGEST, note, points
+from sabtune.tracking.search_run import DESCRIPTION_CHARACTERS, description, points
 from tests.experiments import COMPLETE, spec, state, views
 from tests.studies import learnable
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
-    """Of a real file, with trials made by hand: two complete, one pruned, one failed, one runs."""
+    """Return a study of a real file: two trials complete, one pruned, one failed, one running."""
     file = load(learnable(tmp_path))
     study = open_or_create(file, Store(tmp_path).made())
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, None]
@@ -51,7 +51,7 @@ def spec_of(number: int):  # type: ignore[no-untyped-def]
     return spec(conftest.run.__wrapped__(), number)  # type: ignore[attr-defined]
 
 
-def test_a_study_knows_what_was_asked_and_how_it_stands(study: optuna.Study) -> None:
+def test_the_overview_has_the_question_the_space_and_the_state(study: optuna.Study) -> None:
     found = overview(study, complete=False)
     assert (
         found.question == "One symbol of two, two steps later: learned in seconds, or not at all."
@@ -70,59 +70,59 @@ def test_a_study_knows_what_was_asked_and_how_it_stands(study: optuna.Study) -> 
     told = "; ".join(found.budget)
     assert told == (
         "8 trials, drawn by tpe after 8 at random; seed 0; "
-        "pruned by ASHA: from 30 updates on, the best 1/2 go on; 1 CPU a trial"
+        "pruned by ASHA: from 30 updates on, the best 1/2 continue; 1 CPU a trial"
     )
 
 
-def test_a_trial_knows_where_it_came_from(study: optuna.Study) -> None:
+def test_a_trial_has_its_file_and_commit(study: optuna.Study) -> None:
     first, changed = (origin(study, record.one(study, number)) for number in (0, 3))
     assert first.file == record.plan(study)["file"]
     assert (first.commit, first.changed) == ("c0ffee", False)
     assert (changed.commit, changed.changed) == ("c0ffee", True)
 
 
-def test_a_comparison_names_those_who_take_part(study: optuna.Study) -> None:
+def test_the_overview_of_a_comparison_lists_its_configurations(study: optuna.Study) -> None:
     labels = {"#3 k_top=1": "k_top=1", "winner": "k_top=2"}
     record.set_plan(study, {**record.plan(study), "contest": labels})
     found = overview(study, complete=True)
     assert found.question.splitlines()[-2:] == ["- #3 k_top=1", "- winner: k_top=2"]
     assert found.budget[0].startswith("2 configurations, each on the same fresh seeds")
-    assert found.best is None  # a seed that was lucky is no result of a comparison
+    assert found.best is None  # a comparison has no best seed
 
 
-def test_a_study_of_an_unknown_file_has_an_overview_too() -> None:
+def test_a_study_without_a_plan_has_an_overview() -> None:
     assert overview(optuna.create_study(), complete=True).trials["complete"] == 0
 
 
-def test_the_note_says_it_for_people(study: optuna.Study) -> None:
-    text = note(replace(overview(study, complete=False), champion=Version(trial=3)))
+def test_the_description_is_readable_markdown(study: optuna.Study) -> None:
+    text = description(replace(overview(study, complete=False), champion=Version(trial=3)))
     lines = text.splitlines()
     assert lines[0].startswith("One symbol of two")
     assert (
         "**Task:** copying, length 2, symbols 1, alphabet 2, input one-hot; chance 50.0%" in lines
     )
-    assert "**Ladder:** 2, 4, 8, 64 sequences a length; chosen and pruned by 2, 4" in lines
+    assert "**Ladder:** 2, 4, 8, 64 sequences a length; selection lengths 2, 4" in lines
     assert any(line.startswith("**Budget:** 8 trials, drawn by tpe") for line in lines)
     table = lines.index("| parameter | drawn from |")
     assert lines[table + 1 : table + 3] == ["| --- | --- |", "| rate | good, bad, mad |"]
-    assert lines[table - 1] == ""  # or it is no table in Markdown
+    assert lines[table - 1] == ""  # a Markdown table needs a blank line before it
     assert "**Trials:** 2 complete, 1 pruned, 1 failed, 1 unfinished; 0 trial hours" in lines
     assert any(line.startswith("**Best") and "#3 k_top=" in line for line in lines)
     assert "| 10 | 50.0% |" in lines
     assert lines[-1] == "**Champion:** trial 3, unconfirmed"
 
 
-def test_a_note_is_no_longer_than_mlflow_takes() -> None:
-    text = note(Overview(question="why? " * 2000))
-    assert len(text) == LONGEST
+def test_the_description_fits_into_mlflow() -> None:
+    text = description(Overview(question="why? " * 2000))
+    assert len(text) == DESCRIPTION_CHARACTERS
     assert text.endswith("…")
-    assert note(Overview()) == ""
-    assert r"| a\|b | 1 to 2 |" in note(Overview(space={"a|b": "1 to 2"}))
+    assert description(Overview()) == ""
+    assert r"| a\|b | 1 to 2 |" in description(Overview(space={"a|b": "1 to 2"}))
 
 
 def test_the_numbers_of_a_search(run: RunConfig) -> None:
     shown = {(p.key, p.step): p.value for p in points(state(views(run)[0]), 0)}
-    assert shown["trials_complete", 3] == 1  # at 3: one of the 4 goes on
+    assert shown["trials_complete", 3] == 1  # at step 3: one of 4 trials is unfinished
     assert shown["trials_unfinished", 3] == 1
     assert shown["trial_hours", 3] == 0.5
     assert shown["best_score", 3] == 0.9

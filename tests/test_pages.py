@@ -1,4 +1,4 @@
-"""The pages that `sabtune ui` opens: real servers, asked as browsers and others would."""
+"""Test the servers of `sabtune ui` with requests by browsers and by others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED = {"optuna": b"kept", "mlflow": b"kept"}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A study of one trial, in Optuna and in MLflow, and a file of a run of its."""
+    """Return a store with a study of one trial in Optuna and in MLflow, with one artifact."""
     store = Store(tmp_path_factory.mktemp("store"))
     study = optuna.create_study(study_name="kept", storage=store.optuna_url)
     study.tell(study.ask(), 1.0)
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @contextmanager
 def opened(store: Store, kind: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The page's port and process, once it answers."""
+    """Start a page and yield its port and its process once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +66,7 @@ def page(request: pytest.FixtureRequest, store: Store) -> Iterator[tuple[str, in
 def asked(
     port: int, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, bytes]:
-    """Asks with these headers alone, beside those of the body's length."""
+    """Send a request with only these headers and Content-Length."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     sent = {"Host": f"127.0.0.1:{port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -93,7 +93,7 @@ WRITES = {
 }  # fmt: skip
 
 
-def test_it_only_reads(page: tuple[str, int], store: Store) -> None:
+def test_pages_refuse_writes(page: tuple[str, int], store: Store) -> None:
     kind, port = page
     before = sorted(path for path in store.root.rglob("*") if path.is_file())
     path = SAFE[kind].partition("?")[0]
@@ -109,9 +109,9 @@ def test_it_only_reads(page: tuple[str, int], store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]"])
-def test_it_answers_this_machine(page: tuple[str, int], name: str) -> None:
+def test_pages_answer_this_machine(page: tuple[str, int], name: str) -> None:
     kind, port = page
-    for at in (f"{name}:{port}", f"{name}:4711", name):  # through a tunnel its port is another
+    for at in (f"{name}:{port}", f"{name}:4711", name):  # a tunnel may use another port
         origins: list[dict[str, str]] = [
             {},
             {"Origin": f"http://{at}"},
@@ -123,7 +123,7 @@ def test_it_answers_this_machine(page: tuple[str, int], name: str) -> None:
             assert NAMED[kind] in said
 
 
-def test_it_answers_no_other_web_site(page: tuple[str, int]) -> None:
+def test_pages_refuse_other_web_sites(page: tuple[str, int]) -> None:
     kind, port = page
     hosts = ["evil.com", f"evil.com:{port}", f"127.0.0.1.evil.com:{port}", f"10.evil.com:{port}",
              f"192.168.evil.com:{port}", "", f"localhost:{port},evil.com", "localhost:port",
@@ -141,7 +141,7 @@ def test_it_answers_no_other_web_site(page: tuple[str, int]) -> None:
             assert b"kept" not in said
 
 
-def test_mlflows_page_can_search_and_show_files(store: Store) -> None:
+def test_mlflows_page_searches_and_shows_files(store: Store) -> None:
     client = MlflowClient(store.mlflow_uri)
     experiment = client.get_experiment_by_name("kept")
     assert experiment is not None
@@ -159,7 +159,7 @@ def test_mlflows_page_can_search_and_show_files(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["optuna", "mlflow"])
-def test_nothing_outlives_it(store: Store, kind: str) -> None:
+def test_no_process_outlives_a_page(store: Store, kind: str) -> None:
     with opened(store, kind) as (port, process):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

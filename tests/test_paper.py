@@ -1,4 +1,4 @@
-"""What the papers report, beside studies of the tasks that they report it of."""
+"""Test the published numbers shown with studies of the same tasks."""
 
 from __future__ import annotations
 
@@ -36,20 +36,19 @@ def data(task: Any, folder: Path) -> ReportData:
     [
         ("copying", ["| SAB | – |", "| 41 |", "out of memory", "56"]),
         ("adding", ["Loss in squared error", "5.5e-08", "4.6e-06"]),
-        ("mnist", ["94.2", "11.3", "Which permutation theirs was is not known."]),
+        ("mnist", ["94.2", "11.3", "Their permutation is not known."]),
         ("cifar10", ["64.5", "58.3"]),
         ("ptb", ["There: LSTM, full back-propagation 1.36; LSTM, truncated after 20 1.4; SAB"]),
         ("text8", ["There: LSTM, full back-propagation 1.42; SAB 1.44."]),
     ],
 )
-def test_a_papers_numbers_stand_beside_ours_marked_as_quoted(
-    kind: str, says: list[str], tmp_path: Path
-) -> None:
+def test_published_numbers_are_shown_as_quoted(kind: str, says: list[str], tmp_path: Path) -> None:
     found = data(SAME[kind], tmp_path)
     text = length_table.markdown(found)
     for words in [*says, published.QUOTED]:
         assert words in text
-    assert ("no row of it compares" in text) == (kind == "copying")  # that of two settings
+    # Copying has published numbers of two settings.
+    assert ("no row of it compares" in text) == (kind == "copying")
     rows = list(csv.DictReader(io.StringIO(length_table.csv_page(found))))
     theirs = [row for row in rows if published.QUOTED in row["source"]]
     accuracy = kind in ("copying", "mnist", "cifar10")
@@ -65,7 +64,7 @@ def lengths(kind: str) -> set[int | None]:
     return {length for table in tables for row in table.rows for length in row.values}
 
 
-def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
+def test_another_setting_is_named(tmp_path: Path) -> None:
     text = length_table.markdown(data(Adding.Config(length=50), tmp_path))
     assert "no row of it compares" in text
     assert "adding, trained and tested at length 200" in text
@@ -74,5 +73,5 @@ def test_another_setting_is_said_to_be_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "task", [Recall.Config(length=10), Pixels.Config(images="digits", length=64)], ids=str
 )
-def test_where_no_paper_reports_nothing_is_quoted(task: Any, tmp_path: Path) -> None:
+def test_tasks_without_published_numbers_quote_nothing(task: Any, tmp_path: Path) -> None:
     assert published.QUOTED not in length_table.markdown(data(task, tmp_path))

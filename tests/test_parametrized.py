@@ -1,6 +1,6 @@
-"""Weights that are made from others: torch's parametrizations and pruning, shared and frozen ones.
+"""Test computed weights (torch's parametrizations, pruning), shared weights and frozen weights.
 
-Each is compared with a plain model that has the weights in effect.
+Each model is compared with a plain model that has the effective weights.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def pruned(module: nn.Module, name: str) -> str:
 
 @every_model
 @pytest.mark.parametrize("how", [scaled, normed, pruned])
-def test_every_weight_in_effect_counts(how: Any, kind: str, values: dict[str, Any]) -> None:
+def test_effective_weights_are_used(how: Any, kind: str, values: dict[str, Any]) -> None:
     x = noise(2, 12, 3, dtype=torch.float64)
     for name, _ in built(kind, values).named_parameters():
         made, plain = built(kind, values), built(kind, values)
         module, last = owner(made, name)
         original = module.get_parameter(how(module, last))
-        made(x)  # pruning makes the weight as it is called
+        made(x)  # pruning computes the weight when the module is called
         effective = getattr(module, last).detach().clone()
         assert not torch.equal(effective, plain.get_parameter(name))
         with torch.no_grad():
@@ -115,9 +115,7 @@ def test_a_weight_that_is_used_twice_gets_both_gradients() -> None:
 
 
 @every_model
-def test_frozen_weights_get_no_gradient_and_the_others_theirs(
-    kind: str, values: dict[str, Any]
-) -> None:
+def test_frozen_weights_get_no_gradient(kind: str, values: dict[str, Any]) -> None:
     x = noise(2, 12, 3, dtype=torch.float64)
     some, every = built(kind, values), built(kind, values)
     frozen = [name for i, (name, _) in enumerate(some.named_parameters()) if i % 2]

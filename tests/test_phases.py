@@ -1,4 +1,4 @@
-"""Accuracy by the remainder of the length: models whose accuracy is periodic, by construction."""
+"""Test accuracy by phase with models whose accuracy is periodic by construction."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ DIGITS = Pixels.Config(images="digits", length=8, by="row").build()
 
 
 class Periodic(Model):
-    """Right if the number of steps of a sequence is that of training modulo `period`, else wrong.
+    """A model that is right only if the steps equal those of training modulo `period`.
 
-    It is told all sequences beforehand: what to say is looked up by what was shown. No image may be
-    among those of two lengths.
+    It looks up its answers by the input, so it is built from all sequences. No image may occur at
+    two lengths.
     """
 
     def __init__(self, task: Task, lengths: range, sequences: int, period: int, seed: int = 0):
@@ -79,7 +79,7 @@ class Periodic(Model):
 
 @pytest.mark.parametrize("task", [COPYING, DIGITS], ids=["copying", "digits"])
 @pytest.mark.parametrize(("period", "first"), [(1, 12), (2, 13), (3, 12), (3, 13), (5, 20)])
-def test_mean_and_worst_and_in_phase_are_right(task: Task, period: int, first: int) -> None:
+def test_mean_worst_and_in_phase_accuracy(task: Task, period: int, first: int) -> None:
     phases, sequences, seed = 5, 23, 15
     model = Periodic(task, range(first, first + phases), 5, period, seed)
     result = measure(
@@ -105,7 +105,7 @@ def test_mean_and_worst_and_in_phase_are_right(task: Task, period: int, first: i
     assert solves([result], [first], task) is (period == 1)
 
 
-def test_fewer_lengths_than_phases_leave_the_worst_unknown() -> None:
+def test_fewer_lengths_than_phases_give_no_worst_phase() -> None:
     model = Periodic(COPYING, range(7, 9), 4, 3)
     kept: dict[str, Any] = {"sequences": 8, "seed": 0, "stream": Stream.TEST}
     result = measure(model, COPYING, 7, **kept, phases=2)
@@ -123,14 +123,14 @@ def test_a_task_scored_at_every_step_has_no_phase() -> None:
 
 @pytest.mark.parametrize("kind", [LSTM.Config(hidden=8), SAB.Config(hidden=8, k_top=2, k_att=3)])
 @pytest.mark.parametrize("steps", [10**6, 100])
-def test_lengths_in_one_pass_are_as_measured_alone(
+def test_lengths_measured_together_equal_lengths_measured_alone(
     kind: Any, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = kind.build(
         COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALISATION)
     )
     monkeypatch.setattr(evaluation, "BATCH_STEPS", steps)
-    monkeypatch.setattr(evaluation, "WINDOW", 9)
+    monkeypatch.setattr(evaluation, "WINDOW_STEPS", 9)
     kept: dict[str, Any] = {"seed": 1, "stream": Stream.SELECTION}
     together = measure(model, COPYING, 20, **kept, sequences=40, phases=4)
     alone = [measure(model, COPYING, length, **kept, sequences=10) for length in range(20, 24)]
@@ -140,7 +140,7 @@ def test_lengths_in_one_pass_are_as_measured_alone(
     assert together.loss == pytest.approx(mean, rel=1e-5)
 
 
-def test_what_is_held_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
 
     class Spy(Periodic):
@@ -156,7 +156,7 @@ def test_what_is_held_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest == 3
 
 
-def test_paused_between_all_batches_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_between_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SAB.Config(hidden=8, k_att=3).build(
         COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALISATION)
     )
@@ -174,7 +174,7 @@ def test_paused_between_all_batches_it_is_the_same(monkeypatch: pytest.MonkeyPat
     assert LengthResult.from_dict(json.loads(json.dumps(asdict(whole)))) == whole
 
 
-def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> None:
+def test_the_solve_length_uses_the_worst_phase() -> None:
     def result(length: int, in_phase: float, worst: float) -> LengthResult:
         mean = (in_phase + worst) / 2
         return LengthResult(
@@ -190,7 +190,7 @@ def test_the_worst_phase_solves_and_the_phase_of_training_is_told_beside() -> No
     results = [result(20, 1.0, 1.0), result(40, 1.0, 0.98), result(80, 0.5, 0.5)]
     assert solve_length(results) == 20
     assert solve_length(results, in_phase=True) == 40
-    alone = [LengthResult(length=20, accuracy=1.0, loss=0.0, sequences=2)]  # of an older store
+    alone = [LengthResult(length=20, accuracy=1.0, loss=0.0, sequences=2)]  # from an older store
     assert solve_length(alone) == solve_length(alone, in_phase=True) == 20
 
 
@@ -265,13 +265,13 @@ def test_too_few_sequences_for_the_phases_is_one_line(tmp_path: Path) -> None:
         Ladder(lengths=(5,), select=(5,), sequences=3, phases=4)
 
 
-def test_a_ladder_recorded_before_is_of_one_phase() -> None:
+def test_a_ladder_of_an_earlier_version_has_one_phase() -> None:
     old = {"lengths": [5, 10], "select": [5], "sequences": 32, "solved_reports": None}
     assert recorded_ladder(old).phases == 1
     assert recorded_ladder(old | {"phases": 3}).phases == 3
 
 
-def test_a_ladder_recorded_before_is_measured_with_the_scheduled_k_top() -> None:
+def test_a_ladder_of_an_earlier_version_uses_the_scheduled_k_top() -> None:
     old = {"lengths": [5, 10], "select": [5], "sequences": 32, "solved_reports": None}
     assert recorded_ladder(old).k_top == "scheduled"
     assert recorded_ladder(old | {"k_top": None}).k_top == "final"

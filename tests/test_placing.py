@@ -1,4 +1,4 @@
-"""Trials on GPUs that are declared, on machines that have none: how Ray places them."""
+"""Test how Ray places trials on declared GPUs, on a machine without GPUs."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ Nodes = Sequence[dict[str, Any]]
 
 @contextmanager
 def declared(nodes: Nodes) -> Iterator[None]:
-    """A cluster of nodes that say they have this; they are all this machine. No search that looks
-    for a cluster finds it."""
+    """Start a cluster of nodes with these declared resources, all on this machine.
+
+    Searches that look for a running cluster don't find it.
+    """
     cluster: Any = Cluster()
     try:
         with patch("ray._private.utils.write_ray_address"):
@@ -53,22 +55,24 @@ def declared(nodes: Nodes) -> Iterator[None]:
 
 
 def witness(folder: str, together: int) -> type[Trial]:
-    """A trial that writes down, at each step, where it is and which GPUs it was given. The first
-    ones stay, a minute and a half at most, until so many have begun."""
+    """Return a trial class that records its node and its GPUs at each step.
+
+    The first trials wait, at most 90 seconds, until `together` trials have started.
+    """
 
     class Witness(Trial):
         def step(self) -> dict[str, Any]:
             import time
 
             began = time.time()
-            (Path(folder) / "begun" / str(self.order.spec.number)).touch()
+            (Path(folder) / "begun" / str(self.worker_task.spec.number)).touch()
             while len(list((Path(folder) / "begun").iterdir())) < together:
                 if time.time() > began + 90:
                     break
                 time.sleep(0.1)
             answer = super().step()
             seen = {
-                "trial": self.order.spec.number,
+                "trial": self.worker_task.spec.number,
                 "node": ray.get_runtime_context().get_node_id(),
                 "gpus": ray.get_gpu_ids(),
                 "began": began,
@@ -89,7 +93,10 @@ def searched(
     *,
     together: int,
 ) -> tuple[list[dict[str, Any]], Store, Budget]:
-    """What the trials of a search on these nodes wrote down; it says what the study keeps."""
+    """Run a search on these nodes; return the recorded steps, the store and the budget.
+
+    Also check that the search prints the placement that the study stores.
+    """
     path, seen = learnable(tmp_path), tmp_path / "seen"
     (seen / "begun").mkdir(parents=True)
     trials = together + 3
@@ -110,7 +117,7 @@ def searched(
 
 
 def most_at_once(steps: list[dict[str, Any]]) -> dict[tuple[str, int], int]:
-    """For each GPU the most trials that were there at the same time: from first step to last."""
+    """Return the most trials that shared each GPU at a time, from first step to last."""
     spans: dict[tuple[str, int, int], list[float]] = {}
     for step in steps:
         (gpu,) = step["gpus"]
@@ -125,8 +132,10 @@ def most_at_once(steps: list[dict[str, Any]]) -> dict[tuple[str, int], int]:
     return most
 
 
-def test_fractions_pack_and_none_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.4 of two GPUs of one node and one of another: two on each, six in all, not seven."""
+def test_fractions_share_a_gpu_and_no_trial_is_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.4 GPUs per trial, each of three GPUs holds two trials: six in all, not seven."""
     nodes = [{"num_cpus": 8, "num_gpus": 2}, {"num_cpus": 8, "num_gpus": 1}]
     steps, store, budget = searched(tmp_path, monkeypatch, nodes, "gpus=0.4", together=6)
     most = most_at_once(steps)
@@ -137,20 +146,20 @@ def test_fractions_pack_and_none_is_split(tmp_path: Path, monkeypatch: pytest.Mo
     assert budget.used_gpu_hours == pytest.approx(0.4 * seconds / 3600)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert complete
-    for trial in complete:  # on the CPU where torch finds no GPU, whatever was declared
+    for trial in complete:  # on the CPU if torch finds no GPU
         found = trial.environment["hardware"]["gpu"] is not None
         assert found == torch.cuda.is_available()
 
 
-def test_cpus_bound_what_shares_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head without CPUs gets nothing, and three CPUs beside a GPU bear three trials."""
+def test_cpus_limit_the_trials_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head without CPUs gets no trials, and a node with three CPUs gets three."""
     nodes = [{"num_cpus": 0, "num_gpus": 1}, {"num_cpus": 3, "num_gpus": 1}]
     steps, _, _ = searched(tmp_path, monkeypatch, nodes, "gpus=0.125", together=3)
     assert list(most_at_once(steps).values()) == [3]
 
 
-def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading is made on a worker that has a whole GPU; here it says three trials fit."""
+def test_auto_shares_a_gpu_by_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe runs on a worker with a whole GPU; here, its reading says that three trials fit."""
     read = probe.Reading(name="H100", peak=20_000, total=80_000)
     asked = []
 
@@ -169,15 +178,15 @@ def test_auto_shares_as_the_reading_says(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_probe_runs_on_a_worker_with_a_gpu(tmp_path: Path) -> None:
-    """Here torch finds none there, and the reading says so."""
+    """If torch finds no GPU there, the reading says so."""
     spec = placement.first(load(learnable(tmp_path)))
     with declared([{"num_cpus": 0}, {"num_cpus": 2, "num_gpus": 1}]):
         reading = placement.on_a_gpu(spec)
     assert (reading.total > 0) == bool(reading.name)
 
 
-def test_what_is_counted_is_what_ray_places(tmp_path: Path) -> None:
-    """Actors of these shares, as many as Ray starts, beside as many as `capacity` counts."""
+def test_capacity_equals_what_ray_places(tmp_path: Path) -> None:
+    """Ray starts as many actors with these resources as `capacity` counts."""
     bootstrap = tmp_path / "bootstrap.yaml"
     bootstrap.write_text("{cluster_name: lab, provider: {type: aws}, max_workers: 3}")
     with declared([{"num_cpus": 4, "num_gpus": 1}, {"num_cpus": 9, "num_gpus": 2}]):
@@ -191,7 +200,7 @@ def test_what_is_counted_is_what_ray_places(tmp_path: Path) -> None:
             assert started(cpus, gpus, have.places(asked)), (cpus, gpus)
 
 
-def test_a_heads_file_tells_nothing_about_a_ray_of_our_own(tmp_path: Path) -> None:
+def test_the_heads_file_does_not_apply_to_a_local_ray(tmp_path: Path) -> None:
     bootstrap = tmp_path / "bootstrap.yaml"
     bootstrap.write_text("{cluster_name: lab, provider: {type: aws}, max_workers: 3}")
     with some_ray(tmp_path / "ray.log"):
@@ -202,9 +211,9 @@ def test_a_heads_file_tells_nothing_about_a_ray_of_our_own(tmp_path: Path) -> No
 
 
 def started(cpus: int, gpus: float, places: int) -> bool:
-    """Whether so many find a place and one more doesn't while they stay."""
+    """Return whether Ray places this many actors and not one more at the same time."""
 
-    class Seat:  # here, so that it is sent to the workers: to import this file takes them seconds
+    class Seat:  # local, so that workers need not import this file
         def place(self) -> Any:
             return ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
 

@@ -1,4 +1,4 @@
-"""Points, and parameters of earlier studies, are tried only where the space could draw them."""
+"""Test that points and parameters of earlier studies are tried only inside the space."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DRAWS = {
 
 
 def with_point(draw: str, value: str) -> str:
-    """A study that draws p, and tries this value of it first."""
+    """Return a study file that draws p and tries this value first."""
     text = changed(RETURN, f"{DRAWS[draw][0]}; {RETURN}")
     return text.replace("select=(4,)))", f"select=(4,)), points=({{'p': {value}}},))")
 
@@ -79,7 +79,7 @@ def test_a_point_outside_the_space_is_refused(tmp_path: Path, draw: str, value: 
         ("one", "3"),
     ],
 )
-def test_a_point_inside_the_space_is_tried_as_it_is(tmp_path: Path, draw: str, value: str) -> None:
+def test_a_point_inside_the_space_is_tried_unchanged(tmp_path: Path, draw: str, value: str) -> None:
     file = load(written(tmp_path, with_point(draw, value)))
     study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'db'}")
     study.enqueue_trial(dict(file.study.points[0]))
@@ -89,7 +89,7 @@ def test_a_point_inside_the_space_is_tried_as_it_is(tmp_path: Path, draw: str, v
     assert type(trial.params["p"]) in (int, float, str, bool, type(None))
 
 
-def test_an_earlier_studys_parameters_outside_the_space_are_left_out_and_that_is_said(
+def test_parameters_of_an_earlier_study_outside_the_space_are_skipped_with_a_message(
     tmp_path: Path,
 ) -> None:
     wide = load(written(tmp_path, changed(DRAW, 'trial.suggest_int("k_top", 1, 9)'), "wide.py"))
@@ -108,7 +108,7 @@ def test_an_earlier_studys_parameters_outside_the_space_are_left_out_and_that_is
     assert "k_top=9, which is outside the space" in said[0]
 
 
-def test_a_point_that_waits_outside_a_narrower_space_is_pruned(tmp_path: Path) -> None:
+def test_a_waiting_point_outside_a_narrower_space_is_pruned(tmp_path: Path) -> None:
     file = load(written(tmp_path, GOOD))
     study = opened(file)
     for k_top in (99, 3):

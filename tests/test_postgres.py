@@ -1,4 +1,4 @@
-"""A store in PostgreSQL: a real server of the tests' own, on loopback and with a password."""
+"""Test a store in PostgreSQL, on a real local server with a password."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Server:
 
     folder: Path
     binaries: Path
-    user: list[str]  # what comes before a command, for it to run as that user
+    user: list[str]  # the command prefix to run as that user
     port: int
     password: str
 
@@ -46,11 +46,11 @@ class Server:
 
     @property
     def mlflow(self) -> str:
-        """Of another database on it."""
+        """The URL of a second database on the server."""
         return f"{self.url.removesuffix('postgres')}mlflow"
 
     def mistaken(self, url: str, mistake: str) -> str:
-        """One of its addresses with another password or port."""
+        """Return a URL of the server with a wrong password or port."""
         wrong = {"password": (self.password, "s3cr3t"), "port": (f":{self.port}/", ":9/")}
         return url.replace(*wrong[mistake])
 
@@ -82,7 +82,7 @@ class Server:
 
 
 def binaries() -> Path:
-    """Where PostgreSQL's commands are. Skips the test where they aren't."""
+    """Return the folder of PostgreSQL's commands; skip the test if there are none."""
     places = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
     found = shutil.which("pg_ctl", path=os.pathsep.join([os.environ.get("PATH", ""), *places]))
     if found is None:
@@ -91,7 +91,10 @@ def binaries() -> Path:
 
 
 def as_postgres() -> list[str]:
-    """PostgreSQL refuses to run as root. Skips the test where root can't become another."""
+    """Return a command prefix for a user that is not root, because PostgreSQL refuses root.
+
+    Skips the test if root can't switch to another user.
+    """
     if os.geteuid() != 0:
         return []
     try:
@@ -109,7 +112,7 @@ def server() -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as outer:  # pytest's own are closed to other users
+    with tempfile.TemporaryDirectory() as outer:  # other users can't enter pytest's folders
         Path(outer).chmod(0o755)
         folder = Path(outer) / "postgres"
         folder.mkdir()
@@ -127,14 +130,14 @@ def server() -> Iterator[Server]:
 
 
 def assert_secret(server: Server, folder: Path, *shown: str) -> None:
-    """The password is neither in what was shown nor in any file of the folder."""
+    """Check that the password is neither in the output nor in any file of the folder."""
     assert all(server.password not in text for text in shown)
     for file in folder.rglob("*"):
         if file.is_file():
             assert server.password.encode() not in file.read_bytes(), file
 
 
-def test_a_search_in_postgres_from_end_to_end_and_on(server: Server, tmp_path: Path) -> None:
+def test_a_search_in_postgres_from_end_to_end_and_resumed(server: Server, tmp_path: Path) -> None:
     file = study(tmp_path, "end-to-end", ["plain"] * 3)
     where = ["--store", server.url, "--files", "files"]
     first = sabtune("search", file, "--trials", 2, *where, cwd=tmp_path)
@@ -170,7 +173,7 @@ def test_optunas_page_on_a_database(server: Server, tmp_path: Path) -> None:
         ui.until(f"optuna-dashboard: http://127.0.0.1:{port}")
         ui.until(lambda: b"shown-in-postgres" in got(f"http://127.0.0.1:{port}/api/studies"))
         arguments = Path(f"/proc/{ui.process.pid}/task/{ui.process.pid}/children").read_text()
-        assert arguments == ""  # nobody else is told the password
+        assert arguments == ""  # the password is in no command line
         ui.process.send_signal(signal.SIGTERM)
         assert ui.end() == 0
     assert ui.errors == ""
@@ -178,7 +181,7 @@ def test_optunas_page_on_a_database(server: Server, tmp_path: Path) -> None:
 
 
 def got(url: str) -> bytes:
-    """What a page holds; nothing while it isn't there."""
+    """Return the content of a page, empty while the server doesn't answer."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bytes(answer.read())
@@ -186,7 +189,7 @@ def got(url: str) -> bytes:
         return b""
 
 
-def test_one_search_at_a_time_wherever_its_files_are(server: Server, tmp_path: Path) -> None:
+def test_only_one_search_at_a_time_even_with_other_files(server: Server, tmp_path: Path) -> None:
     file = study(tmp_path, "shared", ["plain"], updates=100_000)
     other = Store.at(server.url, tmp_path / "there").made()
     with driver("search", file, "--store", server.url, "--files", "here", cwd=tmp_path) as search:
@@ -199,13 +202,11 @@ def test_one_search_at_a_time_wherever_its_files_are(server: Server, tmp_path: P
     assert line.startswith("sabtune: study 'shared' in postgresql://anna:***@127.0.0.1")
     assert "is being searched by another process" in line
     assert_secret(server, tmp_path, search.shown, search.errors, refused.stderr)
-    assert not is_held("shared", other)  # the lock went with the search that was killed
+    assert not is_held("shared", other)  # the killed search released its lock
 
 
 @pytest.mark.parametrize("mistake", ["password", "port"])
-def test_a_server_that_lets_nobody_in_is_one_line(
-    server: Server, mistake: str, tmp_path: Path
-) -> None:
+def test_a_refused_connection_is_one_line(server: Server, mistake: str, tmp_path: Path) -> None:
     file = study(tmp_path, "outside", ["plain"])
     url = server.mistaken(server.url, mistake)
     for command in (("search", file), ("status", "outside"), ("report", "outside")):
@@ -218,7 +219,7 @@ def test_a_server_that_lets_nobody_in_is_one_line(
         assert_secret(server, tmp_path, line)
 
 
-def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(
+def test_a_search_waits_for_an_absent_server_and_loses_nothing(
     server: Server, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "away", ["plain"] * 2, updates=900)
@@ -274,25 +275,28 @@ def test_mlflows_page_on_a_database(server: Server, tmp_path: Path) -> None:
     with driver("ui", *where, cwd=tmp_path) as ui:
         page = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/get-by-name"
         ui.until(lambda: b"shown-by-mlflow" in got(f"{page}?experiment_name=shown-by-mlflow"))
-        # no process of its own, among whose arguments the password would be
+        # There is no child process whose arguments could show the password.
         assert not Path(f"/proc/{ui.process.pid}/task/{ui.process.pid}/children").read_text()
         ui.process.send_signal(signal.SIGTERM)
         assert ui.end() == 0
     assert_secret(server, tmp_path, ui.shown, ui.errors)
 
 
-def test_mlflow_does_not_go_into_optunas_database(server: Server, tmp_path: Path) -> None:
+def test_mlflow_and_optuna_cannot_share_a_database(server: Server, tmp_path: Path) -> None:
     file = study(tmp_path, "both", ["plain"])
     both = ["--store", server.url, "--tracking", server.url]
     refused = sabtune("search", file, *both, cwd=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert "holds Optuna's studies, and MLflow can't be beside them: give --tracking a" in line
+    assert (
+        "holds Optuna's studies, and MLflow can't share a database with them: give --tracking a"
+        in line
+    )
     assert_secret(server, tmp_path, line)
 
 
 @pytest.mark.parametrize("mistake", ["password", "port"])
-def test_an_mlflow_in_a_database_that_lets_nobody_in_is_one_line(
+def test_a_refused_connection_to_mlflows_database_is_one_line(
     server: Server, mistake: str, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "outside", ["plain"])

@@ -1,4 +1,4 @@
-"""PostgreSQL ends connections, restarts, or has none left, while a study is written to."""
+"""Test PostgreSQL that cuts connections, restarts or runs out of them during writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 @pytest.fixture
 def admin(server: Server) -> Iterator[sqlalchemy.Connection]:
-    """A connection that looks on."""
+    """Yield a separate connection for inspection."""
     engine = sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
@@ -54,7 +54,7 @@ def ask(connection: sqlalchemy.Connection, statement: str) -> list[Any]:
 
 
 def until_free(admin: sqlalchemy.Connection) -> None:
-    """Waits until the server has noticed that whoever held the lock has gone."""
+    """Wait until the server has released the lock of a dead connection."""
     until = time.monotonic() + 60
     while ask(admin, LOCKS):
         assert time.monotonic() < until
@@ -62,20 +62,20 @@ def until_free(admin: sqlalchemy.Connection) -> None:
 
 
 def opened(store: Store, name: str) -> optuna.Study:
-    """The study, made if need be."""
+    """Return the study, created if it doesn't exist."""
     storage = record.store_of(store, write=True)
     return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
 
 
 @slowly
-def test_connections_are_few_and_one_that_is_cut_is_made_again(
-    store: Store, admin: sqlalchemy.Connection
-) -> None:
+def test_connections_are_few_and_reconnect(store: Store, admin: sqlalchemy.Connection) -> None:
     made = opened(store, "cut")
     for _ in range(3):
         record.names(store)
         opened(store, "cut")
-    assert len(ask(admin, f"SELECT 1 FROM pg_stat_activity WHERE {OURS}")) <= waiting.CONNECTIONS
+    assert (
+        len(ask(admin, f"SELECT 1 FROM pg_stat_activity WHERE {OURS}")) <= waiting.POOL_CONNECTIONS
+    )
     for number in range(3):
         ask(admin, TOUCH + OURS)
         assert made.ask().number == number
@@ -85,7 +85,7 @@ def test_connections_are_few_and_one_that_is_cut_is_made_again(
 
 
 @slowly
-def test_a_server_that_restarts_is_waited_for(
+def test_a_write_waits_for_a_restarting_server(
     server: Server, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = opened(store, "restarted")
@@ -101,11 +101,11 @@ def test_a_server_that_restarts_is_waited_for(
 
 
 @slowly
-def test_a_server_without_a_connection_left_is_waited_for(
+def test_a_write_waits_for_a_free_connection(
     server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(store, "full")
-    waiting._pool(store.optuna_url).dispose()  # so that a new connection is wanted
+    waiting._pool(store.optuna_url).dispose()  # the next call needs a new connection
     engine = sqlalchemy.create_engine(server.url, poolclass=sqlalchemy.NullPool)
     held: list[sqlalchemy.Connection] = []
     with pytest.raises(OperationalError, match="too many clients"):
@@ -127,13 +127,13 @@ def test_a_server_without_a_connection_left_is_waited_for(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is looked at before every commit, and by nobody else."""
+    """Check the lock before every commit and not in the background."""
     monkeypatch.setattr(database_lock, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(database_lock, "PERIOD_SECONDS", 1000.0)
 
 
 def claimed(lock: DatabaseLock | None, made: optuna.Study) -> list[str]:
-    """What is told once the lock is lost."""
+    """Claim the study and return a list that gets an entry when the lock is lost."""
     told: list[str] = []
     assert lock is not None
     lock.claim(made, lambda: told.append("lost"))
@@ -142,7 +142,7 @@ def claimed(lock: DatabaseLock | None, made: optuna.Study) -> list[str]:
 
 @slowly
 @pytest.mark.usefixtures("quick")
-def test_a_lock_whose_connection_ended_is_taken_again(
+def test_a_lock_is_taken_again_on_a_new_connection(
     store: Store, admin: sqlalchemy.Connection
 ) -> None:
     made = opened(store, "again")
@@ -154,21 +154,22 @@ def test_a_lock_whose_connection_ended_is_taken_again(
         ((after,),) = ask(admin, LOCKS)
         assert after != before
         assert lock is not None
-        hanging, lock._connection = lock._connection, None  # as if the network had swallowed it
+        # Act as if the connection was lost in the network.
+        hanging, lock._connection = (lock._connection, None)
         made.ask()
         ((last,),) = ask(admin, LOCKS)
         assert last != after
         assert hanging is not None
         hanging.invalidate()
     until_free(admin)
-    made.ask()  # as who reports does, afterwards
+    made.ask()  # writing without the lock, like a report
     assert ask(admin, LOCKS) == []
 
 
 @slowly
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("gone", [False, True])
-def test_nothing_is_written_once_another_search_has_or_had_the_study(
+def test_nothing_is_written_after_another_search_took_the_study(
     store: Store, admin: sqlalchemy.Connection, gone: bool
 ) -> None:
     name = f"taken-{gone}"
@@ -193,7 +194,7 @@ def test_nothing_is_written_once_another_search_has_or_had_the_study(
 
 
 @slowly
-def test_who_writes_nothing_for_long_is_told_too(
+def test_an_idle_search_notices_the_loss_of_its_lock(
     store: Store, admin: sqlalchemy.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_lock, "FRESH_SECONDS", 0.0)
@@ -204,7 +205,7 @@ def test_who_writes_nothing_for_long_is_told_too(
         assert lock is not None
         ((pid,),) = ask(admin, LOCKS)
         queued = threading.Thread(target=ask, args=(admin, f"SELECT pg_advisory_lock({lock.key})"))
-        queued.start()  # it has the lock as soon as nobody has
+        queued.start()  # it gets the lock as soon as it is free
         time.sleep(0.5)
         engine = sqlalchemy.create_engine(store.optuna_url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
@@ -219,7 +220,7 @@ def test_who_writes_nothing_for_long_is_told_too(
 
 @slowly
 @pytest.mark.timeout(1700)
-def test_a_search_goes_on_past_cut_connections_and_ends_where_another_has_its_lock(
+def test_a_search_survives_cut_connections_and_ends_if_another_takes_its_lock(
     server: Server, admin: sqlalchemy.Connection, tmp_path: Path
 ) -> None:
     file = study(tmp_path, "all-cut", ["plain"], updates=3000)
@@ -257,7 +258,7 @@ def test_a_search_goes_on_past_cut_connections_and_ends_where_another_has_its_lo
 
 
 class Unheard(RDBStorage):
-    """A database whose answers are lost, once for each operation."""
+    """A storage that loses the answer of each operation once."""
 
     lost: ClassVar[set[str]] = set()
 
@@ -279,7 +280,7 @@ class Unheard(RDBStorage):
         self.answer("attribute", None)
 
 
-def test_what_was_done_unheard_is_not_done_twice(
+def test_a_write_whose_answer_is_lost_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "is_server", lambda url: True)
@@ -299,7 +300,7 @@ def test_what_was_done_unheard_is_not_done_twice(
     )
 
 
-def test_what_is_a_mistake_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
     monkeypatch.setattr(waiting, "wait", paused.append)
 
@@ -311,7 +312,7 @@ def test_what_is_a_mistake_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     assert paused == []
 
 
-def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_if_the_server_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
     monkeypatch.setattr(waiting, "wait", paused.append)
 

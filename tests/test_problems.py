@@ -1,4 +1,4 @@
-"""Each problem that ends a command is one line with a remedy; a bug says where its traceback is."""
+"""Test that problems are one line with a remedy, and that bugs name their traceback's file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_what_a_person_can_mend_is_one_line(name: str) -> None:
+def test_a_problem_that_a_user_can_fix_is_one_line(name: str) -> None:
     do, words = PROBLEMS[name]
     line = problems.explained(raised(do))
     assert line is not None
@@ -44,7 +44,7 @@ def test_what_a_person_can_mend_is_one_line(name: str) -> None:
     assert len(line.splitlines()) == 1
 
 
-def test_a_bug_keeps_its_traceback_in_a_file(
+def test_the_traceback_of_a_bug_is_in_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def broken(**_: object) -> None:
@@ -62,13 +62,13 @@ def test_a_bug_keeps_its_traceback_in_a_file(
     assert "secret" not in kept + line
 
 
-def test_a_seed_is_what_every_generator_takes() -> None:
+def test_a_seed_is_valid_for_every_generator() -> None:
     check_seed("seed", 2**32 - 1)
     with pytest.raises(ConfigError, match="seed is 4294967296: give a whole number from 0 to 429"):
         check_seed("seed", 2**32)
 
 
-def test_the_disk_is_named() -> None:
+def test_a_full_disk_is_named() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/there")
     assert problems.explained(full) == (
         "No space left on device: /there: make room on its disk, or give another path"

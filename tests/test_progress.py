@@ -1,4 +1,4 @@
-"""What the person watching sees: a table on a terminal, a line each elsewhere."""
+"""Test the live progress: a table on a terminal, and lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LADDER = Ladder(lengths=(5, 10, 20), select=(5, 10), sequences=8)
 
 
 class Clock:
-    """Stands still until it is set on."""
+    """A clock that only moves when it is set."""
 
     now = 0.0
 
@@ -67,7 +67,7 @@ def terminal(width: int = 160, height: int = 30) -> Console:
 
 
 def shown(watch: Watch) -> list[str]:
-    """The lines that stand on the terminal now."""
+    """Return the lines that the terminal shows now."""
     lines = watch.console.render_lines(watch._screen(), watch.console.options)
     return ["".join(segment.text for segment in line).rstrip() for line in lines]
 
@@ -77,7 +77,7 @@ def row(lines: list[str], number: int) -> str:
 
 
 def play(console: Console, clock: Clock) -> Watch:
-    """A search of twelve: one completes, one is pruned, one of its configuration fails."""
+    """Show a search of twelve trials: one completes, one is pruned, and one fails."""
     watch = Watch(console, 12, clock=clock)
     with watch:
         for number in range(3):
@@ -92,9 +92,9 @@ def play(console: Console, clock: Clock) -> Watch:
     return watch
 
 
-def test_plain_lines_away_from_a_terminal() -> None:
+def test_output_without_a_terminal_is_plain_lines() -> None:
     lines = io.StringIO()
-    play(Console(file=lines, width=40), Clock())  # narrower than the lines: none is broken
+    play(Console(file=lines, width=40), Clock())  # narrower than the lines, which must not wrap
     assert lines.getvalue().splitlines() == [
         f"#0 starts: {LABEL}",
         "#0 10/20 updates, 123/s, loss 0.500, 5: 90.0%  10: 40.0%, score 0.600",
@@ -107,7 +107,7 @@ def test_plain_lines_away_from_a_terminal() -> None:
     ]
 
 
-def test_a_table_on_a_terminal() -> None:
+def test_output_on_a_terminal_is_a_table() -> None:
     console = terminal()
     watch = play(console, Clock())
     lines = shown(watch)
@@ -125,12 +125,12 @@ def test_a_table_on_a_terminal() -> None:
     assert re.split(r"\s{2,}", row(lines, 1).strip())[6:] == ["0.600", "90.0%", "50.0%"]
     assert f"failed  as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
     out = console.file.getvalue()  # type: ignore[attr-defined]
-    assert lines[0] in out  # drawn live
+    assert lines[0] in out  # the table was drawn live
     assert "starts" not in out
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_configuration_alone_gives_way_on_a_narrow_terminal(width: int) -> None:
+def test_only_the_configuration_is_shortened_on_a_narrow_terminal(width: int) -> None:
     model = SAB.Config(hidden=4, k_top=10, k_att=10, k_trunc=100, normalizer="softmax")
     train = TrainConfig(updates=20000)
     run = records.spec().run
@@ -141,25 +141,25 @@ def test_the_configuration_alone_gives_way_on_a_narrow_terminal(width: int) -> N
     watch.trial_reported(7, progress(10000, 1.0, 0.5, 0.25, loss=1e30))
     lines = shown(watch)
     assert max(map(len, lines)) <= width
-    head, cells = lines[-2], re.split(r"\s{2,}", lines[-1].strip())  # one line a trial
+    head, cells = lines[-2], re.split(r"\s{2,}", lines[-1].strip())  # one line per trial
     assert cells[:3] == ["7", "running", "as #5"]
     assert cells[-3:] == ["100.0%", "50.0%", "25.0%"]
     assert {"10000/20000", "0.600"} < set(cells)
     assert ("softmax" in cells[3]) == (width == 200)
     assert cells[3].endswith("…") == (width == 80)
-    assert ("1.0e+30" in cells) == (width == 200)  # speed and loss need room
+    assert ("1.0e+30" in cells) == (width == 200)  # speed and loss are hidden on narrow terminals
     assert ("at 1000" in head) == (width == 200)
 
 
-def test_the_table_never_outgrows_the_terminal() -> None:
-    """The latest trials stay in sight, those that run below those that ended."""
+def test_the_table_fits_the_height_of_the_terminal() -> None:
+    """The latest trials are shown, with running ones below ended ones."""
     watch = Watch(terminal(height=14), 100)
     for number in range(100):
         watch.trial_started(spec(number))
         if number % 2 and number != 5:
             watch.trial_ended(number, Outcome(state="PRUNED", reason="low"))
     lines = shown(watch)
-    assert len(lines) == 13  # and the cursor on the last
+    assert len(lines) == 13  # the cursor needs the last line
     assert lines[1] == "… and 90 more, 41 of them running"
     numbers = [int(line.split()[0]) for line in lines[3:]]
     assert numbers == list(range(80, 100, 2))
@@ -170,8 +170,8 @@ def test_the_table_never_outgrows_the_terminal() -> None:
     assert [int(line.split()[0]) for line in shown(few)[2:]] == [0, 2, 3, 1]
 
 
-def test_a_trial_that_is_taken_up_again_goes_on() -> None:
-    """By an earlier search's record, updates and all; or because it started here before."""
+def test_a_resumed_trial_continues_its_row() -> None:
+    """A trial resumes if an earlier search recorded it, or if this one started it before."""
     earlier = [
         records.trial(3, score=0.7),
         records.trial(4, score=0.9, state=TrialState.FAIL),
@@ -181,16 +181,16 @@ def test_a_trial_that_is_taken_up_again_goes_on() -> None:
     lines = io.StringIO()
     watch = Watch(Console(file=lines), 12, ended=2, earlier=earlier)
     watch.trial_started(spec(5))
-    assert re.search(r"5  goes on  .* 10/20", row(shown(watch), 5))
-    watch.trial_reported(5, progress(10, 0.5))  # told again; the earlier search has shown it
+    assert re.search(r"5  resumed  .* 10/20", row(shown(watch), 5))
+    watch.trial_reported(5, progress(10, 0.5))  # repeats a report that the earlier search has shown
     watch.trial_reported(5, progress(20, 0.6))
     watch.trial_started(spec(6))
     watch.trial_started(spec(6))
     assert [line.split(":")[0] for line in lines.getvalue().splitlines()] == [
-        "#5 goes on at 10/20 updates",
+        "#5 resumes at 10/20 updates",
         "#5 20/20 updates, 123/s, loss 0.500, 5",
         "#6 starts",
-        "#6 goes on",
+        "#6 resumes",
     ]
     summary = shown(watch)[0]
     assert "2 running, 0 pruned, 0 failed, 0 done, 2 before of 12 · best 0.700 by #3" in summary
@@ -217,7 +217,7 @@ def test_the_best_is_never_a_failed_trial() -> None:
     assert "best 0.500 by #0" in shown(watch)[0]
 
 
-def test_time_left_counts_on_as_many_places_as_ran_at_once() -> None:
+def test_time_left_uses_the_observed_concurrency() -> None:
     clock = Clock()
     pace = Pace(clock)
     for number in range(4):
@@ -226,13 +226,14 @@ def test_time_left_counts_on_as_many_places_as_ran_at_once() -> None:
     pace.end(0)
     assert (pace.left(9), pace.rate) == (None, 36.0)
     pace.end(1)
-    # 2 run and are to take 100 s in all, as 2 did; 6 wait; 4 places, and 3 empty half a round.
+    # 2 running and 6 waiting trials take 100 s each, as 2 did, in 4 places; the last round is half
+    # full.
     assert pace.left(8) == pytest.approx((6 * 100 + 100 / 2 * 3) / 4)
     assert pace.rate == 72.0
 
 
-def test_time_left_is_not_taken_from_the_quick_ones_alone() -> None:
-    """Half are pruned after a tenth: the others, which still run, take their full time."""
+def test_time_left_includes_trials_that_are_still_running() -> None:
+    """Half of the trials are pruned after a tenth of the time that the others take."""
     clock = Clock()
     pace = Pace(clock)
     for number in range(8):
@@ -245,7 +246,7 @@ def test_time_left_is_not_taken_from_the_quick_ones_alone() -> None:
     clock.now = 20.0
     mean = (4 * 10 + 4 * 100) / 8
     assert pace.left(24) == pytest.approx((20 * mean + 4 * 80 + mean / 2 * 7) / 8)
-    assert pace.left(4) == 80.0  # none waits: the longest of those that run
+    assert pace.left(4) == 80.0  # none is waiting: the longest running trial decides
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which revision of a study file a trial is recorded with."""
+"""Test which revision of its study file a trial records."""
 
 from __future__ import annotations
 
@@ -40,13 +40,11 @@ def test_a_file_outside_of_a_repository_has_none(tmp_path: Path) -> None:
     assert revision(tmp_path / "study.py") == {}
 
 
-def test_a_file_that_is_sent_elsewhere_keeps_the_revision_it_had(
-    file: Path, tmp_path: Path
-) -> None:
+def test_a_file_sent_to_a_cluster_keeps_its_revision(file: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir()
     for change in ("a = 1\n", "a = 2\n"):
         file.write_text(change)
-        assert sorted(jobs._packed(file, there)) == ["study.py", "study.py.revision.json"]
+        assert sorted(jobs._pack(file, there)) == ["study.py", "study.py.revision.json"]
         assert (there / "study.py").read_text() == change
         assert revision(there / "study.py") == revision(file)

@@ -1,4 +1,4 @@
-"""What the best model recalls, as it is drawn, against the model itself."""
+"""Compare the figures of what the best model recalls with the model itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.reports import frozen, marks
 pytest_plugins = ("tests.report_data",)
 
 
-def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: ReportData) -> None:
+def test_the_recall_map_equals_the_models_and_marks_the_sources(recalling: ReportData) -> None:
     figure, *_ = memory.memory(recalling)
     (heat,) = marks(figure.panels[0], Heat)
     directory = recalling.best.checkpoint
@@ -40,13 +40,13 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: ReportDat
     model = checkpoint.load_model(Path(directory.address))
     assert isinstance(model, SAB)
     drawn = generator(0, Stream.TEST, index=30)
-    batch = recalling.task.batches(30, Stream.TEST, drawn).batch(memory.SEQUENCES)
+    batch = recalling.task.batches(30, Stream.TEST, drawn).batch(memory.HISTOGRAM_SEQUENCES)
     steps = recall_map(model, batch.x).by_step()[0]
     T = 30 + 2 * 3
     assert heat.z.shape == (T, T // 3)
     for row in range(T):
         for column in range(T // 3):
-            there = float(steps[row, 3 * column + 2])  # the state of step 3, 6, …
+            there = float(steps[row, 3 * column + 2])  # the states of steps 3, 6, …
             cell = heat.z[row, column]
             assert np.isnan(cell) if there == 0 else cell == pytest.approx(there)
     circles = marks(figure.panels[0], Points)[-1]
@@ -56,11 +56,11 @@ def test_the_recall_map_is_the_models_with_the_truth_marked(recalling: ReportDat
         assert shown[int(i) - 1] == asked[int(t) - 1]
 
 
-def test_far_from_the_training_length_the_scored_steps_are_shown(
+def test_at_long_lengths_only_scored_steps_are_shown(
     recalling: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every cell is the largest of the weights of the states that lie between its edges."""
-    monkeypatch.setattr(memory, "CELLS", 12)
+    """Each cell is the largest weight of the states between its edges."""
+    monkeypatch.setattr(memory, "MAX_CELLS", 12)
     _, figure, _ = memory.memory(recalling)
     (heat,) = marks(figure.panels[0], Heat)
     far = max(result.length for result in recalling.best.test)
@@ -98,14 +98,14 @@ def test_distances_are_shares_of_the_weight(recalling: ReportData) -> None:
 
 def test_long_sequences_are_pooled(recalling: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = marks(memory.memory(recalling)[0].panels[0], Heat)[0].z
-    monkeypatch.setattr(memory, "CELLS", 10)
+    monkeypatch.setattr(memory, "MAX_CELLS", 10)
     pooled = marks(memory.memory(recalling)[0].panels[0], Heat)[0]
     assert pooled.z.shape == (9, 6)
     assert np.nanmax(pooled.z) == pytest.approx(np.nanmax(whole))
     assert (len(pooled.y), len(pooled.x)) == (10, 7)
 
 
-def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
+def test_a_model_without_memory_or_checkpoint_has_no_recall_map(
     recalling: ReportData, found: ReportData, tmp_path: Path
 ) -> None:
     assert memory.memory(found) == []
@@ -119,7 +119,7 @@ def test_a_model_that_keeps_no_states_or_is_gone_has_no_map(
     assert memory.memory(gather(study, Store(tmp_path))) == []
 
 
-def test_a_task_that_does_not_know_the_truth_has_no_circles(
+def test_a_task_without_sources_has_no_circles(
     recalling: ReportData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalling.task, "sources", lambda x: None)

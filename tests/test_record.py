@@ -1,4 +1,4 @@
-"""One trial of a study, read without all the others."""
+"""Test reading one trial of a study without the others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sabtune.study.definition import load
 from tests.studies import learnable
 
 
-def test_one_trial_is_read_by_itself(tmp_path: Path) -> None:
-    """Each that runs, read with every start of another, would cost the more the more run."""
+def test_one_trial_is_read_without_the_others(tmp_path: Path) -> None:
+    """Otherwise, the cost of a start would grow with the number of running trials."""
     study = open_or_create(load(learnable(tmp_path)), Store(tmp_path / "store").made())
     ended, runs = study.ask(), study.ask()
     study.tell(ended, state=TrialState.FAIL)

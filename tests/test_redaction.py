@@ -1,4 +1,4 @@
-"""No password or token is printed, however strange the address that holds it."""
+"""Test that no password or token in an address is printed, however odd the address."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_it_is_in_nothing_that_is_shown(address: str) -> None:
+def test_a_password_is_never_shown(address: str) -> None:
     assert HIDDEN not in hide_password(address)
     assert "***" in hide_password(address)
     assert HIDDEN not in redact(f"({address}) fails: no such host {HIDDEN}%2F@x", address)
     assert HIDDEN not in redact(f"there is no store at /home/me/{address}: give another")
-    assert HIDDEN not in str(commands.where_of(address, None, address))
+    assert HIDDEN not in str(commands.location_values(address, None, address))
     assert HIDDEN not in mlflow_client.describe(OSError(f"{address}: {HIDDEN}"), address)
     assert HIDDEN not in mlflow_client.shown(address)
     if address.startswith("postgresql://"):
@@ -65,18 +65,18 @@ def test_it_is_in_nothing_that_is_shown(address: str) -> None:
      "s3://bucket/a@b?region=eu", "http://host:5000/", "models:/copying@champion",
      "/tmp/odd:place@here", "file:///a:b@c", "postgresql://host/db?passfile=/home/me/.pgpass", ""],
 )  # fmt: skip
-def test_what_is_no_secret_stays(address: str) -> None:
+def test_addresses_without_secrets_are_unchanged(address: str) -> None:
     assert hide_password(address) == address
     assert redact(f"see {address} there", address) == f"see {address} there"
 
 
-def test_it_hides_what_sqlalchemy_takes_for_the_password() -> None:
+def test_the_password_is_what_sqlalchemy_parses_as_one() -> None:
     for password in ("simple", "per%25cent", "a:b", "%40at%2F"):
         url = f"postgresql://me:{password}@host/db"
         assert hide_password(url) == make_url(url).render_as_string()
 
 
-def test_another_place_names_it_decoded() -> None:
+def test_a_decoded_password_is_hidden_in_messages() -> None:
     url = "postgresql://me:p%40ss%2Fword@host/db"
     for written in ("p@ss/word", "p%40ss%2Fword", "p%40ss/word".replace("/", "%2F")):
         assert redact(f'failed for "{written}"', url) == 'failed for "***"'
@@ -92,7 +92,7 @@ def test_another_place_names_it_decoded() -> None:
         (("status", "x"), {"SABTUNE_FILES": f"ftp://h/db?secret={HIDDEN}"}),
     ],
 )
-def test_no_mistake_says_it(
+def test_error_messages_hide_the_password(
     arguments: tuple[str, ...],
     variables: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -109,6 +109,6 @@ def test_no_mistake_says_it(
     assert HIDDEN not in shown.err + shown.out
 
 
-def test_nothing_heavy_is_loaded_for_it() -> None:
+def test_redaction_imports_no_heavy_library() -> None:
     code = "import sys, sabtune.redaction; assert not {'sqlalchemy', 'torch'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

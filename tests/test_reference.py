@@ -1,4 +1,4 @@
-"""The equations against independent float64 runs of both forms and against finite differences."""
+"""Compare the equations with independent float64 runs of both forms and finite differences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(params=["reference", "eager", "fused"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model on every path: by the equations themselves, and by the faster ones."""
+    """Run the model with each implementation, including the equations."""
     sab = {"reference": reference.sab, "eager": eager.sab, "fused": dispatch.sab}
     monkeypatch.setattr(dispatch, "sab", sab[request.param])
 
@@ -90,7 +90,7 @@ def test_every_gradient_agrees_with_the_golden_run(golden: Golden) -> None:
         close(parameter.grad, gradients[name])
 
 
-def test_as_many_memories_are_kept_as_in_the_golden_run(golden: Golden) -> None:
+def test_the_number_of_memories_kept_agrees_with_the_golden_run(golden: Golden) -> None:
     model = golden_model(golden)
     p = model.weights()
     x = torch.from_numpy(golden["x"])
@@ -146,7 +146,7 @@ RULES = {
     ids=["one kept", "every other", "every step", "all kept"],
 )
 def test_gradcheck(k_top: int, k_att: int, rule: Rule, sab: Callable[..., Any]) -> None:
-    """Without truncation the gradient is the function's own, away from ties."""
+    """Without truncation and ties, the gradient is that of the function."""
     parameters = random_parameters(2, 3, rule)
     x = torch.randn(2, 6, 2, generator=generator(4, Stream.TEST), dtype=torch.float64)
 
@@ -185,7 +185,7 @@ def test_softmax_is_over_the_scores_above_the_threshold() -> None:
 
 
 def reached(k_top: int, k_att: int, k_trunc: int, T: int = 9) -> list[int]:
-    """The steps, from 1, whose input the last step's summary and state send a gradient to."""
+    """Return the steps, from 1, whose input gets a gradient from the last step."""
     p = Parameters(**random_parameters(2, 3))
     x = torch.randn(1, T, 2, generator=generator(5, Stream.TEST), dtype=torch.float64)
     x.requires_grad_()
@@ -203,17 +203,17 @@ def test_truncation_cuts_after_every_k_trunc_th_step() -> None:
     assert reached(k_top=5, k_att=100, k_trunc=0) == list(range(1, 10))
 
 
-def test_credit_skips_back_to_a_remembered_step_and_to_the_start_of_its_block() -> None:
-    # At step 9 the memory holds h_4 and h_8, each the end of a block: nothing is out of reach.
+def test_gradients_reach_remembered_steps_and_back_to_the_start_of_their_blocks() -> None:
+    # At step 9 the memory holds h_4 and h_8, the ends of blocks, so every step gets a gradient.
     assert reached(k_top=5, k_att=4, k_trunc=4) == list(range(1, 10))
-    # Now it holds h_3 and h_6: steps 4, 7 and 8 lie after them in their blocks.
+    # Here it holds h_3 and h_6; steps 4, 7 and 8 come after them in their blocks.
     assert reached(k_top=5, k_att=3, k_trunc=4) == [1, 2, 3, 5, 6, 9]
 
 
-def test_the_threshold_is_the_next_score_below_those_kept() -> None:
+def test_the_threshold_is_the_highest_score_not_kept() -> None:
     a = torch.tensor([[3.0, 1.0, 4.0, 1.5, 9.0]])
     assert reference.threshold(a, 2).item() == 3.0
-    assert reference.threshold(a, 5).item() == 1.0  # the smallest while |M| <= k_top
+    assert reference.threshold(a, 5).item() == 1.0  # the smallest score while |M| <= k_top
     torch.testing.assert_close(
         reference.sparse_weights(a, 2), torch.tensor([[0.0, 0.0, 1 / 7, 0.0, 6 / 7]])
     )

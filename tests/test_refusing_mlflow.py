@@ -1,4 +1,4 @@
-"""An MLflow that doesn't let us in, and one whose files' place is out of reach."""
+"""Test an MLflow server that refuses access, and one whose artifact store can't be reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.objects import KEYS
 
 @contextmanager
 def answering(status: int, body: bytes = b"no") -> Iterator[str]:
-    """A server that answers everything alike; its address."""
+    """Start a server that gives every request the same answer, and yield its address."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,7 +47,7 @@ def answering(status: int, body: bytes = b"no") -> Iterator[str]:
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("body", [b"no", b'{"error_code": "PERMISSION_DENIED", "message": "no"}'])
-def test_a_server_that_does_not_let_us_in_is_refused_beforehand(status: int, body: bytes) -> None:
+def test_a_server_that_denies_access_is_an_error_at_the_start(status: int, body: bytes) -> None:
     with answering(status, body) as uri, pytest.raises(TrackingError) as raised:
         refuse_database(uri)
     assert str(raised.value).startswith(f"MLflow at {uri} ")
@@ -55,25 +55,27 @@ def test_a_server_that_does_not_let_us_in_is_refused_beforehand(status: int, bod
         assert name in str(raised.value)
 
 
-def test_a_server_that_fails_otherwise_may_come_back() -> None:
+def test_other_failures_of_a_server_are_not_an_error_at_the_start() -> None:
     with answering(503) as uri:
         refuse_database(uri)
-    refuse_database(uri)  # nobody is there now
+    refuse_database(uri)  # now nothing answers
 
 
-def test_a_search_does_not_start_then(tmp_path: Path) -> None:
+def test_a_search_does_not_start_without_access_to_mlflow(tmp_path: Path) -> None:
     with answering(401) as uri:
         shown = sabtune("search", study(tmp_path, "s", ["plain"]), "--tracking", uri, cwd=tmp_path)
     assert shown.returncode == 2
     (line,) = shown.stderr.splitlines()
-    assert line.startswith(f"sabtune: MLflow at {uri} asks who we are (401): set MLFLOW_TRACKING_")
+    assert line.startswith(
+        f"sabtune: MLflow at {uri} requires authentication (401): set MLFLOW_TRACKING_"
+    )
     assert "#0" not in shown.stdout
 
 
 @pytest.mark.parametrize(
     ("status", "remedy"), [(403, "set AWS_ACCESS_KEY_ID"), (None, "AWS_ENDPOINT_URL")]
 )
-def test_the_place_of_files_is_told_from_mlflow(
+def test_errors_of_the_artifact_store_are_distinguished_from_mlflows(
     status: int | None, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (KEYS | {"AWS_MAX_ATTEMPTS": "1"}).items():
@@ -84,7 +86,7 @@ def test_the_place_of_files_is_told_from_mlflow(
         with pytest.raises((ClientError, BotoCoreError)) as raised:
             client.put_object(Bucket="b", Key="k", Body=b"")
     said = describe(raised.value, "http://anna:s3cr3t@mlflow.example")
-    assert said.startswith("MLflow at http://mlflow.example is there, and its files' place fails: ")
+    assert said.startswith("MLflow at http://mlflow.example answers, but storing its files fails: ")
     assert "can't be reached" not in said
     assert remedy in said
     assert "s3cr3t" not in said

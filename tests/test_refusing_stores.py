@@ -1,4 +1,4 @@
-"""An object store that stops letting us in while a search runs."""
+"""Test an object store that starts to deny access during a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def let_in(there: Objects, requests: int) -> None:
-    """So many more, whatever their keys; none after them."""
+    """Have the server accept this many more requests, whatever their keys, and no others."""
     address = f"{there.url}/moto-api/reset-auth"
     headers = {"Content-Type": "text/plain"}
     asked = urllib.request.Request(address, str(requests).encode(), headers, method="POST")
@@ -33,7 +33,7 @@ def let_in(there: Objects, requests: int) -> None:
         ("s3://b/x", "AWS Error ACCESS_DENIED during HeadObject", RefusedError, "AWS_PROFILE"),
         ("s3://b/x", "AWS Error UNKNOWN (HTTP status 403) during", RefusedError, "AWS_SECRET"),
         ("s3://b/x", "AWS Error UNKNOWN (HTTP status 400): ExpiredToken", RefusedError, "expired"),
-        ("s3://b/x", "AWS Error NO_SUCH_BUCKET during PutObject", RefusedError, "make it"),
+        ("s3://b/x", "AWS Error NO_SUCH_BUCKET during PutObject", RefusedError, "create it"),
         ("s3://b/x", "AWS Error UNKNOWN (HTTP status 503): SlowDown", StoreError, "SlowDown"),
         ("s3://b/x", "AWS Error NETWORK_CONNECTION: curlCode: 28", StoreError, "network is up"),
         ("gs://b/x", "google::cloud::Status(PERMISSION_DENIED: no)", RefusedError, "GOOGLE_APP"),
@@ -41,7 +41,7 @@ def let_in(there: Objects, requests: int) -> None:
         ("gs://b/x", "google::cloud::Status(UNAVAILABLE: down)", StoreError, "network is up"),
     ],
 )
-def test_what_is_refused_for_good_is_told_from_what_may_pass(
+def test_permanent_errors_are_distinguished_from_temporary_ones(
     address: str, problem: str, kind: type, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://anna:s3cr3t@127.0.0.1:9")
@@ -54,7 +54,7 @@ def test_what_is_refused_for_good_is_told_from_what_may_pass(
 
 
 @pytest.mark.slow
-def test_a_search_that_is_no_longer_let_in_ends_in_one_line_and_goes_on_later(
+def test_a_search_that_loses_access_ends_with_one_line_and_can_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, files = study(tmp_path, "refused", ["plain"], updates=900), f"s3://{BUCKET}/refused"

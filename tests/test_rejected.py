@@ -1,4 +1,4 @@
-"""A space may refuse a configuration: its trial is pruned, and the search goes on."""
+"""Test that a space may reject a configuration: its trial is pruned, and the search continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.test_bad_study_files import changed as text_with
 
 
 class Noting:
-    """A watcher that notes what ended."""
+    """A callback that records the trials that ended."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[int, str, str]] = []
@@ -53,7 +53,7 @@ REFUSALS = {
 
 
 def refusing(folder: Path, refusal: str) -> StudyFile:
-    """A study whose space refuses k_top of 4 and 5."""
+    """Return a study whose space rejects k_top of 4 and 5."""
     text = text_with(RETURN, f"if k_top > 3: {refusal}\n    {RETURN}")
     return load(written(folder, text))
 
@@ -93,11 +93,11 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     ] == [1]
 
 
-def test_a_search_that_goes_on_counts_what_was_rejected(tmp_path: Path) -> None:
+def test_a_resumed_search_counts_rejected_trials(tmp_path: Path) -> None:
     file = refusing(tmp_path, "raise optuna.TrialPruned")
     study = opened(file)
     study.enqueue_trial({"k_top": 5})
-    study.ask()  # by a search that died before it asked the space
+    study.ask()  # by a search that died before it called the space
     study.enqueue_trial({"k_top": 2})
     asking = searcher(study, file, tmp_path)
     assert order(asking).spec.number == 1
@@ -105,7 +105,7 @@ def test_a_search_that_goes_on_counts_what_was_rejected(tmp_path: Path) -> None:
     assert record.ended(study) == 1
 
 
-def test_a_space_that_rejects_all_ends_the_search(tmp_path: Path) -> None:
+def test_a_space_that_rejects_everything_ends_the_search(tmp_path: Path) -> None:
     text = text_with(
         RETURN, f"if trial.study.study_name == 'real': raise optuna.TrialPruned\n    {RETURN}"
     )
@@ -113,13 +113,13 @@ def test_a_space_that_rejects_all_ends_the_search(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="real")
     asking = searcher(study, file, tmp_path)
     assert asking.suggest("any") == Searcher.FINISHED
-    assert "so ended 50 trials in a row" in str(asking.problem)
+    assert "50 trials in a row ended this way" in str(asking.problem)
     assert len(study.trials) == REJECTED_IN_A_ROW
     assert asking.suggest("any") == Searcher.FINISHED
     assert len(study.trials) == REJECTED_IN_A_ROW
 
 
-def test_a_mistake_in_a_space_still_ends_the_search(tmp_path: Path) -> None:
+def test_an_error_in_a_space_ends_the_search(tmp_path: Path) -> None:
     text = text_with(RETURN, f"if trial.number == 300: nothing\n    {RETURN}")
     file = load(written(tmp_path, text.replace("300", "30")))
     study = opened(file)
@@ -148,7 +148,7 @@ def with_batch(draw: str, condition: str = "") -> str:
 
 @pytest.mark.parametrize("condition", ["", "if k_top == 2: "], ids=["always", "in a branch"])
 @pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=CHANGES)
-def test_a_changed_parameter_is_refused_before_a_trial_begins(
+def test_a_changed_parameter_is_refused_before_a_trial_starts(
     tmp_path: Path, before: str, after: str, condition: str
 ) -> None:
     store = Store.at(str(tmp_path / "store"))
@@ -168,7 +168,7 @@ def test_a_changed_parameter_is_refused_before_a_trial_begins(
         check_resumable(other, store)
     assert len(study.trials) == 1
     check_resumable(other.renamed("t"), store)
-    if condition:  # the draws of a check may miss a branch: it is told in the search, too
+    if condition:  # the check may miss a branch, so the search also checks
         study.enqueue_trial({"k_top": 2})
         asking = searcher(study, other, tmp_path)
         asking.unfinished.clear()

@@ -1,4 +1,4 @@
-"""A cluster from outside, without one: what is refused before anything is sent."""
+"""Test what is refused before anything is sent to a cluster, without a cluster."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def file(tmp_path: Path) -> ClusterFile:
 
 @pytest.fixture
 def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `ray start` notes a cluster's address, of a machine that has none."""
+    """Return the file where `ray start` records a cluster's address, on a machine without one."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     return tmp_path / "ray" / "ray_current_cluster"
 
 
-def test_the_cluster_of_this_machine_is_found_while_it_lives(note: Path) -> None:
+def test_a_running_cluster_on_this_machine_is_found(note: Path) -> None:
     assert cluster_address() is None
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -49,12 +49,12 @@ def test_the_cluster_of_this_machine_is_found_while_it_lives(note: Path) -> None
     assert cluster_address() is None
 
 
-def test_the_cluster_of_a_job_is_the_jobs(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_uses_its_own_cluster(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
     assert cluster_address() == "10.0.0.9:6379"
 
 
-def test_our_versions_are_the_clusters(file: ClusterFile) -> None:
+def test_versions_must_equal_those_of_the_cluster(file: ClusterFile) -> None:
     ours = {"rayVersion": version("ray"), "pythonVersion": platform.python_version()}
     check_versions(ours, file)
     for other in ({"rayVersion": "2.59.1"}, {"pythonVersion": "3.10.4"}):
@@ -64,21 +64,21 @@ def test_our_versions_are_the_clusters(file: ClusterFile) -> None:
         assert next(iter(other.values())) in str(told.value)
 
 
-def test_a_head_that_lets_nobody_in_is_one_line(file: ClusterFile) -> None:
+def test_a_head_without_ssh_is_one_line(file: ClusterFile) -> None:
     with pytest.raises(ClusterError) as told, forwarded(file, 8265):
         pass
     (line,) = str(told.value).splitlines()
     assert line.startswith("the head nobody@127.0.0.1 can't be reached by SSH (")
 
 
-def test_ssh_asks_nothing_and_uses_the_files_key(file: ClusterFile) -> None:
+def test_ssh_is_not_interactive_and_uses_the_key_of_the_file(file: ClusterFile) -> None:
     command = Login.of(file).command("-N")
     assert "BatchMode=yes" in command
     assert str(Path("~/.ssh/lab").expanduser()) in command
     assert command[-1] == "nobody@127.0.0.1"
 
 
-def test_options_go_to_the_head_as_typed_and_passwords_do_not() -> None:
+def test_options_are_sent_to_the_head_without_passwords() -> None:
     given = {
         "--trials": 3,
         "--new": True,
@@ -92,6 +92,6 @@ def test_options_go_to_the_head_as_typed_and_passwords_do_not() -> None:
     assert "secret" not in str(told.value)
 
 
-def test_the_file_for_machines_one_owns_describes_them() -> None:
+def test_the_local_cluster_file_is_read() -> None:
     file = ClusterFile.load(ROOT / "cluster.local.yaml")
     assert (file.name, file.provider) == ("lab", "local")

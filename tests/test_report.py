@@ -1,4 +1,4 @@
-"""What a study is said to have found, from a database filled by hand."""
+"""Test the report on a terminal, from a database filled by hand."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_the_best_is_the_completed_trial_with_the_highest_score(
     assert 'mlflow.pyfunc.load_model("models:/m-1")' in page
     rows = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
-        ["5", "1", "99.9%", "40.0%", "0.2500"],  # 2 of 5 memories
+        ["5", "1", "99.9%", "40.0%", "0.2500"],  # recalls 2 of 5 memories
         ["10", "2", "99.0%", "25.0%", "0.2500"],
         ["1,000", "200", "40.0%", "0.4%", "0.2500"],
         ["chance", "", "12.5%", "", ""],
     ]
 
 
-def test_seeds_of_one_configuration_are_taken_together(study: optuna.Study, run: RunConfig) -> None:
+def test_seeds_of_a_configuration_are_averaged(study: optuna.Study, run: RunConfig) -> None:
     add(study, run, TrialState.COMPLETE, 0.8)
     add(study, run, TrialState.COMPLETE, 0.85)
     add(study, run, TrialState.COMPLETE, 0.9, configuration=1)
@@ -106,7 +106,7 @@ def test_a_study_without_a_completed_trial_says_so(study: optuna.Study, run: Run
     assert "No trial has completed yet." in shown(study)
 
 
-def test_an_unknown_study_is_told_those_that_exist(study: optuna.Study, tmp_path: Path) -> None:
+def test_an_unknown_study_lists_the_existing_ones(study: optuna.Study, tmp_path: Path) -> None:
     store = Store(tmp_path).existing()
     with pytest.raises(StoreError, match="has no study 'fund': did you mean 'found'"):
         record.open_study(store, "fund")

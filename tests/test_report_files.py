@@ -1,4 +1,4 @@
-"""A report's files: that they are made, hold what they must, and load nothing from anywhere."""
+"""Test the files of a report: they exist, are complete, and load nothing external."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A search of 20 whose best model is there, confirmed and ablated."""
+    """Return a search of 20 trials with its best model, a confirmation and an ablation."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
@@ -56,14 +56,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole report on it."""
+    """Return the folder of the complete report on the search."""
     folder = tmp_path_factory.mktemp("report") / "not" / "there" / "yet"
     write(record.open_study(store, "found"), store, folder)
     return folder
 
 
 class Page(HTMLParser):
-    """What a page refers to, and what it shows."""
+    """The references, scripts and words of an HTML page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -92,7 +92,7 @@ def page(folder: Path) -> Page:
     return Page((folder / "report.html").read_text())
 
 
-def test_every_file_is_there_and_none_is_empty(folder: Path) -> None:
+def test_every_file_exists_and_none_is_empty(folder: Path) -> None:
     made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
     drawn = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
     assert made.keys() == drawn | {"report.html", *TAB}
@@ -103,7 +103,7 @@ def test_every_file_is_there_and_none_is_empty(folder: Path) -> None:
         assert content.startswith(starts.get(path.suffix, b""))
 
 
-def test_only_what_is_asked_for_is_written(store: Store, tmp_path: Path) -> None:
+def test_only_requested_formats_are_written(store: Store, tmp_path: Path) -> None:
     study = record.open_study(store, "found")
     assert write(study, store, tmp_path, ("csv", "md")) == [
         tmp_path / "ladder.md",
@@ -113,7 +113,7 @@ def test_only_what_is_asked_for_is_written(store: Store, tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"ladder.md", "ladder.csv", "trials.csv"}
 
 
-def test_the_page_loads_nothing_from_anywhere(page: Page, folder: Path) -> None:
+def test_the_page_loads_nothing_external(page: Page, folder: Path) -> None:
     assert all(name == "href" and value.startswith("#") for _, name, value in page.references)
     assert not {"link", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
     text = (folder / "report.html").read_text()
@@ -126,7 +126,7 @@ def test_the_page_loads_nothing_from_anywhere(page: Page, folder: Path) -> None:
         assert not re.search(r"https?://|localStorage|sessionStorage|cookie|import\(", script)
 
 
-def test_every_entry_of_the_contents_leads_somewhere(page: Page) -> None:
+def test_links_of_the_table_of_contents_resolve(page: Page) -> None:
     targets = [value.removeprefix("#") for _, _, value in page.references]
     assert set(targets) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
@@ -135,34 +135,35 @@ def test_every_entry_of_the_contents_leads_somewhere(page: Page) -> None:
     assert {"contest-confirm", "contest-ablate", "provenance", "caveats"} <= set(targets)
 
 
-def test_the_page_says_what_was_asked_and_found(page: Page, store: Store) -> None:
+def test_the_page_has_the_question_and_the_results(page: Page, store: Store) -> None:
     text = " ".join(page.words)
     best = max(
         (t for t in record.records(record.open_study(store, "found")) if t.values),
         key=lambda trial: trial.score,
     )
-    assert "Finished studies made by hand, for the reports on them." in text  # its file's words
+    # The docstring of tests/reports.py.
+    assert "Finished studies made by hand, for the reports on them." in text
     assert f"The best trial, #{best.number}" in text
     assert "model.k_top" in text
     assert f"{best.params['learning_rate']:.6g}" in text
     for result in best.test:
         assert f"{100 * result.accuracy:.1f}" in text
     assert text.count(published.QUOTED) >= 3
-    assert "0abc" in text  # the revision
+    assert "0abc" in text  # the commit
     assert "p after Holm" in text
     assert "One thing changed at a time: found.ablate" in text
-    assert "flatter" in text
+    assert "optimistic" in text
 
 
-def test_nothing_in_a_name_is_taken_for_code(page: Page, folder: Path) -> None:
+def test_names_are_escaped(page: Page, folder: Path) -> None:
     assert HOSTILE in "".join(page.words)
     assert "<script>alert" not in (folder / "report.html").read_text()
     calls = re.findall(r"(.{3})alert\('x'\)", "".join(page.scripts))
-    assert set(calls) == {"gt;"}  # within a string of plotly's data, its tag escaped
+    assert set(calls) == {"gt;"}  # only inside a string of plotly's data, escaped
     assert r"\<script>" in (folder / "ladder.md").read_text()
 
 
-def test_a_comparison_has_a_report_of_its_own(store: Store, tmp_path: Path) -> None:
+def test_a_comparison_has_its_own_report(store: Store, tmp_path: Path) -> None:
     study = record.open_study(store, "found.confirm")
     written = write(study, store, tmp_path, ("html", "csv"))
     assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]
@@ -178,13 +179,13 @@ def test_500_trials_make_a_page_of_a_few_megabytes(store: Store, tmp_path: Path)
     assert (tmp_path / "report.html").stat().st_size - len(library.encode()) < 3_000_000
 
 
-def test_several_objectives_have_their_front_drawn(store: Store, tmp_path: Path) -> None:
+def test_several_objectives_have_a_pareto_figure(store: Store, tmp_path: Path) -> None:
     study = searched(store, "two", 12, objectives=("score", "peak_memory"), in_memory=True)
     written = write(study, store, tmp_path, ("png",))
     assert tmp_path / "figures/pareto.png" in written
 
 
-def test_what_draws_is_loaded_when_something_is_drawn() -> None:
+def test_drawing_libraries_are_imported_lazily() -> None:
     code = (
         "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.write; "
         "assert not {'matplotlib', 'plotly', 'jinja2', 'sklearn'} & sys.modules.keys()"
@@ -198,7 +199,7 @@ def test_a_folder_that_cannot_be_written(store: Store, place: str) -> None:
         write(record.open_study(store, "found"), store, Path(place), ("csv",))
 
 
-def test_an_unknown_format_is_told_those_there_are(store: Store, tmp_path: Path) -> None:
+def test_an_unknown_format_lists_the_known_ones(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--format is 'docx': give one of html, md, "):
         write(record.open_study(store, "found"), store, tmp_path, ("csv", "docx"))
     assert not list(tmp_path.iterdir())
@@ -209,7 +210,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def sabtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line; its exit code and what it said."""
+    """Return a function that runs a command and returns its exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, arguments)])
@@ -220,7 +221,9 @@ def sabtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def test_the_command_writes_and_says_what(sabtune: Command, store: Store, tmp_path: Path) -> None:
+def test_the_command_names_the_files_it_writes(
+    sabtune: Command, store: Store, tmp_path: Path
+) -> None:
     place = ("--store", store.root, "--out", tmp_path)
     code, out, err = sabtune("report", "found", *place, "--format", "md,csv")
     assert (code, err) == (0, "")
@@ -229,9 +232,7 @@ def test_the_command_writes_and_says_what(sabtune: Command, store: Store, tmp_pa
     assert out == f"Wrote to {tmp_path}: {len(FIGURES)} files in figures/\n"
 
 
-def test_without_a_folder_the_command_prints_what_it_always_has(
-    sabtune: Command, store: Store
-) -> None:
+def test_without_a_folder_the_command_prints_the_results(sabtune: Command, store: Store) -> None:
     code, out, _ = sabtune("report", "found", "--store", store.root)
     assert code == 0
     assert "Accuracy by length" in out
@@ -265,7 +266,7 @@ def logged(store: Store, study: str, ending: Ending | None = None) -> str:
     return captured.get()
 
 
-def test_the_report_is_given_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_logged_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[str, set[str]]] = []
 
     def keep(study: optuna.Study, store: Store, folder: Path) -> bool:
@@ -287,7 +288,7 @@ def test_the_report_is_given_to_mlflow(store: Store, monkeypatch: pytest.MonkeyP
         ("found", Ending(complete=True, behind="MLflow is away")),
     ],
 )
-def test_no_report_is_made_where_it_would_be_in_vain(
+def test_no_report_is_made_if_it_cannot_be_used(
     store: Store, monkeypatch: pytest.MonkeyPatch, study: str, ending: Ending | None
 ) -> None:
     def keep(*arguments: Any) -> bool:
@@ -297,7 +298,9 @@ def test_no_report_is_made_where_it_would_be_in_vain(
     assert logged(store, study, ending) == ""
 
 
-def test_a_report_that_fails_fails_no_search(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_report_does_not_fail_the_search(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def keep(*arguments: Any) -> bool:
         raise ValueError("no\nroom")
 
@@ -306,15 +309,15 @@ def test_a_report_that_fails_fails_no_search(store: Store, monkeypatch: pytest.M
     assert told == "The report on found isn't in MLflow: ValueError: no room\n"
 
 
-def test_formats_are_those_the_command_names() -> None:
+def test_the_help_names_the_formats() -> None:
     help_ = subprocess.run(
         [sys.executable, "-m", "sabtune", "report", "--help"],
         capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""},
     )  # fmt: skip
-    assert f"Of those {', '.join(FORMATS)};" in help_.stdout
+    assert f"Defaults to {','.join(FORMATS)}." in help_.stdout
 
 
-def test_a_study_whose_trials_all_failed_is_told_so(store: Store, tmp_path: Path) -> None:
+def test_a_report_without_a_complete_trial_is_an_error(store: Store, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="failed", direction="maximize")
     study.add_trial(frozen(0, SAB.Config(hidden=8), 0.5, TrialState.FAIL))
     with pytest.raises(StoreError, match=r"no complete trial \(1 ended otherwise\)"):

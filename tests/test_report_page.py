@@ -1,4 +1,4 @@
-"""The report's page in a browser: every figure shows its data, at every width nothing overlaps."""
+"""Test the report's page in a browser: figures show their data, and nothing overlaps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reports on a study whose best model is there, and on one of two objectives."""
+    """Return the folder of reports on a study with its best model and on one of two objectives."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
@@ -105,7 +105,7 @@ TEXTS = """
 
 
 def assert_apart(page: Page, width: int) -> None:
-    """Nothing is written over something else, or beyond the page's edge."""
+    """Check that no texts overlap and that none extends beyond the page."""
     overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert overhang <= 0, width
     texts: list[dict[str, Any]] = page.evaluate(TEXTS)

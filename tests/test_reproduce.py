@@ -1,4 +1,4 @@
-"""A trial trained again: the same, or what differs; and the forecast of a dry run."""
+"""Test reproducing a trial, and the forecast of a dry run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.studies import learnable
 
 @pytest.fixture
 def trained() -> TrialRecord:
-    """A complete trial, as a search would have recorded it."""
+    """Return a complete trial as a search records it."""
     run = TrialRun(spec())
     history = list(run)
     return dataclasses.replace(
@@ -34,14 +34,15 @@ def trained() -> TrialRecord:
     )
 
 
-def test_a_recorded_trial_comes_back_bit_for_bit(trained: TrialRecord) -> None:
+def test_a_recorded_trial_is_reproduced_to_the_bit(trained: TrialRecord) -> None:
     found = reproduce(trained)
     assert found.differences == []
-    assert found.metrics == 2 + 2 * 2 * 2  # two reports; accuracy and loss, twice, at two lengths
+    # 2 reports; accuracy and loss of ladder and test at 2 lengths.
+    assert found.metrics == 2 + 2 * 2 * 2
     assert found.environment == []
 
 
-def test_a_pruned_trial_is_trained_as_far_as_it_came(trained: TrialRecord) -> None:
+def test_a_pruned_trial_is_reproduced_up_to_its_pruning(trained: TrialRecord) -> None:
     first = next(iter(TrialRun(spec())))
     pruned = dataclasses.replace(
         trained,
@@ -53,7 +54,7 @@ def test_a_pruned_trial_is_trained_as_far_as_it_came(trained: TrialRecord) -> No
     assert reproduce(pruned).differences == []
 
 
-def test_a_metric_that_differs_is_told_with_both_values(trained: TrialRecord) -> None:
+def test_a_metric_that_differs_is_shown_with_both_values(trained: TrialRecord) -> None:
     other = dataclasses.replace(trained.test[1], loss=trained.test[1].loss + 1e-12)
     changed = dataclasses.replace(
         trained, test=[trained.test[0], other], environment={"torch": "1.0", "host": "elsewhere"}
@@ -75,7 +76,7 @@ def test_a_trial_without_a_result_cannot_be_compared(trained: TrialRecord) -> No
         reproduce(dataclasses.replace(trained, scores={}))
 
 
-def test_a_dry_run_predicts_from_what_it_measured(tmp_path: Path) -> None:
+def test_a_dry_run_predicts_from_its_measurements(tmp_path: Path) -> None:
     file = load(learnable(tmp_path))
     found = predict(file)
     probe = found.probe

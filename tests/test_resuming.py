@@ -1,4 +1,4 @@
-"""Which edited study files may go on with a study, and which ask something else."""
+"""Test which edits of a study file allow a study to resume."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> StudyFile:
 
 @pytest.fixture
 def store(tmp_path: Path, file: StudyFile) -> Store:
-    """With the study of the file, and nothing in it."""
+    """Return a store with the empty study of the file."""
     store = Store(tmp_path / "store").made()
     open_or_create(file, store)
     return store
@@ -73,7 +73,7 @@ LONGER = {
         ),
     ],
 )
-def test_what_scores_mean_may_not_change(
+def test_changes_to_the_meaning_of_scores_are_refused(
     file: StudyFile, store: Store, changes: dict[str, Any], told: str
 ) -> None:
     before = (store.root / "optuna.db").read_bytes()
@@ -96,30 +96,32 @@ def test_what_scores_mean_may_not_change(
         {"seeds": Seeds(first=2, most=4, objective="solve")},
     ],
 )
-def test_what_is_spent_and_how_may_change(
+def test_changes_to_budget_and_search_are_allowed(
     file: StudyFile, store: Store, changes: dict[str, Any]
 ) -> None:
     check_same_question(changed(file, **changes), store)
 
 
-def test_the_space_may_change(file: StudyFile, store: Store) -> None:
+def test_changes_to_the_space_are_allowed(file: StudyFile, store: Store) -> None:
     file.path.write_text(file.path.read_text().replace('"k_top", 1, 3', '"k_top", 1, 9'))
     check_same_question(load(file.path), store)
 
 
-def test_two_objectives_of_one_direction_are_told_apart(file: StudyFile, tmp_path: Path) -> None:
+def test_objectives_with_the_same_direction_are_distinguished(
+    file: StudyFile, tmp_path: Path
+) -> None:
     store = Store(tmp_path / "other").made()
     open_or_create(changed(file, objectives=("score", "seconds_per_update")), store)
     with pytest.raises(StoreError, match="score,seconds_per_update → score,peak_memory"):
         check_same_question(changed(file, objectives=("score", "peak_memory")), store)
 
 
-def test_a_baselines_study_is_its_own(file: StudyFile, store: Store) -> None:
+def test_a_baseline_has_its_own_study(file: StudyFile, store: Store) -> None:
     with pytest.raises(StoreError, match="baseline: none → lstm"):
         check_same_question(dataclasses.replace(file, baseline="lstm"), store)
 
 
-def test_a_comparison_is_not_searched(file: StudyFile, store: Store) -> None:
+def test_a_comparison_cannot_be_searched(file: StudyFile, store: Store) -> None:
     study = record.open_study(store, "learnable", write=True)
     record.set_plan(study, {**record.plan(study), record.COMPARISON: {"a": "b"}})
     with pytest.raises(StoreError, match="is a comparison"):
@@ -127,7 +129,7 @@ def test_a_comparison_is_not_searched(file: StudyFile, store: Store) -> None:
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
-def test_a_study_that_something_else_made_is_left_alone(
+def test_a_study_of_another_program_is_refused(
     file: StudyFile, tmp_path: Path, directions: list[Direction]
 ) -> None:
     store = Store(tmp_path / "foreign").made()
@@ -141,15 +143,13 @@ def test_a_study_that_something_else_made_is_left_alone(
     assert len(foreign.get_trials()) == 1
 
 
-def test_a_study_that_was_interrupted_before_it_had_a_plan_goes_on(
-    file: StudyFile, tmp_path: Path
-) -> None:
+def test_a_study_interrupted_before_it_had_a_plan_resumes(file: StudyFile, tmp_path: Path) -> None:
     store = Store(tmp_path / "begun").made()
     optuna.create_study(study_name="learnable", storage=store.optuna_url, direction="maximize")
     check_same_question(file, store)
 
 
-def test_a_plan_without_what_came_later_is_read_with_its_defaults(
+def test_settings_missing_from_an_older_plan_have_their_defaults(
     file: StudyFile, store: Store
 ) -> None:
     study = record.open_study(store, "learnable", write=True)
@@ -164,7 +164,7 @@ def test_a_plan_without_what_came_later_is_read_with_its_defaults(
     check_same_question(file, store)
 
 
-def test_trials_are_measured_on_the_same_sequences_after_another_seed(file: StudyFile) -> None:
+def test_a_changed_seed_does_not_change_the_measured_sequences(file: StudyFile) -> None:
     study = optuna.create_study()
     first = TrialSpecs(file, []).spec(study.ask())
     known = record.records(study)
@@ -173,17 +173,13 @@ def test_trials_are_measured_on_the_same_sequences_after_another_seed(file: Stud
     assert later.run.seed != first.run.seed
 
 
-def test_a_comparison_measures_by_the_ladder_that_was_searched(
-    file: StudyFile, store: Store
-) -> None:
+def test_a_comparison_uses_the_ladder_of_the_search(file: StudyFile, store: Store) -> None:
     text = file.path.read_text()
     file.path.write_text(text.replace("lengths=(2, 4, 8)", "lengths=(2, 4, 16)"))
     assert study_file(store, "learnable").study.ladder == resolved(LADDER)
 
 
-def test_runs_of_another_task_or_a_search_are_another_comparison(
-    file: StudyFile, store: Store
-) -> None:
+def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: Store) -> None:
     run = spec().run
     trial = dataclasses.replace(run.trial, model=SAB.Config(hidden=8, k_top=3, k_att=2))
     for name, task in (("s.confirm", run.task), ("s.confirm-2", Copying.Config(length=9))):

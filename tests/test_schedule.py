@@ -1,4 +1,4 @@
-"""Every sparsity schedule, and the shape of each."""
+"""Test every sparsity schedule and its shape."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_schedule_ends_at_the_final_value(kind: str, final: int) -> None:
 
 
 @pytest.mark.parametrize("kind", MOVING)
-def test_every_moving_schedule_holds_its_start_and_arrives_in_time(kind: str) -> None:
+def test_every_moving_schedule_starts_and_ends_on_time(kind: str) -> None:
     part = SCHEDULES[kind]
     assert issubclass(part, Moving)
     schedule = part(start="all", warmup=0.2, share=0.7)
@@ -51,7 +51,7 @@ def test_every_moving_schedule_holds_its_start_and_arrives_in_time(kind: str) ->
 
 
 @pytest.mark.parametrize("kind", MOVING)
-def test_every_moving_schedule_may_rise(kind: str) -> None:
+def test_every_moving_schedule_can_increase(kind: str) -> None:
     part = SCHEDULES[kind]
     assert issubclass(part, Moving)
     values = [part(start=1, share=1.0).k_top(p / 50, 9, dense=31) for p in range(51)]
@@ -70,7 +70,7 @@ def test_every_moving_schedule_may_rise(kind: str) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Schedule) else "",
 )
-def test_the_shape_of_each(schedule: Schedule, values: list[int]) -> None:
+def test_the_shape_of_each_schedule(schedule: Schedule, values: list[int]) -> None:
     assert [schedule.k_top(p, 1, dense=99) for p in QUARTERS] == values
 
 
@@ -85,6 +85,6 @@ def test_the_shape_of_each(schedule: Schedule, values: list[int]) -> None:
         ({"start": "most"}, "start is 'most'"),
     ],
 )
-def test_values_out_of_range_are_named(values: dict[str, float], message: str) -> None:
+def test_schedule_values_out_of_range_are_named(values: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Linear(**values)  # type: ignore[arg-type]

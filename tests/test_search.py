@@ -1,4 +1,4 @@
-"""Searches for real: Ray Tune, an Optuna study in SQLite, MLflow, and the command itself."""
+"""Test real searches with Ray Tune, an Optuna study in SQLite, MLflow and the command."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @dataclass(frozen=True)
 class Done:
-    """A search that has ended."""
+    """An ended search."""
 
     file: Path
     store: Store
@@ -72,12 +72,12 @@ def client(done: Done) -> MlflowClient:
     return MlflowClient(done.store.mlflow_uri)
 
 
-def test_it_ends_well_and_says_nothing_but_its_own_words(done: Done) -> None:
+def test_a_search_succeeds_without_foreign_output(done: Done) -> None:
     assert done.shown.stderr == ""
     assert done.shown.returncode == 0
 
 
-def test_every_trial_ends_in_the_state_that_befell_it(done: Done) -> None:
+def test_every_trial_has_its_state(done: Done) -> None:
     for trial in done.trials:
         assert trial.run is not None
         steps = list(done.study.get_trials()[trial.number].intermediate_values)
@@ -94,7 +94,7 @@ def test_every_trial_ends_in_the_state_that_befell_it(done: Done) -> None:
             assert trial.value is None
 
 
-def test_pruning_stopped_the_hopeless_and_spared_the_best(done: Done) -> None:
+def test_pruning_stops_poor_trials_and_keeps_the_best(done: Done) -> None:
     pruned = [trial for trial in done.trials if trial.state == TrialState.PRUNED]
     assert {trial.params["rate"] for trial in pruned} >= {"bad"}
     assert done.best.params["rate"] == "good"
@@ -102,7 +102,7 @@ def test_pruning_stopped_the_hopeless_and_spared_the_best(done: Done) -> None:
     assert done.best.value > 0.9
 
 
-def test_it_ran_as_many_trials_as_the_study_says(done: Done) -> None:
+def test_a_search_runs_the_trials_of_the_study(done: Done) -> None:
     assert len(done.trials) == 8
 
 
@@ -111,7 +111,7 @@ def test_each_trial_has_its_own_recorded_seed(done: Done) -> None:
     assert seeds == [trial_seed(0, number) for number in range(8)]
 
 
-def test_what_is_recorded_is_what_the_checkpoint_does(done: Done) -> None:
+def test_recorded_results_equal_those_of_the_checkpoint(done: Done) -> None:
     best = done.best
     assert best.checkpoint is not None
     assert best.run is not None
@@ -125,7 +125,7 @@ def test_what_is_recorded_is_what_the_checkpoint_does(done: Done) -> None:
             assert math.isclose(again.loss, result.loss, rel_tol=1e-5)
 
 
-def test_mlflow_shows_one_parent_and_a_child_for_each_trial(
+def test_mlflow_has_one_parent_with_a_child_for_each_trial(
     done: Done, client: MlflowClient
 ) -> None:
     experiment = client.get_experiment_by_name("learnable")
@@ -190,7 +190,7 @@ def test_the_best_model_loads_in_a_fresh_process_and_gives_the_checkpoints_logit
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_mlflow_says_what_was_asked_and_what_came_of_it(done: Done, client: MlflowClient) -> None:
+def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClient) -> None:
     experiment = client.get_experiment_by_name("learnable")
     assert experiment is not None
     (search,) = client.search_runs(
@@ -214,11 +214,11 @@ def test_mlflow_says_what_was_asked_and_what_came_of_it(done: Done, client: Mlfl
     assert version.tags["sabtune.confirmed"] == "false"
 
 
-def test_sync_makes_it_all_anew(
+def test_sync_recreates_everything_in_another_mlflow(
     done: Done, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an MLflow that has nothing of it."""
-    monkeypatch.chdir(tmp_path)  # where that MLflow puts its files
+    """Sync to an MLflow that has nothing of the study."""
+    monkeypatch.chdir(tmp_path)  # the other MLflow writes its files to the current folder
     study, kept = done.study, record.model(done.study)
     there = Place(done.store.mlflow_uri, "learnable", None)
     other = Place(f"sqlite:///{tmp_path / 'other.db'}", "learnable", None)
@@ -265,11 +265,15 @@ def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> 
         )
         assert f"{result.accuracy:.1%}" in line
         assert f"{result.loss:.4f}" in line
-    assert shown.stdout.strip() in done.shown.stdout  # the search ends with the same page
+    # The search prints the same results at its end.
+    assert shown.stdout.strip() in done.shown.stdout
 
 
-def test_a_search_goes_on_where_the_study_stands(done: Done, tmp_path: Path) -> None:
-    """With a trial that a killed search left running; done after the tests that count trials."""
+def test_a_search_resumes_an_existing_study(done: Done, tmp_path: Path) -> None:
+    """This includes a trial that a killed search left running.
+
+    It adds trials, so it runs after the tests that count them.
+    """
     before = done.trials
     lost = done.study.ask()
     shown = sabtune("search", done.file, "--store", done.store.root, "--trials", 10, cwd=tmp_path)
@@ -286,7 +290,7 @@ def test_a_search_goes_on_where_the_study_stands(done: Done, tmp_path: Path) -> 
     assert len(runs) == 11
 
 
-def test_enough_trials_are_enough(done: Done, tmp_path: Path) -> None:
+def test_a_complete_study_starts_no_trials(done: Done, tmp_path: Path) -> None:
     shown = sabtune("search", done.file, "--store", done.store.root, "--trials", 1, cwd=tmp_path)
     assert shown.returncode == 0
     assert "starts" not in shown.stdout
@@ -308,7 +312,7 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
     command += ["--store", str(done.store.root)]
     with (
         (tmp_path / "log").open("w") as log,
-        # A shell's background job ignores SIGINT, and what it starts inherits that.
+        # Background jobs of a shell ignore SIGINT, and their children inherit this.
         subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed_interrupts) as process,
     ):
         try:
@@ -317,7 +321,7 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
             assert experiment is not None
             runs = client.search_runs([experiment.experiment_id])
             assert any("test_accuracy" in run.data.metrics for run in runs)
-            assert listening(port) == {"0100007F"}  # 127.0.0.1, as Linux writes it
+            assert listening(port) == {"0100007F"}  # 127.0.0.1 in Linux's notation
         finally:
             process.send_signal(how)
     assert process.returncode == 0
@@ -356,7 +360,7 @@ def test_ui_opens_optunas_page_on_the_same_database(
     assert listening(port) == set()
 
 
-def test_ui_says_that_a_port_is_taken(done: Done, tmp_path: Path) -> None:
+def test_ui_reports_a_port_in_use(done: Done, tmp_path: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.listen()
@@ -366,13 +370,13 @@ def test_ui_says_that_a_port_is_taken(done: Done, tmp_path: Path) -> None:
             shown = sabtune("ui", *kind, *where, cwd=tmp_path)
             assert shown.returncode == 2
             assert shown.stderr == (
-                f"sabtune: port {port} can't be had (Address already in use): "
+                f"sabtune: port {port} isn't available (Address already in use): "
                 "give another with --port\n"
             )
 
 
 def listening(port: int) -> set[str]:
-    """The addresses that are listened on at a port, in hexadecimal."""
+    """Return the addresses that listen on a port, in hexadecimal."""
     table = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
     rows = [line.split() for lines in table for line in lines]
     local = [row[1].split(":") for row in rows if row[3] == "0A"]
@@ -380,7 +384,7 @@ def listening(port: int) -> set[str]:
 
 
 def answering(url: str, process: subprocess.Popen[bytes], title: bytes = b"MLflow") -> str:
-    """The URL, once a server answers there with a page of this title."""
+    """Wait until a server answers with a page of this title, and return the URL."""
     for _ in range(240):
         assert process.poll() is None, "the server ended"
         try:

@@ -1,4 +1,4 @@
-"""Searches that end otherwise than by themselves: interrupted, short of a worker, or locked out."""
+"""Test searches that are interrupted, lose a worker or are locked out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.studies import heed_interrupts, learnable
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_search_keeps_its_trials_and_prints_how_to_resume(tmp_path: Path) -> None:
     file = learnable(tmp_path, updates=60_000, name="endless")
     command = [sys.executable, "-u", "-m", "sabtune", "search", str(file), "--store", "store"]
     environment = os.environ | {"PYTHONWARNINGS": "default"}
@@ -53,7 +53,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
         shown, errors = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    (again,) = [line for line in shown.splitlines() if line.startswith("Interrupted. Go on with:")]
+    (again,) = [line for line in shown.splitlines() if line.startswith("Interrupted. Resume with:")]
     words = shlex.split(again.partition(":")[2])
     assert words[1:] == ["-m", "sabtune", "search", str(file), "--store", "store"]
     assert shutil.which(words[0]) is not None
@@ -65,7 +65,7 @@ def test_interrupted_it_keeps_what_finished_and_says_so(tmp_path: Path) -> None:
     assert f"{len(unfinished)} interrupted" in status.stdout
 
 
-def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_lost_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     file = learnable(tmp_path, updates=1500, name="killed")
     only_good = '{"good": 0.02}'
     text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', only_good)
@@ -77,7 +77,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
             os.kill(worker, signal.SIGKILL)
         assert running.end() == 0
         shown, errors = running.shown, running.errors
-    assert "Warning" not in errors  # a report that comes a second time is not made again
+    assert "Warning" not in errors  # a repeated report is not recorded again
     assert "#0 1500/1500 updates" in shown
 
     study = record.open_study(Store(tmp_path / "store"), "killed")
@@ -94,7 +94,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
 
 
 def workers(driver: int) -> list[int]:
-    """The processes below `driver` that train. Ray names one so only while it is at it."""
+    """Return the processes below `driver` that train; Ray names them so only while they do."""
     for _ in range(200):
         parents, training = dict[int, int](), list[int]()
         for entry in Path("/proc").iterdir():
@@ -110,7 +110,7 @@ def workers(driver: int) -> list[int]:
     raise AssertionError("nothing trains")
 
 
-def test_one_search_at_a_time_writes_to_a_study(tmp_path: Path) -> None:
+def test_only_one_search_at_a_time_writes_to_a_study(tmp_path: Path) -> None:
     store = Store(tmp_path / "store").made()
     with filelock.FileLock(store.lock("learnable")), pytest.raises(StoreError, match="another"):
         search(load(learnable(tmp_path)), store)

@@ -1,4 +1,4 @@
-"""Searches that run out of what they need: room on the disk, or the time they were given."""
+"""Test searches that run out of disk space or of their budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.forked import sabtune
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
-def test_trials_whose_checkpoints_find_no_room_fail_and_say_so(tmp_path: Path) -> None:
+def test_trials_that_cannot_write_checkpoints_fail_with_the_reason(tmp_path: Path) -> None:
     file = study(tmp_path, "full", ["plain"])
     with small_disk(tmp_path / "store" / "trials", "64k"):
         done = sabtune("search", file, "--store", "store", cwd=tmp_path)
@@ -36,7 +36,7 @@ def test_trials_whose_checkpoints_find_no_room_fail_and_say_so(tmp_path: Path) -
         assert f"#{trial.number} failed: {trial.reason}  [" in done.stdout
 
 
-def test_a_store_that_is_full_ends_the_search_in_one_line_and_nothing_is_lost(
+def test_a_full_store_ends_the_search_with_one_line_and_loses_nothing(
     tmp_path: Path,
 ) -> None:
     file = study(tmp_path, "full", ["plain"] * 2, updates=900)
@@ -47,17 +47,16 @@ def test_a_store_that_is_full_ends_the_search_in_one_line_and_nothing_is_lost(
             code = search.end()
             errors = search.errors
         (line,) = errors.splitlines()
-        assert line.startswith(
-            ("sabtune: the database of ", "sabtune: the store ")
-        )  # who wrote first
+        # Whichever wrote first.
+        assert line.startswith(("sabtune: the database of ", "sabtune: the store "))
         assert "disk is full" in line or "No space left on device" in line
-        assert line.endswith("nothing that it holds is lost")
+        assert line.endswith(" is lost")
         assert code == 2
         (disk / "filler").unlink()
         again = sabtune("search", file, "--store", "store", cwd=tmp_path)
         assert again.stderr == ""
         assert again.returncode == 0
-        assert "#0 goes on at " in again.stdout
+        assert "#0 resumes at " in again.stdout
         trials = records(Store(disk), "full")
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
         for trial in trials:
@@ -65,7 +64,7 @@ def test_a_store_that_is_full_ends_the_search_in_one_line_and_nothing_is_lost(
 
 
 def fill(path: Path) -> None:
-    """Writes until nothing more fits."""
+    """Write until the disk is full."""
     with path.open("wb", buffering=0) as file:
         for size in (65536, 4096, 1):
             try:
@@ -75,7 +74,7 @@ def fill(path: Path) -> None:
                 continue
 
 
-def test_a_spent_budget_ends_the_search_in_order_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_spent_budget_ends_the_search_and_the_next_one_resumes(tmp_path: Path) -> None:
     file = study(tmp_path, "budget", ["plain"] * 2, updates=10**9)
     command = ["search", file, "--store", "store", "--hours", 0.01]
     store = Store(tmp_path / "store")
@@ -83,20 +82,20 @@ def test_a_spent_budget_ends_the_search_in_order_and_the_next_goes_on(tmp_path: 
     after = spent(command, store)
     for earlier, later in zip(before, after, strict=True):
         assert len(earlier.scores) <= len(later.scores)
-        if later.scores:  # a busy machine may not come to the second one's
+        if later.scores:  # on a busy machine, the second trial may not report
             assert_begun_as_unbroken(later)
     assert sum(len(trial.scores) for trial in before) < sum(len(trial.scores) for trial in after)
 
 
 def spent(command: list[object], store: Store) -> list[TrialRecord]:
-    """Searches until the budget is spent; what the study holds then."""
+    """Search until the budget is spent, and return the trials of the study."""
     earlier = records(store, "budget") if (store.root / "optuna.db").exists() else []
     done = sabtune(*command, cwd=store.root.parent)
     assert done.stderr == ""
     assert done.returncode == 0
-    assert "The budget is spent. Go on with:" in done.stdout
+    assert "The budget is spent. Resume with:" in done.stdout
     for trial in (trial for trial in earlier if trial.scores):
-        assert f"#{trial.number} goes on at {max(trial.scores)}/" in done.stdout
+        assert f"#{trial.number} resumes at {max(trial.scores)}/" in done.stdout
         assert f"#{trial.number} 30/" not in done.stdout
     trials = records(store, "budget")
     assert [trial.state for trial in trials] == [TrialState.RUNNING] * 2

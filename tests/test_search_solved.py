@@ -1,4 +1,4 @@
-"""A search whose trials may end once they have solved their task."""
+"""Test a search whose trials may end once they have solved their task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_solved_trial_ends_complete_and_counts_at_later_rungs(tmp_path: Path) 
     assert solved.solved
     assert [result.length for result in solved.test] == [2, 4, 8]
     assert max(solved.scores) < 1500
-    # alone there, but for one that ended before
+    # Only this trial reaches the rung; the other one ended before it but counts there.
     assert other.state == TrialState.PRUNED
     assert max(other.scores) == 1500
     assert "at 1,500 updates, not of the best 1/2" in other.reason

@@ -1,4 +1,4 @@
-"""Gradients of gradients, a second backward pass, and torch's function transforms."""
+"""Test second derivatives, a second backward pass and torch's function transforms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ every_case = pytest.mark.parametrize(
 
 
 def outputs(cell: Callable[..., Any], rule: Rule | None, x: Tensor, *weights: Tensor) -> Any:
-    """h and s of a cell, not truncated."""
+    """Return h and s of a cell without truncation."""
     p = Parameters(**dict(zip(NAMES, weights, strict=True)))
     if rule is None:
         start = x.new_zeros(x.shape[0], p.weight_hh.shape[1])
@@ -46,10 +46,10 @@ def leaves(rule: Rule | None, T: int = 5) -> list[Tensor]:
 
 
 @every_case
-def test_second_derivatives_are_those_of_the_gradients(
+def test_second_derivatives_agree_with_finite_differences(
     cell: Callable[..., Any], rule: Rule | None
 ) -> None:
-    """By finite differences of the first."""
+    """Compare them with finite differences of the first derivatives."""
     inputs = leaves(rule)
     used = [tensor for tensor in inputs if tensor.numel()]
 
@@ -61,9 +61,7 @@ def test_second_derivatives_are_those_of_the_gradients(
 
 
 @every_case
-def test_gradients_that_can_be_differentiated_are_the_same(
-    cell: Callable[..., Any], rule: Rule | None
-) -> None:
+def test_create_graph_gives_the_same_gradients(cell: Callable[..., Any], rule: Rule | None) -> None:
     inputs = leaves(rule, T=20)
     loss = sum(out.square().sum() for out in outputs(cell, rule, *inputs))
     graph, plain, again = (
@@ -111,10 +109,10 @@ def test_a_gradient_penalty(
 
 
 @over_models
-def test_an_input_made_from_a_weight(
+def test_an_input_computed_from_a_weight(
     kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its gradient isn't counted into the weight's own twice."""
+    """The gradient through the input isn't added to the weight's own gradient twice."""
     model, x = built(kind, **values), noise(4, 20, 3, dtype=torch.float64)
 
     def gradients() -> tuple[Tensor, ...]:
@@ -129,12 +127,12 @@ def test_an_input_made_from_a_weight(
         torch.testing.assert_close(got, true, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # raised by torch
 @over_models
 def test_function_transforms(
     kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of `torch.func` and forward mode, with the parameters' derivatives too."""
+    """Test `torch.func` and forward mode, including derivatives of the parameters."""
     model, x = built(kind, **values), noise(2, 8, 3, dtype=torch.float64)
     weights = {name: p.detach() for name, p in model.named_parameters()}
     direction = {name: torch.ones_like(p) for name, p in weights.items()}
@@ -166,7 +164,7 @@ def test_function_transforms(
     torch.testing.assert_close(by_vmap, truth)
 
 
-def test_a_gradient_penalty_by_the_kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_penalty_with_the_gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton isn't installed")
     from tests.gpu_cases import DEVICE, SPARSITY, drawn
 
@@ -183,8 +181,8 @@ def test_a_gradient_penalty_by_the_kernels_of_a_gpu(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(*found)
 
 
-def test_a_model_that_nobody_differentiates_is_not_slowed_down() -> None:
-    """The compiled pass serves outside of transforms."""
+def test_the_compiled_pass_is_used_outside_of_transforms() -> None:
+    """Outside of transforms, the compiled pass is used."""
     model = built("sab")
     assert isinstance(model, SAB)
     x = noise(2, 5, 3, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Random streams: the same when asked for again, and never another's."""
+"""Test that random streams are reproducible and distinct."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_streams_never_share_a_seed() -> None:
         assert not seeds[a] & seeds[b]
 
 
-def test_the_purpose_survives_what_torch_drops() -> None:
-    """Torch's generator keeps 32 bits of a seed: two that differ above them are the same."""
+def test_stream_seeds_fit_into_32_bits() -> None:
+    """Torch's generator uses only the lower 32 bits of a seed."""
     assert torch.equal(
         torch.rand(3, generator=torch.Generator().manual_seed(5 + 2**32)),
         torch.rand(3, generator=torch.Generator().manual_seed(5)),
@@ -27,7 +27,7 @@ def test_the_purpose_survives_what_torch_drops() -> None:
     assert all(stream_seed(s, stream) < 2**32 for s in range(100) for stream in Stream)
 
 
-def test_seed_and_index_tell_generators_apart() -> None:
+def test_generators_differ_by_seed_and_index() -> None:
     draws = {
         tuple(torch.rand(2, generator=generator(seed, Stream.TRAINING, index)).tolist())
         for seed, index in itertools.product(range(20), range(20))
@@ -35,6 +35,6 @@ def test_seed_and_index_tell_generators_apart() -> None:
     assert len(draws) == 400
 
 
-def test_the_same_again() -> None:
+def test_a_generator_is_reproducible() -> None:
     one, two = (torch.rand(5, generator=generator(9, Stream.TEST, 3)) for _ in range(2))
     assert torch.equal(one, two)

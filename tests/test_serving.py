@@ -1,4 +1,4 @@
-"""A registered model behind `mlflow models serve`: real requests, the trainer's own logits."""
+"""Test a registered model behind `mlflow models serve` with real requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def asked(url: str, content: Any) -> Any:
-    """What the server answers to a request."""
+    """Send a request and return the server's answer."""
     request = urllib.request.Request(
         f"{url}/invocations", json.dumps(content).encode(), {"Content-Type": "application/json"}
     )
@@ -66,7 +66,8 @@ def test_the_champion_answers_over_http(run: RunConfig, tmp_path: Path) -> None:
     command += ["models:/served@champion", "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {"MLFLOW_TRACKING_URI": place.uri, "PATH": programs}  # it calls uvicorn by name
+    # MLflow runs uvicorn by name.
+    environment = {"MLFLOW_TRACKING_URI": place.uri, "PATH": programs}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             command,

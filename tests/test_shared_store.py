@@ -1,4 +1,4 @@
-"""A store that several programs use at once: eight searches, and one that holds its databases."""
+"""Test a store that eight searches, or another program, use at the same time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HELD = 60
 """Seconds for which another program reads the databases."""
 
-NOTICE = (
-    "Another program holds the store's database: waiting for up to 10 minutes until it lets go."
-)
+NOTICE = "Another program has locked the store's database. Waiting up to 10 minutes for it."
 
 
 def in_mlflow(store: Store, name: str) -> list[str]:
-    """The ends of a study's runs in MLflow, those of its trials and its own."""
+    """Return the statuses of a study's runs in MLflow: its search and its trials."""
     client = MlflowClient(store.mlflow_uri)
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
@@ -52,7 +50,7 @@ def test_eight_searches_start_at_once_on_a_new_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", ["BEGIN", "BEGIN EXCLUSIVE"], ids=["read", "locked"])
-def test_a_search_goes_on_after_its_databases_were_held_for_a_minute(
+def test_a_search_continues_after_its_databases_were_locked_for_a_minute(
     begin: str, tmp_path: Path
 ) -> None:
     study(tmp_path, "waits", ["plain"] * 2)

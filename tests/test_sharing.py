@@ -1,4 +1,4 @@
-"""How many trials share one GPU, by a reading that is given; and that the study keeps it."""
+"""Test how many trials share a GPU by a given reading, and that the study stores it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import torch
 from sabtune.cluster.capacity import Capacity, Node, to_a_gpu
 from sabtune.errors import ResourceError
 from sabtune.search import probe
-from sabtune.search.placement import MAY_USE, MOST, Placement, first, placed, shared, trials_a_gpu
+from sabtune.search.placement import (
+    MEMORY_SHARE,
+    MOST_TRIALS_PER_GPU,
+    Placement,
+    first,
+    placed,
+    shared,
+    trials_a_gpu,
+)
 from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study import record
@@ -33,20 +41,20 @@ def read(peak: float, total: float = 80_000) -> probe.Reading:
 @pytest.mark.parametrize(
     ("peak", "by_cpus", "count"),
     [
-        (MAY_USE * 80_000 / 3, 16, 3),
-        (MAY_USE * 80_000 / 3 + 1, 16, 2),
-        (79_000, 16, 1),  # more than may be used, but it fits
-        (10, 16, MOST),
+        (MEMORY_SHARE * 80_000 / 3, 16, 3),
+        (MEMORY_SHARE * 80_000 / 3 + 1, 16, 2),
+        (79_000, 16, 1),  # above the share that trials may use, but one trial fits
+        (10, 16, MOST_TRIALS_PER_GPU),
         (10, 5, 5),
         (10, 0, 1),
-        (10, None, MOST),
+        (10, None, MOST_TRIALS_PER_GPU),
     ],
 )
 def test_trials_that_share_a_gpu(peak: float, by_cpus: int | None, count: int) -> None:
     assert trials_a_gpu(read(peak), by_cpus) == count
 
 
-def test_they_are_bounded_by_the_cpus_beside_a_gpu() -> None:
+def test_cpus_next_to_a_gpu_limit_its_trials() -> None:
     nodes = [{"CPU": 6, "GPU": 2}, {"CPU": 4, "GPU": 1}, {"CPU": 64}]
     have = Capacity(live=tuple(Node(name="", resources=of) for of in nodes))
     assert have.most_by_cpus(1) == 4
@@ -54,7 +62,7 @@ def test_they_are_bounded_by_the_cpus_beside_a_gpu() -> None:
     assert Capacity(live=(CPUS,)).most_by_cpus(1) is None
 
 
-def test_what_is_given_is_said_and_counted() -> None:
+def test_the_placement_is_described_and_counted() -> None:
     found = shared(Resources(gpus=AUTO), Capacity(live=(H100, CPUS)), read(20_000))
     assert found.words == (
         "A trial took 19.53 GiB at its peak, of the 78.1 GiB of H100: 3 trials share one, "
@@ -70,7 +78,7 @@ def test_what_is_given_is_said_and_counted() -> None:
 
 @pytest.fixture
 def asks(tmp_path: Path) -> Callable[[str], tuple[StudyFile, optuna.Study]]:
-    """A study with these resources, and its entry in a store that stays the same."""
+    """Return a function that opens a study with these resources, always in the same store."""
 
     def make(resources: str) -> tuple[StudyFile, optuna.Study]:
         path = learnable(tmp_path)
@@ -93,7 +101,7 @@ def never(spec: TrialSpec) -> probe.Reading:
     raise AssertionError("probed")
 
 
-def test_a_search_gone_on_with_shares_as_before(asks: Asks) -> None:
+def test_a_resumed_search_shares_gpus_as_before(asks: Asks) -> None:
     file, study = asks("gpus='auto'")
     asked: list[TrialSpec] = []
 
@@ -128,13 +136,13 @@ def test_a_fraction_is_not_probed(asks: Asks) -> None:
     assert "1 CPU and 0.5 GPU a trial" in overview(study, complete=False).budget
 
 
-def test_what_fits_nowhere_is_refused_before_a_probe(asks: Asks) -> None:
+def test_a_request_that_fits_nowhere_is_refused_before_a_probe(asks: Asks) -> None:
     file, study = asks("cpus=17, gpus='auto'")
     with pytest.raises(ResourceError, match="17 CPUs and 1 GPU and this machine has 16 CPUs and"):
         placed(file, study, look=gives(H100), read=never)
 
 
-def test_a_gpu_that_torch_does_not_find_is_one_trials_own(asks: Asks) -> None:
+def test_a_gpu_that_torch_does_not_find_is_not_shared(asks: Asks) -> None:
     file, study = asks("gpus='auto'")
     found = placed(file, study, look=gives(H100), read=probe.read_gpu)
     if torch.cuda.is_available():
@@ -144,8 +152,8 @@ def test_a_gpu_that_torch_does_not_find_is_one_trials_own(asks: Asks) -> None:
         assert "torch finds no GPU" in found.words
 
 
-def test_what_a_process_holds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA took 500 MiB, and the allocator keeps 300 of the 2,000 that it had."""
+def test_a_reading_includes_all_memory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA uses 500 MiB, and the allocator keeps 300 MiB of a peak of 2,000 MiB."""
     mib = 2**20
     cuda = SimpleNamespace(
         mem_get_info=lambda device: ((16_000 - 500 - 300) * mib, 16_000 * mib),

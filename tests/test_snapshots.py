@@ -1,4 +1,4 @@
-"""Copies of the studies: written, restored, and kept from being gone on with on two machines."""
+"""Test copies of the studies: writing, restoring, and refusing to resume on two machines."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.objects import BUCKET, Objects
 
 @pytest.fixture(params=["folder", "s3"])
 def files(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> str:
-    """An address of this test's own."""
+    """Return an address that only this test uses."""
     if request.param == "s3":
         return f"s3://{BUCKET}/{request.node.name}"
     return str(tmp_path / "files")
 
 
 def begun(root: Path, files: str) -> tuple[Store, optuna.Study]:
-    """A store with a study in it."""
+    """Return a store with a study in it."""
     store = Store.at(str(root), files).made()
     storage = record.store_of(store, write=True)
     study = optuna.create_study(study_name="copied", storage=storage)
@@ -46,14 +46,14 @@ def never() -> None:
 
 
 def dropped(store: Store, how: str = "killed") -> None:
-    """Lets the lease be that of a search elsewhere that runs, or of one that died or ended."""
+    """Make the lease that of a search on another machine, killed or ended."""
     assert store.snapshots is not None
     said = json.loads(store.snapshots.read("lease.json") or b"")
     said |= {"machine": "another", "ended": how == "ended"}
     store.snapshots.write("lease.json", json.dumps(said).encode())
 
 
-def test_a_study_comes_back_as_it_was_when_the_search_ended(files: str, tmp_path: Path) -> None:
+def test_a_study_is_restored_as_the_search_left_it(files: str, tmp_path: Path) -> None:
     store, study = begun(tmp_path / "a", files)
     with snapshots(store, never):
         study.add_trial(optuna.trial.create_trial(value=0.5))
@@ -61,11 +61,11 @@ def test_a_study_comes_back_as_it_was_when_the_search_ended(files: str, tmp_path
     line = restore(other)
     assert line.startswith(f"Restored the studies from {files}/snapshots/optuna-00000002.db")
     assert [trial.value for trial in record.open_study(other, "copied").trials] == [0.5]
-    assert restore(other) == ""  # what is there is never written over
+    assert restore(other) == ""  # existing studies are never overwritten
     assert restore(Store.at(str(tmp_path / "c"), f"{files}-2").made()) == ""
 
 
-def test_a_copy_is_made_when_a_trial_ends_and_the_one_before_is_kept(
+def test_a_copy_is_made_when_a_trial_ends_and_the_previous_one_is_kept(
     files: str, tmp_path: Path
 ) -> None:
     store, study = begun(tmp_path / "a", files)
@@ -105,7 +105,7 @@ def trials_of(path: Path) -> int:
         return int(database.execute("SELECT count(*) FROM trials").fetchone()[0])
 
 
-def test_a_copy_that_cannot_be_read_gives_way_to_the_one_before(files: str, tmp_path: Path) -> None:
+def test_the_previous_copy_replaces_an_unreadable_one(files: str, tmp_path: Path) -> None:
     store, study = begun(tmp_path / "a", files)
     with snapshots(store, never):
         study.add_trial(optuna.trial.create_trial(value=0.5))
@@ -114,11 +114,11 @@ def test_a_copy_that_cannot_be_read_gives_way_to_the_one_before(files: str, tmp_
     other = Store.at(str(tmp_path / "b"), files).made()
     assert "optuna-00000001.db" in restore(other)
     store.snapshots.write("optuna-00000001.db", b"")
-    with pytest.raises(StoreError, match=r"no copy of the studies in .* can be read"):
+    with pytest.raises(StoreError, match=r"no backup of the studies in .* can be read"):
         restore(Store.at(str(tmp_path / "c"), files).made())
 
 
-def test_while_a_search_runs_no_other_machine_goes_on(files: str, tmp_path: Path) -> None:
+def test_no_other_machine_resumes_a_running_search(files: str, tmp_path: Path) -> None:
     store, _ = begun(tmp_path / "a", files)
     copying = Snapshots(store, never)
     copying.start()
@@ -131,7 +131,7 @@ def test_while_a_search_runs_no_other_machine_goes_on(files: str, tmp_path: Path
     copying.close()
 
 
-def test_a_search_that_died_on_this_machine_holds_nobody_up(files: str, tmp_path: Path) -> None:
+def test_a_search_that_died_on_this_machine_blocks_no_other(files: str, tmp_path: Path) -> None:
     store, _ = begun(tmp_path / "a", files)
     lease = Lease(store)
     lease.take()
@@ -139,25 +139,27 @@ def test_a_search_that_died_on_this_machine_holds_nobody_up(files: str, tmp_path
     said = json.loads(store.snapshots.read("lease.json") or b"")
     other = Lease(Store.at(str(tmp_path / "b"), files).made())
     with pytest.raises(StoreError, match="last heard of"):
-        other.refuse(restoring=True)  # this process runs
+        other.refuse(restoring=True)  # this process is alive
     store.snapshots.write("lease.json", json.dumps(said | {"process": 2**22 + 1}).encode())
     other.refuse(restoring=True)
 
 
-def test_a_store_that_was_left_behind_does_not_go_on(files: str, tmp_path: Path) -> None:
+def test_an_outdated_store_does_not_resume(files: str, tmp_path: Path) -> None:
     store, _ = begun(tmp_path / "a", files)
     with snapshots(store, never):
         pass
     other = Store.at(str(tmp_path / "b"), files).made()
     restore(other)
-    with pytest.raises(StoreError, match=r"and not by this one: to go on from there move .*/a/opt"):
+    with pytest.raises(
+        StoreError, match=r"and not by this one: to resume from there, move .*/a/opt"
+    ):
         Lease(store).take()
     shutil.rmtree(store.root)
     assert restore(store.made())
     Lease(store).take()
 
 
-def test_a_search_that_was_thought_dead_ends(files: str, tmp_path: Path) -> None:
+def test_a_stale_search_stops_itself(files: str, tmp_path: Path) -> None:
     store, _ = begun(tmp_path / "a", files)
     lost = threading.Event()
     copying = Snapshots(store, lost.set)
@@ -166,7 +168,7 @@ def test_a_search_that_was_thought_dead_ends(files: str, tmp_path: Path) -> None
     restore(Store.at(str(tmp_path / "b"), files).made())
     assert lost.wait(120)
     copying.close()
-    assert "has taken over what is at" in str(copying.problem)
+    assert "has taken over the files at" in str(copying.problem)
     assert newest(store) == "optuna-00000001.db"
 
 
@@ -178,7 +180,7 @@ def test_two_studies_of_a_store_may_be_searched_at_once(files: str, tmp_path: Pa
 
 
 def left(study: optuna.Study, trials: Folder, number: int, params: dict[str, float]) -> None:
-    """What a trial leaves that ran after the copy was made."""
+    """Write the files of a trial that ran after the copy was made."""
     frozen = optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params=params,
@@ -194,7 +196,7 @@ def left(study: optuna.Study, trials: Folder, number: int, params: dict[str, flo
     (trials / f"{number:04d}" / "checkpoint_000000").write(ENTRY, content)
 
 
-def test_trials_that_ran_after_the_copy_come_back_under_their_numbers(files: str) -> None:
+def test_trials_after_the_copy_are_recovered_with_their_numbers(files: str) -> None:
     study, trials = optuna.create_study(), Folder.at(files) / "trials" / "s"
     study.add_trial(optuna.trial.create_trial(value=0.5))
     study.enqueue_trial({"x": 0.25})
@@ -211,9 +213,9 @@ def test_trials_that_ran_after_the_copy_come_back_under_their_numbers(files: str
     assert study.ask().number == 2
 
 
-def test_what_another_study_of_the_same_name_left_is_not_taken_up(files: str) -> None:
+def test_files_of_another_study_with_the_same_name_are_ignored(files: str) -> None:
     study, trials = optuna.create_study(), Folder.at(files) / "trials" / "s"
     left(optuna.create_study(), trials, 0, {"x": 0.25})
     recover(study, trials)
     assert study.get_trials() == []
-    assert Attempts(trials).next(0) == 1  # and its folder isn't written to
+    assert Attempts(trials).next(0) == 1  # its folder is not reused

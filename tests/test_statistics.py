@@ -1,4 +1,4 @@
-"""Each statistic against a truth reached another way: by enumeration, by hand, from a table."""
+"""Compare each statistic with values from enumeration, by hand or from a table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def two_heaps(rng: np.random.Generator, n: int) -> Floats:
 
 
 @pytest.mark.parametrize("n", [4, 8, 12])
-def test_the_interquartile_mean_is_the_trimmed_mean_where_four_divides_n(n: int) -> None:
+def test_the_interquartile_mean_is_the_trimmed_mean_if_4_divides_n(n: int) -> None:
     values = np.random.default_rng(n).random(n)
     assert statistics.middle_half_mean(values) == pytest.approx(stats.trim_mean(values, 0.25))
 
 
 @pytest.mark.parametrize("n", range(1, 12))
-def test_the_interquartile_mean_counts_border_values_in_part(n: int) -> None:
-    """Four copies of a sample have its quartiles, and a number of values that 4 divides."""
+def test_the_interquartile_mean_weights_border_values(n: int) -> None:
+    """Four copies of a sample have the same quartiles, and a size divisible by 4."""
     values = np.random.default_rng(n).random(n)
     copies = np.tile(values, 4)
     assert statistics.middle_half_mean(values) == pytest.approx(stats.trim_mean(copies, 0.25))
@@ -41,14 +41,14 @@ def test_an_interquartile_mean_by_hand() -> None:
     assert found.value == pytest.approx((0.75 * 0 + 1 + 0.75 * 2) / 2.5)
 
 
-def test_the_interquartile_mean_runs_along_the_axis_asked_for() -> None:
+def test_the_interquartile_mean_takes_an_axis() -> None:
     values = np.random.default_rng(0).random((5, 7))
     by_column = [statistics.middle_half_mean(values[:, i]) for i in range(7)]
     np.testing.assert_allclose(statistics.middle_half_mean(values, axis=0), by_column)
 
 
 @pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
-def test_an_interval_is_that_of_resampling_done_another_way(statistic: Averaging) -> None:
+def test_an_interval_agrees_with_independent_resampling(statistic: Averaging) -> None:
     rng = np.random.default_rng(7)
     values = two_heaps(rng, 9)
     found = statistic(values)
@@ -64,14 +64,14 @@ def test_an_interval_is_that_of_resampling_done_another_way(statistic: Averaging
     assert found.interval.high == pytest.approx(high, abs=0.02)
 
 
-def test_a_bootstrap_of_three_reaches_from_the_lowest_to_the_highest() -> None:
-    """Of the 27 resamples one is the lowest value three times: more than 2.5 % of them."""
+def test_a_bootstrap_interval_of_three_values_is_their_range() -> None:
+    """1 of 27 resamples, more than 2.5 %, is the lowest value three times."""
     interval = statistics.mean([0.2, 0.5, 1.0]).interval
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((0.2, 1.0))
 
 
-def test_bootstrap_intervals_of_twenty_seeds_mostly_hold_the_true_mean() -> None:
+def test_bootstrap_intervals_of_twenty_seeds_mostly_cover_the_true_mean() -> None:
     rng = np.random.default_rng(0)
     truth = 0.6 * 0.995 + 0.4 * 0.25
     held = 0
@@ -82,7 +82,7 @@ def test_bootstrap_intervals_of_twenty_seeds_mostly_hold_the_true_mean() -> None
     assert 0.88 <= held / 200 <= 0.99
 
 
-def test_the_same_sample_has_the_same_interval_every_time() -> None:
+def test_intervals_are_reproducible() -> None:
     values = np.random.default_rng(3).random(6)
     assert statistics.mean(values) == statistics.mean(values)
     a, b = values[:3], values[3:]
@@ -90,7 +90,7 @@ def test_the_same_sample_has_the_same_interval_every_time() -> None:
 
 
 @pytest.mark.parametrize("statistic", [statistics.mean, statistics.interquartile_mean])
-def test_one_seed_has_no_interval_and_equal_seeds_one_without_width(statistic: Averaging) -> None:
+def test_one_seed_has_no_interval_and_equal_seeds_have_zero_width(statistic: Averaging) -> None:
     alone = statistic([0.7])
     assert alone.value == pytest.approx(0.7)
     assert alone.interval is None
@@ -100,7 +100,7 @@ def test_one_seed_has_no_interval_and_equal_seeds_one_without_width(statistic: A
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf], [[0.5], [0.6]]])
-def test_what_is_no_sample_is_refused(values: object) -> None:
+def test_an_invalid_sample_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match="is no sample"):
         statistics.mean(np.array(values))
 
@@ -115,7 +115,7 @@ def test_what_is_no_sample_is_refused(values: object) -> None:
         (0, 1, 0.0, 0.975),
     ],
 )
-def test_the_share_of_seeds_has_the_textbook_interval(
+def test_a_share_of_seeds_has_the_clopper_pearson_interval(
     count: int, n: int, low: float, high: float
 ) -> None:
     share = statistics.solve_share([True] * count + [False] * (n - count))
@@ -158,7 +158,7 @@ def test_the_unpaired_p_is_that_of_all_regroupings() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 6])
-def test_the_least_p_is_reached_when_every_seed_agrees(n: int) -> None:
+def test_the_least_p_is_reached_when_all_seeds_agree(n: int) -> None:
     ours, theirs = 1 - 0.01 * np.arange(n), 0.1 * 0.9 ** np.arange(n)
     paired = statistics.paired_difference(ours, theirs)
     assert paired.p == pytest.approx(paired.least_p)
@@ -166,7 +166,7 @@ def test_the_least_p_is_reached_when_every_seed_agrees(n: int) -> None:
     assert unpaired.p == pytest.approx(unpaired.least_p)
 
 
-def test_many_seeds_are_rearranged_at_random_and_come_near_the_t_test() -> None:
+def test_with_many_seeds_p_is_sampled_and_close_to_the_t_test() -> None:
     rng = np.random.default_rng(5)
     ours, theirs = rng.normal(0.5, 1, 40), rng.normal(0, 1, 40)
     paired = statistics.paired_difference(ours, theirs)
@@ -177,7 +177,7 @@ def test_many_seeds_are_rearranged_at_random_and_come_near_the_t_test() -> None:
     assert unpaired.p == pytest.approx(stats.ttest_ind(ours, theirs).pvalue, abs=0.02)
 
 
-def test_methods_without_any_difference() -> None:
+def test_equal_methods_have_no_difference() -> None:
     paired = statistics.paired_difference([1, 1, 1], [1, 1, 1])
     assert (paired.value, paired.p, paired.interval) == (0, 1, Interval(0, 0))
     unpaired = statistics.unpaired_difference([1, 1, 1], [1, 1])
@@ -192,7 +192,7 @@ def test_a_single_seed_shows_no_difference() -> None:
         assert (found.value, found.interval, found.p, found.least_p) == (1, None, 1, 1)
 
 
-def test_pairs_need_as_many_on_either_side() -> None:
+def test_pairs_need_equal_numbers_of_seeds() -> None:
     with pytest.raises(ValueError, match="3 seeds against 2"):
         statistics.paired_difference([1, 2, 3], [1, 2])
 
@@ -205,7 +205,7 @@ def test_holm_by_hand() -> None:
     assert len(statistics.holm([])) == 0
 
 
-def test_numbers_in_per_cent_and_by_name() -> None:
+def test_estimates_in_percent_and_by_name() -> None:
     found = Estimate(0.25, Interval(-0.1, 0.5))
     assert found.percent() == "25.0 [-10.0, 50.0]"
     assert found.percent(sign="+") == "+25.0 [-10.0, +50.0]"

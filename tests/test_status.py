@@ -1,4 +1,4 @@
-"""How a search stands, as told from its study."""
+"""Test `sabtune status`, which describes a search from its study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add(
     ended: float = 0.0,
     reason: str = "",
 ) -> None:
-    """A trial that began and ended so many minutes ago."""
+    """Add a trial that began and ended this many minutes ago."""
     number = len(study.trials)
     complete = state == TrialState.COMPLETE
     finished = state not in (TrialState.RUNNING, TrialState.WAITING)
@@ -66,13 +66,13 @@ def page(study: optuna.Study, *, alive: bool = True, width: int = 160) -> list[s
 
 
 def table(lines: list[str], title: str) -> list[list[str]]:
-    """The cells under the title and the head."""
+    """Return the cells of the table with this title, without its header."""
     rows = lines[lines.index(title) + 2 :]
     rows = rows[: rows.index("")] if "" in rows else rows
     return [re.split(r" {2,}", line.strip()) for line in rows]
 
 
-def test_counts_the_best_and_whether_a_search_writes(study: optuna.Study) -> None:
+def test_status_has_counts_the_best_trial_and_the_running_search(study: optuna.Study) -> None:
     assert page(study, alive=False) == [
         "Study copying: no trial yet",
         "No search is writing to it now.",
@@ -99,7 +99,7 @@ def test_a_failed_trial_has_no_score(study: optuna.Study) -> None:
     assert page(study)[2] == "No trial has a score yet."
 
 
-def test_running_trials_with_what_they_have_done(study: optuna.Study) -> None:
+def test_running_trials_have_their_progress(study: optuna.Study) -> None:
     add(study, TrialState.RUNNING, {5: 0.8, 10: 0.4}, began=45)
     add(study, TrialState.RUNNING, {}, configuration=0, began=125)
     assert table(page(study), "Running") == [
@@ -108,21 +108,21 @@ def test_running_trials_with_what_they_have_done(study: optuna.Study) -> None:
     ]
 
 
-def test_without_a_search_running_trials_are_interrupted(study: optuna.Study) -> None:
+def test_unfinished_trials_are_interrupted_if_no_search_runs(study: optuna.Study) -> None:
     add(study, TrialState.RUNNING, {10: 0.4})
     lines = page(study, alive=False)
     assert lines[0] == "Study copying: 1 interrupted"
     assert "Running" not in lines
-    rows = table(lines, "Interrupted: taken up by the next search")
+    rows = table(lines, "Interrupted: the next search resumes these")
     assert [row[0] for row in rows] == ["0"]
 
 
-def test_the_last_five_that_ended_in_the_order_they_ended(study: optuna.Study) -> None:
+def test_the_last_five_ended_trials_are_in_order(study: optuna.Study) -> None:
     for minutes in (1, 7, 6, 5, 4, 3):
         add(study, TrialState.COMPLETE, {20: 0.1 * minutes}, ended=minutes)
     add(study, TrialState.PRUNED, {10: 0.3}, configuration=1, ended=2, reason="score 0.300")
     add(study, TrialState.FAIL, {10: 0.3}, ended=0.5, reason="DivergedError: no finite gradient")
-    rows = table(page(study), "The last that ended")
+    rows = table(page(study), "Latest ended trials")
     assert [row[0] for row in rows] == ["4", "5", "6", "0", "7"]
     assert rows[2:] == [
         ["6", "as #1", LABEL, "pruned", "0.300", "2 min", "score 0.300"],
@@ -131,7 +131,7 @@ def test_the_last_five_that_ended_in_the_order_they_ended(study: optuna.Study) -
     ]
 
 
-def test_it_fits_a_narrow_terminal(study: optuna.Study) -> None:
+def test_status_fits_a_narrow_terminal(study: optuna.Study) -> None:
     add(study, TrialState.RUNNING, {10: 0.4}, configuration=7)
     add(study, TrialState.FAIL, {10: 0.3}, reason="DivergedError: " + "no finite gradient " * 5)
     lines = page(study, width=80)

@@ -1,4 +1,4 @@
-"""Stores: named in any way, made by many at once, moved, copied, damaged, and only read."""
+"""Test stores: odd names, concurrent creation, moves, copies, damage and read-only access."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READING = (
 
 
 def told(*arguments: object) -> tuple[int, str]:
-    """A command's exit code, and what it printed or the one line that it ended with."""
+    """Run a command; return its exit code and its output or its one-line error."""
     done = CliRunner().invoke(app, [str(word) for word in arguments])
     if isinstance(done.exception, SabtuneError):
         return 2, str(done.exception)
@@ -48,11 +48,11 @@ def told(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-# names
+# Names
 
 
 @pytest.mark.parametrize("name", ["a b", "what?", "#1", "100%", "%20", "%3F", "ü", "{x}", "a@b:c"])
-def test_all_of_a_store_is_in_its_folder_whatever_that_is_called(
+def test_a_store_stays_in_its_folder_whatever_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def test_all_of_a_store_is_in_its_folder_whatever_that_is_called(
         "x" * 300,
     ],
 )
-def test_a_store_that_nothing_can_be_kept_in_is_one_line(place: str) -> None:
+def test_an_invalid_store_is_one_line(place: str) -> None:
     for command in (("status", "x"), ("report", "x"), ("sync", "x"), ("ui",)):
         code, line = told(*command, "--store", place)
         assert code == 2
@@ -91,7 +91,9 @@ def test_a_store_that_nothing_can_be_kept_in_is_one_line(place: str) -> None:
         Store.at(place).made()
 
 
-def test_a_database_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_has_a_relative_or_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.at("sqlite:///mine/studies.db").made()
     assert store.optuna_file == tmp_path / "mine" / "studies.db"
@@ -99,7 +101,7 @@ def test_a_database_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     other = Store.at(f"sqlite:///{tmp_path / 'mine' / 'studies.db'}", tmp_path / "files")
     assert record.names(other) == []
-    with locked("x", store):  # wherever the rest of a store is, its studies are locked
+    with locked("x", store):  # studies are locked even if the rest of the store differs
         assert is_held("x", other)
         with (
             pytest.raises(StoreError, match="is being searched by another process"),
@@ -109,7 +111,7 @@ def test_a_database_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert not is_held("x", other)
 
 
-# made once
+# Concurrent creation
 
 
 def _make(root: str, start: multiprocessing.synchronize.Barrier, number: int) -> None:
@@ -121,7 +123,7 @@ def _make(root: str, start: multiprocessing.synchronize.Barrier, number: int) ->
     MlflowClient(store.mlflow_uri).create_experiment(f"study-{number}", store.artifacts)
 
 
-def test_eight_processes_make_the_databases_of_a_store_at_once(tmp_path: Path) -> None:
+def test_eight_processes_create_the_databases_of_a_store_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     start = context.Barrier(8)
     makers = [context.Process(target=_make, args=(str(tmp_path), start, at)) for at in range(8)]
@@ -137,10 +139,10 @@ def test_eight_processes_make_the_databases_of_a_store_at_once(tmp_path: Path) -
     assert not list(tmp_path.glob(".*.part"))
 
 
-# held
+# Locked databases
 
 
-def test_a_database_that_another_program_holds_is_waited_for(
+def test_a_write_waits_for_a_locked_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(databases, "BUSY_NOTICE_SECONDS", 0.5)
@@ -160,7 +162,7 @@ def test_a_database_that_another_program_holds_is_waited_for(
     assert "Another program holds the store's database" in line
 
 
-def test_one_that_is_held_for_good_is_one_line(
+def test_a_database_that_stays_locked_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
@@ -176,16 +178,16 @@ def test_one_that_is_held_for_good_is_one_line(
             assert "another program holds it" in line
 
 
-# moved and copied
+# Moved and copied stores
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Store:
-    """A store of version 0.1, elsewhere than it was written."""
+    """Return a store of version 0.1 that has been moved."""
     return unpacked(tmp_path)
 
 
-def test_what_reads_a_store_changes_nothing_in_it(old: Store) -> None:
+def test_reading_commands_change_nothing(old: Store) -> None:
     before = state(old.root.parent)
     for command in READING:
         code, shown = told(*command, "--store", old.root)
@@ -197,7 +199,7 @@ def test_what_reads_a_store_changes_nothing_in_it(old: Store) -> None:
     assert state(old.root.parent) == before
 
 
-def test_a_store_that_cannot_be_written_is_read(old: Store) -> None:
+def test_a_read_only_store_can_be_read(old: Store) -> None:
     try:
         subprocess.run(["mount", "--bind", old.root, old.root], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
@@ -215,7 +217,7 @@ def test_a_store_that_cannot_be_written_is_read(old: Store) -> None:
         subprocess.run(["umount", "-l", str(old.root)], check=True)
 
 
-def test_the_checkpoints_of_a_moved_store_are_where_it_is(old: Store) -> None:
+def test_a_moved_store_finds_its_checkpoints(old: Store) -> None:
     study = record.open_study(old, "old")
     for trial in record.records(study):
         if trial.state == TrialState.COMPLETE:
@@ -234,7 +236,7 @@ def test_the_checkpoints_of_a_moved_store_are_where_it_is(old: Store) -> None:
         "trials/old/0003/checkpoint_000001",
     ],
 )
-def test_a_recorded_checkpoint_is_one_of_the_named_store(address: str, tmp_path: Path) -> None:
+def test_a_recorded_checkpoint_is_looked_up_in_the_store(address: str, tmp_path: Path) -> None:
     found = Store(tmp_path).checkpoint(address)
     assert str(found) == str(tmp_path / "trials/old/0003/checkpoint_000001")
     for foreign in ("/etc/passwd", "trials/../../x", "trials/old/0003/../checkpoint_000001x"):
@@ -244,7 +246,7 @@ def test_a_recorded_checkpoint_is_one_of_the_named_store(address: str, tmp_path:
 def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
     old: Store, tmp_path: Path
 ) -> None:
-    """The copy has places of the original, which is there and could be written."""
+    """The copy contains paths of the original, which still exists and is writable."""
     sync(record.open_study(old, "old", write=True), old)
     before = state(old.root)
     copied = Store(Path(shutil.copytree(old.root, tmp_path / "copy")))
@@ -268,12 +270,12 @@ def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("(1, 5, ")
     with closing(sqlite3.connect(copied.root / "mlflow.db")) as found:
-        for table, column in database.PLACES:
+        for table, column in database.ADDRESS_COLUMNS:
             for (place,) in found.execute(f"SELECT {column} FROM {table}"):
                 assert place in {"/srv/lab/mlruns/0"} or place.startswith(str(copied.artifacts))
 
 
-def test_what_others_keep_in_a_stores_mlflow_stays_where_it_is(old: Store, tmp_path: Path) -> None:
+def test_experiments_of_others_in_a_stores_mlflow_are_unchanged(old: Store, tmp_path: Path) -> None:
     client = MlflowClient(old.mlflow_uri)
     theirs = client.create_experiment("theirs", (tmp_path / "artifacts").as_uri())
     run = client.create_run(theirs)
@@ -287,7 +289,7 @@ def test_what_others_keep_in_a_stores_mlflow_stays_where_it_is(old: Store, tmp_p
     assert mine.artifact_location == old.artifacts
 
 
-def test_files_in_a_shared_mlflow_are_not_written_outside_of_the_store(
+def test_a_shared_mlflow_with_another_artifact_location_is_refused(
     old: Store, tmp_path: Path
 ) -> None:
     shared = databases.sqlite_url(tmp_path / "shared.db")
@@ -300,7 +302,7 @@ def test_files_in_a_shared_mlflow_are_not_written_outside_of_the_store(
     assert not (tmp_path / "elsewhere").exists()
 
 
-# foreign and damaged
+# Foreign and damaged stores
 
 
 def _text(path: Path) -> None:
@@ -321,7 +323,7 @@ def _foreign(path: Path) -> None:
 
 
 def _waiting(path: Path) -> None:
-    """In WAL mode, where a reader makes two files."""
+    """Create a database in WAL mode, where a reader creates two files."""
     with closing(sqlite3.connect(path)) as made, made:
         made.execute("PRAGMA journal_mode = wal")
         made.execute("CREATE TABLE theirs (a)")
@@ -333,7 +335,7 @@ def _plain(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_text, _empty, _folder, _foreign, _waiting, _plain])
-def test_a_database_of_others_is_one_line_and_stays_as_it_is(
+def test_a_foreign_database_is_one_line_and_unchanged(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir()
@@ -404,7 +406,7 @@ def test_a_damaged_store_is_one_line(
     assert any("old" in line or "trial" in line or str(old.root) in line for line in lines)
 
 
-def test_a_plain_study_beside_ours_disturbs_no_other(old: Store) -> None:
+def test_a_study_of_optuna_alone_does_not_disturb_others(old: Store) -> None:
     study = optuna.create_study(study_name="plain", storage=old.optuna_url)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     code, _ = told("report", "old", "--store", old.root)
@@ -416,7 +418,7 @@ def test_a_plain_study_beside_ours_disturbs_no_other(old: Store) -> None:
         assert "wasn't made by sabtune" in line
 
 
-def test_without_its_mlflow_a_store_is_read_and_sync_makes_another(old: Store) -> None:
+def test_a_store_without_its_mlflow_is_readable_and_sync_recreates_it(old: Store) -> None:
     (old.root / "mlflow.db").unlink()
     code, _ = told("report", "old", "--store", old.root)
     assert code == 0

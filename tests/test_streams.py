@@ -1,4 +1,4 @@
-"""What a command shows ends no command: any encoding, and streams that are full or closed."""
+"""Test that output never ends a command: other encodings, full streams and closed streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shown(shell: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
-def test_what_an_encoding_lacks_is_replaced(encoding: str) -> None:
+def test_characters_outside_the_encoding_are_replaced(encoding: str) -> None:
     done = shown("", PYTHONIOENCODING=encoding)
     assert done.returncode == 0
     assert done.stdout == "one – two\n".encode(encoding, errors="replace")
@@ -38,18 +38,18 @@ def test_what_an_encoding_lacks_is_replaced(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_closed_streams_are_no_problem(closed: str) -> None:
+def test_closed_streams_are_ignored(closed: str) -> None:
     assert shown(closed).returncode == 0
 
 
-def test_what_could_not_be_shown_is_said_at_the_end(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_an_error_at_the_end(tmp_path: Path) -> None:
     done = shown(f"kept {tmp_path}/file > /dev/full")
     assert done.returncode == 1
     assert b"can't be written (No space left on device)" in done.stderr
     assert (tmp_path / "file").read_text() == "done"
 
 
-def test_nobody_reads_any_more() -> None:
+def test_a_closed_pipe_is_ignored() -> None:
     done = shown("| true; exit ${PIPESTATUS[0]}")
     assert b"Traceback" not in done.stderr
     assert b"rror" not in done.stderr

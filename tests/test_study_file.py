@@ -1,4 +1,4 @@
-"""Study files: what a person can get wrong in one, and what they are told."""
+"""Test study files: the shipped ones load, and mistakes have clear messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def space(trial):
 """
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted((ROOT / "search_spaces").glob("*.py"))
+SEARCHED = [path for path in sorted((ROOT / "search_spaces").glob("*.py")) if path.stem != "found"]
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -48,7 +48,7 @@ def test_a_good_file_loads(tmp_path: Path) -> None:
     assert config.model.label().startswith("k_top=2")
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SEARCHED, ids=lambda path: path.stem)
 def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
     file = load(path)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -60,8 +60,8 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
 
 @pytest.mark.parametrize("baseline", ["lstm", "truncated", "self_attention"])
 @pytest.mark.parametrize("name", ["copying", "adding", "recall", "digits", "text"])
-def test_a_shipped_baseline_has_all_but_the_model_in_common(name: str, baseline: str) -> None:
-    path = next(path for path in SHIPPED if path.stem == name)
+def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) -> None:
+    path = ROOT / "search_spaces" / f"{name}.py"
     ours, theirs = load(path), load(path, baseline)
     assert theirs.study.name == f"{name}.{baseline}"
     alike = replace(theirs.study, name=name, points=ours.study.points)
@@ -73,8 +73,8 @@ def test_a_shipped_baseline_has_all_but_the_model_in_common(name: str, baseline:
 
 
 @pytest.mark.parametrize("baseline", [None, "lstm", "truncated", "self_attention"])
-def test_what_was_found_is_in_the_space_that_it_was_found_in(baseline: str | None) -> None:
-    ours = load(ROOT / "docs" / "results" / "found.py", baseline)
+def test_the_configurations_in_found_py_are_results_of_copying(baseline: str | None) -> None:
+    ours = load(ROOT / "search_spaces" / "found.py", baseline)
     theirs = load(ROOT / "search_spaces" / "copying.py", baseline)
     assert (ours.study.task, ours.study.ladder) == (theirs.study.task, theirs.study.ladder)
     found, drawn = ours.try_space(), theirs.try_space()
@@ -84,7 +84,8 @@ def test_what_was_found_is_in_the_space_that_it_was_found_in(baseline: str | Non
         ROOT / "docs" / "results" / f"copying{f'.{baseline}' * bool(baseline)}.csv"
     ).open() as trials:
         run = RunConfig(task=ours.study.task, trial=found, seed=0)
-        run = RunConfig.from_dict(run.to_dict())  # as it is read back: 1.0 for a forget_bias of 1
+        # As when it is read back: a forget_bias of 1 becomes 1.0.
+        run = RunConfig.from_dict(run.to_dict())
         wanted = {k: str(v) for k, v in flatten(run.to_dict()).items() if k.startswith("trial.")}
         rows = [row for row in csv.DictReader(trials) if wanted.items() <= row.items()]
     assert any(row["state"] == "complete" for row in rows)
@@ -100,7 +101,7 @@ BASELINES = {"lstm": lstm}
 """
 
 
-def test_a_baseline_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
+def test_a_baseline_uses_the_parameters_of_points_in_its_space(tmp_path: Path) -> None:
     points = "({'k_top': 1}, {'k_top': 1, 'k_trunc': 2}, {'k_top': 2, 'k_trunc': 2})"
     text = GOOD.replace("import SAB", "import LSTM, SAB").replace(
         "select=(4,)))", f"select=(4,)), points={points})"
@@ -109,7 +110,7 @@ def test_a_baseline_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
     file = load(written(tmp_path, '"""Which?"""' + text + BASELINES), "lstm")
     assert (file.study.name, file.baseline) == ("s.lstm", "lstm")
     assert file.study.points == ({}, {"k_trunc": 2})
-    assert file.question == "Which?\n\nRival: lstm\n\nWithout a memory."
+    assert file.question == "Which?\n\nBaseline: lstm\n\nWithout a memory."
     config = file.config(optuna.trial.FixedTrial({"k_trunc": 3}))  # type: ignore[arg-type]
     assert config.model == LSTM.Config(k_trunc=3)
 
@@ -125,7 +126,7 @@ def test_a_baseline_tries_what_points_say_of_its_space(tmp_path: Path) -> None:
     ],
     ids=["none", "near", "number", "list", "fails"],
 )
-def test_a_baseline_that_is_not_there(tmp_path: Path, after: str, message: str) -> None:
+def test_an_unknown_baseline_is_an_error(tmp_path: Path, after: str, message: str) -> None:
     with pytest.raises(StudyFileError, match=message) as told:
         load(written(tmp_path, GOOD + after), "lst")
     assert "\n" not in str(told.value)
@@ -149,7 +150,7 @@ def test_a_baseline_that_is_not_there(tmp_path: Path, after: str, message: str) 
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
-def test_a_bad_file_is_told_with_line_and_remedy(
+def test_a_mistake_in_a_file_has_its_line_and_a_remedy(
     tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     assert change[0] in GOOD
@@ -158,7 +159,7 @@ def test_a_bad_file_is_told_with_line_and_remedy(
     assert "\n" not in str(told.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_study_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match=r"there is no study file .*nowhere.py"):
         load(tmp_path / "nowhere.py")
     with pytest.raises(StudyFileError, match="there is no study file"):
@@ -183,7 +184,7 @@ def test_limits_replace_the_studys_own(tmp_path: Path) -> None:
         (Resources, {"gpus": -0.5}, "gpus is -0.5"),
     ],
 )
-def test_parts_name_a_value_out_of_range(
+def test_study_values_out_of_range_are_named(
     part: type, values: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -191,13 +192,13 @@ def test_parts_name_a_value_out_of_range(
 
 
 @pytest.mark.parametrize("pruning", [None, ASHA(grace=5)])
-def test_a_study_comes_back_from_the_plan_as_it_went(pruning: ASHA | None) -> None:
+def test_a_study_survives_a_round_trip_through_the_plan(pruning: ASHA | None) -> None:
     ladder = Ladder(lengths=(7, 8), select=(7,))
     study = Study(name="x", task=Copying.Config(length=7), ladder=ladder, pruning=pruning)
     assert from_dict(Study, json.loads(json.dumps(to_dict(study, PARTS))), PARTS) == study
 
 
-def test_a_study_needs_the_training_length_first() -> None:
+def test_the_training_length_must_come_first() -> None:
     with pytest.raises(ConfigError, match="the training length, 7, first"):
         Study(
             name="x",

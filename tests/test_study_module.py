@@ -1,4 +1,4 @@
-"""A study file is imported as Python imports modules, with what lies beside it."""
+"""Test that a study file is imported like a Python module, along with its neighbors."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if __name__ == "__main__":
 
 
 def k_top(path: Path) -> int:
-    """What the space draws, where that isn't by chance."""
+    """Return the k_top of a space that always draws the same one."""
     return load(path).try_space().model.k_top  # type: ignore[attr-defined, no-any-return]
 
 
-def test_it_is_a_proper_module(tmp_path: Path) -> None:
+def test_a_study_file_is_a_proper_module(tmp_path: Path) -> None:
     space = load(written(tmp_path, DATACLASS + GOOD)).space
     values: dict[str, typing.Any] = inspect.unwrap(space).__globals__
     module = sys.modules[values["__name__"]]
@@ -65,7 +65,7 @@ def test_it_is_a_proper_module(tmp_path: Path) -> None:
         ".py.py",
     ],
 )
-def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_a_file_can_have_any_name(tmp_path: Path, name: str) -> None:
     path = written(
         tmp_path, "import random, copy, statistics, sabtune, cmaes, colorsys\n" + GOOD, name
     )
@@ -76,13 +76,13 @@ def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
-def test_a_file_may_have_any_encoding(tmp_path: Path, encoding: str) -> None:
+def test_a_file_can_have_any_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "study.py"
     path.write_bytes((f"# coding: {encoding}\n'''Ü?'''\n" + GOOD).encode(encoding))
     assert load(path).question == "Ü?"
 
 
-def test_what_was_changed_within_a_second_is_seen(tmp_path: Path) -> None:
+def test_a_change_within_a_second_is_seen(tmp_path: Path) -> None:
     for low in (2, 3, 4):
         path = written(tmp_path, changed(DRAW, f'trial.suggest_int("k_top", {low}, {low})'))
         assert k_top(path) == low
@@ -97,7 +97,9 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("text", IMPORTS.values(), ids=IMPORTS)
-def test_neighbors_of_one_name_in_two_folders_are_told_apart(tmp_path: Path, text: str) -> None:
+def test_neighbors_with_the_same_name_in_two_folders_are_distinguished(
+    tmp_path: Path, text: str
+) -> None:
     files = []
     for k in (2, 3):
         folder = tmp_path / str(k)
@@ -110,25 +112,25 @@ def test_neighbors_of_one_name_in_two_folders_are_told_apart(tmp_path: Path, tex
     assert not {str(tmp_path / "2"), str(tmp_path / "3")} & set(sys.path)
 
 
-def test_a_changed_neighbor_is_read_again(tmp_path: Path) -> None:
+def test_a_changed_neighbor_is_reloaded(tmp_path: Path) -> None:
     path = written(tmp_path, IMPORTS["at once"])
     for k in (2, 30):
         written(tmp_path, f"K = {k}", "helper.py")
         assert k_top(path) == k
 
 
-def test_a_cluster_isnt_sent_a_file_that_needs_its_neighbor(tmp_path: Path) -> None:
+def test_a_file_that_imports_its_neighbor_is_not_sent_to_a_cluster(tmp_path: Path) -> None:
     written(tmp_path, "K = 2", "helper.py")
     path = written(tmp_path, IMPORTS["within the space"])
     load(path)
-    with pytest.raises(StudyFileError, match=r"study.py imports helper from its own folder, and"):
+    with pytest.raises(StudyFileError, match=r"study.py imports helper from its own folder, but"):
         check_alone(path)
     alone = written(tmp_path, GOOD, "alone.py")
     load(alone)
     check_alone(alone)
 
 
-def test_a_space_sees_a_trial_of_optunas(tmp_path: Path) -> None:
+def test_a_space_gets_an_optuna_trial(tmp_path: Path) -> None:
     text = changed(
         RETURN, 'trial.set_user_attr("isinstance", isinstance(trial, optuna.Trial)); ' + RETURN
     )

@@ -1,4 +1,4 @@
-"""Adding and recall, number by number and symbol by symbol."""
+"""Test the adding and recall tasks element by element."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(task: TaskConfig, shortest: int) -> RunConfig:
 
 
 @pytest.mark.parametrize("length", [2, 3, 12])
-def test_adding_asks_for_the_sum_of_the_two_marked_numbers(length: int) -> None:
+def test_the_target_of_adding_is_the_sum_of_the_two_marked_numbers(length: int) -> None:
     task = Adding.Config(length=length).build()
     batch = task.batch(300, length, generator(0, Stream.TEST))
     numbers, marks = batch.x.unbind(dim=-1)
@@ -35,11 +35,11 @@ def test_adding_asks_for_the_sum_of_the_two_marked_numbers(length: int) -> None:
         one, two = numbers[i][marks[i].bool()].tolist()
         assert batch.targets[i, -1].item() == pytest.approx(one + two)
     assert batch.scored.tolist() == [False] * (length - 1) + [True]
-    # every place of a half is as likely as the others
+    # Every position in a half is equally likely.
     assert marks.mean(dim=0)[: length // 2].max() < 1.5 / (length // 2)
 
 
-def test_adding_is_judged_by_the_squared_error_of_the_last_step_alone() -> None:
+def test_adding_is_scored_by_the_squared_error_of_the_last_step() -> None:
     task = Adding.Config(length=6).build()
     batch = task.batch(4, 6, generator(0, Stream.TEST))
     answers = torch.full((4, 6, 1), 1e6)
@@ -49,8 +49,8 @@ def test_adding_is_judged_by_the_squared_error_of_the_last_step_alone() -> None:
     assert tally.mean_loss == pytest.approx((2 * 0.03**2 + 2 * 0.05**2) / 4, rel=1e-3)
 
 
-def test_adding_by_who_always_says_one() -> None:
-    """Errs by the variance of the sum of two even draws, 1/6."""
+def test_the_error_of_always_predicting_one() -> None:
+    """The error is the variance of the sum of two uniform draws, 1/6."""
     task = Adding.Config(length=4).build()
     batch = task.batch(100_000, 4, generator(0, Stream.TEST))
     tally = task.tally(torch.ones(100_000, 4, 1), batch)
@@ -58,14 +58,14 @@ def test_adding_by_who_always_says_one() -> None:
 
 
 def read(task: Recall, row: torch.Tensor) -> list[str]:
-    """A sequence as words: k3, v1, or _ for the blank."""
+    """Return a sequence as words: k3 for a key, v1 for a value, _ for a blank."""
     keys, values = task.config.keys, task.config.values
     names = [f"k{i}" for i in range(keys)] + [f"v{i}" for i in range(values)] + ["_"]
     assert row.sum(dim=-1).eq(1).all()
     return [names[i] for i in row.argmax(dim=-1).tolist()]
 
 
-def test_recall_asks_for_the_value_of_each_key_in_another_order() -> None:
+def test_recall_queries_each_key_in_random_order() -> None:
     task = Recall.Config(length=5, pairs=3, keys=6, values=4).build()
     batch = task.batch(200, 5, generator(0, Stream.TEST))
     orders = set()
@@ -77,7 +77,7 @@ def test_recall_asks_for_the_value_of_each_key_in_another_order() -> None:
         value_of = dict(zip(keys, values, strict=True))
         assert [f"v{v}" for v in targets[-3:].tolist()] == [value_of[key] for key in asked]
         orders.add(tuple(keys.index(key) for key in asked))
-        # from the last value to the first key: the length
+        # The length is the distance from the last value to the first queried key.
         assert words.index(asked[0], 6) - 5 == 5
     assert len(orders) == 6
     assert batch.scored.tolist() == [False] * (task.steps(5) - 3) + [True] * 3
@@ -86,7 +86,7 @@ def test_recall_asks_for_the_value_of_each_key_in_another_order() -> None:
 @pytest.mark.parametrize(
     ("grows", "distance", "pairs"), [("distance", 10, 2), ("pairs", 5, 4), ("both", 10, 4)]
 )
-def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, pairs: int) -> None:
+def test_recall_grows_in_distance_or_pairs(grows: Any, distance: int, pairs: int) -> None:
     task = Recall.Config(length=5, pairs=2, keys=6, grows=grows).build()
     words = read(task, task.batch(1, 10, generator(0, Stream.TEST)).x[0])
     assert len(words) == task.steps(10) == 3 * pairs + distance - 1
@@ -95,7 +95,7 @@ def test_recall_has_a_ladder_over_distance_and_pairs(grows: Any, distance: int, 
 
 
 @pytest.mark.parametrize("config", [Copying.Config, Adding.Config, Recall.Config])
-def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(config: Any) -> None:
+def test_only_training_lengths_are_drawn_from_the_range(config: Any) -> None:
     task = config(length=9).build()
     source = task.varied(5, generator(0, Stream.TRAINING))
     steps = [source.batch(3).x.shape[1] for _ in range(200)]
@@ -108,20 +108,20 @@ def test_training_lengths_are_drawn_from_the_range_and_measured_ones_are_not(con
     assert all(always.batch(3).x.shape[1] == task.steps(9) for _ in range(20))
 
 
-def test_a_training_draws_its_lengths_from_the_range_it_is_given() -> None:
+def test_a_training_draws_lengths_from_its_range() -> None:
     training = Training(run(Copying.Config(length=9, symbols=2), 7))
     steps = {training.batches.batch(2).x.shape[1] for _ in range(50)}
     assert steps == {11, 12, 13}
 
 
-def test_a_run_of_before_lengths_were_the_trainings_is_read() -> None:
+def test_a_run_of_an_earlier_version_with_lengths_in_the_task_is_read() -> None:
     made = run(Copying.Config(length=9), 7)
     data = made.to_dict()
     data["task"]["shortest"] = data["trial"]["train"].pop("shortest")
     assert RunConfig.from_dict(data) == made
 
 
-def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
+def test_a_ladder_with_too_few_keys_is_refused() -> None:
     task = Recall.Config(length=5, pairs=2, keys=6, grows="pairs")
     with pytest.raises(ConfigError, match="keys is 6: give at least 8, the pairs at length 20"):
         Study(name="s", task=task, ladder=Ladder(lengths=(5, 10, 20), select=(5,)))
@@ -142,6 +142,6 @@ def test_a_ladder_that_runs_out_of_keys_is_refused_with_the_study() -> None:
         (lambda: Recall.Config(values=1), "values is 1"),
     ],
 )
-def test_a_value_out_of_range_is_named(config: Any, message: str) -> None:
+def test_task_values_out_of_range_are_named(config: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config()

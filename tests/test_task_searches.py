@@ -1,4 +1,4 @@
-"""Searches for real on every task, data in files included; and what one without its data says."""
+"""Test real searches on every task, and the error of a search without its data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WIDE = {"COLUMNS": "160"}
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*TASKS, "mnist", "ptb"])
 def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
-    """A relative folder of data is found from the workers' own folders too."""
+    """Workers find a relative data folder, although they run in other folders."""
     for write in (write_mnist, write_cifar10, write_ptb):
         write(tmp_path / "data")
     write_text8(tmp_path / "data", " in the beginning" * 200)
@@ -54,7 +54,7 @@ def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_a_search_without_its_data_says_so_before_it_starts(
+def test_a_search_without_its_data_fails_before_it_starts(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
@@ -66,10 +66,10 @@ def test_a_search_without_its_data_says_so_before_it_starts(
     assert record.records(record.open_study(store, name)) == []
 
 
-def test_the_command_tells_it_on_one_line(tmp_path: Path) -> None:
+def test_missing_data_is_one_line(tmp_path: Path) -> None:
     study = ROOT / "search_spaces" / "mnist.py"
     done = sabtune("search", study, "--data-dir", "none", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stdout.count("\n") == 1  # what the space is warned of
+    assert done.stdout.count("\n") == 1  # a warning about the space
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"sabtune: there is no {tmp_path / 'none' / 'mnist'}")

@@ -1,4 +1,4 @@
-"""What every task keeps to."""
+"""Test the contract of all tasks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WorkerResult = Callable[[Task, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Example:
-    """A task, and a model that knows all but what must be remembered; lengths beside its own."""
+    """A task, a guess that knows everything but what must be remembered, and longer lengths."""
 
     config: TaskConfig
     guess: WorkerResult
@@ -47,7 +47,7 @@ class Example:
 
 
 def among(first: int) -> WorkerResult:
-    """Guesses among the classes from `first` on, evenly."""
+    """Return a guess that is uniform over the classes from `first`."""
 
     def guess(task: Task, batch: Batch) -> Tensor:
         drawn = torch.rand(*batch.x.shape[:2], task.outputs, generator=generator(5, Stream.TEST))
@@ -58,7 +58,7 @@ def among(first: int) -> WorkerResult:
 
 
 def one(task: Task, batch: Batch) -> Tensor:
-    """Always says 1."""
+    """Always predict 1."""
     return torch.ones(*batch.x.shape[:2], 1)
 
 
@@ -74,7 +74,7 @@ every_task = pytest.mark.parametrize("kind", TASKS)
 
 
 def drawn(kind: str, size: int, *, seed: int = 0, stream: Stream = Stream.TEST) -> Batch:
-    """A batch of the example's own length."""
+    """Return a batch at the task's training length."""
     task = EXAMPLES[kind].config.build()
     return task.batches(task.length, stream, generator(seed, stream)).batch(size)
 
@@ -102,7 +102,7 @@ def test_shapes_and_types(kind: str) -> None:
 
 
 @every_task
-def test_the_generator_alone_decides_the_batch(kind: str) -> None:
+def test_only_the_generator_decides_the_batch(kind: str) -> None:
     torch.manual_seed(1)
     one = drawn(kind, 4, seed=1)
     torch.manual_seed(2)
@@ -115,7 +115,7 @@ def test_the_generator_alone_decides_the_batch(kind: str) -> None:
 
 
 @every_task
-def test_no_stream_has_a_sequence_of_another(kind: str) -> None:
+def test_streams_share_no_sequences(kind: str) -> None:
     streams = (Stream.TRAINING, *MEASURED)
     seen = [
         {row.numpy().tobytes() for row in drawn(kind, 100, stream=stream).x} for stream in streams
@@ -124,7 +124,7 @@ def test_no_stream_has_a_sequence_of_another(kind: str) -> None:
 
 
 @every_task
-def test_a_source_goes_on_from_its_state(kind: str) -> None:
+def test_a_source_continues_from_its_state(kind: str) -> None:
     task = EXAMPLES[kind].config.build()
     for stream in (Stream.TRAINING, Stream.TEST):
         source = task.batches(task.length, stream, generator(0, stream))
@@ -140,8 +140,8 @@ def test_a_source_goes_on_from_its_state(kind: str) -> None:
 
 
 @every_task
-def test_batches_are_made_without_a_look_at_them(kind: str) -> None:
-    """On torch's meta device nothing can be read back: what would make a GPU wait, fails."""
+def test_batches_are_made_without_reading_them(kind: str) -> None:
+    """The meta device fails on any read, which would make a GPU synchronize."""
     task = EXAMPLES[kind].config.build()
     meta = torch.device("meta")
     for stream in (Stream.TRAINING, Stream.TEST):
@@ -182,19 +182,19 @@ def test_a_ladder_runs(kind: str) -> None:
 
 
 @every_task
-def test_a_config_comes_back_as_it_went(kind: str) -> None:
+def test_a_task_config_survives_a_round_trip(kind: str) -> None:
     config = EXAMPLES[kind].config
     plain = json.loads(json.dumps(schema.to_dict(config, PARTS)))
     assert schema.from_dict(TaskConfig, plain, PARTS) == config  # type: ignore[type-abstract]
 
 
 @every_task
-def test_a_study_loads(kind: str, tmp_path: Path) -> None:
+def test_a_study_of_the_task_loads(kind: str, tmp_path: Path) -> None:
     assert load(posed(EXAMPLES[kind].config, tmp_path)).study.task == EXAMPLES[kind].config
 
 
 @every_task
-def test_windows_tally_to_the_whole(kind: str) -> None:
+def test_tallies_of_windows_add_up(kind: str) -> None:
     task = EXAMPLES[kind].config.build()
     batch = drawn(kind, 5)
     logits = torch.randn(*batch.x.shape[:2], task.outputs, generator=generator(1, Stream.TEST))
@@ -224,7 +224,7 @@ def test_the_right_answer_scores_one(kind: str) -> None:
 
 
 @every_task
-def test_sources_are_steps_before_those_that_ask(kind: str) -> None:
+def test_sources_precede_the_steps_that_need_them(kind: str) -> None:
     task, batch = EXAMPLES[kind].config.build(), drawn(kind, 3)
     for x in batch.x:
         pairs = task.sources(x)

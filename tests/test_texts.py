@@ -1,4 +1,4 @@
-"""The texts and their parts: Python's own help, and small files as Penn Treebank and text8 are."""
+"""Test the texts: Python's help, and small files in the formats of Penn Treebank and text8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.data_files import write_ptb, write_text8
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own."""
+    """Return an empty data folder for a test."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
     return tmp_path
 
@@ -31,7 +31,7 @@ def read(name: str, symbols: Tensor) -> str:
     return "".join(TEXT_SETS[name].alphabet[i] for i in symbols.tolist())
 
 
-def test_pydoc_is_pythons_own_help_each_paragraph_once() -> None:
+def test_pydoc_is_pythons_help_with_each_paragraph_once() -> None:
     parts = [read("pydoc", part) for part in texts.load("pydoc").values()]
     whole = "".join(parts)
     assert 250_000 < len(whole) < 600_000
@@ -40,10 +40,10 @@ def test_pydoc_is_pythons_own_help_each_paragraph_once() -> None:
     paragraphs = whole.splitlines()
     assert len(set(paragraphs)) == len(paragraphs)
     assert all(p == " ".join(p.split()) == p.lower() for p in paragraphs)
-    # a paragraph of plain ASCII is there as it stands in the help
+    # A plain ASCII paragraph is unchanged.
     sample = next(p for p in topics["assert"].split("\n\n") if p.isascii() and len(p) > 80)
     assert " ".join(sample.split()).lower() in paragraphs
-    # stretches of the parts that are measured are not to be found in training
+    # No long paragraph of a measured part occurs in training.
     long = {p for p in parts[0].splitlines() if len(p) > 30}
     for part in parts[1:]:
         assert not long & {p for p in part.splitlines() if len(p) > 30}
@@ -99,17 +99,21 @@ def cut_text8(folder: Path) -> None:
         ("ptb", spoil_ptb(b""), r"ptb\.valid\.txt is damaged \(empty\)"),
         ("ptb", spoil_ptb(b" \n \n"), r"ptb\.valid\.txt is damaged \(empty\)"),
         ("ptb", spoil_ptb(b" no it \xff was \n"), "not UTF-8 at byte 7"),
-        ("ptb", spoil_ptb(" café \n".encode()), "a character 'é', which ptb has not"),
-        ("ptb", spoil_ptb(" 日本 \n".encode()), "a character '日', which ptb has not"),
-        ("ptb", spoil_ptb(b"<!DOCTYPE html>"), "a character '!', which ptb has not"),
+        ("ptb", spoil_ptb(" café \n".encode()), "'é' that is not in the alphabet of ptb"),
+        ("ptb", spoil_ptb(" 日本 \n".encode()), "'日' that is not in the alphabet of ptb"),
+        ("ptb", spoil_ptb(b"<!DOCTYPE html>"), "'!' that is not in the alphabet of ptb"),
         ("text8", lambda folder: write_text8(folder, ""), r"text8\.zip is damaged \(empty\)"),
         ("text8", lambda folder: write_text8(folder, b"a\xfe"), "not UTF-8 at byte 1"),
-        ("text8", lambda folder: write_text8(folder, "An"), "a character 'A', which text8"),
+        (
+            "text8",
+            lambda folder: write_text8(folder, "An"),
+            "'A' that is not in the alphabet of text8",
+        ),
         ("text8", lambda folder: write_text8(folder, "a", "text9"), "no item named 'text8'"),
         ("text8", cut_text8, "not a zip file"),
     ],
 )
-def test_a_damaged_text_is_told_on_one_line(
+def test_a_damaged_text_is_one_line(
     folder: Path, name: str, spoil: Callable[[Path], Any], told: str
 ) -> None:
     spoil(folder)
@@ -122,7 +126,7 @@ def test_a_damaged_text_is_told_on_one_line(
 
 
 @pytest.mark.parametrize("name", ["ptb", "text8"])
-def test_a_missing_text_names_the_remedy_and_the_task_is_known_without(
+def test_a_missing_text_is_an_error_with_a_remedy_but_the_task_builds(
     folder: Path, name: Any
 ) -> None:
     task = Language.Config(text=name).build()
@@ -131,7 +135,7 @@ def test_a_missing_text_names_the_remedy_and_the_task_is_known_without(
         task.prepare((100,))
 
 
-def test_a_length_that_no_part_has_is_refused() -> None:
+def test_a_length_beyond_the_text_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"length is 30000: .* the text's part for SELECTION"):
         Language.Config().build().prepare((100, 30_000))
 

@@ -1,4 +1,4 @@
-"""The threads of a compiled call."""
+"""Test the threads of a compiled call."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def both() -> list[Run]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings GNU's OpenMP on Linux alone")
-def test_torch_brings_its_threads() -> None:
+def test_torch_provides_openmp() -> None:
     assert openmp() is not None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
-def test_the_parts_are_the_whole(count: int) -> None:
+def test_parts_cover_the_range(count: int) -> None:
     ranges = parts(count)
     assert len(ranges) == min(3, count)
     assert [i for low, high in ranges for i in range(low, high)] == list(range(count))
 
 
 @pytest.mark.parametrize("run", both())
-def test_every_part_is_worked_on_at_the_same_time(run: Run) -> None:
+def test_parts_run_concurrently(run: Run) -> None:
     together = threading.Barrier(3, timeout=30)
     done: list[Range] = []
 
     def work(low: int, high: int) -> None:
-        together.wait()  # breaks unless all three are at work
+        together.wait()  # fails unless all three run at the same time
         done.append((low, high))
 
     run(parts(9), work)
@@ -57,7 +57,7 @@ def test_every_part_is_worked_on_at_the_same_time(run: Run) -> None:
 
 
 @pytest.mark.parametrize("run", both())
-def test_what_a_part_raises_is_raised(run: Run) -> None:
+def test_an_error_in_a_part_is_raised(run: Run) -> None:
     def work(low: int, high: int) -> None:
         if low:
             raise ValueError(low)
@@ -66,13 +66,13 @@ def test_what_a_part_raises_is_raised(run: Run) -> None:
         run(parts(9), work)
 
 
-def test_one_part_is_worked_on_here() -> None:
+def test_a_single_part_runs_in_the_calling_thread() -> None:
     here: list[int] = []
     in_parts([(0, 5)], lambda low, high: here.append(threading.get_ident()))
     assert here == [threading.get_ident()]
 
 
-def test_without_openmp_there_is_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_openmp_a_pool_runs_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "openmp", lambda: None)
     done: list[Range] = []
     in_parts(parts(6), lambda low, high: done.append((low, high)))

@@ -1,4 +1,4 @@
-"""MLflow's view of a study: written beside the search, made whole again, nothing there twice."""
+"""Test the tracker: it logs a study to MLflow, completes it by sync, and duplicates nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.experiments import (
 pytestmark = pytest.mark.timeout(300)  # the server alone may take a minute on a busy machine
 
 
-def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
+def test_mlflow_shows_what_the_tracker_was_given(place: Place, run: RunConfig) -> None:
     told = views(run)
     tracker = place.tracker()
     for view in told:
@@ -48,7 +48,7 @@ def test_a_search_is_shown_as_it_is_told(place: Place, run: RunConfig) -> None:
     assert sorted(place.curve(search, "best_test_accuracy")) == [(5, 0.5), (10, 0.5)]
 
 
-def test_a_run_says_whose_seed_it_is(embedded: Place, run: RunConfig) -> None:
+def test_a_run_has_its_configuration_and_seed(embedded: Place, run: RunConfig) -> None:
     tracker = embedded.tracker()
     tracker.trial_started(spec(run, 5))
     tracker.trial_started(spec(replace(run, seed=2), 17, configuration=5))
@@ -61,7 +61,7 @@ def test_a_run_says_whose_seed_it_is(embedded: Place, run: RunConfig) -> None:
     assert [further.data.tags[tag] for tag in tags] == ["17", "5", "2"]
 
 
-def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: RunConfig) -> None:
+def test_a_resumed_trial_continues_its_run(place: Place, run: RunConfig) -> None:
     (told, *_) = views(run)
     lost = Outcome(state="FAIL", reason="its worker was lost")
     before = place.tracker()
@@ -70,7 +70,8 @@ def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: Ru
     assert place.trials()[0].info.status == "FAILED"
     after = place.tracker()
     after.trial_started(told.spec)
-    after.trial_reported(0, told.history[1])  # from a checkpoint before it: told once more
+    # Resumed from an earlier checkpoint, so reported again.
+    after.trial_reported(0, told.history[1])
     assert after.close(ENOUGH)
     waiting = replace(told, history=told.history[:2], outcome=None)
     assert_shows(place, [waiting])
@@ -80,7 +81,7 @@ def test_a_trial_that_is_taken_up_again_goes_on_in_its_run(place: Place, run: Ru
     assert_shows(place, [told])
 
 
-def test_what_is_told_of_an_earlier_searchs_trial_is_shown(embedded: Place, run: RunConfig) -> None:
+def test_the_end_of_an_earlier_searchs_trial_is_shown(embedded: Place, run: RunConfig) -> None:
     told = views(run)[2]
     before = embedded.tracker()
     tell(before, told)
@@ -92,7 +93,7 @@ def test_what_is_told_of_an_earlier_searchs_trial_is_shown(embedded: Place, run:
     assert_shows(embedded, [replace(told, outcome=lost)])
 
 
-def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: RunConfig) -> None:
+def test_sync_completes_a_study_and_then_changes_nothing(place: Place, run: RunConfig) -> None:
     told = views(run)
     tracker = place.tracker()
     tell(tracker, replace(told[0], history=told[0].history[:1], outcome=None))
@@ -110,8 +111,8 @@ def test_sync_makes_a_study_whole_and_then_changes_nothing(place: Place, run: Ru
     assert place.everything() == before
 
 
-def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: RunConfig) -> None:
-    """Seen from outside: it does not notice that the study has a report more, of the same count."""
+def test_sync_does_not_read_curves_of_complete_runs(embedded: Place, run: RunConfig) -> None:
+    """It therefore misses a replaced report if the number of reports is the same."""
     told = views(run)
     tracker = embedded.tracker()
     for view in told:
@@ -126,7 +127,7 @@ def test_sync_reads_no_curve_of_a_run_that_was_told_whole(embedded: Place, run: 
     assert embedded.curve(embedded.trials()[2], "loss") == [(5, 1.0), (20, 1.0)]
 
 
-def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
+def test_sync_keeps_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> None:
     told = views(run)
     tracker = embedded.tracker()
     tracker.sync(told, state(complete=False))
@@ -143,17 +144,19 @@ def test_sync_leaves_the_earlier_of_two_runs(embedded: Place, run: RunConfig) ->
     assert tracker.close(ENOUGH)
 
 
-def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunConfig) -> None:
-    """While it searches by numbers, at each end by a curve over the lengths, which nothing joins to
-    another's."""
+def test_a_new_best_trial_has_its_own_curve(embedded: Place, run: RunConfig) -> None:
+    """During the search the best trial has metrics by the number of ended trials.
+
+    At each end it has a curve over the lengths, separate from those of earlier best trials.
+    """
     told = views(run)
     tracker = embedded.tracker()
     for number, accuracy in ((0, 0.25), (1, 0.5), (2, 0.75)):
         best = replace(
             told[number], outcome=replace(COMPLETE, score=accuracy, test=results(accuracy))
         )
-        tracker.search_told(replace(state(best), trials={"complete": number + 1}))
-        tracker._await()
+        tracker.search_updated(replace(state(best), trials={"complete": number + 1}))
+        tracker._wait_for_queue()
     tracker.search_ended(replace(state(best), trials={"complete": 3}))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
@@ -171,7 +174,7 @@ def test_a_new_best_trial_is_shown_by_one_clean_curve(embedded: Place, run: RunC
     assert embedded.curve(search, "best_test_accuracy_trial_3") == [(5, 1.0), (10, 1.0)]
 
 
-def test_another_study_of_the_same_name_is_not_written_over(
+def test_another_study_with_the_same_name_is_not_overwritten(
     embedded: Place, run: RunConfig
 ) -> None:
     theirs, ours = views(run)[:1], views(replace(run, seed=8))[:1]
@@ -186,7 +189,7 @@ def test_another_study_of_the_same_name_is_not_written_over(
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_the_machine_is_watched_if_asked_for(
+def test_system_metrics_are_logged_if_enabled(
     embedded: Place, run: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
@@ -196,7 +199,7 @@ def test_the_machine_is_watched_if_asked_for(
 
     tracker = Tracker(embedded.uri, embedded.study, embedded.location, system_metrics=asked)
     tell(tracker, views(run)[2])
-    assert tracker.register([], 0) == {}  # waits until all is written
+    assert tracker.register([], 0) == {}  # waits until everything is written
     if asked:
         until(lambda: system(embedded.searches()[0]))
     tracker.search_ended(state(complete=False))
@@ -208,9 +211,7 @@ def test_the_machine_is_watched_if_asked_for(
     assert not [thread for thread in threading.enumerate() if "SystemMetrics" in thread.name]
 
 
-def test_files_are_kept_with_the_search_in_place_of_earlier_ones(
-    place: Place, tmp_path: Path
-) -> None:
+def test_files_of_the_search_replace_earlier_ones(place: Place, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "index.html").write_text("first")
     (tmp_path / "figures" / "old.png").write_bytes(b"old")

@@ -1,4 +1,4 @@
-"""MLflow away: a search goes on, and what MLflow missed is shown later."""
+"""Test an absent MLflow: the search continues, and what MLflow missed is written later."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ sys.exit(0 if tracker.close(ENOUGH) else 7)
 """
 
 
-def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_path: Path) -> None:
+def test_an_absent_server_does_not_disturb_the_search(run: RunConfig, tmp_path: Path) -> None:
     tracker = Tracker(NOBODY, "study", None)
     for number in range(200):
         tracker.trial_started(spec(run, number))
@@ -60,13 +60,13 @@ def test_a_server_that_is_away_takes_nothing_but_the_view(run: RunConfig, tmp_pa
     assert not tracker.keep_files(tmp_path, "report")
     with pytest.raises(TrackingError) as raised:
         tracker.sync(views(run), state())
-    assert str(raised.value) == f"{AWAY}: see to it, then do this again"
+    assert str(raised.value) == f"{AWAY}: fix this, then run it again"
     assert not tracker.close(ENOUGH)
-    tracker.trial_reported(0, progress(10))  # too late, and still no trouble
+    tracker.trial_reported(0, progress(10))  # too late, but no error
     assert "s3cr3t" not in str(tracker.behind)
 
 
-def test_a_tracker_that_had_nothing_to_tell_has_lost_nothing(run: RunConfig) -> None:
+def test_a_tracker_without_data_loses_nothing(run: RunConfig) -> None:
     tracker = Tracker(NOBODY, "study", None)
     until(lambda: tracker.behind)
     assert tracker.behind == AWAY
@@ -74,7 +74,7 @@ def test_a_tracker_that_had_nothing_to_tell_has_lost_nothing(run: RunConfig) -> 
 
 
 @pytest.mark.slow  # SQLite waits 20 s for a lock
-def test_what_could_not_be_written_is_tried_again(run: RunConfig, tmp_path: Path) -> None:
+def test_failed_writes_are_retried(run: RunConfig, tmp_path: Path) -> None:
     told = views(run)
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "study", tmp_path)
     before = place.tracker()
@@ -82,7 +82,7 @@ def test_what_could_not_be_written_is_tried_again(run: RunConfig, tmp_path: Path
     assert before.close(ENOUGH)
     tracker = place.tracker()
     lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
-    lock.execute("BEGIN IMMEDIATE")  # it can be read, and so opened, but not written
+    lock.execute("BEGIN IMMEDIATE")  # the database can be opened and read, but not written
     tell(tracker, told[1])
     until(lambda: tracker.behind)
     lock.execute("ROLLBACK")
@@ -93,8 +93,8 @@ def test_what_could_not_be_written_is_tried_again(run: RunConfig, tmp_path: Path
 
 
 @pytest.mark.parametrize(("uri", "code"), [("sqlite:///mlflow.db", 0), (NOBODY, 7)])
-def test_mlflow_says_nothing(uri: str, code: int, tmp_path: Path) -> None:
-    """Neither when its database is made, nor when its server is away."""
+def test_mlflow_prints_nothing(uri: str, code: int, tmp_path: Path) -> None:
+    """This covers the creation of its database and an absent server."""
     done = subprocess.run(
         [sys.executable, "-c", QUIET, uri],
         cwd=tmp_path,
@@ -116,7 +116,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_server_that_comes_back_is_made_whole(server: Server, run: RunConfig) -> None:
+def test_sync_completes_a_server_that_returns(server: Server, run: RunConfig) -> None:
     told = views(run)
     place = Place(server.uri, "study", None)
     tracker = place.tracker()

@@ -1,4 +1,4 @@
-"""Trained models in MLflow: each complete trial's, safe to load, and the study's champion."""
+"""Test models in MLflow: one per complete trial, safe to load, and the study's champion."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrialView:
-    """A trial that is complete, with its checkpoint."""
+    """Return a complete trial with its checkpoint."""
     directory = tmp_path_factory.mktemp("trained")
     config: RunConfig = conftest.run.__wrapped__()  # type: ignore[attr-defined]
     training = Training(config)
@@ -55,12 +55,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrialView:
 
 
 def numbered(view: TrialView, number: int) -> TrialView:
-    """The same trial under another number."""
+    """Return the same trial with another number."""
     return replace(view, spec=spec(view.spec.run, number))
 
 
 def logits(directory: Path, x: np.ndarray) -> np.ndarray:
-    """What the trained model itself says."""
+    """Return the logits of the trained model."""
     with torch.no_grad():
         said, _ = checkpoint.load_model(directory)(torch.from_numpy(x))
     return np.asarray(said)
@@ -70,12 +70,12 @@ def drawn(batch: int, steps: int, inputs: int) -> np.ndarray:
     return np.random.default_rng(steps).standard_normal((batch, steps, inputs)).astype(np.float32)
 
 
-def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
+def test_the_model_of_a_complete_trial_has_its_run_and_its_results(
     place: Place, trained: TrialView
 ) -> None:
     tracker = place.tracker()
     tell(tracker, trained)
-    tell(tracker, views(trained.spec.run)[1])  # pruned: it has none
+    tell(tracker, views(trained.spec.run)[1])  # a pruned trial has no model
     assert tracker.close(ENOUGH), tracker.behind
     run = place.trials()[0]
     assert_shows(place, [trained, views(trained.spec.run)[1]])
@@ -98,7 +98,7 @@ def test_a_complete_trials_model_belongs_to_its_run_and_carries_its_ladder(
     assert not [key for key, _ in shown if key in ("loss", "score", "k_top")]
 
 
-def test_a_model_predicts_at_any_length_what_the_trained_one_does(
+def test_a_logged_model_predicts_like_the_trained_one_at_any_length(
     place: Place, trained: TrialView
 ) -> None:
     tracker = place.tracker()
@@ -126,7 +126,7 @@ def test_a_model_predicts_at_any_length_what_the_trained_one_does(
     ],
     ids=["sab", "released", "lstm", "self_attention"],
 )
-def test_every_kind_of_model_comes_back_bit_for_bit(
+def test_every_kind_of_model_is_logged_to_the_bit(
     embedded: Place, config: ModelConfig, tmp_path: Path
 ) -> None:
     run = RunConfig(
@@ -151,7 +151,7 @@ def test_every_kind_of_model_comes_back_bit_for_bit(
     np.testing.assert_array_equal(said, expected.numpy())
 
 
-def test_what_is_kept_is_safe_to_load_and_says_what_it_needs(
+def test_a_logged_model_is_safe_to_load_and_names_its_requirements(
     embedded: Place, trained: TrialView, tmp_path: Path
 ) -> None:
     tracker = embedded.tracker()
@@ -165,13 +165,14 @@ def test_what_is_kept_is_safe_to_load_and_says_what_it_needs(
     assert "recall.py" in files
     assert not [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|bin|joblib)$", name)]
     described = Model.load(str(kept))
-    assert "python_model" not in described.flavors["python_function"]  # where a pickle would be
+    # This flavor entry would name a pickle.
+    assert "python_model" not in described.flavors["python_function"]
     assert described.signature is not None
     signature = described.signature.to_dict()
     assert '"dtype": "float32", "shape": [-1, -1, 10]' in signature["inputs"]
     assert '"dtype": "float32", "shape": [-1, -1, 9]' in signature["outputs"]
     example: Any = described.load_input_example(str(kept))
-    assert example.shape == (1, 9, 10)  # a sequence of the task at its training length
+    assert example.shape == (1, 9, 10)  # a sequence at the training length
     assert set(example.ravel()) == {0.0, 1.0}
     required = (kept / "requirements.txt").read_text().split()
     for package in ("sabtune", "torch", "numpy", "safetensors", "numba"):
@@ -194,8 +195,7 @@ def test_a_model_is_logged_once(place: Place, trained: TrialView) -> None:
 
 
 def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialView) -> None:
-    """Those of which it knows the run and its ladder, one that was begun and not ended, and one
-    of two that are the same."""
+    """It adds a missing model, completes an unfinished one, and removes a duplicate."""
     assert trained.outcome is not None
     bare = replace(trained, outcome=replace(trained.outcome, checkpoint=None))
     tracker = embedded.tracker()
@@ -218,7 +218,7 @@ def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialV
     assert tracker.close(ENOUGH)
 
 
-def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
+def test_a_damaged_checkpoint_loses_only_its_model(
     embedded: Place, trained: TrialView, tmp_path: Path
 ) -> None:
     assert trained.outcome is not None
@@ -240,13 +240,11 @@ def test_a_damaged_checkpoint_takes_its_model_and_nothing_else(
     gone = replace(
         torn, outcome=replace(trained.outcome, checkpoint=Folder.at(tmp_path / "cleared"))
     )
-    embedded.tracker().sync([gone, told[1]], state())  # cleared away on purpose: no fault
+    embedded.tracker().sync([gone, told[1]], state())  # a deleted checkpoint is no error
 
 
-def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
-    trained: TrialView, tmp_path: Path
-) -> None:
-    """As when a disk is full, or a bucket closed: the runs are in a database that is well."""
+def test_a_failing_artifact_store_loses_only_the_model(trained: TrialView, tmp_path: Path) -> None:
+    """This is the case with a full disk or a closed bucket while the database works."""
     (tmp_path / "artifacts").write_text("a file, where a folder would be made")
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "s", tmp_path / "artifacts")
     told = [trained, numbered(trained, 1)]
@@ -254,7 +252,7 @@ def test_files_that_mlflow_does_not_take_cost_nothing_but_the_model(
     for view in told:
         tell(tracker, view)
     assert not tracker.close(ENOUGH)
-    assert "the model of trial 1 can't be kept: MLflow at sqlite:" in str(tracker.behind)
+    assert "the model of trial 1 can't be logged: MLflow at sqlite:" in str(tracker.behind)
     assert_shows(place, told)
     (tmp_path / "artifacts").unlink()
     place.tracker().sync(told, state())
@@ -265,11 +263,11 @@ CONFIRMED = Version(trial=1, contest="s.confirm", seeds=10, accuracy=0.875, leng
 
 
 def champion(client: MlflowClient, study: str) -> dict[str, str]:
-    """The tags of the version that the alias is on."""
+    """Return the tags of the model version with the champion alias."""
     return dict(client.get_model_version_by_alias(study, "champion").tags)
 
 
-def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: TrialView) -> None:
+def test_the_alias_follows_the_champion_of_the_study(place: Place, trained: TrialView) -> None:
     told = [numbered(trained, number) for number in (0, 1)]
     tracker = place.tracker()
     for view in told:
@@ -303,7 +301,7 @@ def test_the_alias_stands_on_whom_the_study_stands_by(place: Place, trained: Tri
     np.testing.assert_array_equal(said, logits(Path(trained.outcome.checkpoint.address), x))
 
 
-def test_a_registered_model_of_somebody_else_is_not_touched(
+def test_a_registered_model_of_another_owner_is_unchanged(
     embedded: Place, trained: TrialView
 ) -> None:
     embedded.client.create_registered_model(embedded.study, {"owner": "anna"})

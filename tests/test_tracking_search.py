@@ -1,4 +1,4 @@
-"""A search that shows itself on an MLflow server, which goes away in the middle of it."""
+"""Test a search whose MLflow server goes away in the middle of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {"plain": {}, "diverging": {"learning_rate": 3e37}}
 
 
 def assert_holds_all(place: Place, store: Store) -> None:
-    """MLflow shows what the study holds: runs, how they ended, each report once."""
+    """Check that MLflow has the study's runs with their states, and each report once."""
     shown, trials = place.trials(), records(store, place.study)
     assert len(place.searches()) == 1
     assert sorted(shown) == [trial.number for trial in trials]
@@ -33,7 +33,9 @@ def assert_holds_all(place: Place, store: Store) -> None:
         assert place.curve(run, "test_accuracy") == [(r.length, r.accuracy) for r in trial.test]
 
 
-def test_a_server_that_goes_away_disturbs_no_search_and_is_made_whole(tmp_path: Path) -> None:
+def test_a_search_survives_the_loss_of_its_mlflow_server(
+    tmp_path: Path,
+) -> None:
     points = ["plain", "diverging", "plain", "plain"]
     file = study(tmp_path, "shown", points, kinds=KINDS, updates=240)
     server, store = Server(tmp_path), Store(tmp_path / "store")
@@ -64,7 +66,7 @@ def test_a_server_that_goes_away_disturbs_no_search_and_is_made_whole(tmp_path: 
             assert (synced.stderr, synced.returncode) == ("", 0)
             assert synced.stdout == "MLflow holds all 4 trials of shown.\n"
             assert_holds_all(place, store)
-            after.append(repr(place.everything()))  # as text: a NaN is not equal to itself
+            after.append(repr(place.everything()))  # compared as text, because NaN != NaN
         assert after[0] == after[1]
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The worker: what comes back from it, and how it bears an object store that is away."""
+"""Test the worker: its results, and how it handles an unavailable object store."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def order(trials: str) -> WorkerTask:
     return WorkerTask(spec=spec(), directory="0000", trials=trials)
 
 
-def test_an_order_comes_back_from_plain_values() -> None:
+def test_a_worker_task_survives_a_round_trip() -> None:
     made = order("s3://bucket/trials/s")
     assert WorkerTask.from_config(made.to_config()) == made
     assert place(made.to_config()).address == "s3://bucket/trials/s/0000"
 
 
-def test_a_pause_is_no_report() -> None:
-    """Tune is told to go on, and ASHA doesn't compare it."""
+def test_a_pause_is_not_a_report() -> None:
+    """Tune continues the trial, and ASHA doesn't compare it."""
     paused = WorkerResult(progress=None, seconds=7.0).to_result()
     assert not paused["done"]
     assert WorkerResult.from_result(paused).progress is None
@@ -50,29 +50,29 @@ def test_a_pause_is_no_report() -> None:
 
 
 @pytest.mark.parametrize("solved", [True, False])
-def test_a_trial_that_solves_its_task_is_left_to_end_by_itself(solved: bool) -> None:
+def test_a_trial_that_solves_its_task_is_not_pruned(solved: bool) -> None:
     ladder = Ladder(lengths=(4, 8), select=(4,), sequences=8, solved_reports=3)
     progress = next(iter(TrialRun(spec(ladder=ladder))))
     assert not progress.solved
     told = WorkerResult(progress=dataclasses.replace(progress, solved=solved)).to_result()
     halving = Halving(ASHA(grace=10, reduction=2))
-    halving.remember(1, {10: 2.0}, complete=False)  # better than this one
+    halving.remember(1, {10: 2.0}, complete=False)  # better than this trial
     trial = SimpleNamespace(config={"assignment": {"number": 0}})
     decision = Scheduler(halving).on_trial_result(None, trial, flatten_dict(told))  # type: ignore[arg-type]
     assert decision == ("CONTINUE" if solved else "STOP")
     assert halving.rungs == {0: {1: 2.0, 0: progress.score}}
 
 
-def test_a_worker_pauses_when_its_time_has_come_and_counts_from_a_save(
+def test_a_worker_pauses_to_save_after_a_fixed_time(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(trainable, "device", lambda: torch.device("cpu"))  # Ray isn't up
+    monkeypatch.setattr(trainable, "device", lambda: torch.device("cpu"))  # Ray isn't running
     worker = Trial.__new__(Trial)
     worker.reset_config(order(str(tmp_path)).to_config())
-    assert WorkerResult.from_result(worker.step()).progress is not None  # nobody pressed
-    now[0] += trainable.SAVE_EVERY
+    assert WorkerResult.from_result(worker.step()).progress is not None  # no pause is due yet
+    now[0] += trainable.SAVE_SECONDS
     assert WorkerResult.from_result(worker.step()).progress is None
     worker.save_checkpoint(str(tmp_path / "saved"))
     assert isinstance(worker.run, TrialRun)
@@ -84,14 +84,14 @@ def test_a_worker_pauses_when_its_time_has_come_and_counts_from_a_save(
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """That were made; none takes its time."""
+    """Return the list of pauses; none of them really waits."""
     made: list[float] = []
     monkeypatch.setattr(time, "sleep", made.append)
     return made
 
 
 @pytest.mark.parametrize("failures", [0, 2, 7])
-def test_an_object_store_that_is_away_is_waited_for(
+def test_a_save_waits_for_an_absent_object_store(
     failures: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
@@ -111,10 +111,10 @@ def test_an_object_store_that_is_away_is_waited_for(
     else:
         with pytest.raises(StoreError, match="nothing answers there"):
             worker.save()
-    assert pauses == list(patience.PAUSES)[:failures]
+    assert pauses == list(patience.PAUSES_SECONDS)[:failures]
 
 
-def test_an_object_store_that_refuses_is_asked_twice(
+def test_a_refused_save_is_retried_once(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(self: Any, checkpoint_dir: str | None = None) -> str:
@@ -125,10 +125,10 @@ def test_an_object_store_that_refuses_is_asked_twice(
     worker.place = place(order("s3://bucket/trials/s").to_config())
     with pytest.raises(RefusedError, match="access is denied"):
         worker.save()
-    assert pauses == list(patience.PAUSES)[:1]
+    assert pauses == list(patience.PAUSES_SECONDS)[:1]
 
 
-def test_a_disk_that_is_full_is_not_waited_for(
+def test_a_save_to_a_full_disk_is_not_retried(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(self: Any, checkpoint_dir: str | None = None) -> str:
@@ -142,7 +142,7 @@ def test_a_disk_that_is_full_is_not_waited_for(
     assert pauses == []
 
 
-def test_what_is_no_trouble_with_the_store_is_raised_at_once(pauses: list[float]) -> None:
+def test_other_errors_are_not_retried(pauses: list[float]) -> None:
     def fail() -> None:
         raise ValueError("mine")
 

@@ -1,4 +1,4 @@
-"""Training: it learns, it can be taken up again to the bit, and it says when it can't go on."""
+"""Test training: it learns, resumes to the bit and reports when it diverges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
 from sabtune.training import checkpoint
-from sabtune.training.loop import FAR, LOST, PATIENCE, Report, Training
+from sabtune.training.loop import (
+    DIVERGED_FACTOR,
+    DIVERGED_REPORTS,
+    PATIENCE_UPDATES,
+    Report,
+    Training,
+)
 from tests.checkpoints import of_format, seal
 
 
@@ -28,10 +34,10 @@ def weights(training: Training) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
 
 
-def test_reports_come_at_their_steps_with_the_schedule_in_force(run: RunConfig) -> None:
+def test_reports_have_their_steps_and_the_scheduled_k_top(run: RunConfig) -> None:
     reports = list(Training(run))
     assert [report.step for report in reports] == [5, 10, 15, 20]
-    # From 6 to 2 over the first half: the last updates before steps 5 and 10, and after.
+    # k_top decreases from 6 to 2 over the first half; these are the values of the last updates.
     assert [report.in_force for report in reports] == [
         {"k_top": 4},
         {"k_top": 2},
@@ -42,7 +48,7 @@ def test_reports_come_at_their_steps_with_the_schedule_in_force(run: RunConfig) 
     assert all(report.skipped == 0 for report in reports)
 
 
-def test_it_learns() -> None:
+def test_training_learns() -> None:
     run = RunConfig(
         task=Copying.Config(length=2, symbols=1, alphabet=2),
         trial=TrialConfig(
@@ -56,7 +62,7 @@ def test_it_learns() -> None:
     assert reports[-1].loss < reports[0].loss / 4
 
 
-def test_a_seed_gives_the_same_again_and_another_does_not(run: RunConfig) -> None:
+def test_a_seed_decides_the_training(run: RunConfig) -> None:
     one, same = timeless(list(Training(run))), timeless(list(Training(run)))
     other = timeless(list(Training(dataclasses.replace(run, seed=8))))
     assert one == same
@@ -64,7 +70,7 @@ def test_a_seed_gives_the_same_again_and_another_does_not(run: RunConfig) -> Non
 
 
 @pytest.mark.parametrize("stops", [[0], [1], [3], [1, 2]], ids=str)
-def test_resumed_equals_unbroken_to_the_bit(
+def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(
     run: RunConfig, tmp_path: Path, stops: list[int]
 ) -> None:
     unbroken = Training(run)
@@ -76,7 +82,7 @@ def test_resumed_equals_unbroken_to_the_bit(
         while len(got) < stop:
             got.append(next(reports))
         training.save(tmp_path / str(i))
-        torch.manual_seed(i)  # the global generator has no say
+        torch.manual_seed(i)  # the global generator must not matter
         training = Training.resume(tmp_path / str(i))
     got += list(training)
 
@@ -88,7 +94,7 @@ def test_resumed_equals_unbroken_to_the_bit(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("model", [SAB.Config(hidden=8), LSTM.Config(), SelfAttention.Config()])
-def test_a_gpu_trains_as_a_cpu_does(run: RunConfig, model: ModelConfig, tmp_path: Path) -> None:
+def test_a_gpu_trains_like_a_cpu(run: RunConfig, model: ModelConfig, tmp_path: Path) -> None:
     run = dataclasses.replace(run, trial=dataclasses.replace(run.trial, model=model))
     training = Training(run, "cuda")
     for ours, theirs in zip(training, Training(run), strict=True):
@@ -142,7 +148,7 @@ def test_a_checkpoint_of_another_format_is_refused(run: RunConfig, tmp_path: Pat
 
 
 def poison(training: Training, updates: set[int]) -> None:
-    """Makes the gradient of these updates not finite."""
+    """Make the gradients of these updates non-finite."""
     loss = training.task.loss
 
     def poisoned(logits: torch.Tensor, batch: object) -> torch.Tensor:
@@ -169,26 +175,31 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counted(run: RunConf
 
 
 def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConfig) -> None:
-    train = TrainConfig(updates=10 * PATIENCE, batch_size=1, report_every=10 * PATIENCE)
+    train = TrainConfig(
+        updates=10 * PATIENCE_UPDATES, batch_size=1, report_every=10 * PATIENCE_UPDATES
+    )
     training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
-    poison(training, set(range(3, 10 * PATIENCE)))
-    with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE} updates"):
+    poison(training, set(range(3, 10 * PATIENCE_UPDATES)))
+    with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE_UPDATES} updates"):
         list(training)
-    assert training.step == 3 + PATIENCE
+    assert training.step == 3 + PATIENCE_UPDATES
 
 
-def test_training_that_stays_far_off_has_diverged(run: RunConfig) -> None:
-    """Of a rate so large the gates saturate: every gradient is finite, and the loss enormous."""
+def test_training_with_an_enormous_loss_has_diverged(run: RunConfig) -> None:
+    """At a huge learning rate the gates saturate: gradients are finite, the loss is enormous."""
     train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
     training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
     reports = []
-    with pytest.raises(DivergedError, match=f"for {LOST} reports no less than {FAR:g} times"):
+    with pytest.raises(
+        DivergedError,
+        match=f"for {DIVERGED_REPORTS} reports no less than {DIVERGED_FACTOR:g} times",
+    ):
         reports += list(training)
-    assert training.step == LOST * train.report_every
+    assert training.step == DIVERGED_REPORTS * train.report_every
     assert all(report.skipped == 0 for report in reports)
 
 
-def test_what_is_far_off_is_kept_in_a_checkpoint(run: RunConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_the_count_of_diverged_reports(run: RunConfig, tmp_path: Path) -> None:
     train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
     training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
     next(iter(training))
@@ -198,11 +209,11 @@ def test_what_is_far_off_is_kept_in_a_checkpoint(run: RunConfig, tmp_path: Path)
     assert resumed.far == 1
     with pytest.raises(DivergedError):
         list(resumed)
-    assert resumed.step == LOST * train.report_every
+    assert resumed.step == DIVERGED_REPORTS * train.report_every
 
 
-def test_a_training_that_pauses_makes_the_same_reports(run: RunConfig, tmp_path: Path) -> None:
-    """Saved after every single update, and each time gone on with from the files."""
+def test_a_training_with_pauses_gives_the_same_reports(run: RunConfig, tmp_path: Path) -> None:
+    """The training is saved after every update and resumed from the files."""
     unbroken = Training(run)
     expected = list(unbroken)
     training, got, pauses = Training(run), list[Report](), 0
@@ -212,13 +223,13 @@ def test_a_training_that_pauses_makes_the_same_reports(run: RunConfig, tmp_path:
         got += [report] if report is not None else []
         training.save(tmp_path / str(training.step))
         training = Training.resume(tmp_path / str(training.step))
-    assert pauses == 16  # of 20 updates, 4 of which end with a report
+    assert pauses == 16  # 20 updates, 4 of which end with a report
     assert timeless(got) == timeless(expected)
     for name, tensor in weights(unbroken).items():
         assert torch.equal(weights(training)[name], tensor), name
 
 
-def test_a_pause_counts_no_time_and_loses_none(run: RunConfig, tmp_path: Path) -> None:
+def test_a_pause_does_not_change_the_measured_time(run: RunConfig, tmp_path: Path) -> None:
     training = Training(run)
     assert next(training.reports(lambda: True)) is None
     training.stretch.seconds = 1000.0
@@ -227,7 +238,7 @@ def test_a_pause_counts_no_time_and_loses_none(run: RunConfig, tmp_path: Path) -
     assert report.updates_per_second == pytest.approx(5 / 1000, rel=0.1)
 
 
-def test_a_checkpoint_of_the_format_before_is_read(run: RunConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_previous_format_is_read(run: RunConfig, tmp_path: Path) -> None:
     training = Training(run)
     reports = iter(training)
     next(reports)
@@ -237,7 +248,7 @@ def test_a_checkpoint_of_the_format_before_is_read(run: RunConfig, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "training.safetensors", "progress.json"])
-def test_files_of_two_saves_are_no_checkpoint(run: RunConfig, tmp_path: Path, name: str) -> None:
+def test_files_of_two_saves_are_refused(run: RunConfig, tmp_path: Path, name: str) -> None:
     training = Training(run)
     for folder, _ in zip(("first", "second"), training, strict=False):
         training.save(tmp_path / folder)
@@ -259,7 +270,7 @@ def with_model(run: RunConfig, model: ModelConfig) -> RunConfig:
 
 
 def starts(run: RunConfig) -> tuple[list[Any], list[Any]]:
-    """The states that the batches of a training started from, and those that they ended with."""
+    """Return the initial and the final states of the batches of a training."""
     training = Training(run)
     forward, began, ended = training.model.forward, [], []
 
@@ -274,15 +285,13 @@ def starts(run: RunConfig) -> tuple[list[Any], list[Any]]:
     return began, ended
 
 
-def test_training_sequences_start_from_zero_unless_it_is_said(run: RunConfig) -> None:
+def test_training_sequences_start_from_zero_by_default(run: RunConfig) -> None:
     began, _ = starts(run)
     assert began == [None] * 20
 
 
 @pytest.mark.parametrize("model", [SAB.Config(hidden=8), LSTM.Config(hidden=8)])
-def test_sequences_start_where_those_of_the_batch_before_ended(
-    run: RunConfig, model: ModelConfig
-) -> None:
+def test_passed_states_start_the_next_batch(run: RunConfig, model: ModelConfig) -> None:
     passed = starting(with_model(run, model), initial="passed")
     began, ended = starts(passed)
     assert began[0] is None
@@ -292,21 +301,18 @@ def test_sequences_start_where_those_of_the_batch_before_ended(
         assert state.step == 0
 
 
-def test_sequences_start_from_noise_of_the_scale_that_is_given(run: RunConfig) -> None:
+def test_noise_starts_sequences_at_the_given_scale(run: RunConfig) -> None:
     noisy = starting(with_model(run, SAB.Config(hidden=64)), initial="noise", initial_scale=3.0)
     began, _ = starts(noisy)
     drawn = torch.stack([torch.stack([state.h, state.c]) for state in began])
     assert drawn.std().item() == pytest.approx(3, rel=0.05)
     assert drawn.mean().item() == pytest.approx(0, abs=0.15)
-    assert (
-        len(set(drawn.flatten().tolist())) > 0.99 * drawn.numel()
-    )  # another for every row, unit and batch
+    # Every row, unit and batch has its own noise.
+    assert len(set(drawn.flatten().tolist())) > 0.99 * drawn.numel()
 
 
 @pytest.mark.parametrize("initial", ["noise", "passed"])
-def test_the_start_of_sequences_is_taken_up_again_to_the_bit(
-    run: RunConfig, tmp_path: Path, initial: str
-) -> None:
+def test_initial_states_resume_to_the_bit(run: RunConfig, tmp_path: Path, initial: str) -> None:
     run = starting(run, initial=initial)
     unbroken = Training(run)
     reports = list(unbroken)

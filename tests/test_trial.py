@@ -1,18 +1,21 @@
-"""One trial: measured as it trains, taken up again, and held to its limits."""
+"""Test a trial: its measurements, resuming and limits."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 
+from sabtune import manifest
 from sabtune.config import TrialConfig
 from sabtune.errors import CheckpointError, ConfigError, LimitError
+from sabtune.manifest import PROGRESS
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Linear, Schedule
 from sabtune.seeding import Stream
@@ -34,7 +37,7 @@ from tests.stores import unpacked
 
 
 def unclocked(history: list[Progress]) -> list[Progress]:
-    """Without the numbers that a clock or the process gives."""
+    """Return the history without numbers that depend on the clock or the process."""
     return [
         dataclasses.replace(
             progress,
@@ -46,7 +49,7 @@ def unclocked(history: list[Progress]) -> list[Progress]:
     ]
 
 
-def test_the_selection_lengths_are_measured_on_the_way_and_all_at_the_end() -> None:
+def test_reports_measure_selection_lengths_and_the_end_measures_all() -> None:
     first, last = TrialRun(spec())
     assert [result.length for result in first.ladder] == [4]
     assert not first.finished
@@ -54,10 +57,10 @@ def test_the_selection_lengths_are_measured_on_the_way_and_all_at_the_end() -> N
     assert [result.length for result in last.ladder] == [4, 8]
     assert [result.length for result in last.test] == [4, 8]
     assert last.finished
-    assert last.ladder != last.test  # other sequences
+    assert last.ladder != last.test  # measured on other sequences
 
 
-def test_what_a_comparison_tests_on_no_search_sees() -> None:
+def test_a_comparison_uses_its_own_test_sequences() -> None:
     run = TrialRun(spec(confirms=True))
     (*_, last), (*_, searched) = run, TrialRun(spec())
     assert last.test != searched.test
@@ -66,7 +69,7 @@ def test_what_a_comparison_tests_on_no_search_sees() -> None:
     assert last.test == measure_ladder(run.training.model, run.training.task, (4, 8), **kept)  # type: ignore[arg-type]
 
 
-def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_selection_and_tests_use_distinct_images(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Stream] = []
 
     def spy(self: Pixels, length: int, stream: Stream, *others: Any) -> Source:
@@ -81,12 +84,12 @@ def test_each_purpose_has_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         asked.clear()
         (*_, progress) = TrialRun(spec(run=run, ladder=ladder, confirms=confirms))
         assert set(asked) == {Stream.TRAINING, Stream.SELECTION, last}
-        # each image once, however many sequences were asked for
+        # Each image is used once, even if more sequences are requested.
         assert [result.sequences for result in progress.ladder] == [200, 200]
         assert progress.test[0].sequences == (300 if confirms else 200)
 
 
-def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_trial_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
@@ -99,14 +102,14 @@ def test_taken_up_again_it_ends_as_if_it_had_never_stopped(tmp_path: Path) -> No
     assert again.history[-1].seconds > run.history[-1].seconds
 
 
-def test_a_finished_trial_that_is_taken_up_again_says_what_it_said(tmp_path: Path) -> None:
+def test_a_resumed_finished_trial_repeats_its_last_report(tmp_path: Path) -> None:
     run = TrialRun(spec())
     history = list(run)
     run.save(tmp_path)
     assert list(TrialRun.resume(spec(), tmp_path)) == history[-1:]
 
 
-def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
+def test_a_trial_past_a_limit_fails_with_the_value_and_a_remedy() -> None:
     for limits, message in (
         (Limits(hours=1e-9), r"h at 10 updates is past the trial's limit of 1e-09 h: raise"),
         (Limits(memory=1e-3), r"GiB at 10 updates is past the trial's limit of 0.001 GiB: raise"),
@@ -118,13 +121,13 @@ def test_past_a_limit_it_fails_with_the_value_and_the_remedy() -> None:
 def test_time_before_an_interruption_counts_towards_the_limit(tmp_path: Path) -> None:
     run = TrialRun(spec())
     next(iter(run))
-    run._before = 7200.0  # so long did earlier attempts take
+    run._earlier_seconds = 7200.0  # the time of earlier attempts
     run.save(tmp_path)
     with pytest.raises(LimitError, match=r"^2 h at 20 updates"):
         list(TrialRun.resume(spec(limits=Limits(hours=1)), tmp_path))
 
 
-def test_an_assignment_and_its_progress_come_back_from_plain_values() -> None:
+def test_specs_and_progress_survive_a_round_trip() -> None:
     made = spec(3, 1, limits=Limits(hours=2), confirms=True)
     assert TrialSpec.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     for progress in TrialRun(spec()):
@@ -139,22 +142,96 @@ def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
         load_history(tmp_path)
 
 
-def test_what_another_version_adds_to_a_file_is_passed_over(tmp_path: Path) -> None:
+PAUSES: dict[str, Callable[[TrialRun], bool]] = {
+    "while training": lambda run: bool(run.history and run.training.stretch.updates),
+    "while measuring": lambda run: bool(run.history and run.begun.done),
+}
+
+
+def paused(directory: Path, pause: str) -> TrialRun:
+    """Return a trial that paused there after its first report and was saved in `directory`."""
     run = TrialRun(spec())
-    next(iter(run))
-    run.save(tmp_path)
-    content = json.loads((tmp_path / FILE).read_text())
+    stretches = run.stretches(lambda: True)
+    while not PAUSES[pause](run):
+        next(stretches)
+    run.save(directory)
+    return run
+
+
+def as_of_an_older_version(trial: dict[str, Any], progress: dict[str, Any]) -> None:
+    """Remove keys whose values in this checkpoint are the defaults."""
+    for key in ("limits", "confirms", "configuration"):
+        del trial["assignment"][key]
+    for key in ("phases", "solved_reports"):
+        del trial["assignment"]["ladder"][key]
+    for key in ("test", "finished", "solved"):
+        del trial["history"][0][key]
+    for key in ("by_phase", "seconds"):
+        del trial["history"][0]["ladder"][0][key]
+    del trial["begun"]["seconds"]
+    if not trial["begun"]["tallies"]:
+        del trial["begun"], trial["rungs"], trial["report"]
+    for key in ("in_a_row", "far"):
+        del progress[key]
+    for key in ("skipped", "seconds"):
+        del progress["stretch"][key]
+    del trial["seconds"], trial["memory"]
+
+
+def as_of_a_newer_version(trial: dict[str, Any], progress: dict[str, Any]) -> None:
+    """Add an unknown key to every part that may have one."""
+    first = trial["history"][0]
     for part in (
-        content,
-        content["history"][0],
-        content["history"][0]["report"],
-        content["history"][0]["ladder"][0],
+        trial,
+        trial["assignment"],
+        trial["assignment"]["limits"],
+        trial["assignment"]["ladder"],
+        first,
+        first["report"],
+        first["ladder"][0],
+        trial["report"] or {},
+        trial["begun"],
+        *trial["begun"]["tallies"],
+        progress,
+        progress["stretch"],
+        progress["stretch"]["tally"],
     ):
         part["of_another_version"] = {"x": 1}
-    (tmp_path / FILE).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("change", [as_of_an_older_version, as_of_a_newer_version])
+@pytest.mark.parametrize("pause", PAUSES)
+def test_a_checkpoint_of_another_version_is_resumed_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: str, change: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
+    run = paused(tmp_path, pause)
+    files = {path: json.loads(path.read_text()) for path in (tmp_path / FILE, tmp_path / PROGRESS)}
+    change(*files.values())
+    for path, content in files.items():
+        path.write_text(json.dumps(content))
     seal(tmp_path)
     resumed = TrialRun.resume(spec(), tmp_path)
-    assert resumed.history == run.history
+    assert resumed.training.step == run.training.step
+    assert resumed.results == run.results
+    assert resumed.begun.done == run.begun.done
+    list(resumed)
+    whole = TrialRun(spec())
+    list(whole)
+    assert unclocked(resumed.history) == unclocked(whole.history)
+    for name, tensor in whole.training.model.state_dict().items():
+        assert torch.equal(resumed.training.model.state_dict()[name], tensor), name
+
+
+def test_an_unknown_key_of_the_configuration_is_refused(tmp_path: Path) -> None:
+    """Such a key may change the training."""
+    run = paused(tmp_path, "while training")
+    content = json.loads((tmp_path / FILE).read_text())
+    content["assignment"]["run"]["trial"]["train"]["momentum"] = 0.9
+    (tmp_path / FILE).write_text(json.dumps(content))
+    seal(tmp_path)
+    with pytest.raises(CheckpointError, match="has no key 'momentum'"):
+        TrialRun.resume(run.spec, tmp_path)
 
 
 def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
@@ -165,15 +242,19 @@ def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     assert history[-1].test[0].worst_phase is None
 
 
-def test_a_file_of_a_later_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "number"), [(FILE, FORMAT), (PROGRESS, manifest.FORMAT)])
+def test_a_file_of_a_later_format_is_refused_with_the_remedy(
+    tmp_path: Path, name: str, number: int
+) -> None:
     run = TrialRun(spec())
     next(iter(run))
     run.save(tmp_path)
-    content = json.loads((tmp_path / FILE).read_text()) | {"format": FORMAT + 1}
-    (tmp_path / FILE).write_text(json.dumps(content))
+    content = json.loads((tmp_path / name).read_text()) | {"format": number + 1}
+    (tmp_path / name).write_text(json.dumps(content))
     seal(tmp_path)
-    with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}.*a newer one"):
+    with pytest.raises(CheckpointError, match=f"format {number + 1}.*a newer one") as refused:
         TrialRun.resume(spec(), tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [0, -1.0])
@@ -182,10 +263,10 @@ def test_bad_limits(value: float) -> None:
         Limits(hours=value)
 
 
-def test_a_trial_that_pauses_reports_the_same(
+def test_a_trial_with_pauses_gives_the_same_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved after every update and every batch, and each time gone on with from the files."""
+    """The trial is saved after every update and every batch and resumed from the files."""
     monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
     run, pauses = TrialRun(spec()), 0
     for at in range(1000):
@@ -196,13 +277,13 @@ def test_a_trial_that_pauses_reports_the_same(
         if progress is not None and progress.finished:
             break
         run = TrialRun.resume(spec(), tmp_path / str(at))
-    assert pauses > 18 + 3 + 4  # of 20 updates two end with a report; the last has four rungs
+    assert pauses > 18 + 3 + 4  # 20 updates, 2 with a report; the last measures 4 lengths
     whole = TrialRun(spec())
     list(whole)
     assert unclocked(run.history) == unclocked(whole.history)
 
 
-def test_a_length_that_was_measured_is_not_measured_again(
+def test_a_resumed_trial_does_not_measure_a_length_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = TrialRun(spec())
@@ -224,21 +305,21 @@ def test_a_length_that_was_measured_is_not_measured_again(
     assert unclocked([last]) == unclocked(list(whole)[1:])
 
 
-def test_the_time_of_a_pause_is_kept(tmp_path: Path) -> None:
+def test_time_before_a_pause_is_kept(tmp_path: Path) -> None:
     run = TrialRun(spec())
     assert next(run.stretches(lambda: True)) is None
-    run._before = 7200.0
+    run._earlier_seconds = 7200.0
     run.save(tmp_path)
     (first, _) = TrialRun.resume(spec(), tmp_path)
     assert first.seconds > 7200
 
 
 class Reads:
-    """A trial whose rungs are read from a table, one row a report."""
+    """Fake measurements that read accuracies from a table, one row per report."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *rows: tuple[float, ...]):
         self.rows, self.reports = rows, -1
-        self.tested: float | None = None  # what the test sequences give, where that is otherwise
+        self.tested: float | None = None  # the accuracy on test sequences, if it differs
         monkeypatch.setattr("sabtune.training.trial.measure_on", self.read)
 
     def read(self, model: Any, task: Any, length: int, **of: Any) -> LengthResult:
@@ -252,7 +333,7 @@ class Reads:
 
 
 def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSpec:
-    """A trial of ten updates, each with its report."""
+    """Return a trial of ten updates that reports after each."""
     run = spec().run
     model = SAB.Config(hidden=4, k_top=2, schedule=schedule or Constant())
     train = dataclasses.replace(run.trial.train, updates=10, report_every=1)
@@ -267,10 +348,10 @@ def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSp
 @pytest.mark.parametrize(
     ("solved_reports", "step"), [(1, 2), (2, 5), (3, 6), (4, 10), (None, 10)], ids=str
 )
-def test_a_trial_ends_once_its_selection_lengths_are_solved_for_long_enough(
+def test_a_trial_ends_after_enough_reports_with_solved_selection_lengths(
     monkeypatch: pytest.MonkeyPatch, solved_reports: int | None, step: int
 ) -> None:
-    no, yes = (0.99, 0.98, 0.0), (0.99, 1.0, 0.5)  # solved from 0.99 on, at 4 and at 8
+    no, yes = (0.99, 0.98, 0.0), (0.99, 1.0, 0.5)  # solved at 0.99 or more at lengths 4 and 8
     Reads(monkeypatch, no, yes, no, yes, yes, yes, no)
     *before, last = TrialRun(ten(solved_reports))
     assert last.report.step == step
@@ -283,10 +364,10 @@ def test_a_trial_ends_once_its_selection_lengths_are_solved_for_long_enough(
     assert [result.length for result in last.test] == [4, 8, 16]
 
 
-def test_whether_a_trial_has_solved_its_task_its_test_does_not_say(
+def test_only_selection_sequences_decide_whether_a_trial_is_solved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Though it is measured at the same lengths, and comes out otherwise."""
+    """Test sequences have the same lengths but another accuracy here."""
     table = Reads(monkeypatch, (1.0, 1.0, 1.0))
     table.tested = 0.5
     (last,) = TrialRun(ten(1))
@@ -294,7 +375,7 @@ def test_whether_a_trial_has_solved_its_task_its_test_does_not_say(
     assert [result.accuracy for result in last.test] == [0.5] * 3
 
 
-def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
+def test_a_solved_trial_continues_until_its_schedule_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Reads(monkeypatch, (1.0, 1.0, 1.0))
@@ -304,7 +385,7 @@ def test_a_solved_trial_goes_on_until_its_schedule_has_ended(
 
 
 def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
-    """A trial of four reports whose attention is dense for most of the first three."""
+    """Return a trial of four reports whose attention is dense for most of the first three."""
     given = spec()
     model = SAB.Config(
         hidden=12, k_top=1, k_att=1, k_trunc=3, schedule=Linear(start="all", share=0.75)
@@ -315,15 +396,15 @@ def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
     return dataclasses.replace(given, run=run, ladder=ladder)
 
 
-def test_a_score_is_of_the_final_k_top() -> None:
-    """At every report, measured here on its checkpoint; what is trained doesn't depend on it."""
+def test_scores_use_the_final_k_top() -> None:
+    """This holds at every report, and measuring doesn't change the training."""
     final, before, asked = (TrialRun(scheduled(which)) for which in ("final", "scheduled", None))
     different = 0
     for a, b, c in zip(final, before, asked, strict=True):
         assert a.report.in_force == b.report.in_force
         assert a.ladder == c.ladder
         (model, other) = (run.training.model for run in (final, before))
-        assert model.in_force() == other.in_force()  # what comes next is trained with
+        assert model.in_force() == other.in_force()  # used by the next updates
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name])
         for k_top, run, told in ((1.0, final, a), (final.training.progress, before, b)):
@@ -363,7 +444,7 @@ def test_a_pause_while_the_final_k_top_is_measured_changes_nothing(
     assert unclocked(run.history) == expected
 
 
-def test_a_trial_that_ended_early_has_ended_when_it_is_taken_up_again(
+def test_a_trial_that_ended_early_stays_ended_when_resumed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Reads(monkeypatch, (1.0, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""What may befall a trial: it fails with its reason, or goes on from what can still be read."""
+"""Test faults of a trial: it fails with a reason, or resumes from what is readable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(400)
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "raising": {"hidden": 2**20},  # more weights than any memory holds
+    "raising": {"hidden": 2**20},  # more weights than fit into any memory
     "diverging": {"learning_rate": 3e37},
     "hungry": {"batch_size": 400_000, "updates": 1},
     "endless": {"updates": 10**7},
@@ -43,7 +43,7 @@ FILES = ("weights.safetensors", "training.safetensors", "trial.json", "progress.
 
 @dataclass(frozen=True)
 class Failures:
-    """A search with a trial of each kind that fails, between two that don't."""
+    """A search with one failing trial of each kind between two that succeed."""
 
     store: Store
     shown: CompletedProcess[str]
@@ -64,7 +64,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Failures:
 
 
 @pytest.mark.slow
-def test_the_search_goes_on_past_failed_trials_to_the_others(failures: Failures) -> None:
+def test_a_search_continues_after_failed_trials(failures: Failures) -> None:
     assert failures.shown.stderr == ""
     assert failures.shown.returncode == 0
     states = [trial.state for trial in failures.trials]
@@ -75,7 +75,7 @@ def test_the_search_goes_on_past_failed_trials_to_the_others(failures: Failures)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", REASONS)
-def test_a_failed_trial_says_why_in_the_study_in_mlflow_and_on_the_terminal(
+def test_a_failed_trial_has_its_reason_in_the_study_mlflow_and_terminal(
     failures: Failures, kind: str
 ) -> None:
     trial = failures.of(kind)
@@ -95,7 +95,7 @@ def test_a_failed_trial_says_why_in_the_study_in_mlflow_and_on_the_terminal(
 
 
 def damage(at: Folder | Path, how: str) -> None:
-    """Cuts a file of the checkpoint in two, or takes all of them away."""
+    """Truncate a file of the checkpoint, or delete all its files."""
     checkpoint = Path(str(at))
     if how == "empty":
         for file in checkpoint.iterdir():
@@ -107,7 +107,7 @@ def damage(at: Folder | Path, how: str) -> None:
 
 @pytest.fixture
 def saved(run: RunConfig, tmp_path: Path) -> tuple[TrialSpec, list[Folder]]:
-    """A trial's three checkpoints, newest first: at 15, 10 and 5 updates."""
+    """Return a trial's three checkpoints, newest first: at 15, 10 and 5 updates."""
     spec = TrialSpec(
         number=7,
         configuration=7,
@@ -123,9 +123,7 @@ def saved(run: RunConfig, tmp_path: Path) -> tuple[TrialSpec, list[Folder]]:
 
 
 @pytest.mark.parametrize("how", [*FILES, "empty"])
-def test_a_damaged_checkpoint_is_passed_over(
-    saved: tuple[TrialSpec, list[Folder]], how: str
-) -> None:
+def test_a_damaged_checkpoint_is_skipped(saved: tuple[TrialSpec, list[Folder]], how: str) -> None:
     spec, newest_first = saved
     cpu = torch.device("cpu")
     assert newest(spec, newest_first, cpu).training.step == 15
@@ -141,7 +139,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert newest(spec, [], cpu).training.step == 0
 
 
-def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
+def test_a_checkpoint_with_invalid_json_is_skipped(
     saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
     spec, newest_first = saved
@@ -156,10 +154,10 @@ def test_a_checkpoint_whose_json_is_of_another_kind_is_passed_over(
             file.write_text(whole)
 
 
-def test_a_checkpoint_of_another_trial_is_passed_over(
+def test_a_checkpoint_of_another_configuration_is_skipped(
     saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
-    """As a study of the same name leaves them, in a database that is no more."""
+    """A deleted study with the same name can leave such checkpoints."""
     spec, newest_first = saved
     other = replace(spec, run=replace(spec.run, seed=8))
     assert history(newest_first, other) == []
@@ -171,7 +169,7 @@ def test_a_checkpoint_of_another_trial_is_passed_over(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [FILES[:2], FILES[2:4], ("empty", "run.json")])
-def test_a_search_goes_on_from_the_checkpoint_before_the_damaged_one(
+def test_a_search_resumes_from_the_checkpoint_before_a_damaged_one(
     pair: tuple[str, str], tmp_path: Path
 ) -> None:
     file = study(tmp_path, "cut", ["plain"] * 2, updates=1500)
@@ -195,4 +193,5 @@ def test_a_search_goes_on_from_the_checkpoint_before_the_damaged_one(
         assert trial.state == TrialState.COMPLETE
         assert_as_unbroken(trial)
         assert trial.checkpoint is not None
-        assert history([trial.checkpoint])[: len(told)] == told  # seconds too: not trained again
+        # Even the seconds: not trained again.
+        assert history([trial.checkpoint])[: len(told)] == told

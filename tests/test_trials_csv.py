@@ -1,4 +1,4 @@
-"""trials.csv: every trial that has begun is looked up again in the study."""
+"""Test trials.csv: every trial is looked up again in the study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows_of(store: Store, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
+def test_every_trial_has_a_row_with_its_state(store: Store) -> None:
     study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
     rows = rows_of(store, "found")
     words = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
@@ -52,7 +52,7 @@ def test_every_trial_has_a_row_with_how_it_ended(store: Store) -> None:
             assert not row[f"test_accuracy_at_{LENGTHS[0]}"]
 
 
-def test_what_was_drawn_and_what_was_trained_stand_in_full(store: Store) -> None:
+def test_rows_have_all_parameters_and_the_configuration(store: Store) -> None:
     study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
     for row, trial in zip(rows_of(store, "found"), study.trials, strict=True):
         drawn = {name: row[f"param.{name}"] for name in trial.params}
@@ -63,7 +63,7 @@ def test_what_was_drawn_and_what_was_trained_stand_in_full(store: Store) -> None
         assert (row["task.length"], row["seed"]) == ("100", str(run["seed"]))
 
 
-def test_models_of_several_kinds_leave_empty_what_they_lack(store: Store) -> None:
+def test_columns_that_a_model_lacks_are_empty(store: Store) -> None:
     study = optuna.create_study(
         study_name="mixed", storage=record.store_of(store, write=True), direction="maximize"
     )
@@ -75,13 +75,13 @@ def test_models_of_several_kinds_leave_empty_what_they_lack(store: Store) -> Non
     assert (lstm["trial.model.k_trunc"], sab["trial.model.k_trunc"]) == ("7", "6")
 
 
-def test_a_comparison_names_whose_run_each_is(store: Store) -> None:
+def test_rows_of_a_comparison_have_labels(store: Store) -> None:
     rows = rows_of(store, "found.confirm")
     assert [row["label"] for row in rows] == ["ours", "ours"]
     assert len({row["seed"] for row in rows}) == 2
 
 
-def test_a_trial_that_is_still_training_is_there_too(store: Store, tmp_path: Path) -> None:
+def test_an_unfinished_trial_has_a_row(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path)
     study = searched(other, "running", 2)
     study.ask()

@@ -1,4 +1,4 @@
-"""Archives that unpack to far more than a data set has, or lead out of it, are damaged files."""
+"""Test that archives that unpack to too much, or outside of their folder, are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEMBER = "cifar-10-batches-bin/test_batch.bin"
 
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MOST_BYTES", MOST)
+    monkeypatch.setattr(formats, "MAX_BYTES", MOST)
 
 
 def archive(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -40,7 +40,7 @@ def member(
     return info
 
 
-def test_a_gzip_bomb(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx(np.zeros(2 * MOST, np.uint8))))
     with pytest.raises(DataError, match="it unpacks to more than"):
@@ -48,8 +48,8 @@ def test_a_gzip_bomb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_tar_bomb(tmp_path: Path, before: bool) -> None:
-    """Whether it is the file that is wanted, one before it, or a header of its."""
+def test_a_tar_bomb_is_refused(tmp_path: Path, before: bool) -> None:
+    """The large part is the requested file, a file before it, or a header."""
     wanted, other = (member(MEMBER), bytes(3073)), (member("other"), bytes(2 * MOST))
     members = [other, wanted] if before else [(member(MEMBER), bytes(2 * MOST))]
     path = archive(tmp_path / "x.tar.gz", *members)
@@ -61,13 +61,13 @@ def test_a_tar_bomb(tmp_path: Path, before: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
-def test_a_tar_whose_member_is_a_link(tmp_path: Path, kind: bytes) -> None:
+def test_a_link_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
     path = archive(tmp_path / "x.tar.gz", (member(MEMBER, kind, "/etc/passwd"), b""))
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         formats.read_cifar10(path, [MEMBER])
 
 
-def test_nothing_is_written_where_an_archive_says(tmp_path: Path) -> None:
+def test_paths_in_an_archive_are_not_written(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     path = archive(
         tmp_path / "x.tar.gz",
@@ -78,7 +78,7 @@ def test_nothing_is_written_where_an_archive_says(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"x.tar.gz"}
 
 
-def test_a_zip_bomb(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text8.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("text8", "a" * 2 * MOST)
@@ -86,7 +86,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
         formats.read_zipped_text(path, "text8")
 
 
-def test_a_text_without_end(tmp_path: Path) -> None:
+def test_an_oversized_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ptb.train.txt"
     path.write_text("a" * 2 * MOST)
     with pytest.raises(DataError, match="it unpacks to more than"):

@@ -1,12 +1,15 @@
-"""The command line: arguments in, exit codes out. 0 done, 2 a mistake to mend, 1 a bug or a check
-that failed, 128 and the signal's number interrupted (130 by Ctrl-C).
+"""The command line: it parses arguments, prints results and sets exit codes.
 
-The commands are in `running`, `showing`, `doctoring` and `data`; no logic is.
+Exit codes: 0 for success, 1 for a bug or a failed check, 2 for a mistake that you can correct, and
+128 plus the number of the signal for an interrupted command (130 for Ctrl-C).
+
+The commands are in `running`, `showing`, `doctoring` and `data`. They contain no other logic.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -19,18 +22,18 @@ from sabtune.escaping import terminal
 __all__ = ["app", "data", "doctoring", "main", "running", "showing"]
 
 
-def main() -> None:
-    """Run the command of this process's arguments, and exit."""
+def main() -> NoReturn:
+    """Run the command that the arguments of this process name, then exit."""
     interrupts.install()
     streams.install()
     code = run()
     if interrupts.received() is not None and code == INTERRUPTED:
         code = interrupts.exit_code()
-    interrupts.finish(flushed(code))
+    interrupts.finish(flush_output(code))
 
 
 def run() -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     try:
         code = app(standalone_mode=False, prog_name="sabtune")
     except typer.TyperException as mistake:
@@ -38,30 +41,31 @@ def run() -> int:
         if explanation:
             typer.echo(f"sabtune: {terminal(explanation)}", err=True)
         return 2
-    except SystemExit as end:
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-            return told_of_interruption()
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SystemExit as stop:
+        if isinstance(getattr(stop.__context__, "__cause__", None), KeyboardInterrupt):
+            return report_interruption()
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        return told_of_interruption()
+        return report_interruption()
     except BaseException as problem:
-        if interrupts.received() is not None:  # what a signal broke off
-            return told_of_interruption()
-        words = problems.explained(problem)
-        typer.echo(f"sabtune: {terminal(words or problems.unexpected(problem))}", err=True)
-        return 2 if words else 1
+        if interrupts.received() is not None:  # a consequence of the signal
+            return report_interruption()
+        explanation = problems.explained(problem)
+        typer.echo(f"sabtune: {terminal(explanation or problems.unexpected(problem))}", err=True)
+        return 2 if explanation else 1
     return code if isinstance(code, int) else 0
 
 
-def told_of_interruption() -> int:
+def report_interruption() -> int:
+    """Print that the command was interrupted and return its exit code."""
     typer.echo("sabtune: interrupted", err=True)
     return INTERRUPTED
 
 
-def flushed(code: int) -> int:
-    """Write out what is buffered; the exit code, 1 if a finished command's output got lost."""
+def flush_output(code: int) -> int:
+    """Flush stdout and return `code`, or 1 if a successful command lost some of its output."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -69,5 +73,5 @@ def flushed(code: int) -> int:
     problem = getattr(sys.stdout, "problem", None)
     if problem is None:
         return code
-    typer.echo(f"sabtune: what it shows can't be written ({problem.strerror})", err=True)
+    typer.echo(f"sabtune: the output can't be written ({problem.strerror})", err=True)
     return code or 1

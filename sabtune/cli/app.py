@@ -1,4 +1,4 @@
-"""The command that all others belong to."""
+"""The root command, `sabtune`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Which sparse memory carries credit furthest? Searches over SAB models.",
+    help="Tune LSTMs with Sparse Attentive Backtracking: how sparse can the memory be?",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"sabtune {__version__}")
         raise typer.Exit
 
@@ -27,7 +27,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Commands of ours as a person types them: complete, on one line, quoted for a shell."""
+"""Command lines of sabtune that you can paste into a shell: complete, quoted, on one line."""
 
 from __future__ import annotations
 
@@ -16,44 +16,48 @@ from sabtune.cli.app import app
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import DEFAULT
 
-FROM = "SABTUNE_FROM"
-"""Set in a job of a cluster's head: the --cluster that it was started with, elsewhere."""
+CLUSTER_VARIABLE = "SABTUNE_FROM"
+"""The environment variable that gives a job on a cluster the value of --cluster that started it."""
 
-STUDY_FILE = "SABTUNE_STUDY_FILE"
-"""Likewise: the study file's path there."""
+STUDY_FILE_VARIABLE = "SABTUNE_STUDY_FILE"
+"""The environment variable that gives such a job the study file's path where it was started."""
 
 Value = str | int | float | bool | Path | None
 Values = Mapping[str, Value]
 
 
-def where_of(
+def location_values(
     store: str, files: str | None, tracking: str | None = None, data_dir: Path | None = None
 ) -> Values:
-    """The values of the options that lead to the same store and data again; no password."""
+    """Return the options that select the same store and data, without passwords."""
     return {
         "store": None if store == str(DEFAULT) else without_secrets(store),
         "files": files and without_secrets(files),
         "tracking": tracking and without_secrets(tracking),
         "data_dir": data_dir,
-        "cluster": os.environ.get(FROM),
+        "cluster": os.environ.get(CLUSTER_VARIABLE),
     }
 
 
-def typed(name: str, *arguments: object, where: Values, **options: Value) -> str:
-    """What to type for a command, as the command itself is declared.
+def command_line(name: str, *arguments: object, where: Values, **options: Value) -> str:
+    """Return the command line that runs a command with these arguments and options.
 
-    where: values of options by the names of their parameters; those that the command doesn't have
-    are left out. options: those that it must have. None and False stand for an option not given.
+    where: Values of options, by parameter name. Options that the command doesn't have are left out.
+
+    options: Further values. The command must have these options.
+
+    The values None and False leave an option out.
     """
-    flags = {of.name: of.opts[0] for of in _parameters(name) if of.param_type_name == "option"}
+    parameters = _parameters(name)
+    flags = {p.name: p.opts[0] for p in parameters if p.param_type_name == "option"}
     values = options | {key: value for key, value in where.items() if key in flags}
-    words = [word for key, value in values.items() for word in _words(flags[key], value)]
-    given = [str(argument) for argument in arguments]
-    if any(argument.startswith("-") for argument in given):
-        line = [name, *words, "--", *given]
+    words = [word for key, value in values.items() for word in _option_words(flags[key], value)]
+    texts = [str(argument) for argument in arguments]
+    if any(text.startswith("-") for text in texts):
+        line = [name, *words, "--", *texts]
     else:
-        line = [name, *given, *words]
-    return " ".join([program(), *map(quoted, line)])
+        line = [name, *texts, *words]
+    return " ".join([program(), *map(quote, line)])
 
 
 @cache
@@ -62,7 +66,7 @@ def _parameters(name: str) -> list[typer.core.TyperOption | typer.core.TyperArgu
     return group.commands[name].params  # type: ignore[return-value]
 
 
-def _words(flag: str, value: Value) -> Iterator[str]:
+def _option_words(flag: str, value: Value) -> Iterator[str]:
     if value is None or value is False or value == "":
         return
     if value is True:
@@ -73,8 +77,8 @@ def _words(flag: str, value: Value) -> Iterator[str]:
         yield from (flag, str(value))
 
 
-def quoted(word: str) -> str:
-    """The word as a shell reads it back; by its bytes where a terminal wouldn't show it."""
+def quote(word: str) -> str:
+    """Return the word quoted for a shell; unprintable characters become escaped bytes."""
     if word.isprintable():
         return shlex.quote(word)
     escaped = (
@@ -87,19 +91,19 @@ def quoted(word: str) -> str:
 
 
 def program() -> str:
-    """How sabtune was called, quoted; on a cluster's head, how it is called from elsewhere."""
+    """Return the quoted command that starts sabtune; in a job on a cluster, plain `sabtune`."""
     called = Path(sys.argv[0])
-    if FROM in os.environ:
+    if CLUSTER_VARIABLE in os.environ:
         return "sabtune"
     if called.name != "sabtune":
-        return f"{quoted(_python())} -m sabtune"
-    found = shutil.which("sabtune")
-    same = found is not None and called.exists() and Path(found).samefile(called)
-    return "sabtune" if same or not called.exists() else quoted(os.path.relpath(called))
+        return f"{quote(_python())} -m sabtune"
+    on_path = shutil.which("sabtune")
+    same = on_path is not None and called.exists() and Path(on_path).samefile(called)
+    return "sabtune" if same or not called.exists() else quote(os.path.relpath(called))
 
 
 def _python() -> str:
-    """The interpreter as it was typed, unless `python` is the same one."""
-    found = shutil.which("python")
-    same = found is not None and Path(found).absolute() == Path(sys.executable).absolute()
+    """Return `python` if that is the running interpreter, else the interpreter's path."""
+    on_path = shutil.which("python")
+    same = on_path is not None and Path(on_path).absolute() == Path(sys.executable).absolute()
     return "python" if same else sys.executable or "python"

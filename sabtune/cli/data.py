@@ -8,7 +8,7 @@ import typer
 
 from sabtune.cli.app import app
 from sabtune.cli.options import DataOption
-from sabtune.cli.screen import console_of_terminal, data_folder
+from sabtune.cli.screen import data_folder, make_console
 from sabtune.wording import counted
 
 if TYPE_CHECKING:
@@ -17,46 +17,48 @@ if TYPE_CHECKING:
     from sabtune.data.catalogue import DataSet
     from sabtune.data.fetch import Watch
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: fetch them, list them.")
+data = typer.Typer(no_args_is_help=True, help="Download and list data sets.")
 app.add_typer(data, name="data")
 
-HERE = {"there": "yes", "missing": "no", "damaged": "damaged: fetch it again"}
+STATE_WORDS = {"there": "yes", "missing": "no", "damaged": "damaged: fetch it again"}
 
 
 @data.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Data sets, by the names that list shows.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Names of data sets, as `sabtune data list` shows them.")
+    ],
     data_dir: DataOption = None,
 ) -> None:
-    """Download data sets, check them and keep them. What broke off is gone on with."""
+    """Download data sets and verify them. An interrupted download is resumed."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from sabtune.data.fetch import fetch as run_fetch
-    from sabtune.data.fetch import known
+    from sabtune.data.fetch import find_data_set
 
-    folder, console = data_folder(data_dir), console_of_terminal()
+    folder, console = data_folder(data_dir), make_console()
     file = TextColumn("{task.description}")
     columns = (file, BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    for name, data_set in {name: known(name) for name in names}.items():
+    for name, data_set in {name: find_data_set(name) for name in names}.items():
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            paths = run_fetch(name, folder, bars(progress, data_set))
+            paths = run_fetch(name, folder, progress_bars(progress, data_set))
         files = counted(len(paths), "file")
-        console.print(f"{name}: {files}, whole, in {folder / name}")
+        console.print(f"{name}: {files}, complete, in {folder / name}")
 
 
-def bars(progress: Progress, data_set: DataSet) -> Watch:
-    """A bar a file, moved by who is told how far the file is."""
-    of = {file.name: progress.add_task(file.name, total=file.size) for file in data_set.files}
+def progress_bars(progress: Progress, data_set: DataSet) -> Watch:
+    """Add a progress bar for each file, and return the function that advances them."""
+    tasks = {file.name: progress.add_task(file.name, total=file.size) for file in data_set.files}
 
     def watch(file: str, done: int, total: int) -> None:
-        progress.update(of[file], completed=done, total=total or None)
+        progress.update(tasks[file], completed=done, total=total or None)
 
     return watch
 
 
 @data.command("list")
 def list_(data_dir: DataOption = None) -> None:
-    """Show the data sets, and which of them are here and whole."""
+    """List the data sets, and show which of them are complete on this machine."""
     from rich.table import Table
 
     from sabtune.data.catalogue import DATA_SETS
@@ -64,10 +66,11 @@ def list_(data_dir: DataOption = None) -> None:
 
     folder = data_folder(data_dir)
     table = Table(title=f"Data sets in {folder}", title_justify="left")
-    for column in ("name", "what it is", "task", "MB", "here"):
+    for column in ("name", "content", "task", "MB", "here"):
         table.add_column(column, justify="right" if column == "MB" else "left")
-    for name, known in DATA_SETS.items():
-        states = {state(folder / name / file.name, file) for file in known.files}
+    for name, data_set in DATA_SETS.items():
+        states = {state(folder / name / file.name, file) for file in data_set.files}
         worst = next(s for s in ("damaged", "missing", "there") if s in states)
-        table.add_row(name, known.about, known.task, f"{known.size / 1e6:.0f}", HERE[worst])
-    console_of_terminal().print(table)
+        size = f"{data_set.size / 1e6:.0f}"
+        table.add_row(name, data_set.about, data_set.task, size, STATE_WORDS[worst])
+    make_console().print(table)

@@ -1,16 +1,17 @@
-"""The command that says what is wrong: doctor."""
+"""The command that diagnoses an installation or a cluster: doctor."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
 from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
-from sabtune.cli.screen import console_of_terminal
+from sabtune.cli.screen import make_console
 from sabtune.storage.store import DEFAULT, Store
 
 
@@ -20,31 +21,29 @@ def doctor(
     files: FilesOption = None,
     tracking: TrackingOption = None,
     cluster: ClusterOption = None,
-) -> None:
-    """Look for what is wrong, here and on the cluster's nodes. Exit 0 if nothing is, else 1."""
+) -> NoReturn:
+    """Diagnose this machine and the cluster. Exits with 0 if nothing is wrong, else 1."""
     if cluster is not None:
-        given = remote.options({"--store": store, "--files": files, "--tracking": tracking})
-        from_outside(cluster, given)
-        return
+        check_cluster(cluster, remote.location_options(store, files, tracking))
     from sabtune.cluster.doctor import see
     from sabtune.terminal.doctor import health_page
 
-    found = see(Store.at(store, files, tracking))
-    console_of_terminal().print(health_page(found))
-    raise typer.Exit(0 if found.well else 1)
+    diagnosis = see(Store.at(store, files, tracking))
+    make_console().print(health_page(diagnosis))
+    raise typer.Exit(0 if diagnosis.well else 1)
 
 
-def from_outside(path: Path, given: list[str]) -> None:
-    """What is wrong on this machine; if nothing is, what the head's own doctor finds."""
+def check_cluster(path: Path, options: list[str]) -> NoReturn:
+    """Print what is wrong on this machine; if nothing is, run `doctor` on the cluster's head."""
     from sabtune.cluster.cluster_file import ClusterFile
     from sabtune.cluster.preflight import problems_before
     from sabtune.terminal.doctor import findings_page
 
-    console = console_of_terminal()
-    found = problems_before(ClusterFile.load(path))
+    console = make_console()
+    findings = problems_before(ClusterFile.load(path))
     console.print(f"This machine, before {os.fspath(path)}")
-    console.print(findings_page(found))
-    if any(finding.wrong for finding in found):
+    console.print(findings_page(findings))
+    if any(finding.wrong for finding in findings):
         raise typer.Exit(1)
     console.print()
-    remote.ask(path, "doctor", *given)
+    remote.run_on_head(path, "doctor", *options)

@@ -1,4 +1,4 @@
-"""Commands and options by their names up to version 0.1."""
+"""Former names of commands and options, as in version 0.1."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import typer
 from typer.core import TyperGroup
 
 COMMANDS = {"climb": "extrapolate"}
+"""The present name of each renamed command."""
+
 OPTIONS = {"search": {"--rival": "--baseline"}}
-"""By command."""
+"""The present name of each renamed option, by command."""
 
 
 class Commands(TyperGroup):
-    """Accept former names, which no help shows, and say which names replace them."""
+    """A command group that also accepts former names, which its help doesn't list."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, present(args))
 
 
 def present(arguments: list[str]) -> list[str]:
-    """Return the arguments by their present names, and print each former name once."""
+    """Replace former names in the arguments, and print the new name of each."""
     command, *given = arguments or [""]
-    told = {}
+    replaced = {}
     if command in COMMANDS:
-        told[command] = COMMANDS[command]
+        replaced[command] = COMMANDS[command]
         command = COMMANDS[command]
     options, end = OPTIONS.get(command, {}), len(given)
     if "--" in given:
@@ -30,8 +32,8 @@ def present(arguments: list[str]) -> list[str]:
     for index, word in enumerate(given[:end]):
         name, equals, value = word.partition("=")
         if name in options:
-            told[name] = options[name]
+            replaced[name] = options[name]
             given[index] = options[name] + equals + value
-    for before, now in told.items():
-        typer.echo(f"sabtune: {before} is now {now}", err=True)
+    for former, current in replaced.items():
+        typer.echo(f"sabtune: {former} is now {current}", err=True)
     return [command, *given] if arguments else []

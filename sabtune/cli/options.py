@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share, each declared once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from sabtune.data.place import VARIABLE as DATA_VARIABLE
 
 FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
 
+MOST_RUNS = 10_000
+"""The largest number of configurations in a comparison, and of seeds for each of them."""
+
+LARGEST_INTEGER = 2**31 - 1
+"""The largest integer that a database's INTEGER and a random generator accept."""
+
+StudyArgument = Annotated[str, typer.Argument(help="The name of a study in the store.")]
+StudiesArgument = Annotated[
+    list[str],
+    typer.Argument(help="A study, then any baseline studies to compare it with."),
+]
 StoreOption = Annotated[
     str,
     typer.Option(
-        "--store", help="The folder that keeps every study, or postgresql://USER@HOST/DATABASE."
+        "--store", help="The folder that holds all studies, or postgresql://USER@HOST/DATABASE."
     ),
 ]
 FilesOption = Annotated[
@@ -22,8 +33,17 @@ FilesOption = Annotated[
     typer.Option(
         "--files",
         envvar=FILES_VARIABLE,
-        help="Where checkpoints, MLflow's files and copies of the studies go: a folder, "
-        "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; by default the store's folder.",
+        help="Where to keep checkpoints, MLflow artifacts and backups of the studies: a folder, "
+        "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Defaults to the store's folder.",
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking",
+        envvar=TRACKING_VARIABLE,
+        help="The URI of an MLflow server, or of MLflow's database as "
+        "postgresql://USER@HOST/DATABASE. Defaults to an MLflow database in the store.",
     ),
 ]
 DataOption = Annotated[
@@ -31,23 +51,27 @@ DataOption = Annotated[
     typer.Option(
         "--data-dir",
         envvar=DATA_VARIABLE,
-        help="The folder that keeps data sets; by default the user's cache.",
-    ),
-]
-LengthsOption = Annotated[
-    str | None,
-    typer.Option(help="Lengths to measure at, such as 100,200; by default none of the ladder's."),
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking",
-        envvar=TRACKING_VARIABLE,
-        help="An MLflow server's URI, or MLflow's database as postgresql://USER@HOST/DATABASE; "
-        "by default the store has its own MLflow.",
+        help="The folder that holds data sets. Defaults to your cache folder.",
     ),
 ]
 ClusterOption = Annotated[
     Path | None,
-    typer.Option("--cluster", help="The YAML file of a cluster to do this on, by its head."),
+    typer.Option(
+        "--cluster", help="Run the command on the head of the cluster that this YAML file defines."
+    ),
+]
+RequiredClusterOption = Annotated[
+    Path,
+    typer.Option("--cluster", help="The YAML file of the cluster that runs the search."),
+]
+SeedsOption = Annotated[
+    int,
+    typer.Option(min=1, max=MOST_RUNS, help="Train each configuration on this many fresh seeds."),
+]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure accuracy at these lengths, such as 100,200. Defaults to the training length "
+        "and lengths between and beyond the ladder's."
+    ),
 ]

@@ -1,4 +1,4 @@
-"""What a command says of a problem that ends it: one line, with what to do about it."""
+"""The one-line messages of errors that end a command, with their remedies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.errors import SabtuneError
 from sabtune.redaction import redact
 
-SIZES = "lower hidden, batch_size, the task's length or the ladder's lengths"
+MEMORY_REMEDY = "lower hidden, batch_size, the task's length or the ladder's lengths"
 
 VARIABLES = (FILES_VARIABLE, TRACKING_VARIABLE, DATA_VARIABLE)
 
-PATHS = {
+PATH_REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter path",
-    errno.EACCES: "give a path that you may use",
-    errno.EPERM: "give a path that you may use",
+    errno.EACCES: "give a path that you have permission to use",
+    errno.EPERM: "give a path that you have permission to use",
     errno.ENOENT: "give a path that exists",
     errno.ENOTDIR: "give a folder",
     errno.EISDIR: "give a file",
     errno.EEXIST: "give another path",
-    errno.ELOOP: "give a path whose links lead somewhere",
-    errno.EROFS: "give a path that can be written",
+    errno.ELOOP: "give a path without a loop of links",
+    errno.EROFS: "give a path on a writable file system",
     errno.ENOSPC: "make room on its disk, or give another path",
     errno.EDQUOT: "make room on its disk, or give another path",
     errno.EIO: "check its disk",
@@ -36,48 +36,48 @@ PATHS = {
     errno.ENOMEM: "close other programs",
     errno.EAGAIN: "raise the number of processes with ulimit -u",
 }
-"""The remedy for each problem of the operating system that a person can mend."""
+"""The remedies of operating system errors that you can correct, by error number."""
 
 
 def explained(problem: BaseException) -> str | None:
-    """Return one line on a problem that a person can mend; None for any other, which is a bug."""
+    """Return a one-line message for an error that you can correct; None for a bug."""
     words = one_line(problem)
     if isinstance(problem, SabtuneError):
         return words
     if out_of_memory(problem):
-        return f"out of memory ({words}): {SIZES}, or use a larger machine"
+        return f"out of memory ({words}): {MEMORY_REMEDY}, or use a larger machine"
     if isinstance(problem, RuntimeError) and "home directory" in words:
         given = [*sys.argv[1:], *(os.environ.get(name, "") for name in VARIABLES)]
         named = [word for word in given if word.startswith("~")] or ["a path with ~"]
-        return f"{', '.join(named)} leads to no user's home: give the path in full"
-    if isinstance(problem, OSError) and problem.errno in PATHS:
+        return f"{', '.join(named)} names no user's home directory: give the path in full"
+    if isinstance(problem, OSError) and problem.errno in PATH_REMEDIES:
         place = f" {problem.filename}" if problem.filename else ""
-        return f"{problem.strerror}:{shortened(place)}: {PATHS[problem.errno]}"
+        return f"{problem.strerror}:{shortened(place)}: {PATH_REMEDIES[problem.errno]}"
     if isinstance(problem, OverflowError) or words.startswith("Overflow when unpacking"):
         return f"a number is too large ({words}): give a smaller one"
     if isinstance(problem, RecursionError):
-        return f"something is nested too deeply ({words}): make it flatter"
+        return f"the input is nested too deeply ({words}): make it flatter"
     if isinstance(problem, UnicodeError):
-        return f"a text isn't UTF-8, or can't be written so ({words}): write it as UTF-8"
+        return f"a text can't be read or written as UTF-8 ({words}): save it as UTF-8"
     return None
 
 
 def out_of_memory(problem: BaseException) -> bool:
-    """Return whether something was larger than the memory of the machine or of a GPU."""
+    """Return whether the machine or a GPU ran out of memory."""
     if isinstance(problem, MemoryError):
         return True
     words = str(problem)
-    known = (
+    messages = (
         "not enough memory",
         "out of memory",
         "DefaultCPUAllocator",
         "Storage size calculation overflowed",
     )
-    return isinstance(problem, RuntimeError) and any(word in words for word in known)
+    return isinstance(problem, RuntimeError) and any(message in words for message in messages)
 
 
 def unexpected(problem: BaseException) -> str:
-    """Return one line on a bug; its traceback is kept in a file."""
+    """Return a one-line message for a bug, and save its traceback in a file."""
     words = f"{type(problem).__name__}: {one_line(problem)}"
     text = "".join(traceback.format_exception(problem))
     try:
@@ -86,24 +86,24 @@ def unexpected(problem: BaseException) -> str:
         ) as file:
             file.write(f"sabtune {__version__}\n{redacted(text)}")
     except OSError as failure:
-        return f"{words} (a bug; its traceback can't be kept: {failure.strerror})\n{text}"
-    return f"{words} (a bug: please report it with {file.name}, which says where it came from)"
+        return f"{words} (a bug; its traceback can't be saved: {failure.strerror})\n{text}"
+    return f"{words} (a bug: please report it with {file.name}, which has the traceback)"
 
 
 def one_line(problem: BaseException) -> str:
-    """Return the message without line breaks or passwords, and of a readable length."""
+    """Return the message on one line, without passwords, and shortened if it is long."""
     words = redacted(" ".join(str(problem).split()))
     return (
         words if isinstance(problem, SabtuneError) else shortened(words) or type(problem).__name__
     )
 
 
-def shortened(words: str, most: int = 300) -> str:
-    """Return the words, their middle left out if there are too many."""
-    return words if len(words) <= most else f"{words[: most // 2]} … {words[-most // 2 :]}"
+def shortened(text: str, most: int = 300) -> str:
+    """Return the text, with its middle replaced by … if it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def redacted(text: str) -> str:
-    """Return the text without the passwords that the command was given."""
+    """Return the text without passwords from the arguments and environment of the command."""
     words = [word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]]
     return redact(text, *words, *(os.environ.get(name) for name in VARIABLES))

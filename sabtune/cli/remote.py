@@ -1,4 +1,4 @@
-"""What the commands do where --cluster names a cluster: the same command, as a job of its head."""
+"""Commands with --cluster: the same command runs as a job on the head of the cluster."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed
-from sabtune.cli.screen import INTERRUPTED, check_free, console_of_terminal, hint
+from sabtune.cli.commands import CLUSTER_VARIABLE, STUDY_FILE_VARIABLE, Value, command_line
+from sabtune.cli.screen import INTERRUPTED, check_free, hint, make_console
 from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
 from sabtune.storage.store import DEFAULT
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from sabtune.study.definition import Resources
 
 TRAINING = ("search", "confirm", "ablate")
-"""The commands that take long, and are therefore followed and stopped by their study."""
+"""The commands that train models; they can be followed and stopped by the name of their study."""
 
-GO_ON = "What it has not finished is taken up by the next search."
+RESUME_NOTE = "The next search resumes unfinished trials."
 
 
 def options(values: Mapping[str, Value]) -> list[str]:
-    """As typed: an option that is None or False is left out.
+    """Return the words of a command line that set these options; None and False are left out.
 
-    Raises ClusterError if an address has a password in it, which a job would show to everybody.
+    Raises ClusterError if an address contains a password: other users can read a job's command.
     """
     words: list[str] = []
     for name, value in values.items():
@@ -41,25 +41,34 @@ def options(values: Mapping[str, Value]) -> list[str]:
         text = str(value)
         if "://" in text and hide_password(text) != text:
             raise ClusterError(
-                f"{name} has a password in it, and a job's command can be read by others: "
+                f"{name} has a password in it, which others could read in the job's command: "
                 "leave it out here, and put it into ~/.pgpass on the head"
             )
         words += [name] if value is True else [name, text]
     return words
 
 
-def following(study: str, cluster: Path) -> str:
-    """What to type to see what a search prints."""
-    return typed("status", study, where={"cluster": cluster}, follow=True)
+def location_options(
+    store: str, files: str | None, tracking: str | None = None, data_dir: Path | None = None
+) -> list[str]:
+    """Return the words of a command line that select the store and data; see `options`."""
+    values: dict[str, Value] = {"--store": store, "--files": files}
+    return options(values | {"--tracking": tracking, "--data-dir": data_dir})
 
 
-def stopping(study: str, cluster: Path) -> str:
-    """What to type to stop a search."""
-    return typed("stop", study, where={"cluster": cluster})
+def follow_command(study: str, cluster: Path) -> str:
+    """Return the command line that shows the output of a search."""
+    return command_line("status", study, where={"cluster": cluster}, follow=True)
+
+
+def stop_command(study: str, cluster: Path) -> str:
+    """Return the command line that stops a search."""
+    return command_line("stop", study, where={"cluster": cluster})
 
 
 @contextmanager
 def head_of(cluster: Path) -> Iterator[Head]:
+    """Connect to the head of the cluster that a YAML file defines."""
     from sabtune.cluster.cluster_file import ClusterFile
     from sabtune.cluster.jobs import connected
 
@@ -68,7 +77,7 @@ def head_of(cluster: Path) -> Iterator[Head]:
 
 
 def check_capacity(cluster: Path, resources: Resources) -> None:
-    """Raises ResourceError if the cluster's file has no machine that could ever hold a trial."""
+    """Raise ResourceError if no machine in the cluster's file is large enough for a trial."""
     from sabtune.cluster.capacity import check_cluster
     from sabtune.cluster.cluster_file import ClusterFile
 
@@ -77,30 +86,38 @@ def check_capacity(cluster: Path, resources: Resources) -> None:
 
 def train(
     cluster: Path, command: str, *arguments: str, study: str, upload: Path | None = None
-) -> None:
-    """Starts a command that takes long, follows it, and exits as it does."""
+) -> NoReturn:
+    """Start a training command on the cluster, print its output, and exit with its exit code.
+
+    Raises ClusterError if the study is already being searched on the cluster.
+    """
     if upload is not None:
         from sabtune.study.study_module import check_alone
 
         check_alone(upload)
-    console = console_of_terminal()
+    console = make_console()
     with head_of(cluster) as head:
         for job in head.jobs():
             if job.running and job.study == study and job.command in TRAINING:
+                follow_it, stop_it = follow_command(study, cluster), stop_command(study, cluster)
                 raise ClusterError(
                     f"study {study!r} is being searched on the cluster: follow it with "
-                    f"{following(study, cluster)}, or stop it with {stopping(study, cluster)}"
+                    f"{follow_it}, or stop it with {stop_it}"
                 )
-        said = {FROM: str(cluster)} | ({STUDY_FILE: str(upload)} if upload else {})
-        name = head.submit(command, *arguments, study=study, upload=upload, environment=said)
-        console.print(Text(f"Started on the cluster, as job {name}"))
-        hint(console, "Ctrl-C leaves it running:", following(study, cluster))
-        hint(console, "To stop it:", stopping(study, cluster))
+        environment = {CLUSTER_VARIABLE: str(cluster)}
+        environment |= {STUDY_FILE_VARIABLE: str(upload)} if upload else {}
+        name = head.submit(command, *arguments, study=study, upload=upload, environment=environment)
+        console.print(Text(f"Started job {name} on the cluster"))
+        hint(console, "Ctrl-C leaves it running:", follow_command(study, cluster))
+        hint(console, "To stop it:", stop_command(study, cluster))
         follow(console, head, name, study, cluster)
 
 
-def follow(console: Console, head: Head, name: str, study: str, cluster: Path) -> None:
-    """Shows what a job prints; exits as it does once it has ended, or by Ctrl-C without it."""
+def follow(console: Console, head: Head, name: str, study: str, cluster: Path) -> NoReturn:
+    """Print the output of a job until it ends, and exit with its exit code.
+
+    Ctrl-C exits and leaves the job running. Raises ClusterError if the job failed to run.
+    """
 
     def show(lines: str) -> None:
         console.out(lines, end="", highlight=False)
@@ -108,42 +125,42 @@ def follow(console: Console, head: Head, name: str, study: str, cluster: Path) -
     try:
         job = head.follow(name, show)
     except KeyboardInterrupt:
-        console.print(Text(f"\n{study or name} goes on, on the cluster."))
+        console.print(Text(f"\n{study or name} keeps running on the cluster."))
         if study:
-            hint(console, "Follow it again:", following(study, cluster))
-            hint(console, "Stop it:", stopping(study, cluster))
+            hint(console, "Follow it again:", follow_command(study, cluster))
+            hint(console, "Stop it:", stop_command(study, cluster))
         raise typer.Exit(INTERRUPTED) from None
     if job.state == "STOPPED":
-        console.print(Text(f"Stopped. {GO_ON}"))
+        console.print(Text(f"Stopped. {RESUME_NOTE}"))
         raise typer.Exit(INTERRUPTED)
     if job.state == "FAILED" and job.code is None:
-        raise ClusterError(f"job {name} came to an end by itself: {job.words}")
+        raise ClusterError(f"job {name} ended unexpectedly: {job.words}")
     raise typer.Exit(job.code or 0)
 
 
-def ask(cluster: Path, command: str, *arguments: str) -> None:
-    """Shows what a command prints on the head; exits as it does."""
-    console = console_of_terminal()
+def run_on_head(cluster: Path, command: str, *arguments: str) -> NoReturn:
+    """Run a command on the head of a cluster, print its output, and exit with its exit code."""
+    console = make_console()
     with head_of(cluster) as head:
         follow(console, head, head.submit(command, *arguments), "", cluster)
 
 
 def free_name(cluster: Path, name: str, *where: str) -> str:
-    """The name that a new study beside `name` gets in the store there.
+    """Return a name like `name` that no study in the store on the cluster has.
 
-    Raises ClusterError if the head can't say.
+    Raises ClusterError if the head can't determine it.
     """
-    said: list[str] = []
+    output: list[str] = []
     with head_of(cluster) as head:
-        job = head.follow(head.submit("free-name", name, *where), said.append)
-    lines = "".join(said).split()
+        job = head.follow(head.submit("free-name", name, *where), output.append)
+    lines = "".join(output).split()
     if job.code or job.state != "SUCCEEDED" or not lines:
-        raise ClusterError(f"the head can't name a new study: {' '.join(lines) or job.words}")
+        raise ClusterError(f"the head couldn't name a new study: {' '.join(lines) or job.words}")
     return lines[-1]
 
 
 def show_jobs(cluster: Path) -> None:
-    """The searches of the cluster since its head came up, the latest last."""
+    """Print the searches since the head of the cluster started, the latest last."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("study", "command", "state", "started", "took"):
         table.add_column(name, no_wrap=True)
@@ -151,12 +168,12 @@ def show_jobs(cluster: Path) -> None:
         jobs = [job for job in head.jobs() if job.command in TRAINING]
     for job in jobs:
         table.add_row(job.study, job.command, _state(job), _started(job), _took(job))
-    console = console_of_terminal()
+    console = make_console()
     if not jobs:
-        console.print("No search has run on the cluster since its head came up.")
+        console.print("No search has run on the cluster since its head started.")
     else:
         console.print(table)
-        hint(console, "The last of them:", following(jobs[-1].study, cluster))
+        hint(console, "Follow the latest:", follow_command(jobs[-1].study, cluster))
 
 
 def _state(job: Job) -> str:
@@ -176,59 +193,59 @@ def _took(job: Job) -> str:
     return duration((job.ended - job.begun).total_seconds())
 
 
-def follow_study(cluster: Path, study: str | None) -> None:
-    """Follows the search of a study, or the only one there is, from its first line on."""
-    console = console_of_terminal()
+def follow_study(cluster: Path, study: str | None) -> NoReturn:
+    """Print all output of the running search of a study, or of the only one that is running."""
+    console = make_console()
     with head_of(cluster) as head:
         job = _running(head, study, cluster)
         follow(console, head, job.name, job.study, cluster)
 
 
 def stop(cluster: Path, study: str) -> None:
-    """Stops a study's search, as Ctrl-C would, and waits until it has ended."""
-    console = console_of_terminal()
+    """Stop the search of a study as Ctrl-C does, and wait until it has ended."""
+    console = make_console()
     with head_of(cluster) as head:
         job = head.stop(_running(head, study, cluster).name)
-    console.print(Text(f"{study}: {job.state.lower()}. {GO_ON}"))
+    console.print(Text(f"{study}: {job.state.lower()}. {RESUME_NOTE}"))
 
 
 def _running(head: Head, study: str | None, cluster: Path) -> Job:
-    """The job that searches a study now. Raises ClusterError if there is none, or more than one."""
-    every = [job for job in head.jobs() if job.running and job.command in TRAINING]
-    jobs = [job for job in every if study in (None, job.study)]
+    """Return the job that searches a study. Raises ClusterError unless there is exactly one."""
+    running = [job for job in head.jobs() if job.running and job.command in TRAINING]
+    jobs = [job for job in running if study in (None, job.study)]
     if len(jobs) == 1:
         return jobs[0]
-    names = ", ".join(job.study for job in every) or "none"
+    names = ", ".join(job.study for job in running) or "none"
     raise ClusterError(
-        f"{study or 'which'} isn't being searched on the cluster, where these are: {names}"
+        f"study {study!r} isn't being searched on the cluster; running searches: {names}"
         if study
-        else f"say which study to follow: {names}"
+        else f"name the study to follow; running searches: {names}"
     )
 
 
-PAGES = {"ui": 5000, "ui --optuna": 8080}
-"""Where the pages are on the head, on its loopback interface."""
+PAGE_PORTS = {"ui": 5000, "ui --optuna": 8080}
+"""The ports of the pages on the loopback interface of the head."""
 
-PATIENCE = 180.0
-"""Seconds that a page has to come up."""
+PAGE_START_SECONDS = 180.0
+"""The time that a page has to start."""
 
 
 def page(cluster: Path, *, optuna: bool, port: int, arguments: list[str]) -> None:
-    """Brings the head's page to a port of this machine, until Ctrl-C; starts it if need be."""
+    """Forward the head's page to a port of this machine until Ctrl-C, starting it if necessary."""
     from sabtune.cluster.cluster_file import ClusterFile
     from sabtune.cluster.ssh import answers, forwarded
 
     check_free(port)
-    there = PAGES["ui --optuna" if optuna else "ui"]
+    there = PAGE_PORTS["ui --optuna" if optuna else "ui"]
     with forwarded(ClusterFile.load(cluster), there, local=port):
         if not answers(port):
             words = ["--optuna"] if optuna else []
             with head_of(cluster) as head:
                 name = head.submit("ui", *words, "--port", str(there), *arguments)
-                limit = time.monotonic() + PATIENCE
+                limit = time.monotonic() + PAGE_START_SECONDS
                 while not answers(port):
                     if not head.job(name).running or time.monotonic() > limit:
-                        follow(console_of_terminal(), head, name, "", cluster)
+                        follow(make_console(), head, name, "", cluster)
                     time.sleep(0.5)
         kind = "optuna-dashboard" if optuna else "MLflow"
         typer.echo(f"{kind} of the cluster: http://127.0.0.1:{port}")

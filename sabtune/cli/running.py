@@ -1,37 +1,50 @@
-"""Parse the commands that train or measure models."""
+"""The commands that train or measure models."""
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from sabtune import interrupts
 from sabtune.cli import remote
 from sabtune.cli.app import app
-from sabtune.cli.commands import FROM, STUDY_FILE, Value, typed, where_of
+from sabtune.cli.commands import (
+    CLUSTER_VARIABLE,
+    STUDY_FILE_VARIABLE,
+    Value,
+    Values,
+    command_line,
+    location_values,
+)
 from sabtune.cli.options import (
+    LARGEST_INTEGER,
+    MOST_RUNS,
     ClusterOption,
     DataOption,
     FilesOption,
     LengthsOption,
+    SeedsOption,
     StoreOption,
+    StudiesArgument,
+    StudyArgument,
     TrackingOption,
 )
 from sabtune.cli.screen import (
     close,
-    console_of_terminal,
     data_folder,
-    going_on,
     hint,
-    lengths_of,
+    line_printer,
     log_report,
-    restored,
+    make_console,
+    parse_lengths,
+    restore_if_lost,
+    resume_advice,
     run_comparison,
-    saying,
     show_report,
     watching,
 )
@@ -40,52 +53,49 @@ from sabtune.schema import check, check_seed, check_whole
 from sabtune.storage.store import DEFAULT, Store
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sabtune.search.run import Ending
     from sabtune.study.definition import StudyFile
-
-MOST_RUNS = 10_000
-"""The most configurations, and seeds of each, that a comparison is made of."""
-
-LARGEST = 2**31 - 1
-"""The largest whole number that a database's INTEGER and a generator take."""
 
 
 @app.command()
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
     baseline: Annotated[
-        str | None, typer.Option(help="Search the space of one of the file's BASELINES.")
+        str | None, typer.Option(help="Search the space of this entry of the file's BASELINES.")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Trials of the study in all; by default the STUDY's.")
+        int | None, typer.Option(help="Stop at this many trials in total. Defaults to the STUDY's.")
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Most hours that this search takes.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(help="Most GPU hours that this search's trials take.")
+        float | None, typer.Option(help="Stop after the trials have used this many GPU hours.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of sampler and trials; by default the STUDY's.")
+        int | None, typer.Option(help="Seed the sampler and the trials. Defaults to the STUDY's.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option(help="The study's name in the store; by default the STUDY's.")
+        str | None, typer.Option(help="Name the study in the store. Defaults to the STUDY's name.")
     ] = None,
     new: Annotated[
-        bool, typer.Option("--new", help="Start another study beside the one that is there.")
+        bool, typer.Option("--new", help="Start a new study even if one of this name exists.")
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run failed trials again.")
     ] = False,
     warm_start: Annotated[
-        str | None, typer.Option(help="A study of the store whose best points are tried first.")
+        str | None, typer.Option(help="Try the best configurations of this study first.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Probe one trial, and say what a search would take.")
+        bool, typer.Option("--dry-run", help="Probe one trial and predict the cost of the search.")
     ] = False,
     system_metrics: Annotated[
         bool,
         typer.Option(
             "--system-metrics",
             envvar="MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
-            help="Show in MLflow what the machine does.",
+            help="Log the machine's CPU, memory, disk, network and GPU use to MLflow.",
         ),
     ] = False,
     store: StoreOption = str(DEFAULT),
@@ -94,125 +104,215 @@ def search(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Search the space of a study file, and report on the best model.
+    """Search the space of a study file and report the best model.
 
-    A study that the store knows is gone on with: unfinished trials first, from their checkpoints.
+    An existing study is resumed: unfinished trials continue from their checkpoints.
     """
     from sabtune.study.definition import load
 
-    if trials is not None:
-        check_whole("--trials", trials, least=1)
-    if seed is not None:
-        check_seed("--seed", seed)
-    for name, bound in (("--hours", hours), ("--gpu-hours", gpu_hours)):
-        check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
+    limits = _Limits(trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours)
+    limits.check()
     check(study is None or not new, "--study", study, "it or --new, not both")
     file = load(path, baseline)
-    own = file.study.name
+    own_name = file.study.name
     if study is not None:
-        file = named(file, study)
+        file = _renamed(file, study)
     if cluster is not None:
-        given: dict[str, Value] = {"--baseline": baseline, "--trials": trials, "--hours": hours}
-        given |= {"--gpu-hours": gpu_hours, "--seed": seed}
+        given: dict[str, Value] = {"--baseline": baseline, **limits.options()}
         given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        remote.check_capacity(cluster, file.study.resources)
-        if new and not dry_run:
-            place_there = {"--store": store, "--files": files}
-            file = named(file, remote.free_name(cluster, own, *remote.options(place_there)))
-        name = file.study.name
-        given["--study"] = None if name == own else name
-        remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
+        _search_on_cluster(cluster, path, file, own_name, given, rename=new and not dry_run)
     data_folder(data_dir)
     file = file.with_limits(trials=trials, seed=seed)
-    console = console_of_terminal()
+    console = make_console()
+    place = Store.at(store, files, tracking)
     if dry_run:
-        from sabtune.search.dry_run import predict
-        from sabtune.search.run import check_resumable
-        from sabtune.study.resuming import with_recorded_ladder
-        from sabtune.terminal.results import prediction_page
-
-        known = Store.at(store, files, tracking)
-        if known.found and not new:
-            file = with_recorded_ladder(file, known)
-            check_resumable(file, known)
-        console.print(prediction_page(predict(file), file.study))
+        _print_prediction(console, file, place, new=new)
         return
-    place = restored(console, Store.at(store, files, tracking).made())
-
-    from sabtune.search.budget import Budget  # ray takes seconds: not before a mistake
-    from sabtune.search.run import search as run_search
-    from sabtune.study.configurations import best_trial
-    from sabtune.study.names import free_name
-    from sabtune.study.record import open_study
-
-    if new:
-        file = file.renamed(free_name(file.study.name, place))
-    name = file.study.name
-    budget = Budget(hours=hours, gpu_hours=gpu_hours)
-    options = {"budget": budget, "retry_failed": retry_failed, "warm_start": warm_start}
-    options |= {"system_metrics": system_metrics, "say": saying(console)}
-    where = where_of(store, files, tracking, data_dir)
-    again = typed(
-        "search",
-        os.environ.get(STUDY_FILE, path),
-        where=where,
-        baseline=baseline,
-        study=None if name == own else name,
-        trials=trials,
-        seed=seed,
-        hours=hours,
-        gpu_hours=gpu_hours,
-        system_metrics=system_metrics,
-    )
-    interrupts.advise(going_on(again))
-    with watching(console, file, place, retry_failed) as watchers:
-        ending = run_search(file, place, watchers, **options)  # type: ignore[arg-type]
-    sync = typed("sync", name, where=where)
-    show_report(console, name, place, sync)
-    log_report(console, name, place, ending)
-    hint(console, "All trials in the browser:", typed("ui", where=where))
-    hint(console, "This page again:", typed("report", name, where=where))
-    complete = best_trial(open_study(place, name)) is not None
-    if complete and FROM not in os.environ:
-        hint(console, "Figures and tables:", typed("report", name, where=where, out="report"))
-    if complete:
-        hint(console, "On fresh seeds:", typed("confirm", name, where=where))
-    close(console, ending, again, sync)
+    place = restore_if_lost(console, place.made())
+    file = _with_free_name(file, place) if new else file
+    name = None if file.study.name == own_name else file.study.name
+    where = location_values(store, files, tracking, data_dir)
+    again = _resume_command(path, name, baseline, limits, system_metrics, where)
+    interrupts.advise(resume_advice(again))
+    ending = _run_search(console, file, place, limits, retry_failed, warm_start, system_metrics)
+    _print_results(console, file.study.name, place, ending, where)
+    close(console, ending, again, command_line("sync", file.study.name, where=where))
 
 
-def named(file: StudyFile, name: str) -> StudyFile:
-    """The file with its study under another name. Raises ConfigError if it can't be one."""
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """The options of `search` that limit it."""
+
+    trials: int | None
+    seed: int | None
+    hours: float | None
+    gpu_hours: float | None
+
+    def check(self) -> None:
+        """Raise ConfigError if a value is out of range."""
+        if self.trials is not None:
+            check_whole("--trials", self.trials, least=1)
+        if self.seed is not None:
+            check_seed("--seed", self.seed)
+        for name, bound in (("--hours", self.hours), ("--gpu-hours", self.gpu_hours)):
+            check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
+
+    def options(self) -> dict[str, Value]:
+        """Return the values by option."""
+        values: dict[str, Value] = {"--trials": self.trials, "--hours": self.hours}
+        return values | {"--gpu-hours": self.gpu_hours, "--seed": self.seed}
+
+
+def _renamed(file: StudyFile, name: str) -> StudyFile:
+    """Return the file with another name for its study. Raises ConfigError if it is invalid."""
     try:
         return file.renamed(name)
     except ConfigError as problem:
         raise ConfigError(f"--study: {problem}") from None
 
 
+def _with_free_name(file: StudyFile, place: Store) -> StudyFile:
+    """Return the file with a name for its study that no study in the store has."""
+    from sabtune.study import names
+
+    return file.renamed(names.free_name(file.study.name, place))
+
+
+def _search_on_cluster(
+    cluster: Path,
+    path: Path,
+    file: StudyFile,
+    own_name: str,
+    given: dict[str, Value],
+    *,
+    rename: bool,
+) -> NoReturn:
+    """Run a search as a job on the cluster, and exit as it does.
+
+    own_name: The name of the study in its file.
+
+    given: The values of the options, except --study.
+
+    rename: Give the study a name that no study in the store has.
+    """
+    remote.check_capacity(cluster, file.study.resources)
+    if rename:
+        location = remote.options({name: given[name] for name in ("--store", "--files")})
+        file = _renamed(file, remote.free_name(cluster, own_name, *location))
+    name = file.study.name
+    given = given | {"--study": None if name == own_name else name}
+    remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
+
+
+def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: bool) -> None:
+    """Probe one trial and print the predicted cost of the search.
+
+    new: The search starts a new study. Otherwise it must be able to resume an existing one.
+    """
+    from sabtune.search.dry_run import predict
+    from sabtune.search.run import check_resumable
+    from sabtune.study.resuming import with_recorded_ladder
+    from sabtune.terminal.results import prediction_page
+
+    if place.found and not new:
+        file = with_recorded_ladder(file, place)
+        check_resumable(file, place)
+    console.print(prediction_page(predict(file), file.study))
+
+
+def _resume_command(
+    path: Path,
+    name: str | None,
+    baseline: str | None,
+    limits: _Limits,
+    system_metrics: bool,
+    where: Values,
+) -> str:
+    """Return the command that resumes a search. name: The value of --study."""
+    return command_line(
+        "search",
+        os.environ.get(STUDY_FILE_VARIABLE, path),
+        where=where,
+        baseline=baseline,
+        study=name,
+        trials=limits.trials,
+        seed=limits.seed,
+        hours=limits.hours,
+        gpu_hours=limits.gpu_hours,
+        system_metrics=system_metrics,
+    )
+
+
+def _run_search(
+    console: Console,
+    file: StudyFile,
+    place: Store,
+    limits: _Limits,
+    retry_failed: bool,
+    warm_start: str | None,
+    system_metrics: bool,
+) -> Ending:
+    """Run a search on this machine, or on the cluster that it belongs to, and show it."""
+    from sabtune.search import run  # imports Ray, which takes seconds
+    from sabtune.search.budget import Budget
+
+    with watching(console, file, place, retry_failed) as watchers:
+        return run.search(
+            file,
+            place,
+            watchers,
+            budget=Budget(hours=limits.hours, gpu_hours=limits.gpu_hours),
+            retry_failed=retry_failed,
+            warm_start=warm_start,
+            system_metrics=system_metrics,
+            say=line_printer(console),
+        )
+
+
+def _print_results(
+    console: Console, name: str, place: Store, ending: Ending, where: Values
+) -> None:
+    """Print the results of a search, log its report to MLflow, and print what to run next."""
+    from sabtune.study.configurations import best_trial
+    from sabtune.study.record import open_study
+
+    show_report(console, name, place, command_line("sync", name, where=where))
+    log_report(console, name, place, ending)
+    hint(console, "Browse all trials:", command_line("ui", where=where))
+    hint(console, "Show these results again:", command_line("report", name, where=where))
+    if best_trial(open_study(place, name)) is None:
+        return
+    if CLUSTER_VARIABLE not in os.environ:
+        report = command_line("report", name, where=where, out="report")
+        hint(console, "Write figures and tables:", report)
+    hint(console, "Confirm on fresh seeds:", command_line("confirm", name, where=where))
+
+
 @app.command("free-name", hidden=True)
 def free_name(
-    name: Annotated[str, typer.Argument(help="A study's name.")],
+    name: Annotated[str, typer.Argument(help="The name of a study.")],
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
 ) -> None:
-    """Print the name that --new would give; for those who start a search elsewhere."""
+    """Print the name that `search --new` would give a study of this store."""
     from sabtune.study import names
 
-    place = restored(console_of_terminal(), Store.at(store, files).made())
+    place = restore_if_lost(make_console(), Store.at(store, files).made())
     typer.echo(names.free_name(name, place))
 
 
 @app.command()
 def confirm(
-    studies: Annotated[
-        list[str],
-        typer.Argument(help="A study, then studies of baselines to compare it with."),
-    ],
+    studies: StudiesArgument,
     top: Annotated[
-        int, typer.Option(min=1, max=MOST_RUNS, help="Configurations of the first study.")
+        int,
+        typer.Option(
+            min=1, max=MOST_RUNS, help="Confirm this many of the best configurations of the study."
+        ),
     ] = 3,
-    seeds: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Fresh seeds for each.")] = 10,
+    seeds: SeedsOption = 10,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
@@ -220,34 +320,33 @@ def confirm(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Train the best again on fresh seeds, and measure them at lengths the search never used."""
+    """Retrain the best configurations on fresh seeds and measure them at new lengths.
+
+    Search scores are optimistic: they picked the winner. Scores on fresh seeds are not.
+    """
     if cluster is not None:
         given: dict[str, Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
-        given |= {"--store": store}
-        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        words = [*studies, *remote.options(given)]
+        location = remote.location_options(store, files, tracking, data_dir)
+        words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
     from sabtune.compare.confirm import finalists, study_file
 
     data_folder(data_dir)
-    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
+    place = restore_if_lost(make_console(), Store.at(store, files, tracking)).existing()
     runs = finalists(place, studies, top)
-    where = where_of(store, files, tracking, data_dir)
-    again = typed("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
+    where = location_values(store, files, tracking, data_dir)
+    again = command_line("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
     run_comparison(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where, champion_of=studies[0])  # fmt: skip
 
 
 @app.command()
 def ablate(
-    studies: Annotated[
-        list[str],
-        typer.Argument(help="A study, then studies of baselines to compare it with."),
-    ],
-    seeds: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Fresh seeds for each.")] = 5,
+    studies: StudiesArgument,
+    seeds: SeedsOption = 5,
     changes: Annotated[
         str | None,
-        typer.Option(help="Of these alone, such as schedule,lengths; by default of all."),
+        typer.Option(help="Make only these changes, such as schedule,lengths. Defaults to all."),
     ] = None,
     lengths: LengthsOption = None,
     store: StoreOption = str(DEFAULT),
@@ -256,70 +355,80 @@ def ablate(
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Change one thing at a time of the winner, and of baselines, and measure what it was worth."""
+    """Change the best configuration one setting at a time and measure the effect of each change."""
     if cluster is not None:
-        given: dict[str, Value] = {"--seeds": seeds, "--changes": changes}
-        given |= {"--lengths": lengths, "--store": store}
-        given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        words = [*studies, *remote.options(given)]
+        given: dict[str, Value] = {"--seeds": seeds, "--changes": changes, "--lengths": lengths}
+        location = remote.location_options(store, files, tracking, data_dir)
+        words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
     from sabtune.compare.ablation import CHANGED, ablations
     from sabtune.compare.confirm import finalists, study_file
 
     data_folder(data_dir)
-    place = restored(console_of_terminal(), Store.at(store, files, tracking)).existing()
-    named = changes.split(",") if changes else CHANGED
-    runs = ablations(finalists(place, studies, 1), named, saying(console_of_terminal()))
-    where = where_of(store, files, tracking, data_dir)
-    again = typed("ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths)
+    place = restore_if_lost(make_console(), Store.at(store, files, tracking)).existing()
+    settings = changes.split(",") if changes else CHANGED
+    runs = ablations(finalists(place, studies, 1), settings, line_printer(make_console()))
+    where = location_values(store, files, tracking, data_dir)
+    again = command_line(
+        "ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths
+    )
     run_comparison(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
              seeds, lengths, again, where)  # fmt: skip
 
 
 @app.command()
 def reproduce(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    study: StudyArgument,
     trial: Annotated[
-        int, typer.Argument(min=0, max=LARGEST, help="The number of one of its trials.")
+        int, typer.Argument(min=0, max=LARGEST_INTEGER, help="The number of a trial of the study.")
     ],
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     data_dir: DataOption = None,
-) -> None:
-    """Train a trial again from what was recorded. Exit 0 if every metric came back, else 1."""
+) -> NoReturn:
+    """Train a trial again from its record. Exits with 0 if every metric is the same, else 1."""
     from sabtune.compare.reproduce import reproduce as run_again
     from sabtune.study.record import one, open_study
     from sabtune.terminal.results import reproduction_page
 
     data_folder(data_dir)
     place = Store.at(store, files).existing()
-    found = run_again(one(open_study(place, study), trial))
-    console_of_terminal().print(reproduction_page(trial, found))
-    raise typer.Exit(1 if found.differences else 0)
+    reproduction = run_again(one(open_study(place, study), trial))
+    make_console().print(reproduction_page(trial, reproduction))
+    raise typer.Exit(1 if reproduction.differences else 0)
 
 
 @app.command()
 def extrapolate(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
-    lengths: Annotated[str, typer.Option(help="Lengths to measure at, such as 20000,50000.")],
+    study: StudyArgument,
+    lengths: Annotated[
+        str, typer.Option(help="Measure accuracy at these lengths, such as 20000,50000.")
+    ],
     trials: Annotated[
         list[int] | None,
-        typer.Argument(min=0, max=LARGEST, help="Numbers of trials; by default the best."),
+        typer.Argument(
+            min=0, max=LARGEST_INTEGER, help="Numbers of trials. Defaults to the best trial."
+        ),
     ] = None,
     sequences: Annotated[
-        int, typer.Option(min=1, max=LARGEST, help="On how many, at each length.")
+        int,
+        typer.Option(
+            min=1, max=LARGEST_INTEGER, help="Measure on this many sequences at each length."
+        ),
     ] = 64,
     phases: Annotated[
         int,
         typer.Option(
-            min=1, max=LARGEST, help="Spread them over so many lengths, each and those after it."
+            min=1,
+            max=LARGEST_INTEGER,
+            help="Spread the sequences over this many consecutive lengths, from each length on.",
         ),
     ] = 1,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     data_dir: DataOption = None,
 ) -> None:
-    """Measure the models of a study at further lengths, in memory that is bounded."""
+    """Measure the models of a study at further lengths, in bounded memory."""
     from sabtune.compare import extrapolate as measuring
     from sabtune.study.configurations import best_trial
     from sabtune.study.record import one, open_study
@@ -328,12 +437,12 @@ def extrapolate(
     data_folder(data_dir)
     opened = open_study(Store.at(store, files).existing(), study)
     chosen = [one(opened, number) for number in trials] if trials else [best_trial(opened)]
-    wanted = lengths_of(lengths) or ()
-    for length in wanted:
+    targets = parse_lengths(lengths) or ()
+    for length in targets:
         check_whole("--lengths", length, least=1)
-    console = console_of_terminal()
+    console = make_console()
     for trial in chosen:
         if trial is None:
             raise StoreError(f"study {study!r} has no complete trial yet: search it first")
-        for measured in measuring.extrapolate(trial, wanted, sequences, phases):
-            console.print(extrapolation_line(trial, measured))
+        for extrapolation in measuring.extrapolate(trial, targets, sequences, phases):
+            console.print(extrapolation_line(trial, extrapolation))

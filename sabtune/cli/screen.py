@@ -1,4 +1,4 @@
-"""What the commands have in common: who watches, what is printed, and the exit codes."""
+"""Steps that several commands share: watching a search, printing results, exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from sabtune import interrupts
-from sabtune.cli.commands import Values, typed
+from sabtune.cli.commands import Values, command_line
 from sabtune.errors import ConfigError, DataError
 from sabtune.escaping import terminal
 from sabtune.redaction import without_secrets
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from sabtune.study.events import Watcher
 
 INTERRUPTED = 130
+"""The exit code of an interrupted command."""
 
-WIDEST = 1000
-"""Characters that a table may take where there is no terminal."""
+MAX_COLUMNS = 1000
+"""The width of a table that isn't printed to a terminal."""
 
 
 def run_comparison(
@@ -47,39 +48,59 @@ def run_comparison(
     where: Values,
     champion_of: str | None = None,
 ) -> None:
-    """Runs a contest and prints its page. `again`: the command that goes on with it; `where`: the
-    options of its store. `crowns`: the study whose champion it is about."""
+    """Run a comparison, print its results, and exit as `close` does.
+
+    name: The study of the comparison; another name is chosen if that one holds other runs.
+
+    file: The file of the first study that takes part.
+
+    runs: The configurations by their labels.
+
+    seeds: The number of fresh seeds of each configuration.
+
+    lengths: The value of --lengths.
+
+    again: The command that resumes the comparison.
+
+    where: The options that select the store.
+
+    champion_of: The study whose champion a finished comparison updates.
+    """
     from sabtune.compare.confirm import compare_runs, name_of, planned
     from sabtune.compare.results import page
 
-    console = console_of_terminal()
-    asked, name = name, name_of(name, store, runs, lengths_of(lengths))
-    if name != asked:
-        words = f"{asked} has other lengths or another winner: these runs are {name}"
+    console = make_console()
+    requested, name = name, name_of(name, store, runs, parse_lengths(lengths))
+    if name != requested:
+        words = f"{requested} has other lengths or another winner; these runs go to {name}"
         console.print(Text(words))
-    own = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
-    interrupts.advise(going_on(again))
-    with watching(console, own, store) as watchers:
+    comparison = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
+    interrupts.advise(resume_advice(again))
+    with watching(console, comparison, store) as watchers:
         ending, study = compare_runs(
             name,
             file,
             store,
             runs,
             seeds=seeds,
-            lengths=lengths_of(lengths),
+            lengths=parse_lengths(lengths),
             watchers=watchers,
-            say=saying(console),
+            say=line_printer(console),
         )
     console.print(page(study))
-    for of in (name, name.rpartition(".")[0]):
-        log_report(console, of, store, ending)
+    for study_name in (name, name.rpartition(".")[0]):
+        log_report(console, study_name, store, ending)
     if champion_of is not None and ending.complete:
-        show_champion(console, champion_of, name, store, typed("sync", champion_of, where=where))
-    close(console, ending, again, typed("sync", name, where=where))
+        sync = command_line("sync", champion_of, where=where)
+        show_champion(console, champion_of, name, store, sync)
+    close(console, ending, again, command_line("sync", name, where=where))
 
 
 def show_champion(console: Console, name: str, confirmation: str, store: Store, sync: str) -> None:
-    """Settles, and says, whom a study stands by after a contest of its best."""
+    """Update the champion of a study after a confirmation, and print it.
+
+    sync: The command that copies the study to MLflow.
+    """
     from sabtune.compare.champion import update_champion
     from sabtune.study.record import open_study
     from sabtune.tracking import mirror
@@ -91,23 +112,24 @@ def show_champion(console: Console, name: str, confirmation: str, store: Store, 
     console.print(Text(f"Champion of {name}: {champion.words}"))
     behind = mirror.show_champion(study, store)
     if behind:
-        console.print(Text(f"MLflow doesn't show it: {behind}"))
-        hint(console, "Once it is back:", sync)
+        console.print(Text(f"MLflow doesn't show the champion: {behind}"))
+        hint(console, "Once MLflow is back:", sync)
 
 
 def check_free(port: int) -> None:
-    """Raises ConfigError if something listens at a port of this machine already."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Raise ConfigError if a port of this machine is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError as problem:
             raise ConfigError(
-                f"port {port} can't be had ({problem.strerror}): give another with --port"
+                f"port {port} isn't available ({problem.strerror}): give another with --port"
             ) from None
 
 
-def lengths_of(text: str | None) -> tuple[int, ...] | None:
+def parse_lengths(text: str | None) -> tuple[int, ...] | None:
+    """Return the lengths that a value of --lengths lists. Raises ConfigError if it is invalid."""
     if text is None:
         return None
     try:
@@ -120,7 +142,10 @@ def lengths_of(text: str | None) -> tuple[int, ...] | None:
 def watching(
     console: Console, file: StudyFile, store: Store, retry_failed: bool = False
 ) -> Iterator[list[Watcher]]:
-    """Those who watch a search, told how the study stands before it."""
+    """Show a search on the console and log its trials; yield the watchers that do so.
+
+    retry_failed: The search runs failed trials again, so that they don't count as ended.
+    """
     from sabtune.search.run import failed
     from sabtune.study import record
     from sabtune.terminal.live_table import Watch
@@ -137,49 +162,51 @@ def watching(
 
 
 def close(console: Console, ending: Ending, again: str, sync: str) -> None:
-    """The last lines of a search, and its exit code."""
+    """Print how a search ended and how to resume it. Raises typer.Exit unless it is complete."""
     if ending.behind:
         console.print(Text(f"MLflow doesn't hold everything: {ending.behind}"))
-        hint(console, "Once it is back:", sync)
+        hint(console, "Once MLflow is back:", sync)
     if ending.lost:
-        typer.echo(f"sabtune: {ending.lost}; {going_on(again)}", err=True)
+        typer.echo(f"sabtune: {ending.lost}; {resume_advice(again)}", err=True)
         raise typer.Exit(2)
     if not ending.complete:
         word = "The budget is spent." if ending.out_of_budget else "Interrupted."
-        hint(console, f"{word} Go on with:", again)
+        hint(console, f"{word} Resume with:", again)
         raise typer.Exit(0 if ending.out_of_budget else INTERRUPTED)
 
 
-def going_on(command: str) -> str:
-    """What to type after a search that was broken off."""
-    return f"go on with: {command}"
+def resume_advice(command: str) -> str:
+    """Return what to do after a search was interrupted."""
+    return f"resume with: {command}"
 
 
-def saying(console: Console) -> Callable[[str], None]:
-    """Prints a line, above the table if there is one."""
-    return lambda words: console.print(Text(words))
+def line_printer(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line, above the live table if there is one."""
+    return lambda line: console.print(Text(line))
 
 
 def hint(console: Console, text: str, command: str) -> None:
-    """What to type next, and what for, on one line however narrow the terminal is."""
-    console.print(Text(f"{text:<27}{command}"), soft_wrap=True)
+    """Print a command to run next and its purpose, on one line however narrow the terminal is."""
+    console.print(Text(f"{text:<26} {command}"), soft_wrap=True)
 
 
 def data_folder(named: Path | None) -> Path:
-    """The folder that keeps data sets, for this process and the trials it starts."""
+    """Use the named folder for data sets in this process and its trials, and return the folder.
+
+    Raises DataError if the folder is a file.
+    """
     from sabtune.data import place
 
     if named is not None:
         place.use(named)
     folder = place.folder()
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file: name a folder for data sets with --data-dir")
+        raise DataError(f"{folder} is a file: give a folder for data sets with --data-dir")
     return folder
 
 
-def restored(console: Console, store: Store) -> Store:
-    """The same, its studies brought back, and that said, where its folder has none and a copy is
-    at hand."""
+def restore_if_lost(console: Console, store: Store) -> Store:
+    """Restore the studies from a backup, if the store has lost them, and return the store."""
     from sabtune.study.backups import restore
 
     line = restore(store) if store.snapshots else ""
@@ -189,7 +216,7 @@ def restored(console: Console, store: Store) -> Store:
 
 
 def show_report(console: Console, study: str, store: Store, sync: str) -> None:
-    """Print what a study found. sync: the command that copies it to MLflow."""
+    """Print the results of a study. sync: The command that copies the study to MLflow."""
     from sabtune.compare import results
     from sabtune.study.record import COMPARISON, open_study, plan, tracking
     from sabtune.terminal.summary import summary
@@ -208,13 +235,16 @@ def show_report(console: Console, study: str, store: Store, sync: str) -> None:
 def write_report(
     console: Console, study: str, store: Store, folder: Path, formats: str | None
 ) -> None:
-    """Writes the report's files and says which."""
+    """Write the files of a report and print their names.
+
+    formats: The value of --format. None: all formats.
+    """
     from sabtune.report.write import FORMATS, write
     from sabtune.study.record import open_study
 
-    wanted = formats.split(",") if formats is not None else FORMATS
+    requested = formats.split(",") if formats is not None else FORMATS
     folder = folder.expanduser()
-    written = write(open_study(store, study), store, folder, wanted)
+    written = write(open_study(store, study), store, folder, requested)
     figures = sum(path.parent != folder for path in written)
     names = [path.name for path in written if path.parent == folder]
     names += [f"{counted(figures, 'file')} in figures/"] * bool(figures)
@@ -222,9 +252,10 @@ def write_report(
 
 
 def log_report(console: Console, study: str, store: Store, ending: Ending | None = None) -> None:
-    """Has MLflow hold the report on a study. No search fails by it: a problem is one line.
+    """Write the report on a study and log it to MLflow. An error is printed and not raised.
 
-    Nothing is made where no trial is complete, after a Ctrl-C, or while MLflow is away.
+    Nothing is logged if no trial is complete, after an interrupted search (`ending`), or while
+    MLflow is not available.
     """
     from sabtune.report.write import QUICK, write
     from sabtune.study.configurations import best_trial
@@ -239,8 +270,8 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
             return
         with TemporaryDirectory() as folder:
             write(opened, store, Path(folder), QUICK)
-            kept = mirror.keep_report(opened, store, Path(folder))
-        problem = "" if kept else "MLflow didn't take it"
+            logged = mirror.keep_report(opened, store, Path(folder))
+        problem = "" if logged else "MLflow didn't take it"
     except Exception as failure:
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())
     if problem:
@@ -248,7 +279,7 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
 
 
 class Screen(Console):
-    """A console that shows text as it is: no markup, and nothing in it steers the terminal."""
+    """A console that prints text literally: without markup, and with control characters escaped."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -260,9 +291,9 @@ class Screen(Console):
                 yield Segment(terminal(segment.text), segment.style)
 
 
-def console_of_terminal() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is neither folded nor cut."""
+def make_console() -> Console:
+    """Return a console as wide as the terminal; in a file or pipe, lines are not wrapped or cut."""
     if sys.stdout.isatty():
         return Screen(markup=False, emoji=False)
-    width = None if "COLUMNS" in os.environ else WIDEST
+    width = None if "COLUMNS" in os.environ else MAX_COLUMNS
     return Screen(markup=False, emoji=False, soft_wrap=True, width=width)

@@ -1,4 +1,4 @@
-"""The commands that show what there is: status, report, ui; and sync."""
+"""The commands that show, synchronize or stop studies: status, report, ui, sync, stop."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import typer
 
 from sabtune.cli import remote
 from sabtune.cli.app import app
-from sabtune.cli.commands import typed, where_of
-from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
+from sabtune.cli.commands import command_line, location_values
+from sabtune.cli.options import (
+    ClusterOption,
+    FilesOption,
+    RequiredClusterOption,
+    StoreOption,
+    StudyArgument,
+    TrackingOption,
+)
 from sabtune.cli.screen import (
     check_free,
-    console_of_terminal,
     log_report,
+    make_console,
     show_report,
     write_report,
 )
@@ -28,108 +35,120 @@ from sabtune.wording import counted
 def status(
     study: Annotated[
         str | None,
-        typer.Argument(help="The name of a study in the store; none shows a --cluster's searches."),
+        typer.Argument(
+            help="The name of a study in the store. Without it, list the searches of the --cluster."
+        ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show what the search prints on the --cluster.")
+        bool, typer.Option("--follow", help="Print the output of the search on the --cluster.")
     ] = False,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Print how a study stands; from another terminal while it is searched, too."""
+    """Print the state of a study, also while it is being searched."""
     if cluster is not None:
         if follow:
             remote.follow_study(cluster, study)
         elif study is None:
             remote.show_jobs(cluster)
         else:
-            where = remote.options({"--store": store, "--files": files})
-            remote.ask(cluster, "status", study, *where)
+            remote.run_on_head(cluster, "status", study, *remote.location_options(store, files))
         return
-    check(not follow, "--follow", follow, "--cluster too: a search here shows what it does")
+    check(
+        not follow,
+        "--follow",
+        follow,
+        "--cluster too; a search on this machine prints its own output",
+    )
     if study is None:
-        raise ConfigError("status wants a study's name: give one, or --cluster")
+        raise ConfigError("status needs a study name, or --cluster")
     from sabtune.study.locks import is_held
     from sabtune.study.record import open_study
     from sabtune.terminal.status import status as page
 
     place = Store.at(store, files).existing()
-    console_of_terminal().print(page(open_study(place, study), is_held(study, place)))
+    make_console().print(page(open_study(place, study), is_held(study, place)))
 
 
 @app.command()
 def stop(
-    study: Annotated[str, typer.Argument(help="The name of a study that is searched there.")],
-    cluster: Annotated[
-        Path, typer.Option("--cluster", help="The YAML file of the cluster that searches it.")
-    ],
+    study: Annotated[str, typer.Argument(help="The name of a study that the cluster searches.")],
+    cluster: RequiredClusterOption,
 ) -> None:
-    """Stop a search on a cluster as Ctrl-C would one here: the next search goes on with it."""
+    """Stop a search on a cluster as Ctrl-C does. The next search of the study resumes it."""
     remote.stop(cluster, study)
 
 
 @app.command()
 def sync(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    study: StudyArgument,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     tracking: TrackingOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Make MLflow hold all of a study, nothing twice."""
+    """Copy to MLflow everything of a study that it doesn't have yet."""
     if cluster is not None:
-        given = {"--store": store, "--files": files, "--tracking": tracking}
-        remote.ask(cluster, "sync", study, *remote.options(given))
+        where = remote.location_options(store, files, tracking)
+        remote.run_on_head(cluster, "sync", study, *where)
     from sabtune.study.record import open_study
     from sabtune.tracking.mirror import sync as run_sync
 
     place = Store.at(store, files, tracking).existing()
     opened = open_study(place, study, write=True)
     run_sync(opened, place)
-    console = console_of_terminal()
+    console = make_console()
     log_report(console, study, place)
     trials = opened.get_trials(deepcopy=False)
-    none = "" if any(trial.state.is_finished() for trial in trials) else " None has ended yet."
-    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{none}")
+    note = "" if any(trial.state.is_finished() for trial in trials) else " No trial has ended yet."
+    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")
 
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Argument(help="The name of a study in the store.")],
+    study: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option(help="A folder to write a page, tables and figures into.")
+        Path | None,
+        typer.Option(help="Write the report into this folder: a page, tables and figures."),
     ] = None,
     formats: Annotated[
         str | None,
-        typer.Option("--format", help="Of those html, md, csv, tex, png, pdf; by default all."),
+        typer.Option(
+            "--format",
+            help="Write only these formats, such as html,png. Defaults to html,md,csv,tex,png,pdf.",
+        ),
     ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Print what a study found: its best trial, by length. With --out, write it for a paper."""
+    """Print the results of a study. With --out, write a page, tables and figures."""
     if cluster is not None:
-        check(out is None, "--out", out, "it on the head, where its files would be")
-        remote.ask(cluster, "report", study, *remote.options({"--store": store, "--files": files}))
+        check(
+            out is None, "--out", out, "it in a command on the head, where it would write the files"
+        )
+        remote.run_on_head(cluster, "report", study, *remote.location_options(store, files))
     place = Store.at(store, files).existing()
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
-        where = where_of(store, files)
-        show_report(console_of_terminal(), study, place, typed("sync", study, where=where))
+        sync_command = command_line("sync", study, where=location_values(store, files))
+        show_report(make_console(), study, place, sync_command)
     else:
-        write_report(console_of_terminal(), study, place, out, formats)
+        write_report(make_console(), study, place, out, formats)
 
 
 @app.command()
 def ui(
     optuna: Annotated[
-        bool, typer.Option("--optuna", help="Open optuna-dashboard in place of MLflow.")
+        bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")
     ] = False,
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="On the loopback interface; by default 5000, of --optuna 8080."
+            min=1,
+            max=65535,
+            help="The port on the loopback interface. Defaults to 5000, or 8080 with --optuna.",
         ),
     ] = None,
     store: StoreOption = str(DEFAULT),
@@ -137,10 +156,10 @@ def ui(
     tracking: TrackingOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Open MLflow on the store, at http://127.0.0.1:PORT, until Ctrl-C."""
+    """Serve MLflow for the store at http://127.0.0.1:PORT until Ctrl-C."""
     port = port or (8080 if optuna else 5000)
     if cluster is not None:
-        where = remote.options({"--store": store, "--files": files, "--tracking": tracking})
+        where = remote.location_options(store, files, tracking)
         remote.page(cluster, optuna=optuna, port=port, arguments=where)
         return
     place = Store.at(store, files, tracking).existing()

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command: any encoding, closed, full, or a terminal gone."""
+"""Standard streams that never end a command, even if they are closed, full or of any encoding."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TextIO
 
 
 class Stream(io.TextIOWrapper):
-    """Replaces what its encoding lacks, and drops what can't be written; `problem` says why."""
+    """A text stream that replaces characters its encoding lacks and drops text it can't write.
+
+    problem: The error that made the stream drop text. None: all text was written.
+    """
 
     problem: OSError | None = None
 
     def write(self, text: str, /) -> int:
-        """Write as any stream does. Raises BrokenPipeError if nobody reads any more."""
+        """Write text. Raises BrokenPipeError if the reader has closed the pipe."""
         try:
             return super().write(text)
         except BrokenPipeError:
@@ -27,7 +30,7 @@ class Stream(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Write out what is buffered. Raises BrokenPipeError if nobody reads any more."""
+        """Flush the buffer. Raises BrokenPipeError if the reader has closed the pipe."""
         try:
             super().flush()
         except BrokenPipeError:
@@ -38,23 +41,23 @@ class Stream(io.TextIOWrapper):
             self._drop()
 
     def _drop(self) -> None:
-        """Lead what is still buffered, and all that follows, nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        """Redirect buffered and all later text to the null device."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
 
 
 def install() -> None:
-    """Replace stdout and stderr of this process.
+    """Replace stdout and stderr of this process with streams of class `Stream`.
 
-    stderr gets a file descriptor of its own, so that what libraries write to descriptor 2 can be
-    led elsewhere while Python's messages are shown.
+    stderr gets its own file descriptor. This way, text that libraries write to descriptor 2 can be
+    redirected while Python's messages are still shown.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free number, which is this one
     if _is_own(sys.stdout, 1):
         sys.stdout = _stream(sys.stdout, 1)
     if _is_own(sys.stderr, 2):
@@ -62,22 +65,22 @@ def install() -> None:
 
 
 def _is_own(stream: TextIO | None, descriptor: int) -> bool:
-    """Whether a stream is the process's own, and not one that a caller has put in its place."""
+    """Return whether the stream belongs to the process and was not replaced by a caller."""
     try:
         return stream is None or stream.fileno() == descriptor
     except (OSError, ValueError):
         return False
 
 
-def _stream(of: TextIO | None, descriptor: int) -> Stream:
-    if of is not None:
+def _stream(replaced: TextIO | None, descriptor: int) -> Stream:
+    if replaced is not None:
         with contextlib.suppress(OSError, ValueError):
-            of.flush()
+            replaced.flush()
     buffer = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
     return Stream(
         buffer,
-        encoding=of.encoding if of is not None else "utf-8",
+        encoding=replaced.encoding if replaced is not None else "utf-8",
         errors="replace",
         line_buffering=True,
-        write_through=bool(getattr(of, "write_through", False)),
+        write_through=bool(getattr(replaced, "write_through", False)),
     )

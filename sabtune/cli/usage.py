@@ -1,4 +1,4 @@
-"""What is said of a command whose words are wrong."""
+"""Error messages for commands with wrong arguments."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import typer
 
 
 def explanation(mistake: typer.TyperException) -> str:
-    """Return one line: what is wrong with a command, the value, and where to read more.
+    """Return one line that names the mistake, the value and the help to read.
 
-    It is empty where the command's help was shown instead.
+    The line is empty if the help of the command was shown instead.
     """
     words = " ".join(mistake.format_message().split()).rstrip(".")
     if not words:
         return ""
-    errors = getattr(mistake.__cause__, "errors", None)  # pydantic's: it converts the values
+    errors = getattr(mistake.__cause__, "errors", None)  # typer converts values with pydantic
     if errors is not None:
         error = errors()[0]
         hint = words.partition(":")[0].removeprefix("Invalid value for ")

@@ -1,4 +1,4 @@
-"""What can be placed at once: on the nodes that live, and on those that a cluster may yet bring."""
+"""Count how many trials fit on the live nodes and on the nodes that a cluster may still start."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from sabtune.cluster.cluster_file import BOOTSTRAP, ClusterFile, NodeType
 from sabtune.errors import ResourceError
 from sabtune.study.definition import AUTO, Resources, words
 
-UNIT = 10_000
-"""The parts of a GPU that Ray counts in."""
+PARTS_PER_GPU = 10_000
+"""The number of equal parts into which Ray divides a GPU."""
 
-ARRIVAL = 300.0
-"""Seconds that a search waits for machines that a cluster was given by address, and Ray is still
-to be started on."""
+ARRIVAL_SECONDS = 300.0
+"""Seconds that a search waits for Ray on the machines that the cluster file lists by address."""
 
-HEAD = "node:__internal_head__"
-"""The resource by which Ray marks the head."""
+HEAD_RESOURCE = "node:__internal_head__"
+"""The resource with which Ray marks the head."""
 
 
 def to_a_gpu(gpus: float) -> int:
-    """How many trials that ask for this fraction share one GPU; Ray splits none over two."""
-    return UNIT // int(gpus * UNIT + 1e-6)
+    """Return how many trials with this fraction fit on one GPU; Ray splits none over two GPUs."""
+    return PARTS_PER_GPU // int(gpus * PARTS_PER_GPU + 1e-6)
 
 
-def fit(resources: Resources, has: Mapping[str, float]) -> int:
-    """How many trials fit at once on a node that has this."""
-    assert resources.gpus != AUTO, "sharing.placed says first how many share a GPU"
-    by_cpus, gpus = int(has.get("CPU", 0) // resources.cpus), int(has.get("GPU", 0))
+def fit(resources: Resources, available: Mapping[str, float]) -> int:
+    """Return how many trials fit at once on a node with these resources."""
+    assert resources.gpus != AUTO, "placement.placed first resolves auto to a number"
+    by_cpus, gpus = int(available.get("CPU", 0) // resources.cpus), int(available.get("GPU", 0))
     if not resources.gpus:
         return by_cpus
     whole = resources.gpus >= 1
@@ -46,13 +45,13 @@ def fit(resources: Resources, has: Mapping[str, float]) -> int:
 
 
 def _least(resources: Resources) -> Resources:
-    """In numbers: "auto" is a GPU, of which it isn't known yet how many share it."""
+    """Return the resources with "auto" as one GPU."""
     return dataclasses.replace(resources, gpus=1.0) if resources.gpus == AUTO else resources
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One that lives."""
+    """A live node."""
 
     name: str
     resources: Mapping[str, float]
@@ -61,9 +60,9 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Nodes that live and, where an autoscaler runs, the file that says which may come.
+    """The live nodes and, with an autoscaler, the cluster file with the nodes that may start.
 
-    Without a node that lives it is what the file promises, head and all.
+    Without a live node, the capacity is that of the whole cluster file, including its head.
     """
 
     live: tuple[Node, ...] = ()
@@ -71,91 +70,104 @@ class Capacity:
 
     @property
     def coming(self) -> list[tuple[NodeType, int]]:
-        """The types and how many there may be of each. Once the cluster has all its nodes, those of
-        which it isn't known what they have are none any more that could surprise."""
+        """The node types that may start, with the largest number of nodes of each type.
+
+        Types whose resources are unknown are left out once the cluster has all its nodes.
+        """
         types = self.file.node_types if self.file else ()
-        counts = [(of, of.most + (of.head and not self.live)) for of in types]
-        return [(of, most) for of, most in counts if most and (of.resources or self._missing > 0)]
+        counts = [(kind, kind.most + (kind.head and not self.live)) for kind in types]
+        return [
+            (kind, most) for kind, most in counts if most and (kind.resources or self._missing > 0)
+        ]
 
     @property
     def _missing(self) -> int:
-        """The nodes that the cluster may still start."""
+        """The number of nodes that the cluster may still start."""
         assert self.file is not None
         workers = sum(not node.head for node in self.live)
-        return self.file.together + (not self.live) - workers
+        return self.file.most_workers + (not self.live) - workers
 
     @property
     def unknown(self) -> bool:
-        """Whether nodes may come of which the file doesn't say what they have: machines that it
-        names by address have no types in it, before `ray up` has read it."""
+        """Whether nodes may start whose resources the cluster file doesn't state.
+
+        Machines that the file lists by address have no node types before `ray up` reads it.
+        """
         if self.file is not None and not self.file.node_types:
             return self._missing > 0
-        return any(not of.resources for of, _ in self.coming)
+        return any(not kind.resources for kind, _ in self.coming)
 
     @property
     def has_gpus(self) -> bool:
-        """Whether a node that lives, or one that may come, is known to have a GPU."""
-        return any(has.get("GPU", 0) >= 1 for _, has in self._known())
+        """Whether a live node, or one that may start, is known to have a GPU."""
+        return any(available.get("GPU", 0) >= 1 for _, available in self._known_resources())
 
-    def _known(self) -> Iterator[tuple[str, Mapping[str, float]]]:
-        """What there is or may be, of which it is known what it has, with a name for it."""
+    def _known_resources(self) -> Iterator[tuple[str, Mapping[str, float]]]:
+        """Yield a description and the resources of each node and node type, if they are known."""
         alone = len(self.live) == 1 and self.file is None
         for node in self.live:
             yield ("this machine" if alone else f"the largest node, {node.name},"), node.resources
-        for of, _ in self.coming:
-            if of.resources:
-                yield f"the largest node type, {of.name},", of.resources
+        for kind, _ in self.coming:
+            if kind.resources:
+                yield f"the largest node type, {kind.name},", kind.resources
 
     def fits(self, resources: Resources) -> bool:
-        """Whether a trial fits on a node that lives, or on one that is known to come if need be."""
-        return any(fit(resources, has) for _, has in self._known())
+        """Return whether a trial fits on a live node, or on a known node that may start."""
+        return any(fit(resources, available) for _, available in self._known_resources())
 
     def most_by_cpus(self, cpus: int) -> int | None:
-        """How many trials of so many CPUs go to one GPU at most, where there are most CPUs to each;
-        None if no node with a GPU is known."""
-        having = [has for _, has in self._known() if has.get("GPU", 0) >= 1]
-        counts = [math.ceil(has.get("CPU", 0) // cpus / int(has["GPU"])) for has in having]
+        """Return the most trials per GPU that the CPUs of any node allow.
+
+        cpus: CPUs per trial. Return None if no node with a GPU is known.
+        """
+        with_gpus = [
+            available for _, available in self._known_resources() if available.get("GPU", 0) >= 1
+        ]
+        counts = [math.ceil(node.get("CPU", 0) // cpus / int(node["GPU"])) for node in with_gpus]
         return max(counts, default=None)
 
     def places(self, resources: Resources) -> int:
-        """How many trials fit at once, nodes counted that may yet come.
+        """Return how many trials fit at once, including nodes that may still start.
 
-        A node of which nothing is known is taken for one like the largest that lives.
+        A node with unknown resources counts like the largest live node.
         """
         heads = [fit(resources, node.resources) for node in self.live if node.head]
-        lives = [fit(resources, node.resources) for node in self.live if not node.head]
-        like = max([*heads, *lives, 1])
+        workers = [fit(resources, node.resources) for node in self.live if not node.head]
+        largest = max([*heads, *workers, 1])
         sizes = [
-            (fit(resources, of.resources) if of.resources else like, most)
-            for of, most in self.coming
+            (fit(resources, kind.resources) if kind.resources else largest, most)
+            for kind, most in self.coming
         ]
-        may_be, left = 0, self.file.together + (not self.live) if self.file else 0
-        for size, most in sorted(sizes, key=lambda of: -of[0]):
-            taken = min(most, left)
-            may_be, left = may_be + taken * size, left - taken
-        return sum(heads) + max(sum(lives), may_be)
+        by_file, nodes_left = 0, self.file.most_workers + (not self.live) if self.file else 0
+        for size, most in sorted(sizes, key=lambda pair: -pair[0]):
+            nodes = min(most, nodes_left)
+            by_file, nodes_left = by_file + nodes * size, nodes_left - nodes
+        return sum(heads) + max(sum(workers), by_file)
 
     def check(self, resources: Resources) -> None:
-        """Raises ResourceError if a trial fits on no node that lives or may come."""
+        """Raise ResourceError if a trial fits neither on a live node nor on one that may start."""
         if self.unknown or self.fits(resources):
             return
 
-        def size(of: tuple[str, Mapping[str, float]]) -> tuple[float, float]:
-            cpus, gpus = of[1].get("CPU", 0.0), of[1].get("GPU", 0.0)
+        def size(node: tuple[str, Mapping[str, float]]) -> tuple[float, float]:
+            cpus, gpus = node[1].get("CPU", 0.0), node[1].get("GPU", 0.0)
             return (gpus, cpus) if resources.gpus else (cpus, gpus)
 
         assert resources.gpus != AUTO
-        name, has = max(self._known(), key=size, default=("this cluster", {}))
-        where = f"give {self.file.path} a larger type" if self.file else "use a larger machine"
+        name, available = max(self._known_resources(), key=size, default=("this cluster", {}))
+        remedy = f"give {self.file.path} a larger type" if self.file else "use a larger machine"
         raise ResourceError(
             f"a trial asks for {words(resources.cpus, resources.gpus)} and {name} has "
-            f"{words(has.get('CPU', 0), has.get('GPU', 0))}: "
-            f"lower resources in the STUDY, or {where}"
+            f"{words(available.get('CPU', 0), available.get('GPU', 0))}: "
+            f"lower resources in the STUDY, or {remedy}"
         )
 
     def check_asked(self, resources: Resources) -> Resources:
-        """What a study's trials ask for at least, here: "auto" of one GPU; up to one GPU of none,
-        where there is none. Raises ResourceError if that fits on no node."""
+        """Return the least resources that a study's trials ask for here.
+
+        "auto" asks for one GPU. Where there is no GPU, a request for at most one GPU asks for none.
+        Raises ResourceError if they fit on no node.
+        """
         least = _least(resources)
         if float(least.gpus) <= 1 and not self.has_gpus and not self.unknown:
             least = dataclasses.replace(least, gpus=0.0)
@@ -164,33 +176,36 @@ class Capacity:
 
 
 def check_cluster(file: ClusterFile, resources: Resources) -> None:
-    """Whether a cluster that isn't up yet could ever hold a trial. Raises ResourceError if not."""
+    """Raise ResourceError if no trial can ever fit on a cluster that isn't up yet."""
     Capacity(file=file).check_asked(resources)
 
 
 def this_machine() -> Capacity:
-    """What Ray would find on this machine."""
-    has = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return Capacity(live=(Node(name="this machine", resources=has, head=True),))
+    """Return the capacity that Ray would find on this machine."""
+    available = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return Capacity(live=(Node(name="this machine", resources=available, head=True),))
 
 
 def capacity(bootstrap: Path = BOOTSTRAP) -> Capacity:
-    """What the Ray has that this process is connected to."""
+    """Return the capacity of the Ray that this process is connected to.
+
+    bootstrap: the path of the cluster file on a head that `ray up` started.
+    """
     nodes = tuple(
         Node(
             name=node["NodeManagerAddress"],
             resources=node["Resources"],
-            head=HEAD in node["Resources"],
+            head=HEAD_RESOURCE in node["Resources"],
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     )
-    autoscaled = not _ours() and bootstrap.expanduser().is_file()
+    autoscaled = not _started_here() and bootstrap.expanduser().is_file()
     return Capacity(live=nodes, file=ClusterFile.load(bootstrap) if autoscaled else None)
 
 
-def _ours() -> bool:
-    """Whether this process has started the Ray itself: a head's file tells nothing about that."""
+def _started_here() -> bool:
+    """Return whether this process started Ray, so that the head's cluster file doesn't apply."""
     node: Any = ray._private.worker._global_node
     return bool(node and node.is_head())
 
@@ -201,15 +216,16 @@ def settled(
     *,
     wait: Callable[[float], None] = time.sleep,
 ) -> Capacity:
-    """The capacity, once a trial fits or no unknown node can come; after a while none is expected.
+    """Return the capacity once a trial fits or no node with unknown resources can start.
 
-    That is where machines are given by address: nobody knows what they have before Ray runs there.
+    The resources of machines that the cluster file lists by address are unknown until Ray runs
+    there. After ARRIVAL_SECONDS, only the live nodes count.
     """
-    asked = _least(resources)
-    found, waited = look(), 0.0
-    while found.unknown and not found.fits(asked):
-        if waited >= ARRIVAL:
-            return dataclasses.replace(found, file=None)
+    least = _least(resources)
+    available, waited = look(), 0.0
+    while available.unknown and not available.fits(least):
+        if waited >= ARRIVAL_SECONDS:
+            return dataclasses.replace(available, file=None)
         wait(1.0)
-        found, waited = look(), waited + 1.0
-    return found
+        available, waited = look(), waited + 1.0
+    return available

@@ -1,4 +1,4 @@
-"""A cluster as its YAML file describes it to `ray up`: which nodes it may have."""
+"""Read the nodes of a cluster from its YAML file for `ray up`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ import yaml
 from sabtune.errors import ClusterError
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves the file on the head, for the autoscaler to read."""
+"""The path on the head where `ray up` stores the file for the autoscaler."""
 
-MOST_BYTES = 1 << 20
-MOST_VALUES = 10_000
-DEEPEST = 64
-"""Of a cluster file; Ray's own examples have less than a tenth of each."""
+MAX_BYTES = 1 << 20
+MAX_VALUES = 10_000
+MAX_LEVELS = 64
+"""Limits of a cluster file; Ray's own examples have less than a tenth of each."""
 
-MOST_WORDS = 200
-"""Characters of what is wrong with a file."""
+PROBLEM_CHARACTERS = 200
+"""The most characters of a problem in an error message."""
 
-RAYS_DEFAULT = 2
-"""The most workers where a file for a cloud doesn't say."""
+DEFAULT_WORKERS = 2
+"""The largest number of workers if a file for a cloud doesn't state it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
-    """One kind of node, of which there may be from `least` to `most`; the head not counted.
+    """A type of nodes.
 
-    resources: what one has, such as CPU and GPU; empty where the file leaves that to Ray.
+    resources: the resources of a node, such as CPU and GPU; empty if the file leaves them to Ray.
+    least, most: the number of nodes of this type, without the head. head: whether the head is of
+    this type.
     """
 
     name: str
@@ -44,7 +46,7 @@ class NodeType:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFile:
-    """What the file says; `content` is all of it."""
+    """A cluster file. content: the whole parsed file."""
 
     path: Path
     name: str
@@ -53,13 +55,16 @@ class ClusterFile:
     content: Mapping[str, Any]
 
     @property
-    def together(self) -> int:
-        """The most workers of all types; where the file doesn't say, as many as Ray then takes."""
-        return _together(self.content)
+    def most_workers(self) -> int:
+        """The largest number of workers of all types, by default that of Ray."""
+        return _most_workers(self.content)
 
     @classmethod
     def load(cls, path: Path) -> ClusterFile:
-        """Reads the file. Raises ClusterError if it isn't there, or describes no cluster."""
+        """Read the file at a path.
+
+        Raises ClusterError if the file can't be read or describes no cluster.
+        """
         content = _parsed(path, _read(path))
         try:
             return cls(
@@ -72,103 +77,115 @@ class ClusterFile:
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as problem:
             words = f"{type(problem).__name__}: {problem}"
             raise ClusterError(
-                f"{path} describes no cluster ({shorten(words, MOST_WORDS)}): "
+                f"{path} describes no cluster ({shorten(words, PROBLEM_CHARACTERS)}): "
                 "give a YAML file for `ray up`, such as cluster.yaml"
             ) from None
 
 
 def _read(path: Path) -> bytes:
-    """The file's content. Raises ClusterError if it can't be read, or is larger than any such."""
+    """Return the content of a file. Raises ClusterError if it can't be read or is too large."""
     try:
-        at = path.expanduser()
-        if at.exists() and not at.is_dir() and not at.is_file():
+        expanded = path.expanduser()
+        if expanded.exists() and not expanded.is_dir() and not expanded.is_file():
             raise ClusterError(f"the cluster file {path} is a device: give the path of a file")
-        with at.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        with expanded.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as problem:
         raise ClusterError(
             f"the cluster file {path} can't be read ({problem.strerror}): give the path of a "
             "YAML file for `ray up`, such as cluster.yaml"
         ) from None
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         raise ClusterError(
-            f"{path} is larger than {MOST_BYTES:,} bytes: give a YAML file for `ray up`"
+            f"{path} is larger than {MAX_BYTES:,} bytes: give a YAML file for `ray up`"
         )
     return content
 
 
 def _parsed(path: Path, content: bytes) -> Any:
-    """What the YAML says. Raises ClusterError if it is none, or would grow without bound: a few
-    lines of aliases of aliases can stand for more than any memory holds."""
+    """Return the parsed YAML.
+
+    Raises ClusterError if it is not valid or has too many values. Nested aliases are counted in
+    full, because a few lines of them can expand to more than any memory holds.
+    """
     try:
         loader = _Loader(content)
         node = loader.get_single_node()
         if node is None:
             return None
-        if _size(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, aliases written out")
+        if _size(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values, aliases written out")
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, OverflowError) as problem:
         words = " ".join(str(problem).split())
-        raise ClusterError(f"{path} is no YAML: {shorten(words, MOST_WORDS)}") from None
+        raise ClusterError(
+            f"{path} is not valid YAML: {shorten(words, PROBLEM_CHARACTERS)}"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives up on a document that is too deep or too long, before it is read to its end."""
+    """A loader that stops early at a document that is nested too deeply or has too many values."""
 
     depth = values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth, self.values = self.depth + 1, self.values + 1
-        if self.depth > DEEPEST:
-            raise yaml.YAMLError(f"it is nested more than {DEEPEST} deep")
-        if self.values > MOST_VALUES:
-            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
+        if self.depth > MAX_LEVELS:
+            raise yaml.YAMLError(f"it is nested more than {MAX_LEVELS} deep")
+        if self.values > MAX_VALUES:
+            raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values")
         try:
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
 
 
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node holds where every alias is written out. Raises YAMLError for one that
-    holds itself, and for a key that is there twice."""
-    if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # of a node that is met again below itself
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return the number of values of a node with every alias written out.
+
+    A node that contains itself counts as more than MAX_VALUES. Raises YAMLError for a duplicate
+    key. sizes: those of the nodes that were counted before, by id.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = MAX_VALUES + 1  # in case the node contains itself
         parts: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-            twice = [key for key, times in keys.items() if times > 1 and key != "<<"]
-            if twice:
-                raise yaml.YAMLError(f"the key {twice[0]!r} is there twice{node.start_mark}")
+            duplicates = [key for key, count in keys.items() if count > 1 and key != "<<"]
+            if duplicates:
+                raise yaml.YAMLError(f"the key {duplicates[0]!r} is there twice{node.start_mark}")
             parts = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             parts = node.value
-        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(node)]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _text(value: Any) -> str:
+    """Return a value that must be text. Raises TypeError if it is not."""
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a name belongs")
+        raise TypeError(f"{type(value).__name__} instead of a name")
     return value
 
 
-def _together(content: Mapping[str, Any]) -> int:
+def _most_workers(content: Mapping[str, Any]) -> int:
     machines = content["provider"].get("worker_ips")
-    return int(content.get("max_workers", RAYS_DEFAULT if machines is None else len(machines)))
+    return int(content.get("max_workers", DEFAULT_WORKERS if machines is None else len(machines)))
 
 
 def _node_types(content: Mapping[str, Any]) -> tuple[NodeType, ...]:
-    """Those of the file; none where the provider is given its machines by address."""
-    head, together = content.get("head_node_type"), _together(content)
+    """Return the node types of a file; none if the file lists machines by address."""
+    head, workers = content.get("head_node_type"), _most_workers(content)
     return tuple(
         NodeType(
             name=name,
-            resources={kind: float(much) for kind, much in (of.get("resources") or {}).items()},
-            least=int(of.get("min_workers", 0)),
-            most=min(of.get("max_workers", 0 if name == head else together), together),
+            resources={
+                resource: float(amount)
+                for resource, amount in (node_type.get("resources") or {}).items()
+            },
+            least=int(node_type.get("min_workers", 0)),
+            most=min(node_type.get("max_workers", 0 if name == head else workers), workers),
             head=name == head,
         )
-        for name, of in (content.get("available_node_types") or {}).items()
+        for name, node_type in (content.get("available_node_types") or {}).items()
     )

@@ -1,4 +1,4 @@
-"""Looks for what is wrong: on this machine, on every node of its cluster, in the stores."""
+"""Check this machine, every node of its cluster, and the databases of a store."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ import ray
 import sqlalchemy
 
 from sabtune.cluster import node_facts
-from sabtune.cluster.capacity import HEAD
+from sabtune.cluster.capacity import HEAD_RESOURCE
 from sabtune.cluster.findings import Finding, find_problems
 from sabtune.cluster.local_ray import check_limits, folder_base, prepare_token
 from sabtune.cluster.node_facts import NodeFacts
-from sabtune.cluster.ray_session import check_answers, cluster_address, left_in_peace, living, there
+from sabtune.cluster.ray_session import (
+    check_answers,
+    cluster_address,
+    left_in_peace,
+    live_nodes,
+    pinned_options,
+)
 from sabtune.databases import file_problem, sqlite_path
 from sabtune.errors import ClusterError, SabtuneError
 from sabtune.redaction import hide_password, redact
 from sabtune.storage.store import Store
 from sabtune.tracking.reach import problem_of
 
-PATIENCE = 90.0
-"""Seconds that a node has to answer in: its first worker loads torch."""
+ANSWER_SECONDS = 90.0
+"""Seconds that a node has to answer; its first worker must load torch."""
 
-ROUNDS = 3
-"""How often a clock is asked; the quickest answer counts."""
+CLOCK_ROUNDS = 3
+"""How many times a clock is read; the quickest answer counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HealthCheck:
-    """What every node told, and what is wrong. `cluster`: they are those of a cluster."""
+    """The facts of every node, and the findings. cluster: whether the nodes form a cluster."""
 
     nodes: Sequence[NodeFacts]
     findings: Sequence[Finding]
@@ -41,52 +47,53 @@ class HealthCheck:
 
     @property
     def well(self) -> bool:
+        """Whether nothing is wrong."""
         return not any(finding.wrong for finding in self.findings)
 
 
 def see(store: Store) -> HealthCheck:
-    """Of the cluster that this process is on, or else of this machine."""
+    """Check the cluster that this process is on, or else this machine, and the store."""
     files = str(store.files) if store.files else None
     folders = {"home": "~", "Ray": node_facts.ray_folder(), "the store": str(store.root)}
     address = cluster_address()
     own = node_facts.examine(folders, files)
-    nodes, found = [own], list(stores(store))
+    nodes, findings = [own], list(store_findings(store))
     if address is not None:
         try:
             with _connected(address):
-                nodes = ask_all(living(), {**folders, "the store": "~"}, files)
+                nodes = ask_all(live_nodes(), {**folders, "the store": "~"}, files)
                 nodes = [replace(nodes[0], disks=own.disks), *nodes[1:]]
         except ClusterError as problem:
-            found.insert(0, of_ray(problem))
+            findings.insert(0, ray_finding(problem))
         except (ConnectionError, RuntimeError, ValueError) as problem:
-            found.insert(0, no_cluster(problem))
+            findings.insert(0, no_cluster(problem))
     else:
-        found += own_ray()
-    found += find_problems(nodes, files=files, cluster=address is not None)
-    ordered = sorted(found, key=lambda finding: not finding.wrong)
+        findings += own_ray()
+    findings += find_problems(nodes, files=files, cluster=address is not None)
+    ordered = sorted(findings, key=lambda finding: not finding.wrong)
     return HealthCheck(nodes=nodes, findings=ordered, cluster=address is not None)
 
 
 def own_ray() -> Iterator[Finding]:
-    """What would keep a search from starting a Ray on this machine."""
+    """Find what would prevent a search from starting Ray on this machine."""
     for check in (prepare_token, folder_base, check_limits):
         try:
             check()
         except ClusterError as problem:
-            yield of_ray(problem)
+            yield ray_finding(problem)
 
 
-def of_ray(problem: ClusterError) -> Finding:
-    """A problem of starting or joining Ray: its last part is the remedy."""
+def ray_finding(problem: ClusterError) -> Finding:
+    """Return the finding for a problem of starting or joining Ray; its last part is the remedy."""
     says, _, remedy = str(problem).rpartition(": ")
     return Finding(where="Ray", says=says, remedy=remedy)
 
 
 def no_cluster(problem: Exception) -> Finding:
-    """One line for what Ray says in many when it can't be joined."""
+    """Return the finding, on one line, for a cluster that can't be joined."""
     words = redact(" ".join(str(problem).split()))
     if "ersion mismatch" in words:
-        remedy = "use the cluster's Ray and Python here: constraints.txt has them"
+        remedy = "use the cluster's Ray and Python here: constraints.txt lists them"
     elif "uthentica" in words or "token" in words.lower():
         remedy = "set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token"
     else:
@@ -94,8 +101,8 @@ def no_cluster(problem: Exception) -> Finding:
     return Finding(where="cluster", says=f"can't be joined: {words[:300]}", remedy=remedy)
 
 
-def stores(store: Store) -> Iterator[Finding]:
-    """What is wrong with the databases of trials and of MLflow."""
+def store_findings(store: Store) -> Iterator[Finding]:
+    """Find problems of Optuna's and MLflow's databases."""
     for name, url in (("Optuna's database", store.optuna_url), ("MLflow's", store.mlflow_uri)):
         if url.startswith(("http://", "https://")):
             continue
@@ -109,26 +116,29 @@ def stores(store: Store) -> Iterator[Finding]:
     words = problem_of(store.mlflow_uri)
     if words:
         yield Finding(
-            where="MLflow", says=words, remedy="start it, or name another with --tracking"
+            where="MLflow", says=words, remedy="start it, or give another with --tracking"
         )
 
 
 def database_problem(url: str) -> str:
-    """Why a database can't be written, or "". A SQLite file that isn't there yet is no problem."""
+    """Return why a database can't be written, or "".
+
+    A SQLite file that doesn't exist yet is no problem.
+    """
     path = sqlite_path(url)
     if path is not None:
         return file_problem(path) if path.exists() else ""
-    kind = sqlalchemy.make_url(url)
-    if kind.drivername == "postgresql":
-        kind = kind.set(drivername="postgresql+psycopg")
-    patience = {"connect_timeout": 10} if kind.drivername.startswith("postgresql") else {}
-    engine = sqlalchemy.create_engine(kind, connect_args=patience)
+    address = sqlalchemy.make_url(url)
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")
+    timeout = {"connect_timeout": 10} if address.drivername.startswith("postgresql") else {}
+    engine = sqlalchemy.create_engine(address, connect_args=timeout)
     try:
         with engine.connect() as connection:
-            asked = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
-            may = connection.exec_driver_sql(asked).scalar()
+            statement = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+            may_create = connection.exec_driver_sql(statement).scalar()
             read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
-        return "" if may and not read_only else "it may only be read"
+        return "" if may_create and not read_only else "it is read-only"
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as problem:
         cause = getattr(problem, "orig", None) or problem
         return redact(" ".join(str(cause).split()), url)[:200]
@@ -138,6 +148,7 @@ def database_problem(url: str) -> str:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
+    """Connect to a cluster, without Ray's log."""
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     check_answers(address)
@@ -149,24 +160,29 @@ def _connected(address: str) -> Iterator[None]:
 def ask_all(
     nodes: Sequence[Mapping[str, Any]], folders: Mapping[str, str], files: str | None
 ) -> list[NodeFacts]:
-    """Every node's own checkup, asked of all at once, and how its clock goes."""
+    """Examine all nodes at the same time, and return their facts, including their clocks."""
     examine = ray.remote(max_retries=0)(_examine)
-    asked = [examine.options(**there(node)).remote(dict(folders), files) for node in nodes]
-    ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
-    return [_answer(node, answer) for node, answer in zip(nodes, asked, strict=True)]
+    answers = [
+        examine.options(**pinned_options(node)).remote(dict(folders), files) for node in nodes
+    ]
+    ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
+    return [_facts(node, answer) for node, answer in zip(nodes, answers, strict=True)]
 
 
 def offset(ask: Callable[[], float], clock: Callable[[], float] = time.time) -> tuple[float, float]:
-    """How far another clock is ahead of ours in s, and what that is certain to: half of the time
-    that the quickest of a few questions took."""
+    """Measure how many seconds another clock is ahead of ours.
+
+    ask: returns the other clock's time. Return the offset and its uncertainty, which is half of the
+    time that the quickest of a few answers took.
+    """
     best = (0.0, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(CLOCK_ROUNDS):
         sent = clock()
         theirs = ask()
-        came = clock()
-        within = (came - sent) / 2
+        received = clock()
+        within = (received - sent) / 2
         if within < best[1]:
-            best = (theirs - (sent + came) / 2, within)
+            best = (theirs - (sent + received) / 2, within)
     return best
 
 
@@ -178,21 +194,22 @@ def _now() -> float:
     return time.time()
 
 
-def _answer(node: Mapping[str, Any], answer: Any) -> NodeFacts:
+def _facts(node: Mapping[str, Any], answer: Any) -> NodeFacts:
+    """Return the facts of a node from its answer, or why there is none."""
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     resources = node["Resources"]
-    known = {
+    from_ray = {
         "node": name,
-        "head": HEAD in resources,
+        "head": HEAD_RESOURCE in resources,
         "declared": resources.get("GPU", 0.0),
     }
     try:
-        told: NodeFacts = ray.get(answer, timeout=1)
-        tell = ray.remote(max_retries=0)(_now).options(**there(node))
-        ahead, within = offset(lambda: float(ray.get(tell.remote(), timeout=PATIENCE)))
+        facts: NodeFacts = ray.get(answer, timeout=1)
+        now = ray.remote(max_retries=0)(_now).options(**pinned_options(node))
+        ahead, within = offset(lambda: float(ray.get(now.remote(), timeout=ANSWER_SECONDS)))
     except ray.exceptions.GetTimeoutError:
-        return NodeFacts(**known, unreachable=f"no answer within {PATIENCE:.0f} s")
+        return NodeFacts(**from_ray, unreachable=f"no answer within {ANSWER_SECONDS:.0f} s")
     except (ray.exceptions.RayError, SabtuneError, ImportError) as problem:
-        words = [line for line in str(problem).splitlines() if line.strip()]
-        return NodeFacts(**known, unreachable=(words or [type(problem).__name__])[-1].strip())
-    return replace(told, **known, offset=ahead, within=within)
+        lines = [line for line in str(problem).splitlines() if line.strip()]
+        return NodeFacts(**from_ray, unreachable=(lines or [type(problem).__name__])[-1].strip())
+    return replace(facts, **from_ray, offset=ahead, within=within)

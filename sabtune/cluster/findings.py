@@ -1,4 +1,4 @@
-"""What is wrong with a machine or a cluster, judged from what its nodes told; nothing is asked."""
+"""Find problems of a machine or a cluster in the facts of its nodes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from sabtune.cluster.node_facts import SHOWN, Disk, NodeFacts, Token
 from sabtune.wording import counted
 
-LITTLE, SPARE = 1.0, 5.0
-"""GiB that a disk must have free, and should have."""
+LEAST_FREE_GIB, SPARE_FREE_GIB = 1.0, 5.0
+"""The free GiB that a disk must have, and that it should have."""
 
-CLOCK, DRIFT = 60.0, 2.0
-"""Seconds that a clock must not be off, and should not be."""
+CLOCK_ERROR_SECONDS, CLOCK_WARNING_SECONDS = 60.0, 2.0
+"""The seconds that a clock must not be off, and that it should not be off."""
 
-GENERATE = "run `ray get-auth-token --generate` and `chmod 600 ~/.ray/auth_token`"
+GENERATE_REMEDY = "run `ray get-auth-token --generate` and `chmod 600 ~/.ray/auth_token`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong, or, if not `wrong`, worth knowing; with its remedy, on one line."""
+    """A problem and its remedy, on one line. wrong: False for a mere notice."""
 
     where: str
     says: str
@@ -34,21 +34,25 @@ class Finding:
 def find_problems(
     nodes: Sequence[NodeFacts], *, files: str | None = None, cluster: bool = False
 ) -> list[Finding]:
-    """All findings, the wrong ones first. The first checkup is the driver's own machine's."""
-    found: list[Finding] = []
-    told = [one for one in nodes if not one.unreachable]
-    for one in nodes:
-        if one.unreachable:
-            found.append(_silent(one))
-    for one in told:
-        found += [*_gpus(one), *_disks(one), *_clock(one), *_files(one, files)]
-        found += _token(one.node, one.token, cluster=cluster)
-    found += [*_versions(told), *_drivers(told), *_modes(told)]
-    return sorted(found, key=lambda finding: not finding.wrong)
+    """Return all findings, problems before notices.
+
+    nodes: the first is the driver's own machine. files: the address where the nodes store files.
+    cluster: whether the nodes form a cluster.
+    """
+    findings: list[Finding] = []
+    reachable = [node for node in nodes if not node.unreachable]
+    for node in nodes:
+        if node.unreachable:
+            findings.append(_unreachable(node))
+    for node in reachable:
+        findings += [*_gpus(node), *_disks(node), *_clock(node), *_files(node, files)]
+        findings += _token(node.node, node.token, cluster=cluster)
+    findings += [*_versions(reachable), *_drivers(reachable), *_modes(reachable)]
+    return sorted(findings, key=lambda finding: not finding.wrong)
 
 
 def other_version(where: str, name: str, here: str, there: str) -> Finding:
-    """The line for who meets another version than one's own."""
+    """Return the finding for a version that differs between this machine and the cluster."""
     return Finding(
         where=where,
         says=f"{name} {here} here, and {there} on the cluster",
@@ -59,134 +63,136 @@ def other_version(where: str, name: str, here: str, there: str) -> Finding:
 
 
 def token_findings(where: str, token: Token, *, cluster: bool) -> list[Finding]:
-    """Of the machine that this runs on."""
+    """Return the findings about the token of the machine that this runs on."""
     return list(_token(where, token, cluster=cluster))
 
 
-def _silent(one: NodeFacts) -> Finding:
+def _unreachable(node: NodeFacts) -> Finding:
     return Finding(
-        where=one.node,
-        says=f"doesn't tell how it is: {one.unreachable}",
-        remedy="see that sabtune is installed there as on the head (`ray up` again does it), "
-        "or end the node and let another come",
+        where=node.node,
+        says=f"can't be checked: {node.unreachable}",
+        remedy="check that sabtune is installed there as on the head (run `ray up` again), "
+        "or end the node so that the cluster starts another",
     )
 
 
-def _versions(told: Sequence[NodeFacts]) -> Iterator[Finding]:
-    """Where a node has another version than the driver's machine, which is the first."""
-    if not told:
+def _versions(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+    """Find versions that differ from those of the first node, the driver's machine."""
+    if not nodes:
         return
-    first = told[0]
+    first = nodes[0]
     for name in SHOWN:
         if first.versions.get(name) is None:
             yield _missing(first, name)
-        for one in told[1:]:
-            here, there = _public(first.versions.get(name)), _public(one.versions.get(name))
+        for node in nodes[1:]:
+            here, there = _public(first.versions.get(name)), _public(node.versions.get(name))
             if here != there:
                 yield Finding(
-                    where=one.node,
+                    where=node.node,
                     says=f"{name} {there or 'isn’t installed'}, and {here or 'none'} on "
                     f"{first.node}",
-                    remedy="give both the same, by constraints.txt or the cluster file's image, "
-                    "and `ray up` again",
+                    remedy="install the same version on both, with constraints.txt or the image in "
+                    "the cluster file, and run `ray up` again",
                 )
 
 
-def _missing(one: NodeFacts, name: str) -> Finding:
+def _missing(node: NodeFacts, name: str) -> Finding:
+    """Return the finding for a package that isn't installed."""
     if name == "numba":
-        remedy = "CPUs then train two to four times slower: pip install numba"
-        return Finding(where=one.node, says="numba isn't installed", remedy=remedy, wrong=False)
-    remedy = f"pip install {name}, by constraints.txt"
-    return Finding(where=one.node, says=f"{name} isn't installed", remedy=remedy)
+        remedy = "without it, CPUs train two to four times slower: pip install numba"
+        return Finding(where=node.node, says="numba isn't installed", remedy=remedy, wrong=False)
+    remedy = f"pip install {name} -c constraints.txt"
+    return Finding(where=node.node, says=f"{name} isn't installed", remedy=remedy)
 
 
 def _public(version: str | None) -> str | None:
-    """Without what stands behind the +: a build for CPUs beside one for GPUs is right."""
+    """Return a version without its build, because builds for CPUs and GPUs may be mixed."""
     return version.partition("+")[0] if version else None
 
 
-def _gpus(one: NodeFacts) -> Iterator[Finding]:
-    there = len(one.gpus)
-    if there and one.seen < there:
+def _gpus(node: NodeFacts) -> Iterator[Finding]:
+    count = len(node.gpus)
+    if count and node.seen < count:
         yield Finding(
-            where=one.node,
-            says=f"its driver {one.gpus[0].driver} knows {counted(there, 'GPU')}, "
-            f"and torch finds {one.seen}",
+            where=node.node,
+            says=f"its driver {node.gpus[0].driver} knows {counted(count, 'GPU')}, "
+            f"and torch finds {node.seen}",
             remedy="install a torch built with CUDA"
-            if one.cuda is None
-            else f"install a driver that is new enough for CUDA {one.cuda}",
+            if node.cuda is None
+            else f"install a driver that is new enough for CUDA {node.cuda}",
         )
-    if one.declared > there:
+    if node.declared > count:
         yield Finding(
-            where=one.node,
-            says=f"Ray gives out GPUs there: {one.declared:g}; its driver knows {there}",
+            where=node.node,
+            says=f"Ray gives out GPUs there: {node.declared:g}; its driver knows {count}",
             remedy="correct the node type's resources in the cluster file, or its image",
             wrong=False,
         )
 
 
-def _drivers(told: Sequence[NodeFacts]) -> Iterator[Finding]:
-    """A driver that is not the most frequent one."""
-    drivers = Counter(one.gpus[0].driver for one in told if one.gpus)
+def _drivers(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+    """Find drivers that differ from the most frequent one."""
+    drivers = Counter(node.gpus[0].driver for node in nodes if node.gpus)
     if len(drivers) < 2:
         return
     usual = drivers.most_common(1)[0][0]
-    for one in told:
-        if one.gpus and one.gpus[0].driver != usual:
+    for node in nodes:
+        if node.gpus and node.gpus[0].driver != usual:
             yield Finding(
-                where=one.node,
-                says=f"driver {one.gpus[0].driver}, and {usual} elsewhere",
-                remedy="name one machine image for all workers in the cluster file",
+                where=node.node,
+                says=f"driver {node.gpus[0].driver}, and {usual} elsewhere",
+                remedy="use one machine image for all workers in the cluster file",
                 wrong=False,
             )
 
 
-def _disks(one: NodeFacts) -> Iterator[Finding]:
-    for disk in one.disks:
-        if disk.free < SPARE:
+def _disks(node: NodeFacts) -> Iterator[Finding]:
+    for disk in node.disks:
+        if disk.free < SPARE_FREE_GIB:
             yield Finding(
-                where=one.node,
+                where=node.node,
                 says=f"{disk.free:.1f} GiB of {disk.size:.0f} are free where {disk.of} is "
                 f"({disk.path})",
-                remedy=_room(disk),
-                wrong=disk.free < LITTLE,
+                remedy=_disk_remedy(disk),
+                wrong=disk.free < LEAST_FREE_GIB,
             )
 
 
-def _room(disk: Disk) -> str:
+def _disk_remedy(disk: Disk) -> str:
     if disk.of == "Ray":
-        return "make room there, or name another folder with RAY_TMPDIR"
-    return "make room there" if disk.of == "home" else "make room there, or name another place"
+        return "make room there, or set another folder with RAY_TMPDIR"
+    return "make room there" if disk.of == "home" else "make room there, or give another location"
 
 
-def _clock(one: NodeFacts) -> Iterator[Finding]:
-    """What is off for certain: more than the time that asking took could explain."""
-    off = abs(one.offset) - one.within
-    if off > DRIFT:
-        direction = "ahead of" if one.offset > 0 else "behind"
+def _clock(node: NodeFacts) -> Iterator[Finding]:
+    """Find a clock that is off by more than the uncertainty of its measurement explains."""
+    off = abs(node.offset) - node.within
+    if off > CLOCK_WARNING_SECONDS:
+        direction = "ahead of" if node.offset > 0 else "behind"
         yield Finding(
-            where=one.node,
-            says=f"its clock is {abs(one.offset):.0f} s {direction} the driver's",
-            remedy="have it set by NTP (`timedatectl set-ntp true`): object stores refuse a clock "
+            where=node.node,
+            says=f"its clock is {abs(node.offset):.0f} s {direction} the driver's",
+            remedy="set it by NTP (`timedatectl set-ntp true`): object stores refuse a clock "
             "that is minutes off",
-            wrong=off > CLOCK,
+            wrong=off > CLOCK_ERROR_SECONDS,
         )
 
 
-def _files(one: NodeFacts, files: str | None) -> Iterator[Finding]:
-    if files and one.files:
+def _files(node: NodeFacts, files: str | None) -> Iterator[Finding]:
+    if files and node.files:
         yield Finding(
-            where=one.node,
-            says=f"can't keep files at {files}: {one.files}",
+            where=node.node,
+            says=f"can't store files at {files}: {node.files}",
             remedy="check the address, and that the node's profile or account may list, read, "
             "write and delete there",
         )
 
 
 def _token(where: str, token: Token, *, cluster: bool) -> Iterator[Finding]:
+    """Find a missing token, a token that others may read, and an unknown mode."""
     needed = token.mode == "token" or (cluster and token.mode == "")
     if needed and not token.found:
-        yield Finding(where=where, says="there is no token for Ray", remedy=GENERATE)
+        yield Finding(where=where, says="there is no token for Ray", remedy=GENERATE_REMEDY)
     if token.bits is not None and token.bits & 0o077:
         yield Finding(
             where=where,
@@ -202,17 +208,22 @@ def _token(where: str, token: Token, *, cluster: bool) -> Iterator[Finding]:
         )
 
 
-def _modes(told: Sequence[NodeFacts]) -> Iterator[Finding]:
-    if len(told) < 2:
+def _modes(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+    """Find nodes of a cluster where Ray runs without a token."""
+    if len(nodes) < 2:
         return
-    for one in told:
-        if one.token.mode == "token":
+    for node in nodes:
+        if node.token.mode == "token":
             continue
-        alone = any(other.token.mode == "token" for other in told)
+        differs = any(other.token.mode == "token" for other in nodes)
         yield Finding(
-            where=one.node,
+            where=node.node,
             says="Ray runs there without RAY_AUTH_MODE=token"
-            + (", and with it elsewhere" if alone else ": whoever reaches its ports may run code"),
-            remedy="set it in every `ray start` of the cluster file, and `ray up` again",
-            wrong=alone,
+            + (
+                ", and with it elsewhere"
+                if differs
+                else ": anyone who reaches its ports can run code"
+            ),
+            remedy="set it in every `ray start` of the cluster file, and run `ray up` again",
+            wrong=differs,
         )

@@ -1,4 +1,4 @@
-"""The jobs of a cluster's head: sabtune's own commands, which run there without us."""
+"""Run sabtune's commands as jobs on a cluster's head, independently of this machine."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ from sabtune.errors import ClusterError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-DASHBOARD = 8265
-"""Where the head's Ray answers, on its loopback interface."""
+DASHBOARD_PORT = 8265
+"""The port of Ray's dashboard on the head's loopback interface."""
 
-STUDIES = "sabtune-studies"
-"""The folder in the head's home that keeps the study files that were searched there."""
+STUDIES_FOLDER = "sabtune-studies"
+"""The folder in the head's home for the study files that were searched there."""
 
-STOPS = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
-"""A search is stopped as by Ctrl-C: what it has not finished can be gone on with."""
+STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+"""Environment of a job that lets `stop` end a search like Ctrl-C, so that it can be resumed."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-INTERRUPTED = 130
-BEGUN = "Running entrypoint for job "
-"""Ray's own first line in what a job prints."""
+FIRST_LINE = "Running entrypoint for job "
+"""The start of the line with which Ray's setup of a job ends and its own output starts."""
 
 SAME_SABTUNE = (
     'there="$(sabtune --version 2>&1)"; [ "$there" = "sabtune {ours}" ] || '
@@ -54,7 +53,7 @@ SAME_SABTUNE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One command as it runs, or ran, on the head. study: whose; "" if no study's."""
+    """A command that runs, or ran, on the head. study: the study's name, "" if it has none."""
 
     name: str
     study: str
@@ -63,15 +62,16 @@ class Job:
     begun: datetime | None
     ended: datetime | None
     code: int | None
-    words: str  # Ray's, of how it ended
+    words: str  # Ray's message about the end
 
     @property
     def running(self) -> bool:
+        """Whether the job waits or runs."""
         return self.state not in ENDED
 
 
 class Head:
-    """The head of a cluster that is up, and whose token we have."""
+    """The head of a running cluster. Its methods raise ClusterError if they fail."""
 
     def __init__(self, file: ClusterFile, client: JobSubmissionClient):
         self.file, self.client = file, client
@@ -84,75 +84,78 @@ class Head:
         upload: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """Starts `sabtune COMMAND …` in the head's home, to outlive us; the job's name.
+        """Start `sabtune COMMAND …` in the head's home as a job, and return the job's name.
 
-        upload: a study file that the command takes before its other arguments; its git revision
-        goes with it. environment: more variables for it; anybody with the token can read them.
+        The job runs until it ends, even without this machine. upload: a study file, the first
+        argument of the command; it is sent with its git revision. environment: more variables;
+        anyone with the token can read them.
         """
         name = "-".join(filter(None, (command, study, uuid.uuid4().hex[:8])))
         words = [command]
-        keep = ""
+        store_upload = ""
         with tempfile.TemporaryDirectory() as folder:
             if upload is not None:
-                names = _packed(upload, Path(folder))
-                sent = " ".join(f'"$OLDPWD"/{shlex.quote(name)}' for name in names)
-                keep = f"mkdir -p {STUDIES} && cp {sent} {STUDIES} && "
-                words.append(f"{STUDIES}/{upload.name}")
+                names = _pack(upload, Path(folder))
+                paths = " ".join(f'"$OLDPWD"/{shlex.quote(name)}' for name in names)
+                store_upload = f"mkdir -p {STUDIES_FOLDER} && cp {paths} {STUDIES_FOLDER} && "
+                words.append(f"{STUDIES_FOLDER}/{upload.name}")
             run = shlex.join(["sabtune", *words, *arguments])
-            entrypoint = f"{SAME_SABTUNE.format(ours=version('sabtune'))}; cd && {keep}exec {run}"
-            with _told(self.file):
+            check = SAME_SABTUNE.format(ours=version("sabtune"))
+            entrypoint = f"{check}; cd && {store_upload}exec {run}"
+            with _head_errors(self.file):
                 return self.client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=name,
                     metadata={"command": command, "study": study},
-                    runtime_env={"env_vars": STOPS | dict(environment or {})}
+                    runtime_env={"env_vars": STOP_ENVIRONMENT | dict(environment or {})}
                     | ({"working_dir": folder} if upload else {}),
                 )
 
     def jobs(self) -> list[Job]:
-        """Ours, the oldest first."""
-        with _told(self.file):
-            known = self.client.list_jobs()
-        ours = [_job(details) for details in known if "command" in (details.metadata or {})]
+        """Return sabtune's jobs, oldest first."""
+        with _head_errors(self.file):
+            all_jobs = self.client.list_jobs()
+        ours = [_job(details) for details in all_jobs if "command" in (details.metadata or {})]
         return sorted(ours, key=lambda job: job.begun or datetime.now().astimezone())
 
     def job(self, name: str) -> Job:
-        with _told(self.file):
+        """Return the job of this name."""
+        with _head_errors(self.file):
             return _job(self.client.get_job_info(name))
 
     def follow(self, name: str, show: Callable[[str], None]) -> Job:
-        """Shows what the job prints, from its first line on, until it ends."""
+        """Call `show` with everything that a job prints until it ends, and return the ended job."""
         asyncio.run(self._tail(name, show))
-        for _ in range(100):  # it has printed its last; its state comes a moment later
+        for _ in range(100):  # the state of a job ends a moment after its output
             job = self.job(name)
             if not job.running:
                 return job
             time.sleep(0.1)
-        raise _broken(self.file)
+        raise _no_answer(self.file)
 
     async def _tail(self, name: str, show: Callable[[str], None]) -> None:
-        begun = False
-        with _told(self.file):
+        started = False
+        with _head_errors(self.file):
             async for lines in self.client.tail_job_logs(name):
-                if not begun:  # before that, Ray's words on how it set the job up
-                    _, begun_here, lines = lines.partition(BEGUN)
-                    begun = bool(begun_here)
+                if not started:  # skip Ray's messages about its setup of the job
+                    _, first_line, lines = lines.partition(FIRST_LINE)
+                    started = bool(first_line)
                     lines = lines.partition("\n")[2]
-                if begun:
+                if started:
                     show(lines)
 
     def stop(self, name: str) -> Job:
-        """Stops a job as Ctrl-C would, and waits for its end."""
-        with _told(self.file):
+        """Stop a job like Ctrl-C, wait until it ends, and return it."""
+        with _head_errors(self.file):
             self.client.stop_job(name)
         while (job := self.job(name)).running:
             time.sleep(0.5)
         return job
 
 
-def _packed(file: Path, folder: Path) -> list[str]:
-    """Copies a study file to the folder, and writes its revision beside it; their names there."""
-    from sabtune.provenance import NOTE, revision  # and with them torch, which takes its time
+def _pack(file: Path, folder: Path) -> list[str]:
+    """Copy a study file and its git revision to a folder, and return the names of both files."""
+    from sabtune.provenance import NOTE, revision  # imports torch, which is slow
 
     note = folder / (file.name + NOTE)
     note.write_text(json.dumps(revision(file)))
@@ -161,67 +164,76 @@ def _packed(file: Path, folder: Path) -> list[str]:
 
 @contextmanager
 def connected(file: ClusterFile) -> Iterator[Head]:
-    """The head, once it has let us in. Raises ClusterError if it doesn't, or if versions differ."""
+    """Connect to the head of a cluster.
+
+    Raises ClusterError if the head can't be reached or refuses the token, or if versions differ.
+    """
     missing = [name for name in ("aiohttp", "aiohttp_cors") if not importlib.util.find_spec(name)]
     if missing:
         raise ClusterError("--cluster needs more of Ray: pip install 'sabtune[cluster]'")
     headers = {"Authorization": f"Bearer {token()}"}
-    with forwarded(file, DASHBOARD) as port:
+    with forwarded(file, DASHBOARD_PORT) as port:
         address = f"http://{LOOPBACK}:{port}"
         check_versions(_ask(f"{address}/api/v0/cluster_metadata", headers, file), file)
-        # These would have the client go elsewhere.
+        # These variables would redirect the client to another cluster.
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
         os.environ["RAY_AUTH_MODE"] = "token"
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray").handlers = [logging.NullHandler()]
-        with _told(file):
+        with _head_errors(file):
             client = JobSubmissionClient(address, headers=headers)
         yield Head(file, client)
 
 
 def token() -> str:
-    """Ours, from where Ray looks for it. Raises ClusterError if there is none."""
+    """Return the token from where Ray looks for it. Raises ClusterError if there is none."""
     path = token_path()
     try:
-        found = os.environ.get(VARIABLE) or path.read_text()
+        content = os.environ.get(VARIABLE) or path.read_text()
     except OSError as problem:
         raise ClusterError(
             f"there is no token for the cluster in {path} ({problem.strerror}): "
-            "copy the one that it was brought up with"
+            "copy the token with which the cluster was started"
         ) from None
-    return found.strip()
+    return content.strip()
 
 
 def check_versions(theirs: Mapping[str, Any], file: ClusterFile) -> None:
-    """Raises ClusterError if the cluster's Ray is another than ours, or its Python too far off."""
-    ours = {"Ray": version("ray"), "Python": platform.python_version()}
+    """Raise ClusterError unless the cluster has our version of Ray and our minor version of Python.
+
+    theirs: the metadata of the cluster's Ray.
+    """
+    here = {"Ray": version("ray"), "Python": platform.python_version()}
     there = {"Ray": theirs.get("rayVersion", "none"), "Python": theirs.get("pythonVersion", "none")}
-    same = ours["Ray"] == there["Ray"] and _minor(ours["Python"]) == _minor(there["Python"])
+    same = here["Ray"] == there["Ray"] and _minor(here["Python"]) == _minor(there["Python"])
     if not same:
-        here, on = (" and ".join(f"{n} {v}" for n, v in of.items()) for of in (ours, there))
+        ours, others = (
+            " and ".join(f"{name} {number}" for name, number in versions.items())
+            for versions in (here, there)
+        )
         raise ClusterError(
-            f"you have {here}, and the cluster of {file.path} has {on}: install the same on both, "
-            "to Ray's last number"
+            f"you have {ours}, and the cluster of {file.path} has {others}: install the same on "
+            "both, with exactly the same version of Ray"
         )
 
 
-def _minor(of: str) -> list[str]:
-    return of.split(".")[:2]
+def _minor(full_version: str) -> list[str]:
+    return full_version.split(".")[:2]
 
 
 def _ask(url: str, headers: Mapping[str, str], file: ClusterFile) -> Mapping[str, Any]:
-    """What the head's Ray answers."""
+    """Return the `data` of the answer of the head's Ray."""
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310
-    with _told(file), urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+    with _head_errors(file), urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         data: Mapping[str, Any] = json.load(answer)["data"]
         return data
 
 
 @contextmanager
-def _told(file: ClusterFile) -> Iterator[None]:
-    """A problem with the head, in one line."""
+def _head_errors(file: ClusterFile) -> Iterator[None]:
+    """Turn every problem with the head into a ClusterError of one line."""
     import aiohttp
     from ray.exceptions import AuthenticationError
 
@@ -237,7 +249,7 @@ def _told(file: ClusterFile) -> Iterator[None]:
     except AuthenticationError:
         raise _refused(file) from None
     except (OSError, aiohttp.ClientError):
-        raise _broken(file) from None
+        raise _no_answer(file) from None
     except RuntimeError as problem:
         raise ClusterError(
             f"the head of {file.path} refuses: {' '.join(str(problem).split())}"
@@ -246,32 +258,33 @@ def _told(file: ClusterFile) -> Iterator[None]:
 
 def _refused(file: ClusterFile) -> ClusterError:
     return ClusterError(
-        f"the cluster of {file.path} refuses our token: copy to ~/.ray/auth_token "
-        "the one that it was brought up with"
+        f"the cluster of {file.path} refuses our token: copy the token with which it was started "
+        "to ~/.ray/auth_token"
     )
 
 
-def _broken(file: ClusterFile) -> ClusterError:
+def _no_answer(file: ClusterFile) -> ClusterError:
     up = shlex.join(["ray", "up", str(file.path)])
     return ClusterError(
-        f"Ray on the head of {file.path} doesn't answer: see that it runs ({up}); "
-        "what runs on the cluster goes on without us"
+        f"Ray on the head of {file.path} doesn't answer: check that it runs ({up}); "
+        "jobs on the cluster continue without this machine"
     )
 
 
 def _job(details: Any) -> Job:
+    """Return a job from Ray's details."""
     metadata = details.metadata or {}
     return Job(
         name=details.submission_id,
         study=metadata.get("study", ""),
         command=metadata.get("command", ""),
         state=str(details.status.value),
-        begun=_when(details.start_time),
-        ended=_when(details.end_time),
+        begun=_local_time(details.start_time),
+        ended=_local_time(details.end_time),
         code=details.driver_exit_code,
         words=" ".join((details.message or "").split()),
     )
 
 
-def _when(milliseconds: int | None) -> datetime | None:
+def _local_time(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000).astimezone() if milliseconds else None

@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine: on loopback alone, in a folder that nobody else can read."""
+"""Run a private Ray on this machine: on the loopback interface only, in a private folder."""
 
 from __future__ import annotations
 
@@ -18,33 +18,32 @@ import ray
 from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
-from sabtune.cluster import GIVEN
+from sabtune.cluster import USER_VARIABLES
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
 
-SOCKET_PATH, RAYS_OWN = 107, 66
-"""Bytes that the path of a socket may have, and those that Ray adds to its folder."""
+SOCKET_PATH_BYTES, RAY_PATH_BYTES = 107, 66
+"""The most bytes in the path of a socket, and the bytes that Ray appends to its folder."""
 
-OBJECTS = 2**28
-"""Bytes of Ray's memory for objects: a search passes few, and small ones."""
+OBJECT_STORE_BYTES = 2**28
+"""The size of Ray's object store; a search passes only a few small objects."""
 
-LEAST_ADDRESSES = 2
-"""GiB of addresses (`ulimit -v`) below which Ray's processes can't start."""
+LEAST_ADDRESS_GIB = 2
+"""The address space (`ulimit -v`) that Ray's processes need at least to start."""
 
-TRIES = 3
-"""How often Ray is started: on a busy machine a start may time out. What fails otherwise is tried
-twice."""
+START_ATTEMPTS = 3
+"""Attempts to start Ray if a start times out, as on a busy machine; other errors get two."""
 
-TURN = 240
-"""Seconds for which a start waits until other searches of this user have started their Rays."""
+TURN_SECONDS = 240
+"""Seconds that a start of Ray waits for other searches of this user that start Ray."""
 
 
 def forward_no_credentials() -> None:
-    """Have Tune put no credentials into its workers' environment, which Ray writes to a log.
+    """Keep Tune from copying credentials to its workers' environment, which Ray writes to a log.
 
-    Workers of a Ray of our own inherit the environment; a cluster's nodes have their own.
+    Workers of a private Ray inherit the environment, and a cluster's nodes have their own.
     """
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
@@ -53,27 +52,27 @@ def forward_no_credentials() -> None:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for Ray that only this user can read; it is deleted afterwards.
+    """Create a folder for Ray that only this user can read, and delete it afterwards.
 
-    Raises ClusterError if there is no place for it.
+    Raises ClusterError if no temporary folder is suitable.
     """
     base = folder_base()
     folder = Path(tempfile.mkdtemp(prefix="sab-", dir=base))
     try:
-        yield folder / "r"  # Ray opens the folder that it is given to everybody
+        yield folder / "r"  # Ray lets everyone read the folder that it is given
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_base() -> str:
-    """Return the first temporary folder that can be written and leaves room for Ray's sockets.
+    """Return the first writable temporary folder whose path is short enough for Ray's sockets.
 
     Raises ClusterError if there is none.
     """
-    named = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    from_user = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
     problems = []
-    for base in dict.fromkeys([*filter(None, named), "/tmp", "/var/tmp"]):  # noqa: S108
-        longest = SOCKET_PATH - RAYS_OWN - len("/sab-12345678/r")
+    for base in dict.fromkeys([*filter(None, from_user), "/tmp", "/var/tmp"]):  # noqa: S108
+        longest = SOCKET_PATH_BYTES - RAY_PATH_BYTES - len("/sab-12345678/r")
         if len(os.fsencode(os.path.abspath(base))) > longest:  # noqa: PTH100
             problems.append(f"{base} is longer than {longest} characters")
             continue
@@ -86,15 +85,15 @@ def folder_base() -> str:
             return os.path.abspath(base)  # noqa: PTH100
     raise ClusterError(
         f"Ray has no folder for its sockets and logs: {'; '.join(problems)}: "
-        "name a short one that you may write with TMPDIR"
+        "set TMPDIR to a short path that you may write"
     )
 
 
 def prepare_token(environment: Mapping[str, str] = os.environ) -> None:
-    """Make Ray's token, unless there is one, and let no other user read it.
+    """Create Ray's token, unless there is one, and let no other user read it.
 
-    Ray itself would make a file that everybody can read. Raises ClusterError if the token that the
-    environment names can't be read.
+    Ray itself would create a file that everyone can read. Raises ClusterError if RAY_AUTH_MODE is
+    invalid or if an existing token can't be read.
     """
     mode = environment.get("RAY_AUTH_MODE", "token").lower()
     if mode not in ("token", "disabled"):
@@ -108,7 +107,7 @@ def prepare_token(environment: Mapping[str, str] = os.environ) -> None:
             return
         problem = "it is empty"
     except UnicodeDecodeError:
-        problem = "it is no text"
+        problem = "it is not text"
     except FileNotFoundError as missing:
         problem = str(missing.strerror)
     except OSError as unreadable:
@@ -117,21 +116,21 @@ def prepare_token(environment: Mapping[str, str] = os.environ) -> None:
             problem = ""
     if "RAY_AUTH_TOKEN_PATH" in environment or path.exists():
         raise ClusterError(
-            f"Ray's token can't be read from {path} ({problem}): put the token there, "
-            "or delete the file or unset RAY_AUTH_TOKEN_PATH to have one made"
+            f"Ray's token can't be read from {path} ({problem}): put the token there, or delete "
+            "the file or unset RAY_AUTH_TOKEN_PATH so that a search creates a token"
         )
     _make_token(path)
 
 
 def _make_token(path: Path) -> None:
-    """Write a new token; where there is no home to write it to, it is this process's alone."""
+    """Write a new token to a file, or to this process's environment if that fails."""
     token = secrets.token_hex(32)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as part:
             part.write(token)
         try:
-            os.link(part.name, path)  # several searches that start at once agree on one
+            os.link(part.name, path)  # so that searches that start together share one token
         except FileExistsError:
             pass
         finally:
@@ -141,7 +140,7 @@ def _make_token(path: Path) -> None:
 
 
 def close_to_others(path: Path) -> None:
-    """Take the rights on our token's file away from other users."""
+    """Remove other users' permissions from the token's file, if it is ours."""
     with contextlib.suppress(OSError):
         status = path.stat()
         if status.st_uid == os.getuid() and status.st_mode & 0o077:
@@ -150,10 +149,10 @@ def close_to_others(path: Path) -> None:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Have all that Ray starts listen on the loopback interface alone.
+    """Make everything that Ray starts listen on the loopback interface only.
 
-    Ray takes "127.0.0.1" for the machine's address on the network where it supports clusters, which
-    a machine of its own doesn't need.
+    With support for clusters, Ray replaces "127.0.0.1" with the machine's address on the network.
+    A private Ray doesn't need that support.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -165,10 +164,10 @@ def on_loopback() -> Iterator[None]:
 
 @contextmanager
 def in_turn(base: Path) -> Iterator[None]:
-    """Have one search of this user start Ray at a time; several at once may all time out."""
+    """Let only one search of this user start Ray at a time, because several may all time out."""
     lock = filelock.FileLock(base / f"sabtune-{os.getuid()}-starts-ray.lock", mode=0o600)
-    with contextlib.suppress(filelock.Timeout, OSError):  # nothing is wrong without it
-        lock.acquire(timeout=TURN)
+    with contextlib.suppress(filelock.Timeout, OSError):  # the lock is optional
+        lock.acquire(timeout=TURN_SECONDS)
     try:
         yield
     finally:
@@ -178,7 +177,7 @@ def in_turn(base: Path) -> Iterator[None]:
 def start(folder: Path) -> None:
     """Start Ray and connect to it. Raises ClusterError if it doesn't start."""
     check_limits()
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, START_ATTEMPTS + 1):
         others = set(psutil.Process().children())
         try:
             with on_loopback(), in_turn(folder.parent.parent):
@@ -187,15 +186,15 @@ def start(folder: Path) -> None:
                     include_dashboard=False,
                     log_to_driver=False,
                     configure_logging=False,
-                    object_store_memory=OBJECTS,
+                    object_store_memory=OBJECT_STORE_BYTES,
                     _node_ip_address=LOOPBACK,
                     _temp_dir=str(folder),
                 )
         except Exception as problem:
             ray.shutdown()
-            end(set(psutil.Process().children()) - others)
+            kill(set(psutil.Process().children()) - others)
             words = " ".join(str(problem).split())[:300] or type(problem).__name__
-            if attempt == TRIES or (attempt > 1 and "timed out" not in words):
+            if attempt == START_ATTEMPTS or (attempt > 1 and "timed out" not in words):
                 raise ClusterError(
                     f"Ray doesn't start on this machine ({words}): {remedy()}"
                 ) from None
@@ -204,30 +203,31 @@ def start(folder: Path) -> None:
 
 
 def check_limits() -> None:
-    """Raise ClusterError if this process may have too few addresses for Ray to start."""
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY and most < LEAST_ADDRESSES * 2**30:
+    """Raise ClusterError if this process has too little address space for Ray."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_GIB * 2**30:
         raise ClusterError(
-            f"a process may have {most / 2**30:.1f} GiB of addresses here (ulimit -v), "
-            f"and Ray needs {LEAST_ADDRESSES}: raise it with ulimit -v unlimited"
+            f"a process may have {limit / 2**30:.1f} GiB of addresses here (ulimit -v), "
+            f"and Ray needs {LEAST_ADDRESS_GIB}: raise it with ulimit -v unlimited"
         )
 
 
 def remedy() -> str:
-    """Return what to try where Ray doesn't start."""
-    theirs = sorted(GIVEN - {"RAY_TMPDIR", VARIABLE, "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"})
-    if theirs:
-        return f"unset {', '.join(theirs)}, or try again when the machine is less busy"
+    """Return what to try if Ray doesn't start."""
+    harmless = {"RAY_TMPDIR", VARIABLE, "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
+    suspects = sorted(USER_VARIABLES - harmless)
+    if suspects:
+        return f"unset {', '.join(suspects)}, or try again when the machine is less busy"
     return "try again when the machine is less busy, or run sabtune doctor"
 
 
-def end(processes: set[psutil.Process]) -> None:
-    """Kill processes and what they have started."""
-    every = set(processes)
+def kill(processes: set[psutil.Process]) -> None:
+    """Kill processes and their descendants."""
+    descendants = set(processes)
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            every |= set(process.children(recursive=True))
-    for process in every:
+            descendants |= set(process.children(recursive=True))
+    for process in descendants:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(list(every), timeout=5)
+    psutil.wait_procs(list(descendants), timeout=5)

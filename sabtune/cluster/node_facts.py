@@ -1,4 +1,4 @@
-"""What one machine tells of itself: versions, GPUs, disks, its token, the files' place."""
+"""Collect the facts of one machine: versions, GPUs, disks, token, access to the store's files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sabtune.errors import StoreError
 from sabtune.provenance import software
 from sabtune.storage.folder import Folder
 
-GIB = 2.0**30
+BYTES_PER_GIB = 2.0**30
 SHOWN = ("sabtune", "python", "ray", "torch", "numba")
-"""Whose versions are compared."""
+"""The packages whose versions are compared."""
 
-ASK_DRIVER = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version"]
-ASK_DRIVER += ["--format=csv,noheader,nounits"]
-ASK_TORCH = "import torch; print(torch.cuda.device_count())"
+DRIVER_COMMAND = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version"]
+DRIVER_COMMAND += ["--format=csv,noheader,nounits"]
+TORCH_COMMAND = "import torch; print(torch.cuda.device_count())"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU as its driver names it; memory in GiB."""
+    """A GPU according to its driver. memory: in GiB."""
 
     name: str
     memory: float
@@ -36,7 +36,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """The disk that something is on; in GiB."""
+    """A disk. of: what it holds, such as "home". free, size: in GiB."""
 
     of: str
     path: str
@@ -46,10 +46,10 @@ class Disk:
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """How Ray asks who one is, and what there is to answer with; never the token itself.
+    """Ray's authentication mode and the location of its token, without the token itself.
 
-    mode: RAY_AUTH_MODE, or "" where it isn't set. found: "environment", the token file's path, or
-    "". bits: the file's permissions, None where there is no file.
+    mode: RAY_AUTH_MODE, or "" if it isn't set. found: "environment", the path of the token file, or
+    "" if there is no token. bits: the permissions of the file, None if there is no file.
     """
 
     mode: str
@@ -59,9 +59,13 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What one machine told. `offset`: how far its clock is ahead of the driver's, in s, known to
-    `within`. `declared`: the GPUs that Ray gives out there. `unreachable`: why it could not tell
-    anything, or ""."""
+    """The facts of one machine.
+
+    seen: the number of GPUs that torch finds. declared: the number of GPUs that Ray gives out.
+    files: why it can't store files, "" if it can, None if that wasn't checked. offset: the seconds
+    that its clock is ahead of the driver's. within: the uncertainty of the offset. unreachable: why
+    there are no other facts, or "".
+    """
 
     node: str
     head: bool = False
@@ -79,7 +83,11 @@ class NodeFacts:
 
 
 def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
-    """Of the machine that this runs on. `folders`: whose disks are looked at, by what they hold."""
+    """Return the facts of the machine that this runs on.
+
+    folders: the folders whose disks are examined, by what they hold. files: the address where files
+    are stored, or None.
+    """
     import torch
 
     gpus = _gpus()
@@ -89,15 +97,15 @@ def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
         versions={name: versions[name] for name in SHOWN},
         cuda=torch.version.cuda,
         gpus=gpus,
-        seen=_seen_by_torch() if gpus else 0,
-        disks=tuple(_disk(of, path) for of, path in folders.items()),
+        seen=_count_by_torch() if gpus else 0,
+        disks=tuple(_disk(content, path) for content, path in folders.items()),
         token=token(),
         files=files_problem(files) if files else None,
     )
 
 
 def token(environment: Mapping[str, str] = os.environ) -> Token:
-    """Where Ray would find its token, in the order in which it looks."""
+    """Return where Ray would find its token, in Ray's order of precedence."""
     mode = environment.get("RAY_AUTH_MODE", "").lower()
     if environment.get(VARIABLE):
         return Token(mode=mode, found="environment")
@@ -110,7 +118,7 @@ def token(environment: Mapping[str, str] = os.environ) -> Token:
 
 
 def files_problem(address: str) -> str:
-    """Why a small file can't be written there, read and taken away; "" if it can."""
+    """Return why a small file can't be written, read and deleted at an address, or ""."""
     try:
         Folder.at(address).check()
     except StoreError as problem:
@@ -119,13 +127,13 @@ def files_problem(address: str) -> str:
 
 
 def ray_folder() -> str:
-    """Where Ray keeps a session's files on this machine."""
+    """Return the folder where Ray keeps the files of its sessions on this machine."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("RAY_TEMP_DIR") or "/tmp"  # noqa: S108
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    """Those that NVIDIA's driver knows; none where there is no driver."""
-    lines = _output(ASK_DRIVER).splitlines()
+    """Return the GPUs that NVIDIA's driver finds; none without a driver."""
+    lines = _output(DRIVER_COMMAND).splitlines()
     rows = [[cell.strip() for cell in line.split(",")] for line in lines if line.count(",") == 2]
     return tuple(
         Gpu(name=name, memory=float(memory) / 1024, driver=driver)
@@ -134,28 +142,30 @@ def _gpus() -> tuple[Gpu, ...]:
     )
 
 
-def _seen_by_torch() -> int:
-    """How many GPUs torch finds, asked where Ray hides none of them."""
+def _count_by_torch() -> int:
+    """Return how many GPUs torch finds, in a process where Ray hides none of them."""
     hiding = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-    open_to_all = {name: value for name, value in os.environ.items() if name not in hiding}
-    told = _output([sys.executable, "-c", ASK_TORCH], open_to_all).split()
-    return int(told[-1]) if told and told[-1].isdigit() else 0
+    environment = {name: value for name, value in os.environ.items() if name not in hiding}
+    words = _output([sys.executable, "-c", TORCH_COMMAND], environment).split()
+    return int(words[-1]) if words and words[-1].isdigit() else 0
 
 
 def _output(command: list[str], environment: Mapping[str, str] = os.environ) -> str:
+    """Return what a command prints, "" if it fails."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=dict(environment), capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return process.stdout if process.returncode == 0 else ""
 
 
-def _disk(of: str, path: str) -> Disk:
-    """Of the nearest folder above that exists."""
-    place = Path(path).expanduser().absolute()
-    while not place.exists():
-        place = place.parent
-    usage = shutil.disk_usage(place)
-    return Disk(of=of, path=str(place), free=usage.free / GIB, size=usage.total / GIB)
+def _disk(content: str, path: str) -> Disk:
+    """Return the disk of a folder, or of its nearest parent that exists."""
+    folder = Path(path).expanduser().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    free, size = usage.free / BYTES_PER_GIB, usage.total / BYTES_PER_GIB
+    return Disk(of=content, path=str(folder), free=free, size=size)

@@ -1,4 +1,4 @@
-"""What must be right on the machine that a cluster is started and used from, before it is asked."""
+"""Check a cluster file and this machine before a cluster is started or used from here."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from sabtune.cluster.findings import Finding, other_version, token_findings
 from sabtune.cluster.node_facts import token
 
 UNSET = "CHANGE-ME"
-"""What a cluster file says where a person is to set a value."""
+"""The placeholder in a cluster file for a value that a person must set."""
 
 CLIENTS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-python-client")}
-"""What `ray up` needs for a provider: a module, and the package that has it."""
+"""The module that `ray up` needs for a provider, and its package."""
 
 IMAGE = re.compile(r"rayproject/ray:(\d+\.\d+\.\d+)-py(\d)(\d+)")
 
 
 def problems_before(file: ClusterFile) -> list[Finding]:
-    """All that can be told from the file and this machine alone, the wrong ones first."""
+    """Return the findings about a cluster file and this machine, problems before notices."""
     here = platform.node()
-    found = [*_unset(file), *_mounts(file), *_images(file), *_programs(file)]
-    found += token_findings(here, token(), cluster=True)
-    return sorted(found, key=lambda finding: not finding.wrong)
+    findings = [*_unset(file), *_mounts(file), *_images(file), *_programs(file)]
+    findings += token_findings(here, token(), cluster=True)
+    return sorted(findings, key=lambda finding: not finding.wrong)
 
 
 def _unset(file: ClusterFile) -> Iterator[Finding]:
-    """Values that nobody has set, each where it first stands."""
+    """Find placeholders that nobody has replaced, each at its first position."""
     seen: set[str] = set()
     for where, value in _values(file.content, ""):
         if UNSET in value and value not in seen and "commands" not in where:
             seen.add(value)
             yield Finding(
                 where=str(file.path),
-                says=f"{where} still is {value!r}",
-                remedy=f"write your own over {UNSET}; the comment above it says what",
+                says=f"{where} is still {value!r}",
+                remedy=f"replace {UNSET} with your own value, as the comment above it explains",
             )
 
 
 def _values(content: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield each text in the content, with its position."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from _values(value, f"{where}.{name}" if where else str(name))
@@ -59,48 +60,49 @@ def _values(content: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(file: ClusterFile) -> Iterator[Finding]:
-    """What is to be copied to every node, and isn't there."""
+    """Find files to be copied to every node that don't exist."""
     for remote, local in (file.content.get("file_mounts") or {}).items():
         path = Path(str(local)).expanduser()
         if remote.endswith("/auth_token"):
             continue
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            make = "run `make wheel`" if path.name == "dist" else "make it"
+            make = "run `make wheel`" if path.name == "dist" else "create it"
             yield Finding(
                 where=str(file.path),
                 says=f"there is nothing at {local}, which every node gets as {remote}",
-                remedy=f"{make} where you call `ray up`",
+                remedy=f"{make} where you run `ray up`",
             )
 
 
 def _images(file: ClusterFile) -> Iterator[Finding]:
-    """Another Ray or Python in the containers than here."""
+    """Find container images with another version of Ray or Python than here."""
     docker = file.content.get("docker") or {}
-    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
     for image in sorted({str(docker[name]) for name in ("image", "head_image") if name in docker}):
-        found = IMAGE.match(image)
-        if found is None:
+        versions = IMAGE.match(image)
+        if versions is None:
             continue
-        theirs = f"{found[2]}.{found[3]}"
-        if found[1] != ray.__version__:
-            yield other_version(image, "ray", ray.__version__, found[1])
-        if theirs != mine:
-            yield other_version(image, "python", mine, theirs)
+        there = f"{versions[2]}.{versions[3]}"
+        if versions[1] != ray.__version__:
+            yield other_version(image, "ray", ray.__version__, versions[1])
+        if there != here:
+            yield other_version(image, "python", here, there)
 
 
 def _programs(file: ClusterFile) -> Iterator[Finding]:
+    """Find programs, packages and keys that `ray up` needs and this machine lacks."""
     for program in ("ssh", "rsync"):
         if shutil.which(program) is None:
             yield Finding(
                 where=platform.node(),
-                says=f"there is no {program}, by which `ray up` reaches nodes",
+                says=f"there is no {program}, which `ray up` needs to reach nodes",
                 remedy="install it",
             )
     module, package = CLIENTS.get(file.provider, ("ray", "ray"))
     if find_spec(module) is None:
         yield Finding(
             where=platform.node(),
-            says=f"there is no {package}, by which `ray up` asks for nodes",
+            says=f"there is no {package}, which `ray up` needs to request nodes",
             remedy=f"pip install {package}",
         )
     key = (file.content.get("auth") or {}).get("ssh_private_key")
@@ -108,5 +110,5 @@ def _programs(file: ClusterFile) -> Iterator[Finding]:
         yield Finding(
             where=str(file.path),
             says=f"there is no key at {key} (auth.ssh_private_key)",
-            remedy="make it with ssh-keygen, or name another",
+            remedy="create it with ssh-keygen, or give another",
         )

@@ -1,4 +1,4 @@
-"""Ray: found or started, and kept quiet."""
+"""Connect to Ray or start it, and send its output to a log file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sabtune import interrupts
 from sabtune.cluster.local_ray import forward_no_credentials, prepare_token, private_folder, start
 from sabtune.cluster.ray_watch import (
-    CLUSTER_PACE,
-    PACE,
+    CLUSTER_PACE_SECONDS,
+    PACE_SECONDS,
     Head,
     Processes,
     RayLostError,
@@ -35,7 +35,7 @@ from sabtune.errors import ClusterError
 
 
 class _Log(logging.FileHandler):
-    """What can't be written, as on a full disk, is lost in silence: Python would tell at length."""
+    """A handler that drops what can't be written, as on a full disk, without a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
@@ -43,11 +43,11 @@ class _Log(logging.FileHandler):
 
 @contextmanager
 def some_ray(log: Path) -> Iterator[str]:
-    """The Ray of the cluster that this process is on; where it is on none, one of our own on this
-    machine, on loopback. Quiet: what it logs goes to the file `log`.
+    """Join the cluster that this process is on, or start a private Ray on this machine.
 
-    Gives what a person is told of the cluster; "" of our own. Raises ClusterError if the cluster
-    doesn't let us in or no Ray starts here, RayLostError once it is gone.
+    log: the file that receives Ray's log. Yield a description of the cluster, "" for a private Ray.
+    Raises ClusterError if the cluster refuses the connection or if Ray doesn't start, and
+    RayLostError once Ray is lost.
     """
     address = cluster_address()
     forward_no_credentials()
@@ -58,48 +58,48 @@ def some_ray(log: Path) -> Iterator[str]:
                 with interrupts.kept():
                     start(folder)
                 attach()
-                with connected(Processes(), PACE):
+                with connected(Processes(), PACE_SECONDS):
                     yield ""
         else:
             with interrupts.kept():
                 join(address)
             attach()
-            with connected(Head(address), CLUSTER_PACE):
-                yield _words(address)
+            with connected(Head(address), CLUSTER_PACE_SECONDS):
+                yield _description(address)
 
 
 @contextmanager
 def quiet(log: Path) -> Iterator[Callable[[], None]]:
-    """Lead to a file what Ray logs and prints in this process, its C++ included.
+    """Send what Ray logs and prints in this process, including its C++ code, to a file.
 
-    Gives what is to be called after `ray.init`, which takes the handlers away.
+    Yield a function to call after `ray.init`, which removes the handlers.
     """
     logger = logging.getLogger("ray")
     handler = _Log(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers, printing = logger.handlers, ray._private.worker.print_to_stdstream
+    handlers, print_lines = logger.handlers, ray._private.worker.print_to_stdstream
 
-    def note(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    def log_lines(data: Mapping[str, Any], ignore_prefix: bool) -> None:
         for line in data["lines"]:
             logger.info("%s: %s", data.get("pid"), line)
 
     def attach() -> None:
         logger.handlers = [handler]
 
-    ray._private.worker.print_to_stdstream = note
+    ray._private.worker.print_to_stdstream = log_lines
     attach()
     try:
-        with led_away(log):
+        with redirected_stderr(log):
             yield attach
     finally:
-        ray._private.worker.print_to_stdstream = printing
+        ray._private.worker.print_to_stdstream = print_lines
         logger.handlers = handlers
         handler.close()
 
 
 @contextmanager
-def led_away(log: Path) -> Iterator[None]:
-    """Lead what is written to file descriptor 2 to a file, unless it is Python's stderr."""
+def redirected_stderr(log: Path) -> Iterator[None]:
+    """Redirect file descriptor 2 to a file, unless Python's stderr uses it."""
     try:
         is_ours = sys.stderr.fileno() == 2
     except (OSError, ValueError, AttributeError):
@@ -118,37 +118,46 @@ def led_away(log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def connected(there: Processes | Head, pace: float) -> Iterator[None]:
-    """Watch the Ray that was started or joined, and leave it at the end."""
-    watch = Watch(there.look, pace)
+def connected(watched_ray: Processes | Head, pace: float) -> Iterator[None]:
+    """Watch the Ray that was started or joined, and shut it down or leave it at the end.
+
+    pace: seconds between two checks.
+    """
+    watch = Watch(watched_ray.look, pace)
     try:
         with (
-            interrupts.last_act(there.end),
+            interrupts.last_act(watched_ray.end),
             watched(watch),
-            left_in_peace(there.look, watch.leave),
+            left_in_peace(watched_ray.look, watch.leave),
         ):
             yield
     finally:
-        there.end()
+        watched_ray.end()
 
 
 def join(address: str) -> None:
-    """Connects to the cluster at an address. Raises ClusterError if that can't be done."""
+    """Connect to the cluster at an address. Raises ClusterError if that fails."""
     check_answers(address)
     try:
         ray.init(
             address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
         )
     except Exception as problem:
-        raise ClusterError(
-            f"the cluster at {address} doesn't let us in "
-            f"({' '.join(str(problem).split())[:300]}): sabtune doctor tells more"
-        ) from None
+        raise _refused(address, problem) from None
+
+
+def _refused(address: str, problem: Exception) -> ClusterError:
+    return ClusterError(
+        f"the cluster at {address} refused the connection "
+        f"({' '.join(str(problem).split())[:300]}): run `sabtune doctor` for details"
+    )
 
 
 def check_answers(address: str) -> None:
-    """Raises ClusterError unless the address is HOST:PORT and the head of a cluster answers there;
-    Ray would try for a quarter of an hour."""
+    """Raise ClusterError unless the head of a cluster answers at an address, HOST:PORT.
+
+    Ray itself would retry for a quarter of an hour.
+    """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -157,7 +166,7 @@ def check_answers(address: str) -> None:
             f"RAY_ADDRESS is {address!r}: give the head's HOST:PORT, such as 10.0.0.2:6379, or "
             "unset it"
         )
-    remedy = "see that the cluster is up there, or unset RAY_ADDRESS to search on this machine"
+    remedy = "check that the cluster is up, or unset RAY_ADDRESS to search on this machine"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
             pass
@@ -169,10 +178,7 @@ def check_answers(address: str) -> None:
         words = " ".join(str(problem).split())[:300]
         raise ClusterError(f"no Ray answers at {address} ({words}): {remedy}") from None
     except Exception as problem:
-        raise ClusterError(
-            f"the cluster at {address} doesn't let us in "
-            f"({' '.join(str(problem).split())[:300]}): sabtune doctor tells more"
-        ) from None
+        raise _refused(address, problem) from None
 
 
 @contextmanager
@@ -181,12 +187,12 @@ def left_in_peace(
 ) -> Iterator[None]:
     """Shut Ray down at the end, while no thread collects garbage.
 
-    Not where `gone` says that it has come to an end, since it would wait for what isn't there.
-    leave: called before it is shut down.
+    gone: returns why Ray is lost, "" while it runs; a lost Ray isn't shut down, because the
+    shutdown would wait for processes that no longer exist. leave: called before the shutdown.
 
-    Ray ends the whole process if a reference to something of its own is let go of just then, and
-    Python's collector does that in whichever thread it happens to run. So it is waited for, what is
-    garbage goes while Ray is there, and the collector rests until Ray is gone.
+    Ray ends the whole process if one of its references is released during the shutdown, and
+    Python's garbage collector may do that in any thread. So a running collection ends first, the
+    remaining garbage is collected while Ray runs, and the collector is off during the shutdown.
     """
     idle = threading.Event()
     idle.set()
@@ -213,18 +219,19 @@ def left_in_peace(
 
 
 def cluster_address() -> str | None:
-    """Of the cluster that this process is on: a job of it, or on a machine of it.
+    """Return the address of the cluster that this process is on, or None.
 
-    `ray start` notes it, and nothing else does: the Ray that another search has made for itself is
-    never found. A note that is left from a cluster that is gone leads nowhere.
+    That is the cluster of RAY_ADDRESS, as in a cluster's job, or the cluster of this machine. Only
+    `ray start` records the latter in a file, so the private Ray of another search is never found.
+    The file of a cluster that no longer runs is ignored.
     """
-    named = os.environ.get("RAY_ADDRESS")
-    if named:
-        return None if named == "local" else named
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
+    from_user = os.environ.get("RAY_ADDRESS")
+    if from_user:
+        return None if from_user == "local" else from_user
+    path = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
     try:
-        address = note.read_text().strip()
-        ours = note.stat().st_uid == os.getuid()
+        address = path.read_text().strip()
+        ours = path.stat().st_uid == os.getuid()
         host, _, port = address.rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
             return address if ours else None
@@ -232,41 +239,41 @@ def cluster_address() -> str | None:
         return None
 
 
-def _words(address: str) -> str:
-    """Where it is and what it has now."""
-    nodes = living()
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    counts = ((len(nodes), "node"), (have.get("CPU", 0), "CPU"), (have.get("GPU", 0), "GPU"))
-    has = ", ".join(f"{count:g} {name}{'s' * (count != 1)}" for count, name in counts)
-    return f"On the cluster at {address}: {has}"
+def _description(address: str) -> str:
+    """Return the address of the connected cluster and its current resources, for a person."""
+    nodes = live_nodes()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    counts = ((len(nodes), "node"), (total.get("CPU", 0), "CPU"), (total.get("GPU", 0), "GPU"))
+    resources = ", ".join(f"{count:g} {name}{'s' * (count != 1)}" for count, name in counts)
+    return f"On the cluster at {address}: {resources}"
 
 
-def living() -> list[dict[str, Any]]:
-    """Its nodes as Ray tells of them, the first of them ours."""
+def live_nodes() -> list[dict[str, Any]]:
+    """Return Ray's descriptions of the live nodes, that of this process first."""
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     own = ray.get_runtime_context().get_node_id()
     return sorted(alive, key=lambda node: (node["NodeID"] != own, node["NodeManagerAddress"]))
 
 
-def there(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a task that runs on this node and takes no room."""
-    pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": pinned}
+def pinned_options(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a task that runs on this node and occupies no CPU."""
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}
 
 
-PATIENCE = 60.0
-"""Seconds that a node has to say whether it sees a folder; one that is slower isn't waited for."""
+SHARED_CHECK_SECONDS = 60.0
+"""Seconds that a node has to report whether it can read a folder; a slower node isn't checked."""
 
 
 def check_shared(folder: Path) -> None:
-    """Raises ClusterError unless the nodes that are there see this folder's files."""
-    _, *others = living()
+    """Raise ClusterError unless all live nodes that answer can read the files in this folder."""
+    _, *others = live_nodes()
     if not others:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as probe:
-        asked = [_sees.options(**there(node)).remote(probe.name) for node in others]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+        tasks = [_sees_file.options(**pinned_options(node)).remote(probe.name) for node in others]
+        answered, _ = ray.wait(tasks, num_returns=len(tasks), timeout=SHARED_CHECK_SECONDS)
         blind = [name for name, sees in ray.get(answered) if not sees]
     if blind:
         raise ClusterError(
@@ -276,5 +283,6 @@ def check_shared(folder: Path) -> None:
 
 
 @ray.remote
-def _sees(path: str) -> tuple[str, bool]:
+def _sees_file(path: str) -> tuple[str, bool]:
+    """Return the name of this node, and whether it can read a file."""
     return platform.node(), Path(path).exists()

@@ -1,4 +1,4 @@
-"""Notices the end of Ray's own processes, for which Ray would have a search wait for ever."""
+"""Notice when Ray's own processes end; Ray itself would let a search wait forever."""
 
 from __future__ import annotations
 
@@ -15,69 +15,77 @@ import psutil
 import ray
 
 from sabtune import interrupts
-from sabtune.cluster.local_ray import end
+from sabtune.cluster.local_ray import kill
 
-PACE = 1.0
-"""Seconds between two looks at the processes of a Ray of our own."""
+PACE_SECONDS = 1.0
+"""Seconds between two checks of a private Ray's processes."""
 
-CLUSTER_PACE, CLUSTER_TIMEOUT = 5.0, 25.0
-"""Seconds between two looks at a cluster, and those that it has to answer in."""
+CLUSTER_PACE_SECONDS, CLUSTER_TIMEOUT_SECONDS = 5.0, 25.0
+"""Seconds between two checks of a cluster, and the seconds that it has to answer."""
 
-GRACE = 25.0
-"""Seconds that the main thread has to leave Ray once that is gone; then the process is ended."""
+GRACE_SECONDS = 25.0
+"""Seconds that the main thread has to leave a lost Ray before the process ends."""
 
 SHUTDOWN_SECONDS = 120.0
-"""Seconds that Ray may take to shut down after the first of its processes has ended."""
+"""Seconds that Ray may take to shut down after its first process has ended."""
 
 NEEDED = {"raylet", "gcs_server"}
-"""The processes without which nothing runs."""
+"""The processes that Ray can't run without."""
 
 
 class RayLostError(BaseException):
-    """Raised in the main thread wherever it is, so that nobody takes it for a trial's failure."""
+    """The loss of Ray, raised at any point of the main thread.
+
+    It is no Exception, so that no code mistakes it for the failure of a trial.
+    """
 
 
 class Watch:
-    """A thread that looks whether Ray is there. `lost`: what has become of it, or ""."""
+    """A thread that checks whether Ray is running.
+
+    look: returns why Ray is lost, "" while it runs. pace: seconds between two checks. The attribute
+    `lost` is why Ray is lost, or "".
+    """
 
     def __init__(self, look: Callable[[], str], pace: float):
         self.look, self.pace = look, pace
         self.lost = ""
-        self._leaving, self._left = threading.Event(), threading.Event()
+        self._leaving, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="ray-watch", daemon=True)
 
     def start(self) -> None:
+        """Start checking."""
         self._thread.start()
 
     def leave(self) -> None:
-        """Expect Ray's processes to end from now on, as it is shut down."""
+        """Expect Ray's processes to end from now on, because Ray is being shut down."""
         self._leaving.set()
 
     def stop(self) -> None:
-        """Look no more: Ray has been left."""
-        self._left.set()
+        """Stop checking after Ray is shut down."""
+        self._stopped.set()
         self._thread.join(self.pace)
 
     def _work(self) -> None:
-        words = ""
-        while not words:
-            if self._left.wait(self.pace):
+        reason = ""
+        while not reason:
+            if self._stopped.wait(self.pace):
                 return
-            words = self.look()
+            reason = self.look()
         if self._leaving.is_set():
-            if not self._left.wait(SHUTDOWN_SECONDS):
+            if not self._stopped.wait(SHUTDOWN_SECONDS):
                 interrupts.at_once(2, f"Ray doesn't shut down; {interrupts.advice()}")
             return
-        self.lost = words
-        if self._left.wait(1.0):  # a signal to the whole process group ends Ray and the search
+        self.lost = reason
+        if self._stopped.wait(1.0):  # a signal to the process group ended Ray and the search
             return
         _thread.interrupt_main(signal.SIGUSR2)
-        if not self._left.wait(GRACE):
-            interrupts.at_once(2, f"{words}; {interrupts.advice()}")
+        if not self._stopped.wait(GRACE_SECONDS):
+            interrupts.at_once(2, f"{reason}; {interrupts.advice()}")
 
 
 class Processes:
-    """The processes of a Ray of our own; this process may have started others before."""
+    """The processes of a private Ray, without other children of this process."""
 
     def __init__(self) -> None:
         self.node: Any = ray._private.worker._global_node
@@ -85,7 +93,7 @@ class Processes:
         self.look()
 
     def look(self) -> str:
-        """Return what has become of Ray, "" while it is well."""
+        """Return why Ray is lost, "" while it runs."""
         for started in list(self.node.all_processes.values()):
             for info in started:
                 with contextlib.suppress(psutil.Error):
@@ -93,46 +101,46 @@ class Processes:
                     self.all |= {process, *process.children(recursive=True)}
         for name, process in self.node.dead_processes():
             if name in NEEDED:
-                return f"Ray on this machine came to an end ({name} {_how(process.returncode)})"
+                return f"Ray on this machine ended ({name} {_exit_reason(process.returncode)})"
         return ""
 
     def end(self) -> None:
-        """Kill those that are left."""
-        end({process for process in self.all if process.is_running()})
+        """Kill the processes that still run."""
+        kill({process for process in self.all if process.is_running()})
 
 
-def _how(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "was killed, as the kernel does when memory runs out"
+        return "was killed, possibly by the kernel because memory ran out"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"exited with {code}"
 
 
 class Head:
-    """The cluster that this process has joined, at an address, and the node that it is on."""
+    """The cluster that this process has joined. address: the head's."""
 
     def __init__(self, address: str):
         self.address = address
         self.own = ray.get_runtime_context().get_node_id()
-        self._asked = ThreadPoolExecutor(1, "ray-nodes")
+        self._executor = ThreadPoolExecutor(1, "ray-nodes")
 
     def look(self) -> str:
-        """Return what has become of the cluster, "" while it is well."""
+        """Return why the cluster is lost, "" while it runs."""
         try:
-            nodes = self._asked.submit(ray.nodes).result(CLUSTER_TIMEOUT)
+            nodes = self._executor.submit(ray.nodes).result(CLUSTER_TIMEOUT_SECONDS)
         except Exception:
-            return f"the cluster at {self.address} doesn't answer any more"
+            return f"the cluster at {self.address} no longer answers"
         alive = {node["NodeID"] for node in nodes if node["Alive"]}
         return "" if self.own in alive else f"the cluster at {self.address} lost this machine"
 
     def end(self) -> None:
-        """Leave the cluster's processes alone."""
+        """Do nothing, because the cluster keeps running."""
 
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """Watch Ray meanwhile. Raises RayLostError in the main thread once it is gone."""
+    """Watch Ray in the context. Raises RayLostError in the main thread once Ray is lost."""
 
     def raise_(number: int, frame: object) -> None:
         if watch.lost:
@@ -144,7 +152,7 @@ def watched(watch: Watch) -> Iterator[None]:
     try:
         yield
     except BaseException as problem:
-        if watch.lost and not isinstance(problem, RayLostError):  # what Ray or Tune made of it
+        if watch.lost and not isinstance(problem, RayLostError):  # Ray's or Tune's own error
             raise RayLostError(watch.lost) from problem
         raise
     finally:

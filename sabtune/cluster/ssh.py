@@ -1,4 +1,4 @@
-"""SSH to a cluster's head, and through it to what listens on the head's loopback interface."""
+"""Forward ports of the loopback interface of a cluster's head by SSH."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ from sabtune.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
 
-PATIENCE = 60.0
+ANSWER_SECONDS = 60.0
 """Seconds that the head has to answer."""
 
 OPTIONS = {
-    "BatchMode": "yes",  # there may be nobody to ask
+    "BatchMode": "yes",  # there may be nobody to answer a prompt
     "ConnectTimeout": "20",
     "ExitOnForwardFailure": "yes",
     "ServerAliveInterval": "10",
     "ServerAliveCountMax": "3",
 }
 
-OWN = {"StrictHostKeyChecking": "accept-new"}
-"""Machines one owns keep their addresses, and so their keys."""
+OWN_MACHINE_OPTIONS = {"StrictHostKeyChecking": "accept-new"}
+"""Your own machines keep their addresses, and so their keys."""
 
-LENT = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": os.devnull, "LogLevel": "ERROR"}
-"""A cloud gives an address to one machine after the other; `ray up` asks for no more."""
+CLOUD_OPTIONS = {
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": os.devnull,
+    "LogLevel": "ERROR",
+}
+"""A cloud reuses addresses for other machines; `ray up` has the same options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """How the head is reached."""
+    """The SSH login of a head."""
 
     address: str
     user: str
@@ -51,11 +55,11 @@ class Login:
 
     @classmethod
     def of(cls, file: ClusterFile) -> Login:
-        """By what the file says, and of a cloud's machines by what its provider does.
+        """Return the login from a cluster file and, for a cloud, from its provider.
 
         Raises ClusterError if there is no head.
         """
-        content = file.content if file.provider == "local" else _filled_in(file)
+        content = file.content if file.provider == "local" else _provider_content(file)
         auth = content.get("auth") or {}
         key, proxy = auth.get("ssh_private_key"), auth.get("ssh_proxy_command")
         return cls(
@@ -63,12 +67,12 @@ class Login:
             user=auth.get("ssh_user", "root"),
             key=Path(key).expanduser() if key else None,
             options=OPTIONS
-            | (OWN if file.provider == "local" else LENT)
+            | (OWN_MACHINE_OPTIONS if file.provider == "local" else CLOUD_OPTIONS)
             | ({"ProxyCommand": proxy} if proxy else {}),
         )
 
     def command(self, *arguments: str) -> list[str]:
-        """An `ssh` of these arguments, beside where to."""
+        """Return an `ssh` command to the head with these arguments."""
         options = [
             word for name, value in self.options.items() for word in ("-o", f"{name}={value}")
         ]
@@ -78,59 +82,66 @@ class Login:
 
 @contextmanager
 def forwarded(file: ClusterFile, port: int, *, local: int | None = None) -> Iterator[int]:
-    """A port of this machine that leads to this one of the head's loopback; by default a free one.
+    """Forward a port of the head's loopback interface, and yield the local port.
 
-    Raises ClusterError if the head can't be reached.
+    local: the port of this machine, by default a free one. Raises ClusterError if the head can't be
+    reached.
     """
     login, local = Login.of(file), local or _free_port()
     command = login.command("-N", "-L", f"{LOOPBACK}:{local}:{LOOPBACK}:{port}")
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as errors:
         try:
-            # In a session of its own: Ctrl-C is for us alone.
+            # Ssh gets its own session, so that Ctrl-C doesn't reach it.
             ssh = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=told,
+                stderr=errors,
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise ClusterError("there is no ssh here: install OpenSSH's client") from None
+            raise ClusterError("there is no ssh here: install the OpenSSH client") from None
         try:
-            _await(ssh, local, login, file)
+            _wait_for_port(ssh, local, login, file)
             yield local
         except ClusterError as problem:
             if ssh.poll() is None:
                 raise
-            told.seek(0)
-            raise ClusterError(_unreached(login, file, told.read())) from problem
+            errors.seek(0)
+            raise ClusterError(_unreachable(login, file, errors.read())) from problem
         finally:
             ssh.terminate()
             ssh.wait()
 
 
-def _await(ssh: subprocess.Popen[bytes], port: int, login: Login, file: ClusterFile) -> None:
-    """Until something listens at the port, which ssh does once it is let in."""
-    limit = time.monotonic() + PATIENCE
-    while ssh.poll() is None and time.monotonic() < limit:
-        with socket.socket() as tried:
-            if tried.connect_ex((LOOPBACK, port)) == 0:
+def _wait_for_port(
+    ssh: subprocess.Popen[bytes], port: int, login: Login, file: ClusterFile
+) -> None:
+    """Wait until ssh listens at a port, which it does once it is logged in.
+
+    Raises ClusterError if ssh ends or takes too long.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while ssh.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as client:
+            if client.connect_ex((LOOPBACK, port)) == 0:
                 return
         time.sleep(0.05)
-    raise ClusterError(_unreached(login, file, "no answer"))
+    raise ClusterError(_unreachable(login, file, "no answer"))
 
 
-def _unreached(login: Login, file: ClusterFile, told: str) -> str:
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+def _unreachable(login: Login, file: ClusterFile, errors: str) -> str:
+    """Return the error message for a head that can't be reached. errors: what ssh printed."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     return (
         f"the head {login.user}@{login.address} can't be reached by SSH "
-        f"({lines[-1] if lines else 'it broke off'}): see that it is up (ray up {file.path}), "
-        f"and `auth` in {file.path}"
+        f"({lines[-1] if lines else 'the connection broke off'}): "
+        f"check that it is up (ray up {file.path}), and `auth` in {file.path}"
     )
 
 
 def answers(port: int) -> bool:
-    """Whether something speaks HTTP at a port of this machine."""
+    """Return whether an HTTP server answers at a port of this machine."""
     try:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=10):
             return True
@@ -144,44 +155,44 @@ def answers(port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        port: int = free.getsockname()[1]
+    with socket.socket() as server:
+        server.bind((LOOPBACK, 0))
+        port: int = server.getsockname()[1]
         return port
 
 
 def _head(file: ClusterFile) -> str:
-    """The head's address."""
+    """Return the head's address. Raises ClusterError if there is no head."""
     if file.provider == "local" and "head_ip" in file.content["provider"]:
-        # As it was given: what Ray keeps of it is known where `ray up` ran, and only there.
+        # Ray's own record of the head exists only on the machine where `ray up` ran.
         return str(file.content["provider"]["head_ip"])
     from ray.autoscaler import sdk
 
     try:
-        with _hushed():
+        with _silenced():
             return sdk.get_head_node_ip(dict(file.content))
     except Exception as problem:
         words = " ".join(str(problem).split())
         raise ClusterError(
-            f"{file.path} has no head ({words}): bring it up with ray up {file.path}"
+            f"{file.path} has no head ({words}): start it with ray up {file.path}"
         ) from None
 
 
-def _filled_in(file: ClusterFile) -> Mapping[str, Any]:
-    """The file's content with what its provider adds, such as the key that it made."""
+def _provider_content(file: ClusterFile) -> Mapping[str, Any]:
+    """Return the file's content with the provider's additions, such as the SSH key it created."""
     from ray.autoscaler import sdk
 
     try:
-        with _hushed():
+        with _silenced():
             content: Mapping[str, Any] = sdk.bootstrap_config(dict(file.content))
     except (Exception, SystemExit) as problem:
         words = " ".join(str(problem).split())
-        raise ClusterError(f"{file.path} can't be used ({words}): see that file") from None
+        raise ClusterError(f"{file.path} can't be used ({words}): correct that file") from None
     return content
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Ray's launcher tells what it does; only how it ends is of use here."""
+def _silenced() -> Iterator[None]:
+    """Discard what Ray's launcher prints about its progress."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

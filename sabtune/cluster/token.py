@@ -1,4 +1,4 @@
-"""Where Ray looks for the token that lets one into a cluster."""
+"""Find the token that Ray requires for access to a cluster."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "RAY_AUTH_TOKEN"
-"""Holds the token itself, and then no file counts."""
+"""The environment variable with the token itself; it takes precedence over the file."""
 
 
 def token_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """The file that holds it."""
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    return Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    """Return the path of the file with the token."""
+    path = environment.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).expanduser() if path else Path.home() / ".ray" / "auth_token"

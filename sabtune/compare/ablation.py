@@ -1,4 +1,4 @@
-"""What was each part of a configuration worth? The same with one thing changed at a time."""
+"""Ablations: a configuration with one setting changed at a time."""
 
 from __future__ import annotations
 
@@ -16,79 +16,87 @@ from sabtune.schedule import Constant
 from sabtune.schema import suggest
 
 WINNER = "winner"
+"""The label of the configuration that is changed."""
 
 CHANGED = ("k_top", "k_att", "k_trunc", "schedule", "form", "initial", "lengths")
-"""What an ablation changes, as its labels begin: of SAB, then of the training of any model."""
+"""The settings that an ablation changes: of SAB, then of the training of any model.
+
+The labels of ablations start with these names.
+"""
 
 ARROW = " → "
 
-SHARES = 1_000
-"""Of the training, at which schedules are compared."""
+SCHEDULE_POINTS = 1_000
+"""The number of points of the training at which schedules are compared."""
 
-SHORTER = 10
-"""Times shorter than the training length are the shortest sequences, where lengths vary."""
+SHORTEST_DIVISOR = 10
+"""The training length divided by the shortest length, in the ablation with varied lengths."""
 
 
 def ablations(
     runs: Mapping[str, RunConfig],
-    of: Sequence[str] = CHANGED,
+    settings: Sequence[str] = CHANGED,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, RunConfig]:
-    """Each configuration and, by what is changed, its neighbours that differ in one thing, one `of`
-    those named.
+    """Return each configuration and its neighbors that differ in one setting, by label.
 
-    The first one is the winner; what is made of the others has their label in front. `say` is told
-    of each change that changes nothing, which is left out. Raises ConfigError if a name is none of
-    CHANGED.
+    The first configuration is the winner. The labels of changes to the others start with the label
+    of their configuration. A change without effect is left out and reported with `say`.
+
+    settings: The settings to change, among `CHANGED`. Raises ConfigError for any other name.
     """
-    for name in of:
+    for name in settings:
         if name not in CHANGED:
             raise ConfigError(f"an ablation has no change of {name!r}: {suggest(name, CHANGED)}")
     grid: dict[str, RunConfig] = {}
-    for place, (label, run) in enumerate(runs.items()):
-        whose = f"{label}: " if place else ""
-        name = label if place else WINNER
+    for index, (label, run) in enumerate(runs.items()):
+        prefix = f"{label}: " if index else ""
+        name = label if index else WINNER
         grid[name] = run
-        for change, changed in neighbours(run).items():
-            if change.split(ARROW)[0] not in of:
+        for change, changed in neighbors(run).items():
+            if change.split(ARROW)[0] not in settings:
                 continue
             if computes_alike(run, changed):
-                say(f"{whose}{change} is left out: it computes what {name} computes")
+                say(f"{prefix}{change} is left out: it computes what {name} computes")
             else:
-                grid[whose + change] = changed
+                grid[prefix + change] = changed
     return grid
 
 
 def computes_alike(run: RunConfig, other: RunConfig) -> bool:
-    """Whether two configurations are the same computation, though they say it in other words."""
+    """Return whether two configurations are the same computation, even if their settings differ."""
     return _effective(run) == _effective(other)
 
 
 def _effective(run: RunConfig) -> RunConfig:
-    """The configuration with each setting that can't be told from a simpler one replaced by it."""
+    """Return the configuration with each setting replaced by the simplest equivalent one."""
     model, train, length = run.trial.model, run.trial.train, run.task.length
     if train.shortest is not None and train.shortest >= length:
         train = replace(train, shortest=None)
     if isinstance(model, SAB.Config):
         steps = run.task.build().steps(length)
-        if _stays(model, model.dense(steps), carried=train.initial == "passed"):
+        if _keeps_same_memories(model, model.dense(steps), carried=train.initial == "passed"):
             model = replace(model, schedule=Constant())
-        if model.k_trunc >= steps + (model.form == "released"):  # it never cuts a sequence
+        if model.k_trunc >= steps + (model.form == "released"):  # no sequence is ever truncated
             model = replace(model, k_trunc=0)
     return replace(run, trial=replace(run.trial, model=model, train=train))
 
 
-def _stays(model: SAB.Config, dense: int, *, carried: bool) -> bool:
-    """Whether the schedule keeps the same memories from the first update to the last; carried:
-    whether a sequence has memories of earlier ones."""
-    shares = [i / SHARES for i in range(SHARES + 1)]
-    kept = {model.schedule.k_top(share, model.k_top, dense) for share in shares}
-    all_of_them = model.k_top >= ALL and min(kept) >= dense and not carried
-    return kept == {model.k_top} or all_of_them
+def _keeps_same_memories(model: SAB.Config, dense: int, *, carried: bool) -> bool:
+    """Return whether the schedule keeps the same memories from the first update to the last.
+
+    dense: The number of memories of one sequence.
+
+    carried: A sequence also has memories of earlier sequences.
+    """
+    shares = [i / SCHEDULE_POINTS for i in range(SCHEDULE_POINTS + 1)]
+    k_tops = {model.schedule.k_top(share, model.k_top, dense) for share in shares}
+    keeps_all = model.k_top >= ALL and min(k_tops) >= dense and not carried
+    return k_tops == {model.k_top} or keeps_all
 
 
-def neighbours(run: RunConfig) -> dict[str, RunConfig]:
-    """By what is changed: of the model, of where sequences start, of how long they are."""
+def neighbors(run: RunConfig) -> dict[str, RunConfig]:
+    """Return the neighbors by change: of the model, the initial state and the sequence lengths."""
     trial = run.trial
     changed: dict[str, RunConfig] = {}
     for label, model in models(trial.model).items():
@@ -104,7 +112,7 @@ def neighbours(run: RunConfig) -> dict[str, RunConfig]:
 
 
 def models(model: ModelConfig) -> dict[str, ModelConfig]:
-    """SAB without one of its parts; nothing of another model."""
+    """Return SAB with one of its parts removed, by change; nothing for another model."""
     if not isinstance(model, SAB.Config):
         return {}
     changes: dict[str, dict[str, object]] = {
@@ -114,16 +122,19 @@ def models(model: ModelConfig) -> dict[str, ModelConfig]:
         "schedule → constant": {"schedule": Constant()},
         "form → released": {"form": "released", "scoring": "mlp", "normalizer": "sum"},
     }
-    others = {label: replace(model, **of) for label, of in changes.items()}  # type: ignore[arg-type]
+    others = {label: replace(model, **change) for label, change in changes.items()}  # type: ignore[arg-type]
     return {label: other for label, other in others.items() if other != model}
 
 
 def lengths(run: RunConfig) -> dict[str, int | None]:
-    """With training sequences of many lengths, or of one alone; nothing where data gives them."""
+    """Return the shortest length by change: varied if it was fixed, and the reverse.
+
+    Nothing is returned for tasks whose data determines the lengths.
+    """
     if run.trial.train.shortest is not None:
         return {"lengths → one": None}
     length = run.task.length
-    shortest = max(1, length // SHORTER)
+    shortest = max(1, length // SHORTEST_DIVISOR)
     try:
         run.task.build().varied(shortest, torch.Generator())
     except ConfigError:

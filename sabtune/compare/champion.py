@@ -1,16 +1,16 @@
-"""Who a study stands by after its best were compared on fresh seeds.
+"""The champion of a study: the trial whose model you should use.
 
-The champion of a search is at first its best trial, which the search's own scores chose: it is
-unconfirmed. A finished comparison (`confirm`) changes that, and nothing else does:
+At first, the champion is the best trial of the search. It is unconfirmed, because search scores are
+optimistic. Only a finished confirmation (`confirm`) changes the champion:
 
-- If the champion's configuration took part, it stays unless another of the study's is higher at the
-  compared length by the comparison's test, corrected for the number of others (Holm). Of several
-  that are, the one with the highest mean becomes the champion.
-- If it took no part, there's nothing to defend it by when it is unconfirmed: the highest mean
-  becomes the champion. A confirmed one stays.
+- If the configuration of the champion took part, it stays the champion unless another configuration
+  of the study is significantly better at the compared length (with Holm's correction for the number
+  of others). If several are, the one with the highest mean becomes the champion.
+- If it did not take part, a confirmed champion stays. An unconfirmed champion is replaced by the
+  configuration with the highest mean.
 
-Configurations of other studies, such as baselines, are no candidates. The model that stands for a
-configuration is that of its best trial in the search.
+Configurations of other studies, such as baselines, can't become the champion. A configuration is
+represented by the model of its best trial in the search.
 """
 
 from __future__ import annotations
@@ -30,45 +30,48 @@ from sabtune.study.trial_specs import configuration_key
 
 
 def update_champion(study: optuna.Study, confirmation: optuna.Study) -> Version | None:
-    """Writes down what a finished comparison found of the study's configurations, and who is the
-    champion; returns it. None, and nothing is written, while the comparison runs or where it has
-    no configuration of the study.
+    """Record the results of a finished confirmation in the study, and return the champion.
+
+    Nothing is recorded, and None is returned, while the confirmation runs or if it contains no
+    configuration of the study.
     """
-    found = None
+    result = None
     if not confirmation.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        found = comparison(confirmation)
-    candidates = _candidates(study, confirmation, found) if found else {}
-    if found is None or not candidates:
+        result = comparison(confirmation)
+    candidates = _candidates(study, confirmation, result) if result else {}
+    if result is None or not candidates:
         return None
-    known, leaderboard = record.registered(study), Leaderboard.of(study)
-    present = known.champion_version
-    incumbent = _configuration(study, present.trial) if present is not None else None
+    registered, leaderboard = record.registered(study), Leaderboard.of(study)
+    champion = registered.champion_version
+    incumbent = _configuration(study, champion.trial) if champion is not None else None
     versions = {}
     for number, group in candidates.items():
         best = leaderboard.configurations[number].best.number
-        trial = present.trial if present is not None and number == incumbent else best
-        versions[number] = _version(trial, confirmation, found, group)
-    winner = incumbent if present is not None and present.confirmed else None
+        trial = champion.trial if champion is not None and number == incumbent else best
+        versions[number] = _version(trial, confirmation, result, group)
+    winner = incumbent if champion is not None and champion.confirmed else None
     if incumbent in candidates:
-        beaten_by = _beaten_by(found, candidates, incumbent)
-        winner = incumbent if beaten_by is None else beaten_by
+        challenger = _best_challenger(result, candidates, incumbent)
+        winner = incumbent if challenger is None else challenger
     elif winner is None:
         winner = max(versions, key=lambda number: versions[number].accuracy)
-    registered = {version.trial for version in known.versions}
+    registered_trials = {version.trial for version in registered.versions}
     for number, version in versions.items():
-        if number == winner or version.trial in registered:
-            known = known.with_version(version)
+        if number == winner or version.trial in registered_trials:
+            registered = registered.with_version(version)
     if winner in versions:
-        known = known.with_champion(versions[winner].trial)
-    record.set_registered(study, known)
-    return known.champion_version
+        registered = registered.with_champion(versions[winner].trial)
+    record.set_registered(study, registered)
+    return registered.champion_version
 
 
 def _candidates(
-    study: optuna.Study, confirmation: optuna.Study, found: Comparison
+    study: optuna.Study, confirmation: optuna.Study, result: Comparison
 ) -> dict[int, Group]:
-    """The groups of the comparison by the number of the study's configuration, those left out that
-    are none or that have no complete trial there."""
+    """Return the groups of a confirmation by the number of their configuration in the study.
+
+    Groups without a complete trial in the study are left out.
+    """
     leaderboard = Leaderboard.of(study)
     numbers = {
         configuration_key(trial.run): trial.configuration
@@ -80,31 +83,36 @@ def _candidates(
         for trial in record.counted(record.records(confirmation))
         if trial.run is not None and configuration_key(trial.run) in numbers
     }
-    return {labels[group.label]: group for group in found.groups if group.label in labels}
+    return {labels[group.label]: group for group in result.groups if group.label in labels}
 
 
 def _configuration(study: optuna.Study, trial: int) -> int:
     return record.one(study, trial).configuration
 
 
-def _version(trial: int, confirmation: optuna.Study, found: Comparison, group: Group) -> Version:
+def _version(trial: int, confirmation: optuna.Study, result: Comparison, group: Group) -> Version:
     return Version(
         trial=trial,
         contest=confirmation.study_name,
         seeds=group.n,
-        accuracy=float(np.mean(found.accuracies(group, found.compared))),
-        length=found.compared,
+        accuracy=float(np.mean(result.accuracies(group, result.compared))),
+        length=result.compared,
     )
 
 
-def _beaten_by(found: Comparison, candidates: dict[int, Group], incumbent: int) -> int | None:
-    """The number of the configuration that beats the incumbent's, if one does."""
+def _best_challenger(
+    result: Comparison, candidates: dict[int, Group], incumbent: int
+) -> int | None:
+    """Return the best of the configurations that beat the incumbent; None if none does."""
     others = {number: group for number, group in candidates.items() if number != incumbent}
-    held = dataclasses.replace(found, groups=[candidates[incumbent], *others.values()])
-    above = {contrast.other.label for contrast in held.contrasts if contrast.reading == "lower"}
+    against_incumbent = dataclasses.replace(
+        result, groups=[candidates[incumbent], *others.values()]
+    )
+    contrasts = against_incumbent.contrasts
+    better = {contrast.other.label for contrast in contrasts if contrast.reading == "lower"}
     means = {
-        number: float(np.mean(found.accuracies(group, found.compared)))
+        number: float(np.mean(result.accuracies(group, result.compared)))
         for number, group in others.items()
-        if group.label in above
+        if group.label in better
     }
     return max(means, key=lambda number: means[number]) if means else None

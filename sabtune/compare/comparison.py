@@ -1,7 +1,7 @@
-"""Methods side by side over their seeds: what each reaches, and whether they can be told apart.
+"""Comparisons of methods over several seeds: their accuracies, and whether they differ.
 
-A `Comparison` holds the runs. What it found comes as tables for the terminal (`page`), as Markdown
-(`markdown`) and as plain rows with every number in full (`accuracy_rows`, `contrast_rows`).
+A `Comparison` holds the runs. Its results are available as tables for the terminal (`page`), as
+Markdown (`markdown`), and as rows of unrounded numbers (`accuracy_rows`, `contrast_rows`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sabtune.compare.table import ResultTable
 from sabtune.errors import ConfigError
 from sabtune.training.evaluation import SOLVED, LengthResult, solve_length
 
-FEW = 10
-"""Seeds below which a bootstrap interval is noticeably too narrow (see `bootstrap_interval`)."""
+FEW_SEEDS = 10
+"""With fewer seeds, bootstrap intervals are noticeably too narrow (see `bootstrap_interval`)."""
 
 NOT_DISTINGUISHABLE = "not distinguishable at this n"
 
@@ -31,11 +31,15 @@ Row = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One method's runs on fresh seeds, each tested at the same lengths on fresh sequences.
+    """The runs of one method on fresh seeds, all tested at the same lengths on fresh sequences.
 
-    runs: the rungs of each seed, by its index; equal indices of two groups are equal seeds.
-    failed: further seeds, whose runs diverged or failed. They count as unsolved, with chance
-    accuracy.
+    label: The name of the method.
+
+    runs: The length results of each seed, by the index of the seed. Equal indices in two groups are
+    equal seeds.
+
+    failed: The number of further seeds whose runs diverged or failed. They count as unsolved, with
+    chance accuracy.
     """
 
     label: str
@@ -44,10 +48,11 @@ class Group:
 
     @property
     def n(self) -> int:
+        """The number of seeds, including failed ones."""
         return len(self.runs) + self.failed
 
     def solved(self, length: int, at: float = SOLVED) -> Share:
-        """P(solve): at least `at` at this length and at every shorter one that was measured."""
+        """Return P(solve): the share of seeds that reach `at` at this and every shorter length."""
         reached = [
             solve_length([result for result in results if result.length <= length], at) == length
             for results in self.runs.values()
@@ -55,7 +60,7 @@ class Group:
         return statistics.solve_share(reached + [False] * self.failed)
 
     def loss(self, length: int) -> Estimate | None:
-        """The mean over the seeds that ended, a failed one having none; None if no seed did."""
+        """Return the mean loss over the seeds that didn't fail; None if all failed."""
         results = [
             result
             for results in self.runs.values()
@@ -67,7 +72,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """The first group less another, at the compared length; `corrected`: p after Holm."""
+    """The difference between the first group and another at the compared length.
+
+    other: The other group.
+
+    difference: The accuracy of the first group minus that of the other.
+
+    corrected: The p-value after Holm's correction.
+    """
 
     other: Group
     difference: Difference
@@ -75,6 +87,7 @@ class Contrast:
 
     @property
     def reading(self) -> str:
+        """Whether the first group is "higher" or "lower", or that they are not distinguishable."""
         if self.corrected >= statistics.SIGNIFICANCE:
             return NOT_DISTINGUISHABLE
         return "higher" if self.difference.value > 0 else "lower"
@@ -82,10 +95,20 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Methods measured alike; the first is the one that the others are held against.
+    """A comparison of the first method with each of the others, at the same lengths.
 
-    chance, solved_at: accuracies, the task's own. searched: the lengths that the search chose by.
-    length: where the contrasts are taken, chosen beforehand; None: the longest.
+    groups: The runs of each method.
+
+    chance: The chance accuracy of the task.
+
+    searched: The lengths by which the search chose configurations.
+
+    length: The length at which methods are compared, chosen in advance. None: the longest.
+
+    solved_at: The accuracy from which a length counts as solved.
+
+    Raises ConfigError if labels are not unique, a group has no seeds, the runs were measured at
+    different lengths, or `length` wasn't measured.
     """
 
     groups: Sequence[Group]
@@ -101,15 +124,18 @@ class Comparison:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
+        """The lengths at which all runs were measured, in ascending order."""
         runs = next(group.runs for group in self.groups if group.runs)
         return _lengths(next(iter(runs.values())))
 
     @property
     def compared(self) -> int:
+        """The length at which methods are compared."""
         return self.lengths[-1] if self.length is None else self.length
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
+        """The differences between the first group and each other one."""
         ours, *others = self.groups
         differences = [self._difference(ours, other) for other in others]
         corrected = statistics.holm([difference.p for difference in differences])
@@ -119,36 +145,44 @@ class Comparison:
         )
 
     def accuracies(self, group: Group, length: int, among: Collection[int] = ()) -> Floats:
-        """One a seed, by rising index; a failed seed has chance accuracy.
+        """Return the accuracy of each seed, shape (n,), sorted by the index of the seed.
 
-        Failed seeds have their places among the indices `among`, or else stand at the end.
+        A failed seed has chance accuracy. Failed seeds take the missing indices of `among`; further
+        ones are at the end.
         """
-        found = [
+        accuracies = [
             next(result.accuracy for result in group.runs[seed] if result.length == length)
             if seed in group.runs
             else self.chance
             for seed in sorted({*group.runs, *among})
         ]
-        return np.array(found + [self.chance] * (group.n - len(found)))
+        return np.array(accuracies + [self.chance] * (group.n - len(accuracies)))
 
     def phases(self, group: Group, length: int) -> tuple[Estimate, Estimate] | None:
-        """The mean accuracies in phase with the training length and in the worst phase, failed
-        seeds at chance; None where they weren't measured."""
-        results = [result for of in group.runs.values() for result in of if result.length == length]
+        """Return the mean accuracies in phase with the training length and in the worst phase.
+
+        Failed seeds have chance accuracy. None: phases were not measured.
+        """
+        results = [
+            result
+            for length_results in group.runs.values()
+            for result in length_results
+            if result.length == length
+        ]
         samples = []
         for name in ("in_phase", "worst_phase"):
-            known = [getattr(result, name) for result in results if result.by_phase]
-            if not known or None in known:
+            measured = [getattr(result, name) for result in results if result.by_phase]
+            if not measured or None in measured:
                 return None
-            samples.append(known + [self.chance] * group.failed)
+            samples.append(measured + [self.chance] * group.failed)
         in_phase, worst = map(statistics.mean, samples)
         return in_phase, worst
 
     def _difference(self, ours: Group, theirs: Group) -> Difference:
-        """Paired where both ran the same seeds, else unpaired: no seed is left out.
+        """Return the paired difference if both groups ran the same seeds, else the unpaired one.
 
-        They ran the same if they ran as many, and each one's failures account for the seeds that
-        only the other one has results of.
+        All seeds are used in either case. Two groups ran the same seeds if they have equally many
+        and the failed seeds of each explain the seeds that only the other has results for.
         """
         seeds = {*ours.runs, *theirs.runs}
         if ours.n == theirs.n >= len(seeds):
@@ -159,7 +193,7 @@ class Comparison:
 
 
 def accuracy_table(comparison: Comparison) -> ResultTable:
-    """Methods × lengths: the mean accuracy and its interval."""
+    """Return the mean accuracy of each method at each length, with its interval."""
     rows = []
     for group in comparison.groups:
         samples = [comparison.accuracies(group, length) for length in comparison.lengths]
@@ -173,7 +207,7 @@ def accuracy_table(comparison: Comparison) -> ResultTable:
 
 
 def longest_table(comparison: Comparison) -> ResultTable:
-    """What each method reaches at the longest length: the interquartile mean and P(solve)."""
+    """Return the interquartile mean and P(solve) of each method at the longest length."""
     longest = comparison.lengths[-1]
     by_phase = [comparison.phases(group, longest) for group in comparison.groups]
     rows = []
@@ -192,7 +226,7 @@ def longest_table(comparison: Comparison) -> ResultTable:
 
 
 def contrast_table(comparison: Comparison) -> ResultTable:
-    """The first method against each other one, at the compared length."""
+    """Return the differences between the first method and each other one."""
     label = comparison.groups[0].label
     rows = []
     for contrast in comparison.contrasts:
@@ -208,12 +242,13 @@ def contrast_table(comparison: Comparison) -> ResultTable:
 
 
 def tables(comparison: Comparison) -> list[ResultTable]:
-    found = [accuracy_table(comparison), longest_table(comparison)]
-    return [*found, contrast_table(comparison)] if comparison.contrasts else found
+    """Return all tables of the comparison; one method alone has no table of differences."""
+    tables = [accuracy_table(comparison), longest_table(comparison)]
+    return [*tables, contrast_table(comparison)] if comparison.contrasts else tables
 
 
 def page(comparison: Comparison) -> RenderableType:
-    """The comparison as something rich can print."""
+    """Return the comparison for the terminal."""
     parts: list[RenderableType] = []
     for table in tables(comparison):
         parts += [table.rich(), Text("")]
@@ -221,13 +256,13 @@ def page(comparison: Comparison) -> RenderableType:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown text."""
+    """Return the comparison as Markdown."""
     texts = [table.markdown() for table in tables(comparison)]
     return "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes(comparison))]) + "\n"
 
 
 def accuracy_rows(comparison: Comparison) -> list[Row]:
-    """One row for each method and length; shares and accuracies are fractions, not %."""
+    """Return a row for each method and length; shares and accuracies are fractions, not percent."""
     at, rows = comparison.solved_at, list[Row]()
     for group in comparison.groups:
         for length in comparison.lengths:
@@ -246,7 +281,7 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
 
 
 def contrast_rows(comparison: Comparison) -> list[Row]:
-    """One row for each method that the first is held against; differences are fractions."""
+    """Return a row for each method except the first; differences are fractions, not percent."""
     ours = comparison.groups[0]
     rows: list[Row] = []
     for contrast in comparison.contrasts:
@@ -260,12 +295,12 @@ def contrast_rows(comparison: Comparison) -> list[Row]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What was done, a line each: to stand under the tables."""
+    """Return the notes below the tables, which describe the runs, intervals and tests."""
     return [*notes_on_seeds(comparison), *_tests(comparison)]
 
 
 def notes_on_seeds(comparison: Comparison) -> list[str]:
-    """Of these, what is about the runs and their intervals alone."""
+    """Return the notes on the runs and intervals, without those on the tests."""
     return [*_runs(comparison), *_intervals(comparison)]
 
 
@@ -273,41 +308,41 @@ def _runs(comparison: Comparison) -> Iterator[str]:
     seeds = _range(group.n for group in comparison.groups)
     runs = [results for group in comparison.groups for results in group.runs.values()]
     sequences = _range(result.sequences for results in runs for result in results)
-    known = sorted(set(comparison.searched) & set(comparison.lengths))
+    shared = sorted(set(comparison.searched) & set(comparison.lengths))
     search = (
-        f"The search chose by length {', '.join(f'{length:,}' for length in known)} too, "
+        f"The search also chose by length {', '.join(f'{length:,}' for length in shared)}, "
         "with other seeds and sequences."
-        if known
+        if shared
         else "The search chose by none of these lengths, seeds or sequences."
     )
-    yield f"Fresh seeds, {seeds} a method; {sequences} fresh sequences a length. {search}"
+    yield f"Fresh seeds, {seeds} per method; {sequences} fresh sequences per length. {search}"
     failed = [f"{group.failed} of {group.label}" for group in comparison.groups if group.failed]
     if failed:
         at = f"{comparison.chance:.1%}"
-        yield f"Failed seeds ({', '.join(failed)}) count: as unsolved, at chance accuracy ({at})."
+        yield f"Failed seeds ({', '.join(failed)}) count as unsolved, with chance accuracy ({at})."
 
 
 def _intervals(comparison: Comparison) -> Iterator[str]:
     yield (
         f"Intervals: {statistics.CONFIDENCE:.0%}, percentile bootstrap over seeds "
-        f"({statistics.RESAMPLES:,} resamples); of P(solve): Clopper-Pearson."
+        f"({statistics.RESAMPLES:,} resamples); for P(solve), Clopper-Pearson."
     )
-    if min(group.n for group in comparison.groups) < FEW:
+    if min(group.n for group in comparison.groups) < FEW_SEEDS:
         yield (
-            f"Bootstrap intervals of fewer than {FEW} seeds are too narrow; one of equal values "
-            "has no width. P(solve)'s interval holds for any number of seeds."
+            f"Bootstrap intervals of fewer than {FEW_SEEDS} seeds are too narrow, and the interval "
+            "of equal values has no width. That of P(solve) is valid for any number of seeds."
         )
     yield (
-        f"P(solve): the share of seeds with an accuracy of {comparison.solved_at:.0%} or more at "
-        "the length and every shorter one measured. IQM: the mean of the middle half of the seeds."
+        f"P(solve): the share of seeds with an accuracy of at least {comparison.solved_at:.0%} at "
+        "this and every shorter measured length. IQM: the mean of the middle half of the seeds."
     )
     runs = [results for group in comparison.groups for results in group.runs.values()]
     phases = max((len(result.by_phase) for results in runs for result in results), default=0)
     if phases:
         yield (
-            f"A length L is measured over L … L + {phases - 1}; the accuracy is their mean. In "
-            "phase: those that differ from the training length by a multiple of k_att. Worst "
-            "phase: the least accuracy at one remainder by k_att; P(solve) is by it."
+            f"Length L is measured over lengths L to L + {phases - 1}; the accuracy is their mean. "
+            "In phase: the lengths that differ from the training length by a multiple of k_att. "
+            "Worst phase: the lowest accuracy at any remainder modulo k_att, which P(solve) uses."
         )
 
 
@@ -315,29 +350,29 @@ def _tests(comparison: Comparison) -> Iterator[str]:
     contrasts = comparison.contrasts
     if not contrasts:
         return
-    family = len(contrasts)
+    count = len(contrasts)
     tests = {True: "sign flips over pairs of equal seeds", False: "regroupings of all seeds"}
     kinds = {tests[contrast.difference.paired] for contrast in contrasts}
     exact = all(contrast.difference.exact for contrast in contrasts)
     yield (
         f"p: two-sided permutation test by {' or '.join(sorted(kinds))}, "
         f"{'exact' if exact else f'{statistics.REARRANGEMENTS:,} drawn where there are more'}; "
-        f"Holm's correction over {_counted(family, 'comparison')}. "
-        "Where an interval and the corrected p disagree, p decides."
+        f"Holm's correction over {_counted(count, 'comparison')}. "
+        "If an interval and the corrected p disagree, p decides."
     )
     limits = {_compared_seeds(comparison, c): c.difference.least_p for c in contrasts}
     for seeds, least in limits.items():
         if least > statistics.SIGNIFICANCE:
             yield f"With {seeds} no p below {least:.3g} is possible."
-    least = family * min(limits.values())
-    if family > 1 and least > statistics.SIGNIFICANCE:
-        yield f"After Holm no p below {min(1, least):.3g} is possible: it takes more seeds."
+    least = count * min(limits.values())
+    if count > 1 and least > statistics.SIGNIFICANCE:
+        yield f"After Holm no p below {min(1, least):.3g} is possible: use more seeds."
 
 
 def _check_groups(groups: Sequence[Group]) -> None:
     labels = [group.label for group in groups]
     if len(set(labels)) < len(labels):
-        raise ConfigError(f"methods {labels}: expected a label of its own for each")
+        raise ConfigError(f"methods {labels}: expected a different label for each")
     for group in groups:
         if group.failed < 0 or group.n < 1:
             raise ConfigError(f"{group.label}: {group.n} seeds; expected at least one")
@@ -359,13 +394,13 @@ def _compared_seeds(comparison: Comparison, contrast: Contrast) -> str:
     return _counted(n, "pair") if contrast.difference.paired else f"{n} and {contrast.other.n}"
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _range(numbers: Iterable[int]) -> str:
-    found = set(numbers)
-    low, high = min(found), max(found)
+    distinct = set(numbers)
+    low, high = min(distinct), max(distinct)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 

@@ -1,10 +1,10 @@
-"""Configurations against each other on fresh seeds: `confirm` and `ablate`.
+"""Comparisons of configurations on fresh seeds: `confirm` and `ablate`.
 
-The runs of a contest are a study of their own, NAME.confirm or NAME.ablate, searched by the same
-engine without pruning: an interrupted contest goes on, and more seeds can be added to one. What an
-earlier command asked for and never began waits until a command asks for it again. What can't be
-compared with what is there, measured at other lengths or changes of another winner, becomes
-NAME.confirm-2 or NAME.ablate-2.
+The runs of a comparison form their own study, NAME.confirm or NAME.ablate, which the same engine
+runs without pruning. An interrupted comparison can be resumed, and you can add seeds to it. Runs
+that an earlier command requested but that never started wait until a command requests them again.
+Runs that can't be compared with the existing ones, because of other lengths or another winner, go
+to NAME.confirm-2 or NAME.ablate-2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sabtune.config import PARTS, RunConfig
 from sabtune.errors import StoreError, StudyFileError
 from sabtune.schema import KIND, from_dict
-from sabtune.search.run import Ending, Say, execute, open_or_create, silent
+from sabtune.search.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
@@ -36,13 +36,13 @@ from sabtune.study.trial_specs import TrialSpecs, configuration_key
 from sabtune.training.evaluation import Ladder, recorded_ladder
 
 EVALUATION_SEED = record.FRESH_SEED
-"""Of a contest's sequences: none that a search was measured on."""
+"""The seed of the sequences of a comparison; no search is measured on them."""
 
 
 def study_file(store: Store, name: str) -> StudyFile:
-    """Return the file that a study was searched from, with the task and ladder searched with.
+    """Return the file that a study was searched from, with the recorded task and ladder.
 
-    Where the file is gone, as after a move to another machine, its study is the recorded one.
+    If the file is missing, as after a move to another machine, the recorded study is used.
     """
     with record.plan_of(record.open_study(store, name)) as plan:
         path, baseline = Path(plan["file"]), plan.get("rival")
@@ -59,12 +59,14 @@ def _no_space(trial: optuna.Trial) -> NoReturn:
 
 
 def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:
-    """By label: the best `top` configurations of the first study, and of each other study the
-    best one of every kind of model. Raises StoreError if a study has no complete trial, or if
-    their models are tested on different tasks.
+    """Return the configurations to compare, by label.
+
+    These are the best `top` configurations of the first study, and from each other study the best
+    configuration of each kind of model. Raises StoreError if a study has no complete trial, or if
+    the models are tested on different tasks.
     """
-    found: dict[str, RunConfig] = {}
-    for place, name in enumerate(names):
+    runs: dict[str, RunConfig] = {}
+    for index, name in enumerate(names):
         ranked = Leaderboard.of(record.open_study(store, name)).ranked()
         if not ranked:
             raise StoreError(f"study {name!r} has no complete trial yet: search it first")
@@ -73,34 +75,45 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConf
             run = configuration.best.run
             assert run is not None
             kind = run.to_dict()["trial"]["model"][KIND]
-            if len(found) < top if place == 0 else kind not in kinds:
-                of = f"{name} " if len(names) > 1 else ""
-                found[f"{of}#{configuration.number} {run.trial.model.label()}"] = run
+            if len(runs) < top if index == 0 else kind not in kinds:
+                prefix = f"{name} " if len(names) > 1 else ""
+                runs[f"{prefix}#{configuration.number} {run.trial.model.label()}"] = run
             kinds.add(kind)
-    tasks = {run.task: label for label, run in found.items()}
+    tasks = {run.task: label for label, run in runs.items()}
     if len(tasks) > 1:
         raise StoreError(
             f"{' and '.join(tasks.values())} are tested on different tasks: "
             "compare studies of the same task and length"
         )
-    return found
+    return runs
 
 
 def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
-    """The training length, then lengths that the ladder leaves out: between its rungs, and twice
-    its last one."""
+    """Return the training length and lengths that the ladder doesn't have.
+
+    The latter are the geometric means of adjacent lengths of the ladder, and twice its last one.
+    """
     between = [round(math.sqrt(a * b)) for a, b in pairwise(ladder.lengths)]
     lengths = {*between, 2 * ladder.lengths[-1]} - set(ladder.lengths)
     return (ladder.lengths[0], *sorted(length for length in lengths if length > ladder.lengths[0]))
 
 
 Key = tuple[str, int]
-"""What tells a contest's runs apart: `configuration_key` and seed."""
+"""The identity of a run in a comparison: its `configuration_key` and its seed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One of a contest's, which may wait in it."""
+    """A run of a comparison.
+
+    label: The name of the configuration in the comparison.
+
+    run: The configuration with the seed of the run.
+
+    number: The number of its trial. None: it has no trial yet.
+
+    waits: Its trial has not started yet.
+    """
 
     label: str
     run: RunConfig
@@ -109,11 +122,12 @@ class Run:
 
     @property
     def key(self) -> Key:
+        """The identity of the run."""
         return configuration_key(self.run), self.run.seed
 
 
-def wanted(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
-    """Every configuration with every fresh seed, seed by seed."""
+def with_fresh_seeds(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
+    """Return each configuration with each of `seeds` fresh seeds, sorted by seed."""
     return [
         Run(label, dataclasses.replace(run, seed=seed))
         for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds)
@@ -121,8 +135,8 @@ def wanted(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
     ]
 
 
-def held(study: optuna.Study) -> list[Run]:
-    """A contest's runs; not those of which nothing but their number was recovered."""
+def recorded_runs(study: optuna.Study) -> list[Run]:
+    """Return the runs of a comparison, without trials that lost all but their number."""
     return [
         Run(
             label=trial.user_attrs[record.LABEL],
@@ -138,55 +152,58 @@ def held(study: optuna.Study) -> list[Run]:
 def name_of(
     name: str, store: Store, runs: Mapping[str, RunConfig], lengths: Sequence[int] | None
 ) -> str:
-    """The contest of this name that these runs, measured at these lengths, can be compared in; if
-    there is none, the next free name. lengths None: those that it has."""
-    known = set(record.names(store))
+    """Return the name of the comparison that these runs belong to.
 
+    This is the first of NAME, NAME-2 and so on that doesn't exist yet, or whose runs have the same
+    task, labels and lengths. lengths: None accepts the lengths of an existing comparison.
+    """
+    names = set(record.names(store))
     tasks = {run.task for run in runs.values()}
 
     def fits(confirmation: str) -> bool:
         study = record.open_study(store, confirmation)
-        if any(_of_a_search(trial) for trial in study.get_trials(deepcopy=False)):
+        if any(_belongs_to_search(trial) for trial in study.get_trials(deepcopy=False)):
             return False
-        known = held(study)
+        existing = recorded_runs(study)
         ladder = _ladder(study)
         same_lengths = lengths is None or ladder is None or ladder.lengths == tuple(lengths)
-        same_tasks = {run.run.task for run in known} <= tasks
-        return same_lengths and same_tasks and not _relabels(known, runs)
+        same_tasks = {run.run.task for run in existing} <= tasks
+        return same_lengths and same_tasks and not _relabels(existing, runs)
 
-    return next(of for of in numbered(name) if of not in known or fits(of))
+    return next(n for n in numbered(name) if n not in names or fits(n))
 
 
-def _of_a_search(trial: FrozenTrial) -> bool:
-    """Whether a trial began that stands for nobody in a comparison."""
+def _belongs_to_search(trial: FrozenTrial) -> bool:
+    """Return whether a trial started that belongs to no configuration of a comparison."""
     return record.SPEC in trial.user_attrs and record.LABEL not in trial.user_attrs
 
 
 def _ladder(study: optuna.Study) -> Ladder | None:
-    """Return the ladder of a contest; None where it was interrupted before it had any."""
+    """Return the ladder of a comparison; None if it was interrupted before it had one."""
     content = record.plan(study).get("study")
     return recorded_ladder(content["ladder"]) if content else None
 
 
 def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
-    """Return how many phases a new contest measures: all of its runs'."""
+    """Return the number of phases of a new comparison, which covers those of all its runs."""
     if not file.study.task.build().phased:
         return 1
     periods = [run.trial.model.period for run in runs.values()]
-    return max(file.study.ladder.phases or 1, *periods)
+    return max(file.study.ladder.phase_count, *periods)
 
 
-def _relabels(known: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
-    """Whether a label of `runs` stands for another configuration in a contest."""
+def _relabels(existing: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
+    """Return whether a label of `runs` has another configuration among the existing runs."""
     keys = {label: configuration_key(run) for label, run in runs.items()}
-    return any(one.label in keys and one.key[0] != keys[one.label] for one in known)
+    return any(run.label in keys and run.key[0] != keys[run.label] for run in existing)
 
 
 def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
-    """How many runs a contest will have once these have ended, with those that began earlier."""
-    known = held(record.open_study(store, name)) if name in record.names(store) else []
-    begun = {run.key for run in known if not run.waits}
-    return len(begun | {run.key for run in wanted(runs, seeds)})
+    """Return the number of runs of a comparison after these have ended, with earlier ones."""
+    exists = name in record.names(store)
+    existing = recorded_runs(record.open_study(store, name)) if exists else []
+    started = {run.key for run in existing if not run.waits}
+    return len(started | {run.key for run in with_fresh_seeds(runs, seeds)})
 
 
 def compare_runs(
@@ -200,16 +217,29 @@ def compare_runs(
     watchers: Sequence[Watcher] = (),
     say: Say = silent,
 ) -> tuple[Ending, optuna.Study]:
-    """Trains every configuration on the same `seeds` fresh seeds, whatever its own, and measures
-    it at `lengths` (by default those that it has, at first `fresh_lengths`), on sequences that no
-    search has seen. Where the study ends trials that are solved, so are these. name: of `name_of`.
-    say: as of `search`.
+    """Train each configuration on the same fresh seeds and measure it on fresh sequences.
+
+    Trials end early once they solve the task if those of the study do.
+
+    name: The name of the comparison, from `name_of`.
+
+    file: The file of the first study.
+
+    runs: The configurations by label; their own seeds are ignored.
+
+    seeds: The number of fresh seeds.
+
+    lengths: The lengths to measure. None: those of the existing comparison, or `fresh_lengths`.
+
+    watchers, say: See `sabtune.search.run.search`.
+
+    Returns how the runs ended, and the study of the comparison.
     """
     searched = file.study.ladder
-    known = _ladder(record.open_study(store, name)) if name in record.names(store) else None
-    if lengths is None and known is not None:
-        lengths = known.lengths
-    phases = known.phases if known and known.phases else _phases(file, runs)
+    existing = _ladder(record.open_study(store, name)) if name in record.names(store) else None
+    if lengths is None and existing is not None:
+        lengths = existing.lengths
+    phases = existing.phases if existing and existing.phases else _phases(file, runs)
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -223,30 +253,29 @@ def compare_runs(
             sequences=max(searched.sequences, phases),
             solved_reports=searched.solved_reports,
             phases=phases,
-            k_top=known.k_top if known else "final",
+            k_top=existing.k_top if existing else "final",
         ),
     )
-    own = dataclasses.replace(file, study=study)
+    comparison = dataclasses.replace(file, study=study)
     with locked(name, store) as lock:
-        opened = open_or_create(own, store)
+        opened = open_or_create(comparison, store)
         plan = record.plan(opened)
         models = {label: run.trial.model.label() for label, run in runs.items()}
         models = plan.get(record.COMPARISON, {}) | models
         record.set_plan(
             opened, {**plan, "searched": list(searched.select), record.COMPARISON: models}
         )
-        queue = enqueue(opened, wanted(runs, seeds))
+        queue = enqueue(opened, with_fresh_seeds(runs, seeds))
         specs = TrialSpecs(
-            own, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
+            comparison, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
         )
         ending = execute(
             opened,
-            own,
+            comparison,
             store,
             watchers,
             trials=len(record.counted(record.records(opened))) + len(queue),
-            queue=queue,
-            specs=specs,
+            enqueued=EnqueuedTrials(numbers=queue, specs=specs),
             lock=lock,
             say=say,
         )
@@ -254,12 +283,14 @@ def compare_runs(
 
 
 def enqueue(study: optuna.Study, runs: Sequence[Run]) -> list[int]:
-    """Gives a contest those of the runs that it doesn't have, under whatever label; the numbers of
-    all that wait, in the order of `runs`."""
-    known = {run.key for run in held(study)}
+    """Enqueue the runs that a comparison doesn't have under any label.
+
+    Returns the numbers of the given runs that wait to be started, in the order of `runs`.
+    """
+    existing = {run.key for run in recorded_runs(study)}
     for run in runs:
-        if run.key not in known:
+        if run.key not in existing:
             record.enqueue(study, run.run, label=run.label)
-            known.add(run.key)
-    numbers = {run.key: run.number for run in held(study) if run.waits}
+            existing.add(run.key)
+    numbers = {run.key: run.number for run in recorded_runs(study) if run.waits}
     return [number for run in runs if (number := numbers.pop(run.key, None)) is not None]

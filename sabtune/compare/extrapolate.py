@@ -1,4 +1,4 @@
-"""Kept models, measured at lengths that their trials were not."""
+"""Measurements of trained models at lengths that their trials did not test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sabtune.training.memory import forget_peak, peak
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A rung, and what measuring it held at its peak, in MiB."""
+    """A length result, and the peak memory of its measurement in MiB."""
 
     result: LengthResult
     memory: float
@@ -26,17 +26,21 @@ class Extrapolation:
 def extrapolate(
     trial: TrialRecord, lengths: Sequence[int], sequences: int, phases: int = 1
 ) -> Iterator[Extrapolation]:
-    """The model of a trial at one length after the other, on the sequences that test it: at a
-    length and numbers of sequences and phases that the trial was tested on, what was recorded then.
+    """Measure the model of a trial at one length after the other, on its test sequences.
 
-    Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read,
-    ConfigError if the task has no sequences so long.
+    For a length and numbers of sequences and phases that the trial was tested with, the result is
+    the recorded one.
+
+    phases: The number of consecutive lengths over which the sequences are spread.
+
+    Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read, and
+    ConfigError if the task has no sequences of these lengths.
     """
     if not trial.test or trial.checkpoint is None or trial.spec is None:
-        raise StoreError(f"trial {trial.number} isn't complete: give one whose test was made")
+        raise StoreError(f"trial {trial.number} isn't complete: give a complete trial")
     spec = trial.spec
-    with trial.checkpoint.here(MODEL_FILES) as here:
-        model = load_model(here, trial.run)
+    with trial.checkpoint.here(MODEL_FILES) as folder:
+        model = load_model(folder, trial.run)
     task = spec.run.task.build()
     check(phases <= sequences, "phases", phases, f"at most as many as sequences, {sequences}")
     for length in lengths:

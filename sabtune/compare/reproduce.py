@@ -1,4 +1,4 @@
-"""A trial trained again from what was recorded of it, and compared."""
+"""Reproductions: a trial trained again from its record and compared with it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from sabtune.wording import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """What was compared. `differences`: metric, recorded, found now; none if all came back.
+    """The result of training a trial again.
 
-    environment: what is otherwise here than it was there, in the same form.
+    metrics: The number of compared metrics.
+
+    differences: The name, recorded value and new value of each metric that differs.
+
+    environment: The name, recorded value and present value of each software or hardware property
+    that differs.
     """
 
     metrics: int
@@ -29,9 +34,9 @@ class Reproduction:
 
 
 def reproduce(trial: TrialRecord) -> Reproduction:
-    """Trains the trial again, as far as it came, in this process, on the CPU.
+    """Train a trial again in this process on the CPU, up to its last report, and compare.
 
-    Raises StoreError if it has no result to compare with.
+    Raises StoreError if the trial has no report.
     """
     if trial.spec is None or not trial.scores:
         raise StoreError(
@@ -40,17 +45,17 @@ def reproduce(trial: TrialRecord) -> Reproduction:
         )
     torch.set_num_threads(trial.spec.threads)
     scores, last = _run(trial)
-    found = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
+    repeated = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
     recorded = {
         f"score at {counted(step, 'update')}": score for step, score in trial.scores.items()
     }
     for name in ("ladder", "test"):
         recorded |= _flat(name, getattr(trial, name))
-        found |= _flat(name, getattr(last, name))
+        repeated |= _flat(name, getattr(last, name))
     return Reproduction(
         metrics=len(recorded),
-        differences=list(_differing(recorded, found)),
-        environment=list(_differing(_known(trial), software() | hardware())),
+        differences=list(_differing(recorded, repeated)),
+        environment=list(_differing(_recorded_environment(trial), software() | hardware())),
     )
 
 
@@ -74,14 +79,14 @@ def _flat(name: str, results: Sequence[LengthResult]) -> dict[str, float]:
     }
 
 
-def _known(trial: TrialRecord) -> dict[str, object]:
+def _recorded_environment(trial: TrialRecord) -> dict[str, object]:
     flat = dict(trial.environment) | dict(trial.environment.get("hardware", {}))
     return {key: value for key, value in flat.items() if key not in ("hardware", "study", "host")}
 
 
 def _differing(
-    recorded: dict[str, object] | dict[str, float], found: dict[str, object] | dict[str, float]
+    recorded: dict[str, object] | dict[str, float], present: dict[str, object] | dict[str, float]
 ) -> Iterator[tuple[str, object, object]]:
     for key, value in recorded.items():
-        if key not in found or found[key] != value:
-            yield key, value, found.get(key)
+        if key not in present or present[key] != value:
+            yield key, value, present.get(key)

@@ -1,4 +1,4 @@
-"""What `confirm` and `ablate` found, from the study that holds their runs."""
+"""The results of `confirm` and `ablate`, from the study that holds their runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sabtune.training.evaluation import LengthResult
 
 
 def page(study: optuna.Study) -> RenderableType:
-    """The comparison, or, while there is nothing to compare, how far it has come."""
-    found = comparison(study)
+    """Return the page of a comparison: the counts of its trials and, if there are any, results."""
+    result = comparison(study)
     trials = record.counted(record.records(study))
     counts = Counter(trial.state.name.lower() for trial in trials)
     head = Text(f"Study {study.study_name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
@@ -26,16 +26,16 @@ def page(study: optuna.Study) -> RenderableType:
         if model not in label:
             head.append(f"\n  {label}: {model}")
     return (
-        Stack(head, comparison_page(found))
-        if found
+        Stack(head, comparison_page(result))
+        if result
         else Stack(head, Text("Nothing to compare yet."))
     )
 
 
 def comparison(study: optuna.Study) -> Comparison | None:
-    """The runs that have ended, in the order of their labels; None before there is any.
+    """Return the comparison of the completed runs, by label; None before any is complete.
 
-    A failed run that was run again doesn't count; one that wasn't, counts as failed.
+    A failed run counts as failed unless it was run again.
     """
     trials = record.counted(record.records(study))
     runs: dict[str, dict[int, list[LengthResult]]] = defaultdict(dict)
@@ -45,11 +45,13 @@ def comparison(study: optuna.Study) -> Comparison | None:
             runs[trial.label][trial.run.seed - record.FRESH_SEED] = trial.test
         elif trial.state == TrialState.FAIL:
             failed[trial.label] += 1
-            runs[trial.label]
+            runs[trial.label]  # adds the label if it has no completed run
     run = next((trial.run for trial in trials if trial.run), None)
     if run is None or not any(runs.values()):
         return None
-    groups = [Group(label=label, runs=of, failed=failed[label]) for label, of in runs.items()]
+    groups = [
+        Group(label=label, runs=by_seed, failed=failed[label]) for label, by_seed in runs.items()
+    ]
     task = run.task.build()
     return Comparison(
         groups=groups,

@@ -1,7 +1,7 @@
-"""What a few seeds can tell: averages with intervals, shares, and tests between two methods.
+"""Statistics for few seeds: means and shares with intervals, and tests between two methods.
 
-Outcomes over seeds fall in two heaps, solved and not, so nothing here assumes a normal spread.
-Every function is pure; resampling draws from a generator of its own, seeded with `SEED`.
+Outcomes over seeds are often bimodal (solved or not), so no function assumes a normal distribution.
+All functions are pure: resampling uses a new generator with the seed `SEED`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-"""Of every interval here."""
+"""The confidence level of all intervals."""
 
 SIGNIFICANCE = 0.05
-"""The corrected p below which two methods count as different."""
+"""Two methods count as different if their corrected p-value is below this level."""
 
 RESAMPLES = 9_999
-"""Bootstrap resamples of an interval."""
+"""The number of bootstrap resamples for an interval."""
 
 REARRANGEMENTS = 20_000
-"""Tests are exact up to so many sign flips or regroupings (14 pairs; 8 seeds against 8), and draw
-so many beyond that."""
+"""The number of sign flips or regroupings up to which a test is exact; beyond it, a test draws this
+many at random. Tests are exact up to 14 pairs, or 8 seeds against 8."""
 
 SEED = 0
-"""Seeds the resampling, so that a report comes out the same every time."""
+"""The seed of resampling, which makes reports reproducible."""
 
 Floats = NDArray[np.float64]
 Statistic = Callable[..., Any]
-"""Takes samples and an `axis`, as numpy.mean does."""
+"""A function of samples and an `axis`, such as numpy.mean."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends belong to it."""
+    """A closed interval."""
 
     low: float
     high: float
@@ -46,13 +46,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, which one seed alone doesn't have."""
+    """A number with its interval. None: one seed alone has no interval."""
 
     value: float
     interval: Interval | None
 
     def percent(self, sign: str = "") -> str:
-        """In %, as "99.6 [50.8, 99.8]"; sign: "+" marks positive numbers too."""
+        """Return the estimate in percent, as in "99.6 [50.8, 99.8]".
+
+        sign: "+" shows the sign of positive numbers too.
+        """
         number = f"{self.value:{sign}.1%}"
         if self.interval is None:
             return f"{number} [no interval]".replace("%", "")
@@ -60,14 +63,14 @@ class Estimate:
         return f"{number} [{low:{sign}.1%}, {high:{sign}.1%}]".replace("%", "")
 
     def named(self, name: str) -> dict[str, float | None]:
-        """The numbers under `name`, `name`_low and `name`_high."""
+        """Return the value and the interval's ends as `name`, `name`_low and `name`_high."""
         ends = (self.interval.low, self.interval.high) if self.interval else (None, None)
         return {name: self.value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 @dataclass(frozen=True)
 class Share(Estimate):
-    """`count` of `n` seeds did it."""
+    """The share of seeds that meet a criterion: `count` of `n`."""
 
     count: int
     n: int
@@ -75,10 +78,15 @@ class Share(Estimate):
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """One method's mean less another's.
+    """The mean of one method minus that of another.
 
-    p: two-sided, of the methods being alike. exact: every rearrangement was gone through.
-    least_p: the smallest p that so few seeds can give, whatever they show.
+    p: The two-sided p-value of the hypothesis that the methods are alike.
+
+    least_p: The smallest p-value that is possible with this number of seeds.
+
+    paired: Both methods ran the same seeds, and the test compared them in pairs.
+
+    exact: The test enumerated all rearrangements.
     """
 
     p: float
@@ -88,22 +96,22 @@ class Difference(Estimate):
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The arithmetic mean with its `bootstrap_interval`."""
+    """Return the arithmetic mean with its `bootstrap_interval`."""
     return _estimate(values, np.mean)
 
 
 def interquartile_mean(values: ArrayLike) -> Estimate:
-    """`middle_half_mean` with its `bootstrap_interval`."""
+    """Return `middle_half_mean` with its `bootstrap_interval`."""
     return _estimate(values, middle_half_mean)
 
 
 def middle_half_mean(values: ArrayLike, axis: int = -1) -> Any:
-    """The interquartile mean: the mean of the middle half of the sorted values.
+    """Return the interquartile mean: the mean of the middle half of the sorted values.
 
     Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-    NeurIPS 2021, arXiv 2108.13264, section 4.3. Exactly n/4 values are left out at either end: of a
-    number of seeds that 4 doesn't divide, the values at the borders count in part. (Cutting whole
-    values only, as scipy's trim_mean does, would leave out nothing of 3 seeds.)
+    NeurIPS 2021, arXiv 2108.13264, section 4.3. Exactly n/4 values are left out at either end. If
+    n is not a multiple of 4, the values at the borders have fractional weights. (scipy's trim_mean
+    cuts whole values only, and so would leave out nothing of 3 seeds.)
     """
     ranked = np.moveaxis(np.sort(np.asarray(values, dtype=float), axis=axis), axis, -1)
     n = ranked.shape[-1]
@@ -114,27 +122,27 @@ def middle_half_mean(values: ArrayLike, axis: int = -1) -> Any:
 
 
 def bootstrap_interval(samples: Sequence[Floats], statistic: Statistic) -> Interval | None:
-    """The 95 % percentile bootstrap interval of a statistic of one sample or of several.
+    """Return the 95 % percentile bootstrap interval of a statistic of one or more samples.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Agarwal et
-    al., NeurIPS 2021, use it too. The percentile method, because it stays within the values seen
-    (no accuracy above 100 %) and has an answer for every sample. BCa (chapter 14) is better on
-    smooth samples, but its acceleration comes from leaving out one seed at a time, and is
-    undefined where that changes nothing, as in the interquartile mean of two heaps.
+    al., NeurIPS 2021, use it too. The percentile method stays within the range of the observed
+    values (no accuracy above 100 %) and is defined for every sample. BCa (chapter 14) is better for
+    smooth samples. But its acceleration is computed by leaving out one seed at a time, and is
+    undefined if that changes nothing, as for the interquartile mean of bimodal outcomes.
 
-    With few seeds it is too narrow, as BCa is. Measured, how many of 1,500 intervals held the true
-    mean: with 3, 5, 10 and 20 seeds 75, 82, 90 and 91 % of normal outcomes, and 47, 67, 89 and 92 %
-    where one seed in five fails, since 3 or 5 seeds often show no failure at all.
+    With few seeds the interval is too narrow; so is that of BCa. The measured coverage, out of
+    1,500 intervals with 3, 5, 10 and 20 seeds, is 75, 82, 90 and 91 % for normal outcomes. It is
+    47, 67, 89 and 92 % if one seed in five fails, because 3 or 5 seeds often include no failure.
 
-    A sample of one has no interval: None. Samples without any spread give the width 0, since a
-    bootstrap knows only what was seen; `solve_share` has an interval there too.
+    A sample of one value has no interval: None. Samples of equal values have an interval of width
+    0, because a bootstrap uses only observed values. `solve_share` has an interval in that case.
     """
     if min(len(sample) for sample in samples) < 2:
         return None
     if all(np.ptp(sample) == 0 for sample in samples):
         value = float(statistic(*samples, axis=-1))
         return Interval(value, value)
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         samples,
         statistic,
         vectorized=True,
@@ -143,30 +151,35 @@ def bootstrap_interval(samples: Sequence[Floats], statistic: Statistic) -> Inter
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(interval.low), float(interval.high))
 
 
 def solve_share(solved: Sequence[bool]) -> Share:
-    """P(solve): the share of seeds that solve it, with the 95 % Clopper-Pearson interval.
+    """Return P(solve), the share of seeds that solve the task, with its 95 % interval.
 
     Source: Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case
-    of the Binomial", Biometrika 26, 1934. It holds the true share at least 95 % of the time for
-    every number of seeds, and says something when all of them or none of them solve it.
+    of the Binomial", Biometrika 26, 1934. The Clopper-Pearson interval contains the true share at
+    least 95 % of the time for any number of seeds, also if all seeds or none solve the task.
+
+    Raises ValueError if there are no seeds.
     """
     if not solved:
         raise ValueError("P(solve) of no seeds: give at least one")
     count, n = sum(map(bool, solved)), len(solved)
-    found = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="exact")
-    interval = Interval(float(found.low), float(found.high))
+    ends = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="exact")
+    interval = Interval(float(ends.low), float(ends.high))
     return Share(count / n, interval, count=count, n=n)
 
 
 def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
-    """mean(ours) - mean(theirs) of two methods over the same seeds, given in the same order.
+    """Return mean(ours) - mean(theirs) of two methods over the same seeds, in the same order.
 
-    The interval resamples pairs. The p is the sign-flip test's: were the methods alike, each
-    seed's difference could as well have had the other sign. Source: Fisher, "The Design of
-    Experiments", 1935, section 21. n pairs can't give a p below 2 / 2^n; one pair tells nothing.
+    The interval resamples pairs. The p-value is that of the sign-flip test: if the methods were
+    alike, either sign of the difference of a seed would be equally likely. Source: Fisher, "The
+    Design of Experiments", 1935, section 21. With n pairs, no p-value below 2 / 2^n is possible;
+    one pair gives no evidence.
+
+    Raises ValueError if the numbers of seeds differ.
     """
     a, b = _sample(ours), _sample(theirs)
     if len(a) != len(b):
@@ -183,12 +196,13 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
 
 
 def unpaired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
-    """mean(ours) - mean(theirs) of two methods over seeds of their own.
+    """Return mean(ours) - mean(theirs) of two methods over different seeds.
 
-    The interval resamples within each method. The p is the permutation test's: were the methods
-    alike, any regrouping of the seeds would be as likely. Source: Pitman, "Significance Tests Which
-    May Be Applied to Samples from any Populations", 1937. n seeds against m can't give a p below
-    2 / C(n + m, n). Against a single seed there is no test: p is 1.
+    The interval resamples within each method. The p-value is that of the permutation test: if the
+    methods were alike, all regroupings of the seeds would be equally likely. Source: Pitman,
+    "Significance Tests Which May Be Applied to Samples from any Populations", 1937. With n and m
+    seeds, no p-value below 2 / C(n + m, n) is possible. With a single seed there is no test, and p
+    is 1.
     """
     a, b = _sample(ours), _sample(theirs)
     regroupings = math.comb(len(a) + len(b), len(a))
@@ -204,17 +218,18 @@ def unpaired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """p-values corrected for how many comparisons were made, in the order given.
+    """Return p-values corrected for the number of comparisons, in the given order.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
-    Statistics 6, 1979. The smallest of m is multiplied by m, the next by m - 1 and so on; none ends
-    below a smaller one's. It bounds the chance of any false claim, however the tests depend.
+    Statistics 6, 1979. The smallest of m p-values is multiplied by m, the next by m - 1, and so on,
+    and the results are made monotonic. This controls the family-wise error rate for any dependence
+    between the tests.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)
-    raised = p[order] * np.arange(len(p), 0, -1)
+    scaled = p[order] * np.arange(len(p), 0, -1)
     corrected = np.empty_like(p)
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(raised))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
     return corrected
 
 
@@ -237,7 +252,7 @@ def _difference_of_means(a: Floats, b: Floats, axis: int = -1) -> Any:
 def _permutation_p(samples: Sequence[Floats], statistic: Statistic, kind: str) -> float:
     if min(len(sample) for sample in samples) < 2:
         return 1.0
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         samples,
         statistic,
         permutation_type=kind,
@@ -245,4 +260,4 @@ def _permutation_p(samples: Sequence[Floats], statistic: Statistic, kind: str) -
         n_resamples=REARRANGEMENTS,
         rng=np.random.default_rng(SEED),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)

@@ -1,4 +1,4 @@
-"""A table of words: on the terminal, as Markdown, as LaTeX; and rows as CSV."""
+"""Tables of text for the terminal, as Markdown and as LaTeX, and rows as CSV."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ LATEX = {
     "–": "--",
     "≥": r"$\geq$",
 } | {sign: "\\" + sign for sign in "&%$#_{}"}
-"""What stands for itself in text, and doesn't in LaTeX."""
+"""LaTeX for characters that have a special meaning in it."""
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The first column is to the left. A row of one cell is a heading over those that follow.
+    """A table with a title, whose first column is left-aligned and whose others are right-aligned.
 
-    A cell may have a second line, which is secondary: an interval under its mean.
+    A row with one cell is a heading for the rows below it. A cell may have a second, less prominent
+    line, such as an interval under its mean.
     """
 
     title: str
@@ -39,6 +40,7 @@ class ResultTable:
     body: tuple[tuple[str, ...], ...]
 
     def rich(self) -> Table:
+        """Return the table for the terminal."""
         table = Table(title=Text(self.title), title_justify="left")
         for column, name in enumerate(self.header):
             table.add_column(Text(name), justify="right" if column else "left")
@@ -47,6 +49,7 @@ class ResultTable:
         return table
 
     def markdown(self) -> str:
+        """Return the table as Markdown."""
         rule = ("---",) + ("---:",) * (len(self.header) - 1)
         rows = [tuple(map(markdown, self.header)), rule]
         for row in self.body:
@@ -57,7 +60,7 @@ class ResultTable:
         return "\n".join([f"**{markdown(self.title)}**", "", *lines])
 
     def latex(self, label: str) -> str:
-        """A table float for \\usepackage{booktabs}; `label`: what \\ref finds it by."""
+        """Return a LaTeX table float, which requires booktabs. label: The label for \\ref."""
         width = len(self.header)
         lines = [
             r"\begin{table}",
@@ -79,8 +82,8 @@ class ResultTable:
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX that shows it, on one line."""
-    return "".join(LATEX.get(sign, sign) for sign in " ".join(terminal(text).split()))
+    """Return text as LaTeX that prints it literally, on one line."""
+    return "".join(LATEX.get(char, char) for char in " ".join(terminal(text).split()))
 
 
 def _row(cells: tuple[str, ...]) -> str:
@@ -96,9 +99,9 @@ def _cell(text: str) -> str:
 
 
 def csv_text(rows: Iterable[Mapping[str, object]], names: Iterable[str]) -> str:
-    """Rows under a header of `names`; a cell that a row lacks is empty.
+    """Return rows as CSV with a header of `names`; a missing cell is empty.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    Text that a spreadsheet would interpret as a formula gets a leading apostrophe.
     """
     text, columns = io.StringIO(), list(names)
     writer = csv.writer(text, lineterminator="\n")

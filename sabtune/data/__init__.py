@@ -1,5 +1,5 @@
-"""Data sets: where they lie, what they are made of, how their published formats are read.
+"""Data sets: where they are stored, how they are split, and readers of their published formats.
 
-Everything here but `fetch` needs numpy and torch alone (the digits also scikit-learn), and none of
-it downloads anything: `fetch` does, when a person asks for it.
+Only `fetch` downloads anything, when you run `sabtune data fetch`. The other modules need only
+NumPy and PyTorch, and scikit-learn for the digits.
 """

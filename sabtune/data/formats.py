@@ -1,4 +1,4 @@
-"""Readers of published formats. Each raises DataError, on one line, for a file that is damaged."""
+"""Readers of published file formats. They raise DataError for a damaged file."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ Bytes = NDArray[np.uint8]
 IDX_BYTES = 0x08
 """The type code of unsigned bytes in an IDX file."""
 
-MOST_BYTES = 1 << 28
-"""Of what is in a file; the largest, CIFAR-10's, has 184 million."""
+MAX_BYTES = 1 << 28
+"""The limit on a file's uncompressed size. The largest, CIFAR-10, has 184 million bytes."""
 
-TOO_MUCH = f"it unpacks to more than {MOST_BYTES:,} bytes"
+TOO_LARGE = f"it unpacks to more than {MAX_BYTES:,} bytes"
 
 CIFAR_SHAPE = (3, 32, 32)
-CIFAR_RECORD = 1 + math.prod(CIFAR_SHAPE)
+CIFAR_RECORD_BYTES = 1 + math.prod(CIFAR_SHAPE)
 CIFAR_CLASSES = 10
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
-    """A gzipped IDX file of unsigned bytes, such as MNIST's (LeCun, Cortes and Burges).
+    """Read a gzipped IDX file of unsigned bytes, such as MNIST's (LeCun, Cortes and Burges).
 
-    Two zero bytes, the type, the number of dimensions, each size as a big-endian 32-bit number,
-    then the values, the last dimension fastest.
+    The format has two zero bytes, the type, the number of dimensions, each size as a big-endian
+    32-bit integer, then the values in row-major order. Raises DataError if the file is damaged.
     """
     try:
         with gzip.open(path) as file:
-            content = _bounded(file)
+            content = _read_limited(file)
     except (OSError, EOFError, zlib.error) as problem:
-        raise damaged(path, f"no whole gzip file: {problem}") from None
+        raise damaged(path, f"not a complete gzip file: {problem}") from None
     if not content:
         raise damaged(path, "empty")
     magic, header = bytes([0, 0, IDX_BYTES, dimensions]), 4 + 4 * dimensions
@@ -58,94 +58,100 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
 
 
 def read_cifar10(path: Path, members: Sequence[str]) -> list[tuple[Bytes, Bytes]]:
-    """Of each of these files in the archive of CIFAR-10's binary version (Krizhevsky, 2009) the
-    images (N, 3, 32, 32) and labels (N,).
+    """Read the images (N, 3, 32, 32) and labels (N,) of files in an archive of CIFAR-10.
 
-    A file is records of 3,073 bytes: a label from 0 to 9, then the red, the green and the blue
-    values, row by row.
+    The archive is that of the binary version (Krizhevsky, 2009). Its files have records of 3,073
+    bytes: a label from 0 to 9, then the red, green and blue values, row by row. Raises DataError if
+    the archive is damaged or lacks a file.
     """
     try:
-        with gzip.open(path) as file, tarfile.open(fileobj=_Counting(file), mode="r|") as archive:
+        with (
+            gzip.open(path) as file,
+            tarfile.open(fileobj=_LimitedFile(file), mode="r|") as archive,
+        ):
             contents = _members(archive, members)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as problem:
-        raise damaged(path, " ".join(str(problem).split()) or "no whole archive") from None
+        raise damaged(path, " ".join(str(problem).split()) or "not a complete archive") from None
     return [_cifar10(path, member, contents[member]) for member in members]
 
 
 def _cifar10(path: Path, member: str, content: bytes) -> tuple[Bytes, Bytes]:
-    if not content or len(content) % CIFAR_RECORD:
-        wanted = f"{member} has {len(content)} bytes, not some times {CIFAR_RECORD}"
-        raise damaged(path, wanted)
-    records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
+    if not content or len(content) % CIFAR_RECORD_BYTES:
+        raise damaged(
+            path, f"{member} has {len(content)} bytes, not a multiple of {CIFAR_RECORD_BYTES}"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD_BYTES)
     labels = records[:, 0]
     if labels.max() >= CIFAR_CLASSES:
-        raise damaged(path, f"a label of {labels.max()} in {member}, where 0 to 9 are")
+        raise damaged(path, f"a label of {labels.max()} in {member}, not 0 to 9")
     return records[:, 1:].reshape(-1, *CIFAR_SHAPE), labels
 
 
 def _members(archive: tarfile.TarFile, names: Sequence[str]) -> dict[str, bytes]:
-    """What these files hold, read one after the other and never unpacked to a disk. Raises TarError
-    if one isn't there, or is no plain file."""
+    """Return the contents of these files by name, without unpacking them to disk.
+
+    Raises TarError if one is missing or is not a regular file.
+    """
     contents: dict[str, bytes] = {}
     for member in archive:
         if member.name in names and member.name not in contents:
-            opened = archive.extractfile(member) if member.isreg() else None
-            if opened is None:
-                raise tarfile.TarError(f"{member.name} is no file")
-            contents[member.name] = opened.read()
+            file = archive.extractfile(member) if member.isreg() else None
+            if file is None:
+                raise tarfile.TarError(f"{member.name} is not a file")
+            contents[member.name] = file.read()
         if len(contents) == len(names):
             break
     for name in names:
         if name not in contents:
-            raise tarfile.TarError(f"{name} isn't in it")
+            raise tarfile.TarError(f"{name} is missing in the archive")
     return contents
 
 
-class _Counting(io.BufferedIOBase):
-    """A file that is at most `MOST_BYTES` long; raises ValueError for more."""
+class _LimitedFile(io.BufferedIOBase):
+    """A file that raises ValueError when more than `MAX_BYTES` are read."""
 
     def __init__(self, file: gzip.GzipFile):
-        self.file, self.left = file, MOST_BYTES
+        self.file, self.remaining = file, MAX_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
         assert size is not None
-        piece = self.file.read(min(size, self.left + 1))
-        self.left -= len(piece)
-        if self.left < 0:
-            raise ValueError(TOO_MUCH)
-        return piece
+        data = self.file.read(min(size, self.remaining + 1))
+        self.remaining -= len(data)
+        if self.remaining < 0:
+            raise ValueError(TOO_LARGE)
+        return data
 
 
-def _bounded(file: IO[bytes] | gzip.GzipFile) -> bytes:
-    """A file's content. Raises OSError if it is more than `MOST_BYTES`."""
-    content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(TOO_MUCH)
+def _read_limited(file: IO[bytes] | gzip.GzipFile) -> bytes:
+    """Read a file. Raises OSError if it has more than `MAX_BYTES`."""
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(TOO_LARGE)
     return content
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8."""
+    """Read a text file in UTF-8. Raises DataError if it is damaged."""
     try:
         with path.open("rb") as file:
-            return _decoded(path, _bounded(file))
+            return _decode(path, _read_limited(file))
     except OSError as problem:
         raise damaged(path, str(problem)) from None
 
 
 def read_zipped_text(path: Path, member: str) -> str:
-    """A text file in UTF-8 out of a zip archive."""
+    """Read a text file in UTF-8 from a zip archive. Raises DataError if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(member).file_size > MOST_BYTES:
-                raise OSError(TOO_MUCH)
+            if archive.getinfo(member).file_size > MAX_BYTES:
+                raise OSError(TOO_LARGE)
             content = archive.read(member)
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, KeyError) as problem:
         raise damaged(path, " ".join(str(problem).split())) from None
-    return _decoded(path, content)
+    return _decode(path, content)
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decode(path: Path, content: bytes) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as problem:

@@ -1,4 +1,4 @@
-"""The models that a trial can train, by the name a config gives them."""
+"""The models that a trial can train, by their names in a configuration."""
 
 from sabtune.models.base import Model, ModelConfig
 from sabtune.models.lstm import LSTM

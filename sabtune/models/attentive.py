@@ -1,4 +1,4 @@
-"""What the models that attend to their own past have in common: weights and readout."""
+"""The common base of the models that attend to their own past: weights and readout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sabtune.ops.reference import PAPER, Parameters, Rule
 
 
 class Attentive(Model):
-    """An LSTM cell, an attention over remembered states, and y_t = V1 h_t + V2 s_t + b."""
+    """An LSTM cell, attention over remembered states, and the readout y_t = V1 h_t + V2 s_t + b."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Attentive(Model):
         for name, shape in attention_shapes(rule, H).items():
             self.register_parameter(name, cell(*shape))
         readout = partial(uniform, fan_in=2 * H, generator=generator)
-        self.V = readout(outputs, 2 * H)  # V1 beside V2
+        self.V = readout(outputs, 2 * H)  # [V1 V2]
         self.b = readout(outputs)
 
     def weights(self) -> Parameters:
-        """The cell's parameters as the operations take them."""
+        """Return the cell's parameters in the form that `sabtune.ops` takes."""
         unused = self.bias_hh.new_empty(0)
         attention: dict[str, Tensor] = dict.fromkeys(("W1", "W2", "w3"), unused)
         for name in attention_shapes(self.rule, 0):
@@ -54,12 +54,12 @@ class Attentive(Model):
         )
 
     def readout(self, hidden: Tensor, summary: Tensor) -> Tensor:
-        """Logits (B, T, O) from h and s, each (B, T, H)."""
+        """Compute the logits (B, T, O) from h and s, each (B, T, H)."""
         return reference.readout(hidden, summary, self.V, self.b)
 
 
 def attention_shapes(rule: Rule, hidden: int) -> dict[str, tuple[int, ...]]:
-    """The parameters that a rule scores with, by the paper's names."""
+    """Return the shapes of the parameters that a rule scores with, by the paper's names."""
     H = hidden
     if rule.form == "released":
         return {"w": (2 * H,)}

@@ -1,4 +1,4 @@
-"""What a model is to the rest of sabtune: a recurrent map from sequences to logits.
+"""The interface of a model: a recurrent map from sequences to logits.
 
 Shapes: B batch, T steps, I inputs, O outputs, H hidden.
 """
@@ -18,10 +18,10 @@ from sabtune.schema import Config, check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config, ABC):
-    """What every model has.
+    """The base of every model's configuration.
 
-    hidden: units of the recurrent state. forget_bias: added to the bias of the forget gates before
-    the first update; above 0 they begin nearer to open (Gers et al., 2000).
+    hidden: units of the recurrent state. forget_bias: added to the initial bias of the forget
+    gates. Above 0 the gates start closer to open (Gers et al., 2000).
     """
 
     hidden: int = 128
@@ -32,51 +32,54 @@ class ModelConfig(Config, ABC):
 
     @property
     def period(self) -> int:
-        """After how many steps the pattern of remembered states repeats."""
+        """The number of steps after which the pattern of remembered states repeats."""
         return 1
 
     def share_kept(self, steps: int) -> float | None:
-        """Return the share of the memories that a step keeps at the end of the schedule, and of a
-        sequence of T = `steps`; None for a model without memories."""
+        """Return the share of the memories that the last of T = `steps` steps attends to.
+
+        It is that at the end of the schedule; None for a model without memories.
+        """
         return None
 
     @abstractmethod
     def label(self) -> str:
-        """The few words that tell this configuration from its neighbours in a list."""
+        """Return a short description that distinguishes this configuration in a list."""
 
     @abstractmethod
     def build(self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator) -> Model:
-        """A new model, every weight drawn from `generator`; `steps`: T of a training sequence."""
+        """Build a model with weights drawn from `generator`, for sequences of T = `steps`."""
 
 
 def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:
-    """A weight drawn within ±1/√fan_in, which is torch's own default for nn.LSTM and nn.Linear."""
+    """Draw a weight from ±1/√fan_in, which is PyTorch's default for nn.LSTM and nn.Linear."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
-def open_forget_gates(bias: nn.Parameter, by: float) -> None:
-    """Adds to the second quarter of a bias (4H), which is the forget gates' in torch's order."""
+def open_forget_gates(bias: nn.Parameter, offset: float) -> None:
+    """Add `offset` to the forget gates' part of a bias (4H), the second quarter."""
     with torch.no_grad():
-        bias.view(4, -1)[1] += by
+        bias.view(4, -1)[1] += offset
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """A state, a dataclass of tensors and whole numbers, as tensors by name, each its own."""
+    """Return copies of a state's fields, tensors or integers, as tensors by name."""
     values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
     return {name: value.clone() for name, value in values.items()}
 
 
 class Model(nn.Module, ABC):
-    """A recurrent network that can be run stretch by stretch."""
+    """A recurrent network that can process a sequence in several calls."""
 
     state_type: type
-    """Of what `forward` returns beside the logits."""
+    """The type of the state that `forward` returns."""
 
     def state_of(self, tensors: Mapping[str, Tensor]) -> Any:
-        """The state that `state_tensors` took apart. Raises KeyError if something is missing.
+        """Rebuild a state from the result of `state_tensors`.
 
-        Copied to where torch itself would lay it: a product may have other last bits elsewhere.
+        Raises KeyError if a field is missing. Tensors are copied into memory that PyTorch
+        allocates, since the alignment of an operand can change the last bits of a product.
         """
         values = {field.name: tensors[field.name] for field in fields(self.state_type)}
         return self.state_type(
@@ -85,44 +88,48 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, T, O) for x (B, T, I), and the state to go on from.
+        """Compute the logits (B, T, O) of x (B, T, I), and the state after x.
 
-        `state` is what an earlier call returned, or None at a sequence's start. Running a sequence
-        in stretches gives the logits of running it whole.
+        `state` is the state that an earlier call returned, or None at the start of a sequence. A
+        sequence gives the same logits in one call and in several. Raises InputError if x or `state`
+        does not fit the model.
         """
 
     @abstractmethod
     def carried(self, state: Any, span: int) -> Any:
-        """`state` as a later update may go on from it: cut from what led to it, without remembered
-        states that are more than `span` steps old, and scored by the weights as they are now."""
+        """Return `state` prepared for the next update, which continues the sequence.
+
+        It is detached, has no memories that are more than `span` steps old, and its keys are
+        computed with the current weights.
+        """
 
     @abstractmethod
     def start(self, h: Tensor, c: Tensor) -> Any:
-        """The state at a sequence's start, nothing remembered, with these h and c, each (B, H)."""
+        """Return the state at the start of a sequence: h and c (B, H), and no memories."""
 
     def restarted(self, state: Any) -> Any:
-        """`start` with the h and c that `state` ends with, cut from what led to them."""
-        h, c = (end.detach().reshape(-1, end.shape[-1]) for end in (state.h, state.c))
+        """Return `start` with the h and c of `state`, detached."""
+        h, c = (t.detach().reshape(-1, t.shape[-1]) for t in (state.h, state.c))
         return self.start(h, c)
 
     @property
     def period(self) -> int:
-        """After how many steps the pattern of remembered states repeats."""
+        """The number of steps after which the pattern of remembered states repeats."""
         return 1
 
     @property
     def settled(self) -> bool:
-        """Whether everything scheduled is what training ends with."""
+        """Whether all scheduled values have reached their final value."""
         return True
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and where sequences are to be."""
+        """The device of the weights, on which sequences must be, too."""
         return next(self.parameters()).device
 
     def set_progress(self, progress: float) -> None:
-        """Takes the share of training done (0 to 1); a model without a schedule ignores it."""
+        """Set the completed share of training (0 to 1). A model without a schedule ignores it."""
 
     def in_force(self) -> dict[str, float]:
-        """The scheduled values now in force, by name, for the reports."""
+        """Return the current scheduled values by name, for metrics."""
         return {}

@@ -1,4 +1,4 @@
-"""The LSTM that SAB is measured against, under full or truncated back-propagation through time."""
+"""The LSTM baseline, with full or truncated back-propagation through time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sabtune.schema import check_whole
 
 @dataclass(frozen=True)
 class State:
-    """What is carried: h and c, each (1, B, H) as torch has them, and the steps taken so far."""
+    """The recurrent state: h and c (1, B, H) as nn.LSTM has them, and the steps taken so far."""
 
     h: Tensor
     c: Tensor
@@ -22,11 +22,14 @@ class State:
 
 
 class LSTM(Model):
-    """torch's own LSTM with a linear readout: y_t = V h_t + b."""
+    """PyTorch's nn.LSTM with a linear readout: y_t = V h_t + b."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """k_trunc: steps of back-propagation, in blocks as SAB's are; 0 for all of them."""
+        """The LSTM's configuration.
+
+        k_trunc: steps of back-propagation, in blocks as in SAB; 0 for no truncation.
+        """
 
         k_trunc: int = 0
 
@@ -65,13 +68,13 @@ class LSTM(Model):
         check_x(x, self.lstm.input_size)
         B, H = x.shape[0], self.lstm.hidden_size
         if state is None:
-            nothing = x.new_zeros(B, H)
-            state = self.start(nothing, nothing)
+            zeros = x.new_zeros(B, H)
+            state = self.start(zeros, zeros)
         check_state(state, State)
         check_count("state.step", state.step, least=0)
-        ends = [(f"state.{name}", getattr(state, name), (1, B, H)) for name in ("h", "c")]
+        named = [(f"state.{name}", getattr(state, name), (1, B, H)) for name in ("h", "c")]
         weight = self.lstm.weight_hh_l0
-        check_tensors(x, [*ends, ("weight_hh", weight, (4 * H, H)), ("V", self.V, self.V.shape)])
+        check_tensors(x, [*named, ("weight_hh", weight, (4 * H, H)), ("V", self.V, self.V.shape)])
         h, c = state.h, state.c
         hidden = []
         for block in x.split(self.blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
@@ -86,11 +89,11 @@ class LSTM(Model):
         return State(h.unsqueeze(0), c.unsqueeze(0), 0)
 
     def carried(self, state: State, span: int) -> State:
-        """It remembers nothing but h and c."""
+        """Return `state` detached; the LSTM has no memories."""
         return State(state.h.detach(), state.c.detach(), state.step)
 
     def blocks(self, done: int, steps: int) -> list[int]:
-        """The lengths of the stretches between two cuts, for steps done + 1 to done + `steps`."""
+        """Return the lengths of the blocks between cuts, for steps done + 1 to done + `steps`."""
         k = self.config.k_trunc
         if not k:
             return [steps]

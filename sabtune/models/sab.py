@@ -18,21 +18,21 @@ from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check, check_whole
 
 ALL = 10**9
-"""A k_top that keeps every memory, however long the sequence."""
+"""A k_top that selects every memory of a sequence of any length."""
 
 
 class SAB(Attentive):
-    """The paper's model: its equations are in `ops.reference`, their fast path in `ops.fused`."""
+    """The paper's model. `ops.reference` has its equations; `ops.dispatch` runs them."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """The sparsity of the memory, in the paper's names.
+        """The sparsity of the memory, in the paper's terms.
 
-        k_top: memories kept a step, at the end of the schedule; ALL for every one.
+        k_top: memories that a step attends to at the end of the schedule; ALL for every memory.
         k_att: every k_att-th state is remembered.
         k_trunc: steps of local back-propagation; 0 for no truncation.
-        schedule: how k_top gets there.
-        scoring, normalizer, epsilon, form: as `ops.reference.Rule` has them.
+        schedule: how k_top changes during training, up to its final value.
+        scoring, normalizer, epsilon, form: see `ops.reference.Rule`.
         """
 
         k_top: int = 5
@@ -51,9 +51,9 @@ class SAB(Attentive):
             check_whole("k_trunc", self.k_trunc, least=0)
             check(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
             if self.form == "released":
-                own = "the default: the released form has a way of its own"
-                check(self.scoring == "mlp", "scoring", self.scoring, own)
-                check(self.normalizer == "sum", "normalizer", self.normalizer, own)
+                wanted = "the default, which the released form requires"
+                check(self.scoring == "mlp", "scoring", self.scoring, wanted)
+                check(self.normalizer == "sum", "normalizer", self.normalizer, wanted)
 
         def label(self) -> str:
             schedule = type(self.schedule).__name__.lower()
@@ -69,7 +69,7 @@ class SAB(Attentive):
             return self.k_att
 
         def dense(self, steps: int) -> int:
-            """The memories of a sequence of T = `steps`, m_0 with them."""
+            """Return the number of memories after T = `steps` steps, including m_0."""
             return 1 + steps // self.k_att
 
         def share_kept(self, steps: int) -> float:
@@ -95,7 +95,7 @@ class SAB(Attentive):
         self.config = config
         self.dense = config.dense(steps)
         self.set_progress(0.0)
-        self.register_load_state_dict_pre_hook(keep_k_top)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(fill_missing_k_top)  # type: ignore[no-untyped-call]
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
@@ -108,7 +108,7 @@ class SAB(Attentive):
     def recall(
         self, x: Tensor, state: reference.State | None = None
     ) -> tuple[Tensor, Tensor, reference.State]:
-        """h and s, each (B, T, H), of the cell under x (B, T, I), and the state to go on from."""
+        """Run the cell on x (B, T, I); return h and s, each (B, T, H), and the state after x."""
         check_x(x)
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
@@ -120,7 +120,7 @@ class SAB(Attentive):
 
     @property
     def sparsity(self) -> dict[str, int]:
-        """k_top, as the schedule has it now, k_att and k_trunc."""
+        """The current k_top of the schedule, k_att and k_trunc, by name."""
         return {
             "k_top": self.k_top,
             "k_att": self.config.k_att,
@@ -129,13 +129,17 @@ class SAB(Attentive):
 
     @torch.no_grad()
     def carried(self, state: reference.State, span: int) -> reference.State:
-        """m_0 stays. A memory's key is made anew: its weights may have changed since."""
+        """Return `state` for the next update, always with m_0.
+
+        The keys are recomputed, because W1 may have changed.
+        """
         k_att, first = self.config.k_att, max(0, state.step - span - 1)
-        kept = state.step // k_att - first // k_att  # remembered since, if all of them are there
+        recent = state.step // k_att - first // k_att  # memories that are at most `span` steps old
         memory = state.memory.detach()
-        memory = torch.cat([memory[:, :1], memory[:, 1:][:, -kept or memory.shape[1] :]], dim=1)
+        memory = torch.cat([memory[:, :1], memory[:, 1:][:, -recent or memory.shape[1] :]], dim=1)
         p = self.weights()
-        p = replace(p, W1=p.W1.to(memory.dtype))  # of bf16 weights a GPU's memories are float32
+        # the GPU kernels return float32 memories for bf16 weights
+        p = replace(p, W1=p.W1.to(memory.dtype))
         return reference.State(
             h=state.h.detach(),
             c=state.c.detach(),
@@ -155,16 +159,20 @@ class SAB(Attentive):
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)
 
     def get_extra_state(self) -> Tensor:
-        """k_top in force, and what it ends with: a state_dict has them beside the weights."""
+        """Return the current and the final k_top, which a state_dict contains with the weights."""
         return torch.tensor([self.k_top, self.config.k_top])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes k_top over from a model that ends with the same; one of another k_top keeps its
-        own. Raises InputError if that isn't what `get_extra_state` gave."""
+        """Restore the current k_top if the final k_top is the same; otherwise change nothing.
+
+        Raises InputError if `state` is not from `get_extra_state`.
+        """
         fits = isinstance(state, Tensor) and state.shape == (2,) and state.dtype == torch.long
         k_top, final = state.tolist() if fits else (0, 0)
         if k_top < 1:
-            raise InputError(f"the state_dict's k_top is {state!r}: use one that SAB gave")
+            raise InputError(
+                f"the state_dict's k_top is {state!r}: use the state_dict of a SAB model"
+            )
         if final == self.config.k_top:
             self.k_top = k_top
 
@@ -172,6 +180,6 @@ class SAB(Attentive):
         return {"k_top": self.k_top}
 
 
-def keep_k_top(model: SAB, tensors: dict[str, Any], prefix: str, *_: object) -> None:
-    """Before a state_dict is loaded: one that doesn't tell k_top, as older ones, leaves it."""
+def fill_missing_k_top(model: SAB, tensors: dict[str, Any], prefix: str, *_: object) -> None:
+    """Keep the model's k_top when loading an older state_dict, which has none."""
     tensors.setdefault(f"{prefix}_extra_state", model.get_extra_state())

@@ -1,11 +1,11 @@
-"""The LSTM with full self-attention that SAB is measured against: dense, and never truncated.
+"""The baseline LSTM with full self-attention: dense, and never truncated.
 
-As SAB with every state remembered and recalled, and softmax weights. At each step t
+It is SAB with every state remembered and recalled, and softmax weights. At each step t
 
     a_i = w3 · tanh(W1 h_i + W2 h'_t)  for every i < t;   p = softmax(a)
     s_t = Σ p_i h_i;   h_t = h'_t + s_t;   y_t = V1 h_t + V2 s_t + b
 
-and s_1 = 0, where nothing is there to attend to. Time and memory grow with T².
+and s_1 = 0, because there are no memories yet. Time and memory grow with T².
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sabtune.ops.self_attention import State
 
 
 class SelfAttention(Attentive):
-    """Has the parameters and the readout of SAB with its scoring "mlp"."""
+    """The model, with the parameters and the readout of SAB with "mlp" scoring."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """What every model has, and nothing else: no sparsity, no truncation."""
+        """The configuration that every model has: no sparsity, no truncation."""
 
         def label(self) -> str:
             return "lstm self-attention"
@@ -49,8 +49,8 @@ class SelfAttention(Attentive):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_x(x)
         if state is None:
-            nothing = x.new_zeros(x.shape[0], self.config.hidden)
-            state = self.start(nothing, nothing)
+            zeros = x.new_zeros(x.shape[0], self.config.hidden)
+            state = self.start(zeros, zeros)
         hidden, summary, after = self_attention.attend(x, state, self.weights())
         return self.readout(hidden, summary), after
 

@@ -1,1 +1,1 @@
-"""Pure tensor functions: the equations of the model, and faster paths that agree with them."""
+"""Pure tensor functions: the model's equations, and faster implementations of them."""

@@ -1,7 +1,7 @@
-"""The one check that every call of a cell passes first, whatever computes it.
+"""Argument checks that every call of a cell passes first, whichever implementation runs it.
 
-Nothing is read, compiled or computed before. A valid call costs a few microseconds; what is wrong
-is worked out only once something is.
+Nothing is read, compiled or computed before the check. It costs a valid call a few microseconds:
+messages are built only for a call that is refused.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 """
@@ -24,21 +24,24 @@ if TYPE_CHECKING:
     from sabtune.ops.reference import Parameters, Readout, Rule
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-LARGEST = 2**62
+LARGEST_COUNT = 2**62
 
 Named = tuple[str, Any, tuple[int, ...]]
-"""A tensor by its name, and the shape that it must have."""
+"""A tensor's name, the tensor, and the shape that it must have."""
 
 UNUSED = (0,)
-"""The shape of a parameter that a rule doesn't use; any empty tensor will do."""
+"""The shape of a parameter that a rule does not use. Any empty tensor is accepted."""
 
 
 def check_x(x: object, width: int | None = None) -> None:
-    """Raises InputError unless x is (B, T, I) with T and I above 0, of floating-point numbers."""
+    """Raise InputError unless x is a dense floating-point tensor (B, T, I) with T and I above 0.
+
+    width: the required I; None accepts any.
+    """
     if not isinstance(x, Tensor):
         raise InputError(f"x is of type {type(x).__name__}: give a torch.Tensor (B, T, I)")
     if x.dtype not in DTYPES or x.layout is not torch.strided:
-        raise InputError(f"x is {kind(x)}: give a dense tensor of floating-point numbers")
+        raise InputError(f"x is {describe(x)}: give a dense tensor of floating-point numbers")
     wanted = "I" if width is None else width
     fits = x.dim() == 3 and x.shape[1] > 0 and x.shape[2] > 0
     if not fits or (width is not None and x.shape[2] != width):
@@ -49,22 +52,21 @@ def check_call(
     x: Tensor,
     state: object,
     p: Parameters,
-    of: type,
+    state_type: type,
     rule: Rule | None = None,
     readout: Readout | None = None,
     *,
     mixed: bool = False,
     counts: Mapping[str, int] = MappingProxyType({}),
 ) -> bool:
-    """Raises InputError unless state, weights and counts fit x (B, T, I) and one another.
+    """Raise InputError unless state, weights and counts fit x (B, T, I) and one another.
 
-    of: the type that the state must have. rule: of SAB; None for self-attention. mixed: the dtypes
-    may differ, as they may in autocast anyway. counts: k_top, k_att, k_trunc. Returns whether the
-    dtypes are all the same.
+    rule: SAB's rule; None for self-attention. mixed: accept different dtypes, which autocast always
+    allows. counts: k_top, k_att and k_trunc by name. Returns whether all dtypes are the same.
     """
     H, I = widths(p)
     check_x(x, I)
-    check_state(state, of)
+    check_state(state, state_type)
     for name, count in counts.items():
         check_count(name, count, least=0 if name == "k_trunc" else 1)
     if rule is not None:
@@ -82,7 +84,8 @@ def check_call(
         ("state.h", state.h, (B, H)),  # type: ignore[attr-defined]
         ("state.c", state.c, (B, H)),  # type: ignore[attr-defined]
     ]
-    if "_make_memory" not in vars(state) or "_make_keys" not in vars(state):  # else they are to be
+    lazy = "_make_memory" in vars(state) and "_make_keys" in vars(state)  # computed on access
+    if not lazy:
         memory = state.memory  # type: ignore[attr-defined]
         M = memory.shape[1] if isinstance(memory, Tensor) and memory.dim() == 3 else 1
         M = max(M, 0 if rule is None else 1)
@@ -96,60 +99,62 @@ def check_call(
 
 
 def check_tensors(x: Tensor, named: Iterable[Named], *, mixed: bool = False) -> bool:
-    """Raises InputError unless each tensor has its shape, x's device and its dtype.
+    """Raise InputError unless each tensor has its shape, and the device and dtype of x.
 
-    Returns whether the dtypes are all the same; they may differ if they may be `mixed`.
+    mixed: accept different dtypes. Returns whether all dtypes are the same.
     """
-    dtype, device, same = x.dtype, x.device, True
+    dtype, device, same_dtype = x.dtype, x.device, True
     for name, tensor, shape in named:
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name} is of type {type(tensor).__name__}: give a torch.Tensor")
         if tensor.shape != shape and not (shape == UNUSED and not tensor.numel()):
-            refuse(x, name, tensor, shape)
+            raise_wrong_shape(x, name, tensor, shape)
         if tensor.layout is not torch.strided:
-            raise InputError(f"{name} is {kind(tensor)}: give a dense tensor")
+            raise InputError(f"{name} is {describe(tensor)}: give a dense tensor")
         if tensor.device != device:
             raise InputError(f"{name} is on {tensor.device}, x on {device}: move one of them")
         if tensor.dtype != dtype:
-            same = False
+            same_dtype = False
             if tensor.dtype not in DTYPES or not (mixed or torch.is_autocast_enabled(device.type)):
-                raise InputError(f"{name} is {kind(tensor)}, x is {kind(x)}: convert one of them")
-    return same
+                raise InputError(
+                    f"{name} is {describe(tensor)}, x is {describe(x)}: convert one of them"
+                )
+    return same_dtype
 
 
-def check_state(state: object, of: type) -> None:
-    """Raises InputError unless it is a state of this type."""
-    if not isinstance(state, of):
-        theirs = f"{type(state).__module__}.{type(state).__qualname__}"
-        wanted = f"{of.__module__}.{of.__qualname__}"
-        raise InputError(f"state is a {theirs}: give the {wanted} of an earlier call, or None")
+def check_state(state: object, state_type: type) -> None:
+    """Raise InputError unless `state` is of type `state_type`."""
+    if not isinstance(state, state_type):
+        actual = f"{type(state).__module__}.{type(state).__qualname__}"
+        wanted = f"{state_type.__module__}.{state_type.__qualname__}"
+        raise InputError(f"state is a {actual}: give the {wanted} of an earlier call, or None")
 
 
 def check_count(name: str, value: object, least: int) -> None:
-    """Raises InputError unless `value` is a whole number from `least` to `LARGEST`."""
+    """Raise InputError unless `value` is a whole number from `least` to `LARGEST_COUNT`."""
     whole = type(value) is int or (
         isinstance(value, numbers.Integral) and not isinstance(value, bool)
     )
-    if not whole or not least <= value <= LARGEST:  # type: ignore[operator]
+    if not whole or not least <= value <= LARGEST_COUNT:  # type: ignore[operator]
         raise InputError(f"{name} is {shown(value)}: give a whole number of at least {least}")
 
 
 def widths(p: Parameters) -> tuple[int, int]:
-    """H and I of the weights."""
-    of_shape = []
+    """Return H and I of the weights. Raises InputError if either weight is not (4H, …)."""
+    columns = []
     for name in ("weight_hh", "weight_ih"):
         weight = getattr(p, name)
         if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.shape[1]:
-            told = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            actual = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             width = "H" if name == "weight_hh" else "I"
-            raise InputError(f"{name} is {told}: give a tensor (4H, {width})")
-        of_shape.append(weight.shape[1])
-    H, I = of_shape
+            raise InputError(f"{name} is {actual}: give a tensor (4H, {width})")
+        columns.append(weight.shape[1])
+    H, I = columns
     return H, I
 
 
 def attention_shapes(rule: Rule, H: int) -> tuple[tuple[int, ...], ...]:
-    """The shapes of W1, W2 and w3."""
+    """Return the shapes of W1, W2 and w3 that a rule uses."""
     if rule.form == "released":
         return UNUSED, UNUSED, (2 * H,)
     square = (H, H)
@@ -161,24 +166,26 @@ def attention_shapes(rule: Rule, H: int) -> tuple[tuple[int, ...], ...]:
     return square, square, (H,)
 
 
-def refuse(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> NoReturn:
-    """Raises InputError: `tensor` doesn't have this shape."""
+def raise_wrong_shape(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> NoReturn:
+    """Raise InputError because `tensor` does not have this shape."""
     if shape == UNUSED:
-        wanted = "an empty tensor: this rule doesn't use it"
+        wanted = "an empty tensor: this rule does not use it"
     elif name.startswith("state."):
-        wanted = f"{shape}, for x is {tuple(x.shape)} and H is {shape[-1]}"
+        wanted = f"{shape}, because x is {tuple(x.shape)} and H is {shape[-1]}"
     else:
         wanted = f"{shape}"
     raise InputError(f"{name} is {tuple(tensor.shape)}: give {wanted}")
 
 
-def kind(tensor: Tensor) -> str:
-    """Return what its numbers are and, unless it is dense, its layout."""
+def describe(tensor: Tensor) -> str:
+    """Return the tensor's dtype and, unless it is dense, its layout."""
     layout = "" if tensor.layout is torch.strided else f"{tensor.layout} of "
     return f"{layout}{tensor.dtype}"
 
 
 def transformed() -> bool:
-    """Whether a function transform of torch is at work, which plain torch alone can follow:
-    `torch.func`'s (grad, vmap, jvp, …) or forward-mode differentiation."""
+    """Return whether a `torch.func` transform or forward-mode differentiation is active.
+
+    Only the reference implementation supports those.
+    """
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()

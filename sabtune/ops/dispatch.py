@@ -1,12 +1,12 @@
-"""SAB as one compiled pass over the sequence and one back, for the CPU.
+"""SAB by the fastest implementation that supports a call.
 
-`sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, at about the cost
-of an LSTM: with every scoring, normalizer and ε of the paper's form; `predict` has the readout in
-the same pass. What they cannot do (no numba, another device or dtype, a gradient of the incoming
-state, the released form) `ops.eager` does, or the kernels of `ops.gpu` where they are asked for.
+`sab` computes what `sabtune.ops.reference.sab` does, gradients included. On a CPU it runs the
+compiled pass of `ops.compiled`, which costs about as much as an LSTM and supports every scoring,
+normalizer and ε of the paper's form. `predict` computes the readout in the same pass. Other calls
+(no numba, another device or dtype, a gradient with respect to the incoming state, the released
+form) run in the kernels of `ops.triton` if you enabled them, and otherwise in `ops.eager`.
 
-B batch, T steps, I inputs, H hidden, W = H filled up to whole vectors, O outputs, M memories, M0 of
-them there before the call and N made in it, K kept.
+Shapes: B batch, T steps, I inputs, H hidden, O outputs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
-    """Whether the compiled pass computes this call; otherwise `gpu.sab` sees to it."""
-    ends = (state.h, state.c)
-    before = (*ends, state.memory, state.keys) if torch.is_grad_enabled() else ends
+    """Return whether the compiled pass supports this call; `triton.sab` runs the others."""
+    state_tensors: tuple[Tensor, ...] = (state.h, state.c)
+    if torch.is_grad_enabled():
+        state_tensors += (state.memory, state.keys)
     return (
         COMPILED
         and rule.form == "paper"
@@ -39,9 +40,9 @@ def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
         and x.dtype in DTYPES
         and x.shape[0] > 0
         and x.shape[1] > 0
-        and all(tensor.dtype == x.dtype for tensor in before)
+        and all(tensor.dtype == x.dtype for tensor in state_tensors)
         and not transformed()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before))
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state_tensors))
     )
 
 
@@ -55,10 +56,13 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """`reference.sab`, faster; the state after is detached. Raises as it does."""
+    """Compute `reference.sab` by the fastest implementation that supports the call.
+
+    The compiled pass returns a detached state. Raises InputError as `reference.sab` does.
+    """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    same = check_call(x, state, p, State, rule, mixed=triton.asked_for(), counts=counts)
-    if not (same and supports(x, state, rule)):
+    same_dtype = check_call(x, state, p, State, rule, mixed=triton.is_enabled(), counts=counts)
+    if not (same_dtype and supports(x, state, rule)):
         return triton.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
     call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
     hidden, summary, _, after = call.run()
@@ -76,13 +80,15 @@ def predict(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, State]:
-    """`reference.readout` of `reference.sab`, (B, T, O), faster; and the state after, detached.
+    """Compute the readout of `sab`: y (B, T, O), and the state after x.
 
-    Raises as `reference.sab` does.
+    The compiled pass returns a detached state. Raises InputError as `reference.sab` does.
     """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    same = check_call(x, state, p, State, rule, readout, mixed=triton.asked_for(), counts=counts)
-    if not (same and supports(x, state, rule)):
+    same_dtype = check_call(
+        x, state, p, State, rule, readout, mixed=triton.is_enabled(), counts=counts
+    )
+    if not (same_dtype and supports(x, state, rule)):
         hidden, summary, after = triton.sab(
             x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
         )

@@ -1,4 +1,4 @@
-"""Gradients that can be differentiated again, where the faster passes give numbers alone."""
+"""Gradients with a graph of their own, for the backward passes that are written by hand."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ def gradients_through(
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """dL/d of the `inputs`, None where none is `needed`, as functions of them and of `gradients`.
+    """Return dL/d of the `inputs`, None where not `needed`, that can be differentiated again.
 
-    run: plain torch that gives the outputs from the inputs. gradients: dL/d of each output, None
-    where there is none.
+    run: computes the outputs from the inputs by differentiable PyTorch operations. gradients: dL/d
+    of each output, or None. The result is a function of `inputs` and of `gradients`.
     """
     with torch.enable_grad():
-        # views: of an input that another one was made from, only its own share counts
+        # one input may have been computed from another: a view gets only its own partial derivative
         views = [t.view_as(t) if need else t for t, need in zip(inputs, needed, strict=True)]
-        of = [view for view, need in zip(views, needed, strict=True) if need]
+        differentiated = [view for view, need in zip(views, needed, strict=True) if need]
         pairs = zip(run(*views), gradients, strict=True)
         outputs = [(out, g) for out, g in pairs if g is not None and out.requires_grad]
         if not outputs:
             return (None,) * len(inputs)
-        found = iter(
+        input_gradients = iter(
             torch.autograd.grad(
                 [output for output, _ in outputs],
-                of,
+                differentiated,
                 [gradient for _, gradient in outputs],
                 create_graph=True,
                 allow_unused=True,
             )
         )
-    return tuple(next(found) if need else None for need in needed)
+    return tuple(next(input_gradients) if need else None for need in needed)

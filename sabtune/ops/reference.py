@@ -1,20 +1,20 @@
 """Sparse Attentive Backtracking, equation by equation, differentiated by plain autograd.
 
-This is the truth that every faster path is compared with. Ke et al., "Sparse Attentive
-Backtracking: Temporal Credit TrialSpec Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
+Tests compare every faster implementation with this one. Ke et al., "Sparse Attentive
+Backtracking: Temporal Credit Assignment Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
 
-For the steps t = 1 … T, with a memory M that starts with one zero vector m_0:
+For the steps t = 1 … T, with a memory M that initially holds one zero vector m_0:
 
-    h'_t, c_t = LSTMCell(x_t, (h_{t-1}, c_{t-1}))   `lstm_cell`; the carried pair is detached
-                                                    wherever (t-1) mod k_trunc == 0
+    h'_t, c_t = LSTMCell(x_t, (h_{t-1}, c_{t-1}))   `lstm_cell`; h and c are detached first
+                                                    where (t-1) mod k_trunc == 0
     a_i       = w3 · tanh(W1 m_i + W2 h'_t)         `scores`
     θ         = the (k_top+1)-th largest a_i        `threshold`
     p_i       = max(a_i - θ, 0) / (Σ … + ε)         `sparse_weights`
     s_t       = Σ p_i m_i;  h_t = h'_t + s_t
-    h_t joins M, not detached, where t mod k_att == 0
+    h_t is appended to M, not detached, where t mod k_att == 0
     y_t       = V1 h_t + V2 s_t + b                 `readout`
 
-A `Rule` changes how memories are scored and weighed.
+A `Rule` selects how memories are scored and weighted.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 """
@@ -36,21 +36,22 @@ from sabtune.schema import Config
 Scoring = Literal["mlp", "dot", "separable"]
 Normalizer = Literal["sum", "softmax"]
 Form = Literal["paper", "released"]
-Readout = tuple[Tensor, Tensor]  # V (O, 2H), which is V1 beside V2, and b (O,)
+Readout = tuple[Tensor, Tensor]  # V (O, 2H) = [V1 V2], and b (O,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Config):
-    """How memories are scored and weighed; as it stands, the paper's way.
+    """How memories are scored and weighted. The defaults are the paper's.
 
-    scoring: "mlp", w3 · tanh(W1 m + W2 h'); "dot", (W1 m) · (W2 h') / √H; "separable",
-    w3 · tanh(W1 m), whatever the query.
-    normalizer: of the scores kept, "sum", (a - θ) / (Σ (a - θ) + ε); or "softmax".
-    epsilon: ε. A step that keeps no memory has weights of zero by it.
-    form: "paper"; or "released", what the authors' released code does instead:
-    a_i = w · [tanh h'_t; tanh m_i], so that the query cancels; θ the k_top-th largest score + 1e-7,
-    so that k_top - 1 are kept; the scores themselves as weights while |M| <= k_top; and a cut
-    before the steps t with t mod k_trunc == 0.
+    scoring: "mlp", w3 · tanh(W1 m + W2 h'); "dot", (W1 m) · (W2 h') / √H; or "separable",
+    w3 · tanh(W1 m), which ignores the query.
+    normalizer: how the scores above θ become weights: "sum", (a - θ) / (Σ (a - θ) + ε); or
+    "softmax" over them.
+    epsilon: ε. It makes all weights zero at a step where no score is above θ.
+    form: "paper"; or "released", the variant in the authors' released code. There,
+    a_i = w · [tanh h'_t; tanh m_i], so the query cancels in a_i - θ; θ is the k_top-th largest
+    score + 1e-7, so a step keeps k_top - 1 memories; the weights are the scores themselves while
+    |M| <= k_top; and h and c are detached before the steps t with t mod k_trunc == 0.
     """
 
     scoring: Scoring = "mlp"
@@ -65,10 +66,10 @@ RELEASED_MARGIN = 1e-7
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parameters:
-    """The cell's weights. Gates are stacked in torch's order: input, forget, cell, output.
+    """The cell's weights. Gates are stacked in PyTorch's order: input, forget, cell, output.
 
-    What a rule doesn't use is an empty tensor: w3 under "dot", W2 under "separable", both W under
-    the released form, whose w stands in w3's place.
+    A parameter that the rule does not use is an empty tensor: w3 with "dot" scoring, W2 with
+    "separable" scoring, and W1 and W2 in the released form, where w3 holds that form's w.
     """
 
     weight_ih: Tensor  # (4H, I)
@@ -82,17 +83,17 @@ class Parameters:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """What is carried from one stretch of a sequence to the next."""
+    """The recurrent state between two calls on the same sequence."""
 
     h: Tensor  # (B, H)
     c: Tensor  # (B, H)
-    memory: Tensor  # (B, M, H), the remembered h_t, oldest first, m_0 = 0 in front
-    keys: Tensor  # (B, M, H), the part of a score that is the memory's own: W1 m_i
-    step: int  # how many steps were taken: k_att and k_trunc count from the sequence's start
+    memory: Tensor  # (B, M, H), m_0 = 0, then the remembered h_t, oldest first
+    keys: Tensor  # (B, M, H), the memory's part of a score: W1 m_i
+    step: int  # steps since the start of the sequence; k_att and k_trunc count from there
 
 
 def initial_state(batch: int, parameters: Parameters) -> State:
-    """The state before the first step: zeros, and a memory that holds the zero vector alone."""
+    """Return the state before the first step: h = c = 0, and a memory that holds only m_0 = 0."""
     w = parameters.weight_hh
     zeros = w.new_zeros(batch, w.shape[1])
     nothing = w.new_zeros(batch, 1, w.shape[1])
@@ -100,7 +101,7 @@ def initial_state(batch: int, parameters: Parameters) -> State:
 
 
 def lstm_cell(x_gates: Tensor, h: Tensor, c: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """One LSTM step: (h'_t, c_t), each (B, H), from x_t's part of the gates, (B, 4H)."""
+    """Run one LSTM step: (h'_t, c_t), each (B, H), from W_ih x_t + b_ih (B, 4H)."""
     gates = x_gates + h @ p.weight_hh.T + p.bias_hh
     i, f, g, o = gates.chunk(4, dim=-1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -108,12 +109,12 @@ def lstm_cell(x_gates: Tensor, h: Tensor, c: Tensor, p: Parameters) -> tuple[Ten
 
 
 def key(m: Tensor, p: Parameters, rule: Rule = PAPER) -> Tensor:
-    """What is kept of a memory m (…, H) for scoring it: (…, H)."""
+    """Return the key (…, H) that is stored with a memory m (…, H) for scoring."""
     return torch.tanh(m) if rule.form == "released" else m @ p.W1.T
 
 
 def scores(keys: Tensor, query: Tensor, p: Parameters, rule: Rule = PAPER) -> Tensor:
-    """a (B, M), from the memories' keys (B, M, H) and the query h'_t (B, H)."""
+    """Compute a (B, M) from the memories' keys (B, M, H) and the query h'_t (B, H)."""
     H = query.shape[-1]
     if rule.form == "released":
         return (torch.tanh(query) @ p.w3[:H]).unsqueeze(1) + keys @ p.w3[H:]
@@ -126,25 +127,25 @@ def scores(keys: Tensor, query: Tensor, p: Parameters, rule: Rule = PAPER) -> Te
 
 
 def threshold(a: Tensor, k_top: int) -> Tensor:
-    """θ (B, 1): the (k_top+1)-th largest score of each example, the smallest while M <= k_top."""
-    kept = min(k_top + 1, a.shape[-1])
-    return a.topk(kept, dim=-1).values[..., -1:]
+    """Return θ (B, 1), each example's (k_top+1)-th largest score, or its smallest if M <= k_top."""
+    rank = min(k_top + 1, a.shape[-1])
+    return a.topk(rank, dim=-1).values[..., -1:]
 
 
 def sparse_weights(a: Tensor, k_top: int, rule: Rule = PAPER) -> Tensor:
-    """p (B, M): of the scores above θ, lowered by θ and normalised; at most k_top are not zero."""
+    """Compute p (B, M) from the scores a (B, M); at most k_top weights are not zero."""
     if rule.form == "released":
         return released_weights(a, k_top, rule)
     theta = threshold(a, k_top)
     if rule.normalizer == "softmax":
-        kept = torch.exp(a - a.amax(dim=-1, keepdim=True)) * (a > theta)
-        return kept / kept.sum(dim=-1, keepdim=True).clamp_min(1.0)  # the largest, if kept, is 1
+        w = torch.exp(a - a.amax(dim=-1, keepdim=True)) * (a > theta)
+        return w / w.sum(dim=-1, keepdim=True).clamp_min(1.0)  # at least 1 unless all w are 0
     w = torch.relu(a - theta)
     return w / (w.sum(dim=-1, keepdim=True) + rule.epsilon)
 
 
 def released_weights(a: Tensor, k_top: int, rule: Rule) -> Tensor:
-    """p (B, M) as the authors' released code has it."""
+    """Compute p (B, M) as the authors' released code does."""
     if a.shape[-1] <= k_top:
         return a
     theta = a.topk(k_top, dim=-1).values[..., -1:] + RELEASED_MARGIN
@@ -153,7 +154,7 @@ def released_weights(a: Tensor, k_top: int, rule: Rule) -> Tensor:
 
 
 def is_cut(t: int, k_trunc: int, rule: Rule = PAPER) -> bool:
-    """Whether the carried h and c are detached before step t, counted from 1."""
+    """Return whether h and c are detached before step t, counted from 1."""
     if not k_trunc:
         return False
     return t % k_trunc == 0 if rule.form == "released" else (t - 1) % k_trunc == 0
@@ -170,11 +171,11 @@ def sab(
     rule: Rule = PAPER,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, State]:
-    """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
+    """Run x (B, T, I) from `state`; return h (B, T, H), s (B, T, H) and the state after it.
 
-    k_top: memories kept a step; k_att: a state is remembered every k_att steps; k_trunc: length of
-    the window of local back-propagation, 0 for no truncation. watch: is given each step's number
-    and its weights p (B, M). Raises InputError where something doesn't fit.
+    k_top: memories that a step attends to. k_att: every k_att-th state is remembered. k_trunc:
+    steps of local back-propagation, 0 for no truncation. watch: called at each step with its number
+    t and its weights p (B, M). Raises InputError if a shape, dtype, device or count does not fit.
     """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
     check_call(x, state, p, State, rule, counts=counts)
@@ -201,7 +202,7 @@ def sab(
 
 
 def readout(hidden: Tensor, summary: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y_t = V1 h_t + V2 s_t + b: (B, T, O) from two (B, T, H); `weight` (O, 2H) is V1 beside V2."""
+    """Compute y_t = V1 h_t + V2 s_t + b (B, T, O) from h and s (B, T, H) and weight = [V1 V2]."""
     V1, V2 = weight.chunk(2, dim=1)
-    # products with rows that lie apart take five times as long on the way back
+    # the backward pass of a product with strided rows takes five times as long
     return linear(hidden, V1.contiguous(), bias) + linear(summary, V2.contiguous())

@@ -1,9 +1,10 @@
 """An LSTM with full self-attention: equation by equation, and as one compiled pass on the CPU.
 
-`attend` takes and returns what `equations` does, gradients included. What the compiled pass cannot
-do (no numba, another device or dtype, a gradient of the incoming state) the equations do.
+`attend` computes what `equations` does, gradients included. It runs the compiled pass where that
+supports the call, and `equations` otherwise (no numba, another device or dtype, a gradient with
+respect to the incoming state).
 
-B batch, T steps, I inputs, H hidden, M memories.
+Shapes: B batch, T steps, I inputs, H hidden, M memories.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class State:
-    """What is carried: h and c (B, H), every h_i so far and its W1 h_i, (B, M, H)."""
+    """The recurrent state: h and c (B, H), all past h_i (memory) and W1 h_i (keys), (B, M, H)."""
 
     h: Tensor
     c: Tensor
@@ -38,16 +39,16 @@ class State:
 
 
 def start(h: Tensor, c: Tensor) -> State:
-    """The state before the first step, of h and c (B, H): nothing is there to attend to."""
+    """Return the state state_tensors the first step: h and c (B, H), and an empty memory."""
     empty = h.unsqueeze(1)[:, :0]
     return State(h, c, empty, empty)
 
 
 def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
-    """Runs x (B, T, I) from `state`; returns h (B, T, H), s (B, T, H) and the state after.
+    """Run x (B, T, I) from `state`; return h (B, T, H), s (B, T, H) and the state after it.
 
-    Plain autograd differentiates it: the truth that the compiled pass is compared with.
-    Raises InputError where something doesn't fit.
+    Plain autograd differentiates it. Tests compare the compiled pass with this function. Raises
+    InputError if a shape, dtype or device does not fit.
     """
     check_call(x, state, p, State)
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
@@ -66,22 +67,25 @@ def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, S
 
 
 def supports(x: Tensor, state: State) -> bool:
-    """Whether the compiled pass computes this call; otherwise the equations do."""
-    before = (state.h, state.c, state.memory, state.keys)
+    """Return whether the compiled pass supports this call; `equations` runs the others."""
+    state_tensors = (state.h, state.c, state.memory, state.keys)
     return (
         COMPILED
         and x.device.type == "cpu"
         and x.dtype in DTYPES
         and x.shape[0] > 0
         and x.shape[1] > 0
-        and all(tensor.dtype == x.dtype for tensor in before)
+        and all(tensor.dtype == x.dtype for tensor in state_tensors)
         and not transformed()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before))
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state_tensors))
     )
 
 
 def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
-    """`equations`, faster; the state after is then detached. Raises as they do."""
+    """Compute `equations`, in the compiled pass if it supports the call.
+
+    The compiled pass returns a detached state. Raises InputError as `equations` does.
+    """
     if not (check_call(x, state, p, State) and supports(x, state)):
         return equations(x, state, p)
     hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).run()

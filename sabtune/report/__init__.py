@@ -1,4 +1,4 @@
-"""What a study says: on the terminal, as tables, as figures and as a page."""
+"""The report of a study: tables, figures and an HTML page."""
 
 from sabtune.report.write import write
 

@@ -1,4 +1,4 @@
-"""What a report is made from, read once: the study, its contests, and what its trials wrote."""
+"""The data of a report, read once: the study, its trials and its comparisons."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ BROKEN = "breaks a constraint"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Of a study with a complete trial.
+    """The data of a report on a study with at least one complete trial.
 
-    ranked: its configurations, best first. contests: by the study that holds its runs, this one or
-    each .confirm and .ablate of its own, what was measured on fresh seeds.
+    ranked: The configurations of the study, best first.
+
+    comparisons: Comparisons on fresh seeds, by the study that contains their runs: this study, or
+    each .confirm and .ablate study of it.
     """
 
     study: optuna.Study
@@ -51,85 +53,91 @@ class ReportData:
 
     @property
     def name(self) -> str:
+        """The name of the study."""
         return self.study.study_name
 
     @property
     def is_comparison(self) -> bool:
-        """Whether its trials are the runs of `confirm` or `ablate`."""
+        """Whether the trials of this study are the runs of `confirm` or `ablate`."""
         return self.name in self.comparisons
 
     @property
     def confirmed(self) -> Comparison | None:
-        """The methods on fresh seeds, as they were compared last."""
-        of = [found for name, found in self.comparisons.items() if kind(name) == "confirm"]
-        return self.comparisons.get(self.name) or (of[-1] if of else None)
+        """The latest comparison of methods on fresh seeds, or None."""
+        confirmations = [
+            comparison for name, comparison in self.comparisons.items() if kind(name) == "confirm"
+        ]
+        return self.comparisons.get(self.name) or (confirmations[-1] if confirmations else None)
 
     @property
     def best(self) -> TrialRecord:
+        """The best trial."""
         return self.ranked[0].best
 
     @property
     def run(self) -> RunConfig:
-        """What the best trial trained."""
+        """The configuration of the best trial."""
         assert self.best.run is not None
         return self.best.run
 
     @cached_property
     def task(self) -> Task:
+        """The task of the best trial."""
         return self.run.task.build()
 
     @cached_property
     def shortest(self) -> int | None:
-        """The shortest that a complete trial was trained on, where that is less than the task's."""
-        trained = [trial.run.trial.train.shortest for trial in self.complete if trial.run]
-        varied = [length for length in trained if length and length < self.run.task.length]
+        """The shortest training length of a complete trial, or None if none varied its length."""
+        lengths = [trial.run.trial.train.shortest for trial in self.complete if trial.run]
+        varied = [length for length in lengths if length and length < self.run.task.length]
         return min(varied, default=None)
 
     @cached_property
     def ended(self) -> list[TrialRecord]:
-        """The trials that have ended and had something to do."""
+        """The trials that have ended and had a configuration."""
         trials = record.counted(self.trials)
         return [t for t in trials if t.state in record.ENDED and t.run is not None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
+        """The complete trials."""
         return [trial for trial in self.ended if trial.state == TrialState.COMPLETE]
 
     @property
     def select(self) -> tuple[int, ...]:
-        """The lengths that chose."""
+        """The selection lengths."""
         assert self.best.spec is not None
         return self.best.spec.ladder.select
 
     @property
     def counts(self) -> str:
-        """How many trials there are, and how they ended."""
+        """The number of trials by state, in words."""
         counted = record.counted(self.trials)
-        found = Counter(trial.state for trial in counted)
+        by_state = Counter(trial.state for trial in counted)
         states = ", ".join(
-            f"{found[state]} {word}" for state, word in STATES.items() if found[state]
+            f"{by_state[state]} {word}" for state, word in STATES.items() if by_state[state]
         )
         again = record.again_words(len(self.trials) - len(counted))
         return f"{number(len(counted), 'trial')} ({states}{again})"
 
     @cached_property
     def question(self) -> str:
-        """What the study asks, as recorded; else what its file says first, if that is there."""
+        """The recorded question of the study, or else the docstring of its file."""
         plan = record.plan(self.study)
         if "question" in plan:
             return str(plan["question"])
         try:
-            said = ast.get_docstring(ast.parse(Path(plan.get("file", "")).read_text()))
+            docstring = ast.get_docstring(ast.parse(Path(plan.get("file", "")).read_text()))
         except (OSError, SyntaxError, ValueError):
-            said = None
-        return (said or "").strip()
+            docstring = None
+        return (docstring or "").strip()
 
     def by_score(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-        """The lowest first, the best trial last: so it is drawn on top, and never thinned out."""
+        """Sort trials by score, with the best trial last: it is drawn on top and never left out."""
         return sorted(trials, key=lambda trial: (trial.number == self.best.number, trial.score))
 
     def history(self, trial: TrialRecord) -> list[Progress]:
-        """What a trial reported, from its last checkpoint; nothing where that is gone."""
+        """Return the progress of a trial from its last checkpoint; empty if that is gone."""
         return history(self._attempts.checkpoints(trial.number), trial.spec)
 
     @cached_property
@@ -138,14 +146,14 @@ class ReportData:
 
 
 def gather(study: optuna.Study, store: Store) -> ReportData:
-    """The material of a study. Raises StoreError if no trial of it is complete."""
+    """Read the data of a report. Raises StoreError if the study has no complete trial."""
     trials = record.records(study)
     ranked = Leaderboard.of_trials(study, trials).ranked()
     if not ranked:
         ended = sum(trial.state in record.ENDED for trial in record.counted(trials))
         raise StoreError(
             f"study {study.study_name!r} has no complete trial ({ended} ended otherwise): "
-            "there is nothing to report yet, search on"
+            "there is nothing to report yet, continue the search"
         )
     return ReportData(
         study=study,
@@ -157,18 +165,18 @@ def gather(study: optuna.Study, store: Store) -> ReportData:
 
 
 def _comparisons(study: optuna.Study, store: Store) -> dict[str, Comparison]:
-    """By study: what was measured on fresh seeds of this one, or what this one is itself."""
+    """Return the comparisons of a study by the study that contains their runs."""
     name = study.study_name
     if record.COMPARISON in record.plan(study):
         studies = [study]
     else:
-        kept = [of for what in COMPARISONS for of in kept_names(f"{name}.{what}", store)]
-        studies = [record.open_study(store, other) for other in kept]
-    found = {of.study_name: comparison(of) for of in studies}
-    return {of: compared for of, compared in found.items() if compared is not None}
+        names = [other for suffix in COMPARISONS for other in kept_names(f"{name}.{suffix}", store)]
+        studies = [record.open_study(store, other) for other in names]
+    comparisons = {other.study_name: comparison(other) for other in studies}
+    return {other: result for other, result in comparisons.items() if result is not None}
 
 
 def state(trial: TrialRecord) -> str:
-    """How a trial ended, in a word."""
+    """Return how a trial ended, in words: a value of `STATES`, or `BROKEN`."""
     broken = trial.state == TrialState.COMPLETE and not trial.feasible
     return BROKEN if broken else STATES[trial.state]

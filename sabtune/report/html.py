@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it: no network, no fonts, no storage."""
+"""The report as one self-contained HTML page: no network, no fonts, no other files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JUMP = """
 document.querySelector("nav").addEventListener("click", (event) => {
   const link = event.target.closest("a");
   if (!link) return;
-  event.preventDefault();  // in a frame without an address of its own a link would leave the page
+  event.preventDefault();  // in a frame without an address, a link would leave the page
   document.getElementById(link.getAttribute("href").slice(1)).scrollIntoView();
 });
 """
@@ -36,7 +36,10 @@ document.querySelector("nav").addEventListener("click", (event) => {
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A stretch of the page, named in its table of contents; `pairs`: a table of two columns."""
+    """A section of the page, listed in its table of contents.
+
+    pairs: Rows of a table with two columns.
+    """
 
     id: str
     title: str
@@ -49,7 +52,7 @@ class Section:
 
 
 def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
-    """The whole page."""
+    """Return the whole page as HTML."""
     environment = Environment(
         loader=PackageLoader("sabtune.report", "."),
         autoescape=True,
@@ -66,7 +69,7 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
             _best(data),
             Section(
                 id="lengths",
-                title="How it generalises to length",
+                title="Generalization to length",
                 tables=length_table.tables(data),
                 notes=length_table.own_notes(data),
             ),
@@ -82,6 +85,7 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
 
 
 def _lead(data: ReportData) -> str:
+    """Return the main result in one sentence."""
     best, chance = data.best, data.task.chance
     longest = best.test[-1]
     if data.is_comparison:
@@ -100,10 +104,10 @@ def _lead(data: ReportData) -> str:
 def _best(data: ReportData) -> Section:
     run = data.run
     flat = flatten(run.to_dict())
-    what = "of all runs" if data.is_comparison else "trial"
+    title = "The best of all runs" if data.is_comparison else "The best trial"
     return Section(
         id="best",
-        title=f"The best {what}, #{data.best.number}: {run.trial.model.label()}",
+        title=f"{title}, #{data.best.number}: {run.trial.model.label()}",
         pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
 
@@ -115,20 +119,20 @@ def _value(value: object) -> str:
 
 
 def _comparisons(data: ReportData) -> Iterator[Section]:
-    for name, found in data.comparisons.items():
+    for name, compared in data.comparisons.items():
         title = "One thing changed at a time" if kind(name) == "ablate" else "On fresh seeds"
-        shown = found is data.confirmed  # its accuracies stand in the table by length
-        tables = comparison.tables(found)
+        shown = compared is data.confirmed  # its accuracies are in the length table
+        tables = comparison.tables(compared)
         yield Section(
             id=f"contest-{name.rpartition('.')[2]}",
             title=f"{title}: {name}",
             tables=[_two_lines(table) for table in (tables[1:] if shown else tables)],
-            notes=comparison.notes(found),
+            notes=comparison.notes(compared),
         )
 
 
 def _two_lines(table: ResultTable) -> ResultTable:
-    """With its intervals below the numbers."""
+    """Return the table with its intervals below the numbers."""
     body = [(row[0], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in table.body]
     return replace(table, body=tuple(body))
 
@@ -141,47 +145,48 @@ def _figure(drawing: Drawing) -> Section:
 
 
 def _provenance(data: ReportData) -> Section:
-    """What the trials recorded, and how many of them where they differ."""
-    seen: dict[str, Counter[str]] = {}
+    """Return the environments that trials recorded, with counts where they differ."""
+    by_key: dict[str, Counter[str]] = {}
     for trial in data.ended:
         for key, value in flatten(trial.environment).items():
-            seen.setdefault(key, Counter())[_value(value)] += 1
-    pairs = [(key, _counted(values, len(data.ended))) for key, values in seen.items() if values]
+            by_key.setdefault(key, Counter())[_value(value)] += 1
+    pairs = [(key, _counted(values, len(data.ended))) for key, values in by_key.items() if values]
     file = record.plan(data.study).get("file")
-    own = [("study file", str(file))] if file else []
+    study_file = [("study file", str(file))] if file else []
     return Section(
         id="provenance",
         title="Provenance",
-        pairs=[*own, *pairs, ("report made by", f"sabtune {__version__}")],
+        pairs=[*study_file, *pairs, ("report made by", f"sabtune {__version__}")],
         notes=["Recorded with each trial when it ran: git revision, versions, hardware."],
     )
 
 
-def _counted(values: Counter[str], of: int) -> str:
-    if len(values) == 1 and values.total() == of:
+def _counted(values: Counter[str], trials: int) -> str:
+    if len(values) == 1 and values.total() == trials:
         return next(iter(values))
     return "; ".join(
-        f"{value} ({count} of {counted(of, 'trial')})" for value, count in values.most_common()
+        f"{value} ({count} of {counted(trials, 'trial')})" for value, count in values.most_common()
     )
 
 
 def caveats(data: ReportData) -> Iterator[str]:
-    """What a reader must bear in mind."""
+    """Yield the limits of what the report shows."""
     if not data.is_comparison:
         yield (
-            "The search chose its best trial by its score, so that this trial's numbers flatter, "
-            "on other sequences too; the relations between parameters and score are of trials "
-            "that a sampler drew where it expected much, not of an experiment."
+            "The numbers of the best trial are optimistic, on the test sequences too, because the "
+            "search picked it by its score. Relations between parameters and score come from "
+            "trials that a sampler drew where it expected high scores, not from a controlled "
+            "experiment."
         )
     if not data.confirmed:
         yield (
-            "Nothing here was repeated on fresh seeds: training succeeds or fails by the seed as "
-            "much as by the setting. `sabtune confirm` does."
+            "Nothing here was repeated on fresh seeds, although success depends on the seed as "
+            "much as on the configuration. Run `sabtune confirm` to repeat it."
         )
     if any(trial.state == TrialState.PRUNED for trial in data.ended):
-        yield "Pruned trials are shown with the score that they had then, never as a result."
+        yield "Pruned trials are shown with their score when they were pruned, never as a result."
     if any(trial.state == TrialState.FAIL for trial in data.ended):
-        yield "Failed trials have no score: they are in no curve or table that compares scores."
+        yield "Failed trials have no score and are left out wherever scores are compared."
     if any(trial.environment.get("study", {}).get("dirty") for trial in data.ended):
         yield "The study file's repository had uncommitted changes when trials ran."
     revisions = {json.dumps(t.environment.get("study", {})) for t in data.ended}

@@ -1,7 +1,6 @@
-"""The length-generalisation table: methods by lengths, and beside them what the papers report.
+"""The length-generalization table: methods by length, next to results from papers.
 
-From a search its best trial; of `confirm`, or of a study that is a contest itself, every method
-over its fresh seeds.
+It shows the best trial of a search, and every method of a comparison over its fresh seeds.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from sabtune.escaping import markdown as markdown_text
 from sabtune.report import published
 from sabtune.report.data import ReportData
 from sabtune.schema import to_dict
+from sabtune.wording import counted
 
-MOST = 8
-"""Lengths that one table is wide; what would make it wider gets a table of its own."""
+MAX_LENGTHS = 8
+"""Maximum number of lengths in one table; further rows get a table of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method; cells by length."""
+    """A method, with its cells by length."""
 
     label: str
     seeds: str
@@ -34,7 +34,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows that came about alike. setting: where it isn't ours; so they stand in another table."""
+    """Rows with a common origin.
+
+    setting: Their setting, if it differs from the study's; then they get a table of their own.
+    """
 
     heading: str
     rows: tuple[Row, ...]
@@ -42,11 +45,12 @@ class Block:
 
     @property
     def lengths(self) -> set[int]:
+        """The lengths of all rows."""
         return {length for row in self.rows for length in row.cells}
 
 
 def tables(data: ReportData) -> list[ResultTable]:
-    """The accuracies, then the losses."""
+    """Return the tables of accuracies, then those of losses."""
     up_to = "length" if data.shortest is None else "lengths up to"
     trained = f"trained at {up_to} {data.run.task.length:,}"
     accuracy = _tables("Accuracy in %", trained, list(_accuracies(data)))
@@ -55,80 +59,85 @@ def tables(data: ReportData) -> list[ResultTable]:
 
 
 def notes(data: ReportData) -> list[str]:
-    """How the rows came about, a line each."""
-    found = data.confirmed
-    return [*(comparison.notes_on_seeds(found) if found else []), *own_notes(data)]
+    """Return notes on the origin of the rows, one line each."""
+    confirmed = data.confirmed
+    return [*(comparison.notes_on_seeds(confirmed) if confirmed else []), *own_notes(data)]
 
 
 def own_notes(data: ReportData) -> list[str]:
-    """Of these, what stands in no other notes on a contest."""
+    """Return the notes that are not also notes on a comparison."""
     lines: list[str] = []
     if data.confirmed and any(group.failed for group in data.confirmed.groups):
-        lines.append("Losses are of the seeds that didn't fail.")
+        lines.append("Losses are means over the seeds that did not fail.")
     if not data.is_comparison:
         lines.append(_chosen(data))
-    quoted = [_of_table(table, data) for table in _quoted(data)]
+    quoted = [_table_note(table, data) for table in _quoted(data)]
     if quoted and data.shortest is not None:
         lines.append(
-            f"Ours were trained on lengths from {data.shortest:,} on, some of them; what is "
-            "quoted was trained on one length."
+            f"Ours: some trials were trained on varied lengths, from {data.shortest:,} on. The "
+            "quoted models were trained on one length."
         )
     return [*lines, *quoted]
 
 
-def _of_table(table: published.QuotedTable, data: ReportData) -> str:
-    """What a paper's table is of, and what it says of a test set as a whole."""
+def _table_note(table: published.QuotedTable, data: ReportData) -> str:
+    """Return a note on a paper's table, with its results on a whole test set."""
     sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
     words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
     whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
     words += [f"There: {'; '.join(whole)}."] * bool(whole)
     words += [table.note] * bool(table.note)
     if not table.is_of(_task(data)):
-        words.append("It is another than this study's: no row of it compares.")
+        words.append("It differs from this study's setting: no row of it compares.")
     return " ".join(words)
 
 
 def markdown(data: ReportData) -> str:
-    """The tables and their notes as Markdown."""
+    """Return the tables and their notes as Markdown."""
     texts = [table.markdown() for table in tables(data)]
     return "\n\n".join([*texts, "\n".join(f"- {_note(note)}" for note in notes(data))]) + "\n"
 
 
 def _note(text: str) -> str:
-    """A note on one line; what it says to type stays code."""
+    """Return a note on one line as Markdown; text in backticks stays code."""
     parts = " ".join(text.split()).split("`")
-    code = len(parts) % 2  # as many backticks open as close
-    return "`".join(part if code and i % 2 else markdown_text(part) for i, part in enumerate(parts))
+    balanced = len(parts) % 2 == 1  # every opening backtick is closed
+    return "`".join(
+        part if balanced and i % 2 else markdown_text(part) for i, part in enumerate(parts)
+    )
 
 
 def latex_page(data: ReportData) -> str:
-    """The tables and their notes as LaTeX, to be \\input; wants booktabs."""
+    """Return the tables and their notes as LaTeX to \\input; this needs booktabs."""
     texts = [
         table.latex(f"tab:{data.name}-ladder-{number}")
         for number, table in enumerate(tables(data), 1)
     ]
-    said = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(data)]
-    return "\n\n".join([r"% \usepackage{booktabs}", *texts, "\n".join(said)]) + "\n"
+    note_lines = [rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(data)]
+    return "\n\n".join([r"% \usepackage{booktabs}", *texts, "\n".join(note_lines)]) + "\n"
 
 
 def csv_page(data: ReportData) -> str:
-    """One row for each method and length, every number in full; accuracies are fractions."""
+    """Return a CSV with one row per method and length; accuracies are fractions."""
     rows = list(_rows(data))
     return csv_text(rows, dict.fromkeys(name for row in rows for name in row))
 
 
-def _tables(what: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
-    """As few tables as keep to `MOST` lengths, the blocks in their order."""
+def _tables(quantity: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
+    """Return as few tables as `MAX_LENGTHS` allows, with the blocks in their order."""
     tables: list[list[Block]] = []
     for block in blocks:
-        together = [*tables[-1], block] if tables else [block]
-        lengths = set().union(*(one.lengths for one in together))
-        alike = len({one.setting for one in together}) == 1
-        if tables and len(lengths) <= MOST and alike:
+        candidate = [*tables[-1], block] if tables else [block]
+        lengths = set().union(*(member.lengths for member in candidate))
+        same_setting = len({member.setting for member in candidate}) == 1
+        if tables and len(lengths) <= MAX_LENGTHS and same_setting:
             tables[-1].append(block)
         else:
             tables.append([block])
-    return [_table(f"{what}, by length; {of[0].setting or trained}", of) for of in tables]
+    return [
+        _table(f"{quantity}, by length; {members[0].setting or trained}", members)
+        for members in tables
+    ]
 
 
 def _table(title: str, blocks: Sequence[Block]) -> ResultTable:
@@ -145,47 +154,47 @@ def _table(title: str, blocks: Sequence[Block]) -> ResultTable:
 
 def _accuracies(data: ReportData) -> Iterator[Block]:
     rows = []
-    found = data.confirmed
-    if found:
-        for group in found.groups:
-            means = {n: statistics.mean(found.accuracies(group, n)) for n in found.lengths}
+    confirmed = data.confirmed
+    if confirmed:
+        for group in confirmed.groups:
+            means = {n: statistics.mean(confirmed.accuracies(group, n)) for n in confirmed.lengths}
             rows.append(_row(group, {n: _percent(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
     if not data.is_comparison:
         cells = {result.length: f"{result.accuracy:.1%}".rstrip("%") for result in data.best.test}
-        yield Block(heading=ITSELF, rows=(_best(data, cells),))
+        yield Block(heading=SELECTED, rows=(_best(data, cells),))
     yield from _papers(data, "accuracy")
 
 
 def _papers(data: ReportData, measure: published.Measure) -> Iterator[Block]:
-    """What papers report by length, a block for each source and setting."""
+    """Yield the results of papers by length, one block for each source and setting."""
     for table in _quoted(data):
         if table.measure != measure:
             continue
         setting = "" if table.is_of(_task(data)) else table.words
         for source in dict.fromkeys(row.source for row in table.rows):
-            theirs = [_of_paper(row) for row in table.rows if row.source == source]
-            rows = tuple(row for row in theirs if row.cells)
+            from_source = [_paper_row(row) for row in table.rows if row.source == source]
+            rows = tuple(row for row in from_source if row.cells)
             if rows:
                 yield Block(heading=f"{source}: {published.QUOTED}", rows=rows, setting=setting)
 
 
 def _losses(data: ReportData) -> Iterator[Block]:
     rows = []
-    found = data.confirmed
-    if found:
-        for group in found.groups:
-            means = {n: group.loss(n) for n in found.lengths}
+    confirmed = data.confirmed
+    if confirmed:
+        for group in confirmed.groups:
+            means = {n: group.loss(n) for n in confirmed.lengths}
             rows.append(_row(group, {n: _plain(mean) for n, mean in means.items()}))
         yield Block(heading=FRESH, rows=tuple(rows))
     if not data.is_comparison:
         cells = {result.length: f"{result.loss:.3g}" for result in data.best.test}
-        yield Block(heading=ITSELF, rows=(_best(data, cells),))
+        yield Block(heading=SELECTED, rows=(_best(data, cells),))
     yield from _papers(data, "loss")
 
 
 FRESH = f"On fresh seeds: mean, and its {statistics.CONFIDENCE:.0%} interval"
-ITSELF = "The search's best trial, which the search chose itself: one seed"
+SELECTED = "The search's best trial, picked by its search score: one seed"
 
 
 def _row(group: Group, cells: Mapping[int, str]) -> Row:
@@ -212,7 +221,7 @@ def _plain(mean: Estimate | None) -> str:
     return f"{mean.value:.3g}" + (f"\n[{ends.low:.3g}, {ends.high:.3g}]" if ends else "")
 
 
-def _of_paper(row: published.Quoted) -> Row:
+def _paper_row(row: published.Quoted) -> Row:
     cells = {
         length: value if isinstance(value, str) else f"{value:g}"
         for length, value in row.values.items()
@@ -230,22 +239,22 @@ def _quoted(data: ReportData) -> list[published.QuotedTable]:
 
 
 def _chosen(data: ReportData) -> str:
-    at = ", ".join(f"{length:,}" for length in data.select)
+    lengths = ", ".join(f"{length:,}" for length in data.select)
     return (
-        f"The search's best trial is its choice by scores at length {at}, among its complete "
-        f"trials ({len(data.complete)}); it is shown on {data.best.test[0].sequences:,} "
-        "test sequences a length, which chose nothing. What is chosen for its score flatters: "
-        "`sabtune confirm` tells more."
+        f"The search picked its best trial by scores at length {lengths}, among "
+        f"{counted(len(data.complete), 'complete trial')}. It is shown on "
+        f"{data.best.test[0].sequences:,} test sequences per length, which were not used to pick "
+        "it. Its numbers are still optimistic: run `sabtune confirm` to repeat it on fresh seeds."
     )
 
 
 def _rows(data: ReportData) -> Iterator[dict[str, object]]:
-    found = data.confirmed
-    own = {"trained_at": data.run.task.length}
+    confirmed = data.confirmed
+    training = {"trained_at": data.run.task.length}
     unit = {"loss_unit": data.task.loss_unit}
-    for row in comparison.accuracy_rows(found) if found else ():
+    for row in comparison.accuracy_rows(confirmed) if confirmed else ():
         named = {name.replace("mean", "accuracy"): value for name, value in row.items()}
-        yield {"source": "fresh seeds", **own, **named, **unit}
+        yield {"source": "fresh seeds", **training, **named, **unit}
     for result in () if data.is_comparison else data.best.test:
         row = {"method": _label(data), "length": result.length, "seeds": 1}
         row |= {"accuracy": result.accuracy, "loss": result.loss}
@@ -254,16 +263,24 @@ def _rows(data: ReportData) -> Iterator[dict[str, object]]:
             if result.by_phase
             else {}
         )
-        yield {"source": "the search's best trial, which it chose itself", **own, **row, **unit}
+        yield {
+            "source": "the search's best trial, which it chose itself",
+            **training,
+            **row,
+            **unit,
+        }
     for table in _quoted(data):
-        for of in table.rows:
-            yield from _of_row(table, of)
+        for quoted in table.rows:
+            yield from _paper_records(table, quoted)
 
 
-def _of_row(table: published.QuotedTable, of: published.Quoted) -> Iterator[dict[str, object]]:
-    source = f"{of.source}, {published.QUOTED}: {table.words}"
-    for length, value in of.values.items():
-        row: dict[str, object] = {"source": source, "method": of.method}
+def _paper_records(
+    table: published.QuotedTable, quoted: published.Quoted
+) -> Iterator[dict[str, object]]:
+    """Yield the CSV rows of a row of a paper's table."""
+    source = f"{quoted.source}, {published.QUOTED}: {table.words}"
+    for length, value in quoted.values.items():
+        row: dict[str, object] = {"source": source, "method": quoted.method}
         row |= {"length": length} if length is not None else {}
         if isinstance(value, str):
             yield {**row, "note": value}

@@ -1,6 +1,6 @@
-"""What the papers report, to stand beside our own numbers.
+"""Results from papers, for comparison with a study's own numbers.
 
-Every number on this page is quoted from memory, and whoever shows one says so with `QUOTED`.
+All numbers in this module are quoted from memory. Wherever they are shown, show `QUOTED` too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ Measure = Literal["accuracy", "loss"]
 
 @dataclass(frozen=True, kw_only=True)
 class Quoted:
-    """A row of a paper's table. values: accuracies in %, or losses, by the length that they were
-    measured at, or why there is none; under None that of the test set as a whole."""
+    """A row of a paper's table.
+
+    values: Accuracies in % or losses by length, or a text that says why there is none. The key None
+    is for a whole test set.
+    """
 
     method: str
     source: str
@@ -27,10 +30,11 @@ class Quoted:
 
 @dataclass(frozen=True, kw_only=True)
 class QuotedTable:
-    """Rows of one setting.
+    """Rows of a paper's table that share one setting.
 
-    subject: what a task's config, as a dict, holds where the table is shown. setting: what it holds
-    beside where the ground is the same; None where it never is.
+    subject: Values that a task's config, as a dict, has if the table is shown with it.
+
+    setting: Further values that it has if the results are comparable; None: they never are.
     """
 
     subject: Mapping[str, Any]
@@ -41,11 +45,11 @@ class QuotedTable:
     rows: tuple[Quoted, ...]
 
     def is_about(self, task: Mapping[str, Any]) -> bool:
-        """Whether it stands beside a study of this task."""
+        """Return whether the table is shown with a study of this task."""
         return _holds(task, self.subject)
 
     def is_of(self, task: Mapping[str, Any]) -> bool:
-        """Whether a study of this task stands on the same ground."""
+        """Return whether the results are comparable with a study of this task."""
         return self.setting is not None and _holds(task, self.setting)
 
 
@@ -111,7 +115,7 @@ TABLES = (
         subject={"kind": "pixels", "images": "mnist"},
         setting={"by": "pixel", "permutation": 0},
         words="permuted MNIST by pixel, test images",
-        note="Which permutation theirs was is not known.",
+        note="Their permutation is not known.",
         rows=(
             _sab("LSTM, full back-propagation", {784: 90.3}),
             _sab("LSTM, truncated after 300", {784: 11.3}),
@@ -155,5 +159,5 @@ TABLES = (
 
 
 def quoted(task: Mapping[str, Any]) -> list[QuotedTable]:
-    """The tables that stand beside a study of this task, on the same ground or not."""
+    """Return the tables to show with a study of this task, comparable or not."""
     return [table for table in TABLES if table.is_about(task)]

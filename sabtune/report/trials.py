@@ -1,4 +1,4 @@
-"""Every trial of a study as a table to compute on: what it trained, and what came of it."""
+"""The table of all trials of a study: their configurations and results."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ Cells = dict[str, object]
 
 
 def csv_page(data: ReportData) -> str:
-    """One row for each trial that has begun, every number in full.
+    """Return a CSV with one row for each trial that has started, with all digits of numbers.
 
-    Its columns: how it ended; its whole configuration, by the names that MLflow has, too; as
-    `param.NAME` what the space drew, as `points` of a study take it; accuracies, as fractions, and
-    losses by length, `ladder_` on the sequences that chose, `test_` on those that didn't. A text
-    that begins like a formula has an apostrophe before it.
+    The columns are: how the trial ended; its whole configuration, with the names that MLflow uses;
+    `param.NAME` for each parameter from the search space, in the format of a study's `points`;
+    accuracies (as fractions) and losses by length, `ladder_` on the selection sequences and `test_`
+    on the test sequences. Text that starts like a spreadsheet formula gets an apostrophe in front.
     """
-    rows = [(_fate(of), _trained(of), _drawn(of), _measured(of)) for of in data.trials]
-    names = dict.fromkeys(name for part in zip(*rows, strict=True) for of in part for name in of)
-    return csv_text([{n: v for part in row for n, v in part.items()} for row in rows], names)
+    rows = [
+        (_outcome(trial), _configuration(trial), _parameters(trial), _results(trial))
+        for trial in data.trials
+    ]
+    names = dict.fromkeys(
+        name for group in zip(*rows, strict=True) for cells in group for name in cells
+    )
+    return csv_text([{n: v for cells in row for n, v in cells.items()} for row in rows], names)
 
 
-def _fate(trial: TrialRecord) -> Cells:
+def _outcome(trial: TrialRecord) -> Cells:
     return {
         "trial": trial.number,
         "configuration": trial.configuration,
@@ -39,28 +44,32 @@ def _fate(trial: TrialRecord) -> Cells:
     }
 
 
-def _trained(trial: TrialRecord) -> Cells:
+def _configuration(trial: TrialRecord) -> Cells:
     if trial.run is None:
         return {}
     share = trial.run.share_kept()
     return flatten(trial.run.to_dict()) | ({} if share is None else {"share_kept": share})
 
 
-def _drawn(trial: TrialRecord) -> Cells:
+def _parameters(trial: TrialRecord) -> Cells:
     return {f"param.{name}": value for name, value in trial.params.items()}
 
 
-def _measured(trial: TrialRecord) -> Cells:
+def _results(trial: TrialRecord) -> Cells:
     return _by_length("ladder", trial.ladder) | _by_length("test", trial.test)
 
 
-def _by_length(on: str, results: list[LengthResult]) -> Cells:
-    accuracies: Cells = {f"{on}_accuracy_at_{result.length}": result.accuracy for result in results}
+def _by_length(prefix: str, results: list[LengthResult]) -> Cells:
+    accuracies: Cells = {
+        f"{prefix}_accuracy_at_{result.length}": result.accuracy for result in results
+    }
     phases: Cells = {}
     for result in results:
         if result.by_phase:
-            phases[f"{on}_in_phase_at_{result.length}"] = result.in_phase
-            phases[f"{on}_worst_phase_at_{result.length}"] = result.worst_phase
+            phases[f"{prefix}_in_phase_at_{result.length}"] = result.in_phase
+            phases[f"{prefix}_worst_phase_at_{result.length}"] = result.worst_phase
     return (
-        accuracies | phases | {f"{on}_loss_at_{result.length}": result.loss for result in results}
+        accuracies
+        | phases
+        | {f"{prefix}_loss_at_{result.length}": result.loss for result in results}
     )

@@ -1,4 +1,4 @@
-"""A report's files: the page, the length-generalisation table, the trials, and the figures."""
+"""The files of a report: HTML page, length table, trials and figures."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ TABLES: Mapping[Format, Mapping[str, Callable[[ReportData], str]]] = {
     "csv": {"ladder.csv": length_table.csv_page, "trials.csv": trials.csv_page},
     "tex": {"ladder.tex": length_table.latex_page},
 }
-"""By format: what makes each file."""
+"""The function that makes each file, by format."""
 
 FIGURES: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 FORMATS = ("html", *TABLES, *FIGURES)
-"""All there are; figures are figures/*.png and *.pdf."""
+"""All formats. Those of figures give figures/*.png and figures/*.pdf."""
 
 QUICK = ("html", *TABLES)
-"""What a search makes at its end."""
+"""The formats that a search writes at its end."""
 
 
 def write(
     study: optuna.Study, store: Store, folder: Path, formats: Collection[str] = FORMATS
 ) -> list[Path]:
-    """Writes the report on a study into a folder, which is made if need be; the files' paths.
+    """Write the report of a study into a folder, created if it does not exist.
 
-    Raises StoreError if no trial is complete or the folder can't be written, ConfigError if a
-    format is none of `FORMATS`.
+    Returns the paths of the files. Raises StoreError if no trial is complete or the folder cannot
+    be written, ConfigError if a format is not in `FORMATS`.
     """
     for name in formats:
         check_name("--format", name, FORMATS)
@@ -52,25 +52,25 @@ def write(
 
 
 def _files(data: ReportData, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
-    """Each file's name and content, made when it is asked for."""
-    for of, tables in TABLES.items():
-        if of in formats:
+    """Yield the name and content of each file, one at a time."""
+    for format, tables in TABLES.items():
+        if format in formats:
             yield from ((name, table(data)) for name, table in tables.items())
-    drawn = [name for name in FIGURES if name in formats]
-    if not drawn and "html" not in formats:
+    figure_formats = [name for name in FIGURES if name in formats]
+    if not figure_formats and "html" not in formats:
         return
-    from sabtune.report.figures import drawings  # what draws takes long to import
+    from sabtune.report.figures import drawings  # slow to import
 
-    found = drawings(data)
+    figures = drawings(data)
     if "html" in formats:
         from sabtune.report.html import page
 
-        yield "report.html", page(data, found)
-    if drawn:
+        yield "report.html", page(data, figures)
+    if figure_formats:
         from sabtune.report.figures import still
 
-        for drawing in found:
-            for name in drawn:
+        for drawing in figures:
+            for name in figure_formats:
                 yield f"figures/{drawing.name}.{name}", still.draw(drawing, name)
 
 

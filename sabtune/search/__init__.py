@@ -1,14 +1,15 @@
-"""The search: Optuna chooses configurations, Ray Tune runs them.
+"""Search: Optuna chooses configurations and Ray Tune runs them.
 
-run          a search from its start to its end
-searcher     tells Ray Tune what to run next, and Optuna what came of it
+run          a search from start to end
+searcher     connects Optuna's study to Ray Tune
 trainable    a trial as Ray Tune runs it in a worker
 asha         asynchronous successive halving
-budget       how long a search may go on
-placement    which CPUs and GPUs a trial is given; probe measures what it takes
-dry_run      what a search would do
-guard        keeps exceptions of the search's own code from Ray Tune
-optuna_ui    Optuna's dashboard on a store
+budget       the time limits of a search
+placement    the CPUs and GPUs of each trial
+probe        the time and memory that a trial takes
+dry_run      predicts what a search would take
+guard        keeps exceptions of the search's own code away from Ray Tune
+optuna_ui    Optuna's dashboard for a store
 """
 
-import sabtune.cluster  # noqa: F401  before Ray, whose environment it sets
+import sabtune.cluster  # noqa: F401  before Ray, because it sets the environment that Ray reads

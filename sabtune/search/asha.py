@@ -1,7 +1,8 @@
-"""ASHA (Li et al., MLSys 2020, arXiv 1810.05934) over a study that outlives its searches.
+"""Asynchronous successive halving (ASHA) for a study that spans several searches.
 
-Tune's own keeps what it has compared in memory, and a search that goes on would begin without it;
-this one is given what earlier searches reported.
+The algorithm is that of Li et al., MLSys 2020, arXiv 1810.05934. Ray Tune's own scheduler keeps its
+comparisons in memory, so a resumed search would start without them. This one also takes in the
+scores of earlier searches.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from sabtune.study.definition import ASHA
 
 
 class Halving:
-    """The scores of all trials at every rung: `grace` updates times the powers of `reduction`."""
+    """The scores of all trials at every rung.
+
+    Rung `i` is at `grace * reduction**i` updates.
+    """
 
     def __init__(self, config: ASHA):
         self.config = config
-        self.rungs: dict[int, dict[int, float]] = {}  # by rung's index: scores by trial
-        self.ended: dict[int, float] = {}  # last scores of complete trials
+        self.rungs: dict[int, dict[int, float]] = {}  # scores by index of the rung, then by trial
+        self.ended: dict[int, float] = {}  # last scores of complete trials, by trial
 
     def goes_on(self, trial: int, step: int, score: float) -> bool:
-        """Whether a trial with this score after `step` updates is to be trained further.
+        """Return whether a trial with this score after `step` updates continues training.
 
-        At a rung that it comes to for the first time it goes on if it is among the best
-        1/reduction that came there so far, itself counted; the first one always is.
+        When a trial first reaches a rung, it continues if it is among the best 1/reduction, at
+        least the best one, of the trials that have reached this rung so far and the complete
+        trials, including itself.
         """
         rung = self.rung(step)
         if rung is None:
@@ -38,23 +43,26 @@ class Halving:
         if trial in scores:
             return True
         scores[trial] = score
-        baselines = self.ended | scores
-        places = max(1, int(len(baselines) / self.config.reduction))
-        return sum(other > score for other in baselines.values()) < places
+        competitors = self.ended | scores
+        places = max(1, int(len(competitors) / self.config.reduction))
+        return sum(other > score for other in competitors.values()) < places
 
     def end(self, trial: int, score: float) -> None:
-        """Counts a complete trial with its last score at the rungs that it ended before."""
+        """Record a complete trial; its last score counts at the rungs that it didn't reach."""
         self.ended[trial] = score
 
     def rung(self, step: int) -> int | None:
-        """The last rung at or below `step`; None below the first."""
+        """Return the index of the last rung at or below `step`, or None below the first rung."""
         if step < self.config.grace:
             return None
         exact = math.log(step / self.config.grace, self.config.reduction)
         return math.floor(exact + 1e-9)
 
     def remember(self, trial: int, scores: Mapping[int, float], *, complete: bool) -> None:
-        """Takes in what a trial reported in an earlier search, by updates, and whether it is."""
+        """Add the scores of a trial in an earlier search.
+
+        scores: by number of updates. complete: whether the trial is complete.
+        """
         for step in sorted(scores):
             self.goes_on(trial, step, scores[step])
         if complete and scores:
@@ -62,14 +70,20 @@ class Halving:
 
 
 class Scheduler(FIFOScheduler):
-    """Tune's scheduler: first come, first served; stops what ASHA, if there is one, gives up."""
+    """A first come, first served scheduler that stops the trials that ASHA prunes.
+
+    halving: None to prune nothing.
+    """
 
     def __init__(self, halving: Halving | None):
         super().__init__()  # type: ignore[no-untyped-call]
         self.halving = halving
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
-        """The first that waits, of the few that live: FIFOScheduler looks at all there were."""
+        """Return the waiting trial with the lowest number, or None.
+
+        It looks at live trials only, because FIFOScheduler scans every trial that ever ran.
+        """
         live: set[TuneTrial] = tune_controller.get_live_trials()  # type: ignore[no-untyped-call]
         for status in (TuneTrial.PENDING, TuneTrial.PAUSED):
             waiting = [trial for trial in live if trial.status == status]
@@ -80,16 +94,17 @@ class Scheduler(FIFOScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
+        """Stop a trial that ASHA prunes at its current rung."""
         if self.halving is None or result["done"] or not result["step"]:
             return TrialScheduler.CONTINUE
         number = trial.config["assignment"]["number"]
         goes_on = self.halving.goes_on(number, result["step"], result["score"])
-        spared = goes_on or result["progress/solved"]  # it is about to end by itself
-        return TrialScheduler.CONTINUE if spared else TrialScheduler.STOP
+        keeps_training = goes_on or result["progress/solved"]  # a solved trial soon ends by itself
+        return TrialScheduler.CONTINUE if keeps_training else TrialScheduler.STOP
 
     def on_trial_complete(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> None:
-        """Also called of a trial that was stopped or that failed."""
+        """Record a complete trial; Tune also calls this for stopped and failed trials."""
         if self.halving is not None and result.get("progress/finished"):
             self.halving.end(trial.config["assignment"]["number"], result["score"])

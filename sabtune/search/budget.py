@@ -1,4 +1,4 @@
-"""How long a search may go on."""
+"""The time limits of a search."""
 
 from __future__ import annotations
 
@@ -9,50 +9,53 @@ from ray.tune.stopper import Stopper
 
 
 class Budget(Stopper):
-    """Hours of this search and GPU hours of its trials. When one is spent, all trials are stopped;
-    they aren't lost: the next search goes on with them.
+    """The hours of a search and the GPU hours of its trials.
 
-    hours, gpu_hours: None for no bound. gpus: those that one trial occupies.
+    When either is spent, all trials stop. No trial is lost: the next search resumes them.
+
+    hours, gpu_hours: the limits, None for no limit. gpus: the number of GPUs that a trial occupies.
     """
 
     def __init__(
         self, hours: float | None = None, gpu_hours: float | None = None, gpus: float = 0.0
     ):
         self.hours, self.gpu_hours, self.gpus = hours, gpu_hours, gpus
-        self.begun: float | None = None
-        self.first: dict[int, float] = {}  # seconds that trials had taken when first heard of
-        self.last: dict[int, float] = {}
+        self.started: float | None = None
+        self.seconds_before: dict[int, float] = {}  # before this search, by trial
+        self.seconds: dict[int, float] = {}  # in all searches so far, by trial
         self.spent = False
 
     def start(self) -> None:
-        """The hours count from here: when Ray is up."""
-        self.begun = time.monotonic()
+        """Start counting the hours; call this when Ray is up."""
+        self.started = time.monotonic()
 
     def count(self, trial: int, seconds: float) -> None:
-        """A trial has taken this long so far, over all its attempts."""
-        self.first.setdefault(trial, 0.0)
-        self.last[trial] = seconds
+        """Record the seconds that a trial has taken so far, over all its attempts."""
+        self.seconds_before.setdefault(trial, 0.0)
+        self.seconds[trial] = seconds
 
-    def known(self, trial: int, seconds: float) -> None:
-        """A trial that is gone on with had taken this long before."""
-        self.first[trial] = seconds
+    def resume(self, trial: int, seconds: float) -> None:
+        """Record the seconds that a trial took in earlier searches, which this budget ignores."""
+        self.seconds_before[trial] = seconds
 
     @property
     def used_gpu_hours(self) -> float:
-        """GPU hours of this search's trials, as far as they have reported."""
-        seconds = sum(self.last[trial] - self.first[trial] for trial in self.last)
+        """The GPU hours that the trials of this search have used so far."""
+        seconds = sum(self.seconds[trial] - self.seconds_before[trial] for trial in self.seconds)
         return seconds * self.gpus / 3600
 
     def stop(self) -> None:
-        """Ends it here."""
+        """End the search as if the budget were spent."""
         self.spent = True
 
     def stop_all(self) -> bool:
-        if self.hours is not None and self.begun is not None:
-            self.spent = self.spent or time.monotonic() - self.begun >= 3600 * self.hours
+        """Return whether the budget is spent; Ray Tune then stops all trials."""
+        if self.hours is not None and self.started is not None:
+            self.spent = self.spent or time.monotonic() - self.started >= 3600 * self.hours
         if self.gpu_hours is not None and self.used_gpu_hours >= self.gpu_hours:
             self.spent = True
         return self.spent
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
         return False

@@ -1,4 +1,4 @@
-"""What a search would take, from a short probe of one trial."""
+"""Predict the time and the placement of a search from a short probe of one trial."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from sabtune.study.definition import StudyFile
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a search on this machine would take, by a probe. hours: of all of it, nothing pruned."""
+    """What a search on this machine would take, according to a probe.
+
+    hours: of the whole search if no trial is pruned.
+    """
 
     probe: Probe
     placement: Placement
@@ -22,15 +25,15 @@ class Prediction:
 
 
 def predict(file: StudyFile) -> Prediction:
-    """Trains the study's first configuration for a moment and measures each rung once.
+    """Train the study's first configuration briefly and measure each length once.
 
-    Raises ResourceError if no trial can be placed here.
+    Raises ResourceError if no trial fits on this machine.
     """
-    asked, here = file.study.resources, this_machine()
-    here.check_asked(asked)
-    on_gpu = bool(asked.gpus) and torch.cuda.is_available()
-    made = probe(first(file), torch.device("cuda" if on_gpu else "cpu"))
-    placement = shared(asked, here, made.reading)
+    requested, capacity = file.study.resources, this_machine()
+    capacity.check_asked(requested)
+    on_gpu = bool(requested.gpus) and torch.cuda.is_available()
+    measured = probe(first(file), torch.device("cuda" if on_gpu else "cpu"))
+    placement = shared(requested, capacity, measured.reading)
     trials, at_once = file.study.trials, placement.at_once
-    hours = trials * made.trial_seconds / min(at_once, trials) / 3600
-    return Prediction(probe=made, placement=placement, hours=hours)
+    hours = trials * measured.trial_seconds / min(at_once, trials) / 3600
+    return Prediction(probe=measured, placement=placement, hours=hours)

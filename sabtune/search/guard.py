@@ -1,4 +1,4 @@
-"""Keeps the exceptions of a search's own code from Ray Tune, which would only try a trial again."""
+"""Keep exceptions of the search's own code away from Ray Tune, which would only retry a trial."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ray.tune.search import Searcher
 
 T = TypeVar("T")
 
-ANSWERS = {
+FALLBACKS = {
     "suggest": Searcher.FINISHED,
     "stop_all": True,
     "on_trial_result": TrialScheduler.CONTINUE,
 }
-"""What Tune is told by a method that can't answer; None by every other."""
+"""What a method returns to Ray Tune after an exception; every other method returns None."""
 
 
 class Guard:
-    """Lets no exception reach Tune. The first one ends the search.
+    """Lets no exception reach Ray Tune; the first exception ends the search.
 
-    `stop` is called then, and nothing that is guarded runs any more. Trials that haven't ended
-    stay so in the study, as after Ctrl-C.
+    The guard then calls `stop`, and no guarded method runs any more. Unfinished trials stay
+    unfinished in the study, as after Ctrl-C.
     """
 
     def __init__(self, stop: Callable[[], None]):
@@ -32,14 +32,16 @@ class Guard:
         self.problem: Exception | None = None
 
     def over(self, part: T) -> T:
-        """The same object, each of its methods that Tune may call guarded."""
-        tunes = next(base for base in type(part).__mro__ if base.__module__.startswith("ray."))
-        for name in dir(tunes):
-            if not name.startswith("_") and getattr(type(part), name) is not getattr(tunes, name):
-                setattr(part, name, self._guarded(getattr(part, name), ANSWERS.get(name)))
+        """Guard each method of an object that Ray Tune may call, and return the same object."""
+        tune_class = next(base for base in type(part).__mro__ if base.__module__.startswith("ray."))
+        for name in dir(tune_class):
+            if not name.startswith("_") and getattr(type(part), name) is not getattr(
+                tune_class, name
+            ):
+                setattr(part, name, self._guarded(getattr(part, name), FALLBACKS.get(name)))
         return part
 
-    def _guarded(self, call: Callable[..., Any], answer: object) -> Callable[..., Any]:
+    def _guarded(self, call: Callable[..., Any], fallback: object) -> Callable[..., Any]:
         @functools.wraps(call)
         def guarded(*arguments: Any, **named: Any) -> Any:
             if self.problem is None:
@@ -48,13 +50,13 @@ class Guard:
                 except Exception as problem:
                     self.problem = problem
                     self.stop()
-            return answer
+            return fallback
 
         return guarded
 
     @contextmanager
     def until_closed(self) -> Iterator[None]:
-        """Raises the problem at the end, in place of what comes of it while the search closes."""
+        """Raise the first problem at the end, in place of exceptions that it causes meanwhile."""
         try:
             yield
         except Exception:
@@ -64,5 +66,5 @@ class Guard:
             raise self.problem
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune writes down what it is given, and an exception may not let it."""
+        """Return nothing: Ray Tune pickles its parts, and an exception may not be picklable."""
         return {}

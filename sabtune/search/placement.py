@@ -1,4 +1,4 @@
-"""What each trial is given: CPUs, and how many trials share one GPU where that is left open."""
+"""Decide the CPUs and GPUs of each trial, and how many trials share a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import optuna
 import ray
 from ray.exceptions import RayError
 
-from sabtune.cluster.capacity import UNIT, Capacity, settled
+from sabtune.cluster.capacity import PARTS_PER_GPU, Capacity, settled
 from sabtune.config import RunConfig
 from sabtune.errors import ResourceError
 from sabtune.search.probe import Reading, read_gpu
@@ -20,17 +20,21 @@ from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, StudyFile, words
 from sabtune.training.trial import TrialSpec
 
-MAY_USE = 0.8
-"""The share of a GPU's memory that its trials may take, by what one of them took at its peak:
-another configuration takes more."""
+MEMORY_SHARE = 0.8
+"""The share of a GPU's memory that its trials may take, judged by the peak of one trial.
 
-MOST = 8
-"""The most trials that share one GPU."""
+The rest is a reserve, because another configuration may take more."""
+
+MOST_TRIALS_PER_GPU = 8
+"""The largest number of trials that share one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What each trial asks Ray for; how many run at once; why, in words, where that isn't plain."""
+    """The CPUs and GPUs that each trial asks Ray for, and how many trials run at once.
+
+    words: an explanation, "" where none is needed.
+    """
 
     cpus: int
     gpus: float
@@ -48,65 +52,74 @@ def placed(
     look: Callable[[Resources], Capacity] = settled,
     read: Read | None = None,
 ) -> Placement:
-    """What the trials of a search are given here; the study keeps it.
+    """Return the placement of a search's trials, and store it in the study.
 
-    Where the STUDY leaves to a probe how many share a GPU, one is made, unless an earlier search
-    of the study has made it. Raises ResourceError if no trial can ever be placed.
+    With `gpus="auto"` in the STUDY, one trial is probed to decide how many trials share a GPU. The
+    reading of an earlier search of the study is reused. Raises ResourceError if no trial can ever
+    be placed.
     """
-    asked = file.study.resources
-    have = look(asked)
-    have.check_asked(asked)
+    requested = file.study.resources
+    capacity = look(requested)
+    capacity.check_asked(requested)
     reading = None
-    if asked.gpus == AUTO and have.has_gpus:
-        kept = record.plan(study).get(record.PLACEMENT)
-        reading = Reading(**kept) if kept else (read or on_a_gpu)(first(file))
-    found = shared(asked, have, reading)
-    plan = {**record.plan(study), record.PLACED: found.words}
+    if requested.gpus == AUTO and capacity.has_gpus:
+        stored = record.plan(study).get(record.PLACEMENT)
+        reading = Reading(**stored) if stored else (read or on_a_gpu)(first(file))
+    placement = shared(requested, capacity, reading)
+    plan = {**record.plan(study), record.PLACED: placement.words}
     record.set_plan(study, plan | ({record.PLACEMENT: asdict(reading)} if reading else {}))
-    return found
+    return placement
 
 
-def shared(asked: Resources, have: Capacity, reading: Reading | None) -> Placement:
-    """What is asked for, in numbers; "auto" by the reading. Raises ResourceError if it can't be."""
-    cpus = words(asked.cpus, 0)
-    if asked.gpus and not have.has_gpus and not have.unknown:
-        told = f"No GPU here: each trial runs on {cpus}."
+def shared(requested: Resources, capacity: Capacity, reading: Reading | None) -> Placement:
+    """Return the placement for these resources, resolving "auto" by the reading.
+
+    Raises ResourceError if no trial fits.
+    """
+    cpus = words(requested.cpus, 0)
+    if requested.gpus and not capacity.has_gpus and not capacity.unknown:
+        explanation = f"No GPU here: each trial runs on {cpus}."
         gpus = 0.0
-    elif asked.gpus != AUTO:
-        told, gpus = "", asked.gpus
+    elif requested.gpus != AUTO:
+        explanation, gpus = "", requested.gpus
     elif reading is None or not reading.total:
-        told = f"No trial's memory could be read, as torch finds no GPU: 1 GPU and {cpus} a trial."
+        explanation = (
+            "The memory of a trial can't be read because torch finds no GPU: "
+            f"each trial gets 1 GPU and {cpus}."
+        )
         gpus = 1.0
     else:
-        count = trials_a_gpu(reading, have.most_by_cpus(asked.cpus))
+        count = trials_a_gpu(reading, capacity.most_by_cpus(requested.cpus))
         each = "1 trial has a GPU to itself" if count == 1 else f"{count} trials share one"
-        told = (
+        explanation = (
             f"A trial took {reading.peak / 1024:.2f} GiB at its peak, of the "
             f"{reading.total / 1024:.1f} GiB of {reading.name}: {each}, each with {cpus}."
         )
         gpus = fraction(count)
-    given = dataclasses.replace(asked, gpus=gpus)
-    have.check(given)
-    at_once = have.places(given)
-    return Placement(cpus=asked.cpus, gpus=gpus, at_once=at_once, words=told)
+    resources = dataclasses.replace(requested, gpus=gpus)
+    capacity.check(resources)
+    at_once = capacity.places(resources)
+    return Placement(cpus=requested.cpus, gpus=gpus, at_once=at_once, words=explanation)
 
 
 def trials_a_gpu(reading: Reading, by_cpus: int | None) -> int:
-    """How many share one GPU: as many as its memory and the CPUs beside it bear, at least one.
+    """Return how many trials share one GPU: as many as its memory and CPUs allow, at least one.
 
-    by_cpus: None where the CPUs of no node that has a GPU are known.
+    by_cpus: the number that the CPUs allow; None if the CPUs of no node with a GPU are known.
     """
-    count = math.floor(MAY_USE * reading.total / reading.peak)
-    return max(1, min(count, MOST, MOST if by_cpus is None else by_cpus))
+    count = math.floor(MEMORY_SHARE * reading.total / reading.peak)
+    return max(
+        1, min(count, MOST_TRIALS_PER_GPU, MOST_TRIALS_PER_GPU if by_cpus is None else by_cpus)
+    )
 
 
 def fraction(count: int) -> float:
-    """The part of a GPU that one of `count` trials asks for, such that all of them fit."""
-    return UNIT // count / UNIT
+    """Return the fraction of a GPU to ask for so that `count` trials fit on one GPU."""
+    return PARTS_PER_GPU // count / PARTS_PER_GPU
 
 
 def first(file: StudyFile) -> TrialSpec:
-    """The study's first configuration, as a trial that no study knows."""
+    """Return the study's first configuration as a trial outside the study."""
     study = file.study
     return TrialSpec(
         number=0,
@@ -119,19 +132,21 @@ def first(file: StudyFile) -> TrialSpec:
 
 
 def on_a_gpu(spec: TrialSpec) -> Reading:
-    """What a trial holds of a GPU of this Ray that it has to itself. Raises ResourceError if it
-    can't be trained there."""
+    """Run a trial alone on a GPU of the connected Ray, and return the memory that it takes.
+
+    Raises ResourceError if the trial can't be trained there.
+    """
     probe = ray.remote(num_cpus=spec.threads, num_gpus=1)(_reading)
     try:
-        read: dict[str, Any] = ray.get(probe.remote(spec.to_dict()))
+        reading: dict[str, Any] = ray.get(probe.remote(spec.to_dict()))
     except RayError as problem:
         cause = getattr(problem, "cause", None) or problem
         line = next((line for line in str(cause).splitlines() if line.strip()), "")
         raise ResourceError(
-            f"a trial couldn't be tried on a GPU ({type(cause).__name__}: {line.strip()}): "
-            "lower batch_size or the ladder's lengths, or give gpus a number"
+            f"the probe of a trial on a GPU failed ({type(cause).__name__}: {line.strip()}): "
+            "lower batch_size or the ladder's lengths, or set gpus to a number"
         ) from None
-    return Reading(**read)
+    return Reading(**reading)
 
 
 def _reading(spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One trial, tried for a moment: the time and the memory that it takes."""
+"""Train one trial briefly to measure the time and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from sabtune.training.loop import Training
 from sabtune.training.memory import forget_peak, peak
 from sabtune.training.trial import TrialSpec
 
-WARM = 3
-"""Updates that are not timed."""
+WARM_UPDATES = 3
+"""Updates before the timing starts."""
 
-PROBE = 10.0
-"""Seconds of training that are timed, at most."""
+PROBE_SECONDS = 10.0
+"""The most seconds of training that are timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthCost:
-    """Measuring one rung with all its sequences."""
+    """The cost of measuring one length with all its sequences."""
 
     length: int
     seconds: float
-    memory: float  # MiB, the process's most
-    selects: bool
+    memory: float  # MiB, the peak of the process
+    selects: bool  # whether it is one of the selection lengths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Of a GPU: what one trial held at its peak and what there is, in MiB. total: 0 where torch
-    found no GPU."""
+    """The memory of a GPU in MiB: the peak of one trial, and the total.
+
+    total: 0 where torch finds no GPU.
+    """
 
     name: str
     peak: float
@@ -45,10 +47,10 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What came of trying one trial for a moment. reading: of the GPU, where there is one."""
+    """The result of training one trial briefly. reading: of the GPU, None on a CPU."""
 
     label: str
-    updates: int  # that were timed
+    updates: int  # the number of timed updates
     seconds_per_update: float
     training_memory: float  # MiB
     results: list[LengthCost]
@@ -57,13 +59,13 @@ class Probe:
 
 
 def probe(spec: TrialSpec, device: torch.device) -> Probe:
-    """Trains for a moment and measures each rung once."""
+    """Train a trial briefly and measure each length once."""
     config, ladder = spec.run.trial, spec.ladder
     torch.set_num_threads(spec.threads)
     forget_peak(device)
     seconds, updates, training = _train(spec.run, device)
     training_memory = peak(device)
-    results = [_length_result(spec, training, length) for length in ladder.lengths]
+    results = [_length_cost(spec, training, length) for length in ladder.lengths]
     reports = math.ceil(config.train.updates / config.train.report_every)
     selecting = sum(result.seconds for result in results if result.selects)
     everything = sum(result.seconds for result in results)
@@ -79,50 +81,56 @@ def probe(spec: TrialSpec, device: torch.device) -> Probe:
 
 
 def read_gpu(spec: TrialSpec) -> Reading:
-    """What a trial holds of this process's GPU, which no other process uses, while it trains and
-    on the longest rung."""
+    """Return the memory that a trial takes of this process's GPU.
+
+    The peak covers training and the longest length. No other process may use the GPU meanwhile.
+    """
     if not torch.cuda.is_available():
         return Reading(name="", peak=0, total=0)
     longest = max(spec.ladder.lengths)
     ladder = dataclasses.replace(spec.ladder, lengths=(longest,), select=(longest,))
-    made = probe(dataclasses.replace(spec, ladder=ladder), torch.device("cuda"))
-    assert made.reading is not None
-    return made.reading
+    measured = probe(dataclasses.replace(spec, ladder=ladder), torch.device("cuda"))
+    assert measured.reading is not None
+    return measured.reading
 
 
 def held(device: torch.device) -> Reading:
-    """The most that this process held of the GPU: what its allocator kept, and beside it CUDA's
-    own, which is all else that the GPU has given away."""
+    """Return the peak of this process's memory on the GPU, and the GPU's total memory.
+
+    The peak is that of torch's allocator plus CUDA's own memory, which is everything else in use
+    on the GPU.
+    """
     free, total = torch.cuda.mem_get_info(device)
-    kept, most = torch.cuda.memory_reserved(device), torch.cuda.max_memory_reserved(device)
+    reserved = torch.cuda.memory_reserved(device)
+    peak_reserved = torch.cuda.max_memory_reserved(device)
     return Reading(
         name=torch.cuda.get_device_name(device),
-        peak=(total - free - kept + most) / 2**20,
+        peak=(total - free - reserved + peak_reserved) / 2**20,
         total=total / 2**20,
     )
 
 
 def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
-    """Seconds an update, over how many, and what was trained."""
+    """Return the seconds per update, the number of timed updates, and the training."""
     every_update = dataclasses.replace(run.trial.train, report_every=1)
     trial = dataclasses.replace(run.trial, train=every_update)
     training = Training(dataclasses.replace(run, trial=trial), device)
     reports = iter(training)
-    for _ in range(min(WARM, run.trial.train.updates - 1)):
+    for _ in range(min(WARM_UPDATES, run.trial.train.updates - 1)):
         next(reports)
-    begun, done = time.perf_counter(), 0
+    start, updates = time.perf_counter(), 0
     for _ in reports:
-        done += 1
-        if time.perf_counter() - begun > PROBE:
+        updates += 1
+        if time.perf_counter() - start > PROBE_SECONDS:
             break
-    return (time.perf_counter() - begun) / done, done, training
+    return (time.perf_counter() - start) / updates, updates, training
 
 
-def _length_result(spec: TrialSpec, training: Training, length: int) -> LengthCost:
-    """One batch is measured; the others take as long."""
+def _length_cost(spec: TrialSpec, training: Training, length: int) -> LengthCost:
+    """Measure one batch of a length, and extrapolate its time to all sequences."""
     ladder = spec.ladder
     at_once = min(ladder.sequences, max(1, BATCH_STEPS // training.task.steps(length)))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     measure(
         training.model,
         training.task,
@@ -130,9 +138,9 @@ def _length_result(spec: TrialSpec, training: Training, length: int) -> LengthCo
         sequences=at_once,
         seed=spec.evaluation_seed,
         stream=Stream.SELECTION,
-        phases=min(ladder.phases or 1, at_once),
+        phases=min(ladder.phase_count, at_once),
     )
-    seconds = (time.perf_counter() - begun) * ladder.sequences / at_once
+    seconds = (time.perf_counter() - start) * ladder.sequences / at_once
     return LengthCost(
         length=length,
         seconds=seconds,

@@ -1,4 +1,4 @@
-"""A search from end to end: a study file and a store in, an Optuna study out."""
+"""Run a search from start to end: a study file and a store in, an Optuna study out."""
 
 from __future__ import annotations
 
@@ -44,25 +44,39 @@ from sabtune.tracking.mirror import Mirror, made_whole
 from sabtune.wording import counted
 
 WORKER_DEATHS = 3
-"""How often a trial is taken up again from one and the same checkpoint after its worker died."""
-
+"""How many times a trial is restarted from the same checkpoint after its worker died."""
 
 Say = Callable[[str], None]
 
 
 def silent(words: str) -> None:
-    """Says nothing."""
+    """Print nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a search ended. `behind`: why MLflow doesn't hold everything; "" if it does. `lost`: what
-    became of Ray, if that ended the search."""
+    """How a search ended.
+
+    complete: whether all trials ended. out_of_budget: whether the budget was spent. behind: why
+    MLflow lacks a part of the study, "" if it has everything. lost: how Ray failed if that ended
+    the search, else "".
+    """
 
     complete: bool
     out_of_budget: bool = False
     behind: str = ""
     lost: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnqueuedTrials:
+    """Trials of a study that were enqueued earlier, and how they run.
+
+    numbers: the trials' numbers, in the order in which they run. specs: makes their specs.
+    """
+
+    numbers: Sequence[int]
+    specs: TrialSpecs
 
 
 def search(
@@ -76,30 +90,36 @@ def search(
     system_metrics: bool = False,
     say: Say = silent,
 ) -> Ending:
-    """Searches until the study's trials have ended, or the budget has.
+    """Search until all trials of the study have ended or the budget is spent.
 
-    A study that the store knows is gone on with: trials that an earlier search left unfinished
-    come first, from their last checkpoints and under their own numbers. retry_failed: failed
-    trials are run again, from their start and under new numbers. warm_start: a study of the store
-    whose best points are tried first. system_metrics: MLflow shows what the machine does. The
-    models of complete trials are kept in MLflow, the best is registered. say: is told, a line each,
-    which cluster it runs on, if it does on one, and what each trial is given, where that isn't
-    plain. Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
-    StoreError if another search is writing to the study or if the study asks something else (see
-    `check_same_question`), DataError if the task's data isn't there, ClusterError if the cluster
-    doesn't let us in or doesn't see the store's files.
+    An existing study is resumed: trials that an earlier search left unfinished run first, from
+    their last checkpoints and under their own numbers. The models of complete trials are stored in
+    MLflow, and the best model is registered.
+
+    watchers: notified when trials start, progress and end. budget: the time limits, None for no
+    limit. retry_failed: run failed trials again, from their start and under new numbers.
+    warm_start: the name of a study in the store whose best configurations are tried first.
+    system_metrics: log the machine's metrics to MLflow. say: called with each line that a person
+    should read, such as warnings and the cluster that the search runs on.
+
+    Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
+    StoreError if another search is writing to the study or if the study asks another question (see
+    `check_same_question`), DataError if the task's data is missing, TrackingError if another
+    version wrote the store's MLflow, and ClusterError if the cluster refuses access or can't read
+    the store's files.
     """
     with locked(file.study.name, store) as lock:
         restore(store)
-        wanted, file = file.study.ladder.phases or 1, with_recorded_ladder(file, store)
+        wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, store)
         check_resumable(file, store)
-        if (phases := file.study.ladder.phases or 1) < wanted:
+        if (phases := file.study.ladder.phase_count) < wanted:
             say(
-                f"The study measures each length over {counted(phases, 'phase')}, as it began, and "
-                f"its k_att goes up to {wanted}: start another with --new to measure every phase"
+                f"The study measures each length over {counted(phases, 'phase')}, as at its start, "
+                f"but its k_att goes up to {wanted}: start a new study with --new to measure every "
+                "phase"
             )
-        for line in cautions(file):
-            say(line)
+        for warning in cautions(file):
+            say(warning)
         study = open_or_create(file, store)
         for point in file.study.points:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -127,78 +147,53 @@ def execute(
     watchers: Sequence[Watcher],
     *,
     trials: int,
-    queue: Sequence[int] | None = None,
+    enqueued: EnqueuedTrials | None = None,
     budget: Budget | None = None,
-    specs: TrialSpecs | None = None,
     system_metrics: bool = False,
     lock: DatabaseLock | None = None,
     say: Say = silent,
 ) -> Ending:
-    """Runs trials of an open, locked study until `trials` of them have ended in all. queue: of
-    `StudySearcher`. lock: the study's in a shared database, to be looked after.
+    """Run trials of an open, locked study until `trials` of them have ended in all searches.
+
+    enqueued: run only these of the enqueued trials. lock: the study's lock in a shared database,
+    which the search claims and checks. The other parameters, and the errors, are those of `search`.
     """
     missing = trials - record.ended(study)
     if missing <= 0:
         return Ending(complete=True, behind=made_whole(study, store))
     file.study.task.build().prepare(file.study.ladder.lengths)
-    known = record.records(study)
+    earlier = record.records(study)
     budget = budget or Budget()
     if lock is not None:
         lock.claim(study, budget.stop)
-    for trial in known:
-        budget.known(trial.number, trial.seconds)
-    bounds = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
-    set_bounds = {name: bound for name, bound in bounds.items() if bound is not None}
-    record.set_plan(study, {**record.plan(study), **set_bounds})
-    leaderboard = Leaderboard(file.study.seeds).add(known)
+    _resume_budget(budget, study, earlier)
+    leaderboard = Leaderboard(file.study.seeds).add(earlier)
     mirror = Mirror(study, store, system_metrics=system_metrics)
-    halving = Halving(file.study.pruning) if file.study.pruning else None
-    if halving:
-        for trial in record.counted(known):
-            complete = trial.state == TrialState.COMPLETE
-            halving.remember(trial.number, trial.scores, complete=complete)
+    scheduler = Scheduler(_resumed_halving(file, earlier))
     guard = Guard(budget.stop)
-    with snapshots(store, budget.stop) as copying, guard.until_closed():
-        told: list[Watcher] = [mirror, *copying, *watchers]
+    with snapshots(store, budget.stop) as copiers, guard.until_closed():
+        notified: list[Watcher] = [mirror, *copiers, *watchers]
         searcher = StudySearcher(
             study,
-            specs or TrialSpecs(file, known),
+            enqueued.specs if enqueued else TrialSpecs(file, earlier),
             leaderboard,
             store.trials / study.study_name,
             budget,
             identity(study) if store.snapshots else "",
-            queue,
+            enqueued.numbers if enqueued else None,
             most=missing,
-            watchers=told,
+            watchers=notified,
         )
-        callback = StudyCallback(study, leaderboard, budget, file, told)
-        lost = ""
-        try:
-            with some_ray(store.ray_log(study.study_name)) as cluster:
-                if cluster:
-                    say(cluster)
-                placement = placed(file, study)
-                if placement.words:
-                    say(placement.words)
-                if cluster and store.trials.path:
-                    check_shared(store.trials.path)
-                budget.gpus = placement.gpus
-                budget.start()
-                with ended_by_signals():
-                    tuner(
-                        guard,
-                        searcher,
-                        callback,
-                        Scheduler(halving),
-                        budget,
-                        placement,
-                        store,
-                        missing,
-                    ).fit()
-        except RayLostError as loss:
-            interrupts.abandon()
-            if interrupts.received() is None:  # or the signal ended Ray, too
-                lost = str(loss)
+        callback = StudyCallback(study, leaderboard, budget, file, notified)
+        parts = _TuneParts(
+            guard=guard,
+            searcher=searcher,
+            callback=callback,
+            scheduler=scheduler,
+            budget=budget,
+            trials=missing,
+        )
+        lost = _run_on_ray(parts, file, store, say)
         callback.close()
         if lock is not None:
             server.retried(lock.check)
@@ -212,19 +207,78 @@ def execute(
     return Ending(complete=complete, out_of_budget=budget.spent, behind=behind, lost=lost)
 
 
+def _resume_budget(budget: Budget, study: optuna.Study, earlier: Sequence[TrialRecord]) -> None:
+    """Exclude the seconds of earlier searches from a budget, and store its limits in the study."""
+    for trial in earlier:
+        budget.resume(trial.number, trial.seconds)
+    limits = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
+    set_limits = {name: limit for name, limit in limits.items() if limit is not None}
+    record.set_plan(study, {**record.plan(study), **set_limits})
+
+
+def _resumed_halving(file: StudyFile, earlier: Sequence[TrialRecord]) -> Halving | None:
+    """Return ASHA with the scores of earlier searches, or None if the study prunes no trials."""
+    if not file.study.pruning:
+        return None
+    halving = Halving(file.study.pruning)
+    for trial in record.counted(earlier):
+        complete = trial.state == TrialState.COMPLETE
+        halving.remember(trial.number, trial.scores, complete=complete)
+    return halving
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TuneParts:
+    """The parts of a search that Ray Tune calls, and the number of trials that it runs."""
+
+    guard: Guard
+    searcher: StudySearcher
+    callback: StudyCallback
+    scheduler: Scheduler
+    budget: Budget
+    trials: int
+
+
+def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> str:
+    """Start or join Ray, run the trials, and leave Ray.
+
+    Return how Ray failed if that ended the search, else "". A failure after a signal doesn't count,
+    because the signal may have ended Ray, too.
+    """
+    study, budget = parts.searcher.study, parts.budget
+    try:
+        with some_ray(store.ray_log(study.study_name)) as cluster:
+            if cluster:
+                say(cluster)
+            placement = placed(file, study)
+            if placement.words:
+                say(placement.words)
+            if cluster and store.trials.path:
+                check_shared(store.trials.path)
+            budget.gpus = placement.gpus
+            budget.start()
+            with ended_by_signals():
+                _tuner(parts, placement, store).fit()
+    except RayLostError as loss:
+        interrupts.abandon()
+        if interrupts.received() is None:
+            return str(loss)
+    return ""
+
+
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have Tune end cleanly, with its trials unfinished, when a signal asks for it.
+    """Let a signal end Ray Tune cleanly, with its trials unfinished.
 
-    Tune has a handler for SIGUSR1 that does so; its own for SIGINT is turned off.
+    Tune's own handler for SIGUSR1 does this. Its handler for SIGINT is turned off.
     """
     before = signal.getsignal(signal.SIGUSR1)
 
     def stop() -> bool:
-        tunes = signal.getsignal(signal.SIGUSR1)
-        if tunes is before or not callable(tunes):
+        tune_handler = signal.getsignal(signal.SIGUSR1)
+        if tune_handler is before or not callable(tune_handler):
             return False
-        tunes(signal.SIGUSR1, None)
+        tune_handler(signal.SIGUSR1, None)
         return True
 
     try:
@@ -236,7 +290,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
-    """The study in the store's database, made if need be."""
+    """Open the study in the store's database, or create it."""
     study = optuna.create_study(
         study_name=file.study.name,
         storage=record.store_of(store, write=True),
@@ -245,12 +299,12 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
     )
     if store.snapshots:
         recover(study, store.trials / study.study_name)
-    told = len(study.get_trials(deepcopy=False))  # or a search gone on with draws the same again
-    study.sampler = sampler(file, told)
-    kept = {key: of for key, of in record.plan(study).items() if key in record.KEPT}
+    count = len(study.get_trials(deepcopy=False))  # so that a resumed search draws new samples
+    study.sampler = sampler(file, count)
+    plan = {key: value for key, value in record.plan(study).items() if key in record.KEPT}
     record.set_plan(
         study,
-        kept
+        plan
         | {
             "question": file.question,
             "study": to_dict(file.study, PARTS),
@@ -265,17 +319,17 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
 
 
 def failed(study: optuna.Study) -> list[TrialRecord]:
-    """Failed trials that nobody has run again, or is about to."""
-    again = record.run_again(study)
+    """Return the failed trials that have not been run again and are not enqueued to be."""
+    retried = record.run_again(study)
     return [
         trial
         for trial in record.records(study)
-        if trial.state == TrialState.FAIL and trial.run is not None and trial.number not in again
+        if trial.state == TrialState.FAIL and trial.run is not None and trial.number not in retried
     ]
 
 
 def enqueue_failed(study: optuna.Study) -> None:
-    """Failed trials again, each once, with the seed it had."""
+    """Enqueue each failed trial once more, with its own seed."""
     for trial in failed(study):
         assert trial.run is not None
         record.enqueue(
@@ -287,15 +341,15 @@ def enqueue_failed(study: optuna.Study) -> None:
         )
 
 
-WARM_POINTS = 5
-"""How many of an earlier study's configurations are tried first."""
+WARM_START_CONFIGURATIONS = 5
+"""The number of configurations that a warm start takes from another study."""
 
 
 def check_resumable(file: StudyFile, store: Store) -> None:
-    """Check that a search can go on with the study of this name, if the store has it.
+    """Check that a search can resume the study of this name, if the store has it.
 
-    Raises StoreError if that asks something else, and StudyFileError if it has drawn a parameter
-    in a way that excludes the space's.
+    Raises StoreError if the study asks another question, and StudyFileError if it has drawn a
+    parameter in a way that the space excludes.
     """
     check_same_question(file, store)
     if file.study.name in record.names(store):
@@ -305,45 +359,39 @@ def check_resumable(file: StudyFile, store: Store) -> None:
 def enqueue_best(
     study: optuna.Study, earlier: optuna.Study, file: StudyFile | None = None, say: Say = silent
 ) -> None:
-    """The parameters of the best configurations of `earlier`, unless they were tried, or, as is
-    said then, lie outside the space of `file`."""
-    for configuration in Leaderboard.of(earlier).ranked()[:WARM_POINTS]:
+    """Enqueue the parameters of the best configurations of `earlier`, unless they were tried.
+
+    Parameters outside the space of `file` are left out with a message to `say`.
+    """
+    for configuration in Leaderboard.of(earlier).ranked()[:WARM_START_CONFIGURATIONS]:
         point = configuration.best.params
-        unfit = file.unfit(point) if file else ""
-        if unfit:
-            say(f"Trial {configuration.best.number} of {earlier.study_name} is left out: {unfit}")
+        reason = file.unfit(point) if file else ""
+        if reason:
+            say(f"Trial {configuration.best.number} of {earlier.study_name} is left out: {reason}")
         else:
             study.enqueue_trial(point, skip_if_exists=True)
 
 
-def tuner(
-    guard: Guard,
-    searcher: StudySearcher,
-    callback: StudyCallback,
-    scheduler: Scheduler,
-    budget: Budget,
-    placement: Placement,
-    store: Store,
-    trials: int,
-) -> tune.Tuner:
-    """Tune, told to do nothing but run what it is given."""
+def _tuner(parts: _TuneParts, placement: Placement, store: Store) -> tune.Tuner:
+    """Return a Ray Tune tuner that only runs the trials that the searcher suggests."""
+    guard = parts.guard
     system, path = store.trials.storage()
     return tune.Tuner(
         tune.with_resources(Trial, {"cpu": placement.cpus, "gpu": placement.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=guard.over(searcher),
-            scheduler=guard.over(scheduler),
-            num_samples=trials,
+            search_alg=guard.over(parts.searcher),
+            scheduler=guard.over(parts.scheduler),
+            num_samples=parts.trials,
             max_concurrent_trials=placement.at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["directory"],
         ),
         run_config=tune.RunConfig(
-            name=searcher.trials.name,
+            name=parts.searcher.trials.name,
             storage_path=path,
             storage_filesystem=None if store.trials.path else system,
-            callbacks=[guard.over(callback)],
-            stop=guard.over(budget),
+            callbacks=[guard.over(parts.callback)],
+            stop=guard.over(parts.budget),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             verbose=0,

@@ -1,9 +1,9 @@
 """Connect Optuna's study to Ray Tune.
 
-`StudySearcher` suggests trials, and `StudyCallback` records what became of them.
+`StudySearcher` suggests trials, and `StudyCallback` records their progress and their outcomes.
 
-Both run in the driver, which alone writes to the study. Tune's own OptunaSearch isn't used: it
-tells Optuna that a trial which the scheduler stopped is complete.
+Both run in the driver, the only process that writes to the study. Tune's own OptunaSearch isn't
+used, because it marks trials that the scheduler stopped as complete.
 """
 
 from __future__ import annotations
@@ -48,24 +48,30 @@ from sabtune.wording import counted
 
 
 class NotPickled:
-    """Pickles as nothing. Tune writes its searcher and callbacks beside its own state, to restore a
-    search from; ours is gone on with from the study instead, and its database can't be pickled."""
+    """An object without pickled state.
+
+    Tune pickles its searcher and its callbacks to restore a search from them. sabtune resumes a
+    search from the study instead, whose database can't be pickled.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return nothing."""
         return {}
 
 
 class StudySearcher(NotPickled, Searcher):
-    """Hands out trials: first those that an earlier search left unfinished, from their last
-    checkpoint; then those that were enqueued; then further seeds and new configurations.
+    """A Ray Tune searcher that suggests the trials of a study.
 
-    trials: the study's folder. identity: the study's, where its trials' checkpoints are to hold
-    what it holds of them. queue: which of the enqueued ones, by number; by default all. most: how
-    many trials, those included that the space rejects: they end as pruned before they begin.
-    watchers: are told of those.
+    It suggests the trials that an earlier search left unfinished first, from their last
+    checkpoints, then the enqueued trials, then further seeds and new configurations.
 
-    Once a space has failed, or rejected REJECTED_IN_A_ROW configurations in a row, no more trials
-    are handed out and `problem` says what it was.
+    trials: the study's folder of checkpoints. identity: the study's identity if every checkpoint
+    stores its trial's entry in the study, else "". queue: the numbers of the enqueued trials to
+    run, all by default. most: the largest number of trials, including those that the space rejects,
+    which end as pruned before they start. watchers: notified when a trial ends before it starts.
+
+    When the space fails, or rejects REJECTED_IN_A_ROW configurations in a row, the searcher
+    suggests no more trials and stores the error in `problem`.
     """
 
     def __init__(
@@ -90,47 +96,49 @@ class StudySearcher(NotPickled, Searcher):
         )
         self.waiting = deque(record.waiting(study) if queue is None else queue)
         self.problem: StudyFileError | None = None
-        self.left, self.watchers = math.inf if most is None else most, watchers
-        self.rejected = 0  # in a row
+        self.remaining, self.watchers = math.inf if most is None else most, watchers
+        self.rejected_in_a_row = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        while self.problem is None and not self.budget.spent and self.left > 0:
-            self.left -= 1
-            trial, goes_on = self._next()
-            known = record.SPEC in trial.user_attrs  # and therefore counted by the race
+        """Return the `config` of the next trial, or `FINISHED` if there is none."""
+        while self.problem is None and not self.budget.spent and self.remaining > 0:
+            self.remaining -= 1
+            trial, resumed = self._next()
+            is_counted = record.SPEC in trial.user_attrs  # the leaderboard already counts it
             try:
                 spec = self.specs.spec(trial)
             except RejectedError as problem:
                 self._reject(trial, problem)
             except StudyFileError as problem:
                 self.problem = problem
-                self._end(trial, "FAIL", problem)
+                self._end_unstarted(trial, "FAIL", problem)
             else:
-                self.rejected = 0
-                if not known:
+                self.rejected_in_a_row = 0
+                if not is_counted:
                     self.leaderboard.start(spec.configuration)
-                return self._order(trial, spec, goes_on=goes_on)
+                return self._config(trial, spec, resumed=resumed)
         return Searcher.FINISHED
 
     def _reject(self, trial: optuna.Trial, problem: RejectedError) -> None:
-        """Ends a trial of which the space makes no configuration; the search, after too many."""
-        self._end(trial, "PRUNED", problem)
-        self.rejected += 1
-        if self.rejected == REJECTED_IN_A_ROW:
+        """Prune a trial that the space rejects, and end the search after too many in a row."""
+        self._end_unstarted(trial, "PRUNED", problem)
+        self.rejected_in_a_row += 1
+        if self.rejected_in_a_row == REJECTED_IN_A_ROW:
             self.problem = StudyFileError(
-                f"{problem}; so ended {self.rejected} trials in a row: "
+                f"{problem}; {self.rejected_in_a_row} trials in a row ended this way: "
                 "narrow the ranges to what the space accepts"
             )
 
-    def _end(self, trial: optuna.Trial, state: State, problem: StudyFileError) -> None:
+    def _end_unstarted(self, trial: optuna.Trial, state: State, problem: StudyFileError) -> None:
         outcome = Outcome(state=state, reason=str(problem))
         record.end(trial, outcome, None, None)
         for watcher in self.watchers:
             watcher.trial_ended(trial.number, outcome)
 
-    def _order(self, trial: optuna.Trial, spec: TrialSpec, *, goes_on: bool) -> dict[str, Any]:
+    def _config(self, trial: optuna.Trial, spec: TrialSpec, *, resumed: bool) -> dict[str, Any]:
+        """Return a trial's `WorkerTask` as Tune's `config`."""
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
-        if goes_on:
+        if resumed:
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
             trial.set_user_attr(record.ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
@@ -139,37 +147,38 @@ class StudySearcher(NotPickled, Searcher):
             directory=directory(trial.number, attempt),
             trials=str(self.trials),
             checkpoints=tuple(map(str, earlier)),
-            save_every=trainable.SAVE_EVERY,
+            save_every=trainable.SAVE_SECONDS,
             entry=entry(trial, self.identity) if self.identity else "",
         ).to_config()
 
     def _next(self) -> tuple[optuna.Trial, bool]:
-        """A trial, and whether it goes on: it was begun before."""
+        """Return the next trial, and whether it is resumed from an earlier search."""
         if self.unfinished:
             return record.reopen(self.study, self.unfinished.popleft()), True
         if self.waiting:
             return record.begin(self.study, self.waiting.popleft()), False
-        again = self.leaderboard.next()
-        if again is not None:
-            return self.specs.another_seed(self.study, again), False
+        promising = self.leaderboard.next()
+        if promising is not None:
+            return self.specs.another_seed(self.study, promising), False
         return self.study.ask(), False
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: `StudyCallback` has the trial at hand, and with it the reason."""
+        """Do nothing: `StudyCallback` records the end, because it also receives the reason."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study in its database is the state."""
+        """Do nothing: the study's database holds the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Do nothing: the study's database holds the state."""
 
 
 class StudyCallback(NotPickled, tune.Callback):
-    """Writes each report and each end of a trial to the study, then tells the watchers.
+    """A Ray Tune callback that writes the progress and the outcomes of trials to the study.
 
-    What an interrupted search leaves running stays so in the study: the next takes it up.
+    It notifies the watchers after each write. Trials that an interrupted search leaves running stay
+    running in the study, and the next search resumes them.
     """
 
     def __init__(
@@ -182,21 +191,23 @@ class StudyCallback(NotPickled, tune.Callback):
     ):
         self.study, self.leaderboard, self.budget = study, leaderboard, budget
         self.file, self.watchers = file, watchers
-        self.running: dict[int, Running] = {}  # by number
-        self.problem: SabtuneError | None = None  # of the constraints, or of the store
-        self.cleaner = ThreadPoolExecutor(1, "cleaner")  # where taking files away takes its time
+        self.running: dict[int, Running] = {}  # by the trial's number
+        self.problem: SabtuneError | None = None  # a problem of the constraints or of the store
+        self.cleaner = ThreadPoolExecutor(1, "cleaner")  # deletes files in an object store
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        order = WorkerTask.from_config(trial.config)
-        if order.spec.number in self.running:
-            return  # taken up again after its worker died
-        running = self._start(order.spec)
-        for progress in history(map(Folder, order.checkpoints), order.spec):
-            self._report(running, progress)  # what the search that was ended didn't come to tell
+        """Notify the watchers, and record progress that an interrupted search did not record."""
+        worker_task = WorkerTask.from_config(trial.config)
+        if worker_task.spec.number in self.running:
+            return  # restarted after its worker died
+        running = self._start(worker_task.spec)
+        for progress in history(map(Folder, worker_task.checkpoints), worker_task.spec):
+            self._report(running, progress)
 
     def _start(self, spec: TrialSpec) -> Running:
+        """Return the running trial, after notifying the watchers."""
         running = Running(spec, record.reopen(self.study, spec.number))
         self.running[spec.number] = running
         for watcher in self.watchers:
@@ -211,27 +222,31 @@ class StudyCallback(NotPickled, tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        answer = WorkerResult.from_result(result)
+        """Record a worker's result: its hardware, damaged checkpoints, seconds and progress."""
+        worker_result = WorkerResult.from_result(result)
         running = self.running[trial.config["assignment"]["number"]]
-        if answer.hardware is not None:
+        if worker_result.hardware is not None:
             environment = running.trial.user_attrs.get(record.ENVIRONMENT, {})
             running.trial.set_user_attr(
-                record.ENVIRONMENT, environment | {"hardware": answer.hardware}
+                record.ENVIRONMENT, environment | {"hardware": worker_result.hardware}
             )
-        for words in answer.passed_over:
+        for words in worker_result.passed_over:
             for watcher in self.watchers:
                 watcher.trial_noted(running.spec.number, words)
-        if not answer.failed:
-            self.budget.count(running.spec.number, answer.seconds)
-        if answer.progress is not None:
-            self._report(running, answer.progress)
+        if not worker_result.failed:
+            self.budget.count(running.spec.number, worker_result.seconds)
+        if worker_result.progress is not None:
+            self._report(running, worker_result.progress)
 
     def _report(self, running: Running, progress: Progress) -> None:
-        """Unless it came before, from a worker that died between its report and its checkpoint."""
+        """Record progress, unless an earlier attempt at the trial already made it.
+
+        A worker that dies before it saves a checkpoint yields the same progress again.
+        """
         if running.history and progress.report.step <= running.history[-1].report.step:
             return
         running.history.append(progress)
-        if progress.report.step > running.told:
+        if progress.report.step > running.recorded_step:
             record.report(running.trial, progress)
         for watcher in self.watchers:
             watcher.trial_reported(running.spec.number, progress)
@@ -244,26 +259,31 @@ class StudyCallback(NotPickled, tune.Callback):
         checkpoint: tune.Checkpoint,
         **info: Any,
     ) -> None:
-        """Leaves a trial its newest checkpoint and the one before, and lets it be taken up again as
-        often as at first: it has come further.
+        """Keep a trial's last two checkpoints, and reset its count of failures.
 
-        Not Tune's `num_to_keep`, with which it writes the state of every trial down each time.
+        Tune's own `num_to_keep` isn't used, because it rewrites the state of every trial for each
+        checkpoint.
         """
         trial.run_metadata.num_failures = 0
-        kept = [Path(one.path).name for one in (checkpoint, trial.checkpoint) if one is not None]
+        newest = (checkpoint, trial.checkpoint)
+        names = [Path(each.path).name for each in newest if each is not None]
         attempt = place(trial.config)
         if attempt.path is not None:
-            clear(attempt, kept)
+            clear(attempt, names)
         else:
-            self.cleaner.submit(clear, attempt, kept)
+            self.cleaner.submit(clear, attempt, names)
 
     def close(self) -> None:
-        """Waits until all that was to be taken away is."""
+        """Wait until the old checkpoints are deleted."""
         self.cleaner.shutdown()
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
+        """Record the end of a trial: complete, failed or pruned.
+
+        A trial that stops because the budget is spent stays running in the study.
+        """
         running = self.running[trial.config["assignment"]["number"]]
         last = trial.last_result or {}
         if last.get("failed"):
@@ -271,7 +291,7 @@ class StudyCallback(NotPickled, tune.Callback):
         elif last.get("progress") and last["progress"]["finished"]:
             self._end(trial, running, "COMPLETE", "")
         elif self.budget.spent:
-            return  # stopped with all others; the next search goes on with it
+            return  # the next search resumes it
         elif running.history:
             progress = running.history[-1]
             reason = f"score {progress.score:.3f} at {counted(progress.report.step, 'update')}"
@@ -282,21 +302,22 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_recover(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """Ends the search where the store refuses what a worker asks: trying again is of no use."""
-        problem = _of_store(trial)
+        """End the search if the store refuses access to a worker: a retry would fail too."""
+        problem = _store_error(trial)
         if isinstance(problem, RefusedError):
             self._give_up(problem)
 
     def _give_up(self, problem: StoreError) -> None:
-        """Stops all trials, which aren't lost."""
+        """Stop all trials; the next search resumes them."""
         self.problem = self.problem or problem
         self.budget.stop()
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        problem = _of_store(trial)
-        if problem is not None:  # no fault of the trial's: the next search goes on with it
+        """Record a failed trial, or end the search if the store is at fault."""
+        problem = _store_error(trial)
+        if problem is not None:  # the next search resumes the trial
             self._give_up(problem)
             return
         number = trial.config["assignment"]["number"]
@@ -306,6 +327,7 @@ class StudyCallback(NotPickled, tune.Callback):
         self._end(trial, running, "FAIL", _error(trial))
 
     def _end(self, trial: TuneTrial, running: Running, state: State, reason: str) -> None:
+        """Record the outcome of a trial, and notify the watchers."""
         del self.running[running.spec.number]
         last = running.history[-1] if running.history else None
         complete = state == "COMPLETE"
@@ -317,22 +339,25 @@ class StudyCallback(NotPickled, tune.Callback):
             test=last.test if last and complete else (),
             checkpoint=_checkpoint(trial),
         )
-        made = (
+        objectives = (
             values(self.file.study.objectives, running.spec.run, running.history)
             if complete
             else None
         )
-        if made is not None:
-            for name, value in self._constraints(running, outcome, made).items():
+        if objectives is not None:
+            for name, value in self._constraints(running, outcome, objectives).items():
                 running.trial.set_constraint(name, value)
-        self.leaderboard.end(record.end(running.trial, outcome, made, last))
+        self.leaderboard.end(record.end(running.trial, outcome, objectives, last))
         for watcher in self.watchers:
             watcher.trial_ended(running.spec.number, outcome)
 
     def _constraints(
         self, running: Running, outcome: Outcome, values: list[float]
     ) -> dict[str, float]:
-        """What the study file says of a trial that is about to be complete."""
+        """Return the study file's constraints for a trial that is about to be complete.
+
+        An error of the study file is stored in `problem`, and the trial counts as infeasible.
+        """
         if self.file.constraints is None:
             return {}
         frozen = self.study.get_trials(deepcopy=False)[running.spec.number]
@@ -345,55 +370,58 @@ class StudyCallback(NotPickled, tune.Callback):
             memory=running.history[-1].memory,
         )
         try:
-            made = self.file.constrained(trial)
-            for name, value in made.items():
+            constraints = self.file.constrained(trial)
+            for name, value in constraints.items():
                 if math.isnan(value):
                     raise StudyFileError(
                         f"{self.file.path}: the constraint {name!r} is {value}: give a number"
                     )
-            return made
+            return constraints
         except StudyFileError as problem:
             self.problem = problem
             return {"the study file's constraints failed": 1.0}
 
 
 def _checkpoint(trial: TuneTrial) -> Folder | None:
-    """The last one that Tune knows of."""
+    """Return the last checkpoint that Tune received, or None."""
     if trial.checkpoint is None:
         return None
     return place(trial.config) / Path(trial.checkpoint.path).name
 
 
-def _of_store(trial: TuneTrial) -> StoreError | None:
-    """What a trial's worker last failed for, if that is the store's fault.
+def _store_error(trial: TuneTrial) -> StoreError | None:
+    """Return the last error of a trial's worker if the store is at fault, else None.
 
-    Taken from Tune's own folder: the copy in the store may be out of reach.
+    The error is read from Tune's local folder, because the store may be out of reach.
     """
     path = trial.pickled_error_file
     try:
         error = ray.cloudpickle.loads(Path(path).read_bytes()) if path else None
-    except Exception:  # whatever a worker raises may fail to come back
+    except Exception:  # unpickling may fail with any exception
         return None
     cause = getattr(error, "cause", error)
     return cause if isinstance(cause, StoreError) else None
 
 
 def _error(trial: TuneTrial) -> str:
-    """What Tune gave the trial up for, in one line.
+    """Return why Tune gave up a trial, in one line, and clear the error in Tune.
 
-    Taken from Tune's own folder and then forgotten by it: the copy in the store, which Tune would
-    read at the end, is cut short if the store's disk is full.
+    The error is read from Tune's local folder. At its end, Tune would read the copy in the store,
+    which is incomplete if the store's disk is full.
     """
-    kept, data = trial.error_file, trial.run_metadata
-    data.error_filename = data.pickled_error_filename = None
-    lines = Path(kept).read_text().splitlines() if kept else []
+    path, metadata = trial.error_file, trial.run_metadata
+    metadata.error_filename = metadata.pickled_error_filename = None
+    lines = Path(path).read_text().splitlines() if path else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "its worker died")
 
 
 class Running:
-    """A trial that runs: what it does, its entry in the study, what it reported."""
+    """A running trial: its spec, its entry in the study, and its progress.
+
+    recorded_step: the number of updates of the last progress that an earlier search recorded.
+    """
 
     def __init__(self, spec: TrialSpec, trial: optuna.Trial):
         self.spec, self.trial = spec, trial
         self.history: list[Progress] = []
-        self.told = record.told(trial)
+        self.recorded_step = record.told(trial)

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it: a worker process that takes one after the other."""
+"""A trial as Ray Tune runs it, in a worker process that takes one trial after another."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from sabtune.training.trial import FILES, Progress, TrialRun, TrialSpec
 
 T = TypeVar("T")
 
-SAVE_EVERY = 30.0
-"""Seconds after which a trial pauses on the way to its next report, for a checkpoint."""
+SAVE_SECONDS = 30.0
+"""Seconds after which a trial pauses before it yields progress, to save a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What a worker is given: plain values under Tune's `config`.
+    """The task of a worker, as plain values under Ray Tune's `config`.
 
-    directory: the name of the folder for its checkpoints, below `trials`, an address. checkpoints:
-    those of earlier attempts, newest first; the first that can be read is gone on from.
-    save_every: seconds. entry: goes with every checkpoint, if there is one.
+    directory: the name of the folder for its checkpoints, in the folder at the address `trials`.
+    checkpoints: addresses of the checkpoints of earlier attempts, newest first; the worker resumes
+    from the first that it can read. save_every: seconds between two checkpoints. entry: what every
+    checkpoint stores of the study's entry, "" for nothing.
     """
 
     spec: TrialSpec
     directory: str
     trials: str
     checkpoints: tuple[str, ...] = ()
-    save_every: float = SAVE_EVERY
+    save_every: float = SAVE_SECONDS
     entry: str = ""
 
     def to_config(self) -> dict[str, Any]:
+        """Return the task as plain values, for `from_config`."""
         return {
             "assignment": self.spec.to_dict(),
             "directory": self.directory,
@@ -55,6 +57,7 @@ class WorkerTask:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return the task that `to_config` turned into plain values."""
         return cls(
             spec=TrialSpec.from_dict(config["assignment"]),
             directory=config["directory"],
@@ -66,23 +69,26 @@ class WorkerTask:
 
 
 def place(config: dict[str, Any]) -> Folder:
-    """Where the checkpoints of an order go, of which this is the `config`."""
+    """Return the folder for the checkpoints of the task with this `config`."""
     return Folder(config["trials"]) / str(config["directory"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerResult:
-    """What comes back after each stretch: progress, or why the trial can't go on, or neither of a
-    trial that has paused on the way to a report, to be saved."""
+    """The result of one step of a worker.
+
+    It has the trial's progress, or in `failed` the reason why the trial can't continue. It has
+    neither when the trial pauses only to save a checkpoint.
+    """
 
     progress: Progress | None
     failed: str = ""
-    hardware: dict[str, Any] | None = None  # with the first of an attempt
-    passed_over: tuple[str, ...] = ()  # likewise: each checkpoint that isn't whole, and why
-    seconds: float = 0.0  # that the trial took so far, over all its attempts
+    hardware: dict[str, Any] | None = None  # in the first result of an attempt
+    passed_over: tuple[str, ...] = ()  # likewise, a message for each damaged checkpoint
+    seconds: float = 0.0  # the trial's time so far, over all its attempts
 
     def to_result(self) -> dict[str, Any]:
-        """As Tune's result: `score` and `step` are what its scheduler compares; step 0 is none."""
+        """Return a Ray Tune result; its scheduler compares `score` and `step`, and skips step 0."""
         progress = self.progress
         return {
             "step": progress.report.step if progress else 0,
@@ -97,6 +103,7 @@ class WorkerResult:
 
     @classmethod
     def from_result(cls, result: dict[str, Any]) -> Self:
+        """Return the result that `to_result` turned into a Ray Tune result."""
         data = result["progress"]
         return cls(
             progress=Progress.from_dict(data) if data else None,
@@ -108,40 +115,53 @@ class WorkerResult:
 
 
 class Trial(tune.Trainable):
-    """All state is made anew in `reset_config`, and only when the first step asks for it."""
+    """A trial as a Ray Tune trainable.
+
+    `reset_config` discards all state, and the first step builds the new state. So a worker can
+    take one trial after another.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
+        """Take the worker's first trial."""
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.order, self.place = WorkerTask.from_config(new_config), place(new_config)
-        self._begin_from([Folder(address) for address in self.order.checkpoints])
+        """Take another trial."""
+        self.worker_task, self.place = WorkerTask.from_config(new_config), place(new_config)
+        self._reset([Folder(address) for address in self.worker_task.checkpoints])
         return True
 
-    def _begin_from(self, checkpoints: Sequence[Folder]) -> None:
+    def _reset(self, checkpoints: Sequence[Folder]) -> None:
         self.checkpoints = checkpoints
         self.run: TrialRun | None = None
         self.stretches: Iterator[Progress | None] = iter(())
         self.saved = time.monotonic()
 
-    def _pressed(self) -> bool:
-        return time.monotonic() - self.saved >= self.order.save_every
+    def _should_pause(self) -> bool:
+        return time.monotonic() - self.saved >= self.worker_task.save_every
 
     def step(self) -> dict[str, Any]:
-        first, passed = self.run is None, dict[str, str]()
+        """Train until the next progress or pause, and return a `WorkerResult` as a Tune result.
+
+        The first step loads the newest readable checkpoint. Raises StoreError if the checkpoints
+        can't be reached; every other problem fails the trial.
+        """
+        first, passed_over = self.run is None, dict[str, str]()
         try:
             if first:
-                torch.set_num_threads(self.order.spec.threads)
+                torch.set_num_threads(self.worker_task.spec.threads)
                 self.run = patiently(
-                    lambda: newest(self.order.spec, self.checkpoints, device(), passed.__setitem__),
+                    lambda: newest(
+                        self.worker_task.spec, self.checkpoints, device(), passed_over.__setitem__
+                    ),
                     StoreError,
                 )
-                self.stretches = self.run.stretches(self._pressed)
+                self.stretches = self.run.stretches(self._should_pause)
             assert self.run is not None
             progress = next(self.stretches)
-        except StoreError:  # its checkpoints can't be had now: to be tried again, as by Tune
+        except StoreError:  # the checkpoints are out of reach for now, so let Tune retry
             raise
-        except Exception as problem:  # the trial's own fault: Tune would only try it again
+        except Exception as problem:  # the trial itself fails, so a retry by Tune would be useless
             self.run = None
             text = redact(" ".join(str(problem).split()))
             return WorkerResult(
@@ -150,13 +170,18 @@ class Trial(tune.Trainable):
         return WorkerResult(
             progress=progress,
             hardware=hardware() if first else None,
-            passed_over=tuple(f"{where} is passed over: {why}" for where, why in passed.items()),
+            passed_over=tuple(
+                f"{checkpoint} is passed over: {reason}"
+                for checkpoint, reason in passed_over.items()
+            ),
             seconds=self.run.seconds,
         ).to_result()
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
-        """As Tune does; an object store that is away for minutes costs no more than those. Raises
-        StoreError if it stays so, or refuses."""
+        """Save a checkpoint as Ray Tune does, but wait for an object store that is out of reach.
+
+        Raises StoreError if the object store stays out of reach or refuses access.
+        """
         if self.place.path is not None:
             return super().save(checkpoint_dir)
         return patiently(lambda: self._upload(checkpoint_dir), StoreError)
@@ -166,50 +191,58 @@ class Trial(tune.Trainable):
             return super().save(checkpoint_dir)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self.run is not None:  # a trial that failed leaves an empty one, which is never read
-            entry = {ENTRY: self.order.entry.encode()} if self.order.entry else {}
+        """Write a checkpoint to a folder on this machine."""
+        if self.run is not None:  # a failed trial leaves an empty checkpoint, which is never read
+            entry = {ENTRY: self.worker_task.entry.encode()} if self.worker_task.entry else {}
             self.run.save(Path(checkpoint_dir), entry)
         self.saved = time.monotonic()
 
     def restore(self, checkpoint_path: Any) -> None:
-        """After the death of a worker: from its last checkpoint that the driver knows of."""
-        self.last = Path(getattr(checkpoint_path, "checkpoint", checkpoint_path).path).name
+        """Restore the last checkpoint that the driver received before the worker died."""
+        self.last_checkpoint = Path(
+            getattr(checkpoint_path, "checkpoint", checkpoint_path).path
+        ).name
         super().restore(checkpoint_path)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """The last checkpoint and those before it; one after it was never told of, and goes, so
-        that no other is mixed with it."""
-        known = within(self.place)
-        for untold in (of for of in known if of.name > self.last):
-            untold.delete_all()
-        earlier = [Folder(address) for address in self.order.checkpoints]
-        self._begin_from([*(of for of in known if of.name <= self.last), *earlier])
+        """Resume from the restored checkpoint, or from the newest readable one before it.
+
+        Later checkpoints, which never reached the driver, are deleted so that new checkpoints don't
+        mix with them.
+        """
+        checkpoints = within(self.place)
+        for unreported in (each for each in checkpoints if each.name > self.last_checkpoint):
+            unreported.delete_all()
+        earlier = [Folder(address) for address in self.worker_task.checkpoints]
+        reported = (each for each in checkpoints if each.name <= self.last_checkpoint)
+        self._reset([*reported, *earlier])
 
 
-def unheard(checkpoint: str, why: str) -> None:
-    """Tells nobody."""
+def _ignore(checkpoint: str, reason: str) -> None:
+    """Do nothing."""
 
 
 def newest(
     spec: TrialSpec,
     checkpoints: Sequence[Folder],
     device: torch.device,
-    tell: Callable[[str, str], None] = unheard,
+    tell: Callable[[str, str], None] = _ignore,
 ) -> TrialRun:
-    """The trial from the first of these checkpoints that is whole; from its start, if none.
+    """Resume a trial from the first readable checkpoint, or start it if there is none.
 
-    tell: is told of each that is passed over, and why.
+    checkpoints: newest first. tell: called with the address of each checkpoint that is passed over
+    and the reason. Raises StoreError if a checkpoint can't be reached.
     """
     for checkpoint in checkpoints:
-        with checkpoint.here(FILES) as here:
+        with checkpoint.here(FILES) as folder:
             try:
-                return TrialRun.resume(spec, here, device)
+                return TrialRun.resume(spec, folder, device)
             except CheckpointError as problem:
-                words = str(problem).replace(f"{here}/", "")
-                tell(str(checkpoint), words.removesuffix(f": {INSTEAD}"))
+                reason = str(problem).replace(f"{folder}/", "")
+                tell(str(checkpoint), reason.removesuffix(f": {INSTEAD}"))
     return TrialRun(spec, device)
 
 
 def device() -> torch.device:
-    """The GPU that Ray gave this worker, if it gave one."""
+    """Return the GPU that Ray gave this worker, or the CPU if it gave none."""
     return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")

@@ -1,1 +1,1 @@
-"""Where a store is: folders by their addresses, databases by their URLs."""
+"""Stores: folders by their addresses, and databases by their URLs."""

@@ -1,4 +1,4 @@
-"""A folder wherever it is: on this machine, on a disk that machines share, in an object store."""
+"""Folders on this machine, on a disk that machines share, or in an object store."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
 SCHEMES = ("s3", "gs")
-"""Of the object stores that are known."""
+"""The URL schemes of the supported object stores."""
 
 OPTIONS = {"s3": {"endpoint_override", "region", "scheme"}, "gs": {"endpoint_override", "scheme"}}
-"""What may stand behind the `?` of an address: where a store is, never who may use it."""
+"""The options that an address may have after `?`, by scheme. Credentials are never among them."""
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+MAX_ERROR_CHARACTERS = 300
+"""The maximum length of an object store's error in a message."""
 
 
 @dataclass(frozen=True)
 class Folder:
     """A folder by its address: an absolute path, s3://BUCKET/PATH or gs://BUCKET/PATH.
 
-    A file in an object store is there whole or not at all. All but `here`'s local way raise
-    StoreError, in one line, where a folder can't be reached or doesn't let us.
+    Files in an object store are written atomically. Methods raise StoreError, with a one-line
+    message, if the folder can't be reached or access is denied.
     """
 
     address: str
 
     @classmethod
     def at(cls, place: str | Path) -> Folder:
-        """The folder that a person names. Raises StoreError if that is no address of one."""
+        """Return the folder at an address. Raises StoreError if the address is invalid."""
         text = str(place)
         if text.startswith("file:"):
             text = _path_of(text)
@@ -50,7 +53,7 @@ class Folder:
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise StoreError(
-                f"the files' place {hide_password(text)!r} is none that is known: "
+                f"the files' place {hide_password(text)!r} isn't supported: "
                 "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
             )
         if "@" in parts.netloc:
@@ -58,11 +61,11 @@ class Folder:
                 f"the files' place {hide_password(text)!r} holds credentials: leave them to the "
                 "environment (AWS_ACCESS_KEY_ID …) or to the machine's profile"
             )
-        others = dict(parse_qsl(parts.query)).keys() - OPTIONS[parts.scheme]
-        if others:
+        unknown = dict(parse_qsl(parts.query)).keys() - OPTIONS[parts.scheme]
+        if unknown:
             raise StoreError(
-                f"the files' place has the option {min(others)!r}: "
-                f"behind the ? there may be {', '.join(sorted(OPTIONS[parts.scheme]))}"
+                f"the files' place has the unknown option {min(unknown)!r}: "
+                f"after the ?, give {', '.join(sorted(OPTIONS[parts.scheme]))}"
             )
         return cls(text)
 
@@ -75,24 +78,25 @@ class Folder:
 
     @property
     def name(self) -> str:
+        """Return the last component of the address."""
         return self._split()[0].rpartition("/")[2]
 
     def _split(self) -> tuple[str, str, str]:
-        """The path or URL, and a ? and the options behind it; a path of this machine has none."""
+        """Split the address into the path or URL, "?" and the options; a local path has none."""
         return self.address.partition("?") if "://" in self.address else (self.address, "", "")
 
     @property
     def path(self) -> Path | None:
-        """Where it is on this machine; None in an object store."""
+        """Return the path on this machine; None in an object store."""
         return None if "://" in self.address else Path(self.address)
 
     @property
     def uri(self) -> str:
-        """For MLflow: without options, which it doesn't know."""
+        """Return the URI for MLflow, without the options, which MLflow doesn't support."""
         return self.path.as_uri() if self.path else self._split()[0].rstrip("/")
 
     def storage(self) -> tuple[FileSystem, str]:
-        """The file system that it is in, as pyarrow knows it, and its path there."""
+        """Return the pyarrow file system of the folder, and the folder's path in it."""
         from pyarrow.fs import LocalFileSystem
 
         if self.path is not None:
@@ -103,7 +107,7 @@ class Folder:
         return system, f"{parts.netloc}{parts.path}".rstrip("/")
 
     def names(self) -> list[str]:
-        """What is in it, sorted; nothing if it isn't there."""
+        """Return the sorted names of the folder's entries; [] if the folder doesn't exist."""
         if self.path is not None:
             try:
                 return sorted(path.name for path in self.path.iterdir())
@@ -112,19 +116,22 @@ class Folder:
         return [info.base_name for info in self._entries()]
 
     def times(self) -> dict[str, float]:
-        """When each of its files was written, by the clock of where they are: s since 1970."""
-        return {of.base_name: of.mtime.timestamp() for of in self._entries() if of.mtime}
+        """Return the modification time of each file in seconds since 1970, by name.
+
+        The times are those of the clock of the folder's machine or object store.
+        """
+        return {info.base_name: info.mtime.timestamp() for info in self._entries() if info.mtime}
 
     def _entries(self) -> list[FileInfo]:
         from pyarrow.fs import FileSelector
 
         system, path = self.storage()
         with self.told("listed"):
-            found = system.get_file_info(FileSelector(path, allow_not_found=True))
-        return sorted(found, key=lambda info: str(info.base_name))
+            entries = system.get_file_info(FileSelector(path, allow_not_found=True))
+        return sorted(entries, key=lambda info: str(info.base_name))
 
     def read(self, name: str) -> bytes | None:
-        """What a file holds; None if it isn't there."""
+        """Return the content of a file; None if it doesn't exist."""
         system, path = self.storage()
         with self.told("read"):
             try:
@@ -134,7 +141,10 @@ class Folder:
                 return None
 
     def write(self, name: str, source: Path | bytes) -> None:
-        """Makes or replaces a file, so that nobody who reads it sees half of it."""
+        """Create or replace a file atomically: readers never see a partial file.
+
+        source: the content, or the path of a file to copy.
+        """
         system, path = self.storage()
         part = f".{name}.part" if self.path else name
         with self.told("written"):
@@ -150,7 +160,7 @@ class Folder:
                 system.move(f"{path}/{part}", f"{path}/{name}")
 
     def delete(self, name: str) -> None:
-        """Takes a file away, if it is there."""
+        """Delete a file, if it exists."""
         system, path = self.storage()
         with self.told("written"):
             try:
@@ -159,7 +169,7 @@ class Folder:
                 return
 
     def delete_all(self) -> None:
-        """Takes away the folder and all that is in it; what can't be, stays."""
+        """Delete the folder and its content. Errors are ignored."""
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             return
@@ -171,12 +181,14 @@ class Folder:
 
     @contextmanager
     def here(self, names: Sequence[str] = ()) -> Iterator[Path]:
-        """The folder on this machine: itself, or a copy that is removed afterwards, of these files
-        or of all. Files that aren't there are in neither."""
+        """Yield the path of the folder, or of a temporary copy if it is in an object store.
+
+        names: the files to copy; by default, all of them. Files that don't exist are skipped.
+        """
         if self.path is not None:
             yield self.path
             return
-        with tempfile.TemporaryDirectory() as copied:
+        with tempfile.TemporaryDirectory() as copy:
             system, path = self.storage()
             for name in names or self.names():
                 with self.told("read"):
@@ -184,12 +196,12 @@ class Folder:
                         source = system.open_input_stream(f"{path}/{name}")
                     except FileNotFoundError:
                         continue
-                    with source, (Path(copied) / name).open("wb") as file:
+                    with source, (Path(copy) / name).open("wb") as file:
                         shutil.copyfileobj(source, file)
-            yield Path(copied)
+            yield Path(copy)
 
     def check(self) -> None:
-        """Raises StoreError unless files can be written here, read and taken away."""
+        """Raise StoreError unless files in the folder can be written, read and deleted."""
         probe = f".probe-{os.getpid()}"
         self.write(probe, b"sabtune")
         if self.read(probe) != b"sabtune":
@@ -197,37 +209,45 @@ class Folder:
         self.delete(probe)
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Raise StoreError where the file system raises OSError; RefusedError if an object store
-        refuses for good. what: "read", say, of the folder."""
+    def told(self, action: str) -> Iterator[None]:
+        """Convert an OSError of the file system into StoreError.
+
+        An object store that denies access permanently raises RefusedError. action: what is done
+        with the folder, as a participle such as "read".
+        """
         try:
             yield
         except OSError as problem:
-            raise self.failure(problem, what) from problem
+            raise self.failure(problem, action) from problem
 
-    def failure(self, problem: OSError, what: str) -> StoreError:
-        """Return what to raise for a problem of the file system."""
+    def failure(self, problem: OSError, action: str) -> StoreError:
+        """Return the error to raise for an OSError. action: see `told`."""
         words = str(problem)
         if problem.strerror and problem.errno and "AWS Error" not in words:
-            remedy = f"{problem.strerror}; give another folder with --files"
-            return StoreError(f"{self} can't be {what}: {remedy}")
-        for known in REMEDIES:
-            if known.scheme in self.address and any(sign in words for sign in known.signs):
-                kind = RefusedError if known.for_good else StoreError
-                return kind(f"{self} can't be {what}: {known.words}{self._asked()}")
-        short = " ".join(words.split())[:300]
-        return StoreError(f"{self} can't be {what}: {short}{self._asked()}")
+            return StoreError(
+                f"{self} can't be {action}: {problem.strerror}; give another folder with --files"
+            )
+        for remedy in REMEDIES:
+            if remedy.scheme in self.address and any(sign in words for sign in remedy.signs):
+                kind = RefusedError if remedy.for_good else StoreError
+                return kind(f"{self} can't be {action}: {remedy.words}{self._endpoint_suffix()}")
+        short = " ".join(words.split())[:MAX_ERROR_CHARACTERS]
+        return StoreError(f"{self} can't be {action}: {short}{self._endpoint_suffix()}")
 
-    def _asked(self) -> str:
-        """Return which server was asked, where that isn't the provider's own."""
-        named = _endpoint() if self.address.startswith("s3://") else None
-        return f" (asked: {hide_password(named)})" if named and "?" not in self.address else ""
+    def _endpoint_suffix(self) -> str:
+        """Return a suffix with the server that was asked, if it isn't the provider's own."""
+        endpoint = _endpoint() if self.address.startswith("s3://") else None
+        if not endpoint or "?" in self.address:
+            return ""
+        return f" (asked: {hide_password(endpoint)})"
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What helps where a problem's words hold one of the signs. scheme: of the addresses that it
-    is for. for_good: to ask again is of no use."""
+    """The remedy for errors of an object store whose message contains one of the signs.
+
+    scheme: a part of the addresses that the remedy applies to. for_good: a retry can't succeed.
+    """
 
     scheme: str
     signs: Sequence[str]
@@ -239,20 +259,20 @@ REMEDIES = (
     Remedy(
         "s3://",
         ("NETWORK_CONNECTION", "curlCode", "Could not connect", "Couldn't connect"),
-        "nothing answers there; see that the network is up, and AWS_ENDPOINT_URL and the region "
-        "are right",
+        "nothing answers there; check that the network is up, and that AWS_ENDPOINT_URL and the "
+        "region are right",
         for_good=False,
     ),
     Remedy(
         "gs://",
         ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Could not resolve", "Couldn't", "Failed to connect"),
-        "nothing answers there; see that the network is up",
+        "nothing answers there; check that the network is up",
         for_good=False,
     ),
     Remedy(
         "://",
         ("NO_SUCH_BUCKET", "NoSuchBucket", "bucket does not exist", "not found"),
-        "there is no such bucket; make it, or correct --files",
+        "there is no such bucket; create it, or correct --files",
         for_good=True,
     ),
     Remedy(
@@ -277,9 +297,9 @@ REMEDIES = (
             "HTTP status 401",
             "HTTP status 403",
         ),
-        "access is denied; see that the machine's profile, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, may list, read, write and delete there, and that "
-        "AWS_ENDPOINT_URL is right",
+        "access is denied; check that the machine's profile, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY may list, read, write and delete there, and that AWS_ENDPOINT_URL "
+        "is right",
         for_good=True,
     ),
     Remedy(
@@ -292,43 +312,44 @@ REMEDIES = (
             "Anonymous caller",
             "Permission denied",
         ),
-        "access is denied; set GOOGLE_APPLICATION_CREDENTIALS to a key's file, or run `gcloud auth "
-        "application-default login`, of an account that may list, read, write and delete there",
+        "access is denied; set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run `gcloud auth "
+        "application-default login`, for an account that may list, read, write and delete there",
         for_good=True,
     ),
 )
 
 
 def _endpoint() -> str | None:
-    """Return the address of an S3 that isn't Amazon's, if the environment names one."""
+    """Return the S3 endpoint that the environment sets; None for Amazon's own."""
     return next((os.environ[key] for key in ENDPOINTS if os.environ.get(key)), None)
 
 
 @functools.cache
 def _system(scheme: str, bucket: str, query: str) -> FileSystem:
-    """The file system of a bucket. Credentials come from the environment or the machine."""
+    """Return the file system of a bucket. Credentials come from the environment or the machine."""
     from pyarrow import fs
 
     if scheme != "s3":
         uri = f"{scheme}://{bucket}/" + (f"?{query}" if query else "")
         return fs.FileSystem.from_uri(uri)[0]
     options = dict(parse_qsl(query))
-    named = _endpoint()
-    if named and "endpoint_override" not in options:
-        parts = urlsplit(named)
+    endpoint = _endpoint()
+    if endpoint and "endpoint_override" not in options:
+        parts = urlsplit(endpoint)
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
     region = options.pop("region", None)
     region = region or next((os.environ[key] for key in REGIONS if os.environ.get(key)), None)
     if region is None:
         region = "us-east-1" if options else fs.resolve_s3_region(bucket)
-    # small files in one request each; the options go to workers with it, credentials don't
+    # a delayed open writes a small file in one request; workers get the options, not credentials
     return fs.S3FileSystem(region=region, allow_delayed_open=True, **options)
 
 
 def local(text: str, option: str) -> Path:
-    """Return the absolute path that a person gives with an option.
+    """Return the absolute path that a command-line option gives.
 
-    Raises StoreError if there is none, of a user that isn't known, or of a name that is too long.
+    Raises StoreError, with a message that names the option, if the path is empty or invalid, or if
+    its `~user` doesn't exist.
     """
     if not text.strip():
         raise StoreError(f"{option} is {text!r}: give a folder")
@@ -341,14 +362,16 @@ def local(text: str, option: str) -> Path:
         user = text.partition("/")[0]
         raise StoreError(f"{option} {text}: there is no user {user[1:]!r}, give a path") from None
     except (OSError, ValueError) as problem:
-        why = getattr(problem, "strerror", None) or str(problem)
-        raise StoreError(f"{option} {text[:60]}… can't be used ({why}): give another") from None
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise StoreError(
+            f"{option} {text[:60]}… can't be used ({reason}): give another path"
+        ) from None
     return path
 
 
 def _path_of(uri: str) -> str:
-    """Return the path of a file's URI. Raises StoreError if that is on another machine."""
+    """Return the path of a file URI. Raises StoreError if it names another machine."""
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise StoreError(f"the files' place {uri!r} is another machine's: give file:///PATH")
+        raise StoreError(f"the files' place {uri!r} is on another machine: give file:///PATH")
     return unquote(uri.removeprefix("file:").removeprefix(f"//{parts.netloc}"))

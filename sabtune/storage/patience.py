@@ -1,4 +1,4 @@
-"""Operations on a store, tried again while it is away."""
+"""Retry operations on a store while it is unavailable."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from sabtune.errors import RefusedError
 
 T = TypeVar("T")
 
-PAUSES = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
-"""Seconds between the tries of a worker that can't reach the object store, before it gives up."""
+PAUSES_SECONDS = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
+"""The pauses between the attempts of a worker to reach the object store, until it gives up."""
 
 
-def patiently(do: Callable[[], T], problem: type[Exception]) -> T:
-    """Does it, again after each of the pauses if it raises this problem; then lets it raise. A
-    store that refuses is asked twice."""
-    for count, pause in enumerate(PAUSES):
+def patiently(operation: Callable[[], T], retry_on: type[Exception]) -> T:
+    """Return the result of `operation`, which is retried after pauses while it raises `retry_on`.
+
+    RefusedError is retried only once. The exception of the last attempt is raised.
+    """
+    for retries, pause in enumerate(PAUSES_SECONDS):
         try:
-            return do()
-        except problem as raised:
-            if isinstance(raised, RefusedError) and count:
+            return operation()
+        except retry_on as problem:
+            if isinstance(problem, RefusedError) and retries:
                 raise
             time.sleep(pause)
-    return do()
+    return operation()

@@ -1,4 +1,4 @@
-"""A database server: few connections, kept alive, and asked again while it is away."""
+"""Connect to a database server with few connections, and retry while it is unavailable."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ T = TypeVar("T")
 log = logging.getLogger("sabtune")
 
 PAUSES_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0)
-"""Between the tries of an operation while the server is away."""
+"""The pauses between the attempts at an operation while the server is unavailable."""
 
 OPENING_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Likewise, at a command's start, of a server that has no connection left."""
+"""The pauses between the attempts to open a database whose server has no free connection."""
 
 NOTICE_SECONDS = 2.0
-"""Before a pause of at least this, a person is told."""
+"""The length of a pause from which on a warning is logged."""
 
-CONNECTIONS = 2
-"""That a process keeps to a server beside the one of its lock."""
+POOL_CONNECTIONS = 2
+"""The number of connections that a process keeps open, besides the one of its lock."""
 
-OVERFLOW = 3
-"""Further ones, which are closed after use."""
+OVERFLOW_CONNECTIONS = 3
+"""The maximum number of additional connections, which are closed after use."""
 
 FULL = ("too many clients", "remaining connection slots", "too many connections", "starting up")
-"""What a server says that will let us in later."""
+"""Words in the errors of a server that will accept connections later."""
 
 MISTAKES = (
     "authentication failed",
@@ -48,7 +48,7 @@ MISTAKES = (
     "does not exist",
     "could not translate host name",
 )
-"""What it says of a mistake: to ask again is of no use."""
+"""Words in the errors that a retry can't resolve."""
 
 KEEPALIVE = {
     "connect_timeout": 10,
@@ -58,16 +58,20 @@ KEEPALIVE = {
     "keepalives_count": 3,
     "application_name": "sabtune",
 }
-"""Options of libpq: a firewall forgets no connection, and a dead one is noticed in a minute."""
+"""Options of libpq that keep idle connections open in firewalls, and detect a dead connection
+within about a minute."""
 
 
 def is_server(url: str) -> bool:
-    """Return whether a database is PostgreSQL's."""
+    """Return whether a URL is that of a PostgreSQL server."""
     return url.startswith("postgresql")
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """Return the arguments of a server's engine: all engines of a process share its connections."""
+    """Return the options of an SQLAlchemy engine.
+
+    All engines of a process for the same server share a pool of connections.
+    """
     return {"pool": _pool(url)} if is_server(url) else {}
 
 
@@ -75,21 +79,21 @@ def engine_options(url: str) -> dict[str, Any]:
 def _pool(url: str) -> Pool:
     return sqlalchemy.create_engine(
         url,
-        pool_size=CONNECTIONS,
-        max_overflow=OVERFLOW,
+        pool_size=POOL_CONNECTIONS,
+        max_overflow=OVERFLOW_CONNECTIONS,
         pool_pre_ping=True,
         connect_args=connect_options(url),
     ).pool
 
 
 def connect_options(url: str) -> dict[str, Any]:
-    """Return the options of a connection that the URL doesn't give itself."""
-    given = sqlalchemy.make_url(url).query
-    return {name: value for name, value in KEEPALIVE.items() if name not in given}
+    """Return the KEEPALIVE options that the URL doesn't set."""
+    query = sqlalchemy.make_url(url).query
+    return {name: value for name, value in KEEPALIVE.items() if name not in query}
 
 
 def is_passing(problem: BaseException | None) -> bool:
-    """Return whether a problem comes of a server that is away, busy or just restarted."""
+    """Return whether a server is unavailable for the moment: down, busy or just restarted."""
     while isinstance(problem, StorageInternalError | StoreError):
         problem = problem.__cause__
     lost = isinstance(problem, DBAPIError) and problem.connection_invalidated
@@ -99,89 +103,95 @@ def is_passing(problem: BaseException | None) -> bool:
 
 
 def is_full(problem: BaseException | None) -> bool:
-    """Return whether a server has no connection left, or is about to be there."""
+    """Return whether a server has no free connection, or is starting up."""
     return is_passing(problem) and any(words in str(problem) for words in FULL)
 
 
-def opening(do: Callable[[], T]) -> T:
-    """Do what opens a database, again for half a minute while it has no connection left.
+def opening(operation: Callable[[], T]) -> T:
+    """Return the result of an operation that opens a database.
 
-    A server that isn't there raises at once: that is a mistake, more likely.
+    It is retried for half a minute while the server has no free connection. An unreachable server
+    raises at once, because its address is probably wrong.
     """
     for pause in OPENING_PAUSES_SECONDS:
         try:
-            return do()
+            return operation()
         except (SQLAlchemyError, StorageInternalError) as problem:
             if not is_full(problem):
                 raise
             time.sleep(pause)
-    return do()
+    return operation()
 
 
-def retried(do: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
-    """Do something, again after each of the pauses while the server is away.
+def retried(operation: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
+    """Return the result of `operation`, which is retried while the server is unavailable.
 
-    done: is asked before each further try what came of the one before, for it may have come to its
-    end unheard; None if nothing did.
+    done: is called before each retry. It returns the result of the failed attempt if the server
+    completed it nonetheless, and None otherwise. The exception of the last attempt is raised.
     """
-    tries = 0
+    attempts = 0
     for pause in (*PAUSES_SECONDS, None):
         try:
-            tries += 1
-            result = done() if tries > 1 else None
-            return do() if result is None else result
+            attempts += 1
+            result = done() if attempts > 1 else None
+            return operation() if result is None else result
         except (SQLAlchemyError, StorageInternalError, StoreError) as problem:
-            if pause is None or _HURRIED.is_set() or not is_passing(problem):
+            if pause is None or _INTERRUPTED.is_set() or not is_passing(problem):
                 raise
-            _tell(pause)
+            _warn_once(pause)
             wait(pause)
     raise AssertionError
 
 
-def _tell(pause: float) -> None:
-    """Tell a person, before the first pause that is long enough to be noticed."""
-    if pause == min(of for of in PAUSES_SECONDS if of >= NOTICE_SECONDS):
+def _warn_once(pause: float) -> None:
+    """Log a warning before the first pause of at least NOTICE_SECONDS."""
+    if pause == min(seconds for seconds in PAUSES_SECONDS if seconds >= NOTICE_SECONDS):
         minutes = sum(PAUSES_SECONDS) / 60
-        log.warning("The database doesn't answer: trying again for %.0f minutes.", minutes)
+        log.warning("The database doesn't answer: trying again for up to %.0f minutes.", minutes)
 
 
-_HURRIED = threading.Event()
-"""A person has pressed Ctrl-C: nothing is waited for any more."""
+_INTERRUPTED = threading.Event()
+"""Set once a signal such as Ctrl-C has arrived: all further pauses are skipped."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def wait(seconds: float) -> None:
-    """Pause, until a signal comes: whoever handles it may let the program go on to its end."""
+    """Sleep until the time is over or a signal arrives.
+
+    A signal doesn't raise here by itself: its handler may let the program run to its end.
+    """
     if threading.current_thread() is not threading.main_thread():
-        _HURRIED.wait(seconds)
+        _INTERRUPTED.wait(seconds)
         return
-    with _hurried_by_signals():
-        until = time.monotonic() + seconds
-        while not _HURRIED.is_set() and time.monotonic() < until:
+    with _interrupted_by_signals():
+        deadline = time.monotonic() + seconds
+        while not _INTERRUPTED.is_set() and time.monotonic() < deadline:
             time.sleep(min(0.1, seconds))
 
 
 @contextmanager
-def _hurried_by_signals() -> Iterator[None]:
-    """Notice signals beside those who handle them."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Set `_INTERRUPTED` when a signal arrives, and then call the signal's own handler."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def hurry(number: int, frame: Any) -> None:
-        _HURRIED.set()
-        before = handlers[signal.Signals(number)]
-        if callable(before):
-            before(number, frame)
-        elif before is signal.SIG_DFL:
+    def interrupt(number: int, frame: Any) -> None:
+        _INTERRUPTED.set()
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler is signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    noticed = [number for number, of in handlers.items() if of is not signal.SIG_IGN and of]
-    for number in noticed:
-        signal.signal(number, hurry)
+    handled = [
+        number for number, handler in handlers.items() if handler is not signal.SIG_IGN and handler
+    ]
+    for number in handled:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in noticed:
-            if signal.getsignal(number) is hurry:  # else a handler has put another in its place
+        for number in handled:
+            if signal.getsignal(number) is interrupt:  # otherwise a handler has replaced it
                 signal.signal(number, handlers[number])

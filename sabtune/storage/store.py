@@ -1,19 +1,21 @@
-"""Where a study's things are kept. By default a folder: two SQLite files and what trials wrote.
+"""Stores: the locations of studies, checkpoints, logs and MLflow's data.
 
-optuna.db          the studies: the one source of truth; or a database elsewhere, by its URL
-mlflow.db          what MLflow shows; or a database elsewhere, by its URL, or a server, by its URI
-STUDY.lock         held by the search that writes
-STUDY.log          a line for each trial that ended
-STUDY.ray.log      what Ray logged
-STUDY.error.log    the traceback of an unexpected problem that ended a search, if one did
-owner              who this folder is to others, where it shares a place for files with them
+By default, a store is a folder:
 
-What is large, or must outlast the machine, can be elsewhere, by the address of its files: another
-folder, or s3://BUCKET/PREFIX, or gs://BUCKET/PREFIX; by default it is in the same folder.
+optuna.db          the studies, the source of truth; or a database elsewhere, by its URL
+mlflow.db          MLflow's data; or a database elsewhere, by its URL, or a server, by its URI
+STUDY.lock         the lock of a study, held by the search that writes to it
+STUDY.log          the log of a study, with a line for each trial that ended
+STUDY.ray.log      the log of Ray
+STUDY.error.log    the traceback of an unexpected error that ended a search
+owner              the unique ID of this folder, if stores share a location for files
 
-trials/STUDY/NNNN  the checkpoints of trial NNNN; NNNN.1 of its second attempt
-artifacts/         MLflow's files, unless a server keeps them
-snapshots/         where the files are elsewhere: the last copies of optuna.db, and whose they are
+Large files, and files that must survive the loss of the machine, can be at another location:
+another folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. By default they are in the same folder.
+
+trials/STUDY/NNNN  the checkpoints of trial NNNN; NNNN.1 those of its second attempt
+artifacts/         MLflow's artifacts, unless a server stores them
+snapshots/         if the files are at another location: backups of optuna.db, and their owner
 """
 
 from __future__ import annotations
@@ -34,16 +36,20 @@ DEFAULT = Path("sabtune-store")
 DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 
 CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?(?:\?[^/]*)?$")
-"""An address that ends as checkpoints in a store do, and as such the same in every store."""
+"""The address of a checkpoint; the first group is its path in the store."""
 
 TRACKING = re.compile(r"https?://[^/]|(postgresql|mysql|mssql)(\+\w+)?://[^/]|sqlite:///.")
-"""How the address of an MLflow begins that keeps what it is given."""
+"""The beginning of an MLflow tracking URI with persistent storage."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """The paths and addresses of a store; `database`, `tracking` and `files` where they are
-    elsewhere."""
+    """The paths and addresses of a store.
+
+    root: the folder. database: the URL of the studies' database, if it isn't in `root`. tracking:
+    the URI of MLflow, if its database isn't in `root`. files: the location of large files, if it
+    isn't `root`.
+    """
 
     root: Path
     database: str | None = None
@@ -52,10 +58,10 @@ class Store:
 
     @classmethod
     def at(cls, place: str, files: str | Path | None = None, tracking: str | None = None) -> Store:
-        """The store that a person names: its folder, or a database's URL; and where its files are.
+        """Return the store at a folder or at the URL of a database, with its files at `files`.
 
-        Beside a database a folder of files is that of locks and logs too. Raises StoreError if it
-        is a URL of something else, or of a database that keeps nothing.
+        For a database, a local folder `files` also holds the locks and logs. Raises StoreError if
+        an address is invalid, or if a database has no persistent storage.
         """
         folder = Folder.at(files) if files else None
         check_tracking(tracking)
@@ -65,8 +71,10 @@ class Store:
         return cls(root, _database(place), tracking, folder)
 
     def made(self) -> Store:
-        """The same, its folder made if need be. Raises StoreError if it, or the place of its files,
-        can't be written."""
+        """Create the folder of the store if it doesn't exist, and return the store.
+
+        Raises StoreError if the folder, or the location of the files, can't be written.
+        """
         for folder in {self.root, self.lock("study").parent}:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +91,10 @@ class Store:
 
     @property
     def found(self) -> bool:
-        """Whether it holds studies; a server's database may. Raises StoreError if its file of
-        studies can't be looked at."""
+        """Return whether the store's file of studies exists; True for a database server.
+
+        Raises StoreError if the file can't be accessed.
+        """
         path = self.optuna_file
         try:
             return path is None or path.is_file()
@@ -95,93 +105,105 @@ class Store:
             ) from None
 
     def existing(self) -> Store:
-        """The same. Raises StoreError if its file of studies isn't there or can't be read."""
+        """Return the store. Raises StoreError if its file of studies doesn't exist."""
         if not self.found:
             raise StoreError(f"there is no store at {self.shown}: give its folder with --store")
         return self
 
     @property
     def shown(self) -> str:
-        """Where the studies are, for people: no password."""
+        """Return the location of the studies for messages, without a password."""
         return hide_password(self.database) if self.database else str(self.root)
 
     @property
     def optuna_url(self) -> str:
+        """Return the URL of the studies' database, which may contain a password."""
         return self.database or databases.sqlite_url(self.root / "optuna.db")
 
     @property
     def optuna_file(self) -> Path | None:
-        """The SQLite file of the studies; None where a server has them."""
+        """Return the SQLite file of the studies; None for a database server."""
         return databases.sqlite_path(self.database) if self.database else self.root / "optuna.db"
 
     @property
     def mlflow_uri(self) -> str:
+        """Return the tracking URI of MLflow, which may contain a password."""
         return self.tracking or databases.sqlite_url(self.root / "mlflow.db")
 
     @property
     def place(self) -> Folder:
-        """Where its files are."""
+        """Return the location of the store's files."""
         return self.files or Folder(str(self.root))
 
     @property
     def artifacts(self) -> str | None:
-        """The URI of MLflow's files; None where a server decides."""
+        """Return the URI of MLflow's artifacts; None if an MLflow server chooses it."""
         served = self.tracking is not None and self.tracking.startswith(("http://", "https://"))
         return None if served else (self.place / "artifacts").uri
 
     @property
     def trials(self) -> Folder:
+        """Return the folder of the checkpoints of all studies."""
         return self.place / "trials"
 
     @property
     def snapshots(self) -> Folder | None:
-        """Where copies of the database go; None where there are none."""
+        """Return the folder of the database's backups; None if the store makes no backups."""
         if self.database is not None or self.files is None:
             return None
         return self.files / "snapshots"
 
     def checkpoint(self, recorded: str) -> Folder | None:
-        """Return a checkpoint that a study recorded, in this store wherever it was then; None of
-        an address that no store gives its checkpoints."""
-        found = CHECKPOINT.search(recorded)
-        return self.place / found[1] if found else None
+        """Return a checkpoint at the address that a study recorded.
+
+        The result is in this store, even if the store was elsewhere when the address was recorded.
+        Returns None if the address isn't that of a checkpoint.
+        """
+        match = CHECKPOINT.search(recorded)
+        return self.place / match[1] if match else None
 
     def lock(self, study: str) -> Path:
-        """Return the file that a study's search holds: beside the studies if they are a file."""
+        """Return the lock file of a study: beside the SQLite file, if the store is one."""
         if self.database and self.optuna_file:
             return self.optuna_file.with_name(f"{self.optuna_file.name}.{study}.lock")
         return self.root / f"{study}.lock"
 
     def log(self, study: str) -> Path:
+        """Return the log of a study, with a line for each trial that ended."""
         return self.root / f"{study}.log"
 
     def error_log(self, study: str) -> Path:
+        """Return the file for the traceback of an unexpected error."""
         return self.root / f"{study}.error.log"
 
     def ray_log(self, study: str) -> Path:
+        """Return the log of Ray for a study."""
         return self.root / f"{study}.ray.log"
 
 
 def recorded(checkpoint: Folder) -> str:
-    """Return what a study records of a checkpoint: where it is in its store."""
-    found = CHECKPOINT.search(checkpoint.address)
-    return found[1] if found else checkpoint.address
+    """Return the address that a study records for a checkpoint: its path in the store."""
+    match = CHECKPOINT.search(checkpoint.address)
+    return match[1] if match else checkpoint.address
 
 
 def _database(url: str) -> str:
-    """Return a database's URL, of a SQLite file with its absolute path."""
+    """Return the URL of a database. The path of a SQLite file is made absolute.
+
+    Raises StoreError if the URL isn't that of a supported database with persistent storage.
+    """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
-    known = "give a folder, postgresql://USER@HOST/DATABASE, or sqlite:////ABSOLUTE/PATH of a file"
+    remedy = "give a folder, postgresql://USER@HOST/DATABASE, or sqlite:////ABSOLUTE/PATH of a file"
     try:
         parts = make_url(url)
     except (ArgumentError, ValueError):
         parts = None
     if parts is None or not url.startswith(DATABASES):
-        raise StoreError(f"the store {hide_password(url)!r} is no database that is known: {known}")
+        raise StoreError(f"the store {hide_password(url)!r} isn't a supported database: {remedy}")
     if not parts.database and not {"dbname", "service"} & parts.query.keys():
-        raise StoreError(f"the store {hide_password(url)!r} names no database: {known}")
+        raise StoreError(f"the store {hide_password(url)!r} names no database: {remedy}")
     if parts.get_backend_name() != "sqlite":
         return url
     if (
@@ -190,12 +212,12 @@ def _database(url: str) -> str:
         or parts.database.startswith("file:")
         or parts.query
     ):
-        raise StoreError(f"the store {url!r} isn't the plain path of a file: {known}")
+        raise StoreError(f"the store {url!r} isn't the plain path of a file: {remedy}")
     return databases.sqlite_url(local(parts.database, "--store"))
 
 
 def _has_port(uri: str) -> bool:
-    """Return whether the port of an address is one, or left out."""
+    """Return whether the port of an address is valid or left out."""
     try:
         return urlsplit(uri).port != 0
     except ValueError:
@@ -203,10 +225,10 @@ def _has_port(uri: str) -> bool:
 
 
 def check_tracking(uri: str | None) -> None:
-    """Raises StoreError if this can't be the address of an MLflow."""
+    """Raise StoreError if `uri` can't be the tracking URI of an MLflow."""
     if uri and not (TRACKING.match(uri) and _has_port(uri)):
         raise StoreError(
             f"--tracking, or MLFLOW_TRACKING_URI, is {hide_password(uri)!r}: give a server as "
             "http://HOST:PORT or a database as postgresql://USER@HOST/DATABASE or "
-            "sqlite:///PATH, or leave it out, and the store has an MLflow of its own"
+            "sqlite:///PATH, or leave it out to use the MLflow of the store"
         )

@@ -1,1 +1,1 @@
-"""A study: what is asked, in its file, and what is known, in the store."""
+"""Studies: their definition in a study file, and their record in the store."""

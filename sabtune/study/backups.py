@@ -1,12 +1,14 @@
-"""Copies of the study's database where its machine's death doesn't reach: written, and restored.
+"""Back up a store's database to the location of its files, and restore it from there.
 
-snapshots/optuna-00000017.db   the newest copy, and the one before
-snapshots/lease.json           which store's they are, and whether a search writes them now
+A backup survives the loss of the machine that runs the search.
 
-A copy is whole or not there: it gets a name that none had before, and object stores write a file at
-once (in a folder it is moved into place). The lease keeps two machines from going on with the same
-studies: an object store has no locks, so a search looks at it before it starts, renews it while it
-runs, and ends when it finds that another has taken it.
+snapshots/optuna-00000017.db   the newest backup; the one before it is kept as well
+snapshots/lease.json           the store that owns the backups, and whether it is being searched
+
+A backup is never visible half-written: each has a new name, an object store creates a file
+atomically, and in a folder the file is moved into place. The lease prevents two machines from
+resuming the same studies. Object stores have no locks, so a search checks the lease before it
+starts, renews it while it runs, and stops if another store has taken the lease over.
 """
 
 from __future__ import annotations
@@ -36,27 +38,33 @@ from sabtune.study.events import Outcome
 from sabtune.study.recovery import recover
 from sabtune.training.trial import Progress, TrialSpec
 
-FRESH = 60.0
-"""Seconds since it was renewed after which a lease is thought to be a dead machine's."""
+LEASE_EXPIRY_SECONDS = 60.0
+"""The age from which on a lease counts as abandoned by a dead machine."""
 
-RENEW = 15.0
-"""Seconds between two renewals."""
+LEASE_RENEWAL_SECONDS = 15.0
+"""The interval between two renewals of a lease."""
 
-PACE, SHARE = 2.0, 0.1
-"""Between two copies: seconds at least, and as many that copying is no more than this share."""
+COPY_PAUSE_SECONDS = 2.0
+"""The minimum pause between two backups."""
 
-KEPT = 2
-"""How many copies."""
+COPY_TIME_FRACTION = 0.1
+"""The maximum fraction of time that is spent on backups."""
+
+COPY_INTERVAL_SECONDS = 60.0
+"""The interval at which a changed database is backed up, even if no trial starts or ends."""
+
+COPIES_KEPT = 2
+"""The number of backups that are kept."""
 
 LEASE, CLOCK = "lease.json", "clock"
 
 
 class TakenOverError(StoreError):
-    """Another store's search writes there now."""
+    """An error raised when another store's search has taken over the backups."""
 
 
 class Lease:
-    """A store's right to write the snapshots at its files' place."""
+    """A store's right to write backups at the location of its files."""
 
     def __init__(self, store: Store):
         assert store.snapshots is not None
@@ -64,41 +72,49 @@ class Lease:
         self.owner = _identity(store.root)
 
     def refuse(self, *, restoring: bool = False) -> None:
-        """Raises StoreError if another store's search writes there, or did so after this store
-        last; `restoring`: this one has nothing yet that could be out of date."""
-        said = self._read()
-        if said is None or said["owner"] == self.owner:
+        """Raise StoreError if another store holds the lease.
+
+        The error is raised while that store is being searched, and also afterwards, because the
+        studies of this store are then out of date. restoring: this store has no studies yet, so
+        that only a running search is an error.
+        """
+        lease = self._read()
+        if lease is None or lease["owner"] == self.owner:
             return
-        whose = f"{self.store.place} is written by the store {said['folder']} on {said['host']}"
+        owner = f"{self.store.place} is written by the store {lease['folder']} on {lease['host']}"
         age = self._age()
-        if not said["ended"] and age < FRESH and not _is_gone(said):
+        if not lease["ended"] and age < LEASE_EXPIRY_SECONDS and not _is_dead(lease):
             raise StoreError(
-                f"{whose}, last heard of {age:.0f} s ago: wait for that search to end, or, if its "
-                f"machine is gone, search again in {FRESH - age:.0f} s"
+                f"{owner}, last heard of {age:.0f} s ago: wait for that search to end, or, if its "
+                f"machine is gone, search again in {LEASE_EXPIRY_SECONDS - age:.0f} s"
             )
         if not restoring:
             raise StoreError(
-                f"{whose}, and not by this one: to go on from there move "
+                f"{owner}, and not by this one: to resume from there, move "
                 f"{self.store.root / 'optuna.db'} away, or give another --files"
             )
 
     def take(self) -> None:
-        """Raises StoreError as `refuse` does, or if another is quicker."""
+        """Take the lease.
+
+        Raises StoreError as `refuse` does, or if another store takes the lease at the same time.
+        """
         self.refuse()
         self.write(ended=False)
         self.renew()
 
     def renew(self) -> None:
-        """Raises TakenOverError if another store has taken it."""
-        said = self._read()
-        if said is not None and said["owner"] != self.owner:
+        """Renew the lease. Raises TakenOverError if another store has taken it."""
+        lease = self._read()
+        if lease is not None and lease["owner"] != self.owner:
             raise TakenOverError(
-                f"the store {said['folder']} on {said['host']} has taken over what is at "
-                f"{self.store.place}: this search ends, go on there"
+                f"the store {lease['folder']} on {lease['host']} has taken over the files at "
+                f"{self.store.place}: this search ends; resume the study there"
             )
         self.write(ended=False)
 
     def write(self, *, ended: bool) -> None:
+        """Write the lease as this store's. ended: no search is running."""
         content = {
             "owner": self.owner,
             "host": socket.gethostname(),
@@ -110,9 +126,9 @@ class Lease:
         self.folder.write(LEASE, json.dumps(content).encode())
 
     def end(self) -> None:
-        """Lets others go on at once, if it is still ours."""
-        said = self._read()
-        if said is not None and said["owner"] == self.owner:
+        """Release the lease, if this store still holds it."""
+        lease = self._read()
+        if lease is not None and lease["owner"] == self.owner:
             self.write(ended=True)
 
     def _read(self) -> dict[str, Any] | None:
@@ -123,7 +139,7 @@ class Lease:
             return None
 
     def _age(self) -> float:
-        """Seconds since it was written, by the clock of where it is."""
+        """Return the age of the lease in seconds, by the clock of the files' location."""
         clock = f"{CLOCK}-{self.owner}"
         self.folder.write(clock, b"")
         times = self.folder.times()
@@ -132,22 +148,25 @@ class Lease:
 
 
 def _machine() -> str:
-    """This one since it was started; a container that sees no processes but its own is another."""
+    """Return an identifier of this machine since its last boot; "" if there is none.
+
+    A container with its own process IDs counts as a machine of its own.
+    """
     boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot.exists() or not processes.exists():
         return ""
     return f"{socket.gethostname()} {boot.read_text().strip()} {processes.readlink()}"
 
 
-def _is_gone(said: dict[str, Any]) -> bool:
-    """Whether the search that wrote a lease was on this machine and runs no more."""
-    if not _machine() or said["machine"] != _machine():
+def _is_dead(lease: dict[str, Any]) -> bool:
+    """Return whether the search that wrote a lease ran on this machine and no longer exists."""
+    if not _machine() or lease["machine"] != _machine():
         return False
-    return not Path(f"/proc/{said['process']}").exists()
+    return not Path(f"/proc/{lease['process']}").exists()
 
 
 def _identity(root: Path) -> str:
-    """Who a store's folder is to those who share its files: made up once, kept in it."""
+    """Return the unique ID of a store's folder, which is stored in the folder."""
     path = root / "owner"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
@@ -157,26 +176,32 @@ def _identity(root: Path) -> str:
 
 
 class Snapshots:
-    """Copies the store's database whenever a trial starts or ends, and each minute if it changed,
-    in a thread of its own; a watcher. `lost` is called if another store has taken over."""
+    """A watcher that backs up the store's database in a background thread.
+
+    A backup is made whenever a trial starts or ends, and otherwise every COPY_INTERVAL_SECONDS if
+    the database has changed. lost: is called if another store has taken over.
+    """
 
     def __init__(self, store: Store, lost: Callable[[], None]):
         self.lease, self.lost = Lease(store), lost
         self.folder, self.database = self.lease.folder, store.root / "optuna.db"
-        self.problem: StoreError | None = None
-        self.behind: StoreError | None = None  # the last copy failed
+        self.problem: StoreError | None = None  # why the backups stopped for good
+        self.behind: StoreError | None = None  # why the last backup failed
         self._copied: tuple[int, int] | None = None
         self._woken, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
 
     def start(self) -> None:
-        """Raises StoreError if it isn't ours to write, or can't be written."""
+        """Take the lease, make a first backup, and start the thread.
+
+        Raises StoreError if another store holds the lease, or if the location can't be written.
+        """
         self.lease.take()
         self.copy()
         self._thread.start()
 
     def close(self) -> None:
-        """Copies what is new, and lets others go on."""
+        """Stop the thread, make a last backup, and release the lease."""
         self._closed.set()
         self._woken.set()
         self._thread.join()
@@ -188,25 +213,27 @@ class Snapshots:
                 self.behind = problem
 
     def trial_started(self, spec: TrialSpec) -> None:
+        """Have the thread make a backup."""
         self._woken.set()
 
     def trial_reported(self, number: int, progress: Progress) -> None:
-        """Nothing: a report is in the trial's checkpoint."""
+        """Do nothing: the trial's checkpoint holds its metrics."""
 
     def trial_noted(self, number: int, words: str) -> None:
-        """Do nothing: the study's log has it."""
+        """Do nothing: the study's log holds the note."""
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
+        """Have the thread make a backup."""
         self._woken.set()
 
     def _work(self) -> None:
         renewed, copied = time.monotonic(), time.monotonic()
         while not self._closed.is_set():
-            woken = self._woken.wait(RENEW)
+            woken = self._woken.wait(LEASE_RENEWAL_SECONDS)
             self._woken.clear()
             began = time.monotonic()
             try:
-                if began - renewed >= RENEW:
+                if began - renewed >= LEASE_RENEWAL_SECONDS:
                     patiently(self.lease.renew, RefusedError)
                     renewed = began
             except (TakenOverError, RefusedError) as problem:
@@ -215,74 +242,82 @@ class Snapshots:
                 return
             except StoreError as problem:
                 self.behind = problem
-            if woken or began - copied >= 60:
+            if woken or began - copied >= COPY_INTERVAL_SECONDS:
                 try:
                     self.copy()
                     copied, self.behind = began, None
                 except StoreError as problem:
                     self.behind = problem
-                pause = (time.monotonic() - began) / SHARE
-                self._closed.wait(min(max(PACE, pause), RENEW))
+                pause = (time.monotonic() - began) / COPY_TIME_FRACTION
+                self._closed.wait(min(max(COPY_PAUSE_SECONDS, pause), LEASE_RENEWAL_SECONDS))
 
     def copy(self) -> None:
-        """Unless nothing has changed. Raises StoreError."""
+        """Make a backup, unless the database hasn't changed since the last one.
+
+        Raises StoreError if the backup can't be written.
+        """
         stat = self.database.stat()
         if self._copied == (stat.st_mtime_ns, stat.st_size):
             return
         with tempfile.TemporaryDirectory() as folder:
-            copied = Path(folder) / "optuna.db"
+            copy = Path(folder) / "optuna.db"
             with (
                 closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as source,
-                closing(sqlite3.connect(copied)) as target,
+                closing(sqlite3.connect(copy)) as target,
             ):
                 source.backup(target)
-            there = _copies(self.folder)
-            number = 1 + (_number(there[0]) if there else 0)
-            self.folder.write(f"optuna-{number:08d}.db", copied)
-        for old in there[KEPT - 1 :]:
+            earlier = _copies(self.folder)
+            number = 1 + (_number(earlier[0]) if earlier else 0)
+            self.folder.write(f"optuna-{number:08d}.db", copy)
+        for old in earlier[COPIES_KEPT - 1 :]:
             self.folder.delete(old)
         self._copied = (stat.st_mtime_ns, stat.st_size)
 
 
 @contextmanager
 def snapshots(store: Store, lost: Callable[[], None]) -> Iterator[Sequence[Snapshots]]:
-    """The watcher that copies the store's database while it is searched; none where the store is
-    in one place. Raises StoreError beforehand if that can't be done, and afterwards if another
-    store has taken over."""
+    """Back up the store's database while it is searched, and yield the watchers that do so.
+
+    Yields no watcher if the store's files aren't kept apart from its database. Raises StoreError
+    on entry if the backups can't be written, and on exit if another store has taken over.
+    """
     if store.snapshots is None:
         yield ()
         return
-    made = Snapshots(store, lost)
-    made.start()
+    watcher = Snapshots(store, lost)
+    watcher.start()
     try:
-        yield (made,)
+        yield (watcher,)
     finally:
-        made.close()
-    if made.problem is not None:
-        raise made.problem
+        watcher.close()
+    if watcher.problem is not None:
+        raise watcher.problem
 
 
 def restore(store: Store) -> str:
-    """Where the store's folder has no studies, those of the newest copy that can be read, with the
-    trials that ran after it was written; in a line what was done, or "".
+    """Restore the studies of a store from the newest readable backup.
 
-    Raises StoreError if another store's search is writing there.
+    Nothing is done if the store already has a database, or if there is no backup. Trials that
+    started after the backup are recovered from their checkpoints. Returns a sentence that says
+    what was done, or "".
+
+    Raises StoreError if another store's search is writing there, or if no backup can be read.
     """
     database = store.root / "optuna.db"
     if store.snapshots is None or database.exists():
         return ""
-    there = _copies(store.snapshots)
-    if not there:
+    copies = _copies(store.snapshots)
+    if not copies:
         return ""
     store.root.mkdir(parents=True, exist_ok=True)
     lease = Lease(store)
     lease.refuse(restoring=True)
-    for name in there:
+    for name in copies:
         with store.snapshots.here((name,)) as here:
-            if _is_whole(here / name):
+            if _is_intact(here / name):
                 part = database.with_suffix(".part")
                 shutil.copy(here / name, part)
-                lease.write(ended=True)  # from here on they are this store's
+                lease.write(ended=True)  # from here on, the backups belong to this store
                 part.replace(database)
                 storage = record.store_of(store, write=True)
                 for study in record.names(store):
@@ -291,29 +326,30 @@ def restore(store: Store) -> str:
                         recover(opened, store.trials / study)
                 return (
                     f"Restored the studies from {store.snapshots / name}: trials that ran after "
-                    "it was written go on from their checkpoints."
+                    "that backup resume from their checkpoints."
                 )
     raise StoreError(
-        f"no copy of the studies in {store.snapshots} can be read: give another --files"
+        f"no backup of the studies in {store.snapshots} can be read: give another --files"
     )
 
 
 def _copies(folder: Folder) -> list[str]:
-    """The names of the copies, the newest first."""
+    """Return the names of the backups, newest first."""
     return [name for name in reversed(folder.names()) if _number(name)]
 
 
 def _number(name: str) -> int:
-    """Of a copy; 0 of another file."""
+    """Return the number of a backup; 0 for any other file."""
     digits = name.removeprefix("optuna-").removesuffix(".db")
     return int(digits) if digits.isdecimal() else 0
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
+    """Return whether a backup passes SQLite's check and has a table of studies."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            (said,) = database.execute("PRAGMA quick_check").fetchone()
+            (result,) = database.execute("PRAGMA quick_check").fetchone()
             database.execute("SELECT count(*) FROM studies").fetchone()
     except sqlite3.Error:
         return False
-    return bool(said == "ok")
+    return bool(result == "ok")

@@ -12,6 +12,7 @@ from sabtune.study.definition import Space
 
 
 def zero(_: optuna.Trial) -> float:
+    """Return 0 for any trial."""
     return 0.0
 
 
@@ -22,27 +23,30 @@ def baselines(
     k_trunc: tuple[int, int],
     forget_bias: Callable[[optuna.Trial], float] = zero,
 ) -> dict[str, Space]:
-    """By name: spaces of models of `hidden` units. train, forget_bias: draw theirs from a trial.
-    k_trunc: the least and the most steps of truncated back-propagation.
+    """Return the spaces of the baselines "lstm", "truncated" and "self_attention", by name.
+
+    train, forget_bias: suggest the training configuration and the forget bias for a trial. hidden:
+    the number of hidden units. k_trunc: the smallest and the largest number of steps of truncated
+    back-propagation.
     """
 
     def lstm(trial: optuna.Trial) -> TrialConfig:
-        """The same LSTM without a memory, under full back-propagation through time."""
+        """An LSTM of the same size without a memory, under full back-propagation through time."""
         model = LSTM.Config(hidden=hidden, forget_bias=forget_bias(trial))
         return TrialConfig(model=model, train=train(trial))
 
     def truncated(trial: optuna.Trial) -> TrialConfig:
-        """The same LSTM without a memory, under back-propagation through a few steps alone."""
+        """An LSTM of the same size without a memory, under truncated back-propagation."""
         steps = trial.suggest_int("k_trunc", *k_trunc)
         model = LSTM.Config(hidden=hidden, k_trunc=steps, forget_bias=forget_bias(trial))
         return TrialConfig(model=model, train=train(trial))
 
     def self_attention(trial: optuna.Trial) -> TrialConfig:
-        """The same LSTM that attends to each of its states so far, and sends credit through all."""
+        """An LSTM of the same size with attention to, and gradients through, all earlier states."""
         model = SelfAttention.Config(hidden=hidden, forget_bias=forget_bias(trial))
         return TrialConfig(model=model, train=train(trial))
 
     return {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
 
 
-rivals = baselines  # the former name
+rivals = baselines  # the name in version 0.1

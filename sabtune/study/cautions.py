@@ -1,9 +1,11 @@
-"""What a search space is warned of before it is searched: configurations that answer another
-question than how sparse a memory can be."""
+"""Warnings about a study file before a search.
+
+They concern former names, and configurations that don't test how sparse a memory can be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from sabtune.config import TrialConfig
 from sabtune.models import SAB
@@ -14,50 +16,49 @@ from sabtune.wording import counted
 
 
 def cautions(file: StudyFile) -> Iterator[str]:
-    """Yield a line for each former name that a study file uses.
+    """Yield a warning for each former name that a study file uses, and for each common problem.
 
-    And one for each thing that a tenth or more of the space's configurations have.
+    A problem is common if at least CAUTION_FRACTION of the sampled configurations have it.
     """
-    for before, now in sorted(former_names.used.items()):
-        yield f"{file.path.name} uses {before}, which is now {now}"
+    for former, present in sorted(former_names.used.items()):
+        yield f"{file.path.name} uses {former}, which is now {present}"
     configs = file.sampled()
-    for holds, words in (
+    for has_problem, words in (
         (keeps_all, "keep every memory of a training sequence: lower k_top or k_att"),
         (changes_nothing, "have a schedule that changes nothing: start it above k_top"),
         (
             pruned_while_denser,
-            "are first pruned while they keep more memories than at the end: " + LATER,
+            "are first pruned while they keep more memories than at the end: " + DENSE_REMEDY,
         ),
     ):
-        found = sum(holds(file, config) for config in configs)
-        if found and found >= SHARE * len(configs):
+        affected = sum(has_problem(file, config) for config in configs)
+        if affected and affected >= CAUTION_FRACTION * len(configs):
             drawn = counted(len(configs), "configuration")
-            yield f"{found} of {drawn} drawn from the space {words}"
+            yield f"{affected} of {drawn} drawn from the space {words}"
 
 
-SHARE = 0.1
+CAUTION_FRACTION = 0.1
+"""The fraction of configurations with a problem from which on the problem is reported."""
 
-LATER = 'measure with Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
-
-Holds = Callable[[StudyFile, TrialConfig], bool]
+DENSE_REMEDY = 'measure with Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
 
 
 def keeps_all(file: StudyFile, config: TrialConfig) -> bool:
-    """Whether a step keeps every memory of a training sequence when training ends."""
+    """Return whether a step attends to every memory of a training sequence after training."""
     return config.model.share_kept(_steps(file)) == 1.0 and isinstance(config.model, SAB.Config)
 
 
 def changes_nothing(file: StudyFile, config: TrialConfig) -> bool:
-    """Whether a schedule other than constant has one k_top throughout."""
+    """Return whether a schedule other than Constant has the same k_top throughout training."""
     model = config.model
     if not isinstance(model, SAB.Config) or isinstance(model.schedule, Constant):
         return False
-    kept = {min(k_top, model.dense(_steps(file))) for k_top in _k_tops(file, config)}
-    return len(kept) == 1
+    k_tops = {min(k_top, model.dense(_steps(file))) for k_top in _k_tops(file, config)}
+    return len(k_tops) == 1
 
 
 def pruned_while_denser(file: StudyFile, config: TrialConfig) -> bool:
-    """Whether the first report that prunes comes before the schedule's end."""
+    """Return whether k_top at the first rung is larger than at the end of training."""
     model, pruning = config.model, file.study.pruning
     if not isinstance(model, SAB.Config) or pruning is None or changes_nothing(file, config):
         return False
@@ -69,7 +70,7 @@ def pruned_while_denser(file: StudyFile, config: TrialConfig) -> bool:
 
 
 def _k_tops(file: StudyFile, config: TrialConfig) -> set[int]:
-    """Those in force at the reports of a training."""
+    """Return the values of k_top at about 100 updates spread over a training."""
     model, train = config.model, config.train
     assert isinstance(model, SAB.Config)
     dense = model.dense(_steps(file))
@@ -78,4 +79,5 @@ def _k_tops(file: StudyFile, config: TrialConfig) -> set[int]:
 
 
 def _steps(file: StudyFile) -> int:
+    """Return the number of steps of a training sequence that a model can remember."""
     return file.study.task.build().remembered_steps

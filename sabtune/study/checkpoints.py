@@ -1,4 +1,8 @@
-"""What the attempts at trials left of checkpoints: NNNN of the first, NNNN.1 of the second, …"""
+"""Find the checkpoints of a study's trials.
+
+The folder NNNN holds the checkpoints of the first attempt at trial NNNN, NNNN.1 those of the
+second attempt, and so on.
+"""
 
 from __future__ import annotations
 
@@ -11,53 +15,54 @@ from sabtune.storage.folder import Folder
 from sabtune.training.trial import FILE, Progress, TrialSpec, load_history
 
 CHECKPOINT = "checkpoint_"
-"""What the names of Tune's folders begin with; a number follows, which rises."""
+"""The prefix of Ray Tune's checkpoint folders. An increasing number follows."""
 
 ENTRY = "entry.json"
-"""Beside a checkpoint's files, where its study is copied: what the study holds of the trial."""
+"""A file in each checkpoint of a study with backups: the trial's entry in the study."""
 
 
 def directory(number: int, attempt: int) -> str:
-    """The name of an attempt's folder; `attempt` from 0."""
+    """Return the name of an attempt's folder. Attempts count from 0."""
     return f"{number:04d}" + (f".{attempt}" if attempt else "")
 
 
 class Attempts:
-    """The attempts at the trials of a study, as its folder listed them when this was made."""
+    """The attempts at the trials of a study. The study's folder is listed once, on creation."""
 
     def __init__(self, study: Folder):
         self.study = study
-        self._known: dict[int, list[int]] = {}
+        self._attempts: dict[int, list[int]] = {}
         for name in study.names():
-            found = re.fullmatch(r"(\d{4,})(?:\.(\d+))?", name)
-            if found is not None:
-                self._known.setdefault(int(found[1]), []).append(int(found[2] or 0))
+            match = re.fullmatch(r"(\d{4,})(?:\.(\d+))?", name)
+            if match is not None:
+                self._attempts.setdefault(int(match[1]), []).append(int(match[2] or 0))
 
     @property
     def numbers(self) -> list[int]:
-        """The trials that left anything."""
-        return sorted(self._known)
+        """Return the numbers of the trials that have a folder, sorted."""
+        return sorted(self._attempts)
 
     def next(self, number: int) -> int:
-        """The first attempt at a trial that left nothing, nor any after it."""
-        return max(self._known.get(number, ()), default=-1) + 1
+        """Return the next attempt at a trial: one more than the last attempt with a folder."""
+        return max(self._attempts.get(number, ()), default=-1) + 1
 
     def checkpoints(self, number: int) -> list[Folder]:
-        """What the attempts at a trial left, newest first."""
-        attempts = sorted(self._known.get(number, ()), reverse=True)
-        return [of for at in attempts for of in within(self.study / directory(number, at))]
+        """Return the checkpoints of all attempts at a trial, newest first."""
+        attempts = sorted(self._attempts.get(number, ()), reverse=True)
+        folders = [self.study / directory(number, attempt) for attempt in attempts]
+        return [checkpoint for folder in folders for checkpoint in within(folder)]
 
 
 def within(attempt: Folder) -> list[Folder]:
-    """The checkpoints of one attempt, newest first."""
+    """Return the checkpoints of one attempt, newest first."""
     names = [name for name in attempt.names() if name.startswith(CHECKPOINT)]
     return [attempt / name for name in sorted(names, reverse=True)]
 
 
 def history(checkpoints: Iterable[Folder], spec: TrialSpec | None = None) -> list[Progress]:
-    """What the first of these checkpoints that can be read says was reported; else nothing.
+    """Return the progress stored in the first readable checkpoint; [] if none can be read.
 
-    assignment: those of another are passed over.
+    spec: skip the checkpoints of another trial specification.
     """
     for checkpoint in checkpoints:
         try:
@@ -68,8 +73,8 @@ def history(checkpoints: Iterable[Folder], spec: TrialSpec | None = None) -> lis
     return []
 
 
-def clear(attempt: Folder, kept: Sequence[str]) -> None:
-    """Takes away an attempt's checkpoints that are older than all of `kept`."""
+def clear(attempt: Folder, names: Sequence[str]) -> None:
+    """Delete the checkpoints of an attempt that are older than all checkpoints in `names`."""
     for checkpoint in within(attempt):
-        if checkpoint.name < min(kept):
+        if checkpoint.name < min(names):
             checkpoint.delete_all()

@@ -1,8 +1,9 @@
-"""Configurations and their seeds: what they are compared by, and which gets another seed.
+"""Rank configurations over their seeds, and choose which configuration gets another seed.
 
-Outcomes of one configuration differ by its seed as much as configurations do among each other, so
-a configuration is judged over several; the promising get more. This is successive halving over
-seeds in place of updates (Li et al., MLSys 2020, arXiv 1810.05934).
+The scores of one configuration vary between seeds as much as the scores of different
+configurations do. A configuration is therefore judged over several seeds, and promising ones get
+more. This is successive halving over seeds instead of updates (Li et al., MLSys 2020,
+arXiv 1810.05934).
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ Over = Literal["mean", "median", "solve"]
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Config):
-    """How many seeds a configuration gets; each is a trial.
+    """The number of seeds of a configuration. Each seed is a trial.
 
-    Every configuration gets `first`. Then the promising ones race: one that has n seeds behind it
-    gets the next if it is among the best 1/reduction of all that have n or more, until it has
-    `most`. objective: what configurations are compared by, over their seeds: the mean or the
-    median of their scores, or P(solve), the share that solve every select length.
+    Every configuration gets `first` seeds. A configuration with n finished seeds then gets another
+    one if it is among the best 1/reduction of all configurations with at least n seeds, up to
+    `most` seeds. objective: how configurations are compared over their seeds: by the mean or the
+    median of their scores, or by P(solve), the fraction of seeds that solve every selection
+    length.
     """
 
     first: int = 1
@@ -46,22 +48,22 @@ class Seeds(Config):
 
 @dataclass(kw_only=True)
 class Configuration:
-    """A configuration by the number of its first trial; its seeds in the order they ended."""
+    """A configuration, with the results of its seeds in the order in which they ended."""
 
-    number: int
-    started: int = 0
+    number: int  # of the configuration's first trial
+    started: int = 0  # the number of seeds that have started
     scores: list[float] = field(default_factory=list)
     solved: list[bool] = field(default_factory=list)
-    complete: list[TrialRecord] = field(default_factory=list)  # and feasible
-    infeasible: int = 0  # complete ones that break a constraint
+    complete: list[TrialRecord] = field(default_factory=list)  # complete and feasible trials
+    infeasible: int = 0  # the number of complete trials that violate a constraint
 
     @property
     def able(self) -> bool:
-        """Whether it may yet be the best: not every complete trial of it breaks a constraint."""
+        """Return whether it can still be the best: not all complete trials are infeasible."""
         return bool(self.complete) or not self.infeasible
 
     def value(self, over: Over, seeds: int | None = None) -> float:
-        """What it is compared by, over its first `seeds`, or all of them."""
+        """Return the mean, median or P(solve) over the first `seeds` seeds, or over all of them."""
         scores, solved = self.scores[:seeds], self.solved[:seeds]
         match over:
             case "mean":
@@ -73,26 +75,27 @@ class Configuration:
 
     @property
     def best(self) -> TrialRecord:
-        """Of its complete trials the one with the highest score, the earliest of equals."""
+        """Return the complete, feasible trial with the highest score; of equals, the first."""
         return max(self.complete, key=lambda trial: trial.score)
 
 
 @dataclass
 class Leaderboard:
-    """The configurations of a study and who is to get the next seed."""
+    """The ranking of a study's configurations, which decides on the next seed."""
 
     seeds: Seeds
     configurations: dict[int, Configuration] = field(default_factory=dict)
 
     def start(self, configuration: int) -> None:
-        """One more seed of it has begun."""
-        found = self.configurations.setdefault(configuration, Configuration(number=configuration))
-        found.started += 1
+        """Record that a seed of a configuration has started."""
+        entry = self.configurations.setdefault(configuration, Configuration(number=configuration))
+        entry.started += 1
 
     def end(self, trial: TrialRecord) -> None:
-        """One has ended: a failed one with a score of 0, a pruned one with its last.
+        """Record that a trial has ended.
 
-        One that breaks a constraint counts, and is never the best.
+        A failed trial counts with a score of 0, a pruned trial with its last score. A complete
+        trial that violates a constraint counts too, but is never the best.
         """
         configuration = self.configurations[trial.configuration]
         configuration.scores.append(trial.score)
@@ -104,21 +107,21 @@ class Leaderboard:
 
     @classmethod
     def of(cls, study: optuna.Study) -> Self:
-        """How the configurations of a study stand."""
+        """Return the leaderboard of a study. Raises StoreError if the study can't be read."""
         return cls.of_trials(study, record.records(study))
 
     @classmethod
     def of_trials(cls, study: optuna.Study, trials: Iterable[TrialRecord]) -> Self:
-        """The same for who has read the study's trials already."""
+        """Return the leaderboard of a study whose trials you have already read."""
         with record.plan_of(study) as plan:
             seeds = Seeds(**plan.get("seeds", {}))
         return cls(seeds).add(trials)
 
     def add(self, trials: Iterable[TrialRecord]) -> Self:
-        """The trials of an earlier search, or of a finished one.
+        """Add the trials of an earlier search, and return the leaderboard itself.
 
-        One that ended before the space gave it a run is no configuration, and one that was run
-        again doesn't count.
+        Trials without a specification, which ended before the space gave them a configuration, and
+        trials that were run again are ignored.
         """
         for trial in record.counted(trials):
             if trial.run is None:
@@ -129,47 +132,48 @@ class Leaderboard:
         return self
 
     def next(self) -> int | None:
-        """The configuration that gets another seed now; None if it is time for a new one.
+        """Return the configuration that gets another seed; None if a new configuration is due.
 
-        One whose complete trials all break a constraint gets none, and is behind all others.
+        A configuration whose complete trials all violate a constraint gets no further seeds.
         """
         for configuration in self.configurations.values():
             if configuration.able and configuration.started < self.seeds.first:
                 return configuration.number
         for count in range(self.seeds.most - 1, self.seeds.first - 1, -1):
-            field_ = [c for c in self.configurations.values() if len(c.scores) >= count]
-            able = [c for c in field_ if c.able]
-            leaders = self._ranked(able, count)[: int(len(field_) / self.seeds.reduction)]
+            compared = [c for c in self.configurations.values() if len(c.scores) >= count]
+            able = [c for c in compared if c.able]
+            leaders = self._sorted(able, count)[: int(len(compared) / self.seeds.reduction)]
             for configuration in leaders:
                 if configuration.started == count and configuration.value("mean", count) > 0:
                     return configuration.number
         return None
 
     def ranked(self) -> list[Configuration]:
-        """Those with a complete trial, best first.
+        """Return the configurations with a complete, feasible trial, best first.
 
-        A few seeds may have been lucky, so each is drawn towards the mean of all configurations,
-        as if that were the outcome of one seed more (a shrinkage estimate with one prior seed).
+        The value of a configuration with few seeds may be high by chance. Values are therefore
+        shrunk towards the mean of all configurations, with the weight of one seed.
         """
         over = self.seeds.objective
-        tried = [c for c in self.configurations.values() if c.scores]
-        prior = statistics.fmean(c.value(over) for c in tried) if tried else 0.0
+        scored = [c for c in self.configurations.values() if c.scores]
+        prior = statistics.fmean(c.value(over) for c in scored) if scored else 0.0
 
         def shrunk_mean(c: Configuration) -> float:
             return (len(c.scores) * c.value(over) + prior) / (len(c.scores) + 1)
 
-        complete = [c for c in tried if c.complete]
-        return sorted(self._ranked(complete), key=shrunk_mean, reverse=True)
+        complete = [c for c in scored if c.complete]
+        return sorted(self._sorted(complete), key=shrunk_mean, reverse=True)
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial of the best configuration."""
+        """Return the best trial of the best configuration; None if no trial qualifies."""
         ranked = self.ranked()
         return ranked[0].best if ranked else None
 
-    def _ranked(
+    def _sorted(
         self, configurations: Sequence[Configuration], seeds: int | None = None
     ) -> list[Configuration]:
+        """Sort configurations by the values of their first `seeds` seeds, best first."""
         over = self.seeds.objective
 
         def key(c: Configuration) -> tuple[float, float, int]:
@@ -179,5 +183,5 @@ class Leaderboard:
 
 
 def best_trial(study: optuna.Study) -> TrialRecord | None:
-    """The best trial of the best configuration."""
+    """Return the best trial of a study's best configuration; None if no trial qualifies."""
     return Leaderboard.of(study).best

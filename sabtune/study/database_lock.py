@@ -1,9 +1,9 @@
-"""The right to search a study in PostgreSQL: an advisory lock, which ends with its connection.
+"""The lock of a study in PostgreSQL: an advisory lock, which ends with its connection.
 
-A server, a firewall or an administrator may end that connection while a search runs. So the lock
-is checked every few seconds, which also keeps the connection from being idle, and before a
-transaction of the search is committed. If the lock is gone, it is taken again. If another search
-has it, or had it in between, this search ends and commits nothing more.
+A server, a firewall or an administrator may close that connection while a search runs. Therefore
+the lock is checked every few seconds, which also keeps the connection from being idle, and before
+a transaction of the search is committed. If the lock is lost, it is taken again. If another search
+holds it, or held it in between, this search ends and commits nothing more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 import sqlalchemy
@@ -27,13 +27,13 @@ from sabtune.storage import server
 from sabtune.storage.store import Store
 
 FRESH_SECONDS = 1.0
-"""How long after a look the lock is thought to be held."""
+"""How long a successful check of the lock stays valid."""
 
 PERIOD_SECONDS = 5.0
-"""Between two looks while nothing is committed."""
+"""The interval between two checks while nothing is committed."""
 
 SEARCHER = "searcher"
-"""The study's attribute that tells who has searched it last."""
+"""The user attribute of a study that identifies the last search."""
 
 LOCK = "SELECT pg_try_advisory_lock(:key)"
 
@@ -45,17 +45,17 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND (l.classid::bigint << 32) | l.objid::bigint = :key
 """
 
-OWN = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+OWN_BACKEND = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
 
 class TakenError(StoreError):
-    """Another search has the study."""
+    """An error raised when another search holds the lock of the study."""
 
 
 class DatabaseLock:
-    """Holds a study in a database for one search. Every method may be called from any thread.
+    """A lock of a study in a database, held by one search. All methods are thread-safe.
 
-    key: of the advisory lock. held: what to raise where another process has it.
+    key: the key of the advisory lock. held: the error to raise if another process holds the lock.
     """
 
     def __init__(self, name: str, store: Store, key: int, held: StoreError):
@@ -66,10 +66,10 @@ class DatabaseLock:
             isolation_level="AUTOCOMMIT",
             connect_args=server.connect_options(store.optuna_url),
         )
-        self._guard = threading.RLock()  # guards all below
+        self._guard = threading.RLock()  # protects the attributes below
         self._connection: Connection | None = None
-        self._backend: tuple[Any, ...] = ()  # who holds it for us
-        self._looked = 0.0
+        self._backend: tuple[Any, ...] = ()  # the server process that holds the lock for us
+        self._checked_at = 0.0
         self._lost: TakenError | None = None
         self._study: optuna.Study | None = None
         self._token = uuid.uuid4().hex
@@ -77,15 +77,15 @@ class DatabaseLock:
         self._thread: threading.Thread | None = None
 
     def take(self) -> None:
-        """Take the lock. Raises StoreError if another process has it."""
+        """Take the lock. Raises the error `held` if another process holds it."""
         if not self._try():
             self.close()
             raise self.held
 
     def claim(self, study: optuna.Study, lost: Callable[[], None]) -> None:
-        """From here on look after the lock, and let nothing be committed without it.
+        """Monitor the lock from now on, and let the study commit nothing without it.
 
-        lost: is called once another search has the study.
+        lost: is called in a background thread once another search holds the lock.
         """
         with self._guard:
             if not self._holds() and not self._try():
@@ -98,11 +98,14 @@ class DatabaseLock:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise TakenError if another search has the study, or had it since ours took it."""
+        """Check that this search holds the lock, and take it again if it was lost.
+
+        Raises TakenError if another search holds the lock, or has held it since it was lost.
+        """
         with self._guard:
             if self._lost is not None:
                 raise self._lost
-            fresh = time.monotonic() - self._looked < FRESH_SECONDS
+            fresh = time.monotonic() - self._checked_at < FRESH_SECONDS
             if self._closed.is_set() or fresh or self._holds():
                 return
             if not self._try():
@@ -110,12 +113,12 @@ class DatabaseLock:
             self._refuse_successor()
 
     def close(self) -> None:
-        """Let others have it."""
+        """Stop monitoring, and release the lock."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
         with self._guard:
-            self._drop()
+            self._disconnect()
             self.engine.dispose()
 
     def _watch(self, lost: Callable[[], None]) -> None:
@@ -125,42 +128,47 @@ class DatabaseLock:
             except TakenError:
                 lost()
                 return
-            except SQLAlchemyError:  # the server is away: who writes waits for it
+            except SQLAlchemyError:  # the server is away; writing to the study waits for it
                 continue
 
     def _holds(self) -> bool:
-        """Return whether the connection is there and has the lock."""
+        """Return whether the connection is open and holds the lock."""
         if self._connection is None:
             return False
         try:
-            held = any(own for *_, own in self._ask(HOLDERS, key=self.key))
+            held = any(own for *_, own in self._execute(HOLDERS, key=self.key))
         except SQLAlchemyError:
             held = False
         if held:
-            self._looked = time.monotonic()
+            self._checked_at = time.monotonic()
         return held
 
     def _try(self) -> bool:
-        """Take the lock on a new connection, also from one of ours that hangs on the server."""
-        self._drop()
-        before, self._connection = self._backend, server.opening(self.engine.connect)
-        ((taken,),) = self._ask(LOCK, key=self.key)
-        if not taken and any(tuple(of) == before for *of, _ in self._ask(HOLDERS, key=self.key)):
-            self._ask("SELECT pg_terminate_backend(:pid)", pid=before[0])
-            for _ in range(20):
-                ((taken,),) = self._ask(LOCK, key=self.key)
-                if taken:
-                    break
-                time.sleep(0.1)
+        """Try to take the lock on a new connection, and return whether that succeeded.
+
+        If a former connection of this search still holds the lock on the server, it is terminated.
+        """
+        self._disconnect()
+        former, self._connection = self._backend, server.opening(self.engine.connect)
+        ((taken,),) = self._execute(LOCK, key=self.key)
+        if not taken:
+            holders = self._execute(HOLDERS, key=self.key)
+            if any(tuple(backend) == former for *backend, _ in holders):
+                self._execute("SELECT pg_terminate_backend(:pid)", pid=former[0])
+                for _ in range(20):
+                    ((taken,),) = self._execute(LOCK, key=self.key)
+                    if taken:
+                        break
+                    time.sleep(0.1)
         if taken:
-            (backend,) = self._ask(OWN)
-            self._backend, self._looked = tuple(backend), time.monotonic()
+            (backend,) = self._execute(OWN_BACKEND)
+            self._backend, self._checked_at = tuple(backend), time.monotonic()
         return bool(taken)
 
     def _refuse_successor(self) -> None:
-        """Lose the lock that is held again if another search had it in between."""
+        """Give up the lock if another search has held it in between. Raises TakenError then."""
         assert self._study is not None
-        rows = self._ask(
+        rows = self._execute(
             "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key",
             study=self._study._study_id,
             key=SEARCHER,
@@ -168,21 +176,23 @@ class DatabaseLock:
         if not any(self._token in str(value) for (value,) in rows):
             self._lose()
 
-    def _lose(self) -> None:
-        self._drop()
+    def _lose(self) -> NoReturn:
+        """Give up the lock for good, and raise TakenError."""
+        self._disconnect()
         self._lost = TakenError(
             f"study {self.name!r} in {self.store.shown} is being searched by another process: the "
-            "database ended this search's connection and let that one in. This search has ended "
-            "and writes nothing more"
+            "database closed this search's connection, and the other search took the lock. This "
+            "search has ended and writes nothing more"
         )
         raise self._lost
 
-    def _ask(self, statement: str, **values: Any) -> list[Any]:
+    def _execute(self, statement: str, **values: Any) -> list[Any]:
+        """Return the rows of a statement."""
         assert self._connection is not None
         return list(self._connection.execute(sqlalchemy.text(statement), values))
 
-    def _drop(self) -> None:
-        """Close the connection, and with it the lock."""
+    def _disconnect(self) -> None:
+        """Close the connection, which releases the lock."""
         if self._connection is not None:
             with suppress(SQLAlchemyError):
                 self._connection.close()

@@ -1,4 +1,4 @@
-"""A study: one question, as a Python file with a STUDY and a space(trial) puts it."""
+"""Study files: a Python file with a STUDY and a space(trial) defines a study."""
 
 from __future__ import annotations
 
@@ -38,26 +38,28 @@ Objective = Literal["score", "seconds_per_update", "peak_memory", "share_kept"]
 
 AUTO: Literal["auto"] = "auto"
 
-LEAST_GPU = 0.01
-"""The smallest part of a GPU that a trial may ask for."""
+MIN_GPU_FRACTION = 0.01
+"""The smallest fraction of a GPU that a trial may request."""
 
-ACCEPTED = 10
-"""Configurations that a space is tried for when its file is loaded."""
+ACCEPTED_DRAWS = 10
+"""The number of configurations that a space must yield when its file is loaded."""
 
-DRAWS = 32
-"""Random draws by which a space is known."""
+SAMPLED_DRAWS = 32
+"""The number of random draws that represent a space."""
 
 REJECTED_IN_A_ROW = 50
-"""Configurations that a space may reject before it is taken for one that rejects all."""
+"""The number of consecutive rejections after which a space counts as rejecting everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Config):
-    """What one trial occupies. A trial computes on `cpus` threads.
+    """The CPUs and GPUs of one trial.
 
-    gpus: with a fraction, trials share a GPU; more than one are whole ones of one machine. "auto":
-    as many share one as its memory bears, by a probe (see `sharing.py`). Where there is no GPU,
-    trials that ask for one or less run on the CPU.
+    cpus: the number of CPUs, which is also the number of threads that a trial computes on.
+    gpus: with a fraction, trials share a GPU; a number of 1 or more must be whole, and all of the
+    trial's GPUs are on one machine. With "auto", a probe measures the memory of a trial, and as
+    many trials share a GPU as fit in its memory (see `search/placement.py`). Where there is no
+    GPU, trials that request at most one run on the CPU.
     """
 
     cpus: int = 1
@@ -69,18 +71,18 @@ class Resources(Config):
         fits = self.gpus == AUTO
         if number and not fits:
             gpus = float(self.gpus)
-            fits = gpus == 0 or LEAST_GPU <= gpus < 1 or (gpus >= 1 and gpus.is_integer())
-        wanted = f'0, a fraction from {LEAST_GPU}, a whole number, or "auto"'
+            fits = gpus == 0 or MIN_GPU_FRACTION <= gpus < 1 or (gpus >= 1 and gpus.is_integer())
+        wanted = f'0, a fraction from {MIN_GPU_FRACTION}, a whole number, or "auto"'
         check(fits, "gpus", self.gpus, wanted)
 
 
 def fits_name(name: str) -> bool:
-    """Whether a study can have this name."""
+    """Return whether a study can have this name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def words(cpus: float, gpus: float) -> str:
-    """As in "2 CPUs and 1 GPU"."""
+    """Return CPUs and GPUs in words, such as "2 CPUs and 1 GPU"."""
     text = "1 CPU" if cpus == 1 else f"{cpus:g} CPUs"
     if not gpus:
         return text
@@ -91,8 +93,9 @@ def words(cpus: float, gpus: float) -> str:
 class ASHA(Config):
     """Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934).
 
-    At `grace` updates, and at `grace` times each power of `reduction`, a trial goes on if its
-    score is among the best 1/reduction of those that came so far.
+    The rungs are at `grace` updates, and at `grace` times each power of `reduction`. A trial
+    continues past a rung if its score is among the best 1/reduction of the scores that have
+    reached the rung so far.
     """
 
     grace: int
@@ -105,13 +108,16 @@ class ASHA(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Config):
-    """What is asked and what may be spent on it.
+    """The question that a study asks, and its budget.
 
-    trials: how many in all, each seed of a configuration counted. seed: of the sampler and of
-    every trial. pruning: None runs every trial to its end. startup: trials drawn at random before
-    the sampler models the space. sampler: Optuna's, by name. objectives: the first is what a trial
-    is pruned by; with more than one the study has a Pareto front. points: parameters, by name,
-    that are tried first; the sampler draws those that a point leaves out. limits: of each trial.
+    trials: the total number of trials; each seed of a configuration counts. seed: the seed of the
+    sampler and of every trial. pruning: None runs every trial to its end. startup: the number of
+    trials drawn at random before the sampler models the space. sampler: the name of an Optuna
+    sampler. objectives: the first one decides which trials are pruned; with more than one, the
+    study has a Pareto front. points: parameter values, by name, that are tried first; the sampler
+    draws the parameters that a point leaves out. limits: the limits of each trial.
+
+    Raises ConfigError if a value is out of range, or if the ladder doesn't fit the task.
     """
 
     name: str
@@ -141,11 +147,11 @@ class Study(Config):
         check_name("sampler", self.sampler, get_args(Sampler))
         for objective in self.objectives:
             check_name("objectives", objective, get_args(Objective))
-        once = len(set(self.objectives)) == len(self.objectives)
-        lead = once and self.objectives[:1] == ("score",)
-        check(lead, "objectives", self.objectives, '"score" first, and each one once')
-        single = len(self.objectives) == 1 or self.sampler != "cmaes"
-        check(single, "sampler", self.sampler, "tpe, gp or random where objectives are several")
+        unique = len(set(self.objectives)) == len(self.objectives)
+        valid = unique and self.objectives[:1] == ("score",)
+        check(valid, "objectives", self.objectives, '"score" first, and each one once')
+        supported = len(self.objectives) == 1 or self.sampler != "cmaes"
+        check(supported, "sampler", self.sampler, "tpe, gp or random for several objectives")
         first = self.ladder.lengths[0]
         check(
             first == self.task.length,
@@ -163,9 +169,13 @@ class Study(Config):
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A loaded study file. `constraints`: by name, numbers above 0 where a complete trial breaks
-    one; such a trial is never the best. `question`: the file's docstring. `baseline`: the one whose
-    space this is. `phases_given`: whether the file itself says how many phases its ladder has."""
+    """A loaded study file.
+
+    constraints: a function that returns numbers by name. A number above 0 means that a complete
+    trial violates this constraint; such a trial is never the best. question: the docstring of the
+    file. baseline: the name of the baseline whose space this is, if any. phases_given: whether the
+    file sets the number of phases of its ladder.
+    """
 
     path: Path
     study: Study
@@ -176,16 +186,18 @@ class StudyFile:
     phases_given: bool = True
 
     def with_ladder(self, **values: Any) -> StudyFile:
-        """Return the same file with these values of its ladder. Raises StudyFileError if it has
-        too few sequences for its phases."""
+        """Return this file with the given values of its ladder replaced.
+
+        Raises StudyFileError if the ladder has too few sequences for its phases.
+        """
         try:
             ladder = dataclasses.replace(self.study.ladder, **values)
         except ConfigError as problem:
-            raise StudyFileError(f"{_place_of(self.path, 'STUDY')}: {problem}") from None
+            raise StudyFileError(f"{_location(self.path, 'STUDY')}: {problem}") from None
         return dataclasses.replace(self, study=dataclasses.replace(self.study, ladder=ladder))
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
-        """The same file with another number of trials or seed, where it is given."""
+        """Return this file with another number of trials or another seed; None keeps a value."""
         study = dataclasses.replace(
             self.study,
             trials=self.study.trials if trials is None else trials,
@@ -194,27 +206,30 @@ class StudyFile:
         return dataclasses.replace(self, study=study)
 
     def renamed(self, name: str) -> StudyFile:
-        """The same file, its study under another name."""
+        """Return this file with its study under another name."""
         return dataclasses.replace(self, study=dataclasses.replace(self.study, name=name))
 
     def with_points_asked_for(self) -> StudyFile:
-        """The same file, its points without what the space doesn't ask for, and each one once."""
+        """Return this file with points that hold only parameters of its space.
+
+        Duplicate points are dropped.
+        """
         points = []
         for point in self.study.points:
-            asked, _ = self._tried(point, self._thrown_away())
-            points.append({name: value for name, value in point.items() if name in asked.params})
-        unlike = tuple(point for i, point in enumerate(points) if point not in points[:i])
-        return dataclasses.replace(self, study=dataclasses.replace(self.study, points=unlike))
+            trial, _ = self._try_point(point, self._scratch_study())
+            points.append({name: value for name, value in point.items() if name in trial.params})
+        distinct = tuple(point for i, point in enumerate(points) if point not in points[:i])
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, points=distinct))
 
     def config(self, trial: optuna.Trial) -> TrialConfig:
-        """Return what the space returns for `trial`.
+        """Return the configuration that the space returns for `trial`.
 
         Raises RejectedError if the space raises TrialPruned or makes an invalid configuration, and
         StudyFileError if it fails.
         """
         if isinstance(trial, optuna.Trial):
             trial = CheckedTrial.of(trial)
-        with self._explained():
+        with self._file_errors():
             config: Any = self.space(trial)
             if isinstance(config, TrialConfig):
                 RunConfig(task=self.study.task, trial=config, seed=0)  # raises if they don't fit
@@ -222,128 +237,150 @@ class StudyFile:
             config.close()
         if not isinstance(config, TrialConfig):
             raise StudyFileError(
-                f"{_place_of(self.path, self.space)}: space(trial) returned {shown(config)}: "
+                f"{_location(self.path, self.space)}: space(trial) returned {shown(config)}: "
                 "return a TrialConfig"
             )
         return config
 
     def constrained(self, trial: TrialRecord) -> dict[str, float]:
-        """What the constraints give for a trial. Raises StudyFileError if they can't."""
+        """Return the values of the constraints for a trial, by name.
+
+        Raises StudyFileError if the constraints fail or return anything but numbers by name.
+        """
         if self.constraints is None:
             return {}
-        with self._explained():
-            made = self.constraints(trial)
-        problem = f"{_place_of(self.path, self.constraints)}: constraints(trial) returned"
+        with self._file_errors():
+            returned = self.constraints(trial)
+        problem = f"{_location(self.path, self.constraints)}: constraints(trial) returned"
         remedy = 'return numbers by name, such as {"memory": trial.memory - 1000}'
-        if not isinstance(made, Mapping):
-            raise StudyFileError(f"{problem} {shown(made)}: {remedy}")
-        for name, value in made.items():
+        if not isinstance(returned, Mapping):
+            raise StudyFileError(f"{problem} {shown(returned)}: {remedy}")
+        for name, value in returned.items():
             number = isinstance(value, SupportsFloat) and not math.isnan(float(value))
             if not isinstance(name, str) or not number:
                 raise StudyFileError(f"{problem} {shown(value)} for {shown(name)}: {remedy}")
-        return {name: float(value) for name, value in made.items()}
+        return {name: float(value) for name, value in returned.items()}
 
-    def try_space(self, known: Sequence[FrozenTrial] = ()) -> TrialConfig:
-        """Return what the space gives first, on a study thrown away after: the first point, if any.
+    def try_space(self, stored_trials: Sequence[FrozenTrial] = ()) -> TrialConfig:
+        """Try the space on a temporary study, and return its first configuration.
 
-        It is asked for the points, and until it has accepted ACCEPTED draws. known: trials of a
-        stored study, one for each branch of the space. Raises StudyFileError if the space fails or
-        rejects every draw, if the stored study can't go on with it, or if a point isn't in it.
+        The space is called for each point of the study, then for random draws until it has
+        accepted ACCEPTED_DRAWS of them. stored_trials: trials of a stored study, one for each
+        branch of the space.
+
+        Raises StudyFileError if the space fails or rejects every draw, if the stored study can't
+        be resumed with it, or if a point is outside it.
         """
-        study = self._thrown_away()
-        if known:
-            stored = study.ask(fixed_distributions=distributions(known))
+        study = self._scratch_study()
+        if stored_trials:
+            stored = study.ask(fixed_distributions=distributions(stored_trials))
             stored.set_user_attr(STORED, self.study.name)
-        for trial in known:
+        for trial in stored_trials:
             with suppress(RejectedError):
-                self._tried(trial.params, study)
-        points = [self._point(point, study) for point in self.study.points]
-        return (points + [config for _, config in self._draws(study)])[0]
+                self._try_point(trial.params, study)
+        points = [self._point_config(point, study) for point in self.study.points]
+        return (points + [config for _, config in self._accepted_draws(study)])[0]
 
     def sampled(self, *, with_ends: bool = False) -> list[TrialConfig]:
-        """Configurations of the space: its points, random draws, and, if `with_ends`, draws with
-        one parameter at a time at either end of its range."""
-        study, configs = self._thrown_away(), list[TrialConfig]()
+        """Return configurations of the space: its points and SAMPLED_DRAWS random draws.
 
-        def note(point: Mapping[str, Any]) -> None:
+        with_ends: add configurations with one parameter at a time at either end of its range.
+        Points and draws that the space rejects are left out.
+        """
+        study, configs = self._scratch_study(), list[TrialConfig]()
+
+        def add_config(point: Mapping[str, Any]) -> None:
             with suppress(StudyFileError):
-                configs.append(self._tried(point, study)[1])
+                configs.append(self._try_point(point, study)[1])
 
-        for point in (*self.study.points, *[{}] * DRAWS):
-            note(point)
+        for point in (*self.study.points, *[{}] * SAMPLED_DRAWS):
+            add_config(point)
         for trial in branches(study) if with_ends else ():
             for name, distribution in trial.distributions.items():
                 for value in ends(distribution):
-                    note(trial.params | {name: value})
+                    add_config(trial.params | {name: value})
         return configs
 
     def largest_period(self) -> int:
-        """The largest k_att that is found in the space."""
-        return max((of.model.period for of in self.sampled(with_ends=True)), default=1)
+        """Return the largest k_att among sampled configurations of the space."""
+        return max((config.model.period for config in self.sampled(with_ends=True)), default=1)
 
     def unfit(self, point: Mapping[str, Any]) -> str:
-        """Say why the space can't be asked for a point; "" if it can."""
+        """Return why the space doesn't accept a point, or "" if it does."""
         try:
-            self._tried(point, self._thrown_away())
+            self._try_point(point, self._scratch_study())
         except StudyFileError as problem:
             return str(problem)
         return ""
 
     def try_constraints(self) -> None:
-        """Raises StudyFileError if the constraints fail on any trial, as far as one can tell."""
+        """Try the constraints on an example trial.
+
+        Raises StudyFileError if they fail, unless the failure may be due to the example's numbers.
+        """
         if self.constraints is None:
             return
-        trial, config = self._draws(self._thrown_away())[0]
+        trial, config = self._accepted_draws(self._scratch_study())[0]
         try:
             self.constrained(example(self.study, config, trial.params))
         except StudyFileError as problem:
-            depends = ArithmeticError | AssertionError | LookupError | ValueError
-            if not isinstance(problem.__cause__, depends):  # it may be the example's numbers
+            value_dependent = ArithmeticError | AssertionError | LookupError | ValueError
+            if not isinstance(problem.__cause__, value_dependent):
                 raise
 
-    def _point(self, point: Mapping[str, Any], study: optuna.Study) -> TrialConfig:
-        """What the space makes of a point. Raises StudyFileError if that isn't in the space."""
-        asked, config = self._tried(point, study)
+    def _point_config(self, point: Mapping[str, Any], study: optuna.Study) -> TrialConfig:
+        """Return the configuration of a point.
+
+        Raises StudyFileError if the point is outside the space, or has a parameter that the space
+        doesn't suggest.
+        """
+        trial, config = self._try_point(point, study)
         for name in point:
-            if name not in asked.params:
+            if name not in trial.params:
                 raise StudyFileError(
-                    f"{_place_of(self.path, 'STUDY')}: a point gives {name!r}, which the space "
-                    f"doesn't ask for: {suggest(name, list(asked.params))}"
+                    f"{_location(self.path, 'STUDY')}: a point gives {name!r}, which the space "
+                    f"doesn't ask for: {suggest(name, list(trial.params))}"
                 )
         return config
 
-    def _draws(self, study: optuna.Study) -> list[tuple[optuna.Trial, TrialConfig]]:
-        """The first draws that the space accepts. Raises StudyFileError if it accepts none."""
+    def _accepted_draws(self, study: optuna.Study) -> list[tuple[optuna.Trial, TrialConfig]]:
+        """Return the first random draws that the space accepts.
+
+        Raises StudyFileError if the space accepts none.
+        """
         accepted: list[tuple[optuna.Trial, TrialConfig]] = []
         rejected: list[RejectedError] = []
-        while len(accepted) < ACCEPTED and len(rejected) < REJECTED_IN_A_ROW:
+        while len(accepted) < ACCEPTED_DRAWS and len(rejected) < REJECTED_IN_A_ROW:
             try:
-                accepted.append(self._tried({}, study))
+                accepted.append(self._try_point({}, study))
             except RejectedError as problem:
                 rejected.append(problem)
         if not accepted:
             raise StudyFileError(str(rejected[0])) from rejected[0]
         return accepted
 
-    def _thrown_away(self) -> optuna.Study:
+    def _scratch_study(self) -> optuna.Study:
+        """Return a new study in memory that draws at random."""
         sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
         return optuna.create_study(sampler=sampler)
 
-    def _tried(
+    def _try_point(
         self, point: Mapping[str, Any], study: optuna.Study
     ) -> tuple[optuna.Trial, TrialConfig]:
-        """A trial of a study that was asked for a point, and what the space made of it.
+        """Return a trial of `study` at a point, and the configuration of the space for it.
 
-        Raises StudyFileError if the space fails or rejects it.
+        Raises RejectedError if the space rejects the point, and StudyFileError if it fails.
         """
         study.enqueue_trial(dict(point))
         trial = study.ask()
         return trial, self.config(trial)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Runs code of the file. Raises, in one line, StudyFileError for what it raises, and
-        RejectedError where that is the refusal of a configuration."""
+    def _file_errors(self) -> Iterator[None]:
+        """Convert errors of the file's code into errors with a one-line message.
+
+        Raises RejectedError if the code rejects a configuration, and StudyFileError otherwise.
+        """
         try:
             with importable(self.path.resolve().parent):
                 yield
@@ -351,25 +388,28 @@ class StudyFile:
             raise
         except (optuna.TrialPruned, ConfigError, RejectedError) as problem:
             raise RejectedError(explain(self.path, problem)) from problem
-        except BaseException as problem:  # a SystemExit, too: the file isn't the program
+        except BaseException as problem:  # includes SystemExit: a study file must not end sabtune
             raise StudyFileError(explain(self.path, problem)) from problem
 
 
 def load(path: Path, baseline: str | None = None) -> StudyFile:
-    """Run a study file, and try its space or that of one of its BASELINES.
+    """Load a study file, and try its space or the space of one of its BASELINES.
 
-    A baseline's study is the same in all but the space and the name, STUDY.BASELINE; its points are
-    used as far as its space asks for them. Raises StudyFileError, with the line if it can.
+    The study of a baseline differs from the file's study only in its space and in its name,
+    STUDY.BASELINE. Of the points, it keeps the parameters that its space suggests.
+
+    Raises StudyFileError, with the line number where possible, if the file doesn't exist, fails, or
+    doesn't define a valid study.
     """
     if not _is_file(path):
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
     if path.suffix != ".py":
-        raise StudyFileError(f"{path} is no Python file: give one that ends in .py")
+        raise StudyFileError(f"{path} is not a Python file: give one that ends in .py")
     try:
         module = import_file(path)
     except KeyboardInterrupt:
         raise
-    except BaseException as problem:  # a SystemExit, too: the file isn't the program
+    except BaseException as problem:  # includes SystemExit: a study file must not end sabtune
         raise StudyFileError(explain(path, problem)) from problem
     own, baselines = _study_file(path, module), _baselines(module)
     file = own if baseline is None else _as_baseline(own, baselines, baseline)
@@ -383,29 +423,32 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
 
 
 def _study_file(path: Path, module: ModuleType) -> StudyFile:
-    """What a study file defines. Raises StudyFileError if it lacks something."""
+    """Return the study, space and constraints that a study file defines.
+
+    Raises StudyFileError if one of them is missing or of the wrong type.
+    """
     study, space = getattr(module, "STUDY", None), getattr(module, "space", None)
     constraints = getattr(module, "constraints", None)
     if not isinstance(study, Study):
         raise StudyFileError(
             f"{path} has no STUDY: add STUDY = Study(name=..., task=..., ...)"
-            + _instead_of(path, "STUDY", study)
+            + _actual_value(path, "STUDY", study)
         )
     if not callable(space):
         raise StudyFileError(
             f"{path} has no space: add def space(trial): return TrialConfig(...)"
-            + _instead_of(path, "space", space)
+            + _actual_value(path, "space", space)
         )
     _check_takes_trial(path, "space", space)
     if constraints is not None:
         if not callable(constraints):
             raise StudyFileError(
-                f"{_place_of(path, 'constraints')}: constraints is {shown(constraints)}: "
+                f"{_location(path, 'constraints')}: constraints is {shown(constraints)}: "
                 "give a function like constraints(trial)"
             )
         _check_takes_trial(path, "constraints", constraints)
     _check_baselines(path, _baselines(module), _baselines_name(module))
-    points = tuple({k: _plain(v) for k, v in point.items()} for point in study.points)
+    points = tuple({k: _to_python(v) for k, v in point.items()} for point in study.points)
     study = dataclasses.replace(study, points=points)
     return StudyFile(
         path,
@@ -418,7 +461,7 @@ def _study_file(path: Path, module: ModuleType) -> StudyFile:
 
 
 def _baselines_name(module: ModuleType) -> str:
-    """Return the name by which a study file defines its baselines: RIVALS is the former one."""
+    """Return the variable that holds the baselines: BASELINES, or its former name RIVALS."""
     former = hasattr(module, "RIVALS") and not hasattr(module, "BASELINES")
     return "RIVALS" if former else "BASELINES"
 
@@ -437,7 +480,7 @@ def _check_baselines(path: Path, baselines: Any, name: str) -> None:
     )
     if not named or not all(callable(space) for space in baselines.values()):
         raise StudyFileError(
-            f"{_place_of(path, name)}: {name} is {shown(baselines)}: give spaces by name, such as "
+            f"{_location(path, name)}: {name} is {shown(baselines)}: give spaces by name, such as "
             '{"lstm": a function like space(trial)}'
         )
     for key, space in baselines.items():
@@ -458,37 +501,37 @@ def _as_baseline(file: StudyFile, baselines: Mapping[str, Space], name: str) -> 
 
 
 def _check_takes_trial(path: Path, name: str, function: Callable[..., Any]) -> None:
-    """Raises StudyFileError if a function can't be called with a trial alone."""
+    """Raise StudyFileError if a function can't be called with a trial alone."""
     try:
         inspect.signature(function).bind(None)
     except ValueError:
-        return  # of a function that says nothing of its arguments
+        return  # the function has no signature, as some built-in functions
     except TypeError as problem:
         raise StudyFileError(
-            f"{_place_of(path, function)}: {name} can't be called with a trial alone "
+            f"{_location(path, function)}: {name} can't be called with a trial alone "
             f"({problem}): give it the one argument trial"
         ) from None
 
 
-def _instead_of(path: Path, name: str, value: object) -> str:
-    """What a name is in the file, and where; "" if the file doesn't have it."""
-    return "" if value is None else f", instead of {shown(value)} in {_place_of(path, name)}"
+def _actual_value(path: Path, name: str, value: object) -> str:
+    """Return the end of a message: the value that a name has in the file, or "" if it has none."""
+    return "" if value is None else f", instead of {shown(value)} in {_location(path, name)}"
 
 
-def _place_of(path: Path, what: str | Callable[..., Any]) -> str:
-    """The file, with the line that defines a function, or that a name is first given a value in."""
+def _location(path: Path, definition: str | Callable[..., Any]) -> str:
+    """Return FILE:LINE of a function, or of the first assignment to a name; FILE if unknown."""
     line = None
-    if isinstance(what, str):
+    if isinstance(definition, str):
         for node in ast.parse(path.read_bytes()).body:
             targets = node.targets if isinstance(node, ast.Assign) else [node]
-            names = [getattr(of, "id", getattr(of, "name", None)) for of in targets]
+            names = [getattr(target, "id", getattr(target, "name", None)) for target in targets]
             if isinstance(node, ast.AnnAssign):
                 names = [getattr(node.target, "id", None)]
-            if what in names:
+            if definition in names:
                 line = node.lineno
                 break
     else:
-        code = getattr(inspect.unwrap(what), "__code__", None)
+        code = getattr(inspect.unwrap(definition), "__code__", None)
         if code is not None and Path(code.co_filename) == path.resolve():
             line = code.co_firstlineno
     return f"{path}:{line}" if line else str(path)
@@ -497,11 +540,11 @@ def _place_of(path: Path, what: str | Callable[..., Any]) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example, the name is too long
         return False
 
 
-def _plain(value: Any) -> Any:
-    """A scalar of NumPy as Python's number."""
+def _to_python(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, and any other value unchanged."""
     scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
     return value.item() if scalar else value

@@ -1,4 +1,4 @@
-"""Who is told what happens in a search: the person at the terminal, MLflow, a test."""
+"""Events of a search, and the watchers that receive them: the terminal, MLflow, a test."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import Progress, TrialSpec
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
-"""How a trial can end, in Optuna's words."""
+"""The final states of a trial, by their names in Optuna."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended."""
+    """The outcome of a trial."""
 
     state: State
-    score: float | None = None  # of a complete trial: what the search maximises
-    reason: str = ""  # why it was pruned or failed
+    score: float | None = None  # the score that the search maximizes; only of a complete trial
+    reason: str = ""  # why the trial was pruned or failed
     ladder: Sequence[LengthResult] = ()  # on the selection sequences
     test: Sequence[LengthResult] = ()  # on the test sequences
-    checkpoint: Folder | None = None  # its last
+    checkpoint: Folder | None = None  # the last checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a trial came from."""
+    """The origin of a trial."""
 
     file: str = ""  # the study file
-    commit: str = ""  # the git revision of its folder, where there is one
-    changed: bool = False  # the folder had changes that weren't committed
-    label: str = ""  # whom the trial stands for in a comparison
+    commit: str = ""  # the git commit of its folder, if it is in a repository
+    changed: bool = False  # whether the folder had uncommitted changes
+    label: str = ""  # the trial's group in a comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialView:
-    """All that is known of one trial, for those who show it."""
+    """A trial as the terminal and MLflow show it."""
 
     spec: TrialSpec
     history: Sequence[Progress]
-    outcome: Outcome | None  # None while it runs, or waits to be taken up again
+    outcome: Outcome | None  # None while the trial runs, or waits to be resumed
     origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A trial whose model is registered, and what a comparison on fresh seeds found of its
-    configuration; until one has, its score in the search is all that speaks for it."""
+    """A trial whose model is registered, and its confirmation on fresh seeds, if there is one."""
 
     trial: int
-    contest: str = ""  # stored under this name; the comparison's study
-    seeds: int = 0
-    accuracy: float = 0.0  # the mean over those seeds
-    length: int = 0  # at which
+    contest: str = ""  # the study of the confirmation; stored under this key
+    seeds: int = 0  # the number of fresh seeds
+    accuracy: float = 0.0  # the mean over the fresh seeds
+    length: int = 0  # the length at which the accuracy was measured
 
     @property
     def confirmed(self) -> bool:
+        """Return whether a confirmation has measured the trial's configuration."""
         return bool(self.contest)
 
     @property
     def words(self) -> str:
-        """Trial 17, and what speaks for it."""
+        """Return a description such as "trial 17, confirmed in …" or "trial 17, unconfirmed"."""
         if not self.confirmed:
             return f"trial {self.trial}, unconfirmed"
         seeds = "1 fresh seed" if self.seeds == 1 else f"{self.seeds} fresh seeds"
@@ -76,52 +76,57 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """The trials whose models are registered, in the order of their versions, and the number of
-    the one that the study stands by; None if there is none yet."""
+    """The registered models of a study, in the order of their versions, and the champion."""
 
     versions: tuple[Version, ...] = ()
-    champion: int | None = None
+    champion: int | None = None  # the champion's trial, if there is a champion
 
     @property
     def champion_version(self) -> Version | None:
-        """The champion's version."""
-        return next((of for of in self.versions if of.trial == self.champion), None)
+        """Return the version of the champion, or None."""
+        return next((version for version in self.versions if version.trial == self.champion), None)
 
     def with_champion(self, trial: int) -> Registered:
-        """The same with the model of this trial as the champion."""
+        """Return a copy with the model of this trial as the champion."""
         return replace(self, champion=trial)
 
     def with_version(self, version: Version) -> Registered:
-        """The same with this version in its place, or as the last one."""
-        known = {of.trial: of for of in self.versions} | {version.trial: version}
-        return replace(self, versions=tuple(known.values()))
+        """Return a copy with this version added, or replaced if its trial is registered already."""
+        by_trial = {other.trial: other for other in self.versions} | {version.trial: version}
+        return replace(self, versions=tuple(by_trial.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """All that is known of a search, for those who show it."""
+    """A study as the terminal and MLflow show it."""
 
     question: str = ""  # the study file's docstring
     task: TaskConfig | None = None
     ladder: Ladder | None = None
     space: Mapping[str, str] = field(default_factory=dict)  # in words, by parameter
-    budget: Sequence[str] = ()  # what may be spent and how, in words
-    trials: Mapping[str, int] = field(default_factory=dict)  # by state, in words
-    hours: float = 0.0  # that the trials took
-    best: TrialView | None = None  # without its history
-    champion: Version | None = None  # the one that the study stands by
+    budget: Sequence[str] = ()  # the budget and how it is spent, in words
+    trials: Mapping[str, int] = field(default_factory=dict)  # the number of trials, by state
+    hours: float = 0.0  # computing time of all trials
+    best: TrialView | None = None  # the best trial, without its history
+    champion: Version | None = None
     complete: bool = False  # nothing is left to do
 
 
 class Watcher(Protocol):
-    """Called in the driver, between two steps of Ray Tune: be quick, and raise nothing."""
+    """An observer of a search.
+
+    Its methods are called in the driver between two steps of Ray Tune. They must be fast and must
+    not raise.
+    """
 
     def trial_started(self, spec: TrialSpec) -> None:
-        """It starts, or is taken up again."""
+        """Handle that a trial starts or is resumed."""
 
-    def trial_reported(self, number: int, progress: Progress) -> None: ...
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        """Handle the progress of a trial after a stretch of training."""
 
     def trial_noted(self, number: int, words: str) -> None:
-        """A person should know this of a trial that runs."""
+        """Handle a note for the user about a running trial."""
 
-    def trial_ended(self, number: int, outcome: Outcome) -> None: ...
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        """Handle that a trial has ended."""

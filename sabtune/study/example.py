@@ -1,4 +1,4 @@
-"""A complete trial as it might come out, to try a study's constraints on."""
+"""An example of a complete trial, on which the constraints of a study are tried."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
-    """Return the record of a trial that got everything half right, in a second and 1 MiB."""
+    """Return the record of a trial with accuracy 0.5 at every length, 1 s and 1 MiB."""
     spec = TrialSpec(
         number=0,
         configuration=0,

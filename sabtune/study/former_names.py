@@ -1,4 +1,4 @@
-"""Import modules by the names that they had before, as study files of earlier versions do."""
+"""Import modules by their former names, so that study files of earlier versions still work."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ FORMER_NAMES = {
     "sabtune.store": "sabtune.storage.store",
     "sabtune.trial": "sabtune.training.trial",
 }
-"""The names of modules up to version 0.1, and those that they have now."""
+"""The module names of version 0.1, and the present ones."""
 
 used: dict[str, str] = {}
-"""The former names that study files used in this process, and the present ones."""
+"""The former names that this process has imported, and the present ones."""
 
 
 class _Alias(Loader):
-    """Load the module that has a name now."""
+    """Load a module by its present name."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(FORMER_NAMES[spec.name])
-        self.own = module.__spec__, module.__loader__
+        self.original = module.__spec__, module.__loader__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__, module.__loader__ = self.own  # the import system has set the alias's
+        # the import system has replaced both by the alias's
+        module.__spec__, module.__loader__ = self.original
 
 
 class _Finder(MetaPathFinder):
@@ -46,7 +47,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the alias of a former name, None for any other."""
+        """Return the spec of a former name, or None for any other name."""
         if fullname not in FORMER_NAMES:
             return None
         used[fullname] = FORMER_NAMES[fullname]
@@ -54,6 +55,6 @@ class _Finder(MetaPathFinder):
 
 
 def accept() -> None:
-    """Have former names imported from now on, where no module has that name now."""
+    """Make former names importable from now on, unless a present module has the same name."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

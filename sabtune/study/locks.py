@@ -1,4 +1,4 @@
-"""One search at a time writes to a study."""
+"""Lock a study, so that only one search at a time writes to it."""
 
 from __future__ import annotations
 
@@ -20,62 +20,68 @@ from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.database_lock import DatabaseLock
 
-MOST = 300
-"""Characters of an exception that are shown."""
+MAX_ERROR_CHARACTERS = 300
+"""The maximum length of an exception in a message."""
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""What a disk says that takes no more."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""The error numbers of a disk that can't be written."""
 
+OBJECT_STORE_SIGNS = ("AWS Error", "google::cloud")
+"""Words that occur in the errors of an object store."""
 
-OBJECT_STORE = ("AWS Error", "google::cloud")
-"""What stands in the problems of an object store."""
-
-LOOK_SECONDS = 1.0
-"""How long a lock is waited for: who looks whether it is held holds it for a moment."""
+LOCK_TIMEOUT_SECONDS = 1.0
+"""How long a search waits for the lock. `is_held` of another process may hold it for a moment."""
 
 
 @contextmanager
 def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
-    """Holds the study, on this machine and in a shared database, whose lock is yielded. Raises
-    StoreError if it is held, and if the store fails while it is: a disk that is full, a database
-    that went away. Raises UnexpectedError for what nobody foresaw, its traceback in a file of the
-    store.
+    """Lock a study on this machine and, if the store has a database server, in the database.
 
-    Both locks end with the process that holds them.
+    Yields the lock in the database, or None. Both locks are released when the process ends.
+
+    Raises StoreError if another process holds a lock, or if the store fails inside the block, for
+    example because the disk is full. Raises UnexpectedError for any other exception, and writes its
+    traceback to a file of the store.
     """
     try:
-        lock = filelock.FileLock(store.lock(name), timeout=LOOK_SECONDS)
-        with lock, _in_database(name, store) as held:
-            yield held
+        file_lock = filelock.FileLock(store.lock(name), timeout=LOCK_TIMEOUT_SECONDS)
+        with file_lock, _locked_in_database(name, store) as database_lock:
+            yield database_lock
     except filelock.Timeout:
-        raise _held(name, store) from None
+        raise _held_error(name, store) from None
     except SabtuneError:
         raise
     except Exception as problem:
-        failure = _failure(problem, store) or _unexpected(problem, store, store.error_log(name))
-        raise failure from problem
+        error: SabtuneError | None = _store_error(problem, store)
+        error = error or _unexpected_error(problem, store, store.error_log(name))
+        raise error from problem
 
 
-def _failure(problem: BaseException | None, store: Store) -> StoreError | None:
-    """What to say if a problem came of the store, however Tune and Optuna have wrapped it."""
+def _store_error(problem: BaseException | None, store: Store) -> StoreError | None:
+    """Return the error to raise if the store caused a problem; None if it didn't.
+
+    Ray Tune and Optuna may have wrapped the exception of the store.
+    """
     while problem is not None:
         if isinstance(problem, StoreError):
             return problem
         if isinstance(problem, SQLAlchemyError):
             return StoreError(failure(store.shown, problem, store.optuna_url))
-        if isinstance(problem, OSError) and problem.errno in DISK:
+        if isinstance(problem, OSError) and problem.errno in DISK_ERRORS:
             return StoreError(
                 f"the store {store.root} can't be written ({problem.strerror}): "
-                "make room, then search again; nothing that it holds is lost"
+                "make room, then search again; nothing in the store is lost"
             )
-        if isinstance(problem, OSError) and any(sign in str(problem) for sign in OBJECT_STORE):
+        if isinstance(problem, OSError) and any(
+            sign in str(problem) for sign in OBJECT_STORE_SIGNS
+        ):
             return store.place.failure(problem, "used")
         problem = problem.__cause__ or problem.__context__
     return None
 
 
-def _unexpected(problem: Exception, store: Store, log: Path) -> UnexpectedError:
-    """What to say of any other problem, once its traceback is written down."""
+def _unexpected_error(problem: Exception, store: Store, log: Path) -> UnexpectedError:
+    """Write the traceback of a problem to `log`, and return the error to raise."""
     lines = "".join(traceback.format_exception(problem))
     try:
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -83,37 +89,38 @@ def _unexpected(problem: Exception, store: Store, log: Path) -> UnexpectedError:
                 f"{datetime.now().astimezone().isoformat()}\n{redact(lines, store.optuna_url)}\n"
             )
         where = f"its traceback is in {log}"
-    except OSError as refused:
-        where = f"its traceback can't be written to {log} ({refused.strerror})"
-    words = " ".join(f"{type(problem).__name__}: {problem}".split())[:MOST]
+    except OSError as error:
+        where = f"its traceback can't be written to {log} ({error.strerror})"
+    words = " ".join(f"{type(problem).__name__}: {problem}".split())[:MAX_ERROR_CHARACTERS]
     return UnexpectedError(
         f"an unexpected problem ended the search ({redact(words, store.optuna_url)}); {where}: "
-        "nothing that the store holds is lost, search again to go on"
+        "nothing in the store is lost, search again to resume"
     )
 
 
 def is_held(name: str, store: Store) -> bool:
-    """Whether a search is writing to the study right now; nothing is written to find out."""
+    """Return whether a search is writing to a study. Nothing is written to find out."""
     try:
         with store.lock(name).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # nobody has searched here
+    except OSError:  # there is no lock file: nobody has searched here
         pass
     try:
-        with _in_database(name, store):
+        with _locked_in_database(name, store):
             return False
     except StoreError:
         return True
 
 
 @contextmanager
-def _in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
+def _locked_in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
+    """Lock a study in a database server, and yield the lock; None if the store has no server."""
     if not server.is_server(store.optuna_url):
         yield None
         return
-    lock = DatabaseLock(name, store, advisory_key(name), _held(name, store))
+    lock = DatabaseLock(name, store, advisory_key(name), _held_error(name, store))
     try:
         lock.take()
     except SQLAlchemyError as problem:
@@ -124,7 +131,7 @@ def _in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
         lock.close()
 
 
-def _held(name: str, store: Store) -> StoreError:
+def _held_error(name: str, store: Store) -> StoreError:
     return StoreError(
         f"study {name!r} in {store.shown} is being searched by another process: "
         "wait for it, or give another --store"

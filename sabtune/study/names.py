@@ -1,4 +1,4 @@
-"""Names of studies that come about beside another."""
+"""Names of studies that derive from another study's name."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 
 COMPARISONS = ("confirm", "ablate")
-"""The kinds of study that follow a search, by how their names end."""
+"""The kinds of comparison, by the last part of a study's name."""
 
 
 def kind(name: str) -> str:
-    """Of a study NAME.confirm, NAME.ablate-2 and so on, which of CONTESTS."""
+    """Return the kind of a study by its name: "ablate" for NAME.ablate and NAME.ablate-2.
+
+    For a comparison the result is one of COMPARISONS.
+    """
     return name.rpartition(".")[2].partition("-")[0]
 
 
 def numbered(name: str) -> Iterator[str]:
-    """NAME, NAME-2, NAME-3, …"""
+    """Yield NAME, NAME-2, NAME-3, …, without end."""
     yield name
     yield from (f"{name}-{number}" for number in count(2))
 
 
 def free_name(name: str, store: Store) -> str:
-    """The first of `numbered` that the store doesn't know."""
-    known = set(record.names(store))
-    return next(free for free in numbered(name) if free not in known)
+    """Return the first of the numbered names that no study in the store has."""
+    existing = set(record.names(store))
+    return next(candidate for candidate in numbered(name) if candidate not in existing)
 
 
 def kept_names(name: str, store: Store) -> list[str]:
-    """Those of `numbered` that the store knows, as they came about."""
-    known = set(record.names(store))
-    return list(takewhile(known.__contains__, numbered(name)))
+    """Return the numbered names that studies in the store have, oldest first."""
+    existing = set(record.names(store))
+    return list(takewhile(existing.__contains__, numbered(name)))

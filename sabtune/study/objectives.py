@@ -1,4 +1,4 @@
-"""What a search optimises, by name: from a trial's run and history to its values."""
+"""The objectives of a search, by name, computed from a trial's run and history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sabtune.training.trial import Progress
 
 
 def seconds_per_update(history: Sequence[Progress]) -> float:
-    """Of training alone, over the whole trial."""
+    """Return the mean training time of an update in seconds, without the time of measuring."""
     updates, seconds = 0, 0.0
     for progress in history:
         seconds += (progress.report.step - updates) / progress.report.updates_per_second
@@ -29,16 +29,16 @@ OBJECTIVES: Mapping[Objective, tuple[Direction, Value]] = {
     "peak_memory": ("minimize", lambda run, history: history[-1].memory),
     "share_kept": ("minimize", lambda run, history: run.share_kept() or 0.0),
 }
-"""Optuna's direction, and the value of a complete trial."""
+"""By name, the direction for Optuna, and the function that returns a complete trial's value."""
 
 
 def directions(objectives: Sequence[Objective]) -> list[Direction]:
-    """For Optuna."""
+    """Return the directions of the objectives for Optuna."""
     return [OBJECTIVES[name][0] for name in objectives]
 
 
 def values(
     objectives: Sequence[Objective], run: RunConfig, history: Sequence[Progress]
 ) -> list[float]:
-    """A complete trial's values, in the objectives' order."""
+    """Return the values of a complete trial, one for each objective."""
     return [OBJECTIVES[name][1](run, history) for name in objectives]

@@ -1,4 +1,4 @@
-"""The parameters of a space, checked as the space asks for them."""
+"""Checks on the parameters that a space suggests."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from optuna.trial import FrozenTrial
 from sabtune.errors import RejectedError, StudyFileError
 from sabtune.study.wording import shown
 
-LONGEST_NAME = 512
-"""Characters of a parameter's name that every database takes."""
+MAX_NAME_CHARACTERS = 512
+"""The maximum length of a parameter's name that every supported database can store."""
 
 STORED = "stored"
-"""The attribute of a trial on a thrown-away study that has the distributions of a stored one."""
+"""A user attribute of a trial in a temporary study: the trial has the distributions of a stored
+study, whose name is the value."""
 
 
 class CheckedTrial(optuna.Trial):
-    """A trial that refuses what the study can't store, or can't combine with its other trials.
+    """A trial that refuses parameters that the study can't store or combine with other trials.
 
-    Raises StudyFileError from the line that suggests it, and RejectedError where a value that was
-    fixed beforehand is outside its range.
+    Its suggest methods raise StudyFileError for such a parameter, and RejectedError if the value
+    that a point gives is outside the parameter's range.
     """
 
     @classmethod
     def of(cls, trial: optuna.Trial) -> Self:
-        """Return the same trial, checked."""
+        """Return a checked trial with the state of `trial`."""
         checked = cls.__new__(cls)
         vars(checked).update(vars(trial))
         return checked
@@ -61,7 +62,7 @@ class CheckedTrial(optuna.Trial):
             raise
 
     def _refuse_change(self, name: str, distribution: BaseDistribution) -> None:
-        """Raises StudyFileError if another trial has drawn `name` in an incompatible way."""
+        """Raise StudyFileError if another trial has an incompatible distribution for `name`."""
         trials = self.study.get_trials(deepcopy=False)
         earlier = next((trial for trial in trials if name in trial.distributions), None)
         if earlier is None:
@@ -83,24 +84,24 @@ class CheckedTrial(optuna.Trial):
 
 
 def branches(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the first trial of each set of parameters that the space has asked for."""
-    found: dict[frozenset[str], FrozenTrial] = {}
+    """Return the first trial of each set of parameters that the space has suggested."""
+    first: dict[frozenset[str], FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.params:
-            found.setdefault(frozenset(trial.params), trial)
-    return list(found.values())
+            first.setdefault(frozenset(trial.params), trial)
+    return list(first.values())
 
 
 def distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Return what each parameter of the trials was drawn from first."""
-    found: dict[str, BaseDistribution] = {}
+    """Return the first distribution of each parameter of the trials, by name."""
+    first: dict[str, BaseDistribution] = {}
     for trial in trials:
-        found = dict(trial.distributions) | found
-    return found
+        first = dict(trial.distributions) | first
+    return first
 
 
 def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    """Return the least and the largest value of a distribution; of choices, every one."""
+    """Return the smallest and the largest value of a distribution, or all of its choices."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -108,12 +109,12 @@ def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
 
 
 def contains(distribution: BaseDistribution, value: object) -> bool:
-    """Whether the distribution can give this value, of the type that it gives."""
+    """Return whether a distribution contains a value, which must have the right type."""
     if isinstance(distribution, CategoricalDistribution):
-        whether = isinstance(value, bool)
+        is_bool = isinstance(value, bool)
         return any(
             isinstance(choice, type(value))
-            and isinstance(choice, bool) == whether
+            and isinstance(choice, bool) == is_bool
             and choice == value
             for choice in distribution.choices
         )
@@ -126,7 +127,7 @@ def contains(distribution: BaseDistribution, value: object) -> bool:
 
 
 def range_of(distribution: BaseDistribution) -> str:
-    """Say what a parameter is drawn from: "a whole number from 2 to 5"."""
+    """Return a distribution in words, such as "a whole number from 2 to 5"."""
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {shown(list(distribution.choices))}"
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -139,24 +140,26 @@ def range_of(distribution: BaseDistribution) -> str:
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not (name.isprintable() and 0 < len(name) <= LONGEST_NAME):
+    if not isinstance(name, str) or not (
+        name.isprintable() and 0 < len(name) <= MAX_NAME_CHARACTERS
+    ):
         raise StudyFileError(
             f"a parameter is named {shown(name)}: "
-            f"give a text of 1 to {LONGEST_NAME} printable characters"
+            f"give a string of 1 to {MAX_NAME_CHARACTERS} printable characters"
         )
 
 
 def _check_choices(name: str, choices: Iterable[Any]) -> None:
-    """Raises StudyFileError if a database couldn't give these choices back as they are."""
-    if isinstance(choices, Set):  # in another order each time
+    """Raise StudyFileError if a database can't store and return these choices unchanged."""
+    if isinstance(choices, Set):  # its order may differ each time
         raise StudyFileError(f"the choices of {name} are the set {shown(choices)}: give a list")
     members = list(choices)
     for choice in members:
         plain = choice is None or isinstance(choice, bool | int | float | str)
-        if not plain or isinstance(choice, Enum) or choice != choice:  # NaN is unlike itself
+        if not plain or isinstance(choice, Enum) or choice != choice:  # NaN != NaN
             raise StudyFileError(
                 f"{name} has the choice {shown(choice)}, which a database can't give back: "
-                "choose among names or numbers, and look up what they stand for"
+                "choose among names or numbers, and look up the object in the space"
             )
     for i, choice in enumerate(members):
         for other in members[:i]:

@@ -1,4 +1,4 @@
-"""Optuna's storage in a database server, whose operations are tried again while that is away."""
+"""Retry the operations of Optuna's storage while its database server is unavailable."""
 
 from __future__ import annotations
 
@@ -14,56 +14,60 @@ from sabtune.storage import server
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 PREFIXES = ("get_", "_get_trials", "set_", "_set_", "create_", "_create_new_trial", "delete_")
-"""Of the methods that talk to the database. To do one of these twice is as good as once, but for
-two: see `_done`."""
+"""The prefixes of the methods that access the database. All of them are idempotent, except for
+those that `_done` handles."""
 
 PRIVATE = ("_create_new_trial", "_get_trials", "_set_trial_param")
-"""What Optuna's cache calls of a storage beside its public methods."""
+"""The private methods of a storage that Optuna's cache calls."""
 
-_within = threading.local()
+_retrying_thread = threading.local()
 
 
 def make_patient(storage: type[RDBStorage]) -> None:
-    """Have the methods of a storage in a server wait while that is away."""
+    """Make the methods of a storage class wait while its database server is unavailable."""
     for name in (*vars(BaseStorage), *PRIVATE):
         if name.startswith(PREFIXES):
-            setattr(storage, name, _retrying(getattr(storage, name)))
+            setattr(storage, name, _with_retries(getattr(storage, name)))
 
 
-def _retrying(method: Method) -> Method:
+def _with_retries(method: Method) -> Method:
+    """Wrap a method so that it is retried. Calls from within another method aren't."""
+
     @functools.wraps(method)
-    def patient(self: RDBStorage, *arguments: Any, **named: Any) -> Any:
-        if getattr(_within, "one", False) or not server.is_server(self.url):
-            return method(self, *arguments, **named)
-        _within.one = True
+    def wrapper(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
+        if getattr(_retrying_thread, "active", False) or not server.is_server(self.url):
+            return method(self, *args, **kwargs)
+        _retrying_thread.active = True
         try:
-            done = _done(self, method.__name__, arguments, named)
-            return server.retried(lambda: method(self, *arguments, **named), done)
+            done = _done(self, method.__name__, args, kwargs)
+            return server.retried(lambda: method(self, *args, **kwargs), done)
         finally:
-            _within.one = False
+            _retrying_thread.active = False
 
-    return patient  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
 def _done(
-    storage: RDBStorage, name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]
+    storage: RDBStorage, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Callable[[], Any]:
-    """Return what tells whether a try that failed had been committed before its answer was lost.
+    """Return a function that returns the result of a failed call if it was committed nonetheless.
 
-    Who holds the lock is the study's only writer: a trial more than before is the one just made.
+    That happens if the connection breaks after the commit. The function returns None if the call
+    must be repeated. The search that holds the lock is the only writer of the study: if there is
+    one more trial than before, the failed call created it.
     """
     if name in ("create_new_trial", "_create_new_trial"):
-        study = arguments[0]
-        before = server.retried(lambda: storage.get_n_trials(study))
+        study = args[0]
+        count = server.retried(lambda: storage.get_n_trials(study))
 
-        def made() -> Any:
+        def created() -> Any:
             trials = storage.get_all_trials(study, deepcopy=False)
-            if len(trials) == before:
+            if len(trials) == count:
                 return None
-            return trials[before]._trial_id if name == "create_new_trial" else trials[before]
+            return trials[count]._trial_id if name == "create_new_trial" else trials[count]
 
-        return made
+        return created
     if name == "set_trial_state_values":
-        state = named["state"] if "state" in named else arguments[1]
-        return lambda: storage.get_trial(arguments[0]).state == state or None
+        state = kwargs["state"] if "state" in kwargs else args[1]
+        return lambda: storage.get_trial(args[0]).state == state or None
     return lambda: None

@@ -1,7 +1,7 @@
-"""What the Optuna study holds of a search, written and read in this one place.
+"""Read and write the record of a search in an Optuna study.
 
-Optuna's database owns the trials. Beside parameters, state and values, which are Optuna's own, a
-trial carries user attributes; nothing else in sabtune spells their names.
+Optuna's database is the source of truth for trials. Besides the parameters, state and values that
+Optuna stores, a trial has user attributes. Only this module spells their names.
 """
 
 from __future__ import annotations
@@ -26,56 +26,57 @@ from sabtune.study.events import Outcome, Registered, State, Version
 from sabtune.training.evaluation import LengthResult, solves
 from sabtune.training.trial import Progress, TrialSpec, plain
 
-# of a trial
-SPEC = "assignment"  # all that decides what it does
-FIXED = "fixed"  # the run to make, whatever the space says
-LABEL = "label"  # of an enqueued one: whom it stands for in a comparison
-RETRY_OF = "retry_of"  # the number of the failed trial that this one runs again
-LADDER = "ladder"  # rungs on the selection sequences: they chose
-TEST = "test"  # rungs on the test sequences: they are reported
-REASON = "reason"  # why it failed or was pruned
-CHECKPOINT = "checkpoint"  # where its last one is in the store; of format 1, a whole address
-SCORES = "scores"  # by updates, where Optuna takes no intermediate values: several objectives
-ATTEMPTS = "attempts"  # how often it was taken up again
-SECONDS = "seconds"  # that it computed for, over all attempts
-MEMORY = "memory"  # MiB, the most it held
-ENVIRONMENT = "environment"  # what it ran on: see `sabtune.provenance`
-RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY: one write, for speed
-# of the study
-MODEL = "model"  # the best trial's model in MLflow: its number and its URI
-TRACKING = "tracking"  # the MLflow that has it, where that isn't the store's own; no password
-VERSIONS = "versions"  # the trials whose models are registered, and which is the champion
-PLAN = "plan"  # what the study file says that a report must know
-FORMAT = "format"  # which version of all this, see `STORE_FORMAT`
-# of the plan, written by a search and kept by the next
-PLACEMENT = "sharing"  # what a probe read of a GPU, by which trials share one
-PLACED = "placed"  # in words, what each trial of the last search was given
-COMPARISON = "contest"  # of a contest alone: what its labels stand for
+# attributes of a trial
+SPEC = "assignment"  # the trial's specification, which determines everything that it does
+FIXED = "fixed"  # a run to make without asking the space
+LABEL = "label"  # of an enqueued trial: its group in a comparison
+RETRY_OF = "retry_of"  # the number of the failed trial that this trial repeats
+LADDER = "ladder"  # length results on the selection sequences, by which trials are ranked
+TEST = "test"  # length results on the test sequences, which are reported
+REASON = "reason"  # why the trial failed or was pruned
+CHECKPOINT = "checkpoint"  # the last checkpoint's path in the store; in format 1, its full address
+SCORES = "scores"  # by updates; with several objectives Optuna takes no intermediate values
+ATTEMPTS = "attempts"  # how often the trial was resumed
+SECONDS = "seconds"  # computing time over all attempts
+MEMORY = "memory"  # peak memory in MiB
+ENVIRONMENT = "environment"  # software and hardware, see `sabtune.provenance`
+RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY, in one write for speed
+# attributes of a study
+MODEL = "model"  # the trial number and the MLflow URI of the best trial's model
+TRACKING = "tracking"  # the MLflow with that model, unless it is the store's own; no password
+VERSIONS = "versions"  # the trials with registered models, and which of them is the champion
+PLAN = "plan"  # the settings of the study file that a report needs
+FORMAT = "format"  # the version of this format, see `STORE_FORMAT`
+# keys of the plan that a later search keeps
+PLACEMENT = "sharing"  # the measurements of a probe, which decide how trials share a GPU
+PLACED = "placed"  # in words, the resources of each trial in the last search
+COMPARISON = "contest"  # only in a comparison: the configuration of each label
 KEPT = (PLACEMENT, PLACED, COMPARISON)
 
 STORE_FORMAT = 2
-"""Raised when an older sabtune could no longer read, or would spoil, what this one writes."""
+"""The version of the stored format. Increase it with every change after which older versions of
+sabtune can't read a store, or would damage it."""
 
 UNMEASURED = ("seconds", "in_phase", "worst_phase")
-"""What a rung may lack."""
+"""The fields of a length result that may be None."""
 
 FRESH_SEED = 10**12
-"""The first seed of a comparison on fresh seeds; a search's seeds lie far below."""
+"""The first seed of a comparison on fresh seeds. The seeds of searches are far below it."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # what goes on is for sabtune to say
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # sabtune reports the progress itself
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial as the study knows it."""
+    """The record of a trial in a study."""
 
     number: int
     state: TrialState
-    values: list[float]  # one for each objective; empty unless it is complete
+    values: list[float]  # one for each objective; empty unless the trial is complete
     params: dict[str, Any]
-    spec: TrialSpec | None  # None if it ended before it had one
+    spec: TrialSpec | None  # None if the trial ended before it got a specification
     scores: dict[int, float]  # by updates
     ladder: list[LengthResult]
     test: list[LengthResult]
@@ -83,36 +84,36 @@ class TrialRecord:
     label: str
     retry_of: int | None
     checkpoint: Folder | None
-    seconds: float
-    memory: float
+    seconds: float  # computing time over all attempts
+    memory: float  # peak memory in MiB
     started: datetime | None
     environment: dict[str, Any]
-    constraints: dict[str, float]  # above 0 where one is broken
-    run_again: bool = False  # it failed, and another trial counts in its place
+    constraints: dict[str, float]  # a value above 0 is a violation
+    run_again: bool = False  # the trial failed, and another trial counts in its place
 
     @property
     def feasible(self) -> bool:
-        """Whether it breaks no constraint."""
+        """Return whether the trial violates no constraint."""
         return all(value <= 0 for value in self.constraints.values())
 
     @property
     def run(self) -> RunConfig | None:
-        """What was trained."""
+        """Return the configuration of the training run; None if the trial has no specification."""
         return self.spec.run if self.spec else None
 
     @property
     def configuration(self) -> int:
-        """The number of the first trial of the same configuration."""
+        """Return the number of the first trial of the same configuration."""
         return self.spec.configuration if self.spec else self.number
 
     @property
     def value(self) -> float | None:
-        """The score of a complete trial."""
+        """Return the score of a complete trial, and None for any other."""
         return self.values[0] if self.values else None
 
     @property
     def score(self) -> float:
-        """The last score there is; 0 where there is none, as for a failed trial."""
+        """Return the last score; 0 if there is none, or if the trial failed."""
         if self.values:
             return self.values[0]
         last = max(self.scores, default=None)
@@ -120,7 +121,7 @@ class TrialRecord:
 
     @property
     def solved(self) -> bool:
-        """Whether it was trained to the end and solves every length that chose."""
+        """Return whether the trial is complete and solves every selection length."""
         if self.spec is None or self.state != TrialState.COMPLETE:
             return False
         task = self.spec.run.task.build()
@@ -128,19 +129,22 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial, store: Store | None = None) -> Self:
-        """The record of an Optuna trial; store: whose files are its. Raises StoreError if the trial
-        holds what sabtune didn't write."""
+        """Return the record of an Optuna trial.
+
+        store: the store that holds the trial's checkpoints. Raises StoreError if the trial holds
+        attributes that sabtune didn't write.
+        """
         with readable(f"trial {trial.number}", store):
-            return cls._of(trial, store)
+            return cls._from_trial(trial, store)
 
     @classmethod
-    def _of(cls, trial: FrozenTrial, store: Store | None) -> Self:
+    def _from_trial(cls, trial: FrozenTrial, store: Store | None) -> Self:
         attrs = trial.user_attrs | trial.user_attrs.get(RESULT, {})
         scores = {int(step): float(score) for step, score in attrs.get(SCORES, {}).items()}
-        kept = attrs.get(CHECKPOINT)
-        checkpoint = None if kept is None else Folder(kept)
+        address = attrs.get(CHECKPOINT)
+        checkpoint = None if address is None else Folder(address)
         if trial.state == TrialState.COMPLETE and SPEC not in attrs:
-            raise ValueError("it says nothing of what was trained, so sabtune didn't train it")
+            raise ValueError("it has no specification, so sabtune didn't train it")
         return cls(
             number=trial.number,
             state=trial.state,
@@ -153,7 +157,7 @@ class TrialRecord:
             reason=str(attrs.get(REASON, "")),
             label=str(attrs.get(LABEL, "")),
             retry_of=attrs.get(RETRY_OF),
-            checkpoint=store.checkpoint(str(kept)) if store and kept else checkpoint,
+            checkpoint=store.checkpoint(str(address)) if store and address else checkpoint,
             seconds=float(attrs.get(SECONDS, 0.0)),
             memory=float(attrs.get(MEMORY, 0.0)),
             started=trial.datetime_start,
@@ -163,7 +167,7 @@ class TrialRecord:
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended; None if it hasn't."""
+        """Return how the trial ended; None if it hasn't ended."""
         states: dict[TrialState, State] = {
             TrialState.COMPLETE: "COMPLETE",
             TrialState.PRUNED: "PRUNED",
@@ -182,62 +186,73 @@ class TrialRecord:
 
 
 def _length_result(data: Mapping[str, Any]) -> LengthResult:
-    """A rung as `plain` wrote it. Raises TypeError if it holds anything but numbers."""
+    """Return a length result from its stored dict.
+
+    Raises TypeError if a value isn't a number, or None where that is allowed.
+    """
     for key, value in data.items():
         numbers = value if key == "by_phase" else [value]
         if not all(
-            isinstance(of, int | float) or (of is None and key in UNMEASURED) for of in numbers
+            isinstance(number, int | float) or (number is None and key in UNMEASURED)
+            for number in numbers
         ):
-            raise TypeError(f"the rung's {key} is {value!r}")
+            raise TypeError(f"the length result's {key} is {value!r}")
     return LengthResult.from_dict(data)
 
 
 @contextmanager
-def readable(what: str, store: Store | None) -> Iterator[None]:
-    """Raises StoreError, in one line, where what a database holds can't be read."""
+def readable(subject: str, store: Store | None) -> Iterator[None]:
+    """Convert errors in stored values into StoreError with a one-line message.
+
+    subject: what is read, such as "trial 3".
+    """
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         shown = store.shown if store else "the study"
-        raise StoreError(optuna_storage.unreadable_value(shown, problem, what)) from problem
+        raise StoreError(optuna_storage.unreadable_value(shown, problem, subject)) from problem
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
-    """Every trial of the study that has begun, by number; those with `run_again` count nowhere."""
-    again, store = run_again(study), _store(study)
+    """Return every trial of the study that has started, by number.
+
+    Failed trials that were run again are included, with `run_again` set; see `counted`. Raises
+    StoreError if a trial can't be read.
+    """
+    repeated, store = run_again(study), _study_store(study)
     return [
-        replace(TrialRecord.of(trial, store), run_again=trial.number in again)
+        replace(TrialRecord.of(trial, store), run_again=trial.number in repeated)
         for trial in study.get_trials(deepcopy=False)
         if trial.state != TrialState.WAITING
     ]
 
 
 def counted(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that scores, rankings and counts are made of: without those run again."""
+    """Return the trials that enter scores, rankings and counts: all but those run again."""
     return [trial for trial in trials if not trial.run_again]
 
 
 def again_words(count: int) -> str:
-    """What to add to the counts of trials where some were run again."""
+    """Return a suffix for counts of trials that names those run again; "" if there are none."""
     return f"; {count} failed and run again" if count else ""
 
 
-def _store(study: optuna.Study) -> Store | None:
-    """The store that a study was opened in; None of one that isn't in a store."""
+def _study_store(study: optuna.Study) -> Store | None:
+    """Return the store of a study; None if the study is in no store."""
     backend = getattr(study._storage, "_backend", study._storage)
     return backend.store if isinstance(backend, optuna_storage.Studies) else None
 
 
 def one(study: optuna.Study, number: int) -> TrialRecord:
-    """One trial. Raises StoreError if there is none of that number."""
-    try:  # not of all trials: those that haven't ended are read from the database each time
-        known = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    """Return the trial with this number. Raises StoreError if there is none."""
+    try:  # reading a single trial is faster: Optuna doesn't cache trials that haven't ended
+        trial_id = _trial_id(study, number)
     except KeyError:
         last = len(study.get_trials(deepcopy=False)) - 1
         raise StoreError(
             f"study {study.study_name!r} has no trial {number}: it has 0 to {last}"
         ) from None
-    return TrialRecord.of(study._storage.get_trial(known), _store(study))
+    return TrialRecord.of(study._storage.get_trial(trial_id), _study_store(study))
 
 
 def enqueue(
@@ -248,9 +263,11 @@ def enqueue(
     label: str = "",
     retry_of: int | None = None,
 ) -> None:
-    """Has `run` made as a trial of its own, whatever the space says.
+    """Enqueue a trial that makes `run`, without asking the space for a configuration.
 
-    params: what the space is to have drawn for it; None where no space has to do with it.
+    params: the parameters that the space is taken to have drawn for it; None if the run doesn't
+    come from the space. label: the trial's group in a comparison. retry_of: the number of the
+    failed trial that this trial repeats.
     """
     attrs: dict[str, Any] = {FIXED: {"run": run.to_dict(), "space": params is not None}}
     attrs |= {LABEL: label} if label else {}
@@ -259,58 +276,59 @@ def enqueue(
 
 
 def next_number(study: optuna.Study) -> int:
-    """The number that the next trial gets."""
+    """Return the number of the next trial."""
     return len(study.get_trials(deepcopy=False))
 
 
 def begin_again(
     study: optuna.Study, earlier: int, run: RunConfig, configuration: int
 ) -> optuna.Trial:
-    """Begins a trial that makes `run` with the parameters of an earlier one; the space isn't asked.
+    """Start a trial that makes `run` with the parameters of an earlier trial.
 
-    configuration: the number of the one that it counts for.
+    The space isn't asked for a configuration. earlier: the number of the earlier trial.
+    configuration: the number of the configuration that the new trial counts for.
     """
-    known = study._storage.get_trial(_id(study, earlier))
+    template = study._storage.get_trial(_trial_id(study, earlier))
     fixed = {"run": run.to_dict(), "space": False, "configuration": configuration}
-    begun = optuna.trial.create_trial(
+    started = optuna.trial.create_trial(
         state=TrialState.RUNNING,
-        params=known.params,
-        distributions=known.distributions,
+        params=template.params,
+        distributions=template.distributions,
         user_attrs={FIXED: fixed},
     )
-    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, begun))
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, started))
 
 
 def waiting(study: optuna.Study) -> list[int]:
-    """The numbers of the trials that were enqueued and have not begun."""
+    """Return the numbers of the enqueued trials that haven't started."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return [trial.number for trial in trials]
 
 
 def begin(study: optuna.Study, number: int) -> optuna.Trial:
-    """Has a trial that waits run, whichever came before it: `Study.ask` takes the first."""
-    known = _id(study, number)
-    study._storage.set_trial_state_values(known, TrialState.RUNNING)
-    return optuna.Trial(study, known)
+    """Start any of the waiting trials; `Study.ask` would always take the first one."""
+    trial_id = _trial_id(study, number)
+    study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    return optuna.Trial(study, trial_id)
 
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial:
-    """A trial that hasn't ended, to write to."""
-    return optuna.Trial(study, _id(study, number))
+    """Return a trial that hasn't ended, to write to."""
+    return optuna.Trial(study, _trial_id(study, number))
 
 
-def _id(study: optuna.Study, number: int) -> int:
-    """The storage's own number of a trial."""
+def _trial_id(study: optuna.Study, number: int) -> int:
+    """Return the ID of a trial in Optuna's storage."""
     return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
 def told(trial: optuna.Trial) -> int:
-    """The updates of the last report that the study had of a trial when it was opened."""
+    """Return the updates of a trial's last stored score, as of when the trial was opened."""
     return max(TrialRecord.of(trial._cached_frozen_trial).scores, default=0)
 
 
 def report(trial: optuna.Trial, progress: Progress) -> None:
-    """Writes one report's score."""
+    """Store the score of a trial after a stretch of training."""
     step = progress.report.step
     if len(trial.study.directions) == 1:
         trial.report(progress.score, step)
@@ -325,7 +343,10 @@ def end(
     values: Sequence[float] | None,
     last: Progress | None,
 ) -> TrialRecord:
-    """Writes how a trial ended; the state last, so that a record with a state is whole."""
+    """Store how a trial ended, and return its record.
+
+    The state is written last, so that the record of a trial that has ended is complete.
+    """
     result: dict[str, Any] = {
         LADDER: plain(outcome.ladder),
         TEST: plain(outcome.test),
@@ -334,83 +355,89 @@ def end(
     result |= {SECONDS: last.seconds, MEMORY: last.memory} if last is not None else {}
     result |= {CHECKPOINT: recorded(outcome.checkpoint)} if outcome.checkpoint is not None else {}
     trial.set_user_attr(RESULT, result)
-    ended = trial.study.tell(trial, values, state=TrialState[outcome.state])
-    return TrialRecord.of(ended, _store(trial.study))
+    frozen = trial.study.tell(trial, values, state=TrialState[outcome.state])
+    return TrialRecord.of(frozen, _study_store(trial.study))
 
 
 def ended(study: optuna.Study) -> int:
-    """How many trials have ended, those left out that were run again under another number."""
+    """Return the number of trials that have ended, without failed trials that were run again."""
     trials = study.get_trials(deepcopy=False, states=ENDED)
-    again = run_again(study)
-    return sum(trial.number not in again for trial in trials)
+    repeated = run_again(study)
+    return sum(trial.number not in repeated for trial in trials)
 
 
 def run_again(study: optuna.Study) -> set[int]:
-    """The numbers of failed trials that were run again, or are about to be."""
-    attrs = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-    return {of[RETRY_OF] for of in attrs if RETRY_OF in of}
+    """Return the numbers of failed trials that were run again, or are enqueued to be."""
+    trials_attrs = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return {attrs[RETRY_OF] for attrs in trials_attrs if RETRY_OF in attrs}
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptModel:
-    """The model that MLflow keeps for the study."""
+    """The model that MLflow keeps for the study: its trial's number and its URI."""
 
     trial: int
     uri: str
 
 
 def model(study: optuna.Study) -> KeptModel | None:
-    """What `set_model` wrote, if it did."""
-    kept = study.user_attrs.get(MODEL)
-    with readable(f"the kept model of study {study.study_name!r}", _store(study)):
-        return KeptModel(**kept) if kept else None
+    """Return the model that MLflow keeps for the study, or None.
+
+    Raises StoreError if the stored value can't be read.
+    """
+    stored = study.user_attrs.get(MODEL)
+    with readable(f"the kept model of study {study.study_name!r}", _study_store(study)):
+        return KeptModel(**stored) if stored else None
 
 
-def set_model(study: optuna.Study, kept: KeptModel) -> None:
-    """Writes down which trial's model MLflow keeps, and where."""
-    study.set_user_attr(MODEL, asdict(kept))
+def set_model(study: optuna.Study, content: KeptModel) -> None:
+    """Store which model MLflow keeps for the study."""
+    study.set_user_attr(MODEL, asdict(content))
 
 
 def tracking(study: optuna.Study) -> str | None:
-    """The URI of the MLflow that has the model; None if it is the store's own."""
+    """Return the URI of the MLflow that has the model; None if it is the store's own."""
     return study.user_attrs.get(TRACKING)
 
 
 def set_tracking(study: optuna.Study, uri: str | None) -> None:
-    """Writes down which MLflow has the model."""
+    """Store the URI of the MLflow that has the model; None for the store's own."""
     if tracking(study) != uri:
         study.set_user_attr(TRACKING, uri)
 
 
 def registered(study: optuna.Study) -> Registered:
-    """What `set_registered` wrote."""
-    kept = study.user_attrs.get(VERSIONS, {"versions": [], "champion": None})
-    with readable(f"the champion of study {study.study_name!r}", _store(study)):
-        versions = tuple(Version(**of) for of in kept["versions"])
-        return Registered(versions=versions, champion=kept["champion"])
+    """Return the registered models of the study and its champion.
+
+    Raises StoreError if the stored value can't be read.
+    """
+    stored = study.user_attrs.get(VERSIONS, {"versions": [], "champion": None})
+    with readable(f"the champion of study {study.study_name!r}", _study_store(study)):
+        versions = tuple(Version(**version) for version in stored["versions"])
+        return Registered(versions=versions, champion=stored["champion"])
 
 
 def set_registered(study: optuna.Study, content: Registered) -> None:
-    """Writes down whose models are registered, and whose the study stands by."""
+    """Store the registered models of the study and its champion."""
     if registered(study) != content:
         study.set_user_attr(VERSIONS, asdict(content))
 
 
 def plan(study: optuna.Study) -> Mapping[str, Any]:
-    """What `set_plan` wrote: the STUDY, the file and its question, what seeds are compared by."""
+    """Return the plan of a study: the STUDY, the file with its question, the settings of seeds."""
     content: Mapping[str, Any] = study.user_attrs.get(PLAN, {})
     return content
 
 
 @contextmanager
 def plan_of(study: optuna.Study) -> Iterator[Mapping[str, Any]]:
-    """The plan, to take apart. Raises StoreError where what it holds can't be read."""
-    with readable(f"the plan of study {study.study_name!r}", _store(study)):
+    """Yield the plan of a study. Raises StoreError if the block fails to read a value of it."""
+    with readable(f"the plan of study {study.study_name!r}", _study_store(study)):
         yield plan(study)
 
 
 def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
-    """Writes down what a report must know of the study file, and the format of it all."""
+    """Store the plan of a study, and the version of the format."""
     if plan(study) != content:
         study.set_user_attr(PLAN, dict(content))
     if study.user_attrs.get(FORMAT) != STORE_FORMAT:
@@ -418,61 +445,70 @@ def set_plan(study: optuna.Study, content: Mapping[str, Any]) -> None:
 
 
 def names(store: Store) -> list[str]:
-    """The studies of a store; none where it has no database yet."""
+    """Return the names of the studies in a store; [] if it has no database yet."""
     if not optuna_storage.exists(store):
         return []
     return [study.study_name for study in store_of(store).get_all_studies()]
 
 
 def store_of(store: Store, *, write: bool = False) -> optuna_storage.Studies:
-    """The store's database, to read or, made if need be, to write. Raises StoreError, without the
-    password, if it can't be used, or if a newer sabtune or another Optuna has written it."""
-    opened = optuna_storage.writing(store) if write else optuna_storage.reading(store)
-    formats = [of.user_attrs.get(FORMAT, 0) for of in opened.get_all_studies()]
-    for written in formats:
-        if not isinstance(written, int):
+    """Open the database of a store to read, or, with `write`, to write; then it may be created.
+
+    Raises StoreError, with a message without the password, if the database can't be used, or if a
+    newer version of sabtune or an incompatible version of Optuna wrote it.
+    """
+    storage = optuna_storage.writing(store) if write else optuna_storage.reading(store)
+    formats = [study.user_attrs.get(FORMAT, 0) for study in storage.get_all_studies()]
+    for version in formats:
+        if not isinstance(version, int):
             raise StoreError(
-                f"{store.shown} is damaged (a study has format {shown(written)}): "
-                "put a copy of it in its place, or give another --store"
+                f"{store.shown} is damaged (a study has format {shown(version)}): "
+                "restore a backup of it, or give another --store"
             )
-    written = max(formats, default=0)
-    if written > STORE_FORMAT:
+    latest = max(formats, default=0)
+    if latest > STORE_FORMAT:
         raise StoreError(
-            f"{store.shown} was written by a newer sabtune (format {written}, and this one knows "
-            f"{STORE_FORMAT}): update sabtune, or give another --store"
+            f"{store.shown} was written by a newer sabtune (format {latest}; this version reads "
+            f"up to format {STORE_FORMAT}): update sabtune, or give another --store"
         )
-    return opened
+    return storage
 
 
 def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
-    """A study to read, or also to write. Raises StoreError, with those that exist, if there is none
-    such, or if sabtune didn't make it."""
-    opened = store_of(store)
-    known = sorted(study.study_name for study in opened.get_all_studies())
-    if name not in known:
-        raise StoreError(f"{store.shown} has no study {name!r}: {_existing(name, known)}")
-    study = optuna.load_study(study_name=name, storage=opened)
+    """Open a study to read, or, with `write`, also to write.
+
+    Raises StoreError if the store has no such study, or if sabtune didn't create it. The message
+    lists the studies that exist.
+    """
+    storage = store_of(store)
+    existing = sorted(study.study_name for study in storage.get_all_studies())
+    if name not in existing:
+        raise StoreError(
+            f"{store.shown} has no study {name!r}: {_existing_studies(name, existing)}"
+        )
+    study = optuna.load_study(study_name=name, storage=storage)
     refuse_others(study, store)
     if not write:
         return study
-    opened.engine.dispose()
+    storage.engine.dispose()
     return optuna.load_study(study_name=name, storage=store_of(store, write=True))
 
 
 def is_ours(study: optuna.Study) -> bool:
-    """Whether sabtune made a study: it has a plan, or nothing yet but what sabtune began."""
+    """Return whether sabtune created a study: it has a plan, or sabtune started all its trials."""
     if PLAN in study.user_attrs:
         return True
-    begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
-    return all({SPEC, FIXED} & trial.user_attrs.keys() for trial in begun)
+    trials = study.get_trials(deepcopy=False)
+    started = [trial for trial in trials if trial.datetime_start is not None]
+    return all({SPEC, FIXED} & trial.user_attrs.keys() for trial in started)
 
 
 def refuse_others(study: optuna.Study, store: Store) -> None:
-    """Raises StoreError of a study that sabtune didn't make, and of one whose plan is damaged."""
+    """Raise StoreError if sabtune didn't create a study, or if its plan is damaged."""
     if not is_ours(study):
         raise StoreError(
             f"study {study.study_name!r} in {store.shown} wasn't made by sabtune: "
-            "give the name of another"
+            "give the name of another study"
         )
     with readable(f"the plan of study {study.study_name!r}", store):
         content = dict(study.user_attrs.get(PLAN, {}))
@@ -490,17 +526,19 @@ PLANNED = {
     "file": str,
     COMPARISON: dict,
 }
-"""What a plan holds, and of which type."""
+"""The type of each value in a plan."""
 
 
-SHOWN = 20
-"""The most names of studies in a message."""
+MAX_SHOWN_STUDIES = 20
+"""The maximum number of studies that a message names."""
 
 
-def _existing(name: str, known: Sequence[str]) -> str:
-    if not known:
-        return "it has none yet, search one first"
-    near = difflib.get_close_matches(name, known, n=1)
-    others = f", and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    words = f"it has {', '.join(known[:SHOWN])}{others}"
+def _existing_studies(name: str, existing: Sequence[str]) -> str:
+    """Return the end of a message: the studies that exist, and the one with the closest name."""
+    if not existing:
+        return "it has no studies yet; run `sabtune search` first"
+    near = difflib.get_close_matches(name, existing, n=1)
+    hidden = len(existing) - MAX_SHOWN_STUDIES
+    others = f", and {hidden} more" if hidden > 0 else ""
+    words = f"it has {', '.join(existing[:MAX_SHOWN_STUDIES])}{others}"
     return f"did you mean {near[0]!r}? {words}" if near else words

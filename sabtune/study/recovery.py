@@ -1,7 +1,8 @@
-"""Trials that ran after the copy was made which a study was restored from.
+"""Recover trials that started after the backup that a study was restored from.
 
-Their checkpoints hold what the study had of them, so that they come back under their own numbers,
-with their own parameters, and go on; one that had finished says again what it said.
+A trial's checkpoint holds the trial's entry in the study. The trial is added to the study again
+under its own number, with its own parameters, and is resumed. A trial that had already finished
+reports the same results again.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from sabtune.storage.folder import Folder
 from sabtune.study.checkpoints import ENTRY, Attempts
 
 IDENTITY = "identity"
-"""Of a study: not that of another which had its name before."""
+"""The user attribute that distinguishes a study from an earlier study of the same name."""
 
 
 def identity(study: optuna.Study) -> str:
-    """Made up once."""
-    known = study.user_attrs.get(IDENTITY)
-    if known is None:
-        known = uuid.uuid4().hex
-        study.set_user_attr(IDENTITY, known)
-    return str(known)
+    """Return the unique identity of a study, and store it on the first call."""
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        stored = uuid.uuid4().hex
+        study.set_user_attr(IDENTITY, stored)
+    return str(stored)
 
 
-def entry(trial: optuna.Trial, of: str) -> str:
-    """What the study `of` this identity holds of a trial that is about to start."""
+def entry(trial: optuna.Trial, study_identity: str) -> str:
+    """Return, as JSON, what a study holds about a trial that is about to start."""
     distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     content = {
-        "study": of,
+        "study": study_identity,
         "number": trial.number,
         "params": trial.params,
         "distributions": distributions,
@@ -46,20 +47,23 @@ def entry(trial: optuna.Trial, of: str) -> str:
 
 
 def recover(study: optuna.Study, trials: Folder) -> None:
-    """Gives the study back the trials that `trials`, its folder, has checkpoints of and that it
-    doesn't know, as ones that run. A number between them of which nothing is left is drawn anew."""
-    attempts, of = Attempts(trials), identity(study)
-    known = study.get_trials(deepcopy=False)
-    waiting = {trial.number for trial in known if trial.state == TrialState.WAITING}
+    """Add the trials that have checkpoints, but are missing from the study, as running trials.
+
+    trials: the folder of the study's checkpoints. A missing number without a readable checkpoint
+    becomes an enqueued trial, whose parameters the sampler draws again.
+    """
+    attempts, study_identity = Attempts(trials), identity(study)
+    recorded = study.get_trials(deepcopy=False)
+    waiting = {trial.number for trial in recorded if trial.state == TrialState.WAITING}
     entries = {}
     for number in attempts.numbers:
-        if number >= len(known) or number in waiting:
-            found = _entry(attempts, number, of)
-            if found is not None:
-                entries[number] = found
+        if number >= len(recorded) or number in waiting:
+            content = _latest_entry(attempts, number, study_identity)
+            if content is not None:
+                entries[number] = content
     for number in sorted(entries.keys() & waiting):
-        _begin(study, known[number]._trial_id, entries[number])
-    for number in range(len(known), max(entries, default=-1) + 1):
+        _start_waiting_trial(study, recorded[number]._trial_id, entries[number])
+    for number in range(len(recorded), max(entries, default=-1) + 1):
         if number in entries:
             study.add_trial(
                 optuna.trial.create_trial(
@@ -73,8 +77,11 @@ def recover(study: optuna.Study, trials: Folder) -> None:
             study.enqueue_trial({})
 
 
-def _entry(attempts: Attempts, number: int, of: str) -> dict[str, Any] | None:
-    """The newest that can be read; None if it is another study's, or there is none."""
+def _latest_entry(attempts: Attempts, number: int, study_identity: str) -> dict[str, Any] | None:
+    """Return a trial's entry from its newest readable checkpoint.
+
+    Returns None if there is no such checkpoint, or if it belongs to another study.
+    """
     for checkpoint in attempts.checkpoints(number):
         try:
             with checkpoint.here((ENTRY, *manifest.FILES)) as here:
@@ -82,7 +89,8 @@ def _entry(attempts: Attempts, number: int, of: str) -> dict[str, Any] | None:
                 content = manifest.json_object(here, ENTRY, data)
         except CheckpointError:
             continue
-        return content if (content.get("study"), content.get("number")) == (of, number) else None
+        source = content.get("study"), content.get("number")
+        return content if source == (study_identity, number) else None
     return None
 
 
@@ -90,12 +98,15 @@ def _distributions(content: dict[str, Any]) -> dict[str, Any]:
     return {name: json_to_distribution(d) for name, d in content["distributions"].items()}
 
 
-def _begin(study: optuna.Study, trial: int, content: dict[str, Any]) -> None:
-    """Has a trial that waits run, with what it had drawn."""
+def _start_waiting_trial(study: optuna.Study, trial: int, content: dict[str, Any]) -> None:
+    """Set a waiting trial to running, with the parameters and attributes of its entry.
+
+    trial: the ID of the trial in Optuna's storage.
+    """
     storage = study._storage
     for name, distribution in _distributions(content).items():
-        internal = distribution.to_internal_repr(content["params"][name])
-        storage.set_trial_param(trial, name, internal, distribution)
+        value = distribution.to_internal_repr(content["params"][name])
+        storage.set_trial_param(trial, name, value, distribution)
     for name, value in content["user_attrs"].items():
         storage.set_trial_user_attr(trial, name, value)
     storage.set_trial_state_values(trial, TrialState.RUNNING)

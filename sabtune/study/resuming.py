@@ -1,4 +1,4 @@
-"""Whether a study file asks what a study of the store asked, so that their scores compare."""
+"""Check that a study file asks the same question as a stored study, so that scores compare."""
 
 from __future__ import annotations
 
@@ -24,49 +24,51 @@ REMEDY = "start another study with --new, or give it another name with --study"
 
 
 def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
-    """Return the same file, its ladder with the phases and the k_top that its study in the store
-    is measured with, where the file itself doesn't say."""
-    name, own = file.study.name, file.study.ladder
-    known = None
+    """Return this file with the ladder's phases and k_top from the stored study.
+
+    Values that the file itself sets are kept. Raises StoreError if the stored study can't be read.
+    """
+    name, ladder = file.study.name, file.study.ladder
+    stored = None
     if name in record.names(store):
-        known = asked(record.plan(record.open_study(store, name))).get("ladder")
-    if known is None:
-        return file.with_ladder(k_top=resolved(own).k_top)
-    phases = own.phases if file.phases_given else known.phases
-    return file.with_ladder(phases=phases, k_top=own.k_top or known.k_top)
+        stored = asked(record.plan(record.open_study(store, name))).get("ladder")
+    if stored is None:
+        return file.with_ladder(k_top=resolved(ladder).k_top)
+    phases = ladder.phases if file.phases_given else stored.phases
+    return file.with_ladder(phases=phases, k_top=ladder.k_top or stored.k_top)
 
 
 def check_same_question(file: StudyFile, store: Store) -> None:
-    """Raise StoreError if the store has a study of this name whose scores mean something else.
+    """Raise StoreError if the stored study of this name has scores of another meaning.
 
-    The task, the ladder, the objectives and the baseline stay the same: a study ranks all of its
-    trials by one score. Everything else may change between two searches.
+    A study ranks all of its trials by one score. Therefore its task, ladder, objectives and
+    baseline must not change. Everything else may change between two searches.
     """
     name = file.study.name
     if name not in record.names(store):
         return
     study = record.open_study(store, name)
     plan = record.plan(study)
-    who = f"study {name!r} in {store.shown}"
+    stored = f"study {name!r} in {store.shown}"
     if record.COMPARISON in plan:
-        raise StoreError(f"{who} is a comparison made by confirm or ablate: {REMEDY}")
+        raise StoreError(f"{stored} is a comparison made by confirm or ablate: {REMEDY}")
     if not plan and _foreign(study, file):
-        raise StoreError(f"{who} wasn't made by sabtune: {REMEDY}")
+        raise StoreError(f"{stored} wasn't made by sabtune: {REMEDY}")
     try:
-        changed = list(_changed(asked(plan), plan, file))
+        changes = list(_changes(asked(plan), plan, file))
     except ConfigError as problem:
         raise StoreError(
-            f"{who} can't be compared with {file.path} ({problem}): {REMEDY}"
+            f"{stored} can't be compared with {file.path} ({problem}): {REMEDY}"
         ) from None
-    if changed:
+    if changes:
         raise StoreError(
-            f"{file.path} asks something else than {who} ({', '.join(changed)}), "
+            f"{file.path} asks another question than {stored} ({', '.join(changes)}), "
             f"so their scores can't be compared: {REMEDY}"
         )
 
 
 def asked(plan: Values) -> dict[str, Any]:
-    """The task and the ladder that a study was searched with; nothing where it doesn't say.
+    """Return the task and the ladder of a plan, by name; {} if it has no study.
 
     Raises ConfigError if they can't be read.
     """
@@ -74,8 +76,8 @@ def asked(plan: Values) -> dict[str, Any]:
     if not isinstance(study, Mapping):
         return {}
     task = study.get("task")
-    if isinstance(task, Mapping):
-        task = {key: value for key, value in task.items() if key != "shortest"}  # now of training
+    if isinstance(task, Mapping):  # version 0.1 stored "shortest", now a setting of training
+        task = {key: value for key, value in task.items() if key != "shortest"}
     return {
         "task": from_dict(TaskConfig, task, PARTS, "task"),  # type: ignore[type-abstract]
         "ladder": recorded_ladder(study.get("ladder"), "ladder"),
@@ -83,7 +85,7 @@ def asked(plan: Values) -> dict[str, Any]:
 
 
 def as_asked(file: StudyFile, plan: Values) -> StudyFile:
-    """The same file with the task and the ladder that its study was searched with.
+    """Return this file with the task and the ladder of a stored plan.
 
     Raises ConfigError if they can't be read.
     """
@@ -91,10 +93,11 @@ def as_asked(file: StudyFile, plan: Values) -> StudyFile:
 
 
 def _foreign(study: optuna.Study, file: StudyFile) -> bool:
-    """Whether a study without a plan holds what no search of this file has begun."""
-    begun = [of for of in study.get_trials(deepcopy=False) if of.datetime_start is not None]
+    """Return whether a study without a plan can't come from a search of this file."""
+    trials = study.get_trials(deepcopy=False)
+    started = [trial for trial in trials if trial.datetime_start is not None]
     return _directions(study) != directions(file.study.objectives) or any(
-        record.SPEC not in trial.user_attrs for trial in begun
+        record.SPEC not in trial.user_attrs for trial in started
     )
 
 
@@ -102,29 +105,29 @@ def _directions(study: optuna.Study) -> list[str]:
     return [direction.name.lower() for direction in study.directions]
 
 
-def _changed(known: Values, plan: Values, file: StudyFile) -> Iterator[str]:
-    """What is other in the file, as in "task.length: 5 → 7"."""
-    before: dict[str, Any] = {name: to_dict(value, PARTS) for name, value in known.items()}
+def _changes(stored: Values, plan: Values, file: StudyFile) -> Iterator[str]:
+    """Yield the differences between a stored study and a file, such as "task.length: 5 → 7"."""
+    before: dict[str, Any] = {name: to_dict(value, PARTS) for name, value in stored.items()}
     study = dataclasses.replace(file.study, ladder=resolved(file.study.ladder))
-    after: dict[str, Any] = {name: to_dict(getattr(study, name), PARTS) for name in known}
+    after: dict[str, Any] = {name: to_dict(getattr(study, name), PARTS) for name in stored}
     if "objectives" in plan:
         before["objectives"], after["objectives"] = plan["objectives"], list(file.study.objectives)
     if plan:
         before["baseline"], after["baseline"] = plan.get("rival"), file.baseline
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
-    if old.get(kind) != new.get(kind):  # all its values are other ones
+    if old.get(kind) != new.get(kind):  # the other values of the tasks don't compare
         yield f"{kind}: {old[kind]} → {new[kind]}"
         old, new = (
-            {key: value for key, value in of.items() if not key.startswith("task.")}
-            for of in (old, new)
+            {key: value for key, value in values.items() if not key.startswith("task.")}
+            for values in (old, new)
         )
     for key in old | new:
         if old.get(key) != new.get(key):
-            yield f"{key}: {_shown(old.get(key))} → {_shown(new.get(key))}"
+            yield f"{key}: {_to_text(old.get(key))} → {_to_text(new.get(key))}"
 
 
-def _shown(value: object) -> str:
+def _to_text(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Optuna's samplers, by name, as a study wants them."""
+"""Optuna's samplers, configured for a study."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from sabtune.study.definition import StudyFile
 
 
-def sampler(file: StudyFile, told: int) -> BaseSampler:
-    """The study's sampler, seeded; `told`: how many trials there are already.
+def sampler(file: StudyFile, existing_trials: int) -> BaseSampler:
+    """Return the seeded sampler of a study.
 
-    TPE models the parameters of one objective together, those of a branch of the space among
-    themselves, and takes running trials into account.
+    existing_trials: the number of trials that the study already has. It enters the seed, so that a
+    resumed search doesn't repeat earlier draws.
+
+    With a single objective, TPE is multivariate: it models the parameters of each branch of the
+    space jointly.
     """
     study = file.study
-    seed = (study.seed + told) % 2**32
+    seed = (study.seed + existing_trials) % 2**32
     match study.sampler:
         case "tpe":
-            together = len(study.objectives) == 1
+            single = len(study.objectives) == 1
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
+                warnings.simplefilter("ignore", ExperimentalWarning)  # raised for `group`
                 return TPESampler(
                     seed=seed,
                     n_startup_trials=study.startup,
-                    multivariate=together,
-                    group=together,
+                    multivariate=single,
+                    group=single,
                 )
         case "gp":
             return GPSampler(

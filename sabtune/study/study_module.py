@@ -1,4 +1,4 @@
-"""Importing a study file: a proper module, beside which its neighbors are found."""
+"""Import a study file as a module that can import its neighbors: the modules in its folder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from sabtune.errors import StudyFileError
 from sabtune.study import former_names
 
 _neighbors: dict[Path, dict[str, ModuleType]] = {}
-"""The modules that were imported from the folder of a study file, by folder and name."""
+"""The modules that were imported from the folders of study files, by folder and name."""
 
 
-class _Source(SourceFileLoader):
-    """Compiles the file each time, as Python does with the file that it runs."""
+class _UncachedLoader(SourceFileLoader):
+    """A loader that compiles the file each time and writes no bytecode, as `python FILE` does."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a Python file under a name of its own, and its neighbors anew.
+    """Import a Python file under a unique name, and reload the modules of its folder.
 
-    Raises whatever the file raises.
+    Raises every exception that the file raises.
     """
     former_names.accept()
     path = path.resolve()
     stem = re.sub(r"\W", "_", path.stem)
-    name = f"sabtune_study_{stem}_{zlib.crc32(bytes(path)):08x}"  # one for each path
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
+    name = f"sabtune_study_{stem}_{zlib.crc32(bytes(path)):08x}"  # unique for each path
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_UncachedLoader(name, str(path))
+    )
     assert spec is not None
     assert spec.loader is not None
     _import_namesake(path)
@@ -55,15 +57,15 @@ def import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Put `folder` first on the path of imports, as `python FILE` does.
+    """Put `folder` first on `sys.path`, as `python FILE` does, while the block runs.
 
-    Modules that were imported from the folders of other study files are put aside, so that one of
-    the same name isn't taken for this folder's.
+    Modules from the folders of other study files are removed from `sys.modules`, because modules
+    of `folder` may have the same names.
     """
-    own = _neighbors.setdefault(folder, {})
+    neighbors = _neighbors.setdefault(folder, {})
     for other in _neighbors.keys() - {folder}:
-        _put_aside(other)
-    sys.modules.update(own)
+        _unload(other)
+    sys.modules.update(neighbors)
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
@@ -72,43 +74,45 @@ def importable(folder: Path) -> Iterator[None]:
         with suppress(ValueError):
             sys.path.remove(str(folder))
         new = set(sys.modules) - before
-        own.update({name: sys.modules[name] for name in new if _lies_in(name, folder)})
+        neighbors.update({name: sys.modules[name] for name in new if _is_in(name, folder)})
 
 
 def check_alone(path: Path) -> None:
-    """Raises StudyFileError if a study file that was imported can't do without its neighbors."""
+    """Raise StudyFileError if an imported study file needs modules from its folder."""
     neighbors = {name.partition(".")[0] for name in _neighbors.get(path.resolve().parent, {})}
     missing = sorted(name for name in neighbors if PathFinder.find_spec(name) is None)
     if missing:
         raise StudyFileError(
-            f"{path} imports {', '.join(missing)} from its own folder, and a cluster is sent the "
-            "study file alone: move into it what it needs of that, or install that as a package"
+            f"{path} imports {', '.join(missing)} from its own folder, but only the study file is "
+            "sent to a cluster: move the code that it needs into it, or install it as a package"
         )
 
 
-def _lies_in(name: str, folder: Path) -> bool:
-    """Whether a module, or the package that it is of, lies directly in `folder`."""
+def _is_in(name: str, folder: Path) -> bool:
+    """Return whether a module, or its top-level package, lies directly in `folder`."""
     spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
     places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
     return any(Path(place).parent == folder for place in places if place)
 
 
-def _put_aside(folder: Path) -> None:
+def _unload(folder: Path) -> None:
+    """Remove the modules of a folder from `sys.modules`; `_neighbors` still holds them."""
     for name, module in _neighbors[folder].items():
         if sys.modules.get(name) is module:
             del sys.modules[name]
 
 
 def _forget(folder: Path) -> None:
+    """Unload the modules of a folder for good, so that they are imported again."""
     if folder in _neighbors:
-        _put_aside(folder)
+        _unload(folder)
         del _neighbors[folder]
 
 
 def _import_namesake(path: Path) -> None:
-    """Import the module that bears the name of the file, such as `copy`, if there is another.
+    """Import another module with the same name as the study file, such as `copy`, if there is one.
 
-    Else an import of it from anywhere would find the study file.
+    Otherwise a later import of that module would load the study file.
     """
     with suppress(Exception):
         spec = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None

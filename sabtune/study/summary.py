@@ -1,4 +1,4 @@
-"""A study in a few words and numbers: what was asked, what may be spent, what has come of it."""
+"""Summarize a study in words and numbers: its question, its budget and its results."""
 
 from __future__ import annotations
 
@@ -34,19 +34,22 @@ STATES = {
 
 
 def overview(study: optuna.Study, complete: bool) -> Overview:
-    """The study as it stands; `complete`: nothing is left to do."""
+    """Return the overview of a study. complete: nothing is left to do.
+
+    Raises StoreError if the study can't be read.
+    """
     trials = record.records(study)
     with record.plan_of(study) as plan:
-        asked = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
+        definition = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
     counts = Counter(STATES[trial.state] for trial in record.counted(trials))
-    # of a comparison there is none: what it compares is configurations, over their seeds
+    # a comparison has no best trial: it compares configurations over their seeds
     best = Leaderboard.of_trials(study, trials).best if record.COMPARISON not in plan else None
     return Overview(
         question=question(plan),
-        task=asked.task if asked else None,
-        ladder=asked.ladder if asked else None,
+        task=definition.task if definition else None,
+        ladder=definition.ladder if definition else None,
         space=space(study),
-        budget=list(_budget(asked, plan)) if asked else [],
+        budget=list(_budget(definition, plan)) if definition else [],
         trials={state: counts[state] for state in STATES.values()},
         hours=sum(trial.seconds for trial in trials) / 3600,
         best=view(study, best) if best else None,
@@ -56,7 +59,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
 
 
 def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
-    """What is known of a trial that was begun."""
+    """Return the view of a trial that has started. history: its progress, for MLflow."""
     assert trial.spec is not None
     return TrialView(
         spec=trial.spec,
@@ -67,7 +70,7 @@ def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = 
 
 
 def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
-    """Where a trial came from."""
+    """Return the origin of a trial: the study file, its commit, and the trial's label."""
     revision = trial.environment.get("study", {})
     return Origin(
         file=record.plan(study).get("file", ""),
@@ -78,35 +81,38 @@ def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
 
 
 def question(plan: Mapping[str, Any]) -> str:
-    """What was asked; of a comparison, who takes part too."""
+    """Return the question of a study; for a comparison, followed by the compared models."""
     text: str = plan.get("question", "")
-    confirmation: Mapping[str, str] = plan.get(record.COMPARISON, {})
-    if not confirmation:
+    compared: Mapping[str, str] = plan.get(record.COMPARISON, {})
+    if not compared:
         return text
     lines = [f"- {label}" if model in label else f"- {label}: {model}"
-             for label, model in confirmation.items()]  # fmt: skip
+             for label, model in compared.items()]  # fmt: skip
     return "\n".join([text, "", "Compared on fresh seeds:", "", *lines]).strip()
 
 
 def space(study: optuna.Study) -> dict[str, str]:
-    """What each parameter was drawn from, in words, over all trials so far."""
-    again = record.run_again(study)
-    every = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in again]
-    trials = [trial for trial in every if trial.distributions]
-    found: dict[str, list[BaseDistribution]] = {}
+    """Return the distribution of each parameter over all trials so far, in words, by name."""
+    repeated = record.run_again(study)
+    counting = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in repeated]
+    trials = [trial for trial in counting if trial.distributions]
+    by_name: dict[str, list[BaseDistribution]] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
-            found.setdefault(name, []).append(distribution)
-    words = {}
-    for name, distributions in found.items():
-        words[name] = _drawn_from(distributions)
+            by_name.setdefault(name, []).append(distribution)
+    descriptions = {}
+    for name, distributions in by_name.items():
+        descriptions[name] = _widest(distributions)
         if len(distributions) < len(trials):
-            words[name] += f" (in {len(distributions)} of {counted(len(trials), 'trial')})"
-    return words
+            descriptions[name] += f" (in {len(distributions)} of {counted(len(trials), 'trial')})"
+    return descriptions
 
 
-def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
-    """The bounds may depend on other parameters: the widest are told."""
+def _widest(distributions: Sequence[BaseDistribution]) -> str:
+    """Return the distributions of one parameter in words, with the widest bounds of all.
+
+    Bounds may differ between trials, because they may depend on other parameters.
+    """
     first = distributions[0]
     if isinstance(first, CategoricalDistribution):
         return ", ".join(map(str, first.choices))
@@ -118,6 +124,7 @@ def _drawn_from(distributions: Sequence[BaseDistribution]) -> str:
 
 
 def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the parts of a study's budget in words."""
     if record.COMPARISON in plan:
         configurations = len(plan[record.COMPARISON])
         compared = counted(configurations, "configuration")
@@ -132,26 +139,27 @@ def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield (
                 f"pruned by ASHA: from {study.pruning.grace:,} updates on, "
-                f"the best 1/{study.pruning.reduction:g} go on"
+                f"the best 1/{study.pruning.reduction:g} continue"
             )
         if study.seeds.most > 1:
             yield (
-                f"{study.seeds.first} to {study.seeds.most} seeds a configuration, "
+                f"{study.seeds.first} to {study.seeds.most} seeds per configuration, "
                 f"compared by {study.seeds.objective}"
             )
-    yield plan.get(record.PLACED) or _place(study)
+    yield plan.get(record.PLACED) or _resources(study)
     bounds = {"h": study.limits.hours, "GiB": study.limits.memory}
     limits = [f"{value:g} {unit}" for unit, value in bounds.items() if value is not None]
     if limits:
-        yield f"at most {' and '.join(limits)} a trial"
-    spent = {"hours": "h", "gpu_hours": "GPU h"}
-    for name, unit in spent.items():
+        yield f"at most {' and '.join(limits)} per trial"
+    search_limits = {"hours": "h", "gpu_hours": "GPU h"}
+    for name, unit in search_limits.items():
         if plan.get(name) is not None:
-            yield f"the last search at most {plan[name]:g} {unit}"
+            yield f"at most {plan[name]:g} {unit} for the last search"
 
 
-def _place(study: Study) -> str:
+def _resources(study: Study) -> str:
+    """Return the resources of a trial in words, as the study file requests them."""
     gpus = study.resources.gpus
     if gpus == AUTO:
-        return f"{words(study.resources.cpus, 0)} a trial, and of a GPU what its memory bears"
+        return f"{words(study.resources.cpus, 0)} a trial, and as much of a GPU as its memory needs"
     return f"{words(study.resources.cpus, gpus)} a trial"

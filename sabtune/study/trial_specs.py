@@ -1,4 +1,4 @@
-"""From a trial of the study to what it does: the space is asked, the seed is drawn."""
+"""Create the specifications of trials: ask the space for a configuration, and draw a seed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from sabtune.training.trial import TrialSpec
 
 
 class TrialSpecs:
-    """Makes the assignments of one study; one that a trial has already is never made again.
+    """A factory for the trial specifications of one study.
 
-    ladder, evaluation_seed: where they are not the study's own. The evaluation seed stays that of
-    the first trial, so that all are measured on the same sequences even if a later search is given
-    another seed. confirms: as in `TrialSpec`. Two
-    trials with the same task, model and training are seeds of one configuration, however they came
-    about.
+    ladder: defaults to the study's. evaluation_seed: defaults to that of the study's first trial,
+    so that all trials are measured on the same sequences even if a later search has another seed.
+    confirms: see `TrialSpec`.
+
+    Trials with the same task, model and training are seeds of one configuration, whether the space
+    suggested them or they were enqueued.
     """
 
     def __init__(
@@ -43,25 +44,26 @@ class TrialSpecs:
         self.ladder = ladder or file.study.ladder
         trials = list(trials)
         if evaluation_seed is None:
-            before = (of.spec.evaluation_seed for of in trials if of.spec)
-            evaluation_seed = next(before, file.study.seed)
+            recorded = (trial.spec.evaluation_seed for trial in trials if trial.spec)
+            evaluation_seed = next(recorded, file.study.seed)
         self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
-        self.configurations: dict[str, int] = {}  # the first trial of each
-        self.members: dict[int, int] = {}  # by configuration, a trial that is a seed of it
+        self.configurations: dict[str, int] = {}  # the first trial of each configuration, by key
+        self.members: dict[int, int] = {}  # a trial of each configuration, by its number
         for trial in trials:
             if trial.run is not None:
                 self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
                 self.members.setdefault(trial.configuration, trial.number)
 
     def spec(self, trial: optuna.Trial) -> TrialSpec:
-        """What `trial` is to do, written to the study.
+        """Return the specification of `trial`, and store it in the study.
 
-        Raises RejectedError if the space rejects the trial, StudyFileError if it fails.
+        A specification that is already stored is returned unchanged. Raises RejectedError if the
+        space rejects the trial, and StudyFileError if it fails.
         """
-        made = trial.user_attrs.get(record.SPEC)
-        if made is not None:
-            return TrialSpec.from_dict(made)
+        stored = trial.user_attrs.get(record.SPEC)
+        if stored is not None:
+            return TrialSpec.from_dict(stored)
         study = self.file.study
         fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
         run = self._run(trial, fixed)
@@ -82,10 +84,10 @@ class TrialSpecs:
         return spec
 
     def another_seed(self, study: optuna.Study, configuration: int) -> optuna.Trial:
-        """Begins a further seed of a configuration, as it is recorded.
+        """Start a trial of a recorded configuration under another seed.
 
-        The space isn't asked: since it was, it may have come to make something else of the same
-        parameters, which would be a seed of another configuration.
+        The space isn't asked again: if its code has changed since, it may return a different
+        configuration for the same parameters.
         """
         member = record.one(study, self.members[configuration])
         assert member.run is not None
@@ -94,10 +96,11 @@ class TrialSpecs:
         return record.begin_again(study, member.number, run, configuration)
 
     def _run(self, trial: optuna.Trial, fixed: dict[str, Any] | None) -> RunConfig:
+        """Return the run of a trial: the fixed one, or the space's configuration and a seed."""
         if fixed is not None:
             if fixed["space"]:
                 with suppress(RejectedError):
-                    self.file.config(trial)  # so that the study knows its parameters
+                    self.file.config(trial)  # records the parameters in the study
             return RunConfig.from_dict(fixed["run"])
         study = self.file.study
         config = self.file.config(trial)
@@ -105,15 +108,14 @@ class TrialSpecs:
 
 
 def trial_seed(study_seed: int, number: int) -> int:
-    """The seed of trial `number`: another for each trial, the same whenever it is run again."""
+    """Return the seed of a trial. It differs between trials, and is the same on every call."""
     return study_seed * 1_000_003 + number
 
 
 def configuration_key(run: RunConfig) -> str:
-    """The same for two runs that differ in nothing but their seeds.
+    """Return a key that is equal for runs that differ only in their seeds.
 
-    Of the run as it is read back: where a space gives 1 for a number that may have a fraction, the
-    study's record has 1.0.
+    The run is normalized as a stored run is: an int for a float field becomes a float.
     """
     data = RunConfig.from_dict(run.to_dict()).to_dict()
     del data["seed"]

@@ -1,4 +1,4 @@
-"""What other people's code raises or returns, on one line of bounded length."""
+"""Format exceptions and values of users' code on one line of bounded length."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ import optuna
 
 from sabtune.errors import SabtuneError
 
-LONGEST, LONGEST_VALUE = 800, 200
-"""Characters of a message, and of a value in one, that aren't ours."""
+MAX_MESSAGE_CHARACTERS = 800
+"""The maximum length of the message of a foreign exception."""
+
+MAX_VALUE_CHARACTERS = 200
+"""The maximum length of a value in a message."""
 
 
-def one_line(text: str, most: int = LONGEST) -> str:
-    """Return the text on one line, without control characters, cut where it is long."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+def one_line(text: str, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str:
+    """Return the text on one line, without control characters, truncated if it is too long."""
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * max_characters])
     line = " ".join(printable.split())
-    return line if len(line) <= most else line[:most] + "…"
+    return line if len(line) <= max_characters else line[:max_characters] + "…"
 
 
 def shown(value: object) -> str:
-    """Return the value's `repr` on one line, or its type where it has none."""
+    """Return the value's `repr` on one line, or its type if `repr` fails."""
     try:
-        return one_line(repr(value), LONGEST_VALUE)
+        return one_line(repr(value), MAX_VALUE_CHARACTERS)
     except Exception:
         return f"a {type(value).__name__}"
 
 
 def explain(path: Path, problem: BaseException) -> str:
-    """Say on one line what a study file raised: the file, the line if it has one, the problem."""
+    """Return a one-line message for an exception of a study file: FILE:LINE: TYPE: MESSAGE."""
     frames = traceback.extract_tb(problem.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     place = f"{path}:{lines[-1]}" if lines else str(path)
@@ -39,7 +42,7 @@ def explain(path: Path, problem: BaseException) -> str:
     if isinstance(problem, optuna.TrialPruned):
         return f"{place}: pruned by the space" + (f": {text}" if text else "")
     if isinstance(problem, SystemExit):
-        return f"{place}: it ends the program (sys.exit): take that out"
+        return f"{place}: it ends the program (sys.exit): remove that call"
     if isinstance(problem, SyntaxError) and not lines and problem.filename in _names(path):
         line = f":{problem.lineno}" if problem.lineno else ""
         return f"{path}{line}: {one_line(str(problem.msg))}"
@@ -60,5 +63,5 @@ def _text(problem: BaseException) -> str:
 
 
 def _names(path: Path) -> tuple[str | None, ...]:
-    """What a compiler calls the file; nothing, where it couldn't even read it."""
+    """Return the names that a SyntaxError may give for the file; None if it couldn't be read."""
     return None, str(path), str(path.resolve())

@@ -1,4 +1,4 @@
-"""The tasks that a study can pose, by the name a config gives them."""
+"""The tasks that a study can use, by their names in a configuration."""
 
 from sabtune.tasks.adding import Adding
 from sabtune.tasks.base import Task, TaskConfig, above_chance

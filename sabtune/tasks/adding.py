@@ -1,8 +1,9 @@
-"""The adding task: of a sequence of numbers, the sum of the two that are marked.
+"""The adding task: add the two marked numbers of a sequence.
 
-Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv 1511.06464): `length`
-numbers drawn evenly from [0, 1], beside each a mark that is 1 at one step of the first half and at
-one of the second, else 0. The sum is asked for at the last step.
+From Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv 1511.06464).
+Each of `length` steps shows a number drawn uniformly from [0, 1] and a mark, which is 1 at one step
+of the first half and at one step of the second half, and 0 elsewhere. The target at the last step
+is the sum of the two marked numbers.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from sabtune.tasks.base import SyntheticTask, TaskConfig
 from sabtune.tasks.batch import CPU, Batch, last, moved
 
 TOLERANCE = 0.04
-"""How far off an answer may be and count as right: Hochreiter and Schmidhuber's (1997)."""
+"""The largest error of a correct answer, from Hochreiter and Schmidhuber (1997)."""
 
 
 class Adding(SyntheticTask):
-    """Trained by the squared error. The sum of two even draws is nearest to 1 most often: who
-    always says 1 errs by 1/6 and is right with probability 2·0.04 - 0.04²."""
+    """The adding task, trained by the squared error.
+
+    The best constant answer is 1, the mean and mode of the sum. Its mean squared error is 1/6, and
+    it is correct with probability 2·0.04 - 0.04².
+    """
 
     inputs = 2
     outputs = 1
@@ -33,7 +37,10 @@ class Adding(SyntheticTask):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """length: T, how many numbers there are."""
+        """The task's configuration.
+
+        length: the number of steps T, each of which shows a number.
+        """
 
         length: int = 50
 
@@ -44,7 +51,7 @@ class Adding(SyntheticTask):
             return Adding(self)
 
     def steps(self, length: int) -> int:
-        check(length >= 2, "length", length, "at least 2: there are two numbers to add")
+        check(length >= 2, "length", length, "at least 2, since there are two numbers to add")
         return length
 
     def batch(
@@ -54,10 +61,10 @@ class Adding(SyntheticTask):
         numbers = torch.rand((size, length), generator=generator)
         first = torch.randint(0, half, (size, 1), generator=generator)
         second = torch.randint(half, length, (size, 1), generator=generator)
-        at = torch.cat([first, second], dim=1)
-        marks = torch.zeros(size, length).scatter_(1, at, 1.0)
+        marked = torch.cat([first, second], dim=1)
+        marks = torch.zeros(size, length).scatter_(1, marked, 1.0)
         targets = torch.zeros(size, length)
-        targets[:, -1] = numbers.gather(1, at).sum(dim=1)
+        targets[:, -1] = numbers.gather(1, marked).sum(dim=1)
         return Batch(
             x=moved(torch.stack([numbers, marks], dim=-1), device),
             targets=moved(targets, device),
@@ -65,9 +72,9 @@ class Adding(SyntheticTask):
         )
 
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean squared error of answers (N, 1) against sums (N,)."""
+        """Compute the mean squared error of answers (N, 1) against sums (N,)."""
         return mse_loss(logits.squeeze(-1), targets)
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Which answers (B, T, 1) are within `TOLERANCE`."""
+        """Return whether each answer (B, T, 1) is within `TOLERANCE` of its target: (B, T)."""
         return (logits.squeeze(-1) - targets).abs() < TOLERANCE

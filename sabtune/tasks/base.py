@@ -1,4 +1,4 @@
-"""What a task is: sequences of a length that the caller chooses, and how answers are judged.
+"""The interface of a task: sequences of any given length, and the measures of a model's answers.
 
 Shapes: B batch, T steps, I inputs, O outputs.
 """
@@ -20,61 +20,67 @@ from sabtune.tasks.batch import CPU, Batch, Count, Tally
 from sabtune.tasks.source import Drawn, Source
 
 MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
-"""What models are measured on, and never trained."""
+"""The streams that models are evaluated on, and never trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Config, ABC):
-    """Each task's own values; `length` is the one that training uses and a ladder starts from."""
+    """The base of every task's configuration.
+
+    length: the training length, which is also the first length of a ladder.
+    """
 
     length: int
 
     @abstractmethod
     def build(self) -> Task:
-        """The task that this describes. Reads no data: a `Source` does."""
+        """Build the task. This reads no data; creating a `Source` does."""
 
 
 class Task(ABC):
-    """Sequences to learn from, and how a model's answers to them are judged.
+    """Sequences to learn from, and the measures of a model's answers.
 
-    As it stands, a choice among classes at every step, by cross-entropy.
+    The defaults are those of classification at every step, trained by cross-entropy.
     """
 
     inputs: int
     outputs: int
     chance: float
-    """The accuracy of a model that has learned everything but what must be remembered."""
+    """The accuracy of a model that has learned everything except to remember."""
 
     length: int
-    """The length that training uses."""
+    """The training length."""
 
     solved: float = 0.99
     """The accuracy at which a length counts as solved."""
 
     loss_unit: str = "nats a step"
-    """Of the loss, for people."""
+    """The unit of the reported loss, as shown to users."""
 
     unit: float = 1.0
-    """What one of what training minimises is in `loss_unit`."""
+    """The factor that converts the training loss into `loss_unit`."""
 
     loss_everywhere: bool = True
-    """Whether the loss counts every step, or the scored ones alone."""
+    """Whether the loss covers every step, or only the scored ones."""
 
     memory_span: int | None = None
-    """Where a batch may go on from the one before it: how many steps old a remembered state may
-    be, then, to be carried over. None: each batch starts afresh."""
+    """If a batch may continue the previous one, the most steps that a memory is carried over for.
+    None: every batch starts from a new state."""
 
     phased: bool = True
-    """Whether what is asked at a sequence's end may depend on the remainder of its length; not
-    where every step is scored."""
+    """Whether results may depend on the phase of a length (its number of steps modulo k_att). They
+    do not if every step is scored."""
 
     @abstractmethod
     def steps(self, length: int) -> int:
-        """How many steps T a sequence of this length has. Raises ConfigError if none has it."""
+        """Return the number of steps T of a sequence of this length.
+
+        Raises ConfigError if the task has no sequences of this length.
+        """
 
     @property
     def remembered_steps(self) -> int:
-        """The most steps that training can recall: of a sequence and what is carried into it."""
+        """The most steps that training can recall, including a carried state."""
         return self.steps(self.length) + (self.memory_span or 0)
 
     @abstractmethod
@@ -85,32 +91,35 @@ class Task(ABC):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        """Sequences of this length, made on `device`.
+        """Return a source of sequences of this length on `device`.
 
-        stream: what they are for; a task with data of its own has a part of it for each.
-        generator: it alone decides which they are and in which order. Raises DataError if the
-        task's data is missing or damaged, ConfigError if there is none of this length.
+        stream: the purpose of the sequences. A task that reads data has a separate part for each.
+        generator: determines the sequences and their order. Raises DataError if the task's data is
+        missing or damaged, and ConfigError if the task has no sequences of this length.
         """
 
     def varied(
         self, shortest: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Source:
-        """For training: each batch has a length of its own, drawn evenly from `shortest` to the
-        task's. Raises ConfigError where there are none so short, or where data says how long."""
+        """Return a source for training whose batches vary in length.
+
+        The length of a batch is drawn uniformly from `shortest` to the training length. Raises
+        ConfigError if the task has no sequences that short, or if its data determines the length.
+        """
         raise ConfigError(
-            f"shortest is {shortest}: leave it out, this task's data has lengths of its own"
+            f"shortest is {shortest}: leave it out, this task's data has no variable lengths"
         )
 
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
-        """`size` sequences of this length, to look at: of those that a search tests on."""
+        """Return `size` sequences of this length from the test stream, to look at."""
         return self.batches(length, Stream.TEST, generator, device).batch(size)
 
     def prepare(self, lengths: Sequence[int]) -> None:
-        """Sees to it that there are sequences of these lengths for every purpose.
+        """Check that there are sequences of these lengths for every purpose.
 
-        Raises as `batches` does: before a search, rather than in its trials.
+        A search calls this before its first trial. Raises DataError and ConfigError as `batches`.
         """
         self.batches(self.length, Stream.TRAINING, torch.Generator())
         for length in lengths:
@@ -118,34 +127,34 @@ class Task(ABC):
                 self.batches(length, stream, torch.Generator())
 
     def sources(self, x: Tensor) -> Tensor | None:
-        """Where the truth lies in one sequence x (T, I), if the task knows.
+        """Return which steps of one sequence x (T, I) hold the answers, if the task defines that.
 
-        (N, 2): step t, from 1, is to recall what step i showed, as the pairs (t, i).
+        The result (N, 2) has a row (t, i) for each step t that must recall step i, counted from 1.
         """
         return None
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What training minimises: the mean over the steps that count."""
+        """Compute the training loss, the mean over the steps that it covers."""
         targets = batch.targets
         if not self.loss_everywhere:
             logits, targets = batch.at_scored(logits), batch.at_scored(targets)
         return self.criterion(logits.flatten(0, 1), targets.flatten())
 
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of logits (N, O) against targets (N,)."""
+        """Compute the mean loss of logits (N, O) against targets (N,)."""
         return cross_entropy(logits, targets)
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Which of logits (B, T, O) count as right, (B, T)."""
+        """Return whether each answer of logits (B, T, O) is correct: (B, T)."""
         return logits.argmax(dim=-1) == targets
 
     def tally(self, logits: Tensor, batch: Batch) -> Tally:
-        """How logits (B, T, O) do on the batch."""
+        """Measure logits (B, T, O) on a batch. Waits for the device."""
         return self.count(logits, batch).tally()
 
     @torch.no_grad()
     def count(self, logits: Tensor, batch: Batch) -> Count:
-        """The same, without waiting for it."""
+        """Measure logits (B, T, O) on a batch without waiting for the device."""
         scored = batch.targets.shape[0] * int(batch.scored.sum())
         steps = batch.targets.numel() if self.loss_everywhere else scored
         if not steps:
@@ -155,7 +164,7 @@ class Task(ABC):
         return Count(steps=steps, scored=scored, unit=self.unit, loss=loss, correct=hits.sum())
 
     def normalized_score(self, accuracy: float, loss: float) -> float:
-        """How good that is, from 0 at chance to 1: scores are means of it.
+        """Return the score of a result, from 0 at chance to 1. Other scores are means of it.
 
         loss: in `loss_unit`.
         """
@@ -163,7 +172,7 @@ class Task(ABC):
 
 
 class SyntheticTask(Task):
-    """Sequences that are made, not read: no end of them, of any length."""
+    """A task that generates its sequences: any number, of any length."""
 
     def __init__(self, config: TaskConfig):
         check_whole("length", config.length, least=1)
@@ -173,7 +182,7 @@ class SyntheticTask(Task):
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
-        """`size` fresh sequences of this length, drawn on the CPU and laid out on `device`."""
+        """Draw `size` new sequences of this length on the CPU, and return them on `device`."""
 
     def batches(
         self,
@@ -183,23 +192,23 @@ class SyntheticTask(Task):
         device: torch.device = CPU,
     ) -> Source:
         self.steps(length)
-        return Drawn(lambda size, drawn: self.batch(size, length, drawn, device), generator)
+        return Drawn(lambda size, generator: self.batch(size, length, generator, device), generator)
 
     def varied(
         self, shortest: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Source:
         check_whole("shortest", shortest, least=1)
-        at_most = f"at most the task's length, {self.length}"
-        check(shortest <= self.length, "shortest", shortest, at_most)
+        wanted = f"at most the task's length, {self.length}"
+        check(shortest <= self.length, "shortest", shortest, wanted)
         self.steps(shortest)
 
-        def draw(size: int, drawn: torch.Generator) -> Batch:
-            length = int(torch.randint(shortest, self.length + 1, (), generator=drawn))
-            return self.batch(size, length, drawn, device)
+        def draw(size: int, generator: torch.Generator) -> Batch:
+            length = int(torch.randint(shortest, self.length + 1, (), generator=generator))
+            return self.batch(size, length, generator, device)
 
         return Drawn(draw, generator)
 
 
 def above_chance(accuracy: float, chance: float) -> float:
-    """(accuracy - chance) / (1 - chance), and no less than 0."""
+    """Return (accuracy - chance) / (1 - chance), but at least 0."""
     return max(0.0, (accuracy - chance) / (1 - chance))

@@ -1,4 +1,4 @@
-"""Sequences, what a model should say to them, and how what it said is counted.
+"""Batches of sequences with their targets, and the counts that measure a model on them.
 
 Shapes: B batch, T steps, I inputs, S scored steps.
 """
@@ -19,15 +19,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Sequences and what a model should say to them."""
+    """Sequences and their targets."""
 
     x: Tensor  # (B, T, I)
-    targets: Tensor  # (B, T), the right class at every step, or the right number
-    scored: Tensor  # (T,), True where accuracy counts; on the CPU, so that nobody waits to know
-    continues: bool = False  # row by row it goes on where the batch before it ended
+    targets: Tensor  # (B, T), the correct class at every step, or the correct number
+    scored: Tensor  # (T,), whether accuracy counts a step; on the CPU, so reading it never waits
+    continues: bool = False  # whether each row continues that row of the previous batch
 
     def windows(self, steps: int) -> Iterator[Self]:
-        """The batch cut along time into stretches of `steps`, the last one shorter."""
+        """Yield the batch in consecutive windows of `steps` steps; the last may be shorter."""
         for start in range(0, self.x.shape[1], steps):
             span = slice(start, start + steps)
             yield type(self)(
@@ -38,16 +38,16 @@ class Batch:
             )
 
     def at_scored(self, values: Tensor) -> Tensor:
-        """Of `values` (B, T, …) those at the scored steps, (B, S, …)."""
+        """Return the entries of `values` (B, T, …) at the scored steps: (B, S, …)."""
         return values.index_select(1, moved(self.scored.nonzero().flatten(), values.device))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Sums over predictions; `+` joins those of several batches or stretches."""
+    """Sums over predictions. Use `+` to combine several batches or windows."""
 
-    loss: float = 0.0  # in the task's unit, summed over `steps`
-    steps: int = 0  # at which the loss counts
+    loss: float = 0.0  # in the task's loss unit, summed over `steps`
+    steps: int = 0  # that the loss covers
     correct: int = 0  # of `scored` predictions
     scored: int = 0
 
@@ -61,27 +61,27 @@ class Tally:
 
     @property
     def mean_loss(self) -> float:
-        """In the task's unit."""
+        """The mean loss in the task's loss unit."""
         return self.loss / self.steps
 
     @property
     def accuracy(self) -> float:
-        """The share of scored predictions that are right."""
+        """The share of scored predictions that are correct."""
         return self.correct / self.scored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Count:
-    """A tally that is yet to be read, from a GPU that hasn't come to it, maybe."""
+    """A tally that a GPU may still be computing."""
 
     steps: int
     scored: int
     unit: float = 1.0
-    loss: Tensor | None = None  # mean over `steps`; None where there are none
+    loss: Tensor | None = None  # mean over `steps`; None if there are none
     correct: Tensor | None = None
 
     def tally(self) -> Tally:
-        """Waits for the device."""
+        """Wait for the device and return the tally."""
         if self.loss is None or self.correct is None:
             return Tally()
         return Tally(
@@ -93,14 +93,14 @@ class Count:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`; a GPU copies it when it comes to it, and nobody waits."""
+    """Copy a CPU tensor to `device`, asynchronously to a GPU."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def one_hot(symbols: Tensor, count: int) -> Tensor:
-    """Whole numbers (…) below `count` as float vectors (…, count) with a single 1."""
+    """Return integers (…) below `count` as one-hot float vectors (…, count)."""
     return embedding(symbols, _unit_vectors(count, symbols.device))
 
 
@@ -111,5 +111,8 @@ def _unit_vectors(count: int, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def last(count: int, steps: int) -> Tensor:
-    """Of `steps` steps the last `count`, (T,); shared: not to be written to."""
+    """Return a mask (T,) of the last `count` of T = `steps` steps.
+
+    Calls share the tensor, so do not write to it.
+    """
     return torch.arange(steps) >= steps - count

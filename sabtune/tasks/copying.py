@@ -1,8 +1,8 @@
 """The copying task: recall a few symbols after a long stretch of blanks.
 
-As in Ke et al. (2018) and their released script: `symbols` symbols, length - 1 blanks, a marker,
-and as many blanks again, during which the symbols are to be said in order. At length T and 10
-symbols a sequence has T + 20 steps. The target is blank up to and including the marker.
+As in Ke et al. (2018) and their released script, a sequence shows `symbols` symbols, length - 1
+blanks, a marker, and then as many blanks as symbols. The targets are the symbols in order during
+those last blanks, and blank before. A sequence of length L with 10 symbols has L + 20 steps.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ BLANK = 0
 
 
 class Copying(SyntheticTask):
-    """The blank is 0, the symbols are 1 to `alphabet`, the marker is one more."""
+    """The copying task: the blank is 0, symbols are 1 to `alphabet`, the marker is alphabet + 1."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """length: steps from the last symbol to the marker, which ends them.
+        """The task's configuration.
 
-        symbols: how many to recall; alphabet: how many there are to choose from; input: "one-hot",
-        or "scalar", the symbol's number itself, as in the authors' released script.
+        length: steps from the last symbol to the marker. symbols: the number of symbols to recall.
+        alphabet: the number of different symbols. input: "one-hot", or "scalar", the symbol's
+        number itself, as in the authors' released script.
         """
 
         length: int = 100
@@ -68,7 +69,7 @@ class Copying(SyntheticTask):
         return Batch(x=self._encode(shown), targets=targets, scored=last(n, T))
 
     def sources(self, x: torch.Tensor) -> torch.Tensor:
-        """The last `symbols` steps recall the first, in order."""
+        """Return the pairs (t, i) in which the last `symbols` steps recall the first, in order."""
         n, T = self.config.symbols, x.shape[0]
         shown = torch.arange(1, n + 1)
         return torch.stack([T - n + shown, shown], dim=1)

@@ -1,10 +1,10 @@
-"""Language, character by character: which comes next?
+"""Character-level language modeling: predict the next character.
 
-As in Ke et al. (2018): the loss is the mean of -log2 of the probability given to each character
-that comes next, bits per character. In training the text is cut into as many streams as a batch has
-rows, each read in stretches of `length` characters, the state carried from one to the next. A model
-is measured on sequences of a length that begin with an empty state: the longer, the more context a
-character has on average.
+As in Ke et al. (2018), the loss is the mean of -log2 of the probability of each next character, in
+bits per character. For training, the text is split into one stream per row of a batch. An update
+reads `length` characters of each stream, and the state is carried to the next update. A model is
+evaluated on sequences of a given length that start from an empty state: in longer sequences, a
+character has more context on average.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from sabtune.tasks.source import Passes, Shuffled, Source
 
 
 class Language(Task):
-    """Each purpose has a part of the text of its own: `data.texts` says which.
+    """The language modeling task. Each purpose has its own part of the text; see `data.texts`.
 
-    What is shown with t characters behind it may rest on a state remembered `memory_span` steps
-    ago at most, wherever a stretch of `length` ends: in training and when measured.
+    After every `length` characters, in training and in evaluation, memories that are more than
+    `memory_span` steps old are dropped.
     """
 
     loss_unit = "bits per character"
@@ -40,10 +40,10 @@ class Language(Task):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """length: characters that an update goes over, of each stream.
+        """The task's configuration.
 
-        text: "pydoc", "ptb" or "text8". memory_span: steps; remembered states that are older are
-        dropped where a stretch ends.
+        length: characters of each stream that an update reads. text: "pydoc", "ptb" or "text8".
+        memory_span: the largest age in steps of a memory that is carried to the next update.
         """
 
         length: int = 100
@@ -68,7 +68,7 @@ class Language(Task):
         return length
 
     def normalized_score(self, accuracy: float, loss: float) -> float:
-        """The share that is saved of the bits of one who knows nothing, log2 of the alphabet."""
+        """Return 1 - loss / log2(alphabet), the share of bits saved over a uniform prediction."""
         return max(0.0, 1 - loss / math.log2(self.outputs))
 
     def batches(
@@ -79,48 +79,51 @@ class Language(Task):
         device: torch.device = CPU,
     ) -> Source:
         text = _on_device(self.config.text, stream, device, place.folder())
-        most = len(text) - 1
-        check(
-            length <= most, "length", length, f"at most {most}: the text's part for {stream.name}"
-        )
+        longest = len(text) - 1
+        wanted = f"at most {longest}, the length of the text's part for {stream.name}"
+        check(length <= longest, "length", length, wanted)
         if stream == Stream.TRAINING:
             return Streams(text, self.outputs, length, generator)
 
         def make(numbers: Tensor) -> Batch:
             return next_characters(text, numbers * length, length, self.outputs)
 
-        return Shuffled(most // length, make, generator, device)
+        return Shuffled(longest // length, make, generator, device)
 
 
 class Streams(Passes):
-    """A text as one stream a row, read side by side, stretch by stretch; each pass begins a little
-    further on in the text, by less than a stretch."""
+    """A text split into one stream per row, read in windows of `length` characters.
+
+    Each pass over the text starts at a random offset below `length`.
+    """
 
     def __init__(self, text: Tensor, symbols: int, length: int, generator: torch.Generator):
         super().__init__(generator)
         self.text, self.symbols, self.length = text, symbols, length
 
     def begin(self, size: int) -> None:
-        most = (len(self.text) - self.length) // self.length
-        check(size <= most, "batch_size", size, f"at most {most}, the stretches of the text")
-        self.first = int(torch.randint(self.length, (), generator=self.generator))
-        self.apart = (len(self.text) - 1 - self.first) // size  # the characters of a stream
+        windows = (len(self.text) - self.length) // self.length
+        wanted = f"at most {windows}, the number of windows in the text"
+        check(size <= windows, "batch_size", size, wanted)
+        self.offset = int(torch.randint(self.length, (), generator=self.generator))
+        self.stream_length = (len(self.text) - 1 - self.offset) // size
 
     def take(self, size: int) -> Batch | None:
-        done = self.cursor * self.length
-        if done + self.length > self.apart:
+        start = self.cursor * self.length
+        if start + self.length > self.stream_length:
             return None
-        starts = torch.arange(size, device=self.text.device) * self.apart + (self.first + done)
+        starts = torch.arange(size, device=self.text.device) * self.stream_length
+        starts += self.offset + start
         self.cursor += 1
-        return next_characters(self.text, starts, self.length, self.symbols, continues=done > 0)
+        return next_characters(self.text, starts, self.length, self.symbols, continues=start > 0)
 
 
 def next_characters(
     text: Tensor, starts: Tensor, length: int, symbols: int, *, continues: bool = False
 ) -> Batch:
-    """The stretches that begin at `starts` (B,), and after each character the one that follows."""
-    places = starts.unsqueeze(1) + torch.arange(length + 1, device=text.device)
-    rows = text[places].long()
+    """Return a batch of the windows at `starts` (B,), with each next character as the target."""
+    positions = starts.unsqueeze(1) + torch.arange(length + 1, device=text.device)
+    rows = text[positions].long()
     return Batch(
         x=one_hot(rows[:, :-1], symbols),
         targets=rows[:, 1:],
@@ -131,5 +134,5 @@ def next_characters(
 
 @functools.lru_cache(maxsize=8)
 def _on_device(name: str, stream: Stream, device: torch.device, folder: Path) -> Tensor:
-    """A part of a text (N,), on `device`, once a process."""
+    """Return a part of a text (N,) on `device`, cached per process."""
     return moved(texts.load(name)[stream], device)

@@ -1,7 +1,8 @@
-"""Images as sequences: what is shown, pixel by pixel or row by row?
+"""Sequential image classification, pixel by pixel or row by row.
 
-Sequential MNIST in order and under one fixed permutation is of Le et al. (2015, arXiv 1504.00941),
-CIFAR-10 by pixel of Ke et al. (2018) and others. The class is asked for at the last step alone.
+Sequential MNIST, in order or under one fixed permutation, is from Le et al. (2015, arXiv
+1504.00941); Ke et al. (2018) and others use CIFAR-10 by pixel. Only the answer at the last step
+counts.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from sabtune.tasks.source import Shuffled, Source
 By = Literal["pixel", "row"]
 
 SOLVED = {"digits": 0.95, "mnist": 0.95, "cifar10": 0.6}
-"""Accuracies that count as solved; of ours."""
+"""The accuracies at which a length counts as solved, our choice."""
 
 
 class Pixels(Task):
-    """Inputs are the values of a pixel (its channels) or of a row, scaled to [0, 1].
+    """The image task. The input of a step is a pixel's channels or a row, scaled to [0, 1].
 
-    Each purpose has images of its own: `data.images` says which.
+    Each purpose has its own images; see `data.images`.
     """
 
     outputs = images.CLASSES
@@ -41,12 +42,12 @@ class Pixels(Task):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """length: steps until the class is asked for: those of an image, or more, and then zeros
-        follow it.
+        """The task's configuration.
 
-        images: "digits" (64 pixels, 8 rows), "mnist" (784, 28) or "cifar10" (1,024, 32). by: what
-        a step shows. permutation: the number of the one order that the steps of every image are
-        put in, the same everywhere (`data.images.fixed_order`); None: as they are.
+        length: the number of steps T, at least those of an image; zeros follow the image. images:
+        "digits" (64 pixels, 8 rows), "mnist" (784, 28) or "cifar10" (1,024, 32). by: what a step
+        shows. permutation: the number of a fixed permutation of every image's steps, the same on
+        every machine (`data.images.fixed_order`); None keeps their order.
         """
 
         length: int = 64
@@ -61,25 +62,26 @@ class Pixels(Task):
 
         @property
         def shown(self) -> int:
-            """The steps of an image."""
-            of = IMAGE_SETS[self.images]
-            return of.height if self.by == "row" else of.height * of.width
+            """The number of steps of an image."""
+            image_set = IMAGE_SETS[self.images]
+            rows, columns = image_set.height, image_set.width
+            return rows if self.by == "row" else rows * columns
 
         @property
         def inputs(self) -> int:
-            """The values of a step."""
-            of = IMAGE_SETS[self.images]
-            return of.channels * (of.width if self.by == "row" else 1)
+            """The number of values of a step."""
+            image_set = IMAGE_SETS[self.images]
+            return image_set.channels * (image_set.width if self.by == "row" else 1)
 
         @property
         def order(self) -> list[int]:
-            """Which step of the image is shown at each step."""
+            """The step of the image that is shown at each step."""
             if self.permutation is None:
                 return list(range(self.shown))
             return images.fixed_order(self.shown, self.permutation)
 
         def check_fits(self, length: int) -> None:
-            """Raises ConfigError if an image has more steps than `length`."""
+            """Raise ConfigError if an image has more steps than `length`."""
             wanted = f"at least {self.shown}, the steps of an image of {self.images} by {self.by}"
             check(length >= self.shown, "length", length, wanted)
 
@@ -104,7 +106,7 @@ class Pixels(Task):
         device: torch.device = CPU,
     ) -> Source:
         T, shown = self.steps(length), self.config.shown
-        pixels, classes = _laid_out(self.config, stream, device, place.folder())
+        pixels, classes = _load_steps(self.config, stream, device, place.folder())
         top = IMAGE_SETS[self.config.images].top
 
         def make(numbers: Tensor) -> Batch:
@@ -118,12 +120,12 @@ class Pixels(Task):
 
 
 @functools.lru_cache(maxsize=8)
-def _laid_out(
+def _load_steps(
     config: Pixels.Config, stream: Stream, device: torch.device, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """A part's images as steps, uint8 (N, steps, inputs) in the task's order, and classes (N,).
+    """Return a part's images as steps, uint8 (N, steps, inputs) in order, and classes (N,).
 
-    On `device`, once a process.
+    Both are on `device`, and cached per process.
     """
     pixels, classes = images.load(config.images)[stream]
     steps = pixels.reshape(len(pixels), config.shown, config.inputs)

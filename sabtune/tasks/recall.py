@@ -1,9 +1,9 @@
-"""Multi-query associative recall: keys and values are shown, and later some keys are asked for.
+"""Multi-query associative recall: recall the value that was shown with each key.
 
-The probe of Arora et al. ("Zoology", 2023, arXiv 2312.04927), with distances under control: `pairs`
-times a key and its value, each a step; blanks; then every key again, a step each, in another order,
-at which its value is to be said. The first key comes `length` steps after the last value, and no
-value is asked for more than 3 · (pairs - 1) steps later than that.
+This is the probe of Arora et al. ("Zoology", 2023, arXiv 2312.04927) with controlled distances. A
+sequence shows `pairs` keys, each followed by its value, then blanks, then every key again in
+another order. The target at such a key is its value. The first queried key comes `length` steps
+after the last value, and a query comes at most length + 3 · (pairs - 1) steps after its value.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 
 class Recall(SyntheticTask):
-    """Symbols are 0 to `keys` - 1, the keys; then the values; then the blank. The classes are the
-    values. The loss counts the steps at which a value is asked for."""
+    """The recall task. Symbols are the keys, 0 to `keys` - 1, then the values, then the blank.
+
+    The classes are the values. The loss covers only the steps of the queried keys.
+    """
 
     loss_unit = "nats a query"
     loss_everywhere = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """length: steps from the last value to the first key that is asked for.
+        """The task's configuration.
 
-        pairs: how many are shown. keys, values: how many there are to choose from; no key is shown
-        twice in a sequence. grows: what a longer length on the ladder is more of: the distance,
-        the pairs (in proportion, at the distance of training), or both.
+        length: steps from the last value to the first queried key. pairs: the number of pairs in a
+        sequence. keys, values: the numbers of different keys and values; a sequence shows no key
+        twice. grows: what increases with the length on the ladder: the distance, the number of
+        pairs (in proportion, at the training distance), or both.
         """
 
         length: int = 32
@@ -57,11 +60,11 @@ class Recall(SyntheticTask):
         self.chance = 1 / config.values
 
     def distance(self, length: int) -> int:
-        """Steps from the last value to the first key that is asked for."""
+        """Return the number of steps from the last value to the first queried key."""
         return self.length if self.config.grows == "pairs" else length
 
     def pairs(self, length: int) -> int:
-        """How many pairs are shown. Raises ConfigError if there are fewer keys."""
+        """Return the number of pairs of a sequence. Raises ConfigError if there are fewer keys."""
         config = self.config
         if config.grows == "distance":
             return config.pairs
@@ -82,9 +85,9 @@ class Recall(SyntheticTask):
         order = torch.rand((size, n), generator=generator).topk(n).indices
         pairs = torch.stack([keys, config.keys + values], dim=-1).flatten(1)
         blanks = torch.full((size, T - 3 * n), config.keys + config.values)
-        nothing = torch.zeros((size, T - n), dtype=torch.long)
+        unscored = torch.zeros((size, T - n), dtype=torch.long)
         shown = torch.cat([pairs, blanks, keys.gather(1, order)], dim=1)
-        targets = torch.cat([nothing, values.gather(1, order)], dim=1)
+        targets = torch.cat([unscored, values.gather(1, order)], dim=1)
         return Batch(
             x=one_hot(moved(shown, device), self.inputs),
             targets=moved(targets, device),

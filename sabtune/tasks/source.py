@@ -1,7 +1,7 @@
-"""Where batches come from: made as they are asked for, or taken from data in passes.
+"""Sources of batches, which generate sequences on the fly or read data in passes.
 
-A source is for one length and one purpose, a `seeding.Stream`. What it needs to go on is a few
-tensors (`state`), so that a training taken up again sees the batches of an unbroken one.
+A source has one length and one purpose, a `seeding.Stream`. Its `state` is a few tensors, so that a
+resumed training sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ GENERATOR, CURSOR = "generator", "cursor"
 
 
 class Source(ABC):
-    """One batch after the other, without end."""
+    """An endless series of batches."""
 
     count: int | None = None
-    """How many sequences there are before the first one comes again; None: they never do."""
+    """The number of sequences before they repeat; None if they never do."""
 
     @abstractmethod
     def batch(self, size: int) -> Batch:
-        """The next `size` sequences."""
+        """Return the next `size` sequences."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs."""
+        """Return what `restore` needs."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from where `state` was taken. Raises KeyError if it lacks something."""
+        """Continue from where `state` was taken. Raises KeyError if an entry is missing."""
 
 
 class Drawn(Source):
-    """Fresh sequences, each batch drawn from the generator by `draw(size, generator)`."""
+    """A source that draws every batch with `draw(size, generator)`."""
 
     def __init__(self, draw: Callable[[int, torch.Generator], Batch], generator: torch.Generator):
         self.draw, self.generator = draw, generator
@@ -54,47 +54,47 @@ class Drawn(Source):
 
 
 class Passes(Source):
-    """Data gone through again and again; each pass draws from the generator once, at its start."""
+    """A source that reads data in repeated passes, and uses the generator once per pass."""
 
     def __init__(self, generator: torch.Generator):
         self.generator = generator
-        self.cursor = 0  # what of the pass is behind
-        self.before = generator.get_state()  # of the generator, at the pass's start
-        self.fresh = True  # the pass hasn't drawn yet
+        self.cursor = 0  # position within the pass
+        self.pass_start = generator.get_state()  # the generator's state at the start of the pass
+        self.begun = False  # whether `begin` was called for this pass
 
     @abstractmethod
     def begin(self, size: int) -> None:
-        """Draws what this pass is to be like; `size` sequences a batch."""
+        """Start a pass with `size` sequences per batch, and draw what it needs."""
 
     @abstractmethod
     def take(self, size: int) -> Batch | None:
-        """The next batch, the cursor moved behind it; None if the pass has no whole one left."""
+        """Return the next batch and advance the cursor; None if the pass has no full batch left."""
 
     def batch(self, size: int) -> Batch:
-        if self.fresh:
+        if not self.begun:
             self.begin(size)
-            self.fresh = False
+            self.begun = True
         batch = self.take(size)
         if batch is None:
-            self.before, self.cursor = self.generator.get_state(), 0
+            self.pass_start, self.cursor = self.generator.get_state(), 0
             self.begin(size)
             batch = self.take(size)
             assert batch is not None
         return batch
 
     def state(self) -> dict[str, Tensor]:
-        return {GENERATOR: self.before, CURSOR: torch.tensor(self.cursor)}
+        return {GENERATOR: self.pass_start, CURSOR: torch.tensor(self.cursor)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.before, self.cursor = state[GENERATOR], int(state[CURSOR])
-        self.generator.set_state(self.before)
-        self.fresh = True
+        self.pass_start, self.cursor = state[GENERATOR], int(state[CURSOR])
+        self.generator.set_state(self.pass_start)
+        self.begun = False
 
 
 class Shuffled(Passes):
-    """`count` examples, each once a pass and in another order; what is no whole batch is left out.
+    """A source of `count` examples in a new random order each pass, without incomplete batches.
 
-    make: the batch of the examples whose numbers (B,) it is given, on `device`.
+    make: returns the batch of the examples with the given indices (B,), which are on `device`.
     """
 
     def __init__(
@@ -109,7 +109,9 @@ class Shuffled(Passes):
         self.make, self.device = make, device
 
     def begin(self, size: int) -> None:
-        check(size <= self.count, "batch_size", size, f"at most {self.count}, all there are")
+        check(
+            size <= self.count, "batch_size", size, f"at most {self.count}, the number of examples"
+        )
         self.order = moved(torch.randperm(self.count, generator=self.generator), self.device)
 
     def take(self, size: int) -> Batch | None:

@@ -1,4 +1,4 @@
-"""What `sabtune doctor` found, on one screen: the nodes side by side, then what is wrong."""
+"""The page of `sabtune doctor`: the nodes side by side, then what is wrong."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from sabtune.cluster.findings import Finding
 from sabtune.cluster.node_facts import SHOWN, NodeFacts
 from sabtune.wording import counted
 
-WIDE = 4
-"""So many kinds of node stand side by side; more of them come below."""
+KINDS_PER_TABLE = 4
+"""The number of kinds of nodes in one table; further kinds get another table."""
 
 
-def health_page(findings: HealthCheck) -> RenderableType:
-    """The whole page."""
-    nodes = findings.nodes
-    title = f"The cluster, {counted(len(nodes), 'node')}" if findings.cluster else "This machine"
+def health_page(health: HealthCheck) -> RenderableType:
+    """Return the page: a table of the nodes and the list of findings."""
+    nodes = health.nodes
+    title = f"The cluster, {counted(len(nodes), 'node')}" if health.cluster else "This machine"
     parts: list[RenderableType] = [Text(title)]
-    kinds = _kinds([one for one in nodes if not one.unreachable])
-    for first in range(0, len(kinds), WIDE):
-        parts += [_table(kinds[first : first + WIDE]), Text("")]
-    return Group(*parts, findings_page(findings.findings))
+    kinds = _kinds([node for node in nodes if not node.unreachable])
+    for first in range(0, len(kinds), KINDS_PER_TABLE):
+        parts += [_table(kinds[first : first + KINDS_PER_TABLE]), Text("")]
+    return Group(*parts, findings_page(health.findings))
 
 
 def findings_page(findings: Sequence[Finding]) -> RenderableType:
-    """A line for each."""
+    """Return one line for each finding, or the line "Nothing is wrong."."""
     if not findings:
         return Text("Nothing is wrong.")
-    lines = [Text(f"{'wrong' if finding.wrong else 'to know'}: {finding}") for finding in findings]
+    lines = [Text(f"{'wrong' if finding.wrong else 'note'}: {finding}") for finding in findings]
     if not any(finding.wrong for finding in findings):
         lines.append(Text("Nothing is wrong."))
     return Group(*lines)
 
 
 def _kinds(nodes: Sequence[NodeFacts]) -> list[list[NodeFacts]]:
-    """Nodes of which all but disks and clocks are the same, together."""
+    """Group nodes that differ in nothing but their disks and clocks."""
     kinds: dict[str, list[NodeFacts]] = {}
-    for one in nodes:
-        kinds.setdefault(str([one.head, *_facts(one).values()]), []).append(one)
+    for node in nodes:
+        kinds.setdefault(str([node.head, *_facts(node).values()]), []).append(node)
     return list(kinds.values())
 
 
-def _facts(one: NodeFacts) -> dict[str, str]:
+def _facts(node: NodeFacts) -> dict[str, str]:
     gpus = ", ".join(
-        f"{sum(other == gpu for other in one.gpus)} {gpu.name}, {gpu.memory:.0f} GiB"
-        for gpu in dict.fromkeys(one.gpus)
+        f"{sum(other == gpu for other in node.gpus)} {gpu.name}, {gpu.memory:.0f} GiB"
+        for gpu in dict.fromkeys(node.gpus)
     )
-    drivers = ", ".join(dict.fromkeys(gpu.driver for gpu in one.gpus))
-    facts: dict[str, str] = {name: one.versions.get(name) or "none" for name in SHOWN}
-    facts |= {"CUDA": one.cuda or "none", "driver": drivers or "none", "GPUs": gpus or "none"}
-    return facts | {"token": _token(one)}
+    drivers = ", ".join(dict.fromkeys(gpu.driver for gpu in node.gpus))
+    facts: dict[str, str] = {name: node.versions.get(name) or "none" for name in SHOWN}
+    facts |= {"CUDA": node.cuda or "none", "driver": drivers or "none", "GPUs": gpus or "none"}
+    return facts | {"token": _token(node)}
 
 
-def _token(one: NodeFacts) -> str:
-    if one.token.mode == "disabled":
-        return "not asked for"
-    where = one.token.found or "none"
-    bits = f" ({one.token.bits:03o})" if one.token.bits is not None else ""
-    return f"{where}{bits}" + ("" if one.token.mode else ", mode not set")
+def _token(node: NodeFacts) -> str:
+    if node.token.mode == "disabled":
+        return "not required"
+    where = node.token.found or "none"
+    bits = f" ({node.token.bits:03o})" if node.token.bits is not None else ""
+    return f"{where}{bits}" + ("" if node.token.mode else ", mode not set")
 
 
 def _table(kinds: Sequence[Sequence[NodeFacts]]) -> Table:
@@ -74,20 +74,20 @@ def _table(kinds: Sequence[Sequence[NodeFacts]]) -> Table:
     facts = [_facts(kind[0]) for kind in kinds]
     for name in facts[0]:
         table.add_row(name, *(fact[name] for fact in facts))
-    for of in dict.fromkeys(disk.of for kind in kinds for disk in kind[0].disks):
-        table.add_row(f"free: {of}", *(_free(kind, of) for kind in kinds))
+    for place in dict.fromkeys(disk.of for kind in kinds for disk in kind[0].disks):
+        table.add_row(f"free: {place}", *(_free(kind, place) for kind in kinds))
     table.add_row("clock", *(_clock(kind) for kind in kinds))
     return table
 
 
-def _free(kind: Sequence[NodeFacts], of: str) -> str:
-    """The least that one of them has."""
-    disks = [disk for one in kind for disk in one.disks if disk.of == of]
+def _free(kind: Sequence[NodeFacts], place: str) -> str:
+    """Return the least free space that a node of this kind has for `place`."""
+    disks = [disk for node in kind for disk in node.disks if disk.of == place]
     least = min(disks, key=lambda disk: disk.free, default=None)
     return f"{least.free:.0f} of {least.size:.0f} GiB" if least else ""
 
 
 def _clock(kind: Sequence[NodeFacts]) -> str:
-    """The one that is off most."""
-    off = max(kind, key=lambda one: abs(one.offset))
-    return f"{off.offset:+.2f} s ± {off.within:.2f}"
+    """Return the largest clock offset of the nodes, with its uncertainty."""
+    node = max(kind, key=lambda node: abs(node.offset))
+    return f"{node.offset:+.2f} s ± {node.within:.2f}"

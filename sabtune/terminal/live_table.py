@@ -1,4 +1,4 @@
-"""What the person watching a search sees: a live table on a terminal, plain lines elsewhere."""
+"""The display of a running search: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,90 +24,96 @@ from sabtune.training.trial import Progress, TrialSpec
 
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
-WIDE = 110
-"""Columns of a terminal from which on there is room for all; below, speed and loss are left out."""
+WIDE_COLUMNS = 110
+"""The width of a terminal from which the table shows speed and loss."""
 
 
 def label(run: RunConfig) -> str:
-    """The few words that a trial goes by."""
+    """Return a short description of a configuration."""
     return f"{run.trial.model.label()} rate={run.trial.train.learning_rate:.2g}"
 
 
-def shared(spec: TrialSpec) -> str:
-    """Which earlier trial has the same configuration, if one has."""
+def same_as(spec: TrialSpec) -> str:
+    """Return "as #N" if the earlier trial N has the same configuration, else ""."""
     own = spec.configuration == spec.number
     return "" if own else f"as #{spec.configuration}"
 
 
 class Pace:
-    """How fast the trials of this search end, and how long those still missing will take."""
+    """The rate at which trials end, and an estimate of the remaining time of a search.
+
+    clock: Returns the current time in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
-        self.begun: float | None = None  # when the first trial started
-        self.running: dict[int, float] = {}  # since when
-        self.due: dict[int, float] = {}  # when a trial would be trained to its end
-        self.took: list[float] = []  # seconds, of each that ended
-        self.places = 0  # the most that ran at once
+        self.started_at: float | None = None  # the start of the first trial
+        self.running: dict[int, float] = {}  # the start of each running trial
+        self.due: dict[int, float] = {}  # the expected end of each running trial, if not pruned
+        self.durations: list[float] = []  # seconds of each trial that ended
+        self.slots = 0  # the largest number of trials that ran at once
 
     def start(self, number: int) -> None:
+        """Record that a trial starts."""
         now = self.clock()
-        self.begun = now if self.begun is None else self.begun
+        self.started_at = now if self.started_at is None else self.started_at
         self.running.setdefault(number, now)
-        self.places = max(self.places, len(self.running))
+        self.slots = max(self.slots, len(self.running))
 
-    def report(self, number: int, rest: float) -> None:
-        """`rest`: seconds that it would still take, at its own speed, if it isn't pruned."""
-        self.due[number] = self.clock() + rest
+    def report(self, number: int, remaining: float) -> None:
+        """Record the seconds that a trial would still take if it weren't pruned."""
+        self.due[number] = self.clock() + remaining
 
     def end(self, number: int) -> None:
+        """Record that a trial ended."""
         if number not in self.running:
-            return  # the space rejected it
-        self.took.append(self.clock() - self.running.pop(number))
+            return  # the search space rejected its configuration
+        self.durations.append(self.clock() - self.running.pop(number))
         self.due.pop(number, None)
 
     @property
     def rate(self) -> float | None:
-        """Trials an hour; None before one has ended."""
-        passed = self.clock() - self.begun if self.begun is not None else 0.0
-        return len(self.took) / passed * 3600 if self.took and passed > 0 else None
+        """The number of trials that end in an hour; None before the first has ended."""
+        elapsed = self.clock() - self.started_at if self.started_at is not None else 0.0
+        return len(self.durations) / elapsed * 3600 if self.durations and elapsed > 0 else None
 
     def left(self, missing: int) -> float | None:
-        """Seconds until `missing` more have ended; None before two have.
+        """Estimate the seconds until `missing` more trials have ended; None before two have.
 
-        One that hasn't started takes as long as others did, on the mean. One that runs goes on to
-        its end: so the last few, which leave places empty, aren't taken for quick ones. While
-        places empty, from the last start on, half a trial's time of each is lost.
+        A trial that hasn't started takes the mean time. A running trial takes until its last
+        update, so that the estimate isn't too low while the last few trials run. After the last
+        start, slots become empty one by one; each of them loses half a trial's time.
         """
-        if len(self.took) < 2:
+        if len(self.durations) < 2:
             return None
         mean, now, running = self._mean(), self.clock(), list(self.running.items())
-        rests = [max(self.due.get(number, since + mean) - now, 0.0) for number, since in running]
-        waiting, places = max(missing - len(running), 0), max(self.places, 1)
-        lost = mean / 2 * (places - 1) if waiting else 0.0
-        return max([(waiting * mean + sum(rests) + lost) / places, *rests])
+        remaining = [max(self.due.get(n, start + mean) - now, 0.0) for n, start in running]
+        waiting, slots = max(missing - len(running), 0), max(self.slots, 1)
+        lost = mean / 2 * (slots - 1) if waiting else 0.0
+        return max([(waiting * mean + sum(remaining) + lost) / slots, *remaining])
 
     def _mean(self) -> float:
-        """Seconds a trial takes, by the estimator of Kaplan and Meier (JASA, 1958).
+        """Estimate the mean seconds of a trial by the method of Kaplan and Meier (JASA, 1958).
 
-        Those that ended are mostly pruned at first, those that run have only lasted longer than so
-        far: the mean of the former alone is short by a factor. Past the longest that ended, those
-        still running are taken to go on to their last update.
+        At first, most trials that have ended were pruned, so the mean over them alone is too low.
+        The running trials are censored observations: their durations have a known lower bound.
+        Beyond the longest finished trial, running trials are assumed to take until their last
+        update.
         """
         now, running = self.clock(), list(self.running.items())
-        took, lasted = sorted(self.took), sorted(now - since for _, since in running)
+        ended, censored = sorted(self.durations), sorted(now - start for _, start in running)
         mean, alive, before = 0.0, 1.0, 0.0
-        for done, seconds in enumerate(took):
+        for count, seconds in enumerate(ended):
             mean += alive * (seconds - before)
-            at_risk = len(took) - done + len(lasted) - bisect_left(lasted, seconds)
+            at_risk = len(ended) - count + len(censored) - bisect_left(censored, seconds)
             alive, before = alive * (1 - 1 / at_risk), seconds
-        ends = [max(self.due.get(n, now), now) - since for n, since in running]
-        ends = [end for (_, since), end in zip(running, ends, strict=True) if now - since >= before]
+        ends = [max(self.due.get(n, now), now) - start for n, start in running]
+        ends = [end for (_, start), end in zip(running, ends, strict=True) if now - start >= before]
         return mean + alive * max(sum(ends) / len(ends) - before, 0.0) if ends else mean
 
 
 def duration(seconds: float | None) -> str:
-    """In the two largest units that matter; – if it isn't known."""
+    """Return a duration in its two largest units, as in "2 h 05 min"; "–" for None."""
     if seconds is None:
         return "–"
     if seconds < 59.5:
@@ -121,22 +127,23 @@ def duration(seconds: float | None) -> str:
 
 @dataclass
 class Row:
-    """A trial as the table shows it."""
+    """The row of a trial in the table."""
 
     number: int
     spec: TrialSpec | None = None
-    told: int = 0  # updates that an earlier search had shown
-    again: bool = False  # taken up again
+    shown_updates: int = 0  # updates that an earlier search has shown
+    resumed: bool = False
     progress: Progress | None = None
     outcome: Outcome | None = None
 
     @property
     def state(self) -> str:
+        """The state in words."""
         return STATES[self.outcome.state] if self.outcome else "running"
 
     @property
     def score(self) -> float | None:
-        """The last there is; a failed trial has none."""
+        """The latest score; None for a failed trial or before the first report."""
         if self.outcome and self.outcome.state == "FAIL":
             return None
         if self.outcome and self.outcome.score is not None:
@@ -145,35 +152,44 @@ class Row:
 
     @property
     def results(self) -> Sequence[LengthResult]:
+        """The latest length results."""
         if self.outcome and self.outcome.ladder:
             return self.outcome.ladder
         return self.progress.ladder if self.progress else ()
 
     @property
     def updates(self) -> str:
-        """Done and all."""
-        done = self.progress.report.step if self.progress else self.told
+        """The numbers of completed and of all updates, as in "10/20"."""
+        done = self.progress.report.step if self.progress else self.shown_updates
         return f"{done}/{self.spec.run.trial.train.updates}" if self.spec else ""
 
     @property
-    def shared(self) -> str:
-        return shared(self.spec) if self.spec else ""
+    def same_as(self) -> str:
+        """The earlier trial of the same configuration; see `same_as`."""
+        return same_as(self.spec) if self.spec else ""
 
     @property
     def words(self) -> str:
-        """What it is; of one that failed or never began, why first."""
-        tells = self.outcome and (self.outcome.state == "FAIL" or self.spec is None)
-        why = self.outcome.reason if self.outcome and tells else ""
-        what = label(self.spec.run) if self.spec else ""
-        return "  ".join(word for word in (self.shared, why, what) if word)
+        """The configuration, after the reason if the trial failed or was rejected."""
+        explains = self.outcome and (self.outcome.state == "FAIL" or self.spec is None)
+        reason = self.outcome.reason if self.outcome and explains else ""
+        configuration = label(self.spec.run) if self.spec else ""
+        return "  ".join(part for part in (self.same_as, reason, configuration) if part)
 
 
 class Watch:
-    """Shows a search on a console; use it as a context manager around the search.
+    """A watcher that shows a search on a console.
 
-    trials: how many the study is to have. ended: how many of them had ended before this search.
-    earlier: what the study held before it: the best score goes on from there, and what is taken up
-    again is known by it.
+    Use it as a context manager around the search.
+
+    trials: The number of trials that the study is to have.
+
+    ended: The number of trials that had ended before this search.
+
+    earlier: The trials that the study had before this search. They give the best score so far and
+    show which trials are resumed.
+
+    clock: Returns the current time in seconds.
     """
 
     def __init__(
@@ -187,12 +203,12 @@ class Watch:
     ):
         self.console = console
         self.trials, self.before = trials, ended
-        self.told = {trial.number: max(trial.scores, default=0) for trial in earlier}
+        self.shown_updates = {trial.number: max(trial.scores, default=0) for trial in earlier}
         scored = [t for t in earlier if t.state != TrialState.FAIL and (t.values or t.scores)]
         self.best_before = max(((t.score, -t.number) for t in scored), default=None)
         self.rows: dict[int, Row] = {}
         self.pace = Pace(clock)
-        # Rich's own output goes on above the table; the driver's prints are not to be caught.
+        # Lines printed to this console appear above the table. Other output is not captured.
         self.live = Live(
             get_renderable=self._screen,
             console=console,
@@ -217,46 +233,46 @@ class Watch:
 
     def trial_started(self, spec: TrialSpec) -> None:
         number = spec.number
-        known = self.rows.get(number)
-        row = Row(number, spec, self.told.get(number, 0))
-        row.again = known is not None or number in self.told
-        row.progress = known.progress if known else None
+        previous = self.rows.get(number)
+        row = Row(number, spec, self.shown_updates.get(number, 0))
+        row.resumed = previous is not None or number in self.shown_updates
+        row.progress = previous.progress if previous else None
         self.rows[number] = row
         self.pace.start(number)
-        verb = "goes on" if row.again else "starts"
-        at = f" at {row.updates} updates" if row.told or row.progress else ""
-        self._say(f"#{number} {verb}{at}: {row.words}")
+        verb = "resumes" if row.resumed else "starts"
+        at = f" at {row.updates} updates" if row.shown_updates or row.progress else ""
+        self._print(f"#{number} {verb}{at}: {row.words}")
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         row = self.rows[number]
         row.progress, report = progress, progress.report
         updates = row.spec.run.trial.train.updates if row.spec else report.step
         self.pace.report(number, progress.seconds * (updates - report.step) / max(report.step, 1))
-        if report.step > row.told:
-            self._say(
+        if report.step > row.shown_updates:
+            self._print(
                 f"#{number} {row.updates} updates, {report.updates_per_second:.0f}/s, "
                 f"loss {_loss(report.loss)}, {_results(progress.ladder)}, "
                 f"score {progress.score:.3f}"
             )
 
     def trial_noted(self, number: int, words: str) -> None:
-        self._say(f"#{number} {words}")
+        self._print(f"#{number} {words}")
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         row = self.rows.setdefault(number, Row(number))
         row.outcome = outcome
         self.pace.end(number)
-        shared = f" ({row.shared})" if row.shared else ""
+        same_as = f" ({row.same_as})" if row.same_as else ""
         detail = outcome.reason or _results(outcome.test or row.results)
         ended = f"{self._ended()} of {self.trials}, left {duration(self._left())}"
-        self._say(f"#{number}{shared} {row.state}: {detail}  [{ended}]")
+        self._print(f"#{number}{same_as} {row.state}: {detail}  [{ended}]")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self.console.is_terminal:
             return
         try:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        except (OSError, SystemExit):  # rich exits when nobody reads any more: the search goes on
+        except (OSError, SystemExit):  # rich exits on a closed pipe; the search must not
             self.console.quiet = True
 
     def _ended(self) -> int:
@@ -266,7 +282,7 @@ class Watch:
         return self.pace.left(self.trials - self._ended())
 
     def _summary(self) -> Text:
-        """Counts, the best, how fast it goes and how long it will take, on one line."""
+        """Return one line with the counts, the best score, the rate and the remaining time."""
         count = Counter(row.state for row in list(self.rows.values()))
         states = ", ".join(f"{count[s]} {s}" for s in ("running", "pruned", "failed", "done"))
         before = f", {self.before} before" if self.before else ""
@@ -279,17 +295,19 @@ class Watch:
         )
 
     def _best(self) -> tuple[float, int] | None:
-        """The highest score and minus its trial's number: of equal ones, the first trial's."""
+        """Return the highest score and the negated number of its trial, the first one of a tie."""
         scored = [(row.score, -row.number) for row in list(self.rows.values())]
-        every = [(score, number) for score, number in scored if score is not None]
-        return max([*every, self.best_before] if self.best_before else every, default=None)
+        scores = [(score, number) for score, number in scored if score is not None]
+        return max([*scores, self.best_before] if self.best_before else scores, default=None)
 
     def _screen(self) -> RenderableType:
-        """What fits: the summary, how many rows are left out, and the newest rows."""
+        """Return the summary, the number of hidden rows, and the newest rows that fit."""
         rows = sorted(self.rows.values(), key=_newest_last)
         summary, width = self._summary(), self.console.width
-        taken = len(summary.wrap(self.console, width)) + 2  # the head, and who is left out
-        room = max(self.console.height - taken - 1, 1)  # the cursor stands on a line of its own
+        used = (
+            len(summary.wrap(self.console, width)) + 2
+        )  # the header, and the number of hidden rows
+        room = max(self.console.height - used - 1, 1)  # the cursor has its own line
         shown, hidden = rows[-room:], rows[:-room]
         parts: list[RenderableType] = [summary]
         if hidden:
@@ -300,18 +318,18 @@ class Watch:
 
 
 def _table(rows: Sequence[Row], width: int, leader: int | None) -> Table:
-    """One line a trial. The configuration alone gives way where the terminal is narrow."""
+    """Return a table with one line per trial; a narrow terminal shortens only the configuration."""
     lengths = _lengths(rows, width)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("#", "update", "per s", "loss", "score", *(f"at {n}" for n in lengths)):
-        if width >= WIDE or name not in ("per s", "loss"):
+        if width >= WIDE_COLUMNS or name not in ("per s", "loss"):
             table.add_column(name, justify="right", no_wrap=True)
         if name == "#":
             table.add_column("state", no_wrap=True)
             table.add_column("configuration", min_width=12)
     for row in rows:
         style = "bold" if row.number == leader else "dim" if row.state == "pruned" else None
-        table.add_row(*_cells(row, lengths, wide=width >= WIDE), style=style)
+        table.add_row(*_cells(row, lengths, wide=width >= WIDE_COLUMNS), style=style)
     return table
 
 
@@ -324,7 +342,7 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
     accuracy = {result.length: f"{result.accuracy:.1%}" for result in row.results}
     return [
         str(row.number),
-        "goes on" if row.again and not row.outcome else row.state,
+        "resumed" if row.resumed and not row.outcome else row.state,
         Text(row.words, no_wrap=True, overflow="ellipsis"),
         row.updates,
         *(speed if wide else []),
@@ -334,12 +352,12 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
 
 
 def _lengths(rows: Sequence[Row], width: int) -> list[int]:
-    """Those that there is room to show: first the ones that choose, which every trial has."""
+    """Return the lengths that fit; selection lengths, which every trial has, take precedence."""
     ladder = next((row.spec.ladder for row in rows if row.spec), None)
     if ladder is None:
         return []
     ordered = [*ladder.select, *(n for n in ladder.lengths if n not in ladder.select)]
-    room = (width - (75 if width >= WIDE else 52)) // 9
+    room = (width - (75 if width >= WIDE_COLUMNS else 52)) // 9
     return sorted(ordered[: max(room, 0)])
 
 

@@ -1,4 +1,4 @@
-"""Print predictions, reproductions and extrapolations."""
+"""The pages of predictions, reproductions and extrapolations."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from sabtune.wording import counted
 
 
 def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
-    """The prediction of a dry run."""
-    table = Table(title="Each rung of the ladder", title_justify="left")
+    """Return the page of a dry run: the predicted cost of a search."""
+    table = Table(title="Each length of the ladder", title_justify="left")
     for name in ("length", "seconds", "peak memory (MiB)", "measured"):
         table.add_column(name, justify="right")
     probe, placement = prediction.probe, prediction.placement
     for result in probe.results:
         when = "at every report" if result.selects else "at the end"
         table.add_row(f"{result.length:,}", f"{result.seconds:.2f}", f"{result.memory:,.0f}", when)
-    pruned = "; pruning makes it less" if study.pruning else ""
+    pruned = "; pruning reduces this" if study.pruning else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
         f"{counted(probe.updates, 'update')} on {words(study.resources.cpus, 0)}:",
-        f"  {1000 * probe.seconds_per_update:.1f} ms an update, "
-        f"{probe.training_memory:,.0f} MiB at the peak",
-        f"  {probe.trial_seconds:,.0f} s a trial, its ladder included",
+        f"  {1000 * probe.seconds_per_update:.1f} ms per update, "
+        f"{probe.training_memory:,.0f} MiB peak memory",
+        f"  {probe.trial_seconds:,.0f} s per trial, including its ladder",
         f"  {prediction.hours:.2f} h for {counted(study.trials, 'trial')}, "
         f"{placement.at_once} at once, none pruned{pruned}",
         *([placement.words] if placement.words else []),
     ]
-    note = "Of one configuration, alone on this machine: others take more or less."
+    note = "Measured with one configuration, alone on this machine; others may differ."
     return Group(*(Text(line) for line in lines), Text(""), table, Text(note))
 
 
-def reproduction_page(number: int, found: Reproduction) -> RenderableType:
-    """Whether a trial came out the same."""
+def reproduction_page(number: int, reproduction: Reproduction) -> RenderableType:
+    """Return the page of a reproduction: the metrics and software versions that differ."""
     parts: list[RenderableType] = []
-    if found.differences:
+    metrics = reproduction.metrics
+    if reproduction.differences:
         parts.append(
-            Text(f"Trial {number}: {len(found.differences)} of {found.metrics} metrics differ.")
+            Text(f"Trial {number}: {len(reproduction.differences)} of {metrics} metrics differ.")
         )
-        parts.append(_table(found.differences))
+        parts.append(_table(reproduction.differences))
     else:
-        parts.append(Text(f"Trial {number}: all {found.metrics} metrics came back, bit for bit."))
-    if found.environment:
-        parts += [Text("What is otherwise here:"), _table(found.environment)]
+        parts.append(Text(f"Trial {number}: all {metrics} metrics are the same, bit for bit."))
+    if reproduction.environment:
+        parts += [Text("Differences in the environment:"), _table(reproduction.environment)]
     return Group(*parts)
 
 
@@ -64,9 +65,9 @@ def _table(rows: Sequence[tuple[str, object, object]]) -> Table:
     return table
 
 
-def extrapolation_line(trial: TrialRecord, measured: Extrapolation) -> Text:
-    """One model at one length."""
-    result = measured.result
+def extrapolation_line(trial: TrialRecord, extrapolation: Extrapolation) -> Text:
+    """Return one line with the accuracy, loss and cost of a model at one length."""
+    result = extrapolation.result
     sequences = counted(result.sequences, "sequence")
     assert trial.run is not None
     label = trial.label or trial.run.trial.model.label()
@@ -77,5 +78,5 @@ def extrapolation_line(trial: TrialRecord, measured: Extrapolation) -> Text:
     return Text(
         f"#{trial.number} {label}, seed {trial.run.seed}, at length {result.length:,}{phases}: "
         f"{result.accuracy:.2%}, loss {result.loss:.3g} "
-        f"({sequences}, {result.seconds or 0:,.1f} s, {measured.memory:,.0f} MiB at the peak)"
+        f"({sequences}, {result.seconds or 0:,.1f} s, {extrapolation.memory:,.0f} MiB peak memory)"
     )

@@ -1,4 +1,4 @@
-"""How a search stands, told from its study alone: for whoever looks in from another terminal."""
+"""The page of `sabtune status`: the state of a study, read from its store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
-from sabtune.terminal.live_table import duration, label, shared
+from sabtune.terminal.live_table import duration, label, same_as
 
 STATES = {
     TrialState.RUNNING: "running",
@@ -24,12 +24,12 @@ STATES = {
     TrialState.FAIL: "failed",
 }
 
-LAST = 5
-"""How many of those that ended are shown."""
+SHOWN_TRIALS = 5
+"""The number of ended trials that the page shows."""
 
 
 def status(study: optuna.Study, alive: bool) -> RenderableType:
-    """The page as something rich can print; `alive`: a search is writing to the study now."""
+    """Return the page. alive: A search is writing to the study now."""
     frozen = study.get_trials(deepcopy=False)
     trials = {trial.number: trial for trial in record.records(study)}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
@@ -40,10 +40,10 @@ def status(study: optuna.Study, alive: bool) -> RenderableType:
         Text(_best(list(trials.values()), _states(alive))),
     ]
     if running:
-        title = "Running" if alive else "Interrupted: taken up by the next search"
+        title = "Running" if alive else "Interrupted: the next search resumes these"
         parts += [Text(f"\n{title}"), _running(running, datetime.now(), alive=alive)]
     if ends:
-        parts += [Text("\nThe last that ended"), _ended(ends[-LAST:], trials)]
+        parts += [Text("\nLatest ended trials"), _ended(ends[-SHOWN_TRIALS:], trials)]
     return Group(*parts)
 
 
@@ -52,14 +52,14 @@ def _states(alive: bool) -> dict[TrialState, str]:
 
 
 def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], alive: bool) -> str:
-    again = {number for number, trial in trials.items() if trial.run_again}
-    by_state = Counter(trial.state for trial in frozen if trial.number not in again)
+    repeated = {number for number, trial in trials.items() if trial.run_again}
+    by_state = Counter(trial.state for trial in frozen if trial.number not in repeated)
     states = ", ".join(f"{by_state[s]} {word}" for s, word in _states(alive).items() if by_state[s])
-    return (states or "no trial yet") + record.again_words(len(again))
+    return (states or "no trial yet") + record.again_words(len(repeated))
 
 
 def _best(trials: Sequence[TrialRecord], states: dict[TrialState, str]) -> str:
-    """The highest score that a trial has, whether it has ended or not; a failed one has none."""
+    """Return a line on the highest score of all trials, including running but not failed ones."""
     scored = [t for t in trials if t.state != TrialState.FAIL and (t.values or t.scores)]
     if not scored:
         return "No trial has a score yet."
@@ -85,7 +85,7 @@ def _running(trials: Sequence[TrialRecord], now: datetime, *, alive: bool) -> Ta
 
 
 def _ended(ends: Sequence[FrozenTrial], trials: dict[int, TrialRecord]) -> Table:
-    """Latest last, as in a log."""
+    """Return a table of ended trials, the latest last."""
     table = _table("configuration", "state", "score", "took", "reason")
     for trial in (trials[end.number] for end in ends):
         scored = trial.state != TrialState.FAIL and (trial.values or trial.scores)
@@ -117,7 +117,7 @@ def _one_line(text: str) -> Text:
 def _label(trial: TrialRecord) -> str:
     if trial.spec is None:
         return "–"
-    return "  ".join(filter(None, (shared(trial.spec), label(trial.spec.run))))
+    return "  ".join(filter(None, (same_as(trial.spec), label(trial.spec.run))))
 
 
 def _when(trial: FrozenTrial) -> datetime:

@@ -1,4 +1,4 @@
-"""A study on one screen: how its trials ended, the best one, and how that carries over."""
+"""The summary of a study: its trials, the best one, and its accuracy at longer lengths."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from sabtune.wording import counted as number
 
 
 def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
-    """The report on a study as something rich can print. mlflow: the URI of the one that has its
-    model."""
+    """Return the summary of a study. mlflow: The URI of the MLflow that has its model."""
     trials = record.records(study)
     leaderboard = Leaderboard.of(study)
     ranked = leaderboard.ranked()
@@ -38,11 +37,11 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
     parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
     if len(study.directions) > 1:
         parts += [Text(""), _front(study)]
-    kept = record.model(study)
-    if kept is not None:
-        parts += [Text(""), Text("The model, ready to predict at any length:")]
+    model = record.model(study)
+    if model is not None:
+        parts += [Text(""), Text("Load the model, which predicts at any length:")]
         place = f"import mlflow; mlflow.set_tracking_uri({json.dumps(mlflow)}); " if mlflow else ""
-        line = f'  {place}mlflow.pyfunc.load_model("{kept.uri}")  # trial {kept.trial}'
+        line = f'  {place}mlflow.pyfunc.load_model("{model.uri}")  # trial {model.trial}'
         parts.append(Text(line, no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
@@ -55,9 +54,9 @@ def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
         f"{by_state[state]} {word}" for state, word in words.items() if by_state[state]
     )
     seconds = sum(trial.seconds for trial in trials)
-    again = record.again_words(len(trials) - len(counted))
+    repeated = record.again_words(len(trials) - len(counted))
     trials_in_words = number(len(counted), "trial")
-    return f"Study {name}: {trials_in_words} ({states}{again}), {seconds / 60:.1f} trial minutes"
+    return f"Study {name}: {trials_in_words} ({states}{repeated}), {seconds / 60:.1f} trial minutes"
 
 
 def _best(best: TrialRecord) -> Iterator[str]:
@@ -82,7 +81,7 @@ def _seeds(best: Configuration, seeds: Seeds) -> Iterator[str]:
 
 
 def _front(study: optuna.Study) -> Table:
-    """The trials that no other beats in every objective, by the first."""
+    """Return the Pareto front, sorted by the first objective."""
     table = Table(title="Pareto front", title_justify="left")
     names = record.plan(study).get("objectives", [])
     for name in ("trial", *(UNITS.get(name, name) for name in names)):
@@ -97,18 +96,19 @@ def _front(study: optuna.Study) -> Table:
 
 
 UNITS = {
-    "seconds_per_update": "s an update",
+    "seconds_per_update": "s per update",
     "peak_memory": "peak memory (MiB)",
     "share_kept": "share of memories kept",
 }
+"""Labels of objectives, with their units."""
 
 
 def _ladder(results: Sequence[LengthResult], run: RunConfig) -> Table:
     task = run.task.build()
-    kept = ("kept",) if run.share_kept() is not None else ()
+    share = ("kept",) if run.share_kept() is not None else ()
     table = Table(title="Accuracy by length", title_justify="left")
-    phases = ("in phase", "worst phase") if any(map(depends, results)) else ()
-    for name in ("length", "× training", "accuracy", *phases, *kept, f"loss ({task.loss_unit})"):
+    phases = ("in phase", "worst phase") if any(map(depends_on_phase, results)) else ()
+    for name in ("length", "× training", "accuracy", *phases, *share, f"loss ({task.loss_unit})"):
         table.add_column(name, justify="right")
     for result in results:
         of_phases = (_share(result.in_phase), _share(result.worst_phase))
@@ -117,16 +117,16 @@ def _ladder(results: Sequence[LengthResult], run: RunConfig) -> Table:
             f"{result.length / results[0].length:g}",
             f"{result.accuracy:.1%}",
             *of_phases[: len(phases)],
-            *[_share(run.share_kept(result.length))] * len(kept),
+            *[_share(run.share_kept(result.length))] * len(share),
             f"{result.loss:.4f}",
         )
     table.add_section()
-    table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases + kept), "")
+    table.add_row("chance", "", f"{task.chance:.1%}", *[""] * len(phases + share), "")
     return table
 
 
-def depends(result: LengthResult) -> bool:
-    """Whether a rung's accuracy may depend on the phase: it was measured, and there are several."""
+def depends_on_phase(result: LengthResult) -> bool:
+    """Return whether the accuracy was measured in several phases and differs between them."""
     return bool(result.by_phase) and result.worst_phase not in (None, result.accuracy)
 
 
@@ -135,8 +135,10 @@ def _share(accuracy: float | None) -> str:
 
 
 def _solved(results: Sequence[LengthResult], task: Task) -> str:
-    length, at = solve_length(results, task.solved), f"{task.solved:.0%}"
-    words = f"Solved ({at}) up to {length:,}" if length else f"No length is solved ({at})"
+    length, threshold = solve_length(results, task.solved), f"{task.solved:.0%}"
+    words = (
+        f"Solved ({threshold}) up to {length:,}" if length else f"No length is solved ({threshold})"
+    )
     in_phase = solve_length(results, task.solved, in_phase=True)
     if in_phase != length:
         words += f" in every phase, up to {in_phase:,} in phase with the training length"
@@ -148,19 +150,19 @@ def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     task, counts = best.run.task.build(), sorted({result.sequences for result in best.test})
     fewer = f"{counts[0]:,} to " if len(counts) > 1 else ""
     yield (
-        f"{fewer}{counts[-1]:,} fresh sequences a length, none of which chose this trial. "
+        f"{fewer}{counts[-1]:,} fresh sequences per length, none of which chose this trial. "
         f"{_solved(best.test, task)}; "
         f"length score {length_score(best.test, task):.3f}."
     )
     phases = max(len(result.by_phase) for result in best.test)
     if best.run.share_kept() is not None:
-        yield "Kept: of the memories at the end of a sequence, the share that a step recalls."
-    if any(map(depends, best.test)):
+        yield "Kept: the share of memories that a step recalls at the end of a sequence."
+    if any(map(depends_on_phase, best.test)):
         yield (
-            f"A length L is measured over L … L + {phases - 1}. In phase: those that differ from "
-            f"the training length by a multiple of k_att, {best.run.trial.model.period}."
+            f"Length L is measured over lengths L to L + {phases - 1}. In phase: the lengths that "
+            f"differ from the training length by a multiple of k_att={best.run.trial.model.period}."
         )
     if seeds == 1:
-        yield "One trained model of one seed: another seed of this configuration may do otherwise."
+        yield "This is one trained model: another seed of the configuration may do better or worse."
     else:
-        yield f"The best of {seeds} seeds: what a fresh seed does is for `sabtune confirm` to say."
+        yield f"This is the best of {seeds} seeds; `sabtune confirm` measures fresh seeds."

@@ -1,4 +1,4 @@
-"""A line for each trial that ended, in a file that outlasts the terminal."""
+"""A log file with one line for each trial that ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sabtune.escaping import terminal
 from sabtune.study.events import Outcome
-from sabtune.terminal.live_table import label, shared
+from sabtune.terminal.live_table import label, same_as
 from sabtune.training.trial import Progress, TrialSpec
 
 log = logging.getLogger(__name__)
@@ -26,16 +26,15 @@ WIDTHS = {
     "seed": 7,
     "reason": 0,
 }
-"""The columns and how wide each is at least. Two spaces or more part them, and none is in one."""
+"""The minimum width of each column. Two or more spaces separate columns, and no field has two."""
 
 
 class Logbook:
-    """Appends to the file at `path` whenever a trial ends, or something is to be known of one; a
-    new file gets a head first.
+    """A watcher that appends a line to the file at `path` when a trial ends or has a note.
 
-    The accuracies are those on the selection sequences, which gave the score. What can't be written
-    is lost and the search goes on: the study has it all. That is said once, as a warning of
-    `logging`, which comes out on stderr unless the program that searches puts it elsewhere.
+    A new file starts with a header. The accuracies are those on the selection sequences, from which
+    the score is computed. If the file can't be written, the lines are lost, but the study has the
+    same information: the logbook logs one warning, and the search continues.
     """
 
     def __init__(self, path: Path):
@@ -66,7 +65,7 @@ class Logbook:
             self.warned = True
 
     def _append(self, line: str) -> None:
-        """In one write; on a line of its own even if the last one was cut short."""
+        """Append a line in a single write; complete an unfinished last line first."""
         with self.path.open("ab+", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             if size == 0:
@@ -80,7 +79,7 @@ class Logbook:
 def _fields(
     number: int, spec: TrialSpec | None, last: Progress | None, outcome: Outcome
 ) -> list[str]:
-    """What there is to say of a trial, in the order of `WIDTHS`."""
+    """Return the fields of a trial, in the order of `WIDTHS`."""
     score = outcome.score
     if last and outcome.state == "PRUNED":
         score = last.score
@@ -93,7 +92,7 @@ def _fields(
         str(last.report.step) if last else "",
         f"{last.seconds:.1f}" if last else "",
         " ".join(f"{result.length}:{result.accuracy:.3f}" for result in results),
-        f"{shared(spec)} {label(spec.run)}" if spec else "",
+        f"{same_as(spec)} {label(spec.run)}" if spec else "",
         str(spec.run.seed) if spec else "",
         outcome.reason,
     ]
@@ -104,7 +103,7 @@ def _now() -> str:
 
 
 def _line(*fields: str) -> str:
-    """Columns in line; a field that is empty is shown as -."""
+    """Return the fields as one line of aligned columns, with "-" for an empty field."""
     texts = [" ".join(terminal(field).split()) or "-" for field in fields]
     padded = (f"{text:<{width}}" for text, width in zip(texts, WIDTHS.values(), strict=True))
     return "  ".join(padded).rstrip() + "\n"

@@ -1,16 +1,19 @@
-"""MLflow's view of a study: written by the driver alone, readable without sabtune's help.
+"""MLflow's copy of a study. Only the driver writes it, and you can read it without sabtune.
 
-tracker.py   what a search talks to: takes events, writes them in a thread, puts right afterwards
-database.py  MLflow's database: made once, its addresses settled after a move
-board.py     a study's experiment, as MLflow has it
-runs.py      its runs, read and added to
-page.py      what the run of a trial shows
-note.py      what the run of the search shows
-data.py      the sequences, as data sets
-models.py    trained models, as logged models; recall.py is their code
-registry.py  the study's registered model, its versions and its champion
-manners.py   MLflow kept quiet and quick; its problems in one line
-server.py    MLflow's page on a store
+mirror.py         follows a search, and syncs MLflow with the study
+writer.py         Tracker: takes events of a search and writes them to MLflow in a thread
+database.py       MLflow's database: created once, with addresses updated after a move
+experiment.py     the MLflow experiment of a study
+runs.py           the runs of an experiment, read and extended
+trial_run.py      the content of a trial's run: tags, params, metrics
+search_run.py     the content of the search's run: description, tags, metrics
+datasets.py       the sequences of a trial, as MLflow datasets
+models.py         trained models, as MLflow logged models
+pyfunc_model.py   the code that MLflow runs to load such a model
+registry.py       the registered model of a study: its versions and its champion
+mlflow_client.py  settings of the MLflow client, and its errors in one line
+reach.py          check of whether an MLflow can be reached
+ui.py             MLflow's UI for a store
 """
 
 from sabtune.tracking import mlflow_client

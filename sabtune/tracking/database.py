@@ -1,7 +1,7 @@
-"""A store's own MLflow: a SQLite file that is made once, and whose places move with the store.
+"""The MLflow database of a store: creation, and addresses that follow a moved store.
 
-MLflow keeps where its files are as absolute addresses. A store that was moved or copied would go on
-with those of the place where it was; so whoever opens it to write has them say where it is now.
+MLflow stores absolute addresses of its files. After a store is moved or copied, they still point to
+the old location; opening the store for writing updates them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from sabtune.errors import TrackingError
 from sabtune.storage.store import Store
 from sabtune.tracking.mlflow_client import is_server
 
-PLACES = (
+ADDRESS_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Where MLflow's tables have addresses of files."""
+"""Tables and columns of MLflow that contain addresses of files."""
 
-OURS = (
+SEARCH_LOCATIONS = (
     "SELECT DISTINCT artifact_location FROM experiments WHERE name = :study OR experiment_id IN "
     "(SELECT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE key = 'sabtune.search')"
 )
-"""The addresses of the experiments that show a search."""
+"""SQL query for the artifact locations of sabtune's experiments."""
 
 
 def make(uri: str, artifacts: str | None) -> None:
-    """Make MLflow's database, if it is one that isn't there yet. However many processes do so at
-    once, one makes it. Raises what MLflow raises."""
+    """Create MLflow's database unless it exists or `uri` is a server.
+
+    Concurrent processes create it once. Raises what MLflow raises.
+    """
     if is_server(uri):
         return
     path = databases.sqlite_path(uri)
@@ -51,10 +53,13 @@ def make(uri: str, artifacts: str | None) -> None:
 
 
 def settle(uri: str, artifacts: str, study: str = "") -> None:
-    """Have the database of a store that was moved say where its files are now.
+    """Update the addresses of files in the database of a store that was moved, in one transaction.
 
-    artifacts: the URI of the store's files. study: whose experiment is meant even if it has no run
-    yet. What other programs keep there stays as it is. In one transaction.
+    Experiments of other programs stay unchanged.
+
+    artifacts: The current URI of the store's files.
+
+    study: A study whose experiment is updated even if it has no run yet.
     """
     path = databases.sqlite_path(uri)
     if path is None or not moved(path, artifacts, study):
@@ -65,28 +70,28 @@ def settle(uri: str, artifacts: str, study: str = "") -> None:
     ):
         cursor = database.cursor()
         cursor.execute("BEGIN IMMEDIATE")
-        old = [place for (place,) in cursor.execute(OURS, {"study": study}).fetchall()]
-        for place in (place for place in old if place and place != artifacts):
-            for table, column in PLACES:
+        rows = cursor.execute(SEARCH_LOCATIONS, {"study": study}).fetchall()
+        for location in (location for (location,) in rows if location and location != artifacts):
+            for table, column in ADDRESS_COLUMNS:
                 cursor.execute(
                     f"UPDATE {table} SET {column} = :new || substr({column}, :length + 1) "  # noqa: S608
                     f"WHERE {column} = :old OR substr({column}, 1, :length + 1) = :old || '/'",
-                    {"old": place, "new": artifacts, "length": len(place)},
+                    {"old": location, "new": artifacts, "length": len(location)},
                 )
         cursor.execute("COMMIT")
 
 
 def moved(path: Path, artifacts: str, study: str = "") -> bool:
-    """Whether a store's MLflow has its files elsewhere than where they are; nothing is changed."""
+    """Return whether the database contains outdated addresses of files. Changes nothing."""
     if "experiments" not in databases.tables(path):
         return False
     with closing(databases.connect_to_read(path)) as database:
-        found = database.cursor().execute(OURS, {"study": study}).fetchall()
-    return any(place and place != artifacts for (place,) in found)
+        rows = database.cursor().execute(SEARCH_LOCATIONS, {"study": study}).fetchall()
+    return any(location and location != artifacts for (location,) in rows)
 
 
 def is_elsewhere(store: Store) -> bool:
-    """Whether the store was moved since its own MLflow was last made to agree."""
+    """Return whether the store was moved since the addresses in its MLflow were last updated."""
     path, artifacts = databases.sqlite_path(store.mlflow_uri), store.artifacts
     if store.tracking or artifacts is None or path is None:
         return False
@@ -95,39 +100,39 @@ def is_elsewhere(store: Store) -> bool:
 
 @contextmanager
 def to_read(store: Store) -> Iterator[str]:
-    """Give the URI of a database that tells what the store's MLflow does, with the addresses that
-    files have now: of a store that was moved, a copy. Nothing in the store is changed.
+    """Yield the URI of a database with the content of the store's MLflow and current addresses.
 
-    Raises TrackingError if the store has no MLflow.
+    If the store was moved, this is a temporary copy. Nothing in the store changes. Raises
+    TrackingError if the store has no MLflow.
     """
     path = databases.sqlite_path(store.mlflow_uri)
     if path is not None and not path.exists():
-        raise TrackingError(f"there is no MLflow at {path}: `sabtune sync STUDY` makes it")
+        raise TrackingError(f"there is no MLflow at {path}: run `sabtune sync STUDY` to create it")
     if path is None or store.artifacts is None or not is_elsewhere(store):
         yield store.mlflow_uri
         return
     with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / path.name
+        copy = Path(folder) / path.name
         with (
             closing(databases.connect_to_read(path)) as source,
-            closing(databases.connect(str(copied))) as target,
+            closing(databases.connect(str(copy))) as target,
         ):
             source.backup(target)
-        settle(databases.sqlite_url(copied), store.artifacts)
-        yield databases.sqlite_url(copied)
+        settle(databases.sqlite_url(copy), store.artifacts)
+        yield databases.sqlite_url(copy)
 
 
 def refuse_elsewhere(location: str, artifacts: str | None, study: str) -> None:
-    """Raises TrackingError if an experiment keeps its files outside of the store."""
+    """Raise TrackingError if an experiment stores its files outside of the store."""
     if artifacts is None or location.rstrip("/") == artifacts or _same(location, artifacts):
         return
     raise TrackingError(
-        f"MLflow keeps the files of study {study!r} at {location}, and this store has them at "
-        f"{artifacts}: give --files where they are, or another --tracking"
+        f"MLflow keeps the files of study {study!r} at {location}, but this store keeps them at "
+        f"{artifacts}: give --files that location, or give another --tracking"
     )
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two addresses are of one folder of this machine."""
-    paths = [Path(address.removeprefix("file://")) for address in (one, other)]
+def _same(first: str, second: str) -> bool:
+    """Return whether two addresses are of the same local folder."""
+    paths = [Path(address.removeprefix("file://")) for address in (first, second)]
     return all(path.is_dir() for path in paths) and paths[0].samefile(paths[1])

@@ -1,8 +1,9 @@
-"""The sequences of a trial as MLflow's data sets.
+"""The sequences of a trial as MLflow datasets.
 
-They are drawn as they are needed, so a data set is what they are drawn by. Its name is the task's.
-Its digest tells two apart: for training it is that of the task's configuration alone, and trials of
-one study share it; for selection and test it is of the lengths, the number and the seed too.
+Sequences are generated on the fly, so a dataset is described by the parameters that generate it. It
+has the name of the task. Its digest identifies it: the training dataset's depends only on the
+task's configuration, so that trials of a study share it; those of the selection and test datasets
+depend on the lengths, the number of sequences and the seed too.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sabtune.seeding import Stream
 from sabtune.training.trial import TrialSpec
 
 STREAMS = {"training": Stream.TRAINING, "selection": Stream.SELECTION, "test": Stream.TEST}
-"""MLflow's context for each stream that a trial draws sequences from."""
+"""The stream of sequences for each MLflow context."""
 
 
 def inputs(spec: TrialSpec) -> list[DatasetInput]:
-    """All that a trial uses, each with its context."""
+    """Return all datasets of a trial, each with its context."""
     return [
         DatasetInput(dataset(spec, context), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
         for context in STREAMS
@@ -35,17 +36,17 @@ def inputs(spec: TrialSpec) -> list[DatasetInput]:
 
 
 def dataset(spec: TrialSpec, context: str) -> Dataset:
-    """One of a trial's data sets."""
+    """Return the dataset of a trial for one context of `STREAMS`."""
     config: dict[str, Any] = spec.run.to_dict()["task"]
-    drawn: dict[str, Any] = {"task": config, "stream": context}
+    source: dict[str, Any] = {"task": config, "stream": context}
     if context == "training":
         lengths, sequences = [spec.run.task.length], "as many as the updates take"
     else:
         ladder = to_dict(spec.ladder, {})
         lengths, sequences = ladder["lengths"], ladder["sequences"]
-        drawn |= {"lengths": lengths, "sequences": sequences}
-        drawn |= {"seed": spec.evaluation_seed}
-    content = config if context == "training" else drawn
+        source |= {"lengths": lengths, "sequences": sequences}
+        source |= {"seed": spec.evaluation_seed}
+    content = config if context == "training" else source
     task = spec.run.task.build()
     profile = {
         "lengths": lengths,
@@ -57,13 +58,13 @@ def dataset(spec: TrialSpec, context: str) -> Dataset:
         name=config[KIND],
         digest=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
         source_type=CodeDatasetSource._get_source_type(),
-        source=json.dumps(CodeDatasetSource(drawn).to_dict()),
+        source=json.dumps(CodeDatasetSource(source).to_dict()),
         schema=json.dumps(_schema(task.inputs).to_dict()),
         profile=json.dumps(profile),
     )
 
 
 def _schema(inputs: int) -> TensorDatasetSchema:
-    """x (B, T, I) and the right class at every step (B, T)."""
+    """Return the schema of x (B, T, I) and of the correct class at every step (B, T)."""
     x = TensorSpec(np.dtype("float32"), (-1, -1, inputs))
     return TensorDatasetSchema(Schema([x]), Schema([TensorSpec(np.dtype("int64"), (-1, -1))]))

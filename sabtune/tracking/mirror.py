@@ -1,4 +1,4 @@
-"""MLflow's picture of a study, made from the study and its trials' checkpoints."""
+"""MLflow's copy of a study, written during a search and synced from the stored study."""
 
 from __future__ import annotations
 
@@ -22,64 +22,65 @@ from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
 from sabtune.training.trial import Progress, TrialSpec
 
-DRAIN = 60.0
-"""Seconds that a search waits at its end for what MLflow hasn't taken yet."""
+DRAIN_SECONDS = 60.0
+"""Maximum time that a search waits at its end until MLflow has everything."""
 
-PACE, SHARE = 60.0, 0.01
-"""Between two looks at the whole study while it is searched: seconds at least, and as many that the
-looks are no more than this share of the time. One takes longer the more trials there are."""
+OVERVIEW_SECONDS, OVERVIEW_FRACTION = 60.0, 0.01
+"""Minimum time between two overviews of the study during a search, and the maximum fraction of the
+time that they take. An overview takes longer the more trials there are."""
 
 REPORT = "report"
-"""Where the search's run has the files of a report."""
+"""The artifact folder of a report in the search's run."""
 
 
 class Mirror:
-    """MLflow beside a search: told as it goes on, made whole at its end. A watcher.
+    """A watcher that writes a search to MLflow: events as they occur, and the rest at the end.
 
-    Raises TrackingError if the store's MLflow is another version's.
+    Raises TrackingError if a package that MLflow needs for the store's files is missing, or if the
+    store's MLflow cannot be used, for example because another version of MLflow created it.
     """
 
     def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
         refuse_without_client(store.artifacts)
         refuse_database(store.mlflow_uri)
         self.study, self.store = study, store
-        self.goes_on = bool(record.records(study))
+        self.is_resumed = bool(record.records(study))
         self.tracker = _tracker(study, store, system_metrics=system_metrics)
-        self.next = 0.0
+        self.next_overview = 0.0
         self.started: set[int] = set()
-        self._look()
+        self._send_overview()
 
-    def _look(self) -> None:
-        """Tells how the study stands, unless it is too early for that."""
+    def _send_overview(self) -> None:
+        """Send an overview of the study to the tracker, unless the last one is too recent."""
         began = time.monotonic()
-        if began >= self.next:
-            self.tracker.search_told(overview(self.study, complete=False))
+        if began >= self.next_overview:
+            self.tracker.search_updated(overview(self.study, complete=False))
             now = time.monotonic()
-            self.next = now + max(PACE, (now - began) / SHARE)
+            self.next_overview = now + max(OVERVIEW_SECONDS, (now - began) / OVERVIEW_FRACTION)
 
     def trial_started(self, spec: TrialSpec) -> None:
         self.started.add(spec.number)
-        begun = record.one(self.study, spec.number)
-        self.tracker.trial_started(spec, origin(self.study, begun))
+        trial = record.one(self.study, spec.number)
+        self.tracker.trial_started(spec, origin(self.study, trial))
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.tracker.trial_reported(number, progress)
 
     def trial_noted(self, number: int, words: str) -> None:
-        """Do nothing: the study's log has it."""
+        """Do nothing, because notes are only written to the study's log."""
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
-        if number in self.started:  # else it has no configuration, and so no run
+        if number in self.started:  # otherwise it has no configuration and no run
             self.tracker.trial_ended(number, outcome)
-        self._look()
+        self._send_overview()
 
     def finish(self, complete: bool) -> str:
-        """Writes what is left and registers the best model; why MLflow lacks something, or ""."""
+        """Write the rest and register the best model. Return why MLflow is incomplete, or ""."""
         nominate(self.study)
         self.tracker.search_ended(overview(self.study, complete))
         try:
-            written = self.tracker.close(DRAIN)
-            if self.goes_on or not written:  # an earlier search may have died before it was told
+            written = self.tracker.close(DRAIN_SECONDS)
+            if self.is_resumed or not written:  # an earlier search may have left MLflow incomplete
                 sync(self.study, self.store)
             else:
                 register_in(self.study, self.tracker, self.store)
@@ -99,8 +100,10 @@ def _tracker(study: optuna.Study, store: Store, *, system_metrics: bool = False)
 
 
 def sync(study: optuna.Study, store: Store) -> None:
-    """Makes MLflow hold all of the study, nothing twice. Raises TrackingError if it is away, or
-    another version's."""
+    """Write to MLflow whatever it lacks of the study.
+
+    Raises TrackingError if MLflow cannot be reached or used.
+    """
     refuse_without_client(store.artifacts)
     refuse_database(store.mlflow_uri)
     tracker = _tracker(study, store)
@@ -112,12 +115,14 @@ def sync(study: optuna.Study, store: Store) -> None:
         tracker.sync(views(study, trials, folder), overview(study, complete))
         register_in(study, tracker, store)
     finally:
-        tracker.close(DRAIN)
+        tracker.close(DRAIN_SECONDS)
 
 
 def made_whole(study: optuna.Study, store: Store) -> str:
-    """`sync`, where nothing is left to do: the search that did it may have died before MLflow was
-    told. Why MLflow lacks something, or ""."""
+    """Sync MLflow with a study that is complete. Return why MLflow is incomplete, or "".
+
+    The search that completed it may have ended before MLflow had everything.
+    """
     try:
         sync(study, store)
     except TrackingError as problem:
@@ -126,22 +131,22 @@ def made_whole(study: optuna.Study, store: Store) -> str:
 
 
 def show_champion(study: optuna.Study, store: Store) -> str:
-    """Has MLflow show whom the study stands by; why it doesn't, or ""."""
+    """Write the champion of the study to MLflow. Return why that fails, or ""."""
     tracker = _tracker(study, store)
-    tracker.search_told(overview(study, complete=True))
+    tracker.search_updated(overview(study, complete=True))
     try:
         register_in(study, tracker, store)
     except TrackingError as problem:
         return str(problem)
     finally:
-        tracker.close(DRAIN)
+        tracker.close(DRAIN_SECONDS)
     return ""
 
 
 def views(
     study: optuna.Study, trials: Sequence[TrialRecord], folder: Folder
 ) -> Sequence[TrialView]:
-    """All that is known of the trials that were begun."""
+    """Return a view of each trial that has started."""
     attempts = Attempts(folder)
     return [
         view(study, trial, history(attempts.checkpoints(trial.number), trial.spec))
@@ -151,48 +156,55 @@ def views(
 
 
 def nominate(study: optuna.Study) -> None:
-    """Has the best trial of a search among those whose models are registered. The first is the
-    champion, unconfirmed: from then on that is for comparisons on fresh seeds to change."""
+    """Add the best trial of a search to the trials whose models are registered.
+
+    The first one becomes the champion, unconfirmed. Later, only comparisons on fresh seeds change
+    the champion.
+    """
     best = best_trial(study)
     if best is None or record.COMPARISON in record.plan(study):
         return
-    known = record.registered(study)
-    if best.number not in {version.trial for version in known.versions}:
-        known = known.with_version(Version(trial=best.number))
-    if known.champion_version is None:
-        known = known.with_champion(best.number)
-    record.set_registered(study, known)
+    registered = record.registered(study)
+    if best.number not in {version.trial for version in registered.versions}:
+        registered = registered.with_version(Version(trial=best.number))
+    if registered.champion_version is None:
+        registered = registered.with_champion(best.number)
+    record.set_registered(study, registered)
 
 
 def register(study: optuna.Study, tracker: Tracker) -> None:
-    """Has MLflow's registered model agree with what the study says, and the study say where the
-    best trial's model is. Raises TrackingError if MLflow doesn't take it, or lacks the model."""
-    known, best = record.registered(study), best_trial(study)
-    if known.champion is None or best is None:
+    """Update MLflow's registered model from the study, and store the best model's URI in the study.
+
+    Raises TrackingError if MLflow refuses or lacks the model.
+    """
+    registered, best = record.registered(study), best_trial(study)
+    if registered.champion is None or best is None:
         return
-    uris = tracker.register(known.versions, known.champion)
+    uris = tracker.register(registered.versions, registered.champion)
     if uris is None:
         raise TrackingError(tracker.behind or "the best model could not be registered")
     if best.number not in uris:
         raise TrackingError(
-            f"MLflow has no model of trial {best.number}, the best: its checkpoint is gone"
+            f"MLflow has no model of trial {best.number}, the best one: its checkpoint is gone"
         )
-    kept = record.KeptModel(trial=best.number, uri=uris[best.number])
-    if record.model(study) != kept:
-        record.set_model(study, kept)
+    model = record.KeptModel(trial=best.number, uri=uris[best.number])
+    if record.model(study) != model:
+        record.set_model(study, model)
 
 
 def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
-    """`register`, and the study says which MLflow has the model."""
+    """Call `register`, and store in the study which MLflow has the model. Raises TrackingError."""
     register(study, tracker)
     record.set_tracking(study, store.tracking and without_secrets(store.tracking))
 
 
 def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
-    """Logs all files of `folder` to the search's run, below report/, in place of an earlier
-    report's; whether MLflow took them."""
+    """Log all files of `folder` to the search's run in MLflow, replacing an earlier report.
+
+    Return whether that succeeded.
+    """
     tracker = _tracker(study, store)
     try:
         return tracker.keep_files(folder, REPORT)
     finally:
-        tracker.close(DRAIN)
+        tracker.close(DRAIN_SECONDS)

@@ -1,6 +1,6 @@
-"""MLflow's manners within this process: quiet, quick to give up, its problems told in one line.
+"""Settings of the MLflow client in this process, and its errors in one line.
 
-What a person has set in the environment holds.
+Environment variables that you set take precedence.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from sabtune.databases import sqlite_path
 from sabtune.errors import SabtuneError, TrackingError
 from sabtune.redaction import hide_password, redact
 
-QUIET = {
+QUIET_ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
-QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's own are 7, with pauses of minutes between them, and 120 s."""
+TIMEOUT_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's defaults are 7 retries with pauses of minutes, and a timeout of 120 s."""
 
-NOISY = ("alembic", "mlflow", "urllib3.connectionpool")
-"""Loggers that tell of creating a database, and of every request that is tried again."""
+NOISY_LOGGERS = ("alembic", "mlflow", "urllib3.connectionpool")
+"""Loggers of the creation of a database and of every retried request."""
 
 OTHER_SCHEMA = ("Detected out-of-date database schema", "Can't locate revision")
-"""What MLflow says of a database that another version of it made."""
+"""Parts of MLflow's messages about a database that another version of MLflow created."""
 
 ABOUT_ONE_RUN = {
     "INVALID_PARAMETER_VALUE",
@@ -43,81 +43,85 @@ ABOUT_ONE_RUN = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
-"""Answers that don't speak against asking about the next run."""
+"""Error codes that concern a single run, so that other runs can still be written."""
 
 ANSWER_SECONDS = 3.0
-"""How long a search waits at its start for a server's answer."""
+"""Maximum time that a search waits at its start for a server to answer."""
 
 UNAUTHORIZED = {
-    401: "asks who we are (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN",
-    403: "doesn't let us (403): have its keeper permit it, or set MLFLOW_TRACKING_USERNAME and "
-    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to somebody's who may",
+    401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    403: "denies access (403): ask its administrator for permission, or set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to an "
+    "account that has it",
 }
 
 CLIENTS = ("boto3", "botocore", "s3transfer", "google")
-"""By which MLflow reaches an object store; what these raise isn't MLflow's."""
+"""Packages with which MLflow accesses an object store; they raise exceptions of their own."""
 
 UNREACHED = ("Could not connect", "Connect timeout", "Read timeout", "Connection was closed")
 
-LONGEST = 200
-"""Characters of MLflow's own words in a message."""
+MESSAGE_CHARACTERS = 200
+"""Maximum length of MLflow's own words in a message."""
 
 
 def quieten() -> None:
-    """Nothing of MLflow reaches the terminal: its problems are told by who asked for the work."""
-    for name, value in QUIET.items():
+    """Silence MLflow on the terminal; callers report its errors."""
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in NOISY:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def hasten(uri: str) -> None:
-    """Makes a server that is away cost seconds, not minutes."""
+    """Shorten the timeouts for a server, so that an unavailable one costs seconds, not minutes."""
     if is_server(uri):
-        for name, value in QUICK.items():
+        for name, value in TIMEOUT_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
 
 
 def is_server(uri: str) -> bool:
-    """Whether it is a server's address, not a database that we open ourselves."""
+    """Return whether `uri` is the address of a server rather than a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def is_about_one_run(problem: Exception) -> bool:
-    """Whether MLflow is there, and only this run can't be written."""
+    """Return whether MLflow is available and the error concerns only one run."""
     if isinstance(problem, SabtuneError):
         return True
     return isinstance(problem, MlflowException) and problem.error_code in ABOUT_ONE_RUN
 
 
 def is_of_another_version(problem: Exception) -> bool:
-    """Whether MLflow refuses its database for having other tables than it knows."""
+    """Return whether MLflow refuses its database because another version created it."""
     return any(words in str(problem) for words in OTHER_SCHEMA)
 
 
-NEEDED = {
+STORAGE_PACKAGES = {
     "s3": ("boto3", "pip install 'sabtune[cluster]'"),
     "gs": ("google.cloud.storage", "pip install google-cloud-storage"),
 }
-"""What MLflow wants for files in an object store, and where that comes from."""
+"""The package that MLflow needs for each kind of object store, and how to install it."""
 
 
 def refuse_without_client(artifacts: str | None) -> None:
-    """Raises TrackingError if MLflow lacks what it wants to keep files there."""
-    module, remedy = NEEDED.get((artifacts or "").partition("://")[0], ("", ""))
+    """Raise TrackingError if the package that MLflow needs to store files there is missing."""
+    module, remedy = STORAGE_PACKAGES.get((artifacts or "").partition("://")[0], ("", ""))
     try:
-        there = not module or importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is in
-        there = False
-    if not there:
-        raise TrackingError(f"MLflow's files at {artifacts} want {module}: {remedy}")
+        installed = not module or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        installed = False
+    if not installed:
+        raise TrackingError(f"MLflow needs {module} for its files at {artifacts}: {remedy}")
 
 
 def refuse_database(uri: str) -> None:
-    """Raises TrackingError if the database that MLflow is to be kept in can't be reached, is one of
-    another version, or is Optuna's: both keep their version in a table of the same name. Does
-    nothing else to it. Of a server only if it doesn't let us in: one that is away may come back."""
+    """Raise TrackingError if MLflow cannot use this database or server.
+
+    A database must be reachable, created by this version of MLflow, and must not contain Optuna's
+    studies, because both programs store their version in a table of the same name. A server must
+    not deny access; one that is unavailable is accepted, because it may come back. Changes nothing.
+    """
     if is_server(uri):
         _refuse_unauthorized(uri)
         return
@@ -126,20 +130,21 @@ def refuse_database(uri: str) -> None:
         return
     try:
         with closing_engine(uri) as engine:
-            found = inspect(engine)
-            made, studies = found.has_table("experiments"), found.has_table("studies")
-            others = [] if made or path is None else found.get_table_names()
+            tables = inspect(engine)
+            exists, studies = tables.has_table("experiments"), tables.has_table("studies")
+            others = [] if exists or path is None else tables.get_table_names()
         if studies:
             raise TrackingError(
                 f"the database of MLflow at {shown(uri)} holds Optuna's studies, and MLflow "
-                "can't be beside them: give --tracking a database of its own (CREATE DATABASE …)"
+                "can't share a database with them: give --tracking a database of its own "
+                "(CREATE DATABASE …)"
             )
         if others:
             raise TrackingError(
                 f"the database of MLflow at {shown(uri)} holds tables of another program "
                 f"({', '.join(others[:3])} …): move it away, or give another --tracking"
             )
-        if made:
+        if exists:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except TrackingError:
         raise
@@ -149,27 +154,27 @@ def refuse_database(uri: str) -> None:
 
 
 def _refuse_unauthorized(uri: str) -> None:
-    """Raise TrackingError if a server says, within seconds, that it doesn't let us in."""
-    said: list[str] = []
+    """Raise TrackingError if a server denies access within `ANSWER_SECONDS`."""
+    refusals: list[str] = []
 
     def ask() -> None:
         try:
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
         except Exception as problem:
             if _status(problem) in (401, 403):
-                said.append(describe(problem, uri))
+                refusals.append(describe(problem, uri))
 
     hasten(uri)
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
-    if said:
-        raise TrackingError(said[0])
+    if refusals:
+        raise TrackingError(refusals[0])
 
 
 @contextmanager
 def closing_engine(uri: str) -> Iterator[Engine]:
-    """The database, asked once: MLflow asks ten times, which takes minutes."""
+    """Yield an engine without retries; MLflow's own retries ten times, which takes minutes."""
     engine = create_engine(uri)
     try:
         yield engine
@@ -178,18 +183,20 @@ def closing_engine(uri: str) -> Iterator[Engine]:
 
 
 def describe(problem: Exception, uri: str) -> str:
-    """A problem in one line, without the password that the address may hold."""
+    """Describe an error in one line, without a password that the address may contain."""
     if isinstance(problem, SabtuneError):
         return str(problem)
     where = f"MLflow at {shown(uri)}"
     if is_of_another_version(problem):
         return (
-            f"{where} was made by another MLflow than {mlflow.__version__}: use that one, or, "
-            "if it was an older one, back it up and run `mlflow db upgrade`"
+            f"{where} was made by another MLflow than {mlflow.__version__}: use that version, or, "
+            "if it is older, back up the database and run `mlflow db upgrade`"
         )
-    words = redact((str(problem).strip() or type(problem).__name__).splitlines()[0], uri)[:LONGEST]
+    words = redact((str(problem).strip() or type(problem).__name__).splitlines()[0], uri)[
+        :MESSAGE_CHARACTERS
+    ]
     if _is_about_files(problem):
-        return f"{where} is there, and its files' place fails: {words}; {_remedy(problem, words)}"
+        return f"{where} answers, but storing its files fails: {words}; {_remedy(problem, words)}"
     status = _status(problem)
     if status in UNAUTHORIZED:
         return f"{where} {UNAUTHORIZED[status]}"
@@ -204,33 +211,35 @@ def describe(problem: Exception, uri: str) -> str:
 
 
 def _status(problem: Exception) -> int | None:
-    """Return what a server answered, as HTTP says it."""
-    answer = getattr(problem, "response", None)
-    status = getattr(answer, "status_code", None)
-    if answer is None and isinstance(problem, MlflowException):
+    """Return the HTTP status of a server's answer, or None if there is none."""
+    response = getattr(problem, "response", None)
+    status = getattr(response, "status_code", None)
+    if response is None and isinstance(problem, MlflowException):
         status = problem.get_http_status_code()  # type: ignore[no-untyped-call]
     return status if isinstance(status, int) else None
 
 
 def _is_about_files(problem: Exception) -> bool:
-    """Return whether it is where MLflow keeps its files that fails, not MLflow."""
-    answer = getattr(problem, "response", None)
+    """Return whether the storage of MLflow's files fails, rather than MLflow itself."""
+    response = getattr(problem, "response", None)
     return (
         type(problem).__module__.partition(".")[0] in CLIENTS
         or "uploading one or more artifacts" in str(problem)
         or (
-            _status(problem) is not None and "/mlflow-artifacts/" in str(getattr(answer, "url", ""))
+            _status(problem) is not None
+            and "/mlflow-artifacts/" in str(getattr(response, "url", ""))
         )
     )
 
 
 def _remedy(problem: Exception, words: str) -> str:
+    """Return what to do about a failure of the file storage."""
     if type(problem).__module__.startswith("google"):
-        return "see that the network is up, and set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
+        return "check the network, and set GOOGLE_APPLICATION_CREDENTIALS to a key file"
     if "/mlflow-artifacts/" in words:
-        return "see that the server reaches the place of its artifacts"
-    if any(sign in words for sign in UNREACHED):
-        return "see that the network is up, and that AWS_ENDPOINT_URL and the region are right"
+        return "check that the server can reach its artifact store"
+    if any(part in words for part in UNREACHED):
+        return "check the network, AWS_ENDPOINT_URL and the region"
     return (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials that may "
         "list, read and write there"
@@ -238,7 +247,7 @@ def _remedy(problem: Exception, words: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """The address, for people: no user, no password, no query."""
+    """Return the address without user, password and query, for messages."""
     if uri.startswith("sqlite:"):
         return hide_password(uri)
     return re.sub(r"//.*@", "//", hide_password(uri)).partition("?")[0]

@@ -1,5 +1,8 @@
-"""What MLflow's `predict` runs. MLflow keeps a copy of this file with each model, beside the
-weights in safetensors, and runs it to load the model: no pickle is written or read."""
+"""The code of a logged model.
+
+MLflow stores a copy of this file with each model, next to the weights in safetensors, and runs it
+to load the model. No pickle is written or read.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ class Recall(PythonModel):
         model_input: np.ndarray,
         params: dict[str, Any] | None = None,
     ) -> np.ndarray:
-        """Logits (B, T, O) for sequences (B, T, I) of any length."""
+        """Return the logits (B, T, O) for sequences (B, T, I) of any length."""
         with torch.no_grad():
             logits, _ = self.model(torch.from_numpy(np.ascontiguousarray(model_input)))
         return np.asarray(logits)

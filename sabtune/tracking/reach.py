@@ -1,4 +1,4 @@
-"""Whether an MLflow answers."""
+"""Check whether an MLflow can be reached."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from sabtune.tracking.mlflow_client import closing_engine, describe, hasten, is_
 
 
 def problem_of(uri: str) -> str:
-    """Why an MLflow can't be asked, in one line, or "". One that isn't there yet is no problem, and
-    stays so."""
+    """Return why an MLflow cannot be reached, in one line, or "".
+
+    A database that does not exist yet is no problem, and is not created.
+    """
     quieten()
     hasten(uri)
     try:
-        if is_server(uri) or _is_made(uri):
+        if is_server(uri) or _exists(uri):
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as problem:
         return describe(problem, uri)
     return ""
 
 
-def _is_made(uri: str) -> bool:
-    """Whether a database has MLflow's tables. Raises StoreError or what SQLAlchemy raises."""
+def _exists(uri: str) -> bool:
+    """Return whether a database has MLflow's tables. Raises StoreError or SQLAlchemy's errors."""
     path = sqlite_path(uri)
     if path is not None:
         return "experiments" in tables(path)

@@ -1,7 +1,7 @@
-"""A study's entry among MLflow's registered models, under the study's name.
+"""The registered model of a study in MLflow, under the study's name.
 
-Its versions are models of the study's trials; the alias `champion` is on the one that the study
-stands by. A version's tags say which trial it is of, and whether its configuration was confirmed.
+Its versions are models of the study's trials, and the alias `champion` marks the best one. A
+version's tags contain the number of its trial, and whether its configuration was confirmed.
 """
 
 from __future__ import annotations
@@ -30,68 +30,71 @@ LENGTH = "sabtune.confirmed_length"
 
 
 class Registry:
-    """The registered model of a study, made if need be; it is none of another's.
+    """The registered model of a study, created if it does not exist.
 
-    Every method raises what MLflow raises: any exception.
+    Every method may raise any exception of MLflow. Raises TrackingError if the name belongs to a
+    registered model that is not this study's.
     """
 
     def __init__(self, client: MlflowClient, study: str):
         self.client, self.study = client, study
-        self.aliases = {key: str(value) for key, value in self._entry().aliases.items()}
+        self.aliases = {key: str(value) for key, value in self._registered_model().aliases.items()}
 
-    def show(self, models: Sequence[tuple[Version, LoggedModel]], champion: int) -> None:
-        """Has a version of each model, in their order, and the alias on the champion's.
+    def update(self, models: Sequence[tuple[Version, LoggedModel]], champion: int) -> None:
+        """Create or update a version of each model, in this order, and set the alias.
 
-        champion: the number of its trial, which is one of theirs.
+        champion: The number of the champion's trial; `models` contains its model.
         """
         for version, model in models:
-            made = self._version(model)
+            registered = self._version(model)
             for key, value in confirmation(version).items():
-                if made.tags.get(key) != value:
-                    self.client.set_model_version_tag(self.study, made.version, key, value)
-            words = f"T{version.words[1:]}."  # as a sentence
-            if made.description != words:
-                self.client.update_model_version(self.study, made.version, words)
-            if version.trial == champion and self.aliases.get(ALIAS) != str(made.version):
-                self.client.set_registered_model_alias(self.study, ALIAS, made.version)
-                self.aliases[ALIAS] = str(made.version)
+                if registered.tags.get(key) != value:
+                    self.client.set_model_version_tag(self.study, registered.version, key, value)
+            description = f"T{version.words[1:]}."  # as a sentence
+            if registered.description != description:
+                self.client.update_model_version(self.study, registered.version, description)
+            if version.trial == champion and self.aliases.get(ALIAS) != str(registered.version):
+                self.client.set_registered_model_alias(self.study, ALIAS, registered.version)
+                self.aliases[ALIAS] = str(registered.version)
 
-    def _entry(self) -> RegisteredModel:
-        """Raises TrackingError if the name is another's."""
+    def _registered_model(self) -> RegisteredModel:
+        """Return the registered model. Raises TrackingError if it is not this study's."""
         try:
-            found = self.client.get_registered_model(self.study)
+            model = self.client.get_registered_model(self.study)
         except MlflowException as problem:
             if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            words = f"Models of the study {self.study}. {ALIAS}: the one that it stands by."
-            return self.client.create_registered_model(self.study, {STUDY: self.study}, words)
-        if found.tags.get(STUDY) != self.study:
+            description = f"Models of the study {self.study}. The alias {ALIAS} marks the best one."
+            return self.client.create_registered_model(self.study, {STUDY: self.study}, description)
+        if model.tags.get(STUDY) != self.study:
             raise TrackingError(
                 f"MLflow has a registered model {self.study!r} that is none of this study's: "
-                "rename one"
+                "rename one of them"
             )
-        return found
+        return model
 
     def _version(self, model: LoggedModel) -> ModelVersion:
+        """Return the version of a model, created if it does not exist."""
         for version in self.client.search_model_versions(f"name='{self.study}'"):
             if version.source == model.artifact_location:
                 return version
-        kept = (NUMBER, CONFIGURATION, SEED)
-        made = self.client.create_model_version(
+        copied_tags = (NUMBER, CONFIGURATION, SEED)
+        created = self.client.create_model_version(
             self.study,
-            source=model.artifact_location,  # not models:/m-…: MLflow would look for it elsewhere
+            source=model.artifact_location,  # not models:/m-…: MLflow would look elsewhere
             run_id=model.source_run_id,
-            tags={key: value for key, value in model.tags.items() if key in kept},
+            tags={key: value for key, value in model.tags.items() if key in copied_tags},
             model_id=model.model_id,
         )
         if MLFLOW_MODEL_VERSIONS not in self.client.get_logged_model(model.model_id).tags:
-            shown = json.dumps([{"name": self.study, "version": made.version}])  # a server does it
-            self.client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: shown})
-        return made
+            versions = json.dumps([{"name": self.study, "version": created.version}])
+            # a server sets this tag itself
+            self.client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: versions})
+        return created
 
 
 def confirmation(version: Version) -> dict[str, str]:
-    """What speaks for a version, as tags."""
+    """Return the tags of a version: whether and how its configuration was confirmed."""
     if not version.confirmed:
         return {CONFIRMED: "false"}
     return {

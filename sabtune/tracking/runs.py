@@ -1,4 +1,4 @@
-"""An experiment's runs, read from MLflow and added to, so that nothing is written twice."""
+"""The runs of an experiment, read from MLflow so that nothing is written twice."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from sabtune.tracking.database import refuse_elsewhere
 from sabtune.tracking.trial_run import NUMBER, RUNNING
 
-BATCH = 700
-"""Metrics a request: with at most 100 params and 100 tags they stay below MLflow's 1000 in all."""
+BATCH_METRICS = 700
+"""Metrics per request. With at most 100 params and 100 tags, MLflow's limit of 1000 is kept."""
 
 
 @dataclass
@@ -28,11 +28,12 @@ class RunView:
     tags: dict[str, str]
     params: dict[str, str]
     metrics: set[str]
-    inputs: set[str]  # the digests of its data sets
-    points: dict[str, set[int]] | None = None  # the steps of each curve; None: not read
+    inputs: set[str]  # digests of its datasets
+    points: dict[str, set[int]] | None = None  # steps of each metric; None: not read
 
     @classmethod
     def of(cls, run: Run) -> RunView:
+        """Return the view of an MLflow run."""
         info, data = run.info, run.data
         return cls(
             id=info.run_id,
@@ -41,38 +42,40 @@ class RunView:
             tags=dict(data.tags),
             params=dict(data.params),
             metrics=set(data.metrics),
-            inputs={of.dataset.digest for of in run.inputs.dataset_inputs} if run.inputs else set(),
+            inputs={entry.dataset.digest for entry in run.inputs.dataset_inputs}
+            if run.inputs
+            else set(),
         )
 
     @property
     def number(self) -> int | None:
-        """The trial's; None of a run that shows no trial."""
+        """The number of the trial, or None if the run is not of a trial."""
         number = self.tags.get(NUMBER, "")
         return int(number) if number.isdecimal() else None
 
 
 class Runs:
-    """The runs of one experiment, which is made if need be.
+    """The runs of one experiment, which is created if it does not exist.
 
-    Every method, opening too, raises what MLflow raises: any exception. Opening raises
-    TrackingError if the experiment keeps its files elsewhere than at `artifacts`.
+    Every method, including the constructor, may raise any exception of MLflow. The constructor
+    raises TrackingError if the experiment stores its files elsewhere than at `artifacts`.
     """
 
     def __init__(self, client: MlflowClient, name: str, artifacts: str | None):
         self.client = client
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            refuse_elsewhere(str(found.artifact_location), artifacts, name)
-        self.tags = dict(found.tags) if found else {}
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            refuse_elsewhere(str(experiment.artifact_location), artifacts, name)
+        self.tags = dict(experiment.tags) if experiment else {}
+        if experiment is None:
             self.experiment = str(client.create_experiment(name, artifact_location=artifacts))
         else:
-            self.experiment = str(found.experiment_id)
-            if found.lifecycle_stage == "deleted":
+            self.experiment = str(experiment.experiment_id)
+            if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(self.experiment)
 
     def all(self) -> list[RunView]:
-        """All there are, the earliest first."""
+        """Return all runs, the earliest first."""
         runs: list[RunView] = []
         page = None
         while page is None or page.token:
@@ -85,23 +88,23 @@ class Runs:
         return runs
 
     def create(self, name: str, tags: Mapping[str, str], since: int | None = None) -> RunView:
-        """A new run, begun at `since` (ms since 1970), or now."""
-        made = self.client.create_run(
+        """Create a run that started at `since` (ms since 1970), or now."""
+        run = self.client.create_run(
             self.experiment, start_time=since, run_name=name, tags=dict(tags)
         )
-        shown = RunView.of(made)
-        shown.points = {}
-        return shown
+        view = RunView.of(run)
+        view.points = {}
+        return view
 
     def points(self, run: RunView) -> dict[str, set[int]]:
-        """The steps of each of its curves."""
+        """Return the steps of each metric of a run, read from MLflow once."""
         if run.points is None:
             keys = self.client.get_run(run.id).data.metrics
             run.points = {key: {point.step for point in self.history(run, key)} for key in keys}
         return run.points
 
     def history(self, run: RunView, key: str) -> list[Metric]:
-        """All points of a curve, the latest told last."""
+        """Return all points of a metric, ordered by the time they were logged at."""
         points = self.client.get_metric_history(run.id, key)
         return sorted(points, key=lambda point: int(point.timestamp))
 
@@ -112,12 +115,15 @@ class Runs:
         params: Mapping[str, str],
         tags: Mapping[str, str],
     ) -> None:
-        """Writes these points, and what else the run lacks, tags last: they vouch for the rest."""
+        """Write these points, and the params and tags that the run lacks.
+
+        Tags are in the last request, because they certify that the rest is written.
+        """
         new_params = {key: value for key, value in params.items() if key not in run.params}
         new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
-        while len(points) > BATCH:
-            self.client.log_batch(run.id, metrics=points[:BATCH])
-            points = points[BATCH:]
+        while len(points) > BATCH_METRICS:
+            self.client.log_batch(run.id, metrics=points[:BATCH_METRICS])
+            points = points[BATCH_METRICS:]
         if points or new_params or new_tags:
             self.client.log_batch(
                 run.id,
@@ -129,14 +135,14 @@ class Runs:
         run.tags |= new_tags
 
     def log_inputs(self, run: RunView, data: list[DatasetInput]) -> None:
-        """Those of the data sets that the run lacks."""
-        missing = [of for of in data if of.dataset.digest not in run.inputs]
+        """Log the datasets that the run lacks."""
+        missing = [entry for entry in data if entry.dataset.digest not in run.inputs]
         if missing:
             self.client.log_inputs(run.id, datasets=missing)
-            run.inputs |= {of.dataset.digest for of in missing}
+            run.inputs |= {entry.dataset.digest for entry in missing}
 
     def set_status(self, run: RunView, status: str, when: int | None = None) -> None:
-        """MLflow's status; `when`: ms since 1970, or now."""
+        """Set MLflow's status of a run; one that ends, ends at `when` (ms since 1970), or now."""
         if run.status == status:
             return
         if status == RUNNING:
@@ -146,28 +152,28 @@ class Runs:
         run.status = status
 
     def set_tag(self, key: str, value: str) -> None:
-        """The experiment's."""
+        """Set a tag of the experiment."""
         if self.tags.get(key) != value:
             self.client.set_experiment_tag(self.experiment, key, value)
             self.tags[key] = value
 
     def keep_files(self, run: RunView, folder: Path, under: str) -> None:
-        """Has a run hold the files of a folder, and nothing else, below `under`."""
+        """Log the files of a folder below `under`, and delete other files there."""
         self.client.log_artifacts(run.id, str(folder), under)
-        kept = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
+        current = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
         location = self.client.get_run(run.id).info.artifact_uri
         files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
-        for stale in [path for path in self._files(run, under) if path not in kept]:
+        for stale in [path for path in self._files(run, under) if path not in current]:
             files.delete_artifacts(stale)  # type: ignore[no-untyped-call]
 
     def _files(self, run: RunView, under: str) -> list[str]:
-        """Every file of a run's below a folder of its."""
-        found = []
+        """Return the paths of all files of a run below a folder."""
+        paths = []
         for entry in self.client.list_artifacts(run.id, under):
-            found += self._files(run, entry.path) if entry.is_dir else [entry.path]
-        return found
+            paths += self._files(run, entry.path) if entry.is_dir else [entry.path]
+        return paths
 
 
 def now() -> int:
-    """ms since 1970."""
+    """Return the time in ms since 1970."""
     return int(time.time() * 1000)

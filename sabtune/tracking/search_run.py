@@ -1,4 +1,4 @@
-"""What MLflow shows of a search: a note in Markdown, and numbers that tell how it stands."""
+"""The content of the search's run in MLflow: a description in Markdown, tags and metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sabtune.tracking.trial_run import by_length, length_by_length, summary
 from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
 
-LONGEST = 5000
-"""Characters of a note: more than that MLflow doesn't take for an experiment."""
+DESCRIPTION_CHARACTERS = 5000
+"""Maximum length of the description; MLflow accepts no longer one for an experiment."""
 
 CURVE = "best_test_accuracy"
 
@@ -25,11 +25,11 @@ CHAMPION = "sabtune.champion"
 
 
 def points(overview: Overview, when: int) -> list[Metric]:
-    """How the search stands; the step is the number of trials that have ended."""
+    """Return the metrics of a search so far. Their step is the number of trials that have ended."""
     ended = sum(overview.trials.values()) - overview.trials.get("unfinished", 0)
     values: dict[str, float] = {f"trials_{state}": n for state, n in overview.trials.items()}
     values["trial_hours"] = overview.hours
-    found: list[Metric] = []
+    length_metrics: list[Metric] = []
     best = overview.best
     if best is not None and best.outcome is not None:
         if best.outcome.score is not None:
@@ -37,42 +37,44 @@ def points(overview: Overview, when: int) -> list[Metric]:
         test, longest = best.outcome.test, best.spec.ladder.lengths[-1]
         if test:
             values |= {f"best_{k}": v for k, v in summary(test, best.spec).items()}
-        found += length_by_length(CURVE, test, longest, when, ended)
-    return [Metric(key, value, when, ended) for key, value in values.items()] + found
+        length_metrics += length_by_length(CURVE, test, longest, when, ended)
+    return [Metric(key, value, when, ended) for key, value in values.items()] + length_metrics
 
 
-def curve(overview: Overview, told: Mapping[tuple[str, int], float], when: int) -> list[Metric]:
-    """Return the best trial's curve over the ladder, whose step is the length.
+def curve(overview: Overview, logged: Mapping[tuple[str, int], float], when: int) -> list[Metric]:
+    """Return the best trial's accuracy by length, as a metric whose step is the length.
 
-    MLflow draws all points that a metric ever had. So this one is for the end of a search, and
-    where the metric holds another trial's curve, by an earlier end, it has that trial's number.
+    MLflow draws all points that a metric ever had, so log this only at the end of a search. If an
+    earlier search logged another trial's curve, the name of the metric gets the trial's number.
+
+    logged: The points in MLflow, by metric and step.
     """
     best = overview.best
     if best is None or best.outcome is None:
         return []
     points = {result.length: result.accuracy for result in best.outcome.test}
-    there = {step: value for (key, step), value in told.items() if key == CURVE}
-    key = CURVE if there.items() <= points.items() else f"{CURVE}_trial_{best.spec.number}"
+    earlier = {step: value for (key, step), value in logged.items() if key == CURVE}
+    key = CURVE if earlier.items() <= points.items() else f"{CURVE}_trial_{best.spec.number}"
     return by_length(key, best.outcome.test, when)
 
 
 def tags(overview: Overview) -> dict[str, str]:
-    """Whose model is the best, and whose the study stands by."""
-    found = {}
+    """Return the tags of the search's run: the best trial and the champion."""
+    values = {}
     if overview.best is not None:
-        found[BEST] = str(overview.best.spec.number)
+        values[BEST] = str(overview.best.spec.number)
     if overview.champion is not None:
-        found[CHAMPION] = overview.champion.words
-    return found
+        values[CHAMPION] = overview.champion.words
+    return values
 
 
-def note(overview: Overview) -> str:
-    """The search for people: what was asked, and what has come of it."""
-    text = "\n".join([*_asked(overview), *_space(overview), *_found(overview)]).strip()
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def description(overview: Overview) -> str:
+    """Return the description of the search's run in Markdown: its question, setup and results."""
+    text = "\n".join([*_setup(overview), *_space(overview), *_results(overview)]).strip()
+    return text if len(text) <= DESCRIPTION_CHARACTERS else text[: DESCRIPTION_CHARACTERS - 1] + "…"
 
 
-def _asked(overview: Overview) -> Iterator[str]:
+def _setup(overview: Overview) -> Iterator[str]:
     if overview.question:
         yield from (overview.question, "")
     if overview.task is not None:
@@ -80,12 +82,12 @@ def _asked(overview: Overview) -> Iterator[str]:
         yield ""
     if overview.ladder is not None:
         lengths, select = overview.ladder.lengths, overview.ladder.select
-        phases = overview.ladder.phases or 1
-        over = f" over it and the {counted(phases - 1, 'length')} after it" if phases > 1 else ""
+        phases = overview.ladder.phase_count
+        over = f" over it and the next {counted(phases - 1, 'length')}" if phases > 1 else ""
         yield (
             f"**Ladder:** {_listed(lengths)}, "
             f"{counted(overview.ladder.sequences, 'sequence')} a length{over}; "
-            f"chosen and pruned by {_listed(select)}"
+            f"selection lengths {_listed(select)}"
         )
         yield ""
     if overview.budget:
@@ -96,9 +98,9 @@ def _asked(overview: Overview) -> Iterator[str]:
 def _task(overview: Overview) -> str:
     assert overview.task is not None
     values: Mapping[str, Any] = to_dict(overview.task, PARTS)
-    set_ = {key: value for key, value in values.items() if key != KIND and value is not None}
-    told = ", ".join(f"{key} {value}" for key, value in set_.items())
-    return f"{values[KIND]}, {told}; chance {overview.task.build().chance:.1%}"
+    options = {key: value for key, value in values.items() if key != KIND and value is not None}
+    listed = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{values[KIND]}, {listed}; chance {overview.task.build().chance:.1%}"
 
 
 def _space(overview: Overview) -> Iterator[str]:
@@ -109,7 +111,7 @@ def _space(overview: Overview) -> Iterator[str]:
         yield ""
 
 
-def _found(overview: Overview) -> Iterator[str]:
+def _results(overview: Overview) -> Iterator[str]:
     if not any(overview.trials.values()):
         return
     counts = [f"{n} {state}" for state, n in overview.trials.items() if n]

@@ -1,15 +1,15 @@
-"""What MLflow shows of a trial.
+"""The content of a trial's run in MLflow.
 
-The metrics of its run, all but those of the ladder by training step:
+Its metrics; their step is the training step unless noted otherwise:
 
-    loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, and what a schedule
-    has in force, such as k_top
-    peak_memory_mib    the most that was held so far
-    seconds            that the trial took so far, over all its attempts
-    ladder_accuracy, ladder_loss    the step is the length; on the sequences that chose
-    test_accuracy, test_loss        the step is the length; on sequences that chose nothing
-    ladder_accuracy_at_0200, test_accuracy_at_0200 …    each rung by itself, to sort by
-    length_score, solve_length      of a trial that was trained to its end, from the test sequences
+    loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, and the current
+    value of scheduled parameters, such as k_top
+    peak_memory_mib    peak memory so far
+    seconds            duration of the trial so far, over all attempts
+    ladder_accuracy, ladder_loss    on the selection sequences; the step is the length
+    test_accuracy, test_loss        on the test sequences; the step is the length
+    ladder_accuracy_at_0200, test_accuracy_at_0200 …    at a single length, for sorting
+    length_score, solve_length      on the test sequences, once training is complete
 """
 
 from __future__ import annotations
@@ -36,39 +36,41 @@ STATE = "sabtune.state"
 REASON = "sabtune.reason"
 
 RUNNING = "RUNNING"
-"""The state of a trial that runs, or waits to be taken up again."""
+"""The state of a trial that runs or waits to be resumed."""
 
 STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""MLflow's run status for each way a trial can end."""
+"""MLflow's run status for each final state of a trial."""
 
-LAST_OF_A_REPORT = "seconds"
-"""The curve that a report's batch ends with: where it has a point, the others have theirs."""
+LAST_METRIC = "seconds"
+"""The last metric of a report: if it has a point, so do the others."""
 
-DIGITS = 4
-"""Of a length in a metric's name, at least; longer ladders have more, so that names sort."""
+LENGTH_DIGITS = 4
+"""Minimum number of digits of a length in a metric's name, so that names sort by length."""
 
 
 @dataclass
-class Page:
-    """What is to be shown of one trial, or what is new of it."""
+class RunContent:
+    """The content of a trial's run, complete or new: tags, params and metrics."""
 
-    spec: TrialSpec | None  # None: the trial must have its run already
+    spec: TrialSpec | None  # None: the run must exist already
     points: list[Metric] = field(default_factory=list)
-    outcome: Outcome | None = None  # None: it runs
+    outcome: Outcome | None = None  # None: the trial runs
     since: int = 0  # ms since 1970
     until: int = 0
     origin: Origin = field(default_factory=Origin)
 
     @property
     def state(self) -> str:
+        """The state of the trial, in Optuna's words."""
         return self.outcome.state if self.outcome else RUNNING
 
     @property
     def status(self) -> str:
+        """The status of the run, in MLflow's words."""
         return STATUS[self.outcome.state] if self.outcome else RUNNING
 
     def name(self) -> str:
-        """#17 k_top=5 …, or, of a further seed of trial 3's: #17 (as #3) k_top=5 … seed 2."""
+        """Return the run's name: #17 k_top=5 …; for another seed: #17 (as #3) k_top=5 … seed 2."""
         assert self.spec is not None
         number, first = self.spec.number, self.spec.configuration
         label = self.spec.run.trial.model.label()
@@ -77,19 +79,19 @@ class Page:
         return f"#{number} (as #{first}) {label} seed {self.spec.run.seed}"
 
     def tags(self) -> dict[str, str]:
-        """How the trial stands and, where that is known, whose run it is."""
+        """Return the tags: the trial's state and, with a spec, its identity and origin."""
         tags = {STATE: self.state, REASON: self.outcome.reason if self.outcome else ""}
         if self.spec is None:
             return tags
         run = self.spec.run
         tags |= {NUMBER: str(self.spec.number), SEED: str(run.seed)}
         tags |= {CONFIGURATION: str(self.spec.configuration)}
-        plain = run.to_dict()
-        tags |= {TASK: plain["task"][KIND], MODEL: plain["trial"]["model"][KIND]}
+        config = run.to_dict()
+        tags |= {TASK: config["task"][KIND], MODEL: config["trial"]["model"][KIND]}
         return tags | origin_tags(self.origin)
 
     def params(self) -> dict[str, str]:
-        """The configuration, one level deep."""
+        """Return the configuration as params, with dots in nested names."""
         if self.spec is None:
             return {}
         values = flatten(self.spec.run.to_dict())
@@ -97,7 +99,7 @@ class Page:
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:
-    """The study file and its revision, under MLflow's names too; what isn't known is left out."""
+    """Return tags of the study file and its git revision, also under MLflow's own names."""
     tags = {LABEL: origin.label, MLFLOW_SOURCE_NAME: origin.file}
     tags[MLFLOW_SOURCE_TYPE] = "LOCAL" if origin.file else ""
     tags[MLFLOW_GIT_COMMIT] = origin.commit
@@ -105,9 +107,12 @@ def origin_tags(origin: Origin) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def whole(view: TrialView, since: int) -> Page:
-    """The page of a trial that began at `since`; each point at the time the trial had taken."""
-    page = Page(
+def full_content(view: TrialView, since: int) -> RunContent:
+    """Return the content for all of a trial that started at `since` (ms since 1970).
+
+    The times of its points follow from the duration of the trial at each report.
+    """
+    content = RunContent(
         view.spec,
         outcome=view.outcome,
         since=since,
@@ -115,15 +120,15 @@ def whole(view: TrialView, since: int) -> Page:
         origin=view.origin,
     )
     for progress in view.history:
-        page.until = since + int(progress.seconds * 1000)
-        page.points += report_points(progress, page.until)
+        content.until = since + int(progress.seconds * 1000)
+        content.points += report_points(progress, content.until)
     if view.outcome is not None:
-        page.points += ladder_points(view.outcome, view.spec, page.until)
-    return page
+        content.points += ladder_points(view.outcome, view.spec, content.until)
+    return content
 
 
 def report_points(progress: Progress, when: int) -> list[Metric]:
-    """The curves' next points; `LAST_OF_A_REPORT` the last."""
+    """Return a point of each metric for one report, `LAST_METRIC` last."""
     report = progress.report
     values = {
         "loss": report.loss,
@@ -134,32 +139,32 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
         **report.in_force,
         "score": progress.score,
         "peak_memory_mib": progress.memory,
-        LAST_OF_A_REPORT: progress.seconds,
+        LAST_METRIC: progress.seconds,
     }
     return [Metric(key, value, when, report.step) for key, value in values.items()]
 
 
 SELECTION, TEST = "ladder", "test"
-"""What the names of metrics on the selection and on the test sequences begin with."""
+"""Prefixes of the names of metrics on the selection and on the test sequences."""
 
 SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept")
 
 
 def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[Metric]:
-    """How far the trial's model carries."""
+    """Return the metrics of a trial's length results, each with the length as its step."""
     points = []
     longest = spec.ladder.lengths[-1] if spec else 0
-    for on, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
-        points += by_length(f"{on}_accuracy", results, when)
-        points += [Metric(f"{on}_loss", result.loss, when, result.length) for result in results]
-        points += length_by_length(f"{on}_accuracy", results, longest, when)
+    for prefix, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
+        points += by_length(f"{prefix}_accuracy", results, when)
+        points += [Metric(f"{prefix}_loss", result.loss, when, result.length) for result in results]
+        points += length_by_length(f"{prefix}_accuracy", results, longest, when)
         for name in ("in_phase", "worst_phase"):
-            known = [
+            measured = [
                 (result.length, getattr(result, name)) for result in results if result.by_phase
             ]
             points += [
-                Metric(f"{on}_{name}", accuracy, when, length)
-                for length, accuracy in known
+                Metric(f"{prefix}_{name}", accuracy, when, length)
+                for length, accuracy in measured
                 if accuracy is not None
             ]
     if outcome.test and spec is not None:
@@ -169,20 +174,25 @@ def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[M
 
 
 def by_length(key: str, results: Sequence[LengthResult], when: int) -> list[Metric]:
-    """A curve over the ladder."""
+    """Return the accuracy as one metric whose step is the length."""
     return [Metric(key, result.accuracy, when, result.length) for result in results]
 
 
 def length_by_length(
     key: str, results: Sequence[LengthResult], longest: int, when: int, step: int = 0
 ) -> list[Metric]:
-    """One metric for each rung; `longest`: of the ladder, so that all names are as wide."""
-    digits = max(DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in results))))
+    """Return the accuracy as one metric for each length.
+
+    longest: The longest length of the ladder, which determines the number of digits in the names.
+    """
+    digits = max(
+        LENGTH_DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in results)))
+    )
     return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in results]
 
 
 def summary(test: Sequence[LengthResult], spec: TrialSpec) -> dict[str, float]:
-    """The ladder in three numbers, and the share of the memories that are kept."""
+    """Return the metrics named in `SUMMARY` that the trial has."""
     task = spec.run.task.build()
     values = (
         length_score(test, task),

@@ -1,4 +1,4 @@
-"""MLflow's page on a store."""
+"""MLflow's UI for a store, read-only and on the loopback interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sabtune.tracking import database
 from sabtune.tracking.mlflow_client import refuse_database, shown
 
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Of its own accord the server starts seven more processes, for jobs that no study has."""
+"""Environment that stops the server from starting seven more processes for jobs."""
 
 SEARCHES = re.compile(
     r"/graphql|/(?:ajax-)?api/[23]\.0/mlflow/(?:"
@@ -26,9 +26,10 @@ SEARCHES = re.compile(
     r"|experiments/search-datasets|registered-models/get-latest-versions"
     r"|traces/(?:metrics|batchGetInfos|calculate-filter-correlation))"
 )
-"""What MLflow's page sends by POST and changes nothing."""
+"""Requests that MLflow's UI sends by POST and that change nothing."""
 
 DRAIN_SECONDS = 2
+"""Maximum time for open requests to finish at the end."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,24 +39,26 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def reading(app: App) -> App:
-    """Return the application without the requests that `loopback` refuses."""
+    """Wrap an application so that it refuses the requests that `loopback` refuses."""
 
-    async def answer(scope: Message, receive: Receive, send: Send) -> None:
+    async def respond(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        why = _refusal(scope) if scope["type"] == "http" else None
-        if why is None:
+        reason = _refusal(scope) if scope["type"] == "http" else None
+        if reason is None:
             await app(scope, receive, send)
             return
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "http.response.start", "status": 403, "headers": headers})
-        await send({"type": "http.response.body", "body": f"{why}\n".encode()})
+        await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
 
-    return answer
+    return respond
 
 
 def _refusal(scope: Message) -> str | None:
+    """Return why a request is refused, or None."""
+
     def values(header: bytes) -> list[str]:
         return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
 
@@ -65,13 +68,14 @@ def _refusal(scope: Message) -> str | None:
 
 
 def serve(store: Store, port: int) -> None:
-    """Runs MLflow's server on the loopback interface until Ctrl-C or SIGTERM; it only reads.
+    """Run MLflow's UI, read-only, on the loopback interface until Ctrl-C or SIGTERM.
 
-    In this process: no other one outlives it, or has a database's password in its arguments.
-    Raises TrackingError if the store's MLflow is a server already, another version's, or not there.
+    It runs in this process, so that no other process outlives it or has a database's password in
+    its arguments. Raises TrackingError if the store's MLflow is a server, does not exist, or was
+    created by another version.
     """
     if store.artifacts is None:
-        raise TrackingError(f"the store's MLflow has its page: open {shown(store.mlflow_uri)}")
+        raise TrackingError(f"the store's MLflow is a server: open {shown(store.mlflow_uri)}")
     refuse_database(store.mlflow_uri)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -86,19 +90,19 @@ def serve(store: Store, port: int) -> None:
                     timeout_graceful_shutdown=DRAIN_SECONDS,
                 )
             )
-            server.run()  # raises the signal that ended it again
+            server.run()  # raises again the signal that ended it
     except KeyboardInterrupt:
         return
 
 
 def _app(uri: str, artifacts: str) -> App:
-    """Return MLflow's own application, which learns from the environment what it is to show.
+    """Return MLflow's own application, configured through environment variables.
 
-    It reads a run's files where they are; through the server nobody stores any.
+    It reads files from the artifact store directly and accepts no uploads.
     """
     os.environ.update(NO_JOBS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what MLflow imports
+        warnings.simplefilter("ignore")  # from imports of MLflow
         from mlflow.server import constants
 
         os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri

@@ -1,7 +1,7 @@
-"""What a search talks to: it takes every event at once, and a thread of its own writes to MLflow.
+"""The tracker: it accepts events of a search immediately, and writes them to MLflow in a thread.
 
-MLflow is a projection of the study: what could not be written is dropped, the tracker is then
-`behind`, and `sync` makes MLflow whole again from the study.
+MLflow is a copy of the study. Events that cannot be written are dropped; `Tracker.behind` then says
+why, and `sync` completes MLflow from the study.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ from sabtune.study.events import Origin, Outcome, Overview, TrialView, Version
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.experiment import Experiment, ModelError
 from sabtune.tracking.runs import now
-from sabtune.tracking.trial_run import Page, ladder_points, report_points
+from sabtune.tracking.trial_run import RunContent, ladder_points, report_points
 from sabtune.training.trial import Progress, TrialSpec
 
-TRIES = 3
-"""How often the same is tried before it is dropped."""
+WRITE_ATTEMPTS = 3
+"""Attempts to write the same content before it is dropped."""
 
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries to reach an MLflow that stays away."""
+MAX_PAUSE_SECONDS = 60.0
+"""Maximum time between two attempts while MLflow stays unavailable."""
 
-PACE = 1.0
-"""Seconds between two writes: what is told meanwhile goes out together, at a fraction of the cost.
-The end of a search, and who waits for what is queued, don't wait for them."""
+WRITE_INTERVAL_SECONDS = 1.0
+"""Time between two writes. Events in between are written together, at a fraction of the cost. There
+is no pause at the end of a search, and while a caller waits for the queue."""
 
-PATIENCE = 60.0
-"""Seconds that `register` and `keep_files` wait for what is queued to be written."""
+QUEUE_WAIT_SECONDS = 60.0
+"""Maximum time that `register` and `keep_files` wait until the queue is written."""
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """How the search stands."""
+    """The latest overview of the search, and whether the search has ended."""
 
     overview: Overview
     ended: bool
 
 
 class Tracker:
-    """Shows a search in MLflow. The runs of an earlier search of the study are gone on with.
+    """Writes a search to MLflow. Runs of an earlier search of the same study are continued.
 
-    uri: sqlite:///… of an embedded store, made if need be, or http(s)://… of a server.
-    artifacts: the URI where files go; None where a server decides. embedded: MLflow is the store's
-    own, and moves with it. system_metrics: the search's run shows what the machine does. No event
-    raises, or waits for MLflow.
+    Methods that take events neither raise nor wait for MLflow.
+
+    uri: sqlite:///… of a database, created if it does not exist, or http(s)://… of a server.
+
+    artifacts: The URI where files are stored; None: a server decides.
+
+    embedded: MLflow belongs to the store and moves with it.
+
+    system_metrics: Log system metrics to the search's run.
     """
 
     def __init__(
@@ -66,57 +71,60 @@ class Tracker:
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         self._started: dict[int, tuple[TrialSpec, Origin]] = {}
-        self._queue = threading.Condition()  # guards all up to the thread
-        self._pages: dict[int, Page] = {}  # what is new, by trial
+        self._queue = threading.Condition()  # guards the attributes below, down to _mlflow
+        self._contents: dict[int, RunContent] = {}  # content that is not yet written, by trial
         self._state: SearchState | None = None
-        self._writing = True  # opening, at first
+        self._writing = True  # the thread starts by opening MLflow
         self._closed = False
-        self._awaited = False  # somebody waits for what is queued
-        self._failing = False  # it was so at the last try
+        self._awaited = False  # a caller waits for the queue
+        self._failing = False  # the last attempt failed
         self._lost = False  # something was dropped
         self._problem: str | None = None
-        self._mlflow = threading.Lock()  # guards the board, and all that MLflow does for us
+        self._mlflow = threading.Lock()  # guards the experiment and all calls of MLflow
         self._experiment: Experiment | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
     @property
     def behind(self) -> str | None:
-        """Why MLflow shows less than was told, in one line; None if it will show all."""
+        """Why MLflow lacks events, in one line; None if it has or will have all."""
         return self._problem
 
     def trial_started(self, spec: TrialSpec, origin: Origin | None = None) -> None:
+        """Record that a trial starts or is resumed."""
         self._started[spec.number] = (spec, origin or Origin())
         with self._queue:
-            self._page(spec.number).outcome = None
+            self._content(spec.number).outcome = None
 
     def trial_reported(self, number: int, progress: Progress) -> None:
+        """Record the progress of a trial."""
         with self._queue:
-            page = self._page(number)
-            page.points += report_points(progress, page.until)
+            content = self._content(number)
+            content.points += report_points(progress, content.until)
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
+        """Record that a trial has ended."""
         with self._queue:
-            page = self._page(number)
-            page.points += ladder_points(outcome, page.spec, page.until)
-            page.outcome = outcome
+            content = self._content(number)
+            content.points += ladder_points(outcome, content.spec, content.until)
+            content.outcome = outcome
 
-    def search_told(self, overview: Overview) -> None:
-        """How the search stands."""
+    def search_updated(self, overview: Overview) -> None:
+        """Record an overview of the search."""
         with self._queue:
             self._state = SearchState(overview, ended=False)
-            self._told()
+            self._announce()
 
     def search_ended(self, overview: Overview) -> None:
-        """The same, at its end: closes its run."""
+        """Record the last overview of the search, and end its run."""
         with self._queue:
             self._state = SearchState(overview, ended=True)
-            self._told()
+            self._announce()
 
     def close(self, timeout: float) -> bool:
-        """Writes what is queued, for at most `timeout` seconds; whether MLflow now shows all.
+        """Write the queue, for at most `timeout` seconds. Return whether MLflow has everything.
 
-        What is told from here on is dropped.
+        Later events are dropped.
         """
         with self._queue:
             self._closed = True
@@ -125,13 +133,13 @@ class Tracker:
         return not self._thread.is_alive() and not self._lost
 
     def sync(self, views: Sequence[TrialView], overview: Overview) -> None:
-        """Makes MLflow show just these trials' state, whatever it showed of them before.
+        """Write to MLflow whatever it lacks of these trials and the search.
 
-        Nothing that is there is written again. May be called before, during and after a search.
-        Raises TrackingError if MLflow can't be reached or refuses, if another study of the same
-        name is shown there, or, when all else is shown, if it lacks a model.
+        You can call it before, during and after a search. Raises TrackingError if MLflow cannot be
+        reached or refuses, or if it contains another study of the same name. If a model cannot be
+        logged, it raises TrackingError after everything else is written.
         """
-        lacking = []
+        model_errors = []
         with self._mlflow:
             self._experiment = None  # read anew, by the thread too
             try:
@@ -139,143 +147,149 @@ class Tracker:
                 experiment.delete_doubles()
                 for view in views:
                     try:
-                        experiment.put_right(view)
+                        experiment.sync(view)
                     except ModelError as problem:
-                        lacking.append(str(problem))
+                        model_errors.append(str(problem))
                 experiment.end(overview)
             except SabtuneError:
                 raise
             except Exception as problem:
                 why = mlflow_client.describe(problem, self.uri)
-                raise TrackingError(f"{why}: see to it, then do this again") from None
+                raise TrackingError(f"{why}: fix this, then run it again") from None
         with self._queue:
             self._lost, self._problem = False, None
-        if lacking:
-            models = "a model" if len(lacking) == 1 else f"{len(lacking)} models"
-            raise TrackingError(f"MLflow has all but {models}: {lacking[0]}")
+        if model_errors:
+            models = "a model" if len(model_errors) == 1 else f"{len(model_errors)} models"
+            raise TrackingError(f"MLflow has everything except {models}: {model_errors[0]}")
 
     def register(self, versions: Sequence[Version], champion: int) -> dict[int, str] | None:
-        """Registers the models of these trials under the study's name, in this order, and lets the
-        alias `champion` stand on that trial's. Returns the URIs that mlflow.pyfunc.load_model
-        takes, by trial, without those that MLflow has no model of; None if it doesn't take them.
+        """Register the models of these trials under the study's name, in this order.
+
+        The alias `champion` is set on the model of trial `champion`. Returns the URIs for
+        mlflow.pyfunc.load_model by trial, without trials that have no model in MLflow, or None if
+        MLflow fails.
         """
-        self._await()
+        self._wait_for_queue()
         with self._mlflow:
             try:
                 return self._opened().register(versions, champion)
             except Exception as problem:
                 self._experiment = None
                 with self._queue:
-                    self._note(problem)
+                    self._record_problem(problem)
                 return None
 
     def keep_files(self, folder: Path, under: str) -> bool:
-        """Logs all files of a folder to the search's run, below `under`, in place of what was there
-        before; whether MLflow took them."""
-        self._await()
+        """Log all files of a folder to the search's run below `under`, replacing what was there.
+
+        Return whether that succeeded.
+        """
+        self._wait_for_queue()
         with self._mlflow:
             try:
                 self._opened().keep_files(folder, under)
             except Exception as problem:
                 self._experiment = None
                 with self._queue:
-                    self._note(problem)
+                    self._record_problem(problem)
                 return False
         return True
 
-    def _await(self) -> None:
-        """Waits until what is queued is written, or can't be."""
+    def _wait_for_queue(self) -> None:
+        """Wait until the queue is written, or writing fails."""
         with self._queue:
             self._awaited = True
             self._queue.notify_all()
-            self._queue.wait_for(self._rests, PATIENCE)
+            self._queue.wait_for(self._is_idle, QUEUE_WAIT_SECONDS)
             self._awaited = False
 
-    def _page(self, number: int) -> Page:
-        """What is not yet written of a trial, to be added to."""
+    def _content(self, number: int) -> RunContent:
+        """Return the content of a trial that is not yet written, to add to."""
         when = now()
-        if number not in self._pages:
-            self._pages[number] = Page(None, since=when)
-        page = self._pages[number]
-        page.until = when
+        if number not in self._contents:
+            self._contents[number] = RunContent(None, since=when)
+        content = self._contents[number]
+        content.until = when
         if number in self._started:
-            page.spec, page.origin = self._started[number]
-        self._told()
-        return page
+            content.spec, content.origin = self._started[number]
+        self._announce()
+        return content
 
-    def _told(self) -> None:
+    def _announce(self) -> None:
+        """Wake the thread for a new event, or note that the event is dropped."""
         if self._closed:
             self._lost, self._problem = True, "events came after the end of tracking"
         self._queue.notify_all()
 
-    def _rests(self) -> bool:
-        """Nothing is queued, or nothing can be written."""
-        return self._failing or not (self._pages or self._state or self._writing)
+    def _is_idle(self) -> bool:
+        """Return whether nothing is queued, or writing fails."""
+        return self._failing or not (self._contents or self._state or self._writing)
 
-    def _pressed(self) -> bool:
-        """What is queued is to be written at once."""
+    def _must_write_now(self) -> bool:
+        """Return whether the queue must be written without a pause."""
         return self._closed or self._awaited or bool(self._state and self._state.ended)
 
     def _work(self) -> None:
-        """Opens MLflow, then writes what is told, until that is all and the tracker is closed."""
-        pages: dict[int, Page] = {}
+        """Open MLflow, then write events until the tracker is closed and the queue is empty."""
+        contents: dict[int, RunContent] = {}
         state: SearchState | None = None
-        failures = 0  # in a row
+        failures = 0  # consecutive
         while True:
             try:
-                self._write(pages, state)
+                self._write(contents, state)
                 failures = 0
             except Exception as problem:
                 failures += 1
-                self._put_back(pages, state, problem, drop=failures >= TRIES)
+                self._put_back(contents, state, problem, drop=failures >= WRITE_ATTEMPTS)
             with self._queue:
                 self._writing, self._failing = False, failures > 0
                 if not self._failing and not self._lost:
                     self._problem = None
                 self._queue.notify_all()
                 if self._failing:
-                    pause = min(2.0 ** (failures - 1), LONGEST_PAUSE)
+                    pause = min(2.0 ** (failures - 1), MAX_PAUSE_SECONDS)
                     self._queue.wait_for(lambda: self._closed, pause)
                 else:
-                    self._queue.wait_for(self._pressed, PACE)
-                self._queue.wait_for(lambda: self._pages or self._state or self._closed)
-                if not self._pages and not self._state:
+                    self._queue.wait_for(self._must_write_now, WRITE_INTERVAL_SECONDS)
+                self._queue.wait_for(lambda: self._contents or self._state or self._closed)
+                if not self._contents and not self._state:
                     break
-                pages, self._pages = self._pages, {}
+                contents, self._contents = self._contents, {}
                 state, self._state = self._state, None
                 self._writing = True
         self._stop_monitor()
 
-    def _write(self, pages: dict[int, Page], state: SearchState | None) -> None:
-        """Writes the pages and takes them out of `pages`; raises what keeps MLflow from it."""
+    def _write(self, contents: dict[int, RunContent], state: SearchState | None) -> None:
+        """Write and remove each entry of `contents`, then write `state`. Raises MLflow's errors."""
         with self._mlflow:
             self._opened()
-            if pages:
-                self._opened().go_on()
+            if contents:
+                self._opened().mark_running()
                 self._start_monitor()
             try:
-                for number in list(pages):
+                for number in list(contents):
                     try:
-                        self._opened().add(number, pages[number])
+                        self._opened().add(number, contents[number])
                     except Exception as problem:
                         if not mlflow_client.is_about_one_run(problem):
                             raise
                         if not isinstance(problem, ModelError):
-                            self._experiment = None  # it is not as we thought
+                            self._experiment = None  # it differs from what was read
                         with self._queue:
                             self._lost = True
-                            self._note(problem)
-                    del pages[number]
+                            self._record_problem(problem)
+                    del contents[number]
                 if state is not None and state.ended:
                     self._stop_monitor()
                     self._opened().end(state.overview)
                 elif state is not None:
-                    self._opened().tell(state.overview)
+                    self._opened().update_search(state.overview)
             except Exception:
                 self._experiment = None
                 raise
 
     def _opened(self) -> Experiment:
+        """Return the experiment, opened if need be."""
         if self._experiment is None:
             self._experiment = self._open_experiment()
         return self._experiment
@@ -284,7 +298,7 @@ class Tracker:
         return Experiment(self.uri, self.study, self.artifacts, embedded=self.embedded)
 
     def _start_monitor(self) -> None:
-        """System metrics go to the search's run, by a thread of MLflow's own."""
+        """Start MLflow's thread that logs system metrics to the search's run."""
         if self.system_metrics and self._monitor is None:
             self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
                 self._opened().search().id, resume_logging=True, tracking_uri=self.uri
@@ -297,22 +311,26 @@ class Tracker:
             self._monitor = None
 
     def _put_back(
-        self, pages: dict[int, Page], state: SearchState | None, problem: Exception, drop: bool
+        self,
+        contents: dict[int, RunContent],
+        state: SearchState | None,
+        problem: Exception,
+        drop: bool,
     ) -> None:
-        """Queues again what could not be written, before what came since; or drops it."""
+        """Queue content again that could not be written, before newer content, or drop it."""
         with self._queue:
-            self._note(problem)
+            self._record_problem(problem)
             if drop or self._closed:
-                self._lost = self._lost or bool(pages) or state is not None
+                self._lost = self._lost or bool(contents) or state is not None
                 return
-            for number, page in pages.items():
-                newer = self._pages.get(number)
+            for number, content in contents.items():
+                newer = self._contents.get(number)
                 if newer is None:
-                    self._pages[number] = page
+                    self._contents[number] = content
                 else:
-                    newer.points[:0] = page.points
-                    newer.since = page.since
+                    newer.points[:0] = content.points
+                    newer.since = content.since
             self._state = self._state or state
 
-    def _note(self, problem: Exception) -> None:
+    def _record_problem(self, problem: Exception) -> None:
         self._problem = mlflow_client.describe(problem, self.uri)

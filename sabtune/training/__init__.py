@@ -1,1 +1,1 @@
-"""One configuration, from its start to its end."""
+"""Training and evaluation of one configuration, from its start to its end."""

@@ -1,13 +1,18 @@
-"""Checkpoints on disk: safetensors for numbers, JSON for the rest, no pickle.
+"""Checkpoints on disk: safetensors for tensors, JSON for the rest, no pickle.
 
 run.json                 the RunConfig: task, model, training, seed
 weights.safetensors      the model's parameters
-training.safetensors     the optimiser's state, where the training batches stand, and the state
-                         that the next one goes on from
-progress.json            format, step, what the next report is made of so far
+training.safetensors     the optimizer's state, the position in the training batches, and the state
+                         that the next batch starts from
+progress.json            format, step, sums for the next report
 manifest.json            the SHA-256 of each file, written last: see `manifest`
 
-Both files of tensors name the step too: what two saves have left in one directory is found out.
+Both safetensors files also store the step, so that a mixture of two checkpoints is detected.
+
+Readers accept files of other versions: they ignore keys of progress.json that they do not know, and
+missing ones take their defaults. Only a change that older versions must not ignore needs a new
+format number. run.json is exempt: an unknown key there is refused, because it could change what the
+model computes.
 """
 
 from __future__ import annotations
@@ -32,43 +37,44 @@ from sabtune.models import Model
 
 RUN, WEIGHTS, TRAINING = "run.json", "weights.safetensors", "training.safetensors"
 READABLE = (*WITHOUT_MANIFEST, FORMAT)
-"""The second has no stretch: it was written between two reports alone."""
+"""Formats that `load` reads. Format 2 was only written at reports and has no sums."""
 
 CONTENT = (RUN, WEIGHTS, PROGRESS)
 MODEL_FILES = (*CONTENT, MANIFEST)
-"""What `load_model` reads."""
+"""The files that `load_model` reads."""
 FILES = (*MODEL_FILES, TRAINING)
-"""What `load` reads."""
+"""The files that `load` reads."""
 _OPTIMIZER, _BATCHES, _CARRIED = "optimizer", "batches", "carried"
 _PROGRESS = ("step", "in_a_row", "first_loss", "far")
+_COUNTERS = ("step", "in_a_row", "far")
 _STEP, _STRETCH = "step", "stretch"
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Saved:
-    """Everything a training is made of."""
+    """The complete state of a training."""
 
     run: RunConfig
     step: int
-    in_a_row: int
-    first_loss: float | None
-    far: int
+    in_a_row: int = 0
+    first_loss: float | None = None
+    far: int = 0
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    batches: dict[str, Tensor]  # the state of their source
-    carried: dict[str, Tensor] = field(default_factory=dict)  # the model's state, if one is
-    stretch: dict[str, Any] = field(default_factory=dict)  # since the last report, as plain values
+    batches: dict[str, Tensor]  # the state of the batch source
+    carried: dict[str, Tensor] = field(default_factory=dict)  # the model's state for the next batch
+    stretch: dict[str, Any] = field(default_factory=dict)  # sums for the next report
 
 
 def save(directory: Path, saved: Saved, others: Mapping[str, bytes] | None = None) -> None:
-    """Write a checkpoint into `directory`, which is made if need be.
+    """Write a checkpoint into `directory`, and create the directory if it does not exist.
 
-    others: further files by name, which the manifest names too.
+    others: Content of further files by name; the manifest lists them too.
     """
     step = {_STEP: str(saved.step)}
-    training = _under(_OPTIMIZER, saved.optimizer)
-    training |= _under(_BATCHES, saved.batches) | _under(_CARRIED, saved.carried)
+    training = _with_prefix(_OPTIMIZER, saved.optimizer)
+    training |= _with_prefix(_BATCHES, saved.batches) | _with_prefix(_CARRIED, saved.carried)
     progress = {"format": FORMAT, _STRETCH: saved.stretch}
     progress |= {name: getattr(saved, name) for name in _PROGRESS}
     manifest.write(
@@ -84,37 +90,46 @@ def save(directory: Path, saved: Saved, others: Mapping[str, bytes] | None = Non
 
 
 def load(directory: Path, run: RunConfig | None = None) -> Saved:
-    """Read a checkpoint. Raises CheckpointError, naming the file, if one is missing or isn't what
-    was saved, or if the checkpoint is of another configuration than `run`."""
+    """Read a checkpoint.
+
+    Raises CheckpointError if a file is missing or damaged, if a newer version wrote it in a format
+    that this one does not know, or if its configuration is not `run`.
+    """
     content = manifest.read(directory, (*CONTENT, TRAINING))
     progress = manifest.json_object(directory, PROGRESS, content.files[PROGRESS])
-    if progress.get("format") not in READABLE:
+    number = progress.get("format")
+    if number not in READABLE:
+        newer = type(number) is int and number > FORMAT
+        remedy = "use the version of sabtune that wrote it, or a newer one" if newer else INSTEAD
         raise CheckpointError(
-            f"{directory} has checkpoint format {str(progress.get('format'))[:20]}: "
-            f"this version reads {', '.join(map(str, READABLE))}"
+            f"{directory} has checkpoint format {str(number)[:20]}, "
+            f"and this version reads {', '.join(map(str, READABLE))}: {remedy}"
         )
-    step = None if progress["format"] == WITHOUT_MANIFEST[0] else str(progress.get(_STEP))
+    step = None if number == WITHOUT_MANIFEST[0] else str(progress.get(_STEP))
     saved_run = _run(directory, content.files[RUN], run)
     weights = _tensors(directory / WEIGHTS, content, step)
     training = _tensors(directory / TRAINING, content, step)
     with parsing(directory / PROGRESS):
-        for name in ("step", "in_a_row", "far"):
-            if type(progress[name]) is not int or progress[name] < 0:
-                raise ValueError(f"{name} is {progress[name]!r}")
+        values = {name: progress[name] for name in _PROGRESS if name in progress}
+        for name in _COUNTERS:
+            if name in values and (type(values[name]) is not int or values[name] < 0):
+                raise ValueError(f"{name} is {values[name]!r}")
         return Saved(
             run=saved_run,
-            **{name: progress[name] for name in _PROGRESS},
+            **values,
             weights=weights,
-            optimizer=_of(_OPTIMIZER, training),
-            batches=_of(_BATCHES, training),
-            carried=_of(_CARRIED, training),
+            optimizer=_without_prefix(_OPTIMIZER, training),
+            batches=_without_prefix(_BATCHES, training),
+            carried=_without_prefix(_CARRIED, training),
             stretch=progress.get(_STRETCH, {}),
         )
 
 
 def load_model(directory: Path, run: RunConfig | None = None) -> Model:
-    """Return the model of a checkpoint as training left it, in evaluation mode. Raises what `load`
-    raises."""
+    """Return the trained model of a checkpoint, in evaluation mode.
+
+    Raises CheckpointError if a file is missing or damaged, or if the configuration is not `run`.
+    """
     content = manifest.read(directory, CONTENT)
     saved_run = _run(directory, content.files[RUN], run)
     progress = manifest.json_object(directory, PROGRESS, content.files[PROGRESS])
@@ -127,47 +142,52 @@ def load_model(directory: Path, run: RunConfig | None = None) -> Model:
 
 
 def export_model(directory: Path, to: Path) -> None:
-    """Copy what `load_model` needs, which leaves the optimiser behind."""
+    """Copy the files that `load_model` needs, without the optimizer's state, to `to`."""
     manifest.write(to, manifest.read(directory, CONTENT).files)
 
 
 def restore_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a model. Raises ValueError or RuntimeError if they aren't a model's of its
-    configuration."""
-    for name, own in model.state_dict().items():
-        if isinstance(own, Tensor) and name in weights and weights[name].dtype != own.dtype:
-            raise ValueError(f"{name} is {weights[name].dtype}, not {own.dtype}")
+    """Load weights into a model. Raises ValueError or RuntimeError if they do not fit it."""
+    for name, current in model.state_dict().items():
+        if not isinstance(current, Tensor) or name not in weights:
+            continue
+        if weights[name].dtype != current.dtype:
+            raise ValueError(f"{name} is {weights[name].dtype}, not {current.dtype}")
     model.load_state_dict(dict(weights))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, one tensor for each parameter's number and the state's name."""
+    """Return the optimizer's state as tensors, named by parameter number and state."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": tensor for i, of in state.items() for name, tensor in of.items()}
+    return {
+        f"{number}.{name}": tensor
+        for number, tensors in state.items()
+        for name, tensor in tensors.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took out. Raises ValueError if that was another's."""
+    """Restore the state that `optimizer_tensors` returned. Raises ValueError if it does not fit."""
     parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    for number, of in state.items():
+    for number, saved in state.items():
         shapes = {name: () if name == "step" else parameters[number].shape for name in _ADAM}
-        if {name: tuple(tensor.shape) for name, tensor in of.items()} != shapes:
-            raise ValueError(f"the optimiser's state of parameter {number} is another's")
+        if {name: tuple(tensor.shape) for name, tensor in saved.items()} != shapes:
+            raise ValueError(f"the optimizer's state of parameter {number} does not fit")
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
 
 
-def _under(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `_under` put there."""
+def _without_prefix(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name starts with `part`, without that prefix."""
     prefix = f"{part}."
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
@@ -176,20 +196,20 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _run(directory: Path, data: bytes, wanted: RunConfig | None) -> RunConfig:
-    """Return the configuration that a checkpoint belongs to, which must be `wanted` if given."""
+def _run(directory: Path, data: bytes, expected: RunConfig | None) -> RunConfig:
+    """Return the configuration of a checkpoint. Raises CheckpointError if it is not `expected`."""
     content = manifest.json_object(directory, RUN, data)
     with parsing(directory / RUN):
         run = RunConfig.from_dict(content)
-    if wanted is not None and run != wanted:
+    if expected is not None and run != expected:
         raise CheckpointError(f"{directory / RUN} is of another configuration: {INSTEAD}")
     return run
 
 
 def _tensors(path: Path, content: manifest.Content, step: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a file; `step`: at which it must have been saved, if that is told.
+    """Return the tensors of a file. Raises CheckpointError if it was not saved at `step`.
 
-    Where no manifest vouches for them, floating-point numbers must be finite.
+    Floating-point tensors that no manifest verifies must be finite.
     """
     data = content.files[path.name]
     try:
@@ -198,9 +218,11 @@ def _tensors(path: Path, content: manifest.Content, step: str | None = None) -> 
         raise manifest.damaged(path, problem) from None
     with parsing(path):
         size = int.from_bytes(data[:8], "little")
-        said = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_STEP)
-    if step is not None and said != step:
-        raise CheckpointError(f"{path} was saved at step {said}, the rest at {step}: {INSTEAD}")
+        saved_step = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_STEP)
+    if step is not None and saved_step != step:
+        raise CheckpointError(
+            f"{path} was saved at step {saved_step}, the other files at {step}: {INSTEAD}"
+        )
     if not content.verified:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

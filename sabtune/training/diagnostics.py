@@ -1,6 +1,6 @@
-"""What a SAB model recalls: which steps from which, from how far back, and how sparsely.
+"""What a SAB model recalls: which step recalls which, from how far back, and how sparsely.
 
-Off the hot path: the equations are run step by step, and every weight is kept.
+Not for the hot path: the reference equations run step by step, and every weight is stored.
 
 Shapes: B batch, T steps, M memories.
 """
@@ -18,20 +18,20 @@ from sabtune.ops import reference
 
 @dataclass(frozen=True, eq=False)
 class RecallMap:
-    """The weights by which a model recalled its memories, over whole sequences."""
+    """The attention weights with which a model recalled its memories, over whole sequences."""
 
-    weights: Tensor  # (B, T, M): p of step t + 1 for each memory, 0 before it was made
-    made_at: Tensor  # (M,): the step, from 1, whose state it is; 0 for the zero vector m_0
+    weights: Tensor  # (B, T, M): p of step t + 1 for each memory; 0 before the memory exists
+    made_at: Tensor  # (M,): the step, from 1, whose state the memory is; 0 for the zero vector m_0
 
     def by_step(self) -> Tensor:
-        """(B, T, T): how much step t + 1 recalled of step i + 1; m_0 is left out."""
+        """Return the weight (B, T, T) with which step t + 1 recalled step i + 1, without m_0."""
         B, T, _ = self.weights.shape
         steps = self.weights.new_zeros(B, T, T)
         steps[:, :, self.made_at[1:] - 1] = self.weights[:, :, 1:]
         return steps
 
     def distances(self) -> Tensor:
-        """(T,): the weight recalled from d steps back, for d from 0 to T - 1, summed over all."""
+        """Return the weight (T,) recalled from d steps back, d from 0 to T - 1, summed over all."""
         T = self.weights.shape[1]
         now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
         back = (now - self.made_at[1:]).clamp_min(0).expand(self.weights.shape[0], -1, -1)
@@ -39,29 +39,29 @@ class RecallMap:
         return total.index_add(0, back.flatten(), self.weights[:, :, 1:].flatten())
 
     def kept(self) -> Tensor:
-        """(T,): how many memories each step recalled, the mean over the batch."""
+        """Return how many memories each step recalled (T,), averaged over the batch."""
         return (self.weights != 0).sum(dim=-1).float().mean(dim=0)
 
     def sparsity(self) -> float:
-        """The share of the memories at hand that were not recalled, over all steps."""
+        """Return the fraction of available memories that were not recalled, over all steps."""
         T = self.weights.shape[1]
         now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
-        there = (self.made_at < now).sum()
-        return 1 - float(self.kept().sum() / there)
+        available = (self.made_at < now).sum()
+        return 1 - float(self.kept().sum() / available)
 
 
 @torch.no_grad()
 def recall_map(model: SAB, x: Tensor) -> RecallMap:
-    """What `model` recalls of the sequences x (B, T, I), with the k_top now in force.
+    """Return what `model` recalls on the sequences x (B, T, I), with its current k_top.
 
-    Holds all weights at once: B·T·M floats, M being 1 + T / k_att.
+    All weights are in memory at once: B·T·M floats, where M = 1 + T / k_att.
     """
     B, T, _ = x.shape
     k_att = model.config.k_att
     made_at = torch.arange(0, T + 1, k_att, device=x.device)
     weights = x.new_zeros(B, T, len(made_at))
 
-    def keep(t: int, p: Tensor) -> None:
+    def store(t: int, p: Tensor) -> None:
         weights[:, t - 1, : p.shape[1]] = p
 
     parameters = model.weights()
@@ -73,6 +73,6 @@ def recall_map(model: SAB, x: Tensor) -> RecallMap:
         k_att=k_att,
         k_trunc=model.config.k_trunc,
         rule=model.rule,
-        watch=keep,
+        watch=store,
     )
     return RecallMap(weights, made_at)

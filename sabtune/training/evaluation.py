@@ -1,4 +1,4 @@
-"""The length ladder: how a model does on sequences longer than those it was trained on."""
+"""The length ladder: evaluation on sequences longer than those a model was trained on."""
 
 from __future__ import annotations
 
@@ -19,32 +19,39 @@ from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally, Task
 
 BATCH_STEPS = 65_536
-"""Most sequence steps, batch × T, held at once: it bounds a memory that grows with T."""
+"""Maximum number of sequence steps, batch × T, in one batch. Bounds memory, which grows with T."""
 
-WINDOW = 512
-"""Steps whose logits are held at once."""
+WINDOW_STEPS = 512
+"""Number of steps whose logits are in memory at once."""
 
 SOLVED = Task.solved
-"""The accuracy at which a length counts as solved, where a task has none of its own."""
+"""The accuracy from which a length counts as solved, unless the task defines its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder(Config):
     """The lengths a model is tested on, the training length first.
 
-    select: the short lengths that are measured during training; they alone choose and prune.
-    sequences: how many each length is measured on. solved_reports: after so many reports in a row
-    that solve every short length, and once k_top is what it ends with, a trial has trained enough;
-    None: it makes all its updates.
+    lengths: All lengths, in increasing order.
 
-    phases: each length L is measured over the lengths L, L + 1, …, L + phases - 1, its sequences
-    spread evenly over them. A model that remembers every k_att-th state may depend on the remainder
-    of the length by k_att, and so many lengths have every remainder. None: as many as the largest
-    k_att of the study's spaces; 1 where every step of a sequence is scored.
+    select: The selection lengths: short lengths that are measured at every report. Only they decide
+    which trial is best and which is pruned.
 
-    k_top: that models are measured with during training: "final", the one that they are trained to
-    end with, or "scheduled", the one in force. None: final; a study that was begun before there was
-    a choice goes on with the scheduled one.
+    sequences: Number of sequences that each length is measured on.
+
+    solved_reports: Stop training after this many consecutive reports that solve every selection
+    length, but not before k_top has reached its final value. None: make all updates.
+
+    phases: Measure each length L over the lengths L, L + 1, …, L + phases - 1, with the sequences
+    spread evenly over them. A model that stores every k_att-th state may depend on the remainder of
+    the length by k_att; with phases = k_att, every remainder occurs. None: the largest k_att of the
+    study's search spaces, or 1 for a task that scores every step.
+
+    k_top: The k_top that models are measured with during training: "final", the value at the end of
+    the schedule, or "scheduled", the current one. None: "final". A study from before this option
+    existed keeps "scheduled".
+
+    Raises ConfigError if a value is out of range.
     """
 
     lengths: tuple[int, ...]
@@ -70,80 +77,99 @@ class Ladder(Config):
             enough = f"at least one a phase, {self.phases}, or fewer phases"
             check(self.sequences >= self.phases, "sequences", self.sequences, enough)
 
+    @property
+    def phase_count(self) -> int:
+        """The number of consecutive lengths that each length is measured over, at least 1."""
+        return self.phases or 1
+
 
 def recorded_ladder(data: object, where: str = "") -> Ladder:
-    """Return the ladder that was written as a dict; where an older one leaves something open, that
-    is as it was measured then: over one phase, and with the scheduled k_top.
+    """Return the ladder that a study recorded as a dict, with no option left open.
 
-    Raises ConfigError with the path of the key that is off.
+    Options that an older version did not record take the value it measured with: one phase, and the
+    scheduled k_top. Raises ConfigError with the path of an invalid key.
     """
     return resolved(read_ladder(data, where))
 
 
 def read_ladder(data: object, where: str = "") -> Ladder:
-    """Return the ladder that was written as a dict, open where it was. Raises ConfigError."""
+    """Return the ladder that was stored as a dict; options that it left open stay open.
+
+    Missing keys take their defaults, and keys that a newer version added are ignored. Raises
+    ConfigError with the path of an invalid key.
+    """
     if isinstance(data, Mapping):
-        data = {"k_top": "scheduled"} | dict(data)
+        data = {"k_top": "scheduled"} | known_fields(Ladder, data)
     return from_dict(Ladder, data, {}, where)
 
 
 def resolved(ladder: Ladder) -> Ladder:
-    """Return the ladder with what it leaves open: one phase, and the final k_top."""
-    return replace(ladder, phases=ladder.phases or 1, k_top=ladder.k_top or "final")
+    """Return the ladder with defaults for options left open: one phase, and the final k_top."""
+    return replace(ladder, phases=ladder.phase_count, k_top=ladder.k_top or "final")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthResult:
-    """How a model does at one length, or over the lengths that follow it.
+    """The accuracy and loss of a model at one length, or over several consecutive lengths.
 
-    accuracy, loss: the mean over the phases. by_phase: the accuracy at `length`, `length` + 1, …;
-    empty where `length` alone was measured. in_phase: the accuracy where the number of steps has
-    the remainder by k_att of a training sequence. worst_phase: the least accuracy at one remainder.
-    None: not measured.
+    accuracy, loss: Means over the phases.
+
+    by_phase: Accuracies at `length`, `length` + 1, …; empty if only `length` was measured.
+
+    in_phase: The accuracy at lengths whose number of steps has the same remainder by k_att as a
+    training sequence. None: not measured.
+
+    worst_phase: The lowest accuracy at any remainder. None: not all were measured.
     """
 
     length: int
     accuracy: float
     loss: float  # in the task's unit
     sequences: int
-    seconds: float | None = field(default=None, compare=False)  # that measuring took, if recorded
+    seconds: float | None = field(default=None, compare=False)  # duration of the measurement
     by_phase: tuple[float, ...] = ()
     in_phase: float | None = None
     worst_phase: float | None = None
 
     @property
     def least(self) -> float:
-        """The accuracy in the worst phase, or as far as it was measured."""
+        """The accuracy in the worst phase, or the mean if not every phase was measured."""
         return self.accuracy if self.worst_phase is None else self.worst_phase
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `dataclasses.asdict` made of it; older ones have fewer keys."""
+        """Return the result that `dataclasses.asdict` turned into a dict, by any version."""
         by_phase = tuple(data.get("by_phase", ()))
         return cls(**known_fields(cls, data) | {"by_phase": by_phase})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A rung of which the first sequences were measured."""
+    """A length that is partly measured."""
 
-    done: int = 0  # sequences
-    tallies: tuple[Tally, ...] = ()  # one a phase that was begun
+    done: int = 0  # number of sequences measured
+    tallies: tuple[Tally, ...] = ()  # one for each phase; empty if nothing is measured
     seconds: float = 0.0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `dataclasses.asdict` made of it; older ones have one tally."""
-        tallies = data["tallies"] if "tallies" in data else [data["tally"]]
+        """Return the state that `dataclasses.asdict` turned into a dict, by any version.
+
+        Older versions wrote a single tally. Without the count of sequences or the tallies, the
+        length is measured from its start, which gives the same result.
+        """
+        tallies = data.get("tallies", [data["tally"]] if "tally" in data else [])
+        if not tallies or "done" not in data:
+            return cls()
         return cls(
             done=data["done"],
             tallies=tuple(Tally(**known_fields(Tally, tally)) for tally in tallies),
-            seconds=data["seconds"],
+            seconds=data.get("seconds", 0.0),
         )
 
 
 def never() -> bool:
-    """The clock of what isn't to pause."""
+    """Return False: the `should_pause` of a measurement or training that never pauses."""
     return False
 
 
@@ -157,7 +183,7 @@ def measure(
     stream: Stream,
     phases: int = 1,
 ) -> LengthResult:
-    """`measure_on` without a pause."""
+    """Measure `model` at `length` without a pause. For the arguments, see `measure_on`."""
     result = measure_on(
         model,
         task,
@@ -185,17 +211,17 @@ def measure_on(
     begun: Begun,
     should_pause: Callable[[], bool] = never,
 ) -> LengthResult | Begun:
-    """The model on `sequences` sequences of `phases` lengths from `length` on, in memory that
-    `BATCH_STEPS` bounds.
+    """Measure `model` at `length`, continuing from `begun`.
 
-    On all there are for `stream`, if they are fewer. The same seed and stream give the same
-    sequences, whichever the model. Where training carries a state from one batch to the next, it
-    is carried here as it is there: at every multiple of the training length.
+    It is measured on `sequences` sequences, or all that `stream` has if there are fewer, spread
+    evenly over the lengths `length`, …, `length` + `phases` - 1. The same seed and stream give the
+    same sequences for every model. If training carries the state from one batch to the next,
+    evaluation carries it the same way: at every multiple of the training length.
 
-    begun: what was measured before, and isn't again. Where `pressed` says that it's time to pause,
-    which it is asked between two batches, what was measured so far is returned.
+    `BATCH_STEPS` bounds the memory. `should_pause` is called between two batches; once it returns
+    True, the function returns what is measured so far, as `Begun`.
     """
-    since = time.perf_counter() - begun.seconds
+    started_at = time.perf_counter() - begun.seconds
     tallies = list(begun.tallies) or [Tally()] * phases
     sources = [
         task.batches(at, stream, generator(seed, stream, index=at), model.device)
@@ -218,7 +244,7 @@ def measure_on(
         for phase, tally in tallied(model, task, batches).items():
             tallies[phase] += tally
         if done < len(phase_of) and should_pause():
-            seconds = time.perf_counter() - since
+            seconds = time.perf_counter() - started_at
             return Begun(done=done, tallies=tuple(tallies), seconds=seconds)
     return length_result(
         task,
@@ -226,17 +252,18 @@ def measure_on(
         tallies,
         period=model.period,
         sequences=len(phase_of),
-        seconds=time.perf_counter() - since,
+        seconds=time.perf_counter() - started_at,
     )
 
 
 def tallied(model: Model, task: Task, batches: Mapping[int, Batch]) -> dict[int, Tally]:
-    """How the model does on each of the batches, which may have different lengths, in one pass.
+    """Return the tally of each batch; the batches may differ in length and share one pass.
 
-    What follows a shorter sequence's end changes nothing before it.
+    Shorter sequences are padded at their end. That changes nothing before the end, because models
+    are causal.
     """
     span = task.memory_span
-    window = WINDOW if span is None else task.length
+    window = WINDOW_STEPS if span is None else task.length
     totals, state = dict.fromkeys(batches, Tally()), None
     for parts in zip_longest(*(batch.windows(window) for batch in batches.values())):
         width = max(part.x.shape[1] for part in parts if part is not None)
@@ -258,19 +285,19 @@ def tallied(model: Model, task: Task, batches: Mapping[int, Batch]) -> dict[int,
 
 
 def shares(sequences: int, phases: int) -> list[int]:
-    """How many of the sequences each phase gets: as evenly as can be."""
+    """Return how many of the sequences each phase gets, as evenly as possible."""
     return [sequences // phases + (phase < sequences % phases) for phase in range(phases)]
 
 
 def phase_of_length(task: Task, length: int, period: int) -> int:
-    """Return the remainder by `period` of the steps of a sequence, counted from a training one."""
+    """Return the steps at `length` minus those of a training sequence, modulo `period`."""
     return (task.steps(length) - task.steps(task.length)) % period
 
 
 def mean_by_phase(task: Task, length: int, accuracies: Sequence[float], period: int) -> list[float]:
-    """Return the mean accuracy in each phase, that of the training length first.
+    """Return the mean accuracy in each phase, starting with the phase of the training length.
 
-    accuracies: at `length`, `length` + 1, and so on, so many that every phase occurs.
+    accuracies: Accuracies at `length`, `length` + 1, …; at least `period` of them.
     """
     phases: dict[int, list[float]] = defaultdict(list)
     for at, accuracy in enumerate(accuracies, start=length):
@@ -287,9 +314,9 @@ def length_result(
     sequences: int,
     seconds: float,
 ) -> LengthResult:
-    """What the tallies of the lengths from `length` on say.
+    """Return the result at `length` from the tallies at `length`, `length` + 1, ….
 
-    A phase is a remainder of the number of steps by `period`, counted from a training sequence.
+    A phase is a remainder of the number of steps by `period`, see `phase_of_length`.
     """
     total = sum(tallies, Tally())
     phases: dict[int, Tally] = defaultdict(Tally)
@@ -320,7 +347,7 @@ def measure_ladder(
     seed: int,
     stream: Stream,
 ) -> list[LengthResult]:
-    """`measure` at each of the lengths."""
+    """Measure `model` at each of the lengths. For the arguments, see `measure_on`."""
     return [
         measure(model, task, length, sequences=sequences, seed=seed, stream=stream)
         for length in lengths
@@ -328,27 +355,27 @@ def measure_ladder(
 
 
 def normalized_score(result: LengthResult, task: Task) -> float:
-    """How good a rung is by the task's own measure, from 0 to 1."""
+    """Return the quality of a length result by the task's own measure, from 0 to 1."""
     return task.normalized_score(result.accuracy, result.loss)
 
 
 def selection_score(results: Sequence[LengthResult], task: Task) -> float:
-    """What a search maximises: the mean of `normalized_score` over the rungs given."""
+    """Return the objective of a search: the mean of `normalized_score` over `results`."""
     return sum(normalized_score(result, task) for result in results) / len(results)
 
 
 def solves(results: Sequence[LengthResult], select: Sequence[int], task: Task) -> bool:
-    """Whether the rungs of these lengths are there, and all of them solved."""
+    """Return whether `results` has results at the lengths `select`, and all are solved."""
     chosen = [result for result in results if result.length in select]
     return bool(chosen) and all(result.least >= task.solved for result in chosen)
 
 
 def length_score(results: Sequence[LengthResult], task: Task) -> float:
-    """`normalized_score` averaged over the logarithm of length, from the second rung to the last.
+    """Return the mean of `normalized_score` over the logarithm of length, from the second length.
 
-    The first rung is the training length and doesn't count. The average is the trapezoidal rule's,
-    so that rungs standing closely together don't weigh more. One longer rung alone is its own
-    average; a ladder without any scores 0.
+    The first length is the training length and does not count. The mean uses the trapezoidal rule,
+    so that lengths that lie close together do not get more weight. With one longer length, the
+    score at that length is returned; with none, 0.
     """
     longer = sorted(results, key=lambda result: result.length)[1:]
     if len(longer) < 2:
@@ -366,10 +393,11 @@ def length_score(results: Sequence[LengthResult], task: Task) -> float:
 def solve_length(
     results: Sequence[LengthResult], solved_at: float = SOLVED, *, in_phase: bool = False
 ) -> int:
-    """The largest length whose accuracy is `solved_at`, as is every shorter rung's; 0 if none.
+    """Return the largest length up to which every length is solved; 0 if none is.
 
-    The accuracy in the worst phase, or else in phase with the training length; where that wasn't
-    measured, the mean.
+    A length is solved if its accuracy is at least `solved_at`. This is the accuracy in the worst
+    phase, or, with `in_phase`, in phase with the training length. If that was not measured, it is
+    the mean accuracy.
     """
     solved = 0
     for result in sorted(results, key=lambda result: result.length):

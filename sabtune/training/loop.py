@@ -1,4 +1,4 @@
-"""The training of one configuration, as an iterator of reports. Knows no scheduler, no tracker."""
+"""Training of one configuration as an iterator of reports, independent of Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ from sabtune.errors import DivergedError
 from sabtune.manifest import parsing
 from sabtune.models.base import state_tensors
 from sabtune.ops import triton
+from sabtune.schema import known_fields
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally
 from sabtune.tasks.batch import Count, moved
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import never
 
-PATIENCE = 100
-"""Updates in a row without a finite gradient after which training counts as diverged."""
+PATIENCE_UPDATES = 100
+"""Consecutive updates without a finite gradient after which training counts as diverged."""
 
-FAR = 2.0
-"""Times its first batch's loss, from which on a training is further off than it began ..."""
+DIVERGED_FACTOR = 2.0
+"""Multiple of the first batch's loss from which a report's loss counts as too high."""
 
-LOST = 5
-"""... and the reports in a row, from there, after which it counts as diverged."""
+DIVERGED_REPORTS = 5
+"""Consecutive reports with such a loss after which training counts as diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Training since the report before."""
+    """Metrics of the training since the previous report."""
 
-    step: int  # updates done since the start
+    step: int  # number of updates since the start
     loss: float  # in the task's unit, mean over the training batches
-    accuracy: float  # share of scored predictions, over the same
-    gradient_norm: float  # the largest before clipping, finite ones alone
-    skipped: int  # updates left out because their gradient was not finite
+    accuracy: float  # fraction of scored predictions that are right, over the same
+    gradient_norm: float  # the largest finite one, before clipping
+    skipped: int  # number of updates skipped because the gradient was not finite
     updates_per_second: float
-    in_force: dict[str, float] = field(default_factory=dict)  # scheduled values, such as k_top
+    in_force: dict[str, float] = field(
+        default_factory=dict
+    )  # current scheduled values, such as k_top
 
 
 @dataclass(kw_only=True)
 class Stretch:
-    """What the next report is made of so far: the training since the one before."""
+    """Sums for the next report, over the training since the previous one."""
 
     tally: Tally = field(default_factory=Tally)
-    largest: float = 0.0  # of the gradient's norms
+    largest: float = 0.0  # gradient norm
     skipped: int = 0
     updates: int = 0
     seconds: float = 0.0
@@ -60,48 +63,48 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """How an update went, yet to be read."""
+    """The result of one update, perhaps not yet read from the GPU."""
 
-    step: int  # updates done with it
-    norm: Tensor  # the gradient's before clipping
+    step: int  # number of updates, this one included
+    norm: Tensor  # of the gradient, before clipping
     count: Count
 
 
 class Training:
-    """Trains one configuration; iterate it for reports.
+    """The training of one configuration; iterate over it to train and get reports.
 
-    Weights and sequences are drawn on the CPU, so that a run has the same ones on every device.
+    Weights and sequences are drawn on the CPU, so that they are the same on every device.
 
-    Between two reports, and where it pauses on the way to one, it can be saved and taken up again
-    by `resume`, in another process too: on the same kind of CPU with the same number of threads the
-    reports and weights that follow are those of an unbroken run, bit for bit, but for the times.
+    You can save it between two reports and at a pause, and continue it with `resume`, also in
+    another process. On the same kind of CPU and with the same number of threads, reports and
+    weights are then bit-identical to those of an uninterrupted run, except for times.
     """
 
     def __init__(self, run: RunConfig, device: torch.device | str = "cpu"):
         self.run = run
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
-        self.deferred_read = self._may_lag()
+        self.deferred_read = self._can_defer_read()
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.deferred_read or None)
         self.batches = run.batches(
             self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
-        self.carried: Any = None  # the state that the next batch may go on from
+        self.carried: Any = None  # the state that the next batch may start from
         self.step = 0
-        self.in_a_row = 0  # updates skipped one after the other
-        self.first_loss: float | None = None  # before the first update
-        self.far = 0  # reports one after the other
+        self.in_a_row = 0  # consecutive skipped updates
+        self.first_loss: float | None = None  # None before the first update
+        self.far = 0  # consecutive reports with too high a loss
         self.stretch = Stretch()
         self.unread: list[Outcome] = []
 
-    def _may_lag(self) -> bool:
-        """Whether what updates come to is read at reports alone: experimental, on a GPU.
+    def _can_defer_read(self) -> bool:
+        """Return whether results of updates are read only at reports (experimental, GPU only).
 
-        Nobody waits for the GPU in between. Not where a state is carried, which a gradient that
-        isn't finite would end.
+        In between, the CPU does not wait for the GPU. This excludes trainings that carry a state
+        from one batch to the next, because a gradient that is not finite must reset that state.
         """
         carries = self.task.memory_span is not None or self.run.trial.train.initial == "passed"
-        return triton.asked_for() and self.model.device.type == "cuda" and not carries
+        return triton.is_enabled() and self.model.device.type == "cuda" and not carries
 
     @classmethod
     def resume(
@@ -110,8 +113,11 @@ class Training:
         device: torch.device | str = "cpu",
         run: RunConfig | None = None,
     ) -> Training:
-        """The training that `save` wrote. Raises CheckpointError if the files are damaged, or of
-        another configuration than `run`."""
+        """Return the training that `save` stored in `directory`.
+
+        Raises CheckpointError if a file is damaged or missing, or if the configuration is not
+        `run`.
+        """
         saved = checkpoint.load(directory, run)
         training = cls(saved.run, device)
         with parsing(directory):
@@ -119,7 +125,7 @@ class Training:
         return training
 
     def _restore(self, saved: checkpoint.Saved) -> None:
-        """Goes on from what was saved. Raises one of `manifest.JUNK` if that is another's."""
+        """Restore the saved state. Raises one of `manifest.JUNK` if it does not fit this model."""
         if saved.step > self.run.trial.train.updates:
             raise ValueError(f"step is {saved.step}")
         checkpoint.restore_weights(self.model, saved.weights)
@@ -130,14 +136,14 @@ class Training:
         self.step, self.in_a_row = saved.step, saved.in_a_row
         self.first_loss, self.far = saved.first_loss, saved.far
         if saved.stretch:
-            tally = Tally(**saved.stretch["tally"])
-            self.stretch = Stretch(**(saved.stretch | {"tally": tally}))
+            tally = Tally(**known_fields(Tally, saved.stretch["tally"]))
+            self.stretch = Stretch(**(known_fields(Stretch, saved.stretch) | {"tally": tally}))
         self.model.set_progress(self.progress)
 
     def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
-        """Writes all that `resume` needs; call it between two reports, or where it pauses.
+        """Write all that `resume` needs into `directory`. Call it between reports or at a pause.
 
-        others: further files of the checkpoint, by name.
+        others: Content of further files of the checkpoint, by name.
         """
         checkpoint.save(
             directory,
@@ -158,49 +164,53 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """The share of the updates that is done."""
+        """The fraction of the updates that is done."""
         return self.step / self.run.trial.train.updates
 
     def __iter__(self) -> Iterator[Report]:
-        """Reports until all updates are done. Raises DivergedError where training can't go on."""
+        """Train and yield reports until all updates are done. Raises DivergedError."""
         return (report for report in self.reports() if report is not None)
 
     def reports(self, should_pause: Callable[[], bool] = never) -> Iterator[Report | None]:
-        """The same, and None on the way to a report wherever `pressed` says that it's time to
-        pause: it is asked after every update."""
+        """Train and yield reports until all updates are done, and None at each pause.
+
+        `should_pause` is called after every update; training pauses if it returns True. Raises
+        DivergedError if training diverges.
+        """
         while self.step < self.run.trial.train.updates:
             yield self._until_report(should_pause)
 
     def _until_report(self, should_pause: Callable[[], bool]) -> Report | None:
-        train, now = self.run.trial.train, self.stretch
+        train, stretch = self.run.trial.train, self.stretch
         stop = min((self.step // train.report_every + 1) * train.report_every, train.updates)
-        begun, before = time.perf_counter(), now.seconds
+        started_at, earlier_seconds = time.perf_counter(), stretch.seconds
         while True:
             in_force = self.model.in_force()
             self.unread.append(self._update())
-            now.updates += 1
-            if not self.deferred_read or self.step == stop or len(self.unread) == PATIENCE:
-                self._read()
+            stretch.updates += 1
+            if not self.deferred_read or self.step == stop or len(self.unread) == PATIENCE_UPDATES:
+                self._read_outcomes()
             if self.step == stop:
                 break
             if should_pause():
-                self._read()
-                now.seconds = before + time.perf_counter() - begun
+                self._read_outcomes()
+                stretch.seconds = earlier_seconds + time.perf_counter() - started_at
                 return None
         self.stretch = Stretch()
-        self._check(now.tally.mean_loss)
+        self._check_loss(stretch.tally.mean_loss)
         return Report(
             step=self.step,
-            loss=now.tally.mean_loss,
-            accuracy=now.tally.accuracy,
-            gradient_norm=now.largest,
-            skipped=now.skipped,
-            updates_per_second=now.updates / (before + time.perf_counter() - begun),
+            loss=stretch.tally.mean_loss,
+            accuracy=stretch.tally.accuracy,
+            gradient_norm=stretch.largest,
+            skipped=stretch.skipped,
+            updates_per_second=stretch.updates
+            / (earlier_seconds + time.perf_counter() - started_at),
             in_force=in_force,
         )
 
     def _update(self) -> Outcome:
-        """One optimiser step."""
+        """Make one update and return its result."""
         train = self.run.trial.train
         batch = self.batches.batch(train.batch_size)
         logits, state = self.model(batch.x, self._start(batch))
@@ -208,15 +218,16 @@ class Training:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = clip_grad_norm_(self.model.parameters(), train.clip_norm)
-        self._carry(state if self._learned(norm) else None)
+        self._carry(state if self._step_optimizer(norm) else None)
         self.step += 1
         self.model.set_progress(self.progress)
         return Outcome(step=self.step, norm=norm, count=self.task.count(logits.detach(), batch))
 
-    def _learned(self, norm: Tensor) -> bool:
-        """Has the optimiser take its step, unless the gradient isn't finite; whether it did.
+    def _step_optimizer(self, norm: Tensor) -> bool:
+        """Take an optimizer step unless the gradient is not finite. Return False if skipped.
 
-        Where training lags the optimiser itself looks, on the device, and True tells nothing.
+        With a deferred read, the optimizer itself skips the step on the device, and the return
+        value is always True.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.trial.train.rate(self.step)
@@ -227,38 +238,39 @@ class Training:
         self.optimizer.step()
         return True
 
-    def _read(self) -> None:
-        """Adds what the unread updates came to."""
-        now, unread, self.unread = self.stretch, self.unread, []
+    def _read_outcomes(self) -> None:
+        """Add the results of the unread updates to the sums for the next report."""
+        stretch, unread, self.unread = self.stretch, self.unread, []
         for outcome in unread:
             norm = float(outcome.norm)
             if math.isfinite(norm):
-                now.largest = max(now.largest, norm)
+                stretch.largest = max(stretch.largest, norm)
             else:
-                now.skipped += 1
+                stretch.skipped += 1
             self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
-            if self.in_a_row >= PATIENCE:
+            if self.in_a_row >= PATIENCE_UPDATES:
                 raise DivergedError(
-                    f"no finite gradient in {PATIENCE} updates up to step {outcome.step}: "
+                    f"no finite gradient in {PATIENCE_UPDATES} updates up to step {outcome.step}: "
                     "lower learning_rate or clip_norm"
                 )
             tally = outcome.count.tally()
-            now.tally += tally
+            stretch.tally += tally
             if self.first_loss is None:
                 self.first_loss = tally.mean_loss
 
-    def _check(self, loss: float) -> None:
-        """Raises DivergedError if the loss, of this report and those before, stays far off."""
+    def _check_loss(self, loss: float) -> None:
+        """Raise DivergedError if the loss stays too high over several reports."""
         assert self.first_loss is not None
-        self.far = 0 if loss < FAR * self.first_loss else self.far + 1
-        if self.far >= LOST:
+        self.far = 0 if loss < DIVERGED_FACTOR * self.first_loss else self.far + 1
+        if self.far >= DIVERGED_REPORTS:
             raise DivergedError(
-                f"the loss was {loss:.3g} at step {self.step}, and for {LOST} reports no less than "
-                f"{FAR:g} times the {self.first_loss:.3g} it began with: lower learning_rate"
+                f"the loss is {loss:.3g} at step {self.step}, and for {DIVERGED_REPORTS} reports "
+                f"no less than {DIVERGED_FACTOR:g} times its first value {self.first_loss:.3g}: "
+                "lower learning_rate"
             )
 
     def _start(self, batch: Batch) -> Any:
-        """The state that the batch's sequences start from; None where it is the model's own."""
+        """Return the state that the batch starts from, or None for the model's own start state."""
         train = self.run.trial.train
         if batch.continues:
             return self.carried
@@ -274,8 +286,7 @@ class Training:
                 return None
 
     def _carry(self, state: Any) -> None:
-        """Keeps a state for the next batch to go on from, where the task or the training has it do
-        so."""
+        """Store the state that the next batch starts from, if training carries one."""
         span = self.task.memory_span
         if state is not None and span is not None:
             self.carried = self.model.carried(state, span)

@@ -1,4 +1,4 @@
-"""The most memory that training held, on the GPU or in this process."""
+"""Peak memory of training, on the GPU or in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def forget_peak(device: torch.device) -> None:
-    """Lets the peak count from here: a process may run many trials, one after the other."""
+    """Reset the peak, because a process may run many trials one after the other."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
@@ -19,7 +19,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> float:
-    """MiB: the GPU's most allocated, or the process's largest resident size."""
+    """Return the peak in MiB: memory allocated on the GPU, or the process's resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")

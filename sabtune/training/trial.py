@@ -1,9 +1,13 @@
-"""One trial: trains until a report, measures the short lengths, and again. Knows no Ray, no MLflow.
+"""One trial: training alternates with evaluation at every report. Independent of Ray and MLflow.
 
-The worker of a search, `sabtune reproduce` and the probe of a dry run all run trials by this. A
-trial's directory holds, beside the checkpoint of its training,
+Workers of a search, `sabtune reproduce` and the probe of a dry run all run trials with this module.
+A trial's checkpoint contains, besides the files of `sabtune.training.checkpoint`,
 
-trial.json    the TrialSpec, what was reported so far, and what was measured of the next report
+trial.json    the TrialSpec, the progress so far, and the results measured for the next report
+
+Readers accept files of other versions: missing keys take their defaults, and keys that this version
+does not know are ignored. The configuration, "run", is exempt: an unknown key there is refused,
+because it could change what the trial computes.
 """
 
 from __future__ import annotations
@@ -41,19 +45,22 @@ from sabtune.wording import counted
 FILE = "trial.json"
 
 FORMAT = 2
-"""Of trial.json; a file without a number has format 1. Only a change that older versions can't read
-needs a new number: keys that a version doesn't know are passed over."""
+"""Format number of trial.json; a file without one has format 1. Older versions ignore keys they do
+not know, so only a change that they must not ignore needs a new number."""
 
 FILES = (*checkpoint.FILES, FILE)
-"""What `TrialRun.resume` reads."""
+"""The files that `TrialRun.resume` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Config):
-    """What one trial may take; past it, it fails. None: no limit.
+    """Limits of one trial; a trial that exceeds one fails. None: no limit.
 
-    hours: of training and measuring, over all its attempts. memory: GiB, the most that its process
-    (on a GPU: its tensors there) held.
+    hours: Time of training and evaluation, over all attempts.
+
+    memory: Peak memory in GiB of the trial's process, or of its tensors on the GPU.
+
+    Raises ConfigError if a limit is not above 0.
     """
 
     hours: float | None = None
@@ -67,29 +74,31 @@ class Limits(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec(Config):
-    """All that decides what a trial does; the same assignment gives the same trial again.
+    """Everything that determines a trial; the same spec gives the same trial again.
 
-    configuration: the number of the first trial of the same configuration; its own, unless this
-    trial is that one under another seed. confirms: it is a contest's, and its test is made on what
-    no search sees.
+    configuration: The number of the first trial with the same configuration. It differs from
+    `number` if this trial repeats that configuration with another seed.
+
+    confirms: The trial belongs to a comparison on fresh seeds, and is tested on sequences that no
+    search uses.
     """
 
     number: int
     configuration: int
     run: RunConfig
     ladder: Ladder
-    evaluation_seed: int  # of the sequences that the ladder is measured on
+    evaluation_seed: int  # seed of the sequences that the lengths are measured on
     threads: int
     limits: Limits = field(default_factory=Limits)
     confirms: bool = False
 
     @property
     def test_stream(self) -> Stream:
-        """Of the sequences that its test is made on."""
+        """The stream of the sequences that the trial is tested on."""
         return Stream.CONFIRMATION if self.confirms else Stream.TEST
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the spec as plain JSON values."""
         return {
             "number": self.number,
             "configuration": self.configuration,
@@ -103,85 +112,91 @@ class TrialSpec(Config):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What `to_dict` wrote. Raises ConfigError if a key is unknown or missing."""
+        """Return the spec that `to_dict` turned into a dict, by any version.
+
+        Raises ConfigError if a value is invalid or the configuration has an unknown key, KeyError
+        if a key without a default is missing.
+        """
         return cls(
             number=data["number"],
-            configuration=data["configuration"],
+            configuration=data.get("configuration", data["number"]),
             run=RunConfig.from_dict(data["run"]),
             ladder=read_ladder(data["ladder"]),
             evaluation_seed=data["evaluation_seed"],
             threads=data["threads"],
-            limits=from_dict(Limits, data["limits"], {}),
-            confirms=data.get("confirms", False),  # older ones don't say
+            limits=from_dict(Limits, known_fields(Limits, data.get("limits", {})), {}),
+            confirms=data.get("confirms", False),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What came of one stretch of training, up to a report."""
+    """The state of a trial at a report: training metrics, length results and score."""
 
     report: Report
-    ladder: Sequence[LengthResult]  # on the selection sequences: the short rungs; at the end, all
-    test: Sequence[LengthResult] = ()  # on the test sequences, once training is done
-    score: float  # what the search maximises: the selection score over the short rungs
-    seconds: float  # that the trial took so far, over all its attempts
-    memory: float  # MiB, the most that was held so far
-    finished: bool = False  # trained to its end
-    solved: bool = False  # the short rungs; only where a trial ends once they are for long enough
+    ladder: Sequence[LengthResult]  # on selection sequences: selection lengths; at the end, all
+    test: Sequence[LengthResult] = ()  # on the test sequences, at the end
+    score: float  # objective of the search: score over the selection lengths
+    seconds: float  # duration of the trial so far, over all attempts
+    memory: float  # MiB, peak so far
+    finished: bool = False  # training has ended
+    solved: bool = False  # every selection length; False if solved_reports is None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the progress as plain JSON values."""
         return asdict(self) | {"ladder": plain(self.ladder), "test": plain(self.test)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What `to_dict` wrote."""
+        """Return the progress that `to_dict` turned into a dict, by any version."""
         results = {
-            name: [LengthResult.from_dict(result) for result in data[name]]
-            for name in ("ladder", "test")
+            "ladder": [LengthResult.from_dict(result) for result in data["ladder"]],
+            "test": [LengthResult.from_dict(result) for result in data.get("test", [])],
         }
         report = Report(**known_fields(Report, data["report"]))
         return cls(**known_fields(cls, data) | results | {"report": report})
 
 
 def plain(results: Sequence[LengthResult]) -> list[dict[str, Any]]:
-    """Rungs as plain JSON values."""
+    """Return length results as plain JSON values."""
     return [asdict(result) for result in results]
 
 
 class TrialRun:
-    """Runs one assignment; iterate it for progress, which `history` keeps.
+    """A run of one trial; iterate over it to run the trial and get its progress.
 
-    Between two of them, and where it pauses on the way to one, it can be saved and taken up again,
-    in another process too: what follows is then, numbers that a clock gives apart, that of an
-    unbroken run (see `Training`).
+    `history` collects the progress. You can save the run between two reports and at a pause, and
+    continue it with `resume`, also in another process. Apart from times, the results are then those
+    of an uninterrupted run (see `Training`).
     """
 
     def __init__(self, spec: TrialSpec, device: torch.device | str = "cpu"):
-        self._begin(spec, Training(spec.run, device), Kept())
+        self._begin(spec, Training(spec.run, device), SavedTrial())
 
     @classmethod
     def resume(cls, spec: TrialSpec, directory: Path, device: torch.device | str = "cpu") -> Self:
-        """The trial that `save` wrote. Raises CheckpointError if its files are damaged, or another
-        trial's."""
-        kept = load(directory, spec)
+        """Return the run that `save` stored in `directory`.
+
+        Raises CheckpointError if a file is damaged, missing, of a newer format, or another trial's.
+        """
+        saved = load(directory, spec)
         training = Training.resume(directory, device, spec.run)
-        if max(kept.steps, default=0) > training.step:
+        if max(saved.steps, default=0) > training.step:
             raise CheckpointError(f"{directory / FILE} is of another step: use another checkpoint")
         run = cls.__new__(cls)
-        run._begin(spec, training, kept)
+        run._begin(spec, training, saved)
         return run
 
-    def _begin(self, spec: TrialSpec, training: Training, kept: Kept) -> None:
-        self.spec, self.training, self.history = spec, training, kept.history
-        self.report, self.results, self.begun = kept.report, kept.results, kept.begun
-        self._before, self._least = kept.seconds, kept.memory
-        self._begun = time.perf_counter()
+    def _begin(self, spec: TrialSpec, training: Training, saved: SavedTrial) -> None:
+        self.spec, self.training, self.history = spec, training, saved.history
+        self.report, self.results, self.begun = saved.report, saved.results, saved.begun
+        self._earlier_seconds, self._earlier_memory = saved.seconds, saved.memory
+        self._started_at = time.perf_counter()
         forget_peak(training.model.device)
 
     def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
-        """Writes all that `resume` needs, and other files, by name, that go with it."""
-        kept = Kept(
+        """Write all that `resume` needs into `directory`, and `others`, files by name."""
+        saved = SavedTrial(
             history=self.history,
             report=self.report,
             results=self.results,
@@ -189,27 +204,30 @@ class TrialRun:
             seconds=self.seconds,
             memory=self._memory(),
         )
-        content = {"format": FORMAT, "assignment": self.spec.to_dict()} | kept.to_dict()
-        own = (json.dumps(content) + "\n").encode()
-        self.training.save(directory, {**(others or {}), FILE: own})
+        content = {"format": FORMAT, "assignment": self.spec.to_dict()} | saved.to_dict()
+        file = (json.dumps(content) + "\n").encode()
+        self.training.save(directory, {**(others or {}), FILE: file})
 
     def __iter__(self) -> Iterator[Progress]:
-        """Progress until the training's end; at least one, also if it had ended before.
+        """Run the trial and yield its progress; a trial that had ended yields its last progress.
 
-        Raises DivergedError where training can't go on, LimitError past one of the limits.
+        Raises DivergedError if training diverges, LimitError if the trial exceeds a limit.
         """
         return (progress for progress in self.stretches() if progress is not None)
 
     def stretches(self, should_pause: Callable[[], bool] = never) -> Iterator[Progress | None]:
-        """The same, and None wherever `pressed` says on the way that it's time to pause: it is
-        asked after every update, and between two batches that are measured."""
+        """Run the trial and yield its progress, and None at each pause.
+
+        `should_pause` is called after every update and between two batches of an evaluation; the
+        trial pauses if it returns True. Raises what iterating over the trial raises.
+        """
         if self._ended:
             yield self.history[-1]
         reports = self.training.reports(should_pause)
         while not self._ended:
             if self.report is None:
                 self.report = next(reports)
-            if self.report is None or not self._measured(should_pause):
+            if self.report is None or not self._measure(should_pause):
                 yield None
                 continue
             self.history.append(self._progress(self.report))
@@ -217,34 +235,34 @@ class TrialRun:
             self._check_limits(self.history[-1])
             yield self.history[-1]
 
-    def _measured(self, should_pause: Callable[[], bool]) -> bool:
-        """Measures rung after rung; whether all are, or else it's time to pause."""
-        while len(self.results) < len(todo := self._todo()):
-            stream, length = todo[len(self.results)]
-            with self._at_measured_k_top():
-                found = measure_on(
+    def _measure(self, should_pause: Callable[[], bool]) -> bool:
+        """Measure length after length. Return False at a pause, True once all are measured."""
+        while len(self.results) < len(planned := self._planned()):
+            stream, length = planned[len(self.results)]
+            with self._evaluation_k_top():
+                result = measure_on(
                     self.training.model,
                     self.training.task,
                     length,
                     sequences=self.spec.ladder.sequences,
                     seed=self.spec.evaluation_seed,
                     stream=stream,
-                    phases=self.spec.ladder.phases or 1,
+                    phases=self.spec.ladder.phase_count,
                     begun=self.begun,
                     should_pause=should_pause,
                 )
-            if isinstance(found, Begun):
-                self.begun = found
+            if isinstance(result, Begun):
+                self.begun = result
                 return False
             self.begun = Begun()
-            self.results.append(found)
-            if len(self.results) < len(self._todo()) and should_pause():
+            self.results.append(result)
+            if len(self.results) < len(self._planned()) and should_pause():
                 return False
         return True
 
     @contextmanager
-    def _at_measured_k_top(self) -> Iterator[None]:
-        """Give the model the k_top that its ladder is measured with, and then back its own."""
+    def _evaluation_k_top(self) -> Iterator[None]:
+        """Set the k_top that the model is measured with, and then restore the current one."""
         if self.spec.ladder.k_top != "scheduled":
             self.training.model.set_progress(1.0)
         try:
@@ -252,45 +270,45 @@ class TrialRun:
         finally:
             self.training.model.set_progress(self.training.progress)
 
-    def _todo(self) -> list[tuple[Stream, int]]:
-        """What a report is to measure: the short rungs; at the end all, and those of the test."""
+    def _planned(self) -> list[tuple[Stream, int]]:
+        """Return what this report measures: selection lengths; at the end all, and the test."""
         ladder = self.spec.ladder
         short = [(Stream.SELECTION, length) for length in ladder.select]
-        if len(self.results) < len(short) or not (self.training.progress >= 1 or self._enough()):
+        if len(self.results) < len(short) or not (self.training.progress >= 1 or self._is_solved()):
             return short
         long = [length for length in ladder.lengths if length not in ladder.select]
-        last = self.spec.test_stream
+        test = self.spec.test_stream
         return [
             *short,
             *((Stream.SELECTION, length) for length in long),
-            *((last, length) for length in ladder.lengths),
+            *((test, length) for length in ladder.lengths),
         ]
 
-    def _enough(self) -> bool:
-        """Whether so many reports in a row, this one the last, solved every short rung that it's
-        time to end; not before everything scheduled is."""
-        wanted = self.spec.ladder.solved_reports
-        if wanted is None or not self.training.model.settled:
+    def _is_solved(self) -> bool:
+        """Return whether the last `solved_reports` reports, this one included, solved every
+        selection length, and every schedule has reached its end."""
+        count = self.spec.ladder.solved_reports
+        if count is None or not self.training.model.settled:
             return False
-        short = self.results[: len(self.spec.ladder.select)]  # tests have no say in it
-        reports = [short, *(progress.ladder for progress in reversed(self.history))][:wanted]
-        return len(reports) == wanted and all(map(self._solves, reports))
+        short = self.results[: len(self.spec.ladder.select)]  # test results must not decide
+        reports = [short, *(progress.ladder for progress in reversed(self.history))][:count]
+        return len(reports) == count and all(map(self._solves, reports))
 
     def _solves(self, results: Sequence[LengthResult]) -> bool:
         return solves(results, self.spec.ladder.select, self.training.task)
 
     def _progress(self, report: Report) -> Progress:
-        ladder, todo = self.spec.ladder, self._todo()
-        of_selection = sum(stream == Stream.SELECTION for stream, _ in todo)
+        ladder, planned = self.spec.ladder, self._planned()
+        selection_count = sum(stream == Stream.SELECTION for stream, _ in planned)
         select = self.results[: len(ladder.select)]
         return Progress(
             report=report,
-            ladder=sorted(self.results[:of_selection], key=lambda result: result.length),
-            test=self.results[of_selection:],
+            ladder=sorted(self.results[:selection_count], key=lambda result: result.length),
+            test=self.results[selection_count:],
             score=selection_score(select, self.training.task),
             seconds=self.seconds,
             memory=self._memory(),
-            finished=len(todo) > len(select),
+            finished=len(planned) > len(select),
             solved=ladder.solved_reports is not None and self._solves(select),
         )
 
@@ -300,11 +318,11 @@ class TrialRun:
 
     @property
     def seconds(self) -> float:
-        """That the trial took so far, over all its attempts."""
-        return self._before + time.perf_counter() - self._begun
+        """Duration of the trial so far, over all attempts."""
+        return self._earlier_seconds + time.perf_counter() - self._started_at
 
     def _memory(self) -> float:
-        return max(self._least, peak(self.training.model.device))
+        return max(self._earlier_memory, peak(self.training.model.device))
 
     def _check_limits(self, progress: Progress) -> None:
         limits = self.spec.limits
@@ -323,24 +341,24 @@ class TrialRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What a trial's own file holds of it, beside its assignment."""
+class SavedTrial:
+    """The content of trial.json, except for the spec."""
 
     history: list[Progress] = field(default_factory=list)
-    report: Report | None = None  # of the training up to here, while its rungs are measured
-    results: list[LengthResult] = field(default_factory=list)  # that were
-    begun: Begun = field(default_factory=Begun)  # of the next one
-    seconds: float = 0.0  # that the trial took, over all its attempts
-    memory: float = 0.0  # MiB, the most that was held
+    report: Report | None = None  # the report whose lengths are being measured
+    results: list[LengthResult] = field(default_factory=list)  # of that report, so far
+    begun: Begun = field(default_factory=Begun)  # of the next length
+    seconds: float = 0.0  # duration of the trial, over all attempts
+    memory: float = 0.0  # MiB, peak
 
     @property
     def steps(self) -> list[int]:
-        """Of the reports, and of the one whose rungs are measured."""
+        """The steps of all reports, including the one that is being measured."""
         reports = [progress.report for progress in self.history]
-        return [of.step for of in (*reports, self.report) if of is not None]
+        return [report.step for report in (*reports, self.report) if report is not None]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the content as plain JSON values."""
         return {
             "history": [progress.to_dict() for progress in self.history],
             "report": asdict(self.report) if self.report else None,
@@ -352,7 +370,7 @@ class Kept:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What `to_dict` wrote; older ones hold the history alone."""
+        """Return the content that `to_dict` turned into a dict, by any version."""
         history = [Progress.from_dict(progress) for progress in data["history"]]
         report = data.get("report")
         return cls(
@@ -365,11 +383,11 @@ class Kept:
         )
 
 
-def load(directory: Path, spec: TrialSpec | None = None) -> Kept:
-    """What a trial's own file in `directory` holds.
+def load(directory: Path, spec: TrialSpec | None = None) -> SavedTrial:
+    """Return the content of trial.json in `directory`.
 
-    Raises CheckpointError if it is damaged, or if it belongs to another assignment than this one;
-    limits may differ.
+    Raises CheckpointError if the file is missing or damaged, if a newer version wrote it in a
+    format that this one does not know, or if its spec is not `spec`. Limits may differ.
     """
     path, data = directory / FILE, manifest.read(directory, (FILE,)).files[FILE]
     content = manifest.json_object(directory, FILE, data)
@@ -380,13 +398,13 @@ def load(directory: Path, spec: TrialSpec | None = None) -> Kept:
                 f"{path} has format {str(number)[:20]}, and this version reads up to {FORMAT}: "
                 "use the version of sabtune that wrote it, or a newer one"
             )
-        kept = Kept.from_dict(content)
-        said = TrialSpec.from_dict(content["assignment"])
-    if spec is not None and replace(said, limits=spec.limits) != spec:
-        raise CheckpointError(f"{path} is another trial's: use a checkpoint of this one")
-    return kept
+        saved = SavedTrial.from_dict(content)
+        saved_spec = TrialSpec.from_dict(content["assignment"])
+    if spec is not None and replace(saved_spec, limits=spec.limits) != spec:
+        raise CheckpointError(f"{path} belongs to another trial: use a checkpoint of this one")
+    return saved
 
 
 def load_history(directory: Path, spec: TrialSpec | None = None) -> list[Progress]:
-    """What a trial had reported when it wrote `directory`. Raises what `load` does."""
+    """Return the progress of a trial up to the checkpoint. Raises what `load` raises."""
     return load(directory, spec).history

@@ -1,4 +1,4 @@
-"""PyTorch's own operations, on any device and for every rule."""
+"""SAB in PyTorch operations, on any device and for every rule."""
 
 from sabtune.ops.eager.call import DTYPES, sab, supports
 

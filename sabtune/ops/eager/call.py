@@ -1,11 +1,11 @@
-"""SAB in plain torch, its backward pass written by hand, on any device.
+"""SAB in PyTorch operations, with a backward pass written by hand, on any device.
 
-`sab` takes and returns what `sabtune.ops.reference.sab` does, gradients included, in a fraction of
-its time and memory: the steps run without autograd, and of each step's scores only the K that carry
-gradient are kept. It serves where the compiled pass can't run, and is a second truth for that. What
-it can't do either (dtypes but float32 and float64, autocast) the reference does.
+`sab` computes what `sabtune.ops.reference.sab` does, gradients included, in a fraction of its time
+and memory: the steps run without autograd, and each step stores only the K scores that have a
+gradient. It runs the calls that the compiled pass does not support, and tests compare the two. The
+reference runs what this pass does not support (dtypes other than float32 and float64, autocast).
 
-B batch, T steps, I inputs, H hidden, M memories.
+Shapes: B batch, T steps, I inputs, H hidden, M memories.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = [field.name for field in fields(Parameters)]
 
 
 def supports(x: Tensor, state: State) -> bool:
-    """Whether this pass computes the call; otherwise the reference does."""
+    """Return whether this pass supports the call; the reference runs the others."""
     carried = (state.h, state.c, state.memory, state.keys)
     return (
         x.dtype in DTYPES
@@ -51,9 +51,10 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """`reference.sab`, faster. The state after is detached unless the one before has a gradient.
+    """Compute `reference.sab`, by the pass written by hand if it supports the call.
 
-    Raises as that does.
+    That pass detaches the returned state unless a tensor of `state` requires a gradient. Raises
+    InputError as `reference.sab` does.
     """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
     check_call(x, state, p, State, rule, counts=counts)
@@ -72,13 +73,13 @@ def sab(
     carried = (state.h, state.c, state.memory, state.keys)
     inputs = (x, *(getattr(p, name) for name in NAMES), *carried)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        found = _Sab.apply(call, *inputs)  # type: ignore[no-untyped-call]
+        outputs = _Sab.apply(call, *inputs)  # type: ignore[no-untyped-call]
     else:
         with torch.no_grad():
-            found = forward(call, x, p, state, keep=False)[:5]
-    hidden, summary, c, memory, keys = found
+            outputs = forward(call, x, p, state, keep=False)[:5]
+    hidden, summary, c, memory, keys = outputs
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in carried):
-        return hidden, summary, attached(call, hidden, c, state, p)
+        return hidden, summary, with_gradient(call, hidden, c, state, p)
     after = State(
         h=hidden[:, -1].detach(),
         c=c.detach(),
@@ -89,20 +90,20 @@ def sab(
     return hidden, summary, after
 
 
-def attached(call: Call, hidden: Tensor, c: Tensor, before: State, p: Parameters) -> State:
-    """The state after, with its gradient."""
-    made = hidden[:, [t for t in range(call.T) if call.remembers(t)]]
+def with_gradient(call: Call, hidden: Tensor, c: Tensor, before: State, p: Parameters) -> State:
+    """Return the state after the call, attached to the graph of `hidden` and c."""
+    new_memories = hidden[:, [t for t in range(call.T) if call.remembers(t)]]
     return State(
         h=hidden[:, -1],
         c=c,
-        memory=torch.cat([before.memory, made], dim=1),
-        keys=torch.cat([before.keys, reference.key(made, p, call.rule)], dim=1),
+        memory=torch.cat([before.memory, new_memories], dim=1),
+        keys=torch.cat([before.keys, reference.key(new_memories, p, call.rule)], dim=1),
         step=before.step + call.T,
     )
 
 
 def equations(call: Call, x: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h and s (B, T, H) and the last c (B, H) of the inputs of `_Sab`, in plain torch."""
+    """Compute `_Sab`'s outputs h and s (B, T, H) and last c (B, H) by the reference."""
     *weights, h, c, memory, keys = others
     hidden, summary, after = reference.sab(
         x,
@@ -138,6 +139,6 @@ class _Sab(torch.autograd.Function):
             return (None, *gradients_through(run, inputs, gradients[:3], needed))
         x, *weights, h, _, _, _ = inputs
         p = Parameters(**dict(zip(NAMES, weights, strict=True)))
-        of_x = ctx.needs_input_grad[1]
-        back = Backward(ctx.call, x, p, h, record, *gradients[:3], of_x=of_x)
-        return (None, *back.gradients())
+        needs_x = ctx.needs_input_grad[1]
+        backward_pass = Backward(ctx.call, x, p, h, record, *gradients[:3], needs_x=needs_x)
+        return (None, *backward_pass.gradients())

@@ -1,7 +1,9 @@
-"""The eager pass's way forward: a loop over the steps, and a record of it for the way back.
+"""The eager forward pass: a loop over the steps, and a record of it for the backward pass.
 
-All four gates are kept as sigmoids: the cell gate's tanh is 2σ - 1, with that gate's weights
-doubled. B batch, T steps, I inputs, H hidden, M memories, K scores of a step that count.
+All four gates are stored as sigmoids: the cell gate is 2σ(2u) - 1 = tanh u, so its weights are
+doubled.
+
+Shapes: B batch, T steps, I inputs, H hidden, M memories, K top scores of a step.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import reference
-from sabtune.ops.eager.scores import picked, scores_of, tanh
+from sabtune.ops.eager.scores import gather_rows, make_scores, tanh
 from sabtune.ops.eager.weights import weigh
 from sabtune.ops.reference import Parameters, Rule, State
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call but for its tensors. In it t counts from 0, `step` steps having gone before."""
+    """The sizes and options of a call. Its steps t count from 0; `step` steps precede them."""
 
     B: int
     T: int
@@ -32,88 +34,93 @@ class Call:
     rule: Rule
 
     @property
-    def most(self) -> int:
-        """How many scores of a step count at most, the one that gives θ included."""
+    def max_scores(self) -> int:
+        """The most scores of a step that affect its weights, including the one that gives θ."""
         return self.k_top + (self.rule.form == "paper")
 
     def memories(self, t: int) -> int:
-        """M at step t, which is also the number of a memory made at step t; at T, all."""
+        """Return M at step t, which is also the index of a memory that step t adds."""
         return self.M0 + (self.step + t) // self.k_att - self.step // self.k_att
 
     def remembers(self, t: int) -> bool:
+        """Return whether h_t becomes a memory."""
         return (self.step + t + 1) % self.k_att == 0
 
     def is_cut(self, t: int) -> bool:
+        """Return whether h and c are detached before step t."""
         return reference.is_cut(self.step + t + 1, self.k_trunc, self.rule)
 
-    def counts(self) -> list[int]:
-        """K of every step."""
-        return [min(self.most, self.memories(t)) for t in range(self.T)]
+    def top_counts(self) -> list[int]:
+        """Return K of every step."""
+        return [min(self.max_scores, self.memories(t)) for t in range(self.T)]
 
-    def picks(self) -> list[int]:
-        """K of every step that picks memories; 0 where all count."""
-        return [self.most * (self.memories(t) > self.most) for t in range(self.T)]
+    def selected_counts(self) -> list[int]:
+        """Return K of every step that selects memories, 0 for a step that uses all of them."""
+        return [self.max_scores * (self.memories(t) > self.max_scores) for t in range(self.T)]
 
-    def by_step(self, flat: Tensor, counts: list[int]) -> list[Tensor]:
-        """(B, K) of every step, one behind the other in `flat`."""
+    def split_steps(self, flat: Tensor, counts: list[int]) -> list[Tensor]:
+        """Split `flat` into one (B, K) view per step."""
         pieces: tuple[Tensor, ...] = flat.split([self.B * K for K in counts])  # type: ignore[no-untyped-call]
         return [piece.view(self.B, K) for piece, K in zip(pieces, counts, strict=True)]
 
 
 class Record(NamedTuple):
-    """What a call gives, and what its way back needs."""
+    """The outputs of a call, and what its backward pass needs."""
 
     hidden: Tensor  # (B, T, H)
     summary: Tensor  # (B, T, H)
     c: Tensor  # (B, H), after the last step
-    memory: Tensor  # (B, M, H), all of them
+    memory: Tensor  # (B, M, H), including those from before the call
     keys: Tensor  # (B, M, H)
     gates: Tensor  # (T, B, 4H): σ of input, forget, cell and output gate
-    cells: Tensor  # (T + 1, B, H): c, from the one before the first step on
-    weights: Tensor  # the p of all steps, `Call.counts`
-    rows: Tensor  # their rows, `Call.picks`
-    divisors: Tensor  # (T, B, 1): what p was divided by
+    cells: Tensor  # (T + 1, B, H): c before the first step, then after each step
+    weights: Tensor  # p of all steps, sized by `Call.top_counts`
+    rows: Tensor  # the selected memories' rows, sized by `Call.selected_counts`
+    divisors: Tensor  # (T, B, 1): the divisor of p
 
 
 def doubled(p: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    """W_ih, W_hh and the sum of the biases, the cell gate's doubled."""
+    """Return W_ih, W_hh and b_ih + b_hh, with the cell gate's rows doubled."""
     return tuple(  # type: ignore[return-value]
         double_cell_gate(w.clone()) for w in (p.weight_ih, p.weight_hh, p.bias_ih + p.bias_hh)
     )
 
 
 def double_cell_gate(w: Tensor) -> Tensor:
-    """In place, of a (4H, …)."""
+    """Double the cell gate's rows of w (4H, …) in place."""
     H = w.shape[0] // 4
     w[2 * H : 3 * H] *= 2
     return w
 
 
-def with_room(carried: Tensor, M: int) -> Tensor:
-    """A bank (B, M, H) that begins with what is carried."""
+def allocate_bank(carried: Tensor, M: int) -> Tensor:
+    """Allocate a bank (B, M, H) whose first rows are `carried` (B, M0, H)."""
     bank = carried.new_empty(carried.shape[0], M, carried.shape[2])
     bank[:, : carried.shape[1]] = carried
     return bank
 
 
 def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
-    """Runs x (B, T, I) from `state`. Unless it is to `keep` the record, that is left unwritten."""
+    """Run x (B, T, I) from `state`.
+
+    keep: store what the backward pass needs. Otherwise those fields of the record are unwritten.
+    """
     B, T, H = call.B, call.T, state.h.shape[1]
     W_ih, W_hh, bias = doubled(p)
     gates = torch.addmm(bias, x.transpose(0, 1).reshape(T * B, -1), W_ih.T).view(T, B, 4 * H)
-    memory = with_room(state.memory, call.memories(T))
-    keys = with_room(state.keys, call.memories(T))
-    scores = scores_of(p, call.rule, keys, call.M0, call.most)
+    memory = allocate_bank(state.memory, call.memories(T))
+    keys = allocate_bank(state.keys, call.memories(T))
+    scores = make_scores(p, call.rule, keys, call.M0, call.max_scores)
     hidden, summary = x.new_empty(B, T, H), x.new_empty(B, T, H)
     cells = x.new_empty(T + 1 if keep else 1, B, H)
     divisors = x.new_empty(T if keep else 0, B, 1)
-    weights = x.new_empty(B * sum(call.counts()) if keep else 0)
-    rows = torch.empty(B * sum(call.picks()) if keep else 0, dtype=torch.long, device=x.device)
+    weights = x.new_empty(B * sum(call.top_counts()) if keep else 0)
+    rows = torch.empty(
+        B * sum(call.selected_counts()) if keep else 0, dtype=torch.long, device=x.device
+    )
     if keep:
-        weights_of, rows_of = (
-            call.by_step(weights, call.counts()),
-            call.by_step(rows, call.picks()),
-        )
+        step_weights = call.split_steps(weights, call.top_counts())
+        step_rows = call.split_steps(rows, call.selected_counts())
     cells[0] = state.c
     h, c = state.h, cells[0]
     for t in range(T):
@@ -121,9 +128,9 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
         c = torch.mul(f, c, out=cells[t + 1] if keep else c).addcmul_(i, g, value=2).sub_(i)
         query = tanh(c).mul_(o)
         M = call.memories(t)
-        a, chosen = scores.highest(query, M)
-        w, divisor = weigh(a, chosen is None, call.rule, weights_of[t] if keep else None)
-        s = torch.bmm(w.unsqueeze(1), picked(memory, chosen, M)).squeeze(1)
+        a, selected = scores.highest(query, M)
+        w, divisor = weigh(a, selected is None, call.rule, step_weights[t] if keep else None)
+        s = torch.bmm(w.unsqueeze(1), gather_rows(memory, selected, M)).squeeze(1)
         h = query.add_(s)
         hidden[:, t], summary[:, t] = h, s
         if call.remembers(t):
@@ -131,6 +138,6 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
             scores.remember(h, M)
         if keep:
             divisors[t] = divisor
-            if chosen is not None:
-                rows_of[t].copy_(chosen)
+            if selected is not None:
+                step_rows[t].copy_(selected)
     return Record(hidden, summary, c.clone(), memory, keys, gates, cells, weights, rows, divisors)

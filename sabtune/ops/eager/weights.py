@@ -1,6 +1,7 @@
-"""The weights p of the scores that count, and dL/da from dL/dp, for the eager pass.
+"""The weights p of the top scores, and dL/da from dL/dp, for the eager pass.
 
-B batch, K scores that count: a step's highest, falling, down to the one that gives θ; or all.
+Shapes: B batch, K top scores of a step. These are its highest scores in descending order, the last
+of which gives θ; or all its scores, in order of age, if there are no more than that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from torch import Tensor
 from sabtune.ops.reference import RELEASED_MARGIN, Rule
 
 
-def weigh(a: Tensor, every: bool, rule: Rule, out: Tensor | None) -> tuple[Tensor, Tensor]:
-    """p (B, K), in `out` if there is one, and what it was divided by, (B, 1)."""
-    theta = a.amin(dim=1, keepdim=True) if every else a[:, -1:]
+def weigh(a: Tensor, all_scores: bool, rule: Rule, out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute the weights p (B, K) from the top scores a (B, K), and their divisor (B, 1).
+
+    all_scores: a has every score of the step, not sorted. out: where to write p; None allocates.
+    """
+    theta = a.amin(dim=1, keepdim=True) if all_scores else a[:, -1:]
     if rule.form == "released":
-        if every:
+        if all_scores:
             return a if out is None else out.copy_(a), torch.ones_like(theta)
         theta = theta + RELEASED_MARGIN
     if rule.normalizer == "softmax":
@@ -27,16 +31,20 @@ def weigh(a: Tensor, every: bool, rule: Rule, out: Tensor | None) -> tuple[Tenso
     return torch.div(w, divisor, out=out), divisor
 
 
-def of_weights(dp: Tensor, p: Tensor, divisor: Tensor, every: bool, rule: Rule) -> Tensor:
-    """dL/da (B, K). θ takes what the others give, by its sign; under softmax it takes nothing."""
-    if rule.form == "released" and every:
+def score_gradient(dp: Tensor, p: Tensor, divisor: Tensor, all_scores: bool, rule: Rule) -> Tensor:
+    """Compute dL/da (B, K) from dL/dp.
+
+    All weights contain -θ, so the score that gives θ gets minus the sum of the other gradients.
+    Under softmax θ only selects, and gets no gradient.
+    """
+    if rule.form == "released" and all_scores:
         return dp
     da = dp - (p * dp).sum(dim=1, keepdim=True)
     if rule.normalizer == "softmax":
         return da.mul_(p)
     da.div_(divisor).mul_(p != 0)
     others = da.sum(dim=1, keepdim=True)
-    if every:  # of several without a weight all are at θ, and any one is right
+    if all_scores:  # every score with weight 0 equals θ, and any of them may take its gradient
         return da.scatter_add_(1, p.argmin(dim=1, keepdim=True), -others)
     da[:, -1:] -= others
     return da

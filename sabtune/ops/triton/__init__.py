@@ -1,5 +1,5 @@
-"""Kernels for NVIDIA GPUs, in Triton, which is loaded once they are asked for."""
+"""SAB in Triton kernels for NVIDIA GPUs. Triton is imported on the first call that uses them."""
 
-from sabtune.ops.triton.call import SWITCH, asked_for, runs_on, sab, supports
+from sabtune.ops.triton.call import SWITCH, is_enabled, runs_on, sab, supports
 
-__all__ = ["SWITCH", "asked_for", "runs_on", "sab", "supports"]
+__all__ = ["SWITCH", "is_enabled", "runs_on", "sab", "supports"]

@@ -1,32 +1,39 @@
-"""One call of the GPU kernels, and its place in autograd.
+"""One call of the GPU kernels, as an autograd function.
 
-Why Triton: it comes with PyTorch's GPU builds, ptxas with it, and its interpreter runs the same
-kernels on a CPU, so that they can be tested anywhere. Its price is the C compiler that it wants on
-a GPU's host for its own driver. CUDA source by NVRTC needs none, and could keep the weights in
-shared memory by name, but can't be run without a GPU.
+Why Triton: PyTorch's GPU builds include it and ptxas, and its interpreter runs the same kernels on
+a CPU, so tests run anywhere. Its cost is that its driver needs a C compiler on the host of a GPU.
+CUDA source compiled by NVRTC needs none and could keep the weights in shared memory explicitly, but
+it cannot run without a GPU.
 
-How: a program is one example of the batch, and goes through the steps alone, so that no program
-waits for another. A step's products are of a vector and a matrix: tiles of the matrix times the
-vector, added up over its rows. Weights are read at every step, with the hint to keep them in the
-SM's first-level cache; in bf16 at H 128 they take 192 KiB. The memories lie in global memory, that
-is in the second-level cache while they fit it. The highest scores are found in one pass over the
-memories: a short list in registers takes in what passes its lowest.
+How it works: a program runs all steps of one example of the batch, so no program waits for another.
+A step multiplies vectors by matrices: it loads a tile of the matrix at a time, multiplies it by the
+vector and sums over its rows. Every step reads the weights, with a hint to keep them in the SM's L1
+cache; in bf16 at H = 128 they take 192 KiB. The memories are in global memory, and in the L2 cache
+as long as they fit. One pass over the memories selects the top scores: a short list in registers
+replaces its lowest score by any higher one.
 
-What limits it, by reasoning alone: a program's steps wait for one another, so a step takes as long
-as its chain of five products and their barriers, whatever the batch up to the number of SMs; tensor
-cores have nothing to do with a single vector; in float32, or from H 256 on, weights come from the
-second-level cache.
+What limits it (an estimate, not a measurement): the steps of a program are sequential, so a step
+takes as long as its chain of five products and their barriers, whatever the batch size up to the
+number of SMs. Tensor cores do not help with a single vector. In float32, or from H = 256 on, the
+weights come from the L2 cache.
 
-For the way back are kept a step and example: h, c, and the numbers and weights of the K highest
-scores. Gates and queries are made again, a stretch of steps at a time, by large products, as are
-the gradients of the weights from those of the gates, queries and keys: no atomics, and the same
-bits each time.
+The forward pass stores h, c, and the rows and weights of the K top scores, per step and example.
+The backward pass works on chunks of steps: large products recompute the gates and queries of a
+chunk, and compute the weights' gradients from those of the gates, queries and keys. It uses no
+atomics, so repeated runs give the same bits.
 
-bf16: weights, inputs and outputs; what is between them, the state above all, is float32.
+With bf16, weights, inputs and outputs are bf16. Everything in between, including the state, is
+float32.
 
-B batch, T steps, I inputs, H hidden, HP = H filled up to a power of two, M memories, M0 of them
-there before the call, room: M after it; K scores of a step that count, most: K at most, KP that
-filled up; since, cut: steps since k_att and k_trunc last came round. n steps of a stretch.
+Names in this package:
+    B, T, I, H  batch, steps, inputs, hidden
+    HP          H rounded up to a power of two
+    n           steps of a chunk
+    M, M0       memories; those from before the call
+    room        M after the call
+    K, most     top scores of a step; the maximum of K
+    KP          most rounded up to one of a few sizes
+    since, cut  the steps before the call, modulo k_att and modulo k_trunc
 """
 
 from __future__ import annotations
@@ -48,21 +55,24 @@ NAMES = [field.name for field in fields(Parameters)]
 
 
 def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
-    """h and s, each (B, T, H), and the state after, detached; recorded if anybody learns."""
+    """Return h and s, each (B, T, H), and the detached state after the call.
+
+    Stores what the backward pass needs if x or a parameter requires a gradient.
+    """
     inputs = (x, *(getattr(p, name) for name in NAMES))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        found = _Sab.apply(call, state, *inputs)  # type: ignore[no-untyped-call]
+        results = _Sab.apply(call, state, *inputs)  # type: ignore[no-untyped-call]
     else:
         with torch.no_grad():
-            found = outputs(_record(call, x, rounded(p, call.dtype), state, keep=False))
-    hidden, summary, h, c, memory, keys = found
-    carried = {"h": h, "c": c, "memory": memory, "keys": keys}
-    detached = {name: tensor.detach() for name, tensor in carried.items()}
+            results = outputs(_record(call, x, rounded(p, call.dtype), state, keep=False))
+    hidden, summary, h, c, memory, keys = results
+    state_tensors = {"h": h, "c": c, "memory": memory, "keys": keys}
+    detached = {name: tensor.detach() for name, tensor in state_tensors.items()}
     return hidden, summary, State(**detached, step=state.step + call.T)
 
 
 def outputs(record: Record) -> tuple[Tensor, ...]:
-    """h and s as the call's dtype has them, (B, T, H), and the state after."""
+    """Return h and s (B, T, H) in the call's dtype, then h, c, memory and keys after the call."""
     hidden = record.hidden[1:].transpose(0, 1).to(record.summary.dtype)
     h = record.hidden[-1].clone()
     return hidden, record.summary.transpose(0, 1), h, record.c, record.memory, record.keys
@@ -74,8 +84,8 @@ def _record(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
 
 
 def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """h and s (B, T, H) of these inputs, in plain torch: between them all is float32."""
-    before = State(
+    """Compute h and s (B, T, H) from these inputs by the reference, in float32 internally."""
+    initial = State(
         h=record.hidden[0],
         c=record.cells[0],
         memory=record.memory[:, : call.M0],
@@ -86,7 +96,7 @@ def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[
     with torch.autocast(x.device.type, enabled=False):
         hidden, summary, _ = reference.sab(
             x.float(),
-            before,
+            initial,
             p,
             k_top=call.k_top,
             k_att=call.k_att,
@@ -104,10 +114,10 @@ class _Sab(torch.autograd.Function):
         record = _record(call, x, p, state, keep=True)
         ctx.call, ctx.dtypes = call, [tensor.dtype for tensor in inputs]
         ctx.save_for_backward(*inputs, *record)
-        found = outputs(record)
-        ctx.mark_non_differentiable(*found[2:])
+        results = outputs(record)
+        ctx.mark_non_differentiable(*results[2:])
         ctx.set_materialize_grads(False)
-        return found
+        return results
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -118,9 +128,9 @@ class _Sab(torch.autograd.Function):
             return (None, None, *gradients_through(run, inputs, gradients[:2], needed))
         x, *weights = inputs
         p = rounded(Parameters(**dict(zip(NAMES, weights, strict=True))), ctx.call.dtype)
-        of_x = ctx.needs_input_grad[2]
+        needs_x = ctx.needs_input_grad[2]
         with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             x = x.to(ctx.call.dtype)
-            back = Backward(ctx.call, x, p, record, *gradients[:2], of_x=of_x)
-            found = zip(back.gradients(), ctx.dtypes, strict=True)
-            return (None, None, *(d if d is None else d.to(dtype) for d, dtype in found))
+            backward_pass = Backward(ctx.call, x, p, record, *gradients[:2], needs_x=needs_x)
+            pairs = zip(backward_pass.gradients(), ctx.dtypes, strict=True)
+            return (None, None, *(d if d is None else d.to(dtype) for d, dtype in pairs))

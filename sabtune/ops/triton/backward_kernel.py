@@ -1,7 +1,7 @@
-"""SAB's way back on a GPU: one launch for all steps of a stretch, one program an example.
+"""The backward kernel: one launch runs all steps of a chunk, one program per example.
 
-`sabtune.ops.triton.autograd` has the legend. Nothing is added up over examples here: what the
-weights' gradients need is left a step at a time, for large products afterwards.
+`sabtune.ops.triton.autograd` explains the names. The kernel sums nothing over examples. It stores
+what the weights' gradients need at every step, and large products compute them afterwards.
 """
 
 import triton
@@ -12,7 +12,10 @@ from sabtune.ops.triton.tile import DOT, SEPARABLE, four, product, sigmoid, tanh
 
 @triton.jit
 def of_weights(dp, p, divisor, K, SOFTMAX: tl.constexpr, KP: tl.constexpr):
-    """dL/da (KP) from dL/dp. θ takes what the others give, by its sign; under softmax nothing."""
+    """Return dL/da (KP) from dL/dp.
+
+    The score that gives θ gets minus the sum of the other gradients; under softmax, none.
+    """
     da = dp - tl.sum(p * dp, axis=0)
     if SOFTMAX:
         da *= p
@@ -21,13 +24,13 @@ def of_weights(dp, p, divisor, K, SOFTMAX: tl.constexpr, KP: tl.constexpr):
         da = tl.where(p != 0, da / divisor, 0.0)
         others = tl.sum(da, axis=0)
         _, theta = tl.min(tl.where(slots < K, p, float("inf")), axis=0, return_indices=True)
-        da = tl.where(slots == theta, -others, da)  # of several at θ any one is right
+        da = tl.where(slots == theta, -others, da)  # if several scores equal θ, any of them
     return da
 
 
 @triton.jit
 def of_scores(da, key, q, w3, scale, SCORING: tl.constexpr):
-    """dL/d of K keys (KP, HP), and of q and w3, each (HP), from dL/da (KP)."""
+    """Return dL/d of K keys (KP, HP), and of q and w3, each (HP), from dL/da (KP)."""
     if SCORING == DOT:
         dk = da[:, None] * (q * scale)[None, :]
         dq = tl.sum(da[:, None] * key, axis=0) * scale
@@ -42,7 +45,7 @@ def of_scores(da, key, q, w3, scale, SCORING: tl.constexpr):
 
 @triton.jit
 def cell(gates, cells, B, dh, dc, units, H: tl.constexpr):
-    """dL/d of the gates' sums, four (HP), and of the c before."""
+    """Return dL/d of the four pre-activations (HP), and of the previous c."""
     inside = units < H
     i, f, g, o = four(gates, units, H)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
@@ -71,7 +74,7 @@ def backward_kernel(
     OF_HIDDEN: tl.constexpr, OF_SUMMARY: tl.constexpr,
     H: tl.constexpr, HP: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The steps from `end` - 1 to `start` of the example that the program's number names."""
+    """Go back over the steps `end` - 1 to `start` of the example whose index is the program id."""
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     slots, units = tl.arange(0, KP), tl.arange(0, HP)
     inside = units < H

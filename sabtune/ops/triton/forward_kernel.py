@@ -1,6 +1,6 @@
-"""SAB's way forward on a GPU: one launch for all steps of a stretch, one program an example.
+"""The forward kernel: one launch runs all steps of a chunk, one program per example.
 
-The legend is that of `sabtune.ops.triton.autograd`.
+`sabtune.ops.triton.autograd` explains the names.
 """
 
 import triton
@@ -11,7 +11,7 @@ from sabtune.ops.triton.tile import DOT, SEPARABLE, four, product, sigmoid, tanh
 
 @triton.jit
 def gate_sums(i, f, g, o, h, W, H: tl.constexpr, HP: tl.constexpr, ROWS: tl.constexpr):
-    """The four (HP) with h W added, for h (H) and W (H, 4H) in memory."""
+    """Add h W to the four pre-activations (HP), for h (H) and W (H, 4H) in memory."""
     units = tl.arange(0, HP)
     for first in range(0, H, ROWS):
         row = first + tl.arange(0, ROWS)
@@ -31,9 +31,10 @@ def gate_sums(i, f, g, o, h, W, H: tl.constexpr, HP: tl.constexpr, ROWS: tl.cons
 
 @triton.jit
 def take_in(values, rows, a, first, KP: tl.constexpr, MEMORIES: tl.constexpr):
-    """The highest scores so far and their rows, each (KP), with those of a (MEMORIES) taken in.
+    """Merge the scores a (MEMORIES) into the top scores so far and their rows, each (KP).
 
-    As often as a score passes the lowest kept, which is seldom once many were seen.
+    The loop runs once per score that exceeds the lowest top score, which becomes rare as more
+    memories are seen.
     """
     slots = tl.arange(0, KP)
     places = tl.arange(0, MEMORIES)
@@ -54,7 +55,7 @@ def highest(
     SCORING: tl.constexpr, H: tl.constexpr, HP: tl.constexpr, KP: tl.constexpr,
     MEMORIES: tl.constexpr,
 ):  # fmt: skip
-    """Of the scores of M keys, in memory, the K highest and their rows, each (KP)."""
+    """Return the K highest of the scores of M keys in memory, and their rows, each (KP)."""
     slots, units = tl.arange(0, KP), tl.arange(0, HP)
     values = tl.where(slots < K, float("-inf"), float("inf"))
     rows = tl.zeros([KP], dtype=tl.int32)
@@ -73,7 +74,7 @@ def highest(
 
 @triton.jit
 def weigh(values, K, epsilon, SOFTMAX: tl.constexpr, KP: tl.constexpr):
-    """p (KP) of the K highest scores, and what it was divided by. No score, no weight: NaN."""
+    """Return the weights p (KP) of the K top scores, and their divisor. NaN scores give NaN."""
     theta = tl.min(values, axis=0)
     a = tl.where(tl.arange(0, KP) < K, values, theta)
     if SOFTMAX:
@@ -94,7 +95,7 @@ def forward_kernel(
     H: tl.constexpr, HP: tl.constexpr, KP: tl.constexpr,
     ROWS: tl.constexpr, MEMORIES: tl.constexpr,
 ):  # fmt: skip
-    """The steps from `start` to `end` - 1 of the example that the program's number names."""
+    """Run the steps from `start` to `end` - 1 of the example whose index is the program id."""
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     slots, units = tl.arange(0, KP), tl.arange(0, HP)
     inside = units < H
@@ -106,7 +107,7 @@ def forward_kernel(
     if SCORING != DOT:
         w = tl.load(w3 + units, mask=inside, other=0.0).to(tl.float32)
     for t in range(start, end):
-        now = t * B + b  # before it in `hidden` is the state before the call
+        now = t * B + b  # hidden[0] is the state before the call, so h_{t-1} is at `now`
         i, f, g, o = four(x_gates + ((t - start) * B + b) * 4 * H, units, H)
         i, f, g, o = gate_sums(i, f, g, o, hidden + now * H, W_hh, H, HP, ROWS // 4)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)

@@ -1,6 +1,6 @@
-"""The GPU kernels' way forward: a call's sizes, what it gives, and its launches.
+"""The forward pass on a GPU: the sizes of a call, its record, and its kernel launches.
 
-The legend is that of `sabtune.ops.triton.autograd`.
+`sabtune.ops.triton.autograd` explains the names.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ SCORINGS = {
     "dot": tile.DOT.value,
     "separable": tile.SEPARABLE.value,
 }
-KEPT = (16, 64)
-"""KP is one of them: a schedule of k_top compiles the kernels twice at most."""
+SLOT_COUNTS = (16, 64)
+"""The values of KP. With only two, a schedule of k_top compiles the kernels at most twice."""
 
 ROWS = 8192
-"""B × n: it bounds what a stretch takes. A launch is for one stretch."""
+"""Rows (B × n) of a chunk, which bound its memory. A launch runs one chunk."""
 
-TILE = 4096
-"""Entries of a tile up to H 64; beyond it has 64 rows. Not tuned, nor is the number of warps."""
+TILE_ENTRIES = 4096
+"""Entries of a tile if HP is at most 64; a wider tile has 64 rows. Neither this number nor the
+number of warps is tuned."""
 
-NEVER = 2**30
+NEVER_STEPS = 2**30
+"""A period in steps that no sequence reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call but for its tensors. In it t counts from 0, `step` steps having gone before."""
+    """The sizes and options of a call. Its steps t count from 0; `step` steps precede them."""
 
     B: int
     T: int
@@ -46,76 +48,82 @@ class Call:
     k_att: int
     k_trunc: int
     rule: Rule
-    dtype: torch.dtype  # of the weights as the kernels read them, and of what they give
+    dtype: torch.dtype  # of the weights that the kernels read, and of the outputs
 
     @property
     def room(self) -> int:
+        """The memories after the call."""
         return self.M0 + (self.step + self.T) // self.k_att - self.step // self.k_att
 
     @property
     def most(self) -> int:
+        """The most scores of a step that affect its weights, including the one that gives θ."""
         return min(self.k_top + 1, self.room)
 
-    def stretches(self) -> list[tuple[int, int]]:
+    def chunks(self) -> list[tuple[int, int]]:
+        """Return the first step of every chunk and the step after its last."""
         n = max(1, ROWS // self.B)
         return [(start, min(start + n, self.T)) for start in range(0, self.T, n)]
 
-    def numbers(self) -> dict[str, int]:
+    def integers(self) -> dict[str, int]:
+        """Return the integer arguments that both kernels take."""
         return {
             "M0": self.M0,
             "since": self.step % self.k_att,
             "most": self.most,
-            "k_att": min(self.k_att, NEVER),
+            "k_att": min(self.k_att, NEVER_STEPS),
             "room": self.room,
         }
 
     def cuts(self) -> dict[str, int]:
-        k_trunc = min(self.k_trunc or NEVER, NEVER)
+        """Return the arguments that place the cuts of truncated back-propagation."""
+        k_trunc = min(self.k_trunc or NEVER_STEPS, NEVER_STEPS)
         return {"k_trunc": k_trunc, "cut": self.step % k_trunc}
 
     def shape(self) -> dict[str, Any]:
-        """What a kernel is compiled for."""
-        filled = max(16, 1 << (self.H - 1).bit_length())
+        """Return the compile-time arguments of the kernels."""
+        padded_hidden = max(16, 1 << (self.H - 1).bit_length())
         return {
             "SCORING": SCORINGS[self.rule.scoring],
             "SOFTMAX": self.rule.normalizer == "softmax",
             "H": self.H,
-            "HP": filled,
-            "KP": next(size for size in KEPT if size >= self.most),
-            "ROWS": TILE // min(filled, 64),
-            "num_warps": 4 if filled <= 64 else 8,
-            "num_stages": 1,  # nothing fetched early: a step reads what the one before wrote
+            "HP": padded_hidden,
+            "KP": next(size for size in SLOT_COUNTS if size >= self.most),
+            "ROWS": TILE_ENTRIES // min(padded_hidden, 64),
+            "num_warps": 4 if padded_hidden <= 64 else 8,
+            "num_stages": 1,  # no prefetching: a step reads what the previous step wrote
         }
 
     @property
     def scale(self) -> float:
+        """The factor of the query in a score."""
         return 1 / math.sqrt(self.H) if self.rule.scoring == "dot" else 1.0
 
 
 class Record(NamedTuple):
-    """What a call gives, and what its way back needs; of the latter nothing unless it is kept."""
+    """The outputs of a call, and what its backward pass needs, which is empty without `keep`."""
 
-    hidden: Tensor  # (T + 1, B, H), from the state before the first step on
+    hidden: Tensor  # (T + 1, B, H): h before the first step, then after each step
     summary: Tensor  # (T, B, H)
     c: Tensor  # (B, H), after the last step
     memory: Tensor  # (B, room, H)
     keys: Tensor  # (B, room, H)
     cells: Tensor  # (T + 1, B, H)
-    weights: Tensor  # (T, B, most), unwritten from K on
+    weights: Tensor  # (T, B, most); only the first K are written
     rows: Tensor  # (T, B, most)
-    divisors: Tensor  # (T, B): what the weights were divided by
+    divisors: Tensor  # (T, B): the divisor of the weights
 
 
 def rounded(p: Parameters, dtype: torch.dtype) -> Parameters:
-    """The weights as the kernels see them, in float32 or bf16; the biases stay as they are."""
+    """Cast the matrices and w3 to `dtype`, float32 or bf16, and the biases to float32."""
     biases = {"bias_ih": p.bias_ih.float(), "bias_hh": p.bias_hh.float()}
     names = [field.name for field in fields(Parameters) if field.name not in biases]
     matrices = {name: getattr(p, name).to(dtype).contiguous() for name in names}
     return Parameters(**matrices, **biases)
 
 
-def filled(carried: Tensor, room: int) -> Tensor:
-    """A bank (B, room, H) that begins with what is carried."""
+def allocate_bank(carried: Tensor, room: int) -> Tensor:
+    """Allocate a bank (B, room, H) whose first rows are `carried` (B, M0, H)."""
     B, M0, H = carried.shape
     bank = torch.empty(B, room, H, device=carried.device)
     bank[:, :M0] = carried
@@ -123,7 +131,7 @@ def filled(carried: Tensor, room: int) -> Tensor:
 
 
 def gate_sums(x: Tensor, p: Parameters, h: Tensor | None = None) -> Tensor:
-    """(n, B, 4H) of a stretch x (B, n, I): W_ih x + b, and W_hh h if h (n, B, H) is there."""
+    """Compute W_ih x + b (n, B, 4H) of x (B, n, I), plus W_hh h if h (n, B, H) is given."""
     rows = x.transpose(0, 1).float()
     sums = torch.addmm(p.bias_ih + p.bias_hh, rows.reshape(-1, x.shape[2]), p.weight_ih.float().T)
     if h is not None:
@@ -132,7 +140,10 @@ def gate_sums(x: Tensor, p: Parameters, h: Tensor | None = None) -> Tensor:
 
 
 def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
-    """Runs x (B, T, I) from `state`, the weights being `rounded`."""
+    """Run x (B, T, I) from `state`, with weights from `rounded`.
+
+    keep: store what the backward pass needs.
+    """
     B, T, H, most = call.B, call.T, call.H, call.most
     steps = T if keep else 0
 
@@ -143,8 +154,8 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
         hidden=empty(T + 1, B, H),
         summary=empty(T, B, H, dtype=call.dtype),
         c=state.c.to(torch.float32, copy=True).contiguous(),
-        memory=filled(state.memory, call.room),
-        keys=filled(state.keys, call.room),
+        memory=allocate_bank(state.memory, call.room),
+        keys=allocate_bank(state.keys, call.room),
         cells=empty(T + 1 if keep else 0, B, H),
         weights=empty(steps, B, most),
         rows=empty(steps, B, most, dtype=torch.int32),
@@ -156,11 +167,11 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
     query = empty(B, H)
     W_hh, W1, W2 = (w.t().contiguous() for w in (p.weight_hh, p.W1, p.W2))
     shape = call.shape()
-    for start, end in call.stretches():
+    for start, end in call.chunks():
         forward_kernel[(B,)](
             gate_sums(x[:, start:end], p), record.hidden, record.summary, record.c, record.cells,
             query, record.weights, record.rows, record.divisors, record.memory, record.keys,
-            W_hh, W1, W2, p.w3, start, end, **call.numbers(),
+            W_hh, W1, W2, p.w3, start, end, **call.integers(),
             epsilon=call.rule.epsilon, scale=call.scale, KEEP=keep,
             MEMORIES=shape["ROWS"], **shape,
         )  # fmt: skip

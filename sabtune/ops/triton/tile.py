@@ -1,7 +1,7 @@
-"""What the two GPU kernels share: functions of a unit, and a vector times a matrix.
+"""Functions that the two GPU kernels share: activations, and a vector times a matrix.
 
-In Triton, where a variable is a tile that all threads of a program hold between them. H hidden,
-HP = H filled up to a power of two; what is filled up is zero.
+In Triton a variable is a tile that the threads of a program hold together. H hidden, HP = H rounded
+up to a power of two; the padding is zero.
 """
 
 import triton
@@ -18,7 +18,7 @@ def tanh(x):
     series = x * (1.0 + s * (-1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0))))
     e = tl.exp(-2.0 * tl.abs(x))  # never overflows
     y = (1.0 - e) / (1.0 + e)
-    return tl.where(s < 0.01, series, tl.where(x < 0, -y, y))  # 1 - e has few digits there
+    return tl.where(s < 0.01, series, tl.where(x < 0, -y, y))  # 1 - e loses digits near 0
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def sigmoid(x):
 
 @triton.jit
 def product(total, v, W, rows, H: tl.constexpr, HP: tl.constexpr, ROWS: tl.constexpr):
-    """total (HP) + v W, for v (rows) and W (rows, H) in memory, ROWS of them at a time."""
+    """Return total (HP) + v W for v (rows) and W (rows, H) in memory, ROWS rows at a time."""
     units = tl.arange(0, HP)
     for first in range(0, rows, ROWS):
         i = first + tl.arange(0, ROWS)
@@ -43,7 +43,7 @@ def product(total, v, W, rows, H: tl.constexpr, HP: tl.constexpr, ROWS: tl.const
 
 @triton.jit
 def four(at, units, H: tl.constexpr):
-    """The four gates' (HP) of a (4H) in memory."""
+    """Load the four gates (HP) of a vector (4H) in memory."""
     inside = units < H
     i = tl.load(at + units, mask=inside, other=0.0)
     f = tl.load(at + H + units, mask=inside, other=0.0)

@@ -1,17 +1,18 @@
-"""The figures of a report: what each shows, as plain data, and two ways to draw it.
+"""The figures of a report: each is plain data, and two backends draw it.
 
-marks.py      what figures are made of
-lengths.py    accuracy, loss and cost against length
-phases.py     accuracy against the remainder of the length by k_att
-space.py      the score along the search space; accuracy against sparsity; Pareto front
-importance.py which parameters the score depends on, and how sure that is
-fanova.py     one of its two estimators
-fields.py     what the trials differ in
-parallel.py   parallel coordinates
-training.py   schedules, learning curves
-memory.py     what the best model recalls
-still.py      draws for print: PNG and PDF, by matplotlib
-live.py       draws for the browser, by plotly; its marks are in traces.py
+marks.py       the elements of figures
+lengths.py     accuracy, loss and cost against length
+phases.py      accuracy against the remainder of the length by k_att
+space.py       score against each parameter; accuracy against sparsity; Pareto front
+importance.py  parameter importances, and their uncertainty
+fanova.py      one of the two importance estimators
+fields.py      the parts of the configuration that differ between trials
+parallel.py    parallel coordinates
+training.py    schedules, learning curves
+memory.py      what the best model recalls
+still.py       draws PNG and PDF files with matplotlib
+live.py        draws for the browser with plotly
+traces.py      the marks of live.py
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ["drawings"]
 
 
 def drawings(data: ReportData) -> list[Drawing]:
-    """All that there is enough of to be drawn, in the order to be read in."""
-    found = [
+    """Return all figures that the data suffices for, in reading order."""
+    figures = [
         lengths.accuracy(data),
         lengths.loss(data),
         phases.phases(data),
@@ -39,4 +40,4 @@ def drawings(data: ReportData) -> list[Drawing]:
         *memory.memory(data),
         lengths.cost(data),
     ]
-    return [drawing for drawing in found if drawing is not None]
+    return [drawing for drawing in figures if drawing is not None]

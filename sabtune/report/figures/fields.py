@@ -1,4 +1,4 @@
-"""What the trials of a search differ in, as it stands in their configurations."""
+"""The parts of the configuration that differ between the trials of a search."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sabtune.study.record import TrialRecord
 
 Value = float | str
 
-FIRST = ("k_top", "k_att", "k_trunc")
-"""What this is all about."""
+LEADING_FIELDS = ("k_top", "k_att", "k_trunc")
+"""Fields that come first in figures."""
 
 UNITS = {
     "k_top": "memories",
@@ -31,95 +31,100 @@ UNITS = {
     "decay": "share of the updates",
 }
 
-DECADES, DECADES_OF_COUNTS = 0.7, 1.6
-"""Orders of magnitude that values span, from which on they are drawn on a logarithmic scale."""
+MIN_DECADES, MIN_DECADES_OF_COUNTS = 0.7, 1.6
+"""Orders of magnitude that values must span to get a logarithmic scale."""
 
-FEW = 5
-"""Values that are each written at an axis."""
+MAX_TICKS = 5
+"""Maximum number of values that are all written at an axis."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A part of the configuration that takes several values; by trial's number."""
+    """A part of the configuration that takes several values, with its value by trial number."""
 
     name: str
     values: dict[int, Value]
-    linear: bool = False  # whatever it spans
+    linear: bool = False  # regardless of the span of its values
 
     @property
     def label(self) -> str:
+        """The name, with its unit."""
         unit = UNITS.get(self.name, "")
         return f"{self.name} ({unit})" if unit else self.name
 
     @cached_property
     def numeric(self) -> bool:
+        """Whether all values are numbers."""
         return all(isinstance(value, int | float) for value in self.values.values())
 
     @cached_property
     def distinct(self) -> list[Value]:
-        """In their order."""
+        """The different values, sorted."""
         return sorted(set(self.values.values()), key=None if self.numeric else str)
 
     @cached_property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest, of a numeric field."""
+        """The lowest and the highest value of a numeric field."""
         return float(self.distinct[0]), float(self.distinct[-1])
 
     @cached_property
     def whole(self) -> bool:
-        """Whether it counts something."""
+        """Whether all values are whole numbers."""
         return self.numeric and all(float(value).is_integer() for value in self.distinct)
 
     @cached_property
     def log(self) -> bool:
-        """Whether a logarithmic scale shows it better."""
+        """Whether the field gets a logarithmic scale."""
         if self.linear or not self.numeric or self.ends[0] <= 0:
             return False
         span = float(np.log10(self.ends[1] / self.ends[0]))
-        return span > (DECADES_OF_COUNTS if self.whole else DECADES)
+        return span > (MIN_DECADES_OF_COUNTS if self.whole else MIN_DECADES)
 
     @cached_property
     def ticks(self) -> list[float]:
-        """Of a numeric field: each value where they are few, else round ones between its ends."""
+        """The ticks of a numeric field: all values if they are few, or else round numbers."""
         low, high = self.ends
-        if len(self.distinct) <= FEW:
+        if len(self.distinct) <= MAX_TICKS:
             return [float(value) for value in self.distinct]
         if self.log:
             powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
-            found = [by * 10.0**power for power in powers for by in (1, 2, 5)]
-            return [tick for tick in found if low <= tick <= high] or [low, high]
-        step = 10.0 ** np.floor(np.log10((high - low) / FEW))
-        step *= next(by for by in (1, 2, 5, 10) if (high - low) / (step * by) <= FEW)
+            candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+            return [tick for tick in candidates if low <= tick <= high] or [low, high]
+        step = 10.0 ** np.floor(np.log10((high - low) / MAX_TICKS))
+        step *= next(
+            factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= MAX_TICKS
+        )
         step = max(step, 1.0) if self.whole else step
         return [step * i for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
 
 
 def fields(data: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
-    """What differs among the trials: k_top, k_att and k_trunc first, the rest in its order."""
+    """Return the fields that differ between the trials: `LEADING_FIELDS`, then the others."""
     columns: dict[str, dict[int, Value]] = {}
     steps = data.task.steps(data.run.task.length)
     for trial in trials:
         for key, value in _flat(trial, steps).items():
             columns.setdefault(key, {})[trial.number] = value
-    varying = {key: of for key, of in columns.items() if len(set(of.values())) > 1}
-    found = [Field(name, varying[key]) for key, name in _names(list(varying)).items()]
-    place = {name: i for i, name in enumerate(FIRST)}
-    return sorted(found, key=lambda field: place.get(field.name, len(FIRST)))
+    varying = {key: values for key, values in columns.items() if len(set(values.values())) > 1}
+    varying_fields = [Field(name, varying[key]) for key, name in _names(list(varying)).items()]
+    place = {name: i for i, name in enumerate(LEADING_FIELDS)}
+    return sorted(varying_fields, key=lambda field: place.get(field.name, len(LEADING_FIELDS)))
 
 
 def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
-    """A sentence on where trials stand that keep every memory, or don't truncate; or ""."""
+    """Return a sentence on where trials with full attention or no truncation are drawn, or ""."""
     steps = data.task.steps(data.run.task.length)
     models = [trial.run.trial.model for trial in trials if trial.run]
-    said = []
+    clauses = []
     if any(isinstance(model, SAB.Config) and model.k_top >= ALL for model in models):
-        said.append("a k_top of all at the number of memories of a training sequence")
+        clauses.append("a k_top of all is drawn at the number of memories of a training sequence")
     if any(getattr(model, "k_trunc", 1) == 0 for model in models):
-        said.append(f"no truncation at the {steps:,} steps of a training sequence")
-    return f" {' and '.join(said).capitalize()}." if said else ""
+        clauses.append(f"no truncation is drawn at the {steps:,} steps of a training sequence")
+    return f" {' and '.join(clauses).capitalize()}." if clauses else ""
 
 
 def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
+    """Return the configuration of a trial as one level, with numbers for unlimited values."""
     assert trial.run is not None
     model = trial.run.trial.model
     flat = flatten(trial.run.to_dict()["trial"])
@@ -133,7 +138,7 @@ def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
 
 
 def _names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest names that tell the keys apart: k_top of model.k_top, schedule of its kind."""
+    """Return the shortest unambiguous names of the keys: k_top for model.k_top."""
     short = {key: key.removesuffix(f".{KIND}").rpartition(".")[2] for key in keys}
     names = list(short.values())
     return {key: name if names.count(name) == 1 else key for key, name in short.items()}

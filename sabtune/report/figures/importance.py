@@ -1,4 +1,4 @@
-"""Which parameters the score depends on, and how sure one can be of it."""
+"""Importances of parameters for the score, and how certain they are."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ from optuna.trial import TrialState
 
 from sabtune.report.data import ReportData
 from sabtune.report.figures.fanova import Fanova
-from sabtune.report.figures.marks import BLACK, BLUE, GREY, Axis, Bars, Figure, Panel, Points
+from sabtune.report.figures.marks import BLACK, BLUE, GRAY, Axis, Bars, Figure, Panel, Points
 from sabtune.study.configurations import Leaderboard
 
 TREES = 32
-"""Of fANOVA's forest, half of Optuna's own: it takes half the time, and says the same to 0.02."""
+"""Number of trees of fANOVA. Optuna's 64 take twice the time and agree within 0.02."""
 
-FEW = 12
-"""Configurations below which importances say nothing."""
+MIN_CONFIGURATIONS = 12
+"""Minimum number of configurations for meaningful importances."""
 
-BEST = 5
-"""Configurations that PED-ANOVA sets apart at the least, as its authors advise."""
+MIN_BEST = 5
+"""Minimum number of best configurations for PED-ANOVA, as its authors advise."""
 
 SHUFFLINGS = 19
-"""Of the scores: what depends on nothing exceeds all of them 1 time in 20."""
+"""Number of random permutations of the scores. A parameter without influence exceeds all of them in
+1 case of 20."""
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """sign: -1 for one that looks at low values."""
+    """An importance estimator.
+
+    share: The meaning of its values.
+
+    sign: -1 for an estimator that looks at low values.
+    """
 
     name: str
     share: str
@@ -41,18 +47,20 @@ class Estimator:
 
 
 def importance(data: ReportData) -> Figure | None:
-    """How much the score depends on each parameter, by two estimators that often disagree, beside
-    what they say of scores that depend on nothing: the same, shuffled."""
+    """Return the figure of importances by two estimators, or None if there are too few trials.
+
+    Next to them it shows the importances for shuffled scores, which depend on no parameter.
+    """
     if data.is_comparison:
         return None
     study, scores = tried(data)
     n = len(scores)
-    if n < FEW or np.ptp(scores) == 0:
+    if n < MIN_CONFIGURATIONS or np.ptp(scores) == 0:
         return None
     shared = list(intersection_search_space(study.get_trials(deepcopy=False)))
     if not shared:
         return None
-    best = max(0.1, BEST / n)
+    best = max(0.1, MIN_BEST / n)
     fanova = Fanova(trees=TREES, seed=0)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=best)
     panels = []
@@ -60,29 +68,30 @@ def importance(data: ReportData) -> Figure | None:
         Estimator("fANOVA", "share of the variance", fanova, 1),
         Estimator("PED-ANOVA", "share of the divergence", ped_anova, -1),
     ):
-        found = importances(study, shared, scores, estimator)
-        if len(found) < 2:
+        values = importances(study, shared, scores, estimator)
+        if len(values) < 2:
             return None
-        panels.append(_panel(found, by_chance(study, shared, scores, estimator), estimator))
+        panels.append(_panel(values, by_chance(study, shared, scores, estimator), estimator))
     return Figure(
         name="importance",
         title="Importance for the score: fANOVA and PED-ANOVA",
         caption="How much the score depends on each parameter that all configurations have "
-        f"(n = {n}, each with the mean of its seeds, pruned ones with their last score): by "
-        "fANOVA, the share of its variance over the space; by PED-ANOVA, how far the best "
-        f"{best:.0%} stand apart. Diamonds: the most that {SHUFFLINGS} shufflings of the scores "
-        "gave; a bar that doesn't pass its own is grey and may be chance, and of 20 that depend on "
-        "nothing one is blue. Where the two disagree, trust neither.",
+        f"(n = {n}, each with the mean over its seeds, pruned ones with their last score). fANOVA: "
+        "the share of the score's variance over the search space. PED-ANOVA: how much the best "
+        f"{best:.0%} differ from the rest. Diamonds: the maximum over {SHUFFLINGS} shufflings of "
+        "the scores. A bar that does not exceed its diamond is gray and may be chance; of 20 "
+        "parameters without influence, one is blue. If the two estimators disagree, trust neither.",
         panels=panels,
         height=0.5 + 0.28 * max(len(panel.y.ticks) for panel in panels),
     )
 
 
 def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
-    """The configurations that were trained, each once, as a study in memory, and their scores.
+    """Return the trained configurations as trials of an in-memory study, and their scores.
 
-    Seeds of one configuration are no further draws from the space. Complete trials alone would be
-    those whose score was high: what made it so would look like nothing.
+    Each configuration appears once, because further seeds are no further draws from the search
+    space. Pruned ones are included: without them only high scores would remain, and the parameters
+    that cause them would seem unimportant.
     """
     trained = (trial for trial in data.ended if trial.state != TrialState.FAIL)
     configurations = Leaderboard.of_trials(data.study, trained).configurations.values()
@@ -90,9 +99,11 @@ def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
     drawn = data.study.get_trials(deepcopy=False)
     study = optuna.create_study(direction="maximize")
     for configuration, score in zip(configurations, scores, strict=True):
-        of = drawn[configuration.number]
+        trial = drawn[configuration.number]
         study.add_trial(
-            optuna.trial.create_trial(params=of.params, distributions=of.distributions, value=score)
+            optuna.trial.create_trial(
+                params=trial.params, distributions=trial.distributions, value=score
+            )
         )
     return study, scores
 
@@ -100,26 +111,32 @@ def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
 def importances(
     study: optuna.Study, shared: list[str], scores: Sequence[float], estimator: Estimator
 ) -> dict[str, float]:
-    """By parameter; nothing where it can't be told. shared: the parameters that all trials have;
-    scores: of the study's trials in order."""
+    """Return the importance of each parameter, or {} if the estimator fails.
+
+    shared: The parameters that all trials have.
+
+    scores: The scores of the study's trials, in order.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PedAnova.*low `target` values")  # so we turn it
+        warnings.filterwarnings(
+            "ignore", message="PedAnova.*low `target` values"
+        )  # see `Estimator.sign`
         try:
-            found = optuna.importance.get_param_importances(
+            values = optuna.importance.get_param_importances(
                 study,
                 evaluator=estimator.evaluator,
                 params=shared,
                 target=lambda trial: estimator.sign * scores[trial.number],
             )
-            return {name: float(value) for name, value in found.items()}
-        except (ValueError, RuntimeError):  # all scores alike
+            return {name: float(value) for name, value in values.items()}
+        except (ValueError, RuntimeError):  # all scores are equal
             return {}
 
 
 def by_chance(
     study: optuna.Study, shared: list[str], scores: Sequence[float], estimator: Estimator
 ) -> dict[str, float]:
-    """By parameter, the most that it had in any shuffling of the scores."""
+    """Return the maximum importance of each parameter over all shufflings of the scores."""
     random = np.random.default_rng(0)
     most = dict.fromkeys(shared, 0.0)
     for _ in range(SHUFFLINGS):
@@ -129,21 +146,21 @@ def by_chance(
     return most
 
 
-def _panel(found: Mapping[str, float], chance: Mapping[str, float], estimator: Estimator) -> Panel:
-    ranked = sorted(found, key=lambda name: found[name])
+def _panel(values: Mapping[str, float], chance: Mapping[str, float], estimator: Estimator) -> Panel:
+    ranked = sorted(values, key=lambda name: values[name])
     bars = []
-    for label, colour, beyond in (("", BLUE, True), ("may be chance", GREY, False)):
-        at = [i for i, name in enumerate(ranked) if (found[name] > chance[name]) == beyond]
-        heights = [found[ranked[i]] for i in at]
+    for label, color, significant in (("", BLUE, True), ("may be chance", GRAY, False)):
+        at = [i for i, name in enumerate(ranked) if (values[name] > chance[name]) == significant]
+        heights = [values[ranked[i]] for i in at]
         bars += [
-            Bars(at=at, heights=heights, width=0.7, label=label, colour=colour, lying=True)
+            Bars(at=at, heights=heights, width=0.7, label=label, color=color, lying=True)
         ] * bool(at)
     shuffled = Points(
         x=[chance[name] for name in ranked],
         y=list(range(len(ranked))),
         names=[f"{name}: {chance[name]:.2f} by chance" for name in ranked],
         label=f"most of {SHUFFLINGS} shufflings",
-        colour=BLACK,
+        color=BLACK,
         symbol="diamond",
         filled=False,
     )

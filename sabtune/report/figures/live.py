@@ -1,4 +1,4 @@
-"""Figures for the browser, by plotly: the same marks as for print, with names under the pointer."""
+"""Draws figures for the browser with plotly: the same marks as in print, with names on hover."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from sabtune.report.figures.marks import (
 )
 from sabtune.report.figures.traces import MAP, add, plain
 
-PER_INCH = 110
-"""Pixels."""
-
+PIXELS_PER_INCH = 110
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
 
 FONT = "Helvetica, Arial, sans-serif"
 
 
 def draw(drawing: Drawing) -> str:
-    """The figure as HTML: an element of the drawing's name, and a script that fills it."""
-    made = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
+    """Return the figure as HTML: an element and a script that fills it."""
+    figure = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
     return str(
-        made.to_html(
+        figure.to_html(
             full_html=False, include_plotlyjs=False, div_id=f"plot-{drawing.name}", config=CONFIG
         )
     )
@@ -42,8 +40,8 @@ def draw(drawing: Drawing) -> str:
 def _figure(figure: Figure) -> go.Figure:
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
-    height = rows * figure.height * PER_INCH + (rows - 1) * 60
-    made = make_subplots(
+    height = rows * figure.height * PIXELS_PER_INCH + (rows - 1) * 60
+    plot = make_subplots(
         rows,
         columns,
         subplot_titles=[plain(panel.title) for panel in figure.panels],
@@ -54,38 +52,43 @@ def _figure(figure: Figure) -> go.Figure:
     for place, panel in enumerate(figure.panels):
         at = {"row": place // columns + 1, "col": place % columns + 1}
         for mark in panel.marks:
-            add(made, mark, figure.scale, at, named)
-        made.update_xaxes(_axis(panel, "x"), **at)
-        made.update_yaxes(_axis(panel, "y"), **at)
+            add(plot, mark, figure.scale, at, named)
+        plot.update_xaxes(_axis(panel, "x"), **at)
+        plot.update_yaxes(_axis(panel, "y"), **at)
     if figure.scale:
-        made.update_layout(coloraxis=_coloraxis(figure.scale))
-        made.add_trace(_bare(figure.scale), row=1, col=1)
+        plot.update_layout(coloraxis=_coloraxis(figure.scale))
+        plot.add_trace(_empty_trace(figure.scale), row=1, col=1)
     titled = any(panel.title for panel in figure.panels)
-    _lay_out(made, height, _legend(named, height), top=58 if titled else 38)
-    return made
+    _lay_out(plot, height, _legend(named, height), top=58 if titled else 38)
+    return plot
 
 
 def _legend(named: Iterable[str], height: float) -> tuple[float, dict[str, Any]]:
-    """Below the panels, in one row where the names are short: the pixels it takes, its layout."""
+    """Return the height in pixels and the layout of the legend below the panels."""
     labels = [label for label in named if label]
     short = sum(len(label) + 6 for label in labels) < 90
     lines = 1 if short else len(labels)
-    place: dict[str, Any] = {"orientation": "h" if short else "v", "x": 0, "xanchor": "left"}
-    place |= {"y": -58 / height, "yanchor": "top", "yref": "paper"}
-    return (24.0 * lines + 14 if labels else 0.0), place
+    layout: dict[str, Any] = {"orientation": "h" if short else "v", "x": 0, "xanchor": "left"}
+    layout |= {"y": -58 / height, "yanchor": "top", "yref": "paper"}
+    return (24.0 * lines + 14 if labels else 0.0), layout
 
 
 def _lay_out(
-    made: go.Figure, height: float, legend: tuple[float, dict[str, Any]], *, top: int
+    plot: go.Figure, height: float, legend: tuple[float, dict[str, Any]], *, top: int
 ) -> None:
-    """`top`: pixels above, where the tools stand that appear under the pointer."""
-    below, place = legend
+    """Set the layout of a figure.
+
+    legend: Height in pixels and layout of the legend.
+
+    top: Pixels above the panels, for the toolbar that appears on hover.
+    """
+    below, legend_layout = legend
     margin = {"l": 65, "r": 20, "t": top, "b": 60 + below}
-    made.update_layout(
+    plot.update_layout(
         template="none",
         height=height + margin["t"] + margin["b"],
         margin=margin,
-        legend=place,
+        legend=legend_layout,
         font={"family": FONT, "size": 13},
         hoverlabel={"font": {"family": FONT}},
         hovermode="closest",
@@ -96,13 +99,13 @@ def _lay_out(
 
 
 def _between(panels: Sequence[Panel]) -> float:
-    """Of the width: room for the names that stand at an axis between two panels."""
+    """Return the space between two panels as a fraction of the width, for names at an axis."""
     return 0.16 if any(panel.y.ticks for panel in panels) else 0.09
 
 
 def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
     axis: Axis = getattr(panel, which)
-    made: dict[str, Any] = {
+    options: dict[str, Any] = {
         "title": {"text": plain(axis.label), "standoff": 8, "font": {"size": 14}},
         "showline": True,
         "linecolor": "#30343b",
@@ -113,24 +116,24 @@ def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
     }
     if axis.log:
         steps = {"dtick": "D2", "tickformat": "~g"} if is_narrow(panel, which) else {"dtick": 1}
-        made |= {"type": "log", "exponentformat": "power", **steps}
+        options |= {"type": "log", "exponentformat": "power", **steps}
     if axis.ticks:
-        made |= {"tickvals": [at for at, _ in axis.ticks]}
-        made |= {"ticktext": [plain(text) for _, text in axis.ticks]}
+        options |= {"tickvals": [at for at, _ in axis.ticks]}
+        options |= {"ticktext": [plain(text) for _, text in axis.ticks]}
     if axis.low is not None and axis.high is not None:
         ends = [axis.low, axis.high]
-        if axis.log:  # plotly wants the exponents
+        if axis.log:  # plotly expects exponents
             ends = [math.log10(end) for end in ends]
-        made["range"] = ends[::-1] if axis.reverse else ends
+        options["range"] = ends[::-1] if axis.reverse else ends
     elif axis.low is not None:
-        made["rangemode"] = "tozero"
-    return made
+        options["rangemode"] = "tozero"
+    return options
 
 
 def _parallel(figure: Parallel) -> go.Figure:
     names = [dimension.label for dimension in figure.dimensions]
     crowded = any(len(a) + len(b) > 220 / len(names) for a, b in pairwise(names))
-    made = go.Figure(
+    plot = go.Figure(
         go.Parcoords(
             line={"color": list(figure.values), "coloraxis": "coloraxis"},
             dimensions=[
@@ -147,10 +150,10 @@ def _parallel(figure: Parallel) -> go.Figure:
             labelfont={"size": 13},
         )
     )
-    made.update_layout(coloraxis=_coloraxis(figure.scale))
-    _lay_out(made, 340, (0.0, {}), top=70)
-    made.update_layout(margin={"l": 70, "b": 30})
-    return made
+    plot.update_layout(coloraxis=_coloraxis(figure.scale))
+    _lay_out(plot, 340, (0.0, {}), top=70)
+    plot.update_layout(margin={"l": 70, "b": 30})
+    return plot
 
 
 def _coloraxis(scale: Scale) -> dict[str, Any]:
@@ -162,7 +165,7 @@ def _coloraxis(scale: Scale) -> dict[str, Any]:
     return {"colorscale": MAP, "cmin": scale.low, "cmax": scale.high, "colorbar": bar}
 
 
-def _bare(scale: Scale) -> go.Scatter:
-    """Shows the scale where no trace of its own would."""
+def _empty_trace(scale: Scale) -> go.Scatter:
+    """Return an empty trace that makes plotly show the color scale."""
     marker = {"color": [scale.low], "coloraxis": "coloraxis", "size": 0.1}
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False)

@@ -1,6 +1,6 @@
-"""What a figure shows, as plain data: `still` draws it for print, `live` for the browser.
+"""Figures as plain data: `still` draws them for print, `live` for the browser.
 
-Both draw the same numbers in the same colours, so that a page and a PDF agree.
+Both draw the same numbers in the same colors, so that the page and the PDF files agree.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 
-# Okabe and Ito, "Color Universal Design", 2008: told apart by the colour-blind too.
+# Okabe and Ito, "Color Universal Design", 2008: also distinguishable with color blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY, WHITE = "#8A8F98", "#FFFFFF"
+GRAY, WHITE = "#8A8F98", "#FFFFFF"
 METHODS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "plus", "star")
-"""Of methods, which outnumber colours now and then: symbols go on with their own period."""
+"""Symbols of methods. Methods beyond the colors repeat them with other symbols."""
 
 DASHES = ("solid", "dash", "dot")
 
-NARROWEST = 0.01
-"""Of a scale of scores."""
+MIN_SCALE_WIDTH = 0.01
+"""Minimum width of a color scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """label: with its unit. ticks: where it isn't numbers that stand there. reverse: downwards."""
+    """An axis of a panel.
+
+    label: The quantity, with its unit.
+
+    ticks: Positions and texts that replace the default numbers.
+
+    reverse: The values increase downwards.
+    """
 
     label: str
     log: bool = False
@@ -42,7 +49,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What colours stand for: viridis, turned so that what is high is dark."""
+    """The color scale of a figure: reversed viridis, with dark colors for high values."""
 
     label: str
     low: float
@@ -50,26 +57,28 @@ class Scale:
 
     @classmethod
     def of(cls, label: str, values: Sequence[float]) -> Scale:
-        """From the least to the greatest; `NARROWEST` wide where they are all but the same."""
+        """Return a scale over the range of the values, at least `MIN_SCALE_WIDTH` wide."""
         high = max(values)
-        return cls(label=label, low=min(*values, high - NARROWEST), high=high)
+        return cls(label=label, low=min(*values, high - MIN_SCALE_WIDTH), high=high)
 
     def place(self, value: float) -> float:
-        """From 0 to 1."""
+        """Return the position of a value on the scale, from 0 to 1."""
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of its own in the legend; low, high: the ends of its interval at every x.
+    """A line with an entry in the legend.
 
-    names: what each point is, where a pointer rests on it; else its x.
+    low, high: The interval at each x.
+
+    names: Hover text of each point; by default its x.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     label: str
-    colour: str
+    color: str
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
     symbol: str | None = None
@@ -80,7 +89,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One of many. name: what it is, where a pointer rests on it; value: on the figure's scale."""
+    """A curve of `Curves`.
+
+    name: Its hover text.
+
+    value: Its value on the figure's color scale.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -90,27 +104,34 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Many thin lines. colour: where they aren't coloured by the scale."""
+    """Many thin lines.
+
+    color: The color of curves without a value on the scale.
+    """
 
     curves: Sequence[Curve]
     label: str = ""
-    colour: str = GREY
+    color: str = GRAY
     dash: str = "solid"
 
     @property
     def alpha(self) -> float:
-        return veil(len(self.curves), least=0.25)
+        """The opacity of a curve."""
+        return opacity(len(self.curves), least=0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """names: what each is, where a pointer rests on it."""
+    """Points of a scatter plot.
+
+    names: Hover text of each point.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
     names: Sequence[str]
     label: str
-    colour: str
+    color: str
     symbol: str = "circle"
     filled: bool = True
     size: float = 5.0
@@ -118,7 +139,8 @@ class Points:
 
     @property
     def alpha(self) -> float:
-        return veil(len(self.x), least=0.35)
+        """The opacity of a point."""
+        return opacity(len(self.x), least=0.35)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,25 +150,33 @@ class Rule:
     label: str
     x: float | None = None
     y: float | None = None
-    colour: str = GREY
+    color: str = GRAY
     dash: str = "dash"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """at: their middles, along y where they lie."""
+    """Bars of a chart.
+
+    at: Their centers, along x, or along y if `lying` is set.
+    """
 
     at: Sequence[float]
     heights: Sequence[float]
     width: float
     label: str
-    colour: str
+    color: str
     lying: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """Cells between `x` and `y`, their edges; z (rows, columns), NaN where there is nothing."""
+    """A heat map.
+
+    x, y: Edges of the cells.
+
+    z: Values (rows, columns); NaN for an empty cell.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -168,7 +198,14 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """name: of its files. caption: what is seen, and of how many. columns: panels in a row."""
+    """A figure of one or more panels.
+
+    name: The name of its files.
+
+    caption: What it shows, and the number of trials or sequences.
+
+    columns: Number of panels in a row.
+    """
 
     name: str
     title: str
@@ -181,7 +218,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """An axis of parallel coordinates: every line's place on it, from 0 to 1."""
+    """An axis of parallel coordinates, with the position of every line on it, from 0 to 1."""
 
     label: str
     places: Sequence[float]
@@ -190,7 +227,10 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """Parallel coordinates; `values` colour the lines, the last is drawn on top."""
+    """A figure of parallel coordinates.
+
+    values: Values of the lines on the color scale. The last line is drawn on top.
+    """
 
     name: str
     title: str
@@ -204,25 +244,25 @@ Drawing = Figure | Parallel
 
 
 def is_narrow(panel: Panel, which: Literal["x", "y"]) -> bool:
-    """Whether a logarithmic axis spans so little that 2 and 5 have room beside the powers of 10."""
-    found: list[float] = []
+    """Return whether a logarithmic axis has room for ticks at 2 and 5 between powers of 10."""
+    values: list[float] = []
     for mark in panel.marks:
         match mark:
             case Line() | Points():
-                found += getattr(mark, which)
+                values += getattr(mark, which)
             case Curves():
-                found += [value for curve in mark.curves for value in getattr(curve, which)]
-    positive = [value for value in found if value > 0]
+                values += [value for curve in mark.curves for value in getattr(curve, which)]
+    positive = [value for value in values if value > 0]
     return not positive or np.log10(max(positive) / min(positive)) < 2.5
 
 
-def veil(count: int, least: float) -> float:
-    """How opaque each of many marks is, so that those below are seen too."""
+def opacity(count: int, least: float) -> float:
+    """Return the opacity of each of `count` overlapping marks, at least `least`."""
     return float(np.clip(5 / max(count, 1) ** 0.6, least, 0.9))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, the first and the last always, the others evenly between."""
+    """Return at most `most` of the items: the first, the last, and others evenly in between."""
     if len(items) <= most:
         return list(items)
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, most).round()]

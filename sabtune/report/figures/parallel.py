@@ -1,4 +1,4 @@
-"""Every trial as a line through what it is, to its score."""
+"""Parallel coordinates: every trial as a line through its parameters to its score."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from sabtune.report.figures.fields import Field, Value, fields, without_bound
 from sabtune.report.figures.marks import Dimension, Parallel, Scale, spread
 from sabtune.study.record import TrialRecord
 
-MOST = 10
-"""Fields; more axes are too narrow to be named."""
+MAX_FIELDS = 10
+"""Maximum number of fields; more axes leave no room for their names."""
 
-APART = 0.06
-"""Of an axis of parallel coordinates: the least between two values that are written."""
+TICK_DISTANCE = 0.06
+"""Minimum distance between two labeled values, as a fraction of the axis."""
 
-LINES = 150
-"""Of parallel coordinates; more can't be followed."""
+MAX_LINES = 150
+"""Maximum number of lines; more are hard to follow."""
 
 
 def parallel(data: ReportData) -> Parallel | None:
-    """Every trial as a line through its parameters to its score."""
+    """Return the figure, or None if fewer than two fields differ."""
     scored = [t for t in data.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
-    shown = spread(data.by_score(scored), LINES)
-    found = [] if data.is_comparison else fields(data, shown)[:MOST]
-    if len(found) < 2:
+    shown = spread(data.by_score(scored), MAX_LINES)
+    varying = [] if data.is_comparison else fields(data, shown)[:MAX_FIELDS]
+    if len(varying) < 2:
         return None
     values = [trial.score for trial in shown]
     scale = Scale.of("score", values)
-    dimensions = [_dimension(field, shown) for field in found]
-    words: dict[int, Value] = {trial.number: state(trial) for trial in shown}
-    if len(set(words.values())) > 1:
-        dimensions.append(_dimension(Field("state", words), shown))
+    dimensions = [_dimension(field, shown) for field in varying]
+    states: dict[int, Value] = {trial.number: state(trial) for trial in shown}
+    if len(set(states.values())) > 1:
+        dimensions.append(_dimension(Field("state", states), shown))
     scores = Field("score", {trial.number: trial.score for trial in shown}, linear=True)
     dimensions.append(_dimension(scores, shown))
     some = f"Each trial with a score (n = {len(scored)})"
@@ -43,8 +43,8 @@ def parallel(data: ReportData) -> Parallel | None:
     return Parallel(
         name="parallel",
         title="Parallel coordinates",
-        caption=f"{some} as a line through what it is to its score, a pruned one to its last; what "
-        "a trial doesn't have stands at –."
+        caption=f"{some} as a line through its parameters to its score, or to its last score if it "
+        "was pruned. Parameters that a trial does not have are at –."
         f"{without_bound(data, shown)}",
         dimensions=dimensions,
         values=values,
@@ -53,7 +53,7 @@ def parallel(data: ReportData) -> Parallel | None:
 
 
 def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
-    """Values at their places from 0 to 1; what is missing at 0, below the others."""
+    """Return the axis of a field, with values from 0 to 1, and missing values at 0 below them."""
     missing = any(trial.number not in field.values for trial in trials)
     floor = 0.12 if missing else 0.0
     if field.numeric:
@@ -63,11 +63,11 @@ def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
         def place(value: Value) -> float:
             return (float(scale(float(value))) - low) / ((high - low) or 1.0)
 
-        kept = [field.ends[0]]
+        labeled = [field.ends[0]]
         for value in field.ticks:
-            room = min(place(value) - place(kept[-1]), 1 - place(value))
-            kept += [value] * (room > APART)
-        ticks = [(place(value), f"{value:.3g}") for value in (*kept, field.ends[1])]
+            room = min(place(value) - place(labeled[-1]), 1 - place(value))
+            labeled += [value] * (room > TICK_DISTANCE)
+        ticks = [(place(value), f"{value:.3g}") for value in (*labeled, field.ends[1])]
     else:
         values = field.distinct
 
@@ -75,12 +75,12 @@ def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
             return values.index(value) / max(len(values) - 1, 1)
 
         ticks = [(place(value), str(value)) for value in values]
-    known = [(floor + (1 - floor) * at, text) for at, text in ticks]
+    shifted = [(floor + (1 - floor) * at, text) for at, text in ticks]
     return Dimension(
         label=field.name,
         places=[
             floor + (1 - floor) * place(field.values[t.number]) if t.number in field.values else 0.0
             for t in trials
         ],
-        ticks=[*([(0.0, "–")] if missing else []), *known],
+        ticks=[*([(0.0, "–")] if missing else []), *shifted],
     )

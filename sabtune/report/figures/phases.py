@@ -1,4 +1,4 @@
-"""What the remainder of a length by k_att does to the accuracy."""
+"""Accuracy against the remainder of the length by k_att."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from sabtune.training.evaluation import mean_by_phase
 
 
 def phases(data: ReportData) -> Figure | None:
-    """The accuracy of the best trial by the phase of the length, a line for each length of the
-    ladder; None where one phase was measured, or there is one."""
+    """Return the accuracy of the best trial by phase, with a line for each length of the ladder.
+
+    Returns None if there is only one phase, or if not every phase was measured.
+    """
     period, tested = data.run.trial.model.period, data.best.test
     if period == 1 or not all(
         result.worst_phase is not None and result.by_phase for result in tested
@@ -23,7 +25,7 @@ def phases(data: ReportData) -> Figure | None:
                 for accuracy in mean_by_phase(data.task, result.length, result.by_phase, period)
             ],
             label=f"from length {result.length:,}",
-            colour=METHODS[number % len(METHODS)],
+            color=METHODS[number % len(METHODS)],
             symbol=SYMBOLS[number % len(SYMBOLS)],
             dash=DASHES[number // len(METHODS) % len(DASHES)],
         )

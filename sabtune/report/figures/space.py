@@ -1,4 +1,4 @@
-"""The search space: what the score does along each parameter; sparsity; the Pareto front."""
+"""The search space: score against each parameter, accuracy against sparsity, Pareto front."""
 
 from __future__ import annotations
 
@@ -30,59 +30,59 @@ from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.terminal.summary import UNITS
 
-LOOK = {
+STYLES = {
     "complete": (BLUE, "circle", True),
     "pruned": (ORANGE, "diamond", False),
     "failed": (VERMILION, "cross", True),
     BROKEN: (PURPLE, "square", False),
 }
-"""How a trial's end looks: colour, symbol, filled."""
+"""Color, symbol and fill of a trial, by how it ended."""
 
-BELOW = -0.07
-"""Where failed trials stand: they have no score."""
+FAILED_SCORE = -0.07
+"""The y value of failed trials, which have no score."""
 
-PANELS = 12
-"""Most parameters in a figure."""
+MAX_PANELS = 12
+"""Maximum number of parameters in a figure."""
 
-FEW_VALUES = 20
-"""Up to which trials of one value are drawn side by side."""
+MAX_SHIFTED_VALUES = 20
+"""Maximum number of values of a parameter for which trials are drawn side by side."""
 
 
 def scores(data: ReportData) -> Figure | None:
-    """The score along every parameter that differs."""
-    found = [] if data.is_comparison else fields(data, data.ended)[:PANELS]
-    if not found:
+    """Return the score against every parameter that differs, or None if none does."""
+    varying = [] if data.is_comparison else fields(data, data.ended)[:MAX_PANELS]
+    if not varying:
         return None
-    columns = min(3, len(found))
-    panels = [_along(data, field, first=i % columns == 0) for i, field in enumerate(found)]
+    columns = min(3, len(varying))
+    panels = [_score_panel(data, field, first=i % columns == 0) for i, field in enumerate(varying)]
     return Figure(
         name="scores",
         title="Score against each parameter",
-        caption=f"The score of each trial (n = {len(data.ended)}) along what they differ in; a "
-        "pruned one has its last score, a failed one none and stands below 0. The line joins the "
-        "medians of the complete ones where values are few, and trials of one value are drawn "
-        f"side by side.{without_bound(data, data.ended)}",
+        caption=f"The score of each trial (n = {len(data.ended)}) against each parameter that "
+        "differs. Pruned trials have their last score; failed ones have none and are drawn below "
+        "0. If there are few values, a line joins the medians of the complete trials, and trials "
+        f"with the same value are side by side.{without_bound(data, data.ended)}",
         panels=panels,
         columns=columns,
         height=2.1,
     )
 
 
-def _along(data: ReportData, field: Field, *, first: bool) -> Panel:
+def _score_panel(data: ReportData, field: Field, *, first: bool) -> Panel:
     trials = [trial for trial in data.ended if trial.number in field.values]
     place = {value: float(i) for i, value in enumerate(field.distinct)}
     x = {n: float(value) if field.numeric else place[value] for n, value in field.values.items()}
-    few = len(place) <= FEW_VALUES and 2 * len(place) <= len(trials)
+    few = len(place) <= MAX_SHIFTED_VALUES and 2 * len(place) <= len(trials)
     shift = _shift(field, trials) if few else dict.fromkeys(field.values, 0.0)
     marks: list[Mark] = []
-    for name, (colour, symbol, filled) in LOOK.items():
+    for name, (color, symbol, filled) in STYLES.items():
         own = [trial for trial in trials if state(trial) == name]
         points = Points(
-            x=[_moved(x[trial.number], shift[trial.number], field.log) for trial in own],
-            y=[BELOW if name == "failed" else trial.score for trial in own],
+            x=[_shifted(x[trial.number], shift[trial.number], field.log) for trial in own],
+            y=[FAILED_SCORE if name == "failed" else trial.score for trial in own],
             names=[f"#{trial.number} {field.name}={field.values[trial.number]}" for trial in own],
             label=name,
-            colour=colour,
+            color=color,
             symbol=symbol,
             filled=filled,
         )
@@ -95,7 +95,7 @@ def _along(data: ReportData, field: Field, *, first: bool) -> Panel:
 
 
 def _field_axis(field: Field) -> Axis:
-    """With every value written where they are few."""
+    """Return the axis of a field, labeled with its ticks."""
     values = field.distinct
     if not field.numeric:
         ticks = [(float(i), str(value)) for i, value in enumerate(values)]
@@ -110,27 +110,30 @@ def _medians(trials: Sequence[TrialRecord], x: dict[int, float]) -> Line:
         by_value.setdefault(x[trial.number], []).append(trial.score)
     at = sorted(by_value)
     y = [statistics.median(by_value[value]) for value in at]
-    return Line(x=at, y=y, label="median of complete", colour=BLACK, width=1.2)
+    return Line(x=at, y=y, label="median of complete", color=BLACK, width=1.2)
 
 
 def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
-    """Sideways, so that trials of one value don't hide each other: the same in every report."""
+    """Return a sideways shift for each trial, so that trials with one value stay visible.
+
+    It is the same in every report.
+    """
     values = field.distinct
     if field.numeric:
         numbers = np.log(field.distinct) if field.log else np.array(values, dtype=float)
         width = min(0.25 * float(np.diff(numbers).min()), 0.06 * float(np.ptp(numbers)))
     else:
         width = 0.25
-    draw = np.random.default_rng(0).uniform(-width, width, len(trials))
-    return {trial.number: float(by) for trial, by in zip(trials, draw, strict=True)}
+    shifts = np.random.default_rng(0).uniform(-width, width, len(trials))
+    return {trial.number: float(shift) for trial, shift in zip(trials, shifts, strict=True)}
 
 
-def _moved(x: float, by: float, log: bool) -> float:
-    return x * float(np.exp(by)) if log else x + by
+def _shifted(x: float, shift: float, log: bool) -> float:
+    return x * float(np.exp(shift)) if log else x + shift
 
 
 def pareto(data: ReportData) -> Figure | None:
-    """The score against each other objective, of a study that has several."""
+    """Return the score against each other objective, or None if the study has only one."""
     names = record.plan(data.study).get("objectives", [])
     trials = [trial for trial in data.complete if len(trial.values) == len(names)]
     if len(names) < 2 or not trials:
@@ -145,7 +148,7 @@ def pareto(data: ReportData) -> Figure | None:
                 x=[t.values[i] for t in front],
                 y=[t.values[0] for t in front],
                 label="Pareto front" if len(names) == 2 else "on the front of all objectives",
-                colour=VERMILION,
+                color=VERMILION,
                 symbol="circle",
                 width=1.5 if len(names) == 2 else 0.0,
             ),
@@ -158,32 +161,36 @@ def pareto(data: ReportData) -> Figure | None:
         name="pareto",
         title="Pareto front",
         caption=f"Score against {' and '.join(names[1:])} (n = {len(trials)} complete trials); "
-        f"{len(front)} of them no other beats in every objective.",
+        f"{len(front)} of them are on the Pareto front.",
         panels=panels,
     )
 
 
 def sparsity(data: ReportData) -> Figure | None:
-    """The accuracy at the longest length against the share of the memories that are kept."""
-    known = [
+    """Return the accuracy at the longest length against the share of memories kept, or None."""
+    shares = [
         (trial, share)
         for trial in data.complete
         if trial.test and trial.run and (share := trial.run.share_kept()) is not None
     ]
-    if len({share for _, share in known}) < 2:
+    if len({share for _, share in shares}) < 2:
         return None
-    longest = max(result.length for trial, _ in known for result in trial.test)
-    periods = sorted({trial.run.trial.model.period for trial, _ in known if trial.run})
+    longest = max(result.length for trial, _ in shares for result in trial.test)
+    periods = sorted({trial.run.trial.model.period for trial, _ in shares if trial.run})
     marks: list[Mark] = []
     for i, period in enumerate(periods):
-        own = [of for of in known if of[0].run and of[0].run.trial.model.period == period]
+        own = [
+            (trial, share)
+            for trial, share in shares
+            if trial.run and trial.run.trial.model.period == period
+        ]
         marks.append(
             Points(
                 x=[100 * share for _, share in own],
                 y=[100 * max(trial.test, key=lambda r: r.length).accuracy for trial, _ in own],
                 names=[f"#{trial.number}, {share:.1%} kept" for trial, share in own],
                 label=f"k_att {period}",
-                colour=METHODS[i % len(METHODS)],
+                color=METHODS[i % len(METHODS)],
                 symbol=SYMBOLS[i % len(SYMBOLS)],
             )
         )
@@ -191,7 +198,7 @@ def sparsity(data: ReportData) -> Figure | None:
     return Figure(
         name="sparsity",
         title="Accuracy against sparsity",
-        caption=f"The accuracy of each complete trial (n = {len(known)}) at length {longest:,} "
+        caption=f"The accuracy of each complete trial (n = {len(shares)}) at length {longest:,} "
         "against the share of the memories that a step keeps at the end of a training sequence "
         "(100 %: all of them), colored by k_att.",
         panels=[
@@ -210,5 +217,5 @@ def _objective(trials: Sequence[TrialRecord], i: int, label: str) -> Points:
         y=[trial.values[0] for trial in trials],
         names=[f"#{trial.number}" for trial in trials],
         label=label,
-        colour=BLUE,
+        color=BLUE,
     )

@@ -1,4 +1,4 @@
-"""Figures for print, by matplotlib: sized for a page of two columns, text as text in the PDF."""
+"""Draws figures for print with matplotlib, sized for a page of two columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure as Sheet
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -33,19 +33,19 @@ from sabtune.report.figures.marks import (
     Rule,
     Scale,
     is_narrow,
-    veil,
+    opacity,
 )
 
-WIDTH = 6.9
-"""Inches: both columns of a page."""
+WIDTH_INCHES = 6.9
+"""Width of both columns of a page."""
 
-SINGLE = 4.8
-"""Inches: a figure of one panel."""
+PANEL_WIDTH_INCHES = 4.8
+"""Width of a figure with one panel."""
 
 DPI = 200
 
-CHARACTER = 0.058
-"""Inches that a character of the legend is wide."""
+CHARACTER_INCHES = 0.058
+"""Width of a character of the legend."""
 
 MAP = "viridis_r"
 
@@ -80,48 +80,50 @@ Handles = dict[str, Line2D | Patch]
 
 
 def draw(drawing: Drawing, format: Literal["png", "pdf"]) -> bytes:
-    """The figure as a file of this format; the same figure gives the same bytes."""
+    """Return the figure as a file of this format; the same figure gives the same bytes."""
     with mpl.rc_context(STYLE):
-        table = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
-        table.suptitle(plain(drawing.title), fontweight="bold")
-        made = io.BytesIO()
+        canvas = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
+        canvas.suptitle(plain(drawing.title), fontweight="bold")
+        file = io.BytesIO()
         metadata = {"CreationDate": None} if format == "pdf" else {}
-        table.savefig(made, format=format, dpi=DPI, metadata=metadata)
-    return made.getvalue()
+        canvas.savefig(file, format=format, dpi=DPI, metadata=metadata)
+    return file.getvalue()
 
 
 def plain(text: str) -> str:
-    """Text that stands for itself: no mathematics, and never hidden from a legend."""
+    """Escape text for matplotlib: no mathematics, and never hidden from a legend."""
     escaped = text.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
-def _figure(figure: Figure) -> Sheet:
+def _figure(figure: Figure) -> Canvas:
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
-    width = WIDTH if columns > 1 else SINGLE
+    width = WIDTH_INCHES if columns > 1 else PANEL_WIDTH_INCHES
     handles: Handles = {}
-    table = Sheet(figsize=(width, rows * figure.height), layout="constrained")
-    grid = table.subplots(rows, columns, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place < len(figure.panels):
-            _panel(axes, figure.panels[place], figure.scale, handles)
+    canvas = Canvas(figsize=(width, rows * figure.height), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        if i < len(figure.panels):
+            _panel(axes, figure.panels[i], figure.scale, handles)
         else:
             axes.remove()
     if figure.scale:
         used = [axes for axes in grid.flat if axes.figure is not None]
-        table.colorbar(_mappable(figure.scale), ax=used, label=plain(figure.scale.label), aspect=30)
+        canvas.colorbar(
+            _mappable(figure.scale), ax=used, label=plain(figure.scale.label), aspect=30
+        )
     if handles:
-        room = width / CHARACTER / (max(map(len, handles)) + 8)
-        below = table.legend(
+        room = width / CHARACTER_INCHES / (max(map(len, handles)) + 8)
+        legend = canvas.legend(
             handles.values(),
             [plain(label) for label in handles],
             loc="outside lower center",
             ncols=max(1, min(int(room), len(handles))),
         )
-        extra = math.ceil(len(handles) / below._ncols) * 0.16 + 0.1  # type: ignore[attr-defined]
-        table.set_size_inches(width, rows * figure.height + extra + 0.25)
-    return table
+        extra = math.ceil(len(handles) / legend._ncols) * 0.16 + 0.1  # type: ignore[attr-defined]
+        canvas.set_size_inches(width, rows * figure.height + extra + 0.25)
+    return canvas
 
 
 def _panel(axes: Axes, panel: Panel, scale: Scale | None, handles: Handles) -> None:
@@ -138,20 +140,22 @@ def _panel(axes: Axes, panel: Panel, scale: Scale | None, handles: Handles) -> N
 
 def _axis(axes: Axes, panel: Panel, which: Literal["x", "y"]) -> None:
     axis: Axis = getattr(panel, which)
-    own = axes.xaxis if which == "x" else axes.yaxis
+    mpl_axis = axes.xaxis if which == "x" else axes.yaxis
     if axis.log:
         getattr(axes, f"set_{which}scale")("log")
-        own.set_minor_locator(NullLocator())
-        own.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow(panel, which) else (1,)))
-        own.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        mpl_axis.set_minor_locator(NullLocator())
+        mpl_axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow(panel, which) else (1,)))
+        mpl_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if axis.ticks:
-        own.set_ticks([at for at, _ in axis.ticks], labels=[plain(text) for _, text in axis.ticks])
-        words = not axis.log and max(len(text) for _, text in axis.ticks) * len(axis.ticks) > 26
-        if which == "x" and words:
+        mpl_axis.set_ticks(
+            [at for at, _ in axis.ticks], labels=[plain(text) for _, text in axis.ticks]
+        )
+        crowded = not axis.log and max(len(text) for _, text in axis.ticks) * len(axis.ticks) > 26
+        if which == "x" and crowded:
             axes.tick_params(axis="x", labelrotation=30)
     getattr(axes, f"set_{which}lim")(axis.low, axis.high)
     if axis.reverse:
-        own.set_inverted(True)
+        mpl_axis.set_inverted(True)
 
 
 def _mark(axes: Axes, mark: Mark, scale: Scale | None, handles: Handles) -> None:
@@ -163,16 +167,16 @@ def _mark(axes: Axes, mark: Mark, scale: Scale | None, handles: Handles) -> None
         case Points():
             _points(axes, mark, handles)
         case Rule():
-            style = {"color": mark.colour, "linestyle": DASHES[mark.dash], "linewidth": 1.0}
+            style = {"color": mark.color, "linestyle": DASHES[mark.dash], "linewidth": 1.0}
             if mark.x is not None:
-                drawn = axes.axvline(mark.x, **style)  # type: ignore[arg-type]
+                artist = axes.axvline(mark.x, **style)  # type: ignore[arg-type]
             else:
-                drawn = axes.axhline(mark.y or 0.0, **style)  # type: ignore[arg-type]
-            _name(handles, mark.label, drawn)
+                artist = axes.axhline(mark.y or 0.0, **style)  # type: ignore[arg-type]
+            _name(handles, mark.label, artist)
         case Bars():
             bar = axes.barh if mark.lying else axes.bar
-            bar(mark.at, mark.heights, mark.width, color=mark.colour, alpha=0.8)
-            _name(handles, mark.label, Patch(color=mark.colour, alpha=0.8))
+            bar(mark.at, mark.heights, mark.width, color=mark.color, alpha=0.8)
+            _name(handles, mark.label, Patch(color=mark.color, alpha=0.8))
         case Heat():
             assert scale is not None
             axes.pcolormesh(
@@ -182,37 +186,39 @@ def _mark(axes: Axes, mark: Mark, scale: Scale | None, handles: Handles) -> None
 
 def _line(axes: Axes, line: Line, handles: Handles) -> None:
     style = {
-        "color": line.colour,
+        "color": line.color,
         "linestyle": DASHES[line.dash] if line.width else "none",
         "linewidth": line.width,
         "marker": SYMBOLS[line.symbol] if line.symbol else None,
         "markersize": 4.5,
     }
-    (drawn,) = axes.plot(line.x, line.y, zorder=4, **style)  # type: ignore[arg-type]
-    _name(handles, line.label, drawn)
+    (artist,) = axes.plot(line.x, line.y, zorder=4, **style)  # type: ignore[arg-type]
+    _name(handles, line.label, artist)
     ends = list(zip(line.x, line.y, line.low or [], line.high or [], strict=False))
-    known = [(x, y, low, high) for x, y, low, high in ends if low is not None and high is not None]
-    if not known:
+    intervals = [
+        (x, y, low, high) for x, y, low, high in ends if low is not None and high is not None
+    ]
+    if not intervals:
         return
-    x, y, low, high = np.array(known).T
+    x, y, low, high = np.array(intervals).T
     if line.symbol:
         bars = np.maximum([y - low, high - y], 0)
-        axes.errorbar(x, y, bars, fmt="none", color=line.colour, capsize=2, lw=1)
+        axes.errorbar(x, y, bars, fmt="none", color=line.color, capsize=2, lw=1)
     else:
-        axes.fill_between(x, low, high, color=line.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=line.color, alpha=0.15, linewidth=0)
 
 
 def _curves(axes: Axes, many: Curves, scale: Scale | None, handles: Handles) -> None:
-    colours = [
+    colors = [
         mpl.colormaps[MAP](scale.place(curve.value))
         if scale and curve.value is not None
-        else many.colour
+        else many.color
         for curve in many.curves
     ]
     axes.add_collection(
         LineCollection(
             [np.column_stack([curve.x, curve.y]) for curve in many.curves],
-            colors=colours,
+            colors=colors,
             linewidths=0.8 if len(many.curves) > 1 else 1.6,
             linestyles=DASHES[many.dash],
             alpha=many.alpha if len(many.curves) > 1 else 1.0,
@@ -220,7 +226,7 @@ def _curves(axes: Axes, many: Curves, scale: Scale | None, handles: Handles) -> 
         )
     )
     axes.autoscale_view()
-    _name(handles, many.label, Line2D([], [], color=many.colour, linestyle=DASHES[many.dash], lw=1))
+    _name(handles, many.label, Line2D([], [], color=many.color, linestyle=DASHES[many.dash], lw=1))
 
 
 def _points(axes: Axes, points: Points, handles: Handles) -> None:
@@ -229,27 +235,28 @@ def _points(axes: Axes, points: Points, handles: Handles) -> None:
         "marker": SYMBOLS[points.symbol],
         "markersize": points.size * 0.9,
         "markeredgewidth": points.width,
-        "markeredgecolor": points.colour,
-        "markerfacecolor": points.colour if points.filled else "none",
+        "markeredgecolor": points.color,
+        "markerfacecolor": points.color if points.filled else "none",
     }
     axes.plot(points.x, points.y, alpha=points.alpha, zorder=3, **style)  # type: ignore[arg-type]
     _name(handles, points.label, Line2D([], [], **style))  # type: ignore[arg-type]
 
 
-def _name(handles: Handles, label: str, drawn: Line2D | Patch) -> None:
+def _name(handles: Handles, label: str, artist: Line2D | Patch) -> None:
+    """Add an entry to the legend, unless its label is empty or already there."""
     if label:
-        handles.setdefault(label, drawn)
+        handles.setdefault(label, artist)
 
 
-def _parallel(figure: Parallel) -> Sheet:
-    table = Sheet(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = table.subplots()
+def _parallel(figure: Parallel) -> Canvas:
+    canvas = Canvas(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
+    axes = canvas.subplots()
     places = np.array([dimension.places for dimension in figure.dimensions]).T
     at = [float(x) for x in range(places.shape[1])]
-    alpha = veil(len(places), least=0.25)
-    colours = [mpl.colormaps[MAP](figure.scale.place(value)) for value in figure.values]
+    alpha = opacity(len(places), least=0.25)
+    colors = [mpl.colormaps[MAP](figure.scale.place(value)) for value in figure.values]
     lines = [np.column_stack([at, line]) for line in places]
-    axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.0, alpha=alpha))
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.0, alpha=alpha))
     for x, dimension in zip(at, figure.dimensions, strict=True):
         axes.axvline(x, color="black", linewidth=0.8)
         for y, text in dimension.ticks:
@@ -258,15 +265,15 @@ def _parallel(figure: Parallel) -> Sheet:
                 va="center", bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
             )  # fmt: skip
     names = [plain(dimension.label) for dimension in figure.dimensions]
-    room = 0.8 * WIDTH / len(at) / CHARACTER
+    room = 0.8 * WIDTH_INCHES / len(at) / CHARACTER_INCHES
     crowded = any(len(a) + len(b) > 2 * room - 4 for a, b in pairwise(names))
     axes.set_xticks(at, names, rotation=20 if crowded else 0, ha="right" if crowded else "center")
     axes.set(xlim=(-0.1, len(at) - 0.6), ylim=(-0.04, 1.04))
     axes.yaxis.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    table.colorbar(_mappable(figure.scale), ax=axes, label=plain(figure.scale.label), aspect=30)
-    return table
+    canvas.colorbar(_mappable(figure.scale), ax=axes, label=plain(figure.scale.label), aspect=30)
+    return canvas
 
 
 def _norm(scale: Scale) -> Normalize:

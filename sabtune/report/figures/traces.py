@@ -1,4 +1,4 @@
-"""Marks as plotly's traces and shapes."""
+"""Marks of figures as traces and shapes of plotly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sabtune.report.figures.marks import (
 MAP = "Viridis_r"
 
 SHADES = 24
-"""That curves on the scale are drawn in: those of a shade are one trace, or a page is slow."""
+"""Number of colors for curves on the scale. Curves of one color share a trace, for speed."""
 
 SYMBOLS = {
     "circle": "circle",
@@ -37,44 +37,49 @@ SYMBOLS = {
     "plus": "cross-thin",
     "star": "star",
 }
-THIN = ("cross", "plus")
-"""Symbols that are nothing but their edge."""
+EDGE_ONLY = ("cross", "plus")
+"""Symbols that consist only of an edge."""
 
 
 def add(
-    made: go.Figure, mark: Mark, scale: Scale | None, at: dict[str, int], named: set[str]
+    plot: go.Figure, mark: Mark, scale: Scale | None, at: dict[str, int], named: set[str]
 ) -> None:
-    """Adds a mark to the panel `at` a row and a column; `named`: what the legend has already."""
+    """Add a mark to a panel of a plotly figure.
+
+    at: The row and column of the panel.
+
+    named: The labels in the legend; the mark's label is added.
+    """
     match mark:
         case Line():
-            _line(made, mark, at, named)
+            _line(plot, mark, at, named)
         case Curves():
-            _curves(made, mark, scale, at, named)
+            _curves(plot, mark, scale, at, named)
         case Points():
-            made.add_trace(_points(mark, named), **at)
+            plot.add_trace(_points(mark, named), **at)
         case Rule():
-            _rule(made, mark, at, named)
+            _rule(plot, mark, at, named)
         case Bars():
-            made.add_trace(_bars(mark, named), **at)
+            plot.add_trace(_bars(mark, named), **at)
         case Heat():
-            made.add_trace(_heat(mark), **at)
+            plot.add_trace(_heat(mark), **at)
 
 
-def _line(made: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> None:
+def _line(plot: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> None:
     ends = list(zip(line.x, line.low or [], line.high or [], strict=False))
-    known = [(x, low, high) for x, low, high in ends if low is not None and high is not None]
+    intervals = [(x, low, high) for x, low, high in ends if low is not None and high is not None]
     extra: dict[str, Any] = {}
-    if known and line.symbol and len(known) == len(line.x):
-        up = [max(high - y, 0) for y, (_, _, high) in zip(line.y, known, strict=True)]
-        down = [max(y - low, 0) for y, (_, low, _) in zip(line.y, known, strict=True)]
+    if intervals and line.symbol and len(intervals) == len(line.x):
+        up = [max(high - y, 0) for y, (_, _, high) in zip(line.y, intervals, strict=True)]
+        down = [max(y - low, 0) for y, (_, low, _) in zip(line.y, intervals, strict=True)]
         extra["error_y"] = {"array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
-    elif known:
-        made.add_trace(
+    elif intervals:
+        plot.add_trace(
             go.Scatter(
-                x=[x for x, _, _ in known] + [x for x, _, _ in reversed(known)],
-                y=[low for _, low, _ in known] + [high for _, _, high in reversed(known)],
+                x=[x for x, _, _ in intervals] + [x for x, _, _ in reversed(intervals)],
+                y=[low for _, low, _ in intervals] + [high for _, _, high in reversed(intervals)],
                 fill="toself",
-                fillcolor=line.colour,
+                fillcolor=line.color,
                 opacity=0.15,
                 line={"width": 0},
                 hoverinfo="skip",
@@ -84,16 +89,16 @@ def _line(made: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> N
             **at,
         )
     mode = "+".join(["lines"] * bool(line.width) + ["markers"] * bool(line.symbol))
-    made.add_trace(
+    plot.add_trace(
         go.Scatter(
             x=list(line.x),
             y=list(line.y),
             mode=mode,
-            line={"color": line.colour, "width": line.width, "dash": line.dash},
-            marker=_marker(line.symbol or "circle", line.colour, filled=True, size=7),
+            line={"color": line.color, "width": line.width, "dash": line.dash},
+            marker=_marker(line.symbol or "circle", line.color, filled=True, size=7),
             text=[plain(name) for name in line.names] or None,
             hovertemplate=f"{'%{text}' if line.names else '%{x}'}, %{{y:.4g}}",
-            **_names(line.label, named),
+            **_legend_entry(line.label, named),
             **extra,
         ),
         **at,
@@ -101,20 +106,20 @@ def _line(made: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> N
 
 
 def _curves(
-    made: go.Figure, many: Curves, scale: Scale | None, at: dict[str, int], named: set[str]
+    plot: go.Figure, many: Curves, scale: Scale | None, at: dict[str, int], named: set[str]
 ) -> None:
     shades: dict[str, list[Curve]] = {}
     for curve in many.curves:
         shades.setdefault(_shade(curve, many, scale), []).append(curve)
     alone = len(many.curves) == 1
-    for colour, curves in shades.items():
-        made.add_trace(
+    for color, curves in shades.items():
+        plot.add_trace(
             go.Scatter(
                 x=_joined([curve.x for curve in curves]),
                 y=_joined([curve.y for curve in curves]),
                 text=_joined([[plain(curve.name)] * len(curve.x) for curve in curves]),
                 mode="lines",
-                line={"color": colour, "width": 2.4 if alone else 1.2, "dash": many.dash},
+                line={"color": color, "width": 2.4 if alone else 1.2, "dash": many.dash},
                 opacity=1.0 if alone else many.alpha,
                 hovertemplate="%{text}<br>%{x}, %{y:.4g}<extra></extra>",
                 legendgroup=plain(many.label) or None,
@@ -122,21 +127,23 @@ def _curves(
             ),
             **at,
         )
-    if many.label and many.label not in named:  # in a colour that stands for none of the scale
-        line = {"color": many.colour, "dash": many.dash, "width": 2.4 if alone else 1.5}
-        key = go.Scatter(x=[None], y=[None], mode="lines", line=line, **_names(many.label, named))
-        made.add_trace(key, **at)
+    if many.label and many.label not in named:  # in a color outside of the scale
+        line = {"color": many.color, "dash": many.dash, "width": 2.4 if alone else 1.5}
+        key = go.Scatter(
+            x=[None], y=[None], mode="lines", line=line, **_legend_entry(many.label, named)
+        )
+        plot.add_trace(key, **at)
 
 
 def _shade(curve: Curve, many: Curves, scale: Scale | None) -> str:
     if scale is None or curve.value is None:
-        return many.colour
+        return many.color
     place = round(scale.place(curve.value) * SHADES) / SHADES
     return str(sample_colorscale(MAP, [place])[0])
 
 
 def _joined(parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """One after the other, with a gap between."""
+    """Return the parts one after the other, with a gap in between."""
     return [value for part in parts for value in (*part, None)][:-1]
 
 
@@ -146,31 +153,33 @@ def _points(points: Points, named: set[str]) -> go.Scatter:
         y=list(points.y),
         text=[plain(name) for name in points.names],
         mode="markers",
-        marker=_marker(points.symbol, points.colour, filled=points.filled, size=points.size * 1.5)
+        marker=_marker(points.symbol, points.color, filled=points.filled, size=points.size * 1.5)
         | (
-            {"line": {"color": points.colour, "width": 1.5 * points.width}}
+            {"line": {"color": points.color, "width": 1.5 * points.width}}
             if points.width != 1
             else {}
         ),
         opacity=points.alpha,
         hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
-        **_names(points.label, named),
+        **_legend_entry(points.label, named),
     )
 
 
-def _marker(symbol: str, colour: str, *, filled: bool, size: float) -> dict[str, Any]:
-    open_ = "" if filled and symbol not in THIN else "-open"
-    edge = {"color": colour, "width": 1.5 if open_ else 0}
-    return {"symbol": SYMBOLS[symbol] + open_, "color": colour, "size": size, "line": edge}
+def _marker(symbol: str, color: str, *, filled: bool, size: float) -> dict[str, Any]:
+    open_ = "" if filled and symbol not in EDGE_ONLY else "-open"
+    edge = {"color": color, "width": 1.5 if open_ else 0}
+    return {"symbol": SYMBOLS[symbol] + open_, "color": color, "size": size, "line": edge}
 
 
-def _rule(made: go.Figure, rule: Rule, at: dict[str, int], named: set[str]) -> None:
-    line = {"color": rule.colour, "dash": rule.dash, "width": 1.3}
+def _rule(plot: go.Figure, rule: Rule, at: dict[str, int], named: set[str]) -> None:
+    line = {"color": rule.color, "dash": rule.dash, "width": 1.3}
     if rule.x is not None:
         ends = {"x0": rule.x, "x1": rule.x, "y0": 0, "y1": 1, "yref": "y domain"}
     else:
         ends = {"y0": rule.y, "y1": rule.y, "x0": 0, "x1": 1, "xref": "x domain"}
-    made.add_shape(type="line", line=line, layer="below", **ends, **_names(rule.label, named), **at)
+    plot.add_shape(
+        type="line", line=line, layer="below", **ends, **_legend_entry(rule.label, named), **at
+    )
 
 
 def _bars(bars: Bars, named: set[str]) -> go.Bar:
@@ -178,11 +187,11 @@ def _bars(bars: Bars, named: set[str]) -> go.Bar:
     return go.Bar(
         **{along: list(bars.at), out: list(bars.heights)},
         width=bars.width,
-        marker={"color": bars.colour},
+        marker={"color": bars.color},
         opacity=0.8,
         orientation="h" if bars.lying else "v",
         hovertemplate=f"%{{{out}:.3g}}<extra></extra>",
-        **_names(bars.label, named),
+        **_legend_entry(bars.label, named),
     )
 
 
@@ -197,13 +206,13 @@ def _heat(heat: Heat) -> go.Heatmap:
     )
 
 
-def _names(label: str, named: set[str]) -> dict[str, Any]:
-    """Of equal labels the first alone is in the legend, and stands for all."""
+def _legend_entry(label: str, named: set[str]) -> dict[str, Any]:
+    """Return the legend options of a mark; of equal labels, only the first gets an entry."""
     shown = bool(label) and label not in named
     named.add(label)
     return {"name": plain(label), "legendgroup": plain(label), "showlegend": shown}
 
 
 def plain(text: str) -> str:
-    """Text that stands for itself: plotly takes some tags and entities for its own."""
+    """Escape text for plotly, which interprets some tags and entities."""
     return html.escape(text, quote=False)

@@ -1,4 +1,4 @@
-"""Training as it went: how sparsity set in, and what the loss and the score did meanwhile."""
+"""Training over time: schedules of sparsity, loss and score."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from sabtune.study.record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
 
-SHAPES = 150
-"""Most schedules in the figure."""
+MAX_SCHEDULES = 150
+"""Maximum number of schedules in the figure."""
 
-CURVES = 60
-"""Most learning curves in a panel."""
+MAX_CURVES = 60
+"""Maximum number of learning curves in a panel."""
 
-POINTS = 100
-"""Of a curve."""
+CURVE_POINTS = 100
+"""Maximum number of points of a curve."""
 
-COLOURS = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILION, BROKEN: PURPLE}
+COLORS = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILION, BROKEN: PURPLE}
 DASHES = {"complete": "solid", "pruned": "dash", "failed": "dot", BROKEN: "dash"}
 
 
 def schedules(data: ReportData) -> Figure | None:
-    """k_top over the progress of training, coloured by how the trial ended."""
+    """Return k_top over the progress of training, or None if no trial has a schedule."""
     trials = [t for t in data.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
     if data.is_comparison or not trials:
         return None
-    shown = spread(data.by_score(trials), SHAPES)
+    shown = spread(data.by_score(trials), MAX_SCHEDULES)
     marks: list[Mark] = []
-    for name in reversed(COLOURS):  # complete ones on top
-        own = [_shape(data, trial) for trial in shown if state(trial) == name]
+    for name in reversed(COLORS):  # complete ones on top
+        own = [_schedule(data, trial) for trial in shown if state(trial) == name]
         if own:
             marks.append(Curves(curves=own, label=name, dash=DASHES[name]))
     scored = [trial.score for trial in trials if trial.state != TrialState.FAIL] or [0.0]
@@ -59,8 +59,8 @@ def schedules(data: ReportData) -> Figure | None:
     return Figure(
         name="schedules",
         title="Schedules and their outcome",
-        caption=f"Memories kept a step over training, of {some}, coloured by the last score, "
-        "complete ones and high ones on top; grey ones failed.",
+        caption=f"Memories kept per step over training, of {some}, colored by the last score. "
+        "Complete trials and high scores are on top; failed trials are gray.",
         panels=[
             Panel(
                 x=Axis(label="updates done (%)", low=0, high=100),
@@ -72,26 +72,26 @@ def schedules(data: ReportData) -> Figure | None:
     )
 
 
-def _shape(data: ReportData, trial: TrialRecord) -> Curve:
+def _schedule(data: ReportData, trial: TrialRecord) -> Curve:
     assert trial.run is not None
     model = trial.run.trial.model
     assert isinstance(model, SAB.Config)
     dense = model.dense(data.task.steps(data.run.task.length))
-    done = [i / POINTS for i in range(POINTS + 1)]
+    progress = [i / CURVE_POINTS for i in range(CURVE_POINTS + 1)]
     most = dense if model.k_top >= ALL else ALL
-    kept = [min(model.schedule.k_top(share, model.k_top, dense), most) for share in done]
+    k_top = [min(model.schedule.k_top(share, model.k_top, dense), most) for share in progress]
     return Curve(
-        x=[100 * share for share in done],
-        y=kept,
+        x=[100 * share for share in progress],
+        y=k_top,
         name=f"#{trial.number} {model.label()}, {state(trial)}, score {trial.score:.3f}",
         value=None if trial.state == TrialState.FAIL else trial.score,
     )
 
 
 def learning(data: ReportData) -> Figure | None:
-    """The score and the training loss by updates."""
+    """Return the score and the training loss by updates, or None if no trial has a score."""
     trials = [trial for trial in data.ended if trial.scores]
-    shown = spread(data.by_score(trials), CURVES)
+    shown = spread(data.by_score(trials), MAX_CURVES)
     if not shown:
         return None
     panels = [_panel(data, "score", [(t, _scores(t)) for t in shown], log=False)]
@@ -104,14 +104,14 @@ def learning(data: ReportData) -> Figure | None:
     some = f"n = {counted(len(trials), 'trial')}"
     if len(shown) < len(trials):
         some = f"{len(shown)} of {counted(len(trials), 'trial')}, evenly through their ranking"
-    lost = f" The loss of {len(shown) - len(losses)} is not at hand." * (
+    missing = f" The loss of {len(shown) - len(losses)} is not available." * (
         0 < len(losses) < len(shown)
     )
     return Figure(
         name="learning",
         title="Learning curves",
         caption=f"Score on the selection sequences{' and training loss' * bool(losses)}, by "
-        f"updates ({some}); black is the best trial.{lost}",
+        f"updates ({some}); black: the best trial.{missing}",
         panels=panels,
     )
 
@@ -120,17 +120,17 @@ Points = Sequence[tuple[float, float]]
 
 
 def _panel(
-    data: ReportData, name: str, found: Sequence[tuple[TrialRecord, Points]], *, log: bool
+    data: ReportData, name: str, trials: Sequence[tuple[TrialRecord, Points]], *, log: bool
 ) -> Panel:
     marks: list[Mark] = []
     best = data.best.number
-    for word, colour in COLOURS.items():
-        own = [_curve(t, of) for t, of in found if state(t) == word and t.number != best]
+    for word, color in COLORS.items():
+        own = [_curve(t, points) for t, points in trials if state(t) == word and t.number != best]
         if own:
-            marks.append(Curves(curves=own, label=word, colour=colour, dash=DASHES[word]))
-    curves = [_curve(trial, of) for trial, of in found if trial.number == best]
+            marks.append(Curves(curves=own, label=word, color=color, dash=DASHES[word]))
+    curves = [_curve(trial, points) for trial, points in trials if trial.number == best]
     if curves:
-        marks.append(Curves(curves=curves, label=f"the best, #{best}", colour=BLACK))
+        marks.append(Curves(curves=curves, label=f"the best, #{best}", color=BLACK))
     y = Axis(label=name, log=log)
     if name == "score":
         y = Axis(label="score (0 to 1)", low=-0.02, high=1.02)
@@ -138,7 +138,7 @@ def _panel(
 
 
 def _curve(trial: TrialRecord, points: Points) -> Curve:
-    some = spread(points, POINTS)
+    some = spread(points, CURVE_POINTS)
     name = f"#{trial.number}, {state(trial)}" + (f": {trial.reason}" if trial.reason else "")
     return Curve(x=[x for x, _ in some], y=[y for _, y in some], name=name)
 

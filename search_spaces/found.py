@@ -1,6 +1,6 @@
-"""What searches of copying.py found, trained again without a search.
+"""The best configurations that the searches of copying.py found, trained again without a search.
 
-sabtune search docs/results/found.py  # and --rival lstm, truncated, self_attention
+sabtune search search_spaces/found.py  # and --baseline lstm, truncated, self_attention
 sabtune confirm found found.lstm found.truncated found.self_attention --top 1
 """
 
@@ -29,12 +29,12 @@ STUDY = Study(
 training = partial(TrainConfig, updates=20_000, batch_size=32, report_every=1000)
 
 
-def always(model: ModelConfig, train: TrainConfig) -> Space:
-    """The space that holds this configuration and no other."""
+def fixed(model: ModelConfig, train: TrainConfig) -> Space:
+    """Return a space with a single configuration."""
     return lambda _: TrialConfig(model=model, train=train)
 
 
-space = always(
+space = fixed(
     SAB.Config(
         hidden=64,
         k_top=11,
@@ -51,7 +51,7 @@ space = always(
 )
 
 BASELINES = {
-    "lstm": always(
+    "lstm": fixed(
         LSTM.Config(hidden=64, forget_bias=1),
         training(
             learning_rate=0.002501339819753809,
@@ -60,11 +60,11 @@ BASELINES = {
             shortest=6,
         ),
     ),
-    "truncated": always(
+    "truncated": fixed(
         LSTM.Config(hidden=64, k_trunc=10),
         training(learning_rate=1e-3, clip_norm=0.5, shortest=5),
     ),
-    "self_attention": always(
+    "self_attention": fixed(
         SelfAttention.Config(hidden=64),
         training(
             learning_rate=0.003182145629619259,
