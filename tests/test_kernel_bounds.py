@@ -18,7 +18,7 @@ from sabtune.ops.compiled import call
 from sabtune.ops.compiled.common import SOURCES, widen
 from sabtune.ops.compiled.memory_bank import _start_keys
 from sabtune.ops.compiled.simd import CHECKED, LANES, called, load, prefetch, spread, store
-from sabtune.ops.compiled.tile import tile
+from sabtune.ops.compiled.tile import Left, Right, Rows, tile
 from tests.fused_cases import Sparsity, noise, parameters
 
 SIZE = 3 * LANES
@@ -64,7 +64,8 @@ def tiled(
     a: Array, at: int, row: int, step: int, b: Array, b_at: int, b_step: int, b_next: int,
     count: int, c: Array, c_at: int, c_row: int,
 ) -> None:  # fmt: skip
-    least_tile(a, at, row, step, b, b_at, b_step, b_next, count, c, c_at, c_row)
+    left, right = Left(a, at, row, step), Right(b, b_at, b_step, b_next)
+    least_tile(left, right, count, Rows(c, c_at, c_row))
 
 
 @called

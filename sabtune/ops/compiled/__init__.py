@@ -1,1 +1,1 @@
-"""The CPU's backend: one compiled pass over the sequence and one back."""
+"""The CPU backend: compiled kernels that run one pass over the sequence and one back."""

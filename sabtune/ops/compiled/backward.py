@@ -1,46 +1,128 @@
 """The backward pass of SAB for a range of the batch, compiled: from the last step to the first.
 
-`sabtune.ops.compiled.common` has the legend. The gradient of a memory adds up in `d_memory` and
-`d_keys` (B, N + 1, H), N memories made in this call, as the steps that recalled it go by; when the
-pass comes to the step that made it, all of it is there and joins dL/dh_t. The last row takes what
-would go to memories from before the call, and is not read.
+`sabtune.ops.compiled.common` has the notation. The gradient of a memory accumulates in `d_memory`
+and `d_keys` (B, N + 1, H), for the N memories of this call, as the pass visits the steps that
+recalled it. When the pass reaches the step that made it, the sum is complete and is added to
+dL/dh_t. The last row takes what would go to memories from before the call, and is not read.
 
-The weights' gradients are summed up step by step, while their factors are at hand: dL/dW_hh is the
-outer product of the gates' gradients and h_{t-1}, and so on. That is quicker than one large product
-at the end, which would have to fetch all of them again, and it needs no memory.
+The gradients of the weights are added up step by step, while their factors are in the cache:
+dL/dW_hh is the outer product of the gates' gradients and h_{t-1}, and so on. That is faster than
+one large product at the end, which would have to load all of them again, and needs no memory.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sabtune.ops.compiled.cell import of_cell
+from sabtune.ops.compiled.cell import cell_backward
 from sabtune.ops.compiled.common import (
     DOT,
     SEPARABLE,
     TILE,
     Array,
-    Flags,
-    Scratch,
+    Inputs,
+    Row,
+    Settings,
     Shape,
-    Whole,
+    Step,
+    Tape,
+    Tile,
     add,
     copy,
     fetch,
     kernel,
+    memories_at,
 )
 from sabtune.ops.compiled.product import ROWS, outer, padded, product
 from sabtune.ops.compiled.score_gradient import (
-    of_own_score,
-    of_products,
-    of_sum,
-    of_tame_scores,
-    of_weights,
-    of_wide_scores,
+    MemoryGradients,
+    Recalled,
+    own_score_backward,
+    products_backward,
+    sum_backward,
+    tame_scores_backward,
+    weights_backward,
+    wide_scores_backward,
 )
-from sabtune.ops.compiled.simd import LANES, exp, load, store
+from sabtune.ops.compiled.simd import LANES, exp, load, phase, store
+from sabtune.ops.compiled.tile import Rows
+
+
+class States(NamedTuple):
+    """h_t and s_t, (T, B, H), of the forward pass."""
+
+    hidden: Array
+    summary: Array
+
+
+class OutputGradients(NamedTuple):
+    """dL/d of the outputs.
+
+    hidden, summary: flat, with the strides of batch and step; empty for zeros. logits (B, T, O), or
+    (0, 0, 0).
+    """
+
+    hidden: Array
+    hidden_strides: tuple[int, int]
+    summary: Array
+    summary_strides: tuple[int, int]
+    logits: Array
+
+
+class Weights(NamedTuple):
+    """The weights of the backward pass: transposed, then packed. V: V2 beside V1.
+
+    W_ih: with its rows padded to whole vectors; empty unless dL/dx is needed.
+    """
+
+    W_ih: Array
+    W_hh: Array
+    W1: Array
+    W2: Array
+    w3: Array
+    V: Array
+
+
+class Gradients(NamedTuple):
+    """What the backward pass computes: memory and keys as above, the others are sums over a call.
+
+    x (B, T, I), or (0, 0, 0) if not needed. W_ih (I padded, G), W_hh (G, H), bias (G,), W1 and
+    W2 (H, H), w3 (H,), V (O padded, 2H): V2 beside V1, b (O padded,).
+    """
+
+    memory: Array
+    keys: Array
+    x: Array
+    W_ih: Array
+    W_hh: Array
+    bias: Array
+    W1: Array
+    W2: Array
+    w3: Array
+    V: Array
+    b: Array
+
+
+class Scratch(NamedTuple):
+    """The arrays that a call works in, or their shapes."""
+
+    du: Any  # dL/ds_t, dL/dh_t
+    dc: Any
+    dx: Any
+    S: Any  # dL/d of the sums of the gates
+    X: Any  # x_t
+    dq: Any
+    states: Any  # ĥ_t
+    dy: Any
+    dk: Any  # dL/d of a memory's key
+    e: Any  # e^{2q}
+    d_a: Any  # dL/d of the memories' scores, if they depend on the memory alone
+    p: Any
+    da: Any
+    source: Any  # where the recalled memories lie in memory and keys
+    target: Any  # where they lie in d_memory and d_keys
 
 
 def scratch(
@@ -52,238 +134,265 @@ def scratch(
     k_top: int,
     separable: bool,
     real: Any,
-) -> list[Shape]:
-    """The arrays that a call works in, for so many examples; inputs and O outputs, filled up."""
+) -> Scratch:
+    """Return the shapes of the arrays for a call on so many examples; inputs and O padded."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
     listed = min(k_top + 1, capacity)
-    # one vector longer than need be: rows at a power of two would share cache lines
-    return [
-        ((rows, 2 * H + LANES), real),  # du: dL/ds_t, dL/dh_t
-        ((rows, H), real),  # dc
-        ((rows, inputs), real),  # dx
-        ((rows, 4 * H + LANES), real),  # S: dL/d of the gates' sums
-        ((rows, inputs + LANES), real),  # X: x_t
-        ((rows, H + LANES), real),  # d: dL/dq
-        ((rows, H + LANES), real),  # states: h'_t
-        ((rows, O), real),  # dy
-        ((rows, H + LANES), real),  # d_k: dL/d of a memory's key
-        ((H,), real),  # e: e^{2q}
-        ((rows, capacity if separable else 0), real),  # d_a: dL/d of the memories' own scores
-        ((listed,), real),  # p
-        ((listed,), real),  # da
-        ((listed,), np.int64),  # from_: where the memories lie in memory and keys
-        ((listed,), np.int64),  # to: and in d_memory and d_keys
-    ]
+    more = LANES  # rows at a power of two would share cache lines
+    shapes: dict[str, Shape] = {
+        "du": ((rows, 2 * H + more), real),
+        "dc": ((rows, H), real),
+        "dx": ((rows, inputs), real),
+        "S": ((rows, 4 * H + more), real),
+        "X": ((rows, inputs + more), real),
+        "dq": ((rows, H + more), real),
+        "states": ((rows, H + more), real),
+        "dy": ((rows, O), real),
+        "dk": ((rows, H + more), real),
+        "e": ((H,), real),
+        "d_a": ((rows, capacity if separable else 0), real),
+        "p": ((listed,), real),
+        "da": ((listed,), real),
+        "source": ((listed,), np.int64),
+        "target": ((listed,), np.int64),
+    }
+    return Scratch(**shapes)
+
+
+@phase
+def output_backward(
+    tile: Tile, t: int, d_out: OutputGradients, out: States, w: Weights, grads: Gradients,
+    work: Scratch,
+) -> None:  # fmt: skip
+    """Add to dL/dh_t and dL/ds_t what the outputs of the step give; compute ĥ_t."""
+    everyone, H = out.hidden.shape[1:]
+    number = w.w3.dtype.type
+    u_step, state_step = work.du.shape[1], work.states.shape[1]
+    outputs, O = d_out.logits.shape[2], grads.b.shape[0]
+    for r in range(tile.B):
+        b = tile.first + r
+        now = (t * everyone + b) * H
+        for j in range(0, H, LANES):
+            state = load(out.hidden, now + j) - load(out.summary, now + j)
+            store(work.states, r * state_step + j, state)
+        if d_out.summary.size > 0:
+            at = b * d_out.summary_strides[0] + t * d_out.summary_strides[1]
+            copy(work.du, r * u_step, d_out.summary, at, H)
+        if d_out.hidden.size > 0:
+            at = b * d_out.hidden_strides[0] + t * d_out.hidden_strides[1]
+            add(work.du, r * u_step + H, number(1), d_out.hidden, at, H)
+        for o in range(outputs):
+            work.dy[r, o] = d_out.logits[b, t, o]
+        add(grads.b, 0, number(1), work.dy, r * O, O)
+    dy, at = Rows(work.dy, 0, O), (t * everyone + tile.first) * H
+    product(tile.rows, dy, O, w.V, Rows(work.du, 0, u_step), 2 * H)
+    outer(tile.B, dy, O, Rows(out.summary, at, H), H, Rows(grads.V, 0, 2 * H))
+    outer(tile.B, dy, O, Rows(out.hidden, at, H), H, Rows(grads.V, H, 2 * H))
+
+
+@phase
+def memory_backward(
+    tile: Tile, step: Step, s: Settings, hidden: Array, tape: Tape, w: Weights, grads: Gradients,
+    work: Scratch,
+) -> None:  # fmt: skip
+    """Add to dL/dh_t what the later steps that recalled h_t give: it became memory M."""
+    everyone, H = hidden.shape[1:]
+    capacity, N = tape.keys.shape[1], grads.memory.shape[1] - 1
+    u_step, k_step = work.du.shape[1], work.dk.shape[1]
+    for r in range(tile.B):
+        b = tile.first + r
+        at = (b * (N + 1) + step.M - s.M0) * H
+        add(work.du, r * u_step + H, w.w3.dtype.type(1), grads.memory, at, H)
+        if s.scoring == SEPARABLE:
+            key, dk = Row(tape.keys, (b * capacity + step.M) * H), Row(work.dk, r * k_step)
+            own_score_backward(work.d_a[r, step.M], key, w.w3, dk, grads.w3)
+        else:
+            copy(work.dk, r * k_step, grads.keys, at, H)
+    dk, at = Rows(work.dk, 0, k_step), (step.t * everyone + tile.first) * H
+    product(tile.rows, dk, H, w.W1, Rows(work.du, H, u_step), H)
+    outer(tile.B, dk, H, Rows(hidden, at, H), H, Rows(grads.W1, 0, H))
+
+
+@phase
+def look_up(b: int, step: Step, M0: int, H: int, tape: Tape, N: int, work: Scratch) -> None:
+    """Load the weights of the memories that a step recalled, and where they lie."""
+    capacity = tape.keys.shape[1]
+    at = tape.starts[step.t]
+    chosen, weights = tape.chosen[b], tape.weights[b]
+    for i in range(step.K):
+        index = chosen[at + i]
+        work.source[i] = (b * capacity + index) * H
+        work.target[i] = (b * (N + 1) + (index - M0 if index >= M0 else N)) * H
+        work.p[i] = weights[at + i]
+
+
+@phase
+def recall_backward(
+    tile: Tile, step: Step, s: Settings, out: States, tape: Tape, w: Weights, grads: Gradients,
+    work: Scratch,
+) -> None:  # fmt: skip
+    """Propagate dL/dh_t to s_t; from there to scores, memories, keys and the query."""
+    everyone, H = out.hidden.shape[1:]
+    G = 4 * H
+    one_back = everyone * H
+    N = grads.memory.shape[1] - 1
+    u_step, q_step = work.du.shape[1], work.dq.shape[1]
+    recalled = Recalled(step.K, work.p, work.da, work.source, work.target)
+    to_memories = MemoryGradients(grads.memory, grads.keys)
+    work.dq[:] = w.w3.dtype.type(0)
+    for r in range(tile.B):
+        b = tile.first + r
+        ds, dq = Row(work.du, r * u_step), Row(work.dq, r * q_step)
+        for j in range(ds.at, ds.at + H, LANES):
+            store(work.du, j, load(work.du, j) + load(work.du, H + j))
+        now = (step.t * everyone + b) * H
+        fetch(tape.gates, 4 * now, G)
+        fetch(tape.cells, now - one_back, H)
+        fetch(out.hidden, now - one_back, H)
+        look_up(b, step, s.M0, H, tape, N, work)
+        weights_backward(recalled, tape.memory, ds, H, s.softmax, tape.sums[b, step.t])
+        if s.scoring == SEPARABLE:
+            chosen, at = tape.chosen[b], tape.starts[step.t]
+            for i in range(step.K):
+                work.d_a[r, chosen[at + i]] += work.da[i]
+            sum_backward(recalled, ds, H, grads.memory)
+        elif s.scoring == DOT:
+            copy(work.e, 0, tape.queries, now, H)
+            products_backward(recalled, tape.keys, work.e, H, dq, grads.keys)
+            sum_backward(recalled, ds, H, grads.memory)
+        else:
+            wide = tape.wide[b]
+            for j in range(0, H, LANES):
+                v = load(tape.queries, now + j)
+                store(work.e, j, v if wide else exp(v + v))
+            if wide:
+                wide_scores_backward(
+                    recalled, tape.keys, work.e, ds, w.w3, dq, grads.w3, to_memories
+                )
+            else:
+                tame_scores_backward(
+                    recalled, tape.keys, work.e, ds, w.w3, dq, grads.w3, to_memories
+                )
+    if s.scoring != SEPARABLE:
+        dq_rows, states = Rows(work.dq, 0, q_step), Rows(work.states, 0, work.states.shape[1])
+        product(tile.rows, dq_rows, H, w.W2, Rows(work.du, H, u_step), H)
+        outer(tile.B, dq_rows, H, states, H, Rows(grads.W2, 0, H))
+
+
+@phase
+def step_cell_backward(
+    tile: Tile, t: int, sparse: bool, given: Inputs, h_before: Array, out: States, tape: Tape,
+    grads: Gradients, work: Scratch,
+) -> None:  # fmt: skip
+    """Propagate dL/dĥ_t and dL/dc_t to the gates' sums, their weights and c_{t-1}.
+
+    h_before (1, B, H): h before the first step.
+    """
+    everyone, H = out.hidden.shape[1:]
+    inputs, x_width, G = given.x.shape[2], grads.W_ih.shape[0], 4 * H
+    number = given.x.dtype.type
+    one_back = everyone * H
+    u_step, S_step, X_step = work.du.shape[1], work.S.shape[1], work.X.shape[1]
+    for r in range(tile.B):
+        b = tile.first + r
+        now = (t * everyone + b) * H
+        dh, dc = Row(work.du, r * u_step + H), Row(work.dc, r * H)
+        c, gates, d_sums = Row(tape.cells, now), Row(tape.gates, 4 * now), Row(work.S, r * S_step)
+        if t > 0:
+            before = now - one_back
+            fetch(out.summary, before, H)
+            fetch(tape.queries, before, H)
+            cell_backward(dh, dc, c, Row(tape.cells, before), gates, H, d_sums)
+        else:
+            cell_backward(dh, dc, c, Row(given.c, b * H), gates, H, d_sums)
+        add(grads.bias, 0, number(1), work.S, r * S_step, G)
+        for j in range(inputs):
+            number_in = given.x[b, t, j]
+            if not sparse:
+                work.X[r, j] = number_in
+            elif number_in != 0:
+                add(grads.W_ih, j * G, number_in, work.S, r * S_step, G)
+    sums = Rows(work.S, 0, S_step)
+    at = tile.first * H + (t * one_back - one_back if t > 0 else 0)
+    h = Rows(out.hidden if t > 0 else h_before, at, H)
+    outer(tile.B, sums, G, h, H, Rows(grads.W_hh, 0, H))
+    if not sparse:
+        outer(tile.B, Rows(work.X, 0, X_step), x_width, sums, G, Rows(grads.W_ih, 0, G))
+
+
+@phase
+def input_backward(tile: Tile, t: int, W_ih: Array, d_x: Array, work: Scratch) -> None:
+    """Compute dL/dx_t."""
+    x_width, S_step, G = work.dx.shape[1], work.S.shape[1], W_ih.shape[1]
+    work.dx[: tile.rows] = work.dx.dtype.type(0)
+    sums, dx = Rows(work.S, 0, S_step), Rows(work.dx, 0, x_width)
+    product(tile.rows, sums, G, W_ih, dx, x_width)
+    for r in range(tile.B):
+        for j in range(d_x.shape[2]):
+            d_x[tile.first + r, t, j] = work.dx[r, j]
+
+
+@phase
+def clear(low: int, high: int, grads: Gradients, work: Scratch) -> None:
+    """Set to zero what the pass adds to, and the rows of its scratch that no example fills."""
+    zero = grads.w3.dtype.type(0)
+    work.dx[:] = zero
+    work.S[:] = zero
+    work.X[:] = zero
+    work.dq[:] = zero
+    work.states[:] = zero
+    work.dy[:] = zero
+    work.dk[:] = zero
+    grads.W_ih[:] = zero
+    grads.W_hh[:] = zero
+    grads.bias[:] = zero
+    grads.W1[:] = zero
+    grads.W2[:] = zero
+    grads.w3[:] = zero
+    grads.V[:] = zero
+    grads.b[:] = zero
+    grads.keys[low:high] = zero
+    grads.memory[low:high] = zero
 
 
 @kernel
 def backward(
-    low: int,
-    high: int,
-    scoring: int,
-    softmax: bool,
-    step: int,
-    k_top: int,
-    k_att: int,
-    k_trunc: int,
-    sparse: bool,
-    d_hidden: Array,
-    hidden_strides: tuple[int, int],
-    d_summary: Array,
-    summary_strides: tuple[int, int],
-    d_logits: Array,
-    x: Array,
-    gates: Array,
-    cells: Array,
-    queries: Array,
-    hidden: Array,
-    summary: Array,
-    h: Array,
-    c: Array,
-    M0: int,
-    memory: Array,
-    keys: Array,
-    wide: Flags,
-    chosen: Whole,
-    weights: Array,
-    sums: Array,
-    starts: Whole,
-    W_ih: Array,
-    W_hh: Array,
-    W1: Array,
-    W2: Array,
-    w3: Array,
-    V: Array,
-    scratch: Scratch,
-    d_memory: Array,
-    d_keys: Array,
-    d_x: Array,
-    d_ih: Array,
-    d_hh: Array,
-    d_bias: Array,
-    d_W1: Array,
-    d_W2: Array,
-    d_w3: Array,
-    d_V: Array,
-    d_b: Array,
-) -> None:
-    """x (B, T, I), d_x the same or (0, 0, 0) where nobody asks; h, c (B, H): before the first step.
+    low: int, high: int, s: Settings, d_out: OutputGradients, given: Inputs, out: States,
+    tape: Tape, w: Weights, grads: Gradients, work: Scratch,
+) -> None:  # fmt: skip
+    """Run examples `low` to `high` - 1 through all steps, from the last to the first.
 
-    The weights are transposed before they are packed, W_ih with its rows filled up to whole
-    vectors. d_hidden, d_summary: dL/d of the outputs, flat, with the strides of batch and step;
-    empty for zeros. d_logits (B, T, O), or (0, 0, 0). d_ih (I filled up, G), d_hh (G, H), d_bias
-    (G,), d_V (O filled up, 2H), which is V2 beside V1, d_b (O filled up,), d_W1, d_W2 (H, H) and
-    d_w3 (H,) are sums over this call's examples. scratch: as `scratch` has it.
+    given.h, given.c: the state before the first step.
     """
-    everyone, T, inputs = x.shape
-    H = hidden.shape[2]
-    G = 4 * H
-    front, one_back = 0, everyone * H
-    h_before = h.reshape(1, everyone, H)  # as `hidden` is
-    outputs, O = d_logits.shape[2], d_b.shape[0]
-    x_width = d_ih.shape[0]
-    number = w3.dtype.type
-    zero = number(0)
-    capacity, N = keys.shape[1], d_memory.shape[1] - 1
-    du, dc, dx, S, X, d, states, dy, d_k, e, d_a, p, da, from_, to = scratch
-    S_step, H_step, u_step, X_step = S.shape[1], d.shape[1], du.shape[1], X.shape[1]
-    for array in (dx, S, X, d, states, dy, d_k):  # what fills up counts, too
-        array[:] = zero
-    chosen_flat = chosen.reshape(-1)
-    weights_flat = weights.reshape(-1)
-    d_ih[:] = zero
-    d_hh[:] = zero
-    d_bias[:] = zero
-    d_W1[:] = zero
-    d_W2[:] = zero
-    d_w3[:] = zero
-    d_V[:] = zero
-    d_b[:] = zero
-    d_keys[low:high] = zero
-    d_memory[low:high] = zero
+    T, H = given.x.shape[1], out.hidden.shape[2]
+    capacity = tape.keys.shape[1]
+    zero = w.w3.dtype.type(0)
+    h_before = given.h.reshape(1, given.h.shape[0], H)  # in as many dimensions as `hidden`
+    clear(low, high, grads, work)
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
-        rows = padded(B)
-        du[:] = zero
-        dc[:] = zero
-        d_a[:] = zero
+        tile = Tile(first, B, padded(B))
+        work.du[:] = zero
+        work.dc[:] = zero
+        work.d_a[:] = zero
         for t in range(T - 1, -1, -1):
-            M = M0 + (step + t) // k_att - step // k_att
-            K = min(k_top + 1, M)
-            step_at = (t * everyone + first) * H  # the tile's rows of hidden and summary
-            before_at = step_at - one_back if t > 0 else first * H  # the step before's
-            for r in range(B):
-                b = first + r
-                now = (t * everyone + b) * H
-                for j in range(0, H, LANES):
-                    store(states, r * H_step + j, load(hidden, now + j) - load(summary, now + j))
-                if d_summary.size > 0:
-                    at = b * summary_strides[0] + t * summary_strides[1]
-                    copy(du, r * u_step, d_summary, at, H)
-                if d_hidden.size > 0:
-                    at = b * hidden_strides[0] + t * hidden_strides[1]
-                    add(du, r * u_step + H, number(1), d_hidden, at, H)
-                for o in range(outputs):
-                    dy[r, o] = d_logits[b, t, o]
-                add(d_b, 0, number(1), dy, r * O, O)
-            product(rows, dy, front, O, O, V, 2 * H, du, front, u_step)
-            outer(B, dy, O, O, summary, step_at, H, H, d_V, front, 2 * H)
-            outer(B, dy, O, O, hidden, step_at, H, H, d_V, H, 2 * H)
-            if (step + t + 1) % k_att == 0:
-                for r in range(B):
-                    b = first + r
-                    at = (b * (N + 1) + M - M0) * H
-                    add(du, r * u_step + H, number(1), d_memory, at, H)
-                    to_key = r * H_step
-                    if scoring == SEPARABLE:
-                        key = (b * capacity + M) * H
-                        of_own_score(d_a[r, M], keys, key, w3, H, d_k, to_key, d_w3)
-                    else:
-                        copy(d_k, to_key, d_keys, at, H)
-                product(rows, d_k, front, H_step, H, W1, H, du, H, u_step)
-                outer(B, d_k, H_step, H, hidden, step_at, H, H, d_W1, front, H)
-            d[:] = zero
-            for r in range(B):
-                b = first + r
-                ds = r * u_step
-                for j in range(ds, ds + H, LANES):
-                    store(du, j, load(du, j) + load(du, H + j))
-                now = (t * everyone + b) * H
-                fetch(gates, 4 * now, G)
-                fetch(cells, now - one_back, H)
-                fetch(hidden, now - one_back, H)
-                at = b * chosen.shape[1] + starts[t]
-                for i in range(K):
-                    index = chosen_flat[at + i]
-                    from_[i] = (b * capacity + index) * H
-                    to[i] = (b * (N + 1) + (index - M0 if index >= M0 else N)) * H
-                    p[i] = weights_flat[at + i]
-                of_weights(K, from_, p, memory, du, ds, H, softmax, sums[b, t], da)
-                if scoring == SEPARABLE:
-                    for i in range(K):
-                        d_a[r, chosen_flat[at + i]] += da[i]
-                    of_sum(K, p, to, du, ds, H, d_memory)
-                elif scoring == DOT:
-                    copy(e, 0, queries, now, H)
-                    of_products(K, da, from_, to, keys, e, H, d, r * H_step, d_keys)
-                    of_sum(K, p, to, du, ds, H, d_memory)
-                else:
-                    for j in range(0, H, LANES):
-                        v = load(queries, now + j)
-                        store(e, j, v if wide[b] else exp(v + v))
-                    if wide[b]:
-                        of_wide_scores(
-                            K, da, p, from_, to, keys, e, du, ds, w3, H,
-                            d, r * H_step, d_w3, d_keys, d_memory,
-                        )  # fmt: skip
-                    else:
-                        of_tame_scores(
-                            K, da, p, from_, to, keys, e, du, ds, w3, H,
-                            d, r * H_step, d_w3, d_keys, d_memory,
-                        )  # fmt: skip
-            if scoring != SEPARABLE:
-                product(rows, d, front, H_step, H, W2, H, du, H, u_step)
-                outer(B, d, H_step, H, states, front, H_step, H, d_W2, front, H)
-            for r in range(B):
-                b = first + r
-                now = (t * everyone + b) * H
-                to_S = r * S_step
-                du_h = r * u_step + H
-                if t > 0:
-                    before_now = now - one_back
-                    fetch(summary, before_now, H)
-                    fetch(queries, before_now, H)
-                    of_cell(
-                        du, du_h, dc, r * H, cells, now, cells, before_now, gates, 4 * now, H,
-                        S, to_S,
-                    )  # fmt: skip
-                else:
-                    of_cell(
-                        du, du_h, dc, r * H, cells, now, c, b * H, gates, 4 * now, H, S, to_S,
-                    )  # fmt: skip
-                add(d_bias, 0, number(1), S, to_S, G)
-                for j in range(inputs):
-                    number_in = x[b, t, j]
-                    if not sparse:
-                        X[r, j] = number_in
-                    elif number_in != 0:
-                        add(d_ih, j * G, number_in, S, to_S, G)
-            outer(B, S, S_step, G, hidden if t > 0 else h_before, before_at, H, H, d_hh, front, H)
-            if not sparse:
-                outer(B, X, X_step, x_width, S, front, S_step, G, d_ih, front, G)
-            if d_x.size > 0:
-                dx[:rows] = zero
-                product(rows, S, front, S_step, G, W_ih, x_width, dx, front, x_width)
-                for r in range(B):
-                    for j in range(inputs):
-                        d_x[first + r, t, j] = dx[r, j]
-            du[:] = zero
-            if t > 0 and k_trunc > 0 and (step + t) % k_trunc == 0:
-                dc[:] = zero
+            M = memories_at(s, t)
+            step = Step(t, M, min(s.k_top + 1, M), 0)
+            output_backward(tile, t, d_out, out, w, grads, work)
+            if (s.step + t + 1) % s.k_att == 0:
+                memory_backward(tile, step, s, out.hidden, tape, w, grads, work)
+            recall_backward(tile, step, s, out, tape, w, grads, work)
+            step_cell_backward(tile, t, s.sparse, given, h_before, out, tape, grads, work)
+            if grads.x.size > 0:
+                input_backward(tile, t, w.W_ih, grads.x, work)
+            work.du[:] = zero
+            if t > 0 and s.k_trunc > 0 and (s.step + t) % s.k_trunc == 0:
+                work.dc[:] = zero
             elif t > 0:
-                product(rows, S, front, S_step, G, W_hh, H, du, H, u_step)
-        if scoring == SEPARABLE:
+                sums = Rows(work.S, 0, work.S.shape[1])
+                product(tile.rows, sums, 4 * H, w.W_hh, Rows(work.du, H, work.du.shape[1]), H)
+        if s.scoring == SEPARABLE:
             for r in range(B):
-                for i in range(M0):
-                    key = ((first + r) * capacity + i) * H
-                    of_own_score(d_a[r, i], keys, key, w3, H, e, 0, d_w3)
+                for i in range(s.M0):
+                    key = Row(tape.keys, ((first + r) * capacity + i) * H)
+                    own_score_backward(work.d_a[r, i], key, w.w3, Row(work.e, 0), grads.w3)

@@ -1,8 +1,8 @@
-"""Memory that is used again from one call to the next.
+"""Memory that is reused from one call to the next.
 
 Fresh memory costs a page fault for every 4 KiB. A `Workspace` is one block, cut into the arrays of
-the call that holds it; while it is held nobody else has it, and what an earlier call left in it is
-never read.
+the call that holds it. No other call uses the block meanwhile, and what an earlier call left in it
+is never read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from sabtune.ops.compiled.common import Shape
 
 ALIGNMENT = 64  # bytes: a cache line
-IDLE = 6  # blocks kept for later: forward, backward, evaluation, and what threads work in
+IDLE = 6  # idle blocks kept: for forward, backward, evaluation, and the scratch of threads
 
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """Arrays that lie in one block."""
+    """Arrays that share one block of memory."""
 
     block: NDArray[np.uint8]
     arrays: list[NDArray[Any]]
@@ -34,12 +34,12 @@ class Workspace:
 class BufferPool:
     """The idle blocks of this process; safe to use from several threads."""
 
-    poisoned: bool = False  # whether each block is filled with NaN first: for tests
+    poisoned: bool = False  # fill each block with NaN first: for tests
     _idle: list[NDArray[np.uint8]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, shapes: Sequence[Shape]) -> Workspace:
-        """Arrays of these shapes in the smallest idle block that holds them, or in a new one."""
+        """Return arrays of these shapes, in the smallest idle block that fits or in a new one."""
         sizes = [prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
         starts = [0]
         for size in sizes:
@@ -59,17 +59,22 @@ class BufferPool:
         return Workspace(block, arrays)
 
     def release(self, workspace: Workspace) -> None:
+        """Keep the block of a workspace for a later call."""
         with self._lock:
             self._idle.append(workspace.block)
             del self._idle[:-IDLE]
 
     def clear(self) -> None:
+        """Free all idle blocks."""
         with self._lock:
             self._idle.clear()
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
-    """Bytes from a cache line's start on. NumPy asks for huge pages, where torch does not."""
+    """Return `size` bytes that begin at a cache line.
+
+    They come from NumPy because it asks for huge pages, and torch does not.
+    """
     block = np.empty(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + size]

@@ -1,6 +1,6 @@
-"""One call of the compiled pass, and its place in autograd.
+"""One call of the compiled pass, and its autograd function.
 
-The legend is that of `sabtune.ops.dispatch`.
+The notation is that of `sabtune.ops.dispatch`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from sabtune.ops import reference
 from sabtune.ops.compiled.buffers import BUFFERS
-from sabtune.ops.compiled.common import DOT, MLP, SEPARABLE
-from sabtune.ops.compiled.forward import forward
+from sabtune.ops.compiled.common import DOT, MLP, SEPARABLE, Inputs, Settings
+from sabtune.ops.compiled.common import Tape as Arrays
+from sabtune.ops.compiled.forward import Outputs, Scratch, Weights, forward
 from sabtune.ops.compiled.forward import scratch as forward_scratch
 from sabtune.ops.compiled.gradient import differentiate
-from sabtune.ops.compiled.layout import Forward, Layout, unpacked
+from sabtune.ops.compiled.layout import Layout, forward_weights, unpacked
 from sabtune.ops.compiled.memory_bank import bank_of, carried, on_bank, start_keys
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.higher_order import gradients_through
@@ -27,13 +28,13 @@ from sabtune.ops.reference import Parameters, Readout, Rule, State
 SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
 FEW_INPUTS = 5
-"""Of so many inputs one is not zero, as in a one-hot symbol: then zeros are passed over."""
+"""If at most one input in so many is not zero, as in a one-hot symbol, zeros are skipped."""
 
 Array = NDArray[Any]
 
 
 class Call:
-    """One call: its sizes, the state it goes on from, its weights as the kernels want them."""
+    """One call: its sizes, the state that it starts from, its weights as the kernels take them."""
 
     def __init__(
         self,
@@ -60,11 +61,11 @@ class Call:
         self.raw = rule.scoring != "mlp"  # the kernels' keys are W1 m itself
         self.h = self.layout.rows(state.h).clone()
         self.c = self.layout.rows(state.c).clone()
-        self.weights = Forward.of(p, V.detach(), b.detach(), self.layout, rule)
+        self.weights: Weights = forward_weights(p, V.detach(), b.detach(), self.layout, rule)
         self.dtype = self.weights.w3.dtype
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, State]:
-        """h, s (B, T, H), logits (B, T, O) and the state after; recorded if anybody learns."""
+        """Return h, s (B, T, H), logits (B, T, O) and the state after, recorded if needed."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary, logits = _Sab.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
             return hidden, summary, logits, self.after_training(hidden.detach())
@@ -72,14 +73,14 @@ class Call:
             return self.evaluate()
 
     def again(self) -> Call:
-        """The same call, from its beginning."""
+        """Return the same call, from its beginning."""
         x, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, b = self.inputs
         p = parameters(w_ih, w_hh, b_ih, b_hh, W1, W2, w3)
         readout = None if self.shows_states else (V, b)
         return Call(x, self.state, p, readout, self.k_top, self.k_att, self.k_trunc, self.rule)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h, s (B, T, H) and logits (B, T, O) of these inputs, in plain torch."""
+        """Return h, s (B, T, H) and logits (B, T, O) of these inputs, in plain torch."""
         *cell, V, b = weights
         hidden, summary, _ = reference.sab(
             x,
@@ -92,12 +93,28 @@ class Call:
         )
         return hidden, summary, reference.readout(hidden, summary, V, b)
 
+    def settings(self, M0: int) -> Settings:
+        """Return the numbers of the call as the kernels take them."""
+        scoring, softmax = self.way
+        return Settings(
+            scoring=scoring,
+            softmax=softmax,
+            epsilon=self.rule.epsilon,
+            step=self.state.step,
+            k_top=self.k_top,
+            k_att=self.k_att,
+            k_trunc=self.k_trunc,
+            M0=M0,
+            sparse=self.sparse,
+        )
+
     def compute(
         self, tape: Tape, M0: int, memory: Array, keys: Array, wide: Array, *, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """h and s, each (T, B, W), and logits (B, T, O filled up).
+        """Run the forward pass; return h and s, each (T, B, W), and logits (B, T, O padded).
 
-        self.h and self.c go on to the last step's. Where nobody wants them h and s have no steps.
+        self.h and self.c become those of the last step. If h and s are not needed, they have no
+        steps.
         """
         w = self.weights
         steps = self.T if keep or self.shows_states else 0
@@ -105,19 +122,18 @@ class Call:
         summary = torch.empty_like(hidden)
         logits = self.h.new_empty(self.B, self.T, len(w.b))
         x, h, c = self.x.numpy(), self.h.numpy(), self.c.numpy()
-        outputs = hidden.numpy(), summary.numpy(), logits.numpy()
+        outputs = Outputs(hidden.numpy(), summary.numpy(), logits.numpy())
+
+        settings = self.settings(M0)
+        given = Inputs(x, h, c)
+        arrays = tape.arrays(memory, keys, wide)
 
         def part(low: int, high: int) -> None:
             sizes = self.x.shape[2], len(w.b), keys.shape[1], self.k_top
-            scratch = BUFFERS.take(forward_scratch(high - low, h.shape[1], *sizes, self.dtype))
-            forward(
-                low, high, *self.way, self.state.step, self.k_top, self.k_att,
-                self.rule.epsilon, keep, self.sparse,
-                x, tape.gates, h, c, *outputs, tape.cells, tape.queries, M0, memory, keys, wide,
-                tape.chosen, tape.weights, tape.sums, tape.starts,
-                w.W_ih, w.W_hh, w.bias, w.W1, w.W2, w.w3, w.V, w.b, tuple(scratch.arrays),
-            )  # fmt: skip
-            BUFFERS.release(scratch)
+            workspace = BUFFERS.take(forward_scratch(high - low, h.shape[1], *sizes, self.dtype))
+            work = Scratch(*workspace.arrays)
+            forward(low, high, keep, settings, given, outputs, arrays, w, work)
+            BUFFERS.release(workspace)
 
         in_parts(parts(self.B), part)
         return hidden, summary, logits
@@ -125,12 +141,13 @@ class Call:
     def shown(
         self, hidden: Tensor, summary: Tensor, logits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `compute` gave, (B, T, …) and without what was filled up."""
+        """Return the results of `compute` as (B, T, …) and without padding."""
         layout, O = self.layout, self.inputs[-1].shape[0]
         h, s = (layout.no_rows(states.transpose(0, 1)) for states in (hidden, summary))
         return h, s, logits[..., :O]
 
     def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Do what `run` does, without recording."""
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
         tape = Tape(self, 0, np.array([0, min(self.k_top + 1, bank.count)]))
@@ -141,7 +158,7 @@ class Call:
         return *self.shown(*outputs), after
 
     def train(self) -> tuple[Tensor, Tensor, Tensor, Tape]:
-        """What `run` gives, and what the way back needs."""
+        """Return h, s and logits as `compute` does, and the tape for the backward pass."""
         M0 = self.state.memory.shape[1]
         steps = self.state.step + np.arange(self.T)
         memories = M0 + steps // self.k_att - self.state.step // self.k_att
@@ -154,9 +171,10 @@ class Call:
         return *self.compute(tape, M0, tape.memory, tape.keys, tape.wide, keep=True), tape
 
     def after_training(self, hidden: Tensor) -> State:
+        """Return the state after a recorded call, from its h (B, T, H)."""
         layout, before, W1 = self.layout, self.state, self.weights.W1
         first = (before.step // self.k_att + 1) * self.k_att - before.step - 1
-        made = hidden[:, first :: self.k_att]  # the memories of this call, (B, N, H)
+        made = hidden[:, first :: self.k_att]  # memories of this call, (B, N, H)
 
         def keys() -> Tensor:
             # example by example: one large product may round by the size of the batch
@@ -173,13 +191,13 @@ class Call:
 
 
 def parameters(*weights: Tensor) -> Parameters:
-    """The cell's, in the order in which autograd is given them."""
+    """Return the parameters of the cell, given in the order in which autograd takes them."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
     return Parameters(**dict(zip(names, weights, strict=True)))
 
 
 class Tape:
-    """What a pass writes beside its outputs, in a workspace; shapes as in `kernel`.
+    """What a pass writes beside its outputs, in a workspace; shapes as in `common`.
 
     `kept` steps are kept for a backward pass: all, or none.
     """
@@ -207,7 +225,23 @@ class Tape:
         self.gates, self.cells, self.queries, *recalled = self.workspace.arrays
         self.memory, self.keys, self.chosen, self.weights, self.sums = recalled
 
+    def arrays(self, memory: Array, keys: Array, wide: Array) -> Arrays:
+        """Return the tape as the kernels take it, with these memories."""
+        return Arrays(
+            gates=self.gates,
+            cells=self.cells,
+            queries=self.queries,
+            memory=memory,
+            keys=keys,
+            wide=wide,
+            chosen=self.chosen,
+            weights=self.weights,
+            sums=self.sums,
+            starts=self.starts,
+        )
+
     def release(self) -> None:
+        """Return the workspace to the pool."""
         BUFFERS.release(self.workspace)
 
 
@@ -228,7 +262,7 @@ class _Sab(torch.autograd.Function):
             needed = ctx.needs_input_grad[1:]
             return (None, *gradients_through(ctx.call.equations, inputs, gradients, needed))
         call, tape, ctx.tape = ctx.call, ctx.tape, None
-        if tape is None:  # an earlier backward pass used it up
+        if tape is None:  # an earlier backward pass consumed it
             call = call.again()
             hidden, summary, _, tape = call.train()
         _, *cell, V, _ = (tensor.detach() for tensor in inputs)

@@ -1,20 +1,21 @@
-"""What the two compiled passes share.
+"""Types, constants and small operations that the compiled kernels share.
 
-B batch, T steps, I inputs, H hidden (a multiple of LANES: the caller pads with zeros, and a zero
-stays zero), G = 4H, M memories, K kept = min(k_top + 1, M): the scores above θ and θ itself.
+Notation of the forward and the backward pass: B batch, T steps, I inputs, H hidden (a multiple of
+LANES: the caller pads with zeros, and a zero stays zero), G = 4H, M memories, K = min(k_top + 1, M)
+selected memories: those with a score above θ, and the one whose score is θ.
 
-    gates    (T, B, G)   σ of input, forget, cell and output gate. The cell's was taken of twice its
-                         sum: tanh(x) = 2σ(2x) - 1
+    gates    (T, B, G)   σ of the input, forget, cell and output gate. That of the cell gate is
+                         taken of twice its sum: tanh(x) = 2σ(2x) - 1
     hidden, summary (T, B, H)   h_t and s_t
     cells    (T, B, H)   c_t
-    queries  (T, B, H)   W2 h'_t, where a score depends on it
-    memory   (B, …, H)   m_i; the first M0 were there before this call
-    keys     (B, …, H)   e^{2 W1 m}; W1 m itself in the examples that are `wide`: all of them where
-                         scores are a dot product or the memory's alone
-    chosen, weights      the K memories of every step and their p_i, θ's own first, rows packed one
-                         step behind the other from `starts` on
-    sums (B, T)          what weights were divided by: Σ w + ε
-    W_ih, W_hh, W1, W2   as `kernel_layout.Layout.panels` has them
+    queries  (T, B, H)   W2 ĥ_t, if scores depend on it
+    memory   (B, …, H)   m_i; the first M0 were there before the call
+    keys     (B, …, H)   e^{2 W1 m}. For `wide` examples, W1 m itself; if scores are a dot product
+                         or depend on the memory alone, all examples are wide
+    chosen, weights      the K selected memories of every step and their p_i, that of θ first. The
+                         rows of the steps follow each other; `starts` says where each begins
+    sums     (B, T)      what the weights were divided by: Σ w + ε
+    W_ih, W_hh, W1, W2   packed by `layout.Layout.panels`
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -51,18 +52,25 @@ Array = NDArray[np.floating]
 Whole = NDArray[np.integer]
 Flags = NDArray[np.bool_]
 Shape = tuple[tuple[int, ...], Any]  # an array's shape and dtype
-Scratch = tuple[NDArray[Any], ...]
+
+
+class Row(NamedTuple):
+    """A vector within an array: it begins at the flat offset `at`."""
+
+    array: Any
+    at: int
 
 
 def filled(count: int) -> int:
-    """The next multiple of LANES."""
+    """Return the next multiple of LANES."""
     return -(-count // LANES) * LANES
 
 
 def _digest() -> str:
-    """Of the text of all kernels: numba itself looks only at the file that a function is in.
+    """Return a digest of the source text of all kernels.
 
-    The checked build has a name of its own, so that neither build loads what the other cached.
+    numba itself looks only at the file that a function is in. The checked build has its own suffix,
+    so that neither build loads what the other one cached.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
@@ -73,41 +81,113 @@ SOURCES = _digest()
 
 
 def kernel(function: F) -> F:
-    """A function that Python calls: compiled once for a dtype, run without the GIL.
+    """Compile a function that Python calls, once for each dtype; it runs without the GIL.
 
-    The code is kept on disk, beside the package or in the user's cache, under the name of the
-    function and SOURCES. Where neither can be written each process compiles for itself.
+    The machine code is cached on disk, beside the package or in the user's cache, under the name of
+    the function and SOURCES. If neither is writable, each process compiles for itself.
     """
     function.__qualname__ += f"_{SOURCES}"
     try:
         return cast(F, numba.njit(nogil=True, cache=True, **BARE)(function))
-    except RuntimeError:  # no place for a cache
+    except RuntimeError:  # no writable folder for a cache
         return cast(F, numba.njit(nogil=True, **BARE)(function))
+
+
+class Settings(NamedTuple):
+    """The numbers of a call.
+
+    step: steps before the call. M0: memories from before the call. sparse: x is mostly zeros; only
+    its other numbers are looked at.
+    """
+
+    scoring: int  # MLP, DOT or SEPARABLE
+    softmax: bool
+    epsilon: float
+    step: int
+    k_top: int
+    k_att: int
+    k_trunc: int
+    M0: int
+    sparse: bool
+
+
+class Inputs(NamedTuple):
+    """x (B, T, I), and the state before the call: h and c (B, H)."""
+
+    x: Array
+    h: Array
+    c: Array
+
+
+class Tape(NamedTuple):
+    """What the forward pass writes for the backward pass, beside its outputs.
+
+    wide (B,): which examples are wide.
+    """
+
+    gates: Array
+    cells: Array
+    queries: Array
+    memory: Array
+    keys: Array
+    wide: Flags
+    chosen: Whole
+    weights: Array
+    sums: Array
+    starts: Whole
+
+
+class Tile(NamedTuple):
+    """The examples that go through the sequence together: B of them from `first` on.
+
+    rows: B rounded up to the rows of a product.
+    """
+
+    first: int
+    B: int
+    rows: int
+
+
+class Step(NamedTuple):
+    """Step t: M memories, K of them selected; the step before it selected `known`."""
+
+    t: int
+    M: int
+    K: int
+    known: int
+
+
+@compiled
+def memories_at(s: Settings, t: int) -> int:
+    """Return the number of memories at step t of the call."""
+    return s.M0 + (s.step + t) // s.k_att - s.step // s.k_att
 
 
 @compiled
 def copy(target: Array, at: int, source: Array, start: int, count: int) -> None:
+    """Copy `count` numbers, whole vectors."""
     for j in range(0, count, LANES):
         store(target, at + j, load(source, start + j))
 
 
 @compiled
 def fetch(a: Array, at: int, count: int) -> None:
-    """Asks for what will be read soon."""
+    """Prefetch `count` numbers that will be accessed soon."""
     for j in range(0, count, LANES):
         prefetch(a, at + j)
 
 
 @compiled
 def add(target: Array, at: int, factor: Number, source: Array, start: int, count: int) -> None:
+    """Add `factor` times `count` numbers, whole vectors, to `target`."""
     by = lanes_of(factor)
     for j in range(0, count, LANES):
         store(target, at + j, load(target, at + j) + by * load(source, start + j))
 
 
 @compiled
-def furthest(a: Array, at: int, count: int) -> Number:
-    """The largest |a_j|."""
+def largest_magnitude(a: Array, at: int, count: int) -> Number:
+    """Return the largest |a_j|."""
     most = load(a, at) - load(a, at)
     for j in range(0, count, LANES):
         v = load(a, at + j)
@@ -117,7 +197,7 @@ def furthest(a: Array, at: int, count: int) -> Number:
 
 @compiled
 def widen(keys: Array, at: int, count: int) -> None:
-    """e^{2k} -> k."""
+    """Replace e^{2k} by k."""
     flat = keys.reshape(-1)
     for j in range(at, at + count):
         flat[j] = 0.5 * math.log(flat[j])

@@ -1,6 +1,6 @@
-"""One call of the compiled self-attention, and its place in autograd.
+"""One call of the compiled self-attention, and its autograd function.
 
-The legend is that of `sabtune.ops.compiled.dense_forward`; W is H filled up to whole vectors.
+The notation is that of `sabtune.ops.compiled.dense_forward`; W is H padded to whole vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.common import filled
 from sabtune.ops.compiled.dense_backward import backward
 from sabtune.ops.compiled.dense_forward import forward
-from sabtune.ops.compiled.dense_weights import of_weights
+from sabtune.ops.compiled.dense_weights import weight_gradients
 from sabtune.ops.compiled.layout import Layout
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.higher_order import gradients_through
@@ -28,7 +28,7 @@ Before = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, memory and keys
 
 
 class Call:
-    """One call: its sizes, the state that it goes on from and, then, has come to, its weights."""
+    """One call: its sizes, its weights, and the state that it starts from and then replaces."""
 
     def __init__(self, x: Tensor, before: Before, p: Parameters):
         self.before = h, c, memory, keys = before
@@ -47,7 +47,7 @@ class Call:
         self.w = -2 * layout.w3(p)
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """h and s (B, T, H), recorded if anybody learns; then h, c, memory and keys after."""
+        """Return h and s (B, T, H), recorded if gradients are on; then h, c, memory, keys after."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary = _Dense.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
         else:
@@ -57,11 +57,11 @@ class Call:
         return hidden, summary, *after
 
     def again(self) -> Call:
-        """The same call, from its beginning."""
+        """Return the same call, from its beginning."""
         return Call(self.inputs[0], self.before, self.p)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """h and s (B, T, H) of these inputs, in plain torch."""
+        """Return h and s (B, T, H) of these inputs, in plain torch."""
         from sabtune.ops import self_attention  # which imports this
 
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
@@ -71,42 +71,40 @@ class Call:
 
     @property
     def hidden(self) -> Tensor:
-        """h_t (B, T, W): the memories of this call."""
+        """Return h_t (B, T, W), the memories of this call."""
         return self.memory[:, self.M0 :]
 
     def shown(self) -> tuple[Tensor, Tensor]:
-        """h and s without what was filled up."""
+        """Return h and s without padding."""
         return self.layout.no_rows(self.hidden), self.layout.no_rows(self.summary)
 
     def compute(self, *, keep: bool) -> Tape:
-        """Fills in h, c, memory, keys and summary; returns what the way back needs, if any."""
+        """Write h, c, memory, keys and summary; return what the backward pass needs, if kept."""
         layout, p, tape = self.layout, self.p, Tape(self, keep)
-        weights = (
-            layout.panels(p.weight_ih, turned=True, fill=False),
-            layout.panels(p.weight_hh, turned=True),
-            layout.bias(p),
-            layout.panels(p.W1, turned=True),
-            layout.panels(p.W2, turned=True),
+        weights = dense_forward.Weights(
+            W_ih=layout.panels(p.weight_ih, turned=True, fill=False),
+            W_hh=layout.panels(p.weight_hh, turned=True),
+            bias=layout.bias(p),
+            W1=layout.panels(p.W1, turned=True),
+            W2=layout.panels(p.W2, turned=True),
+            w=self.w,
         )
-        h, c = self.h.numpy(), self.c.numpy()
-        states = self.summary.numpy(), self.memory.numpy(), self.raw.numpy()
+        x, h, c = self.x.numpy(), self.h.numpy(), self.c.numpy()
+        arrays = tape.arrays(self.summary, self.memory, self.raw)
 
         def part(low: int, high: int) -> None:
             sizes = high - low, layout.width, self.x.shape[2]
-            scratch = BUFFERS.take(dense_forward.scratch(*sizes, tape.real))
-            forward(
-                low, high, keep, self.M0, self.x.numpy(), h, c, tape.gates, tape.cells,
-                tape.queries, *states, tape.keys, tape.wide, tape.weights, tape.starts,
-                *weights, self.w, tuple(scratch.arrays),
-            )  # fmt: skip
-            BUFFERS.release(scratch)
+            workspace = BUFFERS.take(dense_forward.scratch(*sizes, tape.real))
+            work = dense_forward.Scratch(*workspace.arrays)
+            forward(low, high, keep, self.M0, x, h, c, arrays, weights, work)
+            BUFFERS.release(workspace)
 
         in_parts(parts(self.B), part)
         return tape
 
 
 class Tape:
-    """What a pass writes beside its outputs, in a workspace."""
+    """What a forward pass writes beside its outputs, in a workspace."""
 
     def __init__(self, call: Call, keep: bool):
         B, T, W, memories = call.B, call.T, call.layout.width, call.M0 + call.T
@@ -121,7 +119,23 @@ class Tape:
         self.wide = np.zeros(B, np.bool_)
         self.h, self.c = call.h.numpy().copy(), call.c.numpy().copy()  # before the pass
 
+    def arrays(self, summary: Tensor, memory: Tensor, raw: Tensor) -> dense_forward.Tape:
+        """Return the tape as the kernels take it, with s, the memories and W1 h beside it."""
+        return dense_forward.Tape(
+            gates=self.gates,
+            cells=self.cells,
+            queries=self.queries,
+            summary=summary.numpy(),
+            memory=memory.numpy(),
+            raw=raw.numpy(),
+            keys=self.keys,
+            wide=self.wide,
+            weights=self.weights,
+            starts=self.starts,
+        )
+
     def release(self) -> None:
+        """Return the workspace to the pool."""
         BUFFERS.release(self.workspace)
 
 
@@ -142,7 +156,7 @@ class _Dense(torch.autograd.Function):
             needed = ctx.needs_input_grad[1:]
             return (None, *gradients_through(ctx.call.equations, inputs, gradients, needed))
         call, tape, ctx.tape = ctx.call, ctx.tape, None
-        if tape is None:  # an earlier backward pass used it up
+        if tape is None:  # an earlier backward pass consumed it
             call = call.again()
             tape = call.compute(keep=True)
         return (None, *differentiate(call, tape, gradients, of_x=ctx.needs_input_grad[1]))
@@ -151,19 +165,22 @@ class _Dense(torch.autograd.Function):
 def differentiate(
     call: Call, tape: Tape, gradients: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
-    """dL/dx (None where nobody asks) and dL/d of the parameters, in their order."""
+    """Return dL/dx (None unless `of_x`) and dL/d of the parameters, in order."""
     layout, p, real, W = call.layout, call.p, tape.real, call.layout.width
     of_hidden, of_summary = (
         torch.zeros_like(call.summary) if g is None else layout.rows(g) for g in gradients
     )
-    weights = (
-        layout.panels(p.weight_hh, turned=False),
-        layout.panels(p.W1, turned=False),
-        layout.panels(p.W2, turned=False),
+    weights = dense_backward.Weights(
+        W_hh=layout.panels(p.weight_hh, turned=False),
+        W1=layout.panels(p.W1, turned=False),
+        W2=layout.panels(p.W2, turned=False),
+        w=call.w,
     )
+    d_out = dense_backward.Outputs(of_hidden.numpy(), of_summary.numpy())
     x = Layout(call.x.shape[2]).rows(call.x)
-    # of tensors that may be outputs now, which only a thread that records nothing takes as arrays
-    summary, memory, raw = call.summary.numpy(), call.memory.numpy(), call.raw.numpy()
+    # the tape refers to tensors that may be outputs now: only a thread that records no gradients
+    # may take those as arrays
+    arrays = tape.arrays(call.summary, call.memory, call.raw)
     ranges = parts(call.B)
     shapes = ((x.shape[2], 4 * W), (4 * W, W), (W, W), (W, W), (4 * W,), (W,))
     totals = [call.h.new_empty(len(ranges), *shape) for shape in shapes]
@@ -172,19 +189,16 @@ def differentiate(
 
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
-        d_ih, d_hh, d_W1, d_W2, d_bias, d_w3 = (total[mine].numpy() for total in totals)
+        *of_weights, d_bias, d_w3 = (total[mine].numpy() for total in totals)
         scratch = BUFFERS.take(dense_backward.scratch(high - low, W, call.M0 + call.T, real))
-        backward(
-            low, high, call.M0, of_hidden.numpy(), of_summary.numpy(), tape.c, tape.gates,
-            tape.cells, tape.queries, summary, memory, raw, tape.keys, tape.wide, tape.weights,
-            tape.starts, *weights, call.w, d_keys, d_bias, d_w3, tuple(scratch.arrays),
-        )  # fmt: skip
+        grads = dense_backward.Gradients(d_keys, d_bias, d_w3)
+        work = dense_backward.Scratch(*scratch.arrays)
+        backward(low, high, call.M0, d_out, tape.c, arrays, weights, grads, work)
         BUFFERS.release(scratch)
         scratch = BUFFERS.take(dense_weights.scratch(W, real))
-        of_weights(
-            low, high, call.M0, x.numpy(), tape.h, tape.gates, tape.queries, d_keys,
-            memory, summary, d_ih, d_hh, d_W1, d_W2, tuple(scratch.arrays),
-        )  # fmt: skip
+        sums = dense_weights.WeightGradients(*of_weights)
+        weight_work = dense_weights.Scratch(*scratch.arrays)
+        weight_gradients(low, high, call.M0, x.numpy(), tape.h, arrays, d_keys, sums, weight_work)
         BUFFERS.release(scratch)
 
     in_parts(ranges, part)

@@ -1,12 +1,12 @@
-"""A row of scores over all memories at once, their softmax, and the sum that it weighs.
+"""The scores of all memories at once, their softmax, and the sum that it weighs.
 
-Sixteen memories go together: each leaves LANES partial sums, and `fold` adds those up for two
-vectors in three instructions, so that a score ends in a lane of its own.
+Sixteen memories are scored together: each leaves LANES partial sums, and `fold` adds those up for
+two vectors in three instructions, so that every score ends in its own lane.
 
-With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}): that of w3 · tanh(k + q) but for Σ w3, which is
-the same for all and no matter to a softmax. Both exponentials are held to what `exp` can give. That
-is no matter while |q| is within REACH: a key beyond the range of `exp` is then saturated by itself.
-Where some |q| of an example passes it, the example is `wide`, and scored from k and q.
+With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}): that of w3 · tanh(k + q) without Σ w3, which is
+the same for all memories and cancels in the softmax. Both exponentials are clamped to the range of
+`exp`. This has no effect while |q| is within REACH: a key beyond the range of `exp` saturates by
+itself. If some |q| of an example exceeds REACH, the example is `wide` and is scored from k and q.
 
 H hidden (whole vectors), M memories.
 """
@@ -14,12 +14,12 @@ H hidden (whole vectors), M memories.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
-from sabtune.ops.compiled.common import Array
+from sabtune.ops.compiled.common import Array, Row
 from sabtune.ops.compiled.score import SATURATED, SATURATED_FLOAT
 from sabtune.ops.compiled.simd import (
     LANES,
@@ -39,7 +39,7 @@ from sabtune.ops.compiled.simd import (
     store,
     total,
 )
-from sabtune.ops.compiled.tile import tile
+from sabtune.ops.compiled.tile import Left, Right, Rows, tile
 
 QUAD = 4  # memories whose sums are folded in registers
 ACROSS = 4  # vectors of a sum over memories
@@ -48,10 +48,22 @@ sum_tile = tile(1, ACROSS)
 thin_sum_tile = tile(1, 1)
 
 
-def fold(width: int) -> Code:
-    """fold(width)(a, b): halves the groups of `width` partial sums that a and b consist of.
+class ScoreRow(NamedTuple):
+    """Where a row of scores goes: into `array` from `at` on.
 
-    The groups of a come first, those of b behind them.
+    filler: the number that fills the last vector up. quads (QUAD, LANES): an array to work in.
+    """
+
+    array: Array
+    at: int
+    filler: Number
+    quads: Array
+
+
+def fold(width: int) -> Code:
+    """Return an operation on vectors a and b that consist of groups of `width` partial sums.
+
+    It halves every group; the groups of a come first, then those of b.
     """
     half = width // 2
 
@@ -76,7 +88,7 @@ fold16, fold8, fold4, fold2 = (fold(width) for width in (16, 8, 4, 2))
 
 @instruction
 def first_lanes(typing: Any, count: Any, a: Any, b: Any) -> Any:
-    """first_lanes(n, a, b): the first n lanes of a, the others of b; all of a if n >= LANES."""
+    """Take the first `count` lanes of a and the others of b; all of a if count >= LANES."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         number = splat(builder, args[0])
@@ -88,21 +100,21 @@ def first_lanes(typing: Any, count: Any, a: Any, b: Any) -> Any:
 
 @compiled
 def tame_denominator(key: Array, at: int, query: Any) -> Any:
-    """1 + e^{2(k+q)} from e^{2k} and e^{2q}."""
+    """Return 1 + e^{2(k+q)} from e^{2k} and e^{2q}."""
     one = lanes_of(key.dtype.type(1))
     return one + load(key, at) * query
 
 
 @compiled
 def wide_denominator(key: Array, at: int, query: Any) -> Any:
-    """The same from k and q."""
+    """Return 1 + e^{2(k+q)} from k and q."""
     one = lanes_of(key.dtype.type(1))
     u = load(key, at) + query
     return one + exp(u + u)
 
 
 def scorer(denominator: F) -> Callable[..., Any]:
-    """A score as LANES partial sums; four units share a division."""
+    """Return a function that scores a memory as LANES partial sums; four units share a division."""
 
     @compiled
     def score(key: Array, at: int, query: Array, q: int, w: Array) -> Any:
@@ -130,7 +142,7 @@ def scorer(denominator: F) -> Callable[..., Any]:
 
 @compiled
 def inner(memory: Array, at: int, vector: Array, v: int, w: Array) -> Any:
-    """m · v as LANES partial sums."""
+    """Return m · v as LANES partial sums."""
     sums = lanes_of(w.dtype.type(0))
     for j in range(0, w.shape[0], LANES):
         sums = sums + load(memory, at + j) * load(vector, v + j)
@@ -138,34 +150,30 @@ def inner(memory: Array, at: int, vector: Array, v: int, w: Array) -> Any:
 
 
 def over_memories(one: Callable[..., Any]) -> Callable[..., None]:
-    """What `one` gives for a memory, for all of them."""
+    """Return a function that applies `one`, which gives a number for a memory, to all memories."""
 
     @called
-    def row(
-        M: int, key: Array, first: int, query: Array, q: int, w: Array, filler: Number,
-        quads: Array, out: Array, at: int,
-    ) -> None:  # fmt: skip
-        """Leaves M numbers in `out`, with `filler` behind up to a whole vector.
-
-        quads (QUAD, LANES): to work in.
-        """
+    def score_row(M: int, keys: Row, query: Row, w: Array, out: ScoreRow) -> None:
+        """Write M numbers to `out`, with its filler behind them up to a whole vector."""
         H = w.shape[0]
-        last = first + (M - 1) * H
+        key, q = keys.array, query.array
+        last = keys.at + (M - 1) * H
         for i in range(0, M, LANES):
-            begin = first + i * H
+            begin = keys.at + i * H
             for n in range(min(QUAD, (M - i + QUAD - 1) // QUAD)):
                 m = begin + n * QUAD * H
-                a = fold16(one(key, m, query, q, w), one(key, min(m + H, last), query, q, w))
+                a = fold16(one(key, m, q, query.at, w), one(key, min(m + H, last), q, query.at, w))
                 b = fold16(
-                    one(key, min(m + 2 * H, last), query, q, w),
-                    one(key, min(m + 3 * H, last), query, q, w),
+                    one(key, min(m + 2 * H, last), q, query.at, w),
+                    one(key, min(m + 3 * H, last), q, query.at, w),
                 )
-                store(quads, n * LANES, fold8(a, b))
-            a = fold4(load(quads, 0), load(quads, LANES))
-            b = fold4(load(quads, 2 * LANES), load(quads, 3 * LANES))
-            store(out, at + i, first_lanes(M - i, fold2(a, b), lanes_of(filler)))
+                store(out.quads, n * LANES, fold8(a, b))
+            a = fold4(load(out.quads, 0), load(out.quads, LANES))
+            b = fold4(load(out.quads, 2 * LANES), load(out.quads, 3 * LANES))
+            scores = first_lanes(M - i, fold2(a, b), lanes_of(out.filler))
+            store(out.array, out.at + i, scores)
 
-    return row
+    return score_row
 
 
 tame_scores = over_memories(scorer(tame_denominator))
@@ -175,8 +183,10 @@ products = over_memories(inner)
 
 @called
 def softmax(M: int, a: Array, at: int) -> None:
-    """Of M scores, which -inf fills up to a whole vector, in their place; behind them nothing that
-    counts: the least that `exp` gives."""
+    """Replace M scores, which -inf fills up to a whole vector, by their softmax.
+
+    What fills the vector up becomes the smallest number that `exp` returns, which does not count.
+    """
     most = load(a, at)
     for i in range(LANES, M, LANES):
         most = at_least(most, load(a, at + i))
@@ -192,12 +202,13 @@ def softmax(M: int, a: Array, at: int) -> None:
 
 
 @called
-def recall(
-    M: int, p: Array, at: int, step: int, memory: Array, first: int, H: int, summary: Array, to: int
-) -> None:  # fmt: skip
-    """summary += Σ p_i m_i, with a p_i every `step` numbers."""
+def recall(M: int, p: Row, step: int, memory: Row, H: int, summary: Row) -> None:
+    """Add Σ p_i m_i to `summary`; p_i is at every `step` numbers."""
+    left = Left(p.array, p.at, 0, step)
     broad = H // (ACROSS * LANES) * ACROSS * LANES
     for j in range(0, broad, ACROSS * LANES):
-        sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)
+        right = Right(memory.array, memory.at + j, H, LANES)
+        sum_tile(left, right, M, Rows(summary.array, summary.at + j, 0))
     for j in range(broad, H, LANES):
-        thin_sum_tile(p, at, 0, step, memory, first + j, H, LANES, M, summary, to + j, 0)
+        right = Right(memory.array, memory.at + j, H, LANES)
+        thin_sum_tile(left, right, M, Rows(summary.array, summary.at + j, 0))

@@ -1,56 +1,63 @@
 """The gradients of the weights, from what the backward pass of full self-attention left behind.
 
-The legend is that of `kernel_dense_forward`. Each is a sum of outer products over all steps; some
-steps of one example at a time, so that they are in the cache however long the sequence.
+The notation is that of `dense_forward`. Each is a sum of outer products over all steps. Some steps
+of one example are taken at a time, so that they stay in the cache however long the sequence is.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from sabtune.ops.compiled.common import Array, Scratch, Shape, copy, kernel
+from sabtune.ops.compiled.common import Array, copy, kernel
+from sabtune.ops.compiled.dense_forward import Tape
 from sabtune.ops.compiled.product import outer
 from sabtune.ops.compiled.simd import LANES, load, store
+from sabtune.ops.compiled.tile import Rows
 
 STEPS = 128  # of an example at once
 
 
-def scratch(H: int, real: Any) -> list[Shape]:
-    """The arrays that a call works in."""
-    return [
-        ((STEPS, H), real),  # before: h_{t-1}
-        ((STEPS, H), real),  # states: h'_t
-    ]
+class WeightGradients(NamedTuple):
+    """Sums over a call's examples: W_ih (I filled up, G), W_hh (G, H), W1 and W2 (H, H)."""
+
+    W_ih: Array
+    W_hh: Array
+    W1: Array
+    W2: Array
+
+
+class Scratch(NamedTuple):
+    """The arrays that a call works in, or their shapes."""
+
+    before: Any  # h_{t-1}
+    states: Any  # ĥ_t
+
+
+def scratch(H: int, real: Any) -> Scratch:
+    """Return the shapes of the arrays that a call works in."""
+    return Scratch(before=((STEPS, H), real), states=((STEPS, H), real))
 
 
 @kernel
-def of_weights(
-    low: int,
-    high: int,
-    M0: int,
-    x: Array,
-    h: Array,
-    d_gates: Array,
-    d_queries: Array,
-    d_keys: Array,
-    memory: Array,
-    summary: Array,
-    d_ih: Array,
-    d_hh: Array,
-    d_W1: Array,
-    d_W2: Array,
-    scratch: Scratch,
-) -> None:
-    """x (B, T, I filled up); h (B, H): before the first step. d_ih (I filled up, G), d_hh (G, H),
-    d_W1 and d_W2 (H, H) are sums over this call's examples."""
+def weight_gradients(
+    low: int, high: int, M0: int, x: Array, h: Array, tape: Tape, d_keys: Array,
+    grads: WeightGradients, work: Scratch,
+) -> None:  # fmt: skip
+    """Compute the gradients of the weights over examples `low` to `high` - 1.
+
+    x (B, T, I filled up). h (B, H): before the first step. The tape holds the gradients of the
+    gates' sums and of the queries in place of the gates and the queries.
+    """
     _, T, inputs = x.shape
     H = h.shape[1]
-    G, front = 4 * H, 0
+    G = 4 * H
+    before, states, memory = work.before, work.states, tape.memory
     capacity = memory.shape[1]
-    before, states = scratch
     zero = h.dtype.type(0)
-    for array in (d_ih, d_hh, d_W1, d_W2):
-        array[:] = zero
+    grads.W_ih[:] = zero
+    grads.W_hh[:] = zero
+    grads.W1[:] = zero
+    grads.W2[:] = zero
     for b in range(low, high):
         for t in range(0, T, STEPS):
             count = min(STEPS, T - t)
@@ -61,11 +68,10 @@ def of_weights(
             else:
                 copy(before, 0, memory, at - H, count * H)
             for j in range(0, count * H, LANES):
-                store(states, j, load(memory, at + j) - load(summary, now + j))
-            of_gates, of_queries = d_gates[b, t : t + count], d_queries[b, t : t + count]
-            of_keys = d_keys[b, M0 + t : M0 + t + count]
-            outer(count, of_gates, G, G, before, front, H, H, d_hh, front, H)
-            outer(count, x[b, t : t + count], inputs, inputs, of_gates, front, G, G,
-                  d_ih, front, G)  # fmt: skip
-            outer(count, of_queries, H, H, states, front, H, H, d_W2, front, H)
-            outer(count, of_keys, H, H, memory, at, H, H, d_W1, front, H)
+                store(states, j, load(memory, at + j) - load(tape.summary, now + j))
+            d_gates = Rows(tape.gates, 4 * now, G)
+            x_rows = Rows(x, (b * T + t) * inputs, inputs)
+            outer(count, d_gates, G, Rows(before, 0, H), H, Rows(grads.W_hh, 0, H))
+            outer(count, x_rows, inputs, d_gates, G, Rows(grads.W_ih, 0, G))
+            outer(count, Rows(tape.queries, now, H), H, Rows(states, 0, H), H, Rows(grads.W2, 0, H))
+            outer(count, Rows(d_keys, at, H), H, Rows(memory, at, H), H, Rows(grads.W1, 0, H))

@@ -1,12 +1,12 @@
 """The forward pass of SAB for a range of the batch, compiled: one call runs every step.
 
-`sabtune.ops.compiled.common` has the legend. TILE examples go through the whole sequence together,
-so that what they work on stays in the processor's own cache; no thread waits for another.
+`sabtune.ops.compiled.common` has the notation. TILE examples go through the whole sequence
+together, so that their data stays in the cache; no thread waits for another.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,19 @@ from sabtune.ops.compiled.common import (
     SEPARABLE,
     TILE,
     Array,
-    Flags,
-    Scratch,
+    Inputs,
+    Row,
+    Settings,
     Shape,
-    Whole,
+    Step,
+    Tape,
+    Tile,
     copy,
     fetch,
     filled,
-    furthest,
     kernel,
+    largest_magnitude,
+    memories_at,
     widen,
 )
 from sabtune.ops.compiled.product import ROWS, padded, product
@@ -39,11 +43,16 @@ from sabtune.ops.compiled.simd import (
     exp,
     lanes_of,
     load,
+    phase,
     store,
 )
+from sabtune.ops.compiled.tile import Rows
 from sabtune.ops.compiled.top_k import (
     FEW,
     PAUSE,
+    Bounds,
+    Choice,
+    Scorer,
     choose_dot,
     choose_tame,
     choose_wide,
@@ -52,258 +61,341 @@ from sabtune.ops.compiled.top_k import (
 )
 
 
-@compiled
-def add_input(S: Array, at: int, G: int, factor: Number, W_ih: Array, j: int, inputs: int) -> None:
-    """Adds to the gates' sums what one input gives."""
-    by = lanes_of(factor)
-    for n in range(0, G, LANES):
-        store(S, at + n, load(S, at + n) + by * load(W_ih, n * inputs + j * LANES))
+class Outputs(NamedTuple):
+    """h_t and s_t (T, B, H), which may have no steps, and the logits (B, T, O filled up).
+
+    Without a readout O is 0.
+    """
+
+    hidden: Array
+    summary: Array
+    logits: Array
+
+
+class Weights(NamedTuple):
+    """The weights of the forward pass.
+
+    The cell gate of W_ih (I, G), W_hh (H, G) and bias (G,) is doubled. V (2H, O filled up): V2
+    above V1. b (O filled up,): the bias of the readout.
+    """
+
+    W_ih: Array
+    W_hh: Array
+    bias: Array
+    W1: Array
+    W2: Array
+    w3: Array
+    V: Array
+    b: Array
+
+
+class Scratch(NamedTuple):
+    """The arrays that a call works in, or their shapes."""
+
+    carried: Any  # s_t, h_t
+    X: Any  # x_t
+    states: Any  # ĥ_t
+    y: Any
+    q: Any  # W2 ĥ_t, then W1 h_t
+    q0: Any  # q of the step before
+    e0: Any  # e^{2 q0}
+    e: Any  # e^{2q}
+    S: Any  # the sums of the gates
+    lowest: Any  # of the keys, unit by unit
+    highest: Any
+    bound: Any  # of the scores
+    top: Any  # the highest scores, if they depend on the memory alone
+    drift: Any  # of the bounds
+    pause: Any  # steps that are left to go without bounds
+    which: Any  # the memories that have the scores in `top`
 
 
 def scratch(
     examples: int, H: int, inputs: int, O: int, capacity: int, k_top: int, real: Any
-) -> list[Shape]:
-    """The arrays that a call works in, for so many examples and O outputs, filled up."""
+) -> Scratch:
+    """Return the shapes of the arrays for a call on so many examples and O outputs, filled up."""
     rows, most = min(TILE, -(-examples // ROWS) * ROWS), min(k_top + 1, capacity)
-    # one vector longer than need be: rows at a power of two would share cache lines
-    return [
-        ((rows, 2 * H + LANES), real),  # carried: s_t, h_t
-        ((rows, inputs), real),  # X: x_t
-        ((rows, H), real),  # states: h'_t
-        ((rows, O), real),  # y
-        ((rows, H), real),  # q: W2 h'_t
-        ((rows, H), real),  # q0: of the step before
-        ((rows, H), real),  # e0: e^{2 q0}
-        ((H,), real),  # e: e^{2q}
-        ((rows, 4 * H), real),  # S: the gates' sums
-        ((rows, H), real),  # lowest: of the keys
-        ((rows, H), real),  # highest
-        ((rows, filled(capacity)), real),  # bound: of the scores
-        ((rows, most), real),  # top: the highest scores, where they are the memories' own
-        ((rows,), np.float64),  # drift: of the bounds
-        ((rows,), np.int64),  # pause: steps to go without bounds
-        ((rows, most), np.int32),  # which: whose `top` are
-    ]
+    shapes: dict[str, Shape] = {
+        "carried": ((rows, 2 * H + LANES), real),  # rows at a power of two would share cache lines
+        "X": ((rows, inputs), real),
+        "states": ((rows, H), real),
+        "y": ((rows, O), real),
+        "q": ((rows, H), real),
+        "q0": ((rows, H), real),
+        "e0": ((rows, H), real),
+        "e": ((H,), real),
+        "S": ((rows, 4 * H), real),
+        "lowest": ((rows, H), real),
+        "highest": ((rows, H), real),
+        "bound": ((rows, filled(capacity)), real),
+        "top": ((rows, most), real),
+        "drift": ((rows,), np.float64),
+        "pause": ((rows,), np.int64),
+        "which": ((rows, most), np.int32),
+    }
+    return Scratch(**shapes)
+
+
+@compiled
+def add_input(S: Row, G: int, factor: Number, W_ih: Array, j: int, inputs: int) -> None:
+    """Add the product of one input, `factor`, and its weights to the gates' sums."""
+    by = lanes_of(factor)
+    for n in range(0, G, LANES):
+        store(S.array, S.at + n, load(S.array, S.at + n) + by * load(W_ih, n * inputs + j * LANES))
+
+
+@compiled
+def extend_range(key: Any, lowest: Array, highest: Array, at: int) -> None:
+    """Extend the range of the keys to LANES units of one key."""
+    store(lowest, at, at_most(key, load(lowest, at)))
+    store(highest, at, at_least(key, load(highest, at)))
+
+
+@compiled
+def scorer_of(w3: Array) -> Scorer:
+    """Return w3 with the sums that the scores need."""
+    total = w3.dtype.type(0)
+    size = total
+    for j in range(w3.shape[0]):
+        total += w3[j]
+        size += abs(w3[j])
+    return Scorer(w3, total, size)
+
+
+@compiled
+def widen_example(b: int, M: int, tape: Tape) -> None:
+    """Replace the M keys of example b by their logarithms; it is `wide` from now on."""
+    tape.wide[b] = True
+    capacity, H = tape.keys.shape[1:]
+    widen(tape.keys, b * capacity * H, M * H)
+
+
+@phase
+def start_tile(
+    tile: Tile, s: Settings, h: Array, tape: Tape, scorer: Scorer, work: Scratch
+) -> None:
+    """Load h and what is needed of the memories from before the call."""
+    capacity, H = tape.keys.shape[1:]
+    across, most = work.carried.shape[1], work.top.shape[1]
+    number = scorer.w3.dtype.type
+    work.bound[:] = number(-np.inf)
+    work.bound[:, : s.M0] = number(np.inf)
+    work.drift[:] = 0.0
+    work.pause[:] = 0
+    for r in range(tile.B):
+        copy(work.carried, r * across + H, h, (tile.first + r) * H, H)
+        at = (tile.first + r) * capacity * H
+        copy(work.lowest, r * H, tape.keys, at, H)
+        copy(work.highest, r * H, tape.keys, at, H)
+        for i in range(1, s.M0):
+            for j in range(0, H, LANES):
+                key = load(tape.keys, at + i * H + j)
+                extend_range(key, work.lowest, work.highest, r * H + j)
+        if s.scoring == SEPARABLE:
+            for m in range(s.M0):
+                a = wide_score(tape.keys, at + m * H, work.e, 0, scorer.w3, scorer.total)
+                offer(a, m, min(m, most), work.top[r], work.which[r])
+
+
+@phase
+def step_cell(
+    tile: Tile, t: int, keep: bool, sparse: bool, given: Inputs, tape: Tape, w: Weights,
+    work: Scratch,
+) -> None:  # fmt: skip
+    """Compute ĥ_t and c_t."""
+    x, c = given.x, given.c
+    everyone, inputs, H = x.shape[0], x.shape[2], c.shape[1]
+    G, across = 4 * H, work.carried.shape[1]
+    for r in range(tile.rows):
+        copy(work.S, r * G, w.bias, 0, G)
+    for r in range(tile.B):
+        for j in range(inputs):
+            number_in = x[tile.first + r, t, j]
+            if not sparse:
+                work.X[r, j] = number_in
+            elif number_in != 0:
+                add_input(Row(work.S, r * G), G, number_in, w.W_ih, j, inputs)
+    sums = Rows(work.S, 0, G)
+    if not sparse:
+        product(tile.rows, Rows(work.X, 0, inputs), inputs, w.W_ih, sums, G)
+    product(tile.rows, Rows(work.carried, H, across), H, w.W_hh, sums, G)
+    for r in range(tile.B):
+        b = tile.first + r
+        now = t * everyone + b
+        gates, states = Row(tape.gates, now * G), Row(work.states, r * H)
+        cell(Row(work.S, r * G), Row(c, b * H), H, keep, gates, states)
+        if keep:
+            copy(tape.cells, now * H, c, b * H, H)
+
+
+@phase
+def bound_scores(r: int, M: int, dot: bool, bounded: bool, scorer: Scorer, work: Scratch) -> Number:
+    """Bring the bounds of an example's scores up to date; return what counts as a tie."""
+    H = scorer.w3.shape[0]
+    number = scorer.w3.dtype.type
+    far = scorer.size  # no score of this example is further from 0
+    if bounded:
+        if dot:
+            more, far = rise_of_products(work.lowest, work.highest, r * H, work.q, work.q0, H)
+            work.drift[r] += more
+        else:
+            work.drift[r] += rise(
+                work.lowest, work.highest, r * H, work.e, work.q, work.e0, work.q0, scorer.w3
+            )
+    # NaN and Inf bound nothing
+    if not (bounded and abs(work.drift[r]) <= 4 * far and far < np.inf):
+        work.bound[r, :M] = number(np.inf)
+        work.drift[r] = 0.0
+        far = number(0)
+    # nearer, two scores differ by rounding alone
+    return number(4) * np.finfo(scorer.w3.dtype).eps * far
+
+
+@phase
+def select(
+    tile: Tile, r: int, step: Step, keep: bool, dot: bool, tape: Tape, choice: Choice,
+    scorer: Scorer, work: Scratch,
+) -> None:  # fmt: skip
+    """Select the K memories with the highest scores for row r of the tile."""
+    b, M = tile.first + r, step.M
+    capacity, H = tape.keys.shape[1:]
+    before = choice.at - step.known if keep else choice.at
+    if not tape.wide[b] and largest_magnitude(work.q, r * H, H) > REACH:
+        widen_example(b, M, tape)
+    tame = not dot and not tape.wide[b]
+    for j in range(0, H, LANES):
+        v = load(work.q, r * H + j)
+        store(work.e, j, exp(v + v) if tame else v)
+    bounded = M > FEW * step.K and (tame or dot) and step.t > 0 and work.pause[r] == 0
+    tie = bound_scores(r, M, dot, bounded, scorer, work)
+    bounds = Bounds(work.bound[r], work.drift[r], tie)
+    keys = Row(tape.keys, b * capacity * H)
+    if tame:
+        scored = choose_tame(step, before, keys, work.e, scorer, bounds, choice)
+    elif dot:
+        scored = choose_dot(step, before, keys, work.e, scorer, bounds, choice)
+    else:
+        scored = choose_wide(step, before, keys, work.e, scorer, bounds, choice)
+    if bounded and 2 * scored > M:
+        work.pause[r] = PAUSE
+    elif work.pause[r] > 0:
+        work.pause[r] -= 1
+    copy(work.q0, r * H, work.q, r * H, H)
+    copy(work.e0, r * H, work.e, 0, H)
+
+
+@phase
+def step_recall(
+    tile: Tile, step: Step, keep: bool, s: Settings, out: Outputs, tape: Tape, w: Weights,
+    scorer: Scorer, work: Scratch,
+) -> None:  # fmt: skip
+    """Select K memories for each example; compute s_t and h_t."""
+    everyone, capacity, H = tape.keys.shape
+    G, across = 4 * H, work.carried.shape[1]
+    if s.scoring != SEPARABLE:
+        work.q[: tile.rows] = w.w3.dtype.type(0)
+        product(tile.rows, Rows(work.states, 0, H), H, w.W2, Rows(work.q, 0, H), H)
+    for r in range(tile.B):
+        b = tile.first + r
+        now = step.t * everyone + b
+        if keep:  # what the next step will write
+            fetch(tape.gates, (now + everyone) * G, G)
+            fetch(tape.cells, (now + everyone) * H, H)
+        if keep and s.scoring != SEPARABLE:
+            copy(tape.queries, now * H, work.q, r * H, H)
+        choice = Choice(tape.chosen[b], tape.weights[b], tape.starts[step.t] if keep else 0)
+        if s.scoring == SEPARABLE:
+            for i in range(step.K):
+                choice.weights[choice.at + i] = work.top[r, i]
+                choice.chosen[choice.at + i] = work.which[r, i]
+        else:
+            select(tile, r, step, keep, s.scoring == DOT, tape, choice, scorer, work)
+        divisor = weigh(step.K, s.softmax, s.epsilon, choice.weights, choice.at)
+        if keep:
+            tape.sums[b, step.t] = divisor
+        row = r * across
+        memory = Row(tape.memory, b * capacity * H)
+        recall(step.K, choice, memory, H, Row(work.carried, row))
+        for j in range(0, H, LANES):
+            v = load(work.carried, row + j)
+            store(work.carried, row + H + j, load(work.states, r * H + j) + v)
+        if out.hidden.shape[0] > 0:
+            copy(out.summary, now * H, work.carried, row, H)
+            copy(out.hidden, now * H, work.carried, row + H, H)
+
+
+@phase
+def read_out(tile: Tile, t: int, logits: Array, w: Weights, work: Scratch) -> None:
+    """Compute the logits of a step."""
+    T, O = logits.shape[1:]
+    across, H = work.carried.shape[1], w.w3.shape[0]
+    for r in range(tile.rows):
+        copy(work.y, r * O, w.b, 0, O)
+    product(tile.rows, Rows(work.carried, 0, across), 2 * H, w.V, Rows(work.y, 0, O), O)
+    for r in range(tile.B):
+        copy(logits, ((tile.first + r) * T + t) * O, work.y, r * O, O)
+
+
+@phase
+def remember(
+    tile: Tile, M: int, separable: bool, tape: Tape, W1: Array, scorer: Scorer, work: Scratch
+) -> None:
+    """Append h_t to the M memories, and its key."""
+    capacity, H = tape.keys.shape[1:]
+    across, most = work.carried.shape[1], work.top.shape[1]
+    number = scorer.w3.dtype.type
+    work.q[: tile.rows] = number(0)
+    product(tile.rows, Rows(work.carried, H, across), H, W1, Rows(work.q, 0, H), H)
+    for r in range(tile.B):
+        b = tile.first + r
+        at = (b * capacity + M) * H
+        copy(tape.memory, at, work.carried, r * across + H, H)
+        work.bound[r, M] = number(np.inf)
+        if not tape.wide[b] and largest_magnitude(work.q, r * H, H) > REACH:
+            widen_example(b, M, tape)
+        for j in range(0, H, LANES):
+            v = load(work.q, r * H + j)
+            key = v if tape.wide[b] else exp(v + v)
+            store(tape.keys, at + j, key)
+            extend_range(key, work.lowest, work.highest, r * H + j)
+        if separable:
+            a = wide_score(tape.keys, at, work.e, 0, scorer.w3, scorer.total)
+            offer(a, M, min(M, most), work.top[r], work.which[r])
 
 
 @kernel
 def forward(
-    low: int,
-    high: int,
-    scoring: int,
-    softmax: bool,
-    step: int,
-    k_top: int,
-    k_att: int,
-    epsilon: Number,
-    keep: bool,
-    sparse: bool,
-    x: Array,
-    gates: Array,
-    h: Array,
-    c: Array,
-    hidden: Array,
-    summary: Array,
-    logits: Array,
-    cells: Array,
-    queries: Array,
-    M0: int,
-    memory: Array,
-    keys: Array,
-    wide: Flags,
-    chosen: Whole,
-    weights: Array,
-    sums: Array,
-    starts: Whole,
-    W_ih: Array,
-    W_hh: Array,
-    bias: Array,
-    W1: Array,
-    W2: Array,
-    w3: Array,
-    V: Array,
-    b_out: Array,
-    scratch: Scratch,
-) -> None:
-    """x (B, T, I); h, c (B, H): the state before and, then, after. `step` were taken before.
+    low: int, high: int, keep: bool, s: Settings, given: Inputs, out: Outputs, tape: Tape,
+    w: Weights, work: Scratch,
+) -> None:  # fmt: skip
+    """Run examples `low` to `high` - 1 through all steps.
 
-    Of W_ih (I, G), W_hh (H, G) and bias (G,) the cell's gate is doubled. V (2H, O filled up): V2
-    above V1; without a readout O is 0. `keep`: leave behind what the backward pass needs;
-    otherwise hidden, summary, gates, cells, queries and sums may have no steps and are then not
-    touched, and chosen and weights hold one step only. `sparse`: of x, which is mostly zeros, only
-    the other numbers are looked at. scratch: as `scratch` has it.
+    given.h and given.c hold the state before the call and are replaced by the state after it.
+    keep: write what the backward pass needs. Otherwise the arrays of `out` but the logits, and the
+    tape's gates, cells, queries and sums, may have no steps and are then not touched; chosen and
+    weights hold one step.
     """
-    everyone, T, inputs = x.shape
-    H = h.shape[1]
-    G = 4 * H
-    O = logits.shape[2]
-    shown = hidden.shape[0] > 0
-    front, at_h = 0, H  # in a row of `carried`
-    number = w3.dtype.type
-    zero = number(0)
-    capacity = keys.shape[1]
-    most = min(k_top + 1, capacity)
-    carried, X, states, y, q, q0, e0, e, S, lowest, highest, bound, top, drift, pause, which = (
-        scratch
-    )
-    across, span = carried.shape[1], bound.shape[1]
-    carried[:] = zero
-    X[:] = zero
-    states[:] = zero
-    e[:] = zero
-    all_w3 = zero
-    size = zero  # no score of w3 · tanh is further from 0
-    for j in range(H):
-        all_w3 += w3[j]
-        size += abs(w3[j])
-    chosen_flat = chosen.reshape(-1)
-    weights_flat = weights.reshape(-1)
-    bounds = bound.reshape(-1)
-    top_flat = top.reshape(-1)
-    which_flat = which.reshape(-1)
+    T, H = given.x.shape[1], given.h.shape[1]
+    zero = w.w3.dtype.type(0)
+    work.carried[:] = zero
+    work.X[:] = zero
+    work.states[:] = zero
+    work.e[:] = zero
+    scorer = scorer_of(w.w3)
     for first in range(low, high, TILE):
         B = min(TILE, high - first)
-        rows = padded(B)
-        bound[:] = number(-np.inf)
-        bound[:, :M0] = number(np.inf)
-        drift[:] = 0.0
-        pause[:] = 0
-        for r in range(B):
-            copy(carried, r * across + at_h, h, (first + r) * H, H)
-            at = (first + r) * capacity * H
-            copy(lowest, r * H, keys, at, H)
-            copy(highest, r * H, keys, at, H)
-            for i in range(1, M0):
-                for j in range(0, H, LANES):
-                    v = load(keys, at + i * H + j)
-                    store(lowest, r * H + j, at_most(v, load(lowest, r * H + j)))
-                    store(highest, r * H + j, at_least(v, load(highest, r * H + j)))
-            if scoring == SEPARABLE:
-                for m in range(M0):
-                    a = wide_score(keys, at + m * H, e, 0, w3, all_w3)
-                    offer(a, m, min(m, most), most, top_flat, which_flat, r * most)
+        tile = Tile(first, B, padded(B))
+        start_tile(tile, s, given.h, tape, scorer, work)
         known = 0
         for t in range(T):
-            M = M0 + (step + t) // k_att - step // k_att
-            K = min(k_top + 1, M)
-            for r in range(rows):
-                copy(S, r * G, bias, 0, G)
-            for r in range(B):
-                for j in range(inputs):
-                    number_in = x[first + r, t, j]
-                    if not sparse:
-                        X[r, j] = number_in
-                    elif number_in != 0:
-                        add_input(S, r * G, G, number_in, W_ih, j, inputs)
-            if not sparse:
-                product(rows, X, front, inputs, inputs, W_ih, G, S, front, G)
-            product(rows, carried, at_h, across, H, W_hh, G, S, front, G)
-            for r in range(B):
-                b = first + r
-                now = t * everyone + b
-                cell(S, r * G, c, b * H, H, keep, gates, now * G, states, r * H)
-                if keep:
-                    copy(cells, now * H, c, b * H, H)
-            if scoring != SEPARABLE:
-                q[:rows] = zero
-                product(rows, states, front, H, H, W2, H, q, front, H)
-            for r in range(B):
-                b = first + r
-                now = t * everyone + b
-                if keep:  # what the next step will write
-                    fetch(gates, (now + everyone) * G, G)
-                    fetch(cells, (now + everyone) * H, H)
-                if keep and scoring != SEPARABLE:
-                    copy(queries, now * H, q, r * H, H)
-                at = b * chosen.shape[1]
-                if keep:
-                    at += starts[t]
-                if scoring == SEPARABLE:
-                    for i in range(K):
-                        weights_flat[at + i] = top[r, i]
-                        chosen_flat[at + i] = which[r, i]
-                else:
-                    before = at - known if keep else at
-                    if not wide[b] and furthest(q, r * H, H) > REACH:
-                        wide[b] = True
-                        widen(keys, b * capacity * H, M * H)
-                    tame = scoring != DOT and not wide[b]
-                    for j in range(0, H, LANES):
-                        v = load(q, r * H + j)
-                        store(e, j, exp(v + v) if tame else v)
-                    bounded = M > FEW * K and (tame or scoring == DOT) and t > 0 and pause[r] == 0
-                    far = size  # no score of this example is further from 0
-                    if bounded:
-                        if scoring == DOT:
-                            more, far = rise_of_products(lowest, highest, r * H, q, q0, H)
-                            drift[r] += more
-                        else:
-                            drift[r] += rise(lowest, highest, r * H, e, q, e0, q0, w3)
-                    # NaN and Inf bound nothing
-                    if not (bounded and abs(drift[r]) <= 4 * far and far < np.inf):
-                        bound[r, :M] = number(np.inf)
-                        drift[r] = 0.0
-                        far = zero
-                    # nearer, two scores differ by rounding alone
-                    tie = number(4) * np.finfo(w3.dtype).eps * far
-                    if tame:
-                        scored = choose_tame(
-                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
-                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
-                        )  # fmt: skip
-                    elif scoring == DOT:
-                        scored = choose_dot(
-                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
-                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
-                        )  # fmt: skip
-                    else:
-                        scored = choose_wide(
-                            K, M, known, before, keys, b * capacity * H, e, w3, all_w3,
-                            bounds, r * span, drift[r], tie, chosen_flat, weights_flat, at,
-                        )  # fmt: skip
-                    if bounded and 2 * scored > M:
-                        pause[r] = PAUSE
-                    elif pause[r] > 0:
-                        pause[r] -= 1
-                    copy(q0, r * H, q, r * H, H)
-                    copy(e0, r * H, e, 0, H)
-                divisor = weigh(K, softmax, epsilon, weights_flat, at)
-                if keep:
-                    sums[b, t] = divisor
-                row = r * across
-                recall(K, chosen_flat, weights_flat, at, memory, b * capacity * H, H, carried, row)
-                for j in range(0, H, LANES):
-                    v = load(carried, row + j)
-                    store(carried, row + at_h + j, load(states, r * H + j) + v)
-                if shown:
-                    copy(summary, now * H, carried, row, H)
-                    copy(hidden, now * H, carried, row + at_h, H)
-            known = K
-            if O > 0:
-                for r in range(rows):
-                    copy(y, r * O, b_out, 0, O)
-                product(rows, carried, front, across, 2 * H, V, O, y, front, O)
-                for r in range(B):
-                    copy(logits, ((first + r) * T + t) * O, y, r * O, O)
-            if (step + t + 1) % k_att == 0:
-                q[:rows] = zero
-                product(rows, carried, at_h, across, H, W1, H, q, front, H)
-                for r in range(B):
-                    b = first + r
-                    at = (b * capacity + M) * H
-                    copy(memory, at, carried, r * across + at_h, H)
-                    bound[r, M] = number(np.inf)
-                    if not wide[b] and furthest(q, r * H, H) > REACH:
-                        wide[b] = True
-                        widen(keys, b * capacity * H, M * H)
-                    for j in range(0, H, LANES):
-                        v = load(q, r * H + j)
-                        v = v if wide[b] else exp(v + v)
-                        store(keys, at + j, v)
-                        store(lowest, r * H + j, at_most(v, load(lowest, r * H + j)))
-                        store(highest, r * H + j, at_least(v, load(highest, r * H + j)))
-                    if scoring == SEPARABLE:
-                        a = wide_score(keys, at, e, 0, w3, all_w3)
-                        offer(a, M, min(M, most), most, top_flat, which_flat, r * most)
+            M = memories_at(s, t)
+            step = Step(t, M, min(s.k_top + 1, M), known)
+            step_cell(tile, t, keep, s.sparse, given, tape, w, work)
+            step_recall(tile, step, keep, s, out, tape, w, scorer, work)
+            known = step.K
+            if out.logits.shape[2] > 0:
+                read_out(tile, t, out.logits, w, work)
+            if (s.step + t + 1) % s.k_att == 0:
+                remember(tile, M, s.scoring == SEPARABLE, tape, w.W1, scorer, work)
         for r in range(B):
-            copy(h, (first + r) * H, carried, r * across + at_h, H)
+            copy(given.h, (first + r) * H, work.carried, r * work.carried.shape[1] + H, H)

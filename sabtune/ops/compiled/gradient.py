@@ -1,6 +1,6 @@
-"""The way back of a compiled call.
+"""The backward pass of a compiled call.
 
-The legend is that of `sabtune.ops.dispatch`.
+The notation is that of `sabtune.ops.dispatch`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sabtune.ops.compiled.backward import backward
+from sabtune.ops.compiled.backward import Gradients, OutputGradients, Scratch, States, backward
 from sabtune.ops.compiled.backward import scratch as backward_scratch
 from sabtune.ops.compiled.buffers import BUFFERS
-from sabtune.ops.compiled.layout import Backward, Layout, query_scale
+from sabtune.ops.compiled.common import Inputs
+from sabtune.ops.compiled.layout import Layout, backward_weights, query_scale
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.reference import Parameters
 
@@ -33,14 +34,21 @@ def differentiate(
     gradients: tuple[Tensor | None, ...],
     of_x: bool,
 ) -> tuple[Tensor | None, ...]:
-    """dL/dx (None where nobody asks) and dL/d of the parameters and the readout, in their order."""
+    """Return dL/dx (None unless `of_x`) and dL/d of the parameters and the readout, in order."""
     layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
     W, O, real = layout.width, len(V), call.dtype
-    w = Backward.of(p, V, layout, call.rule, of_x)
+    weights = backward_weights(p, V, layout, call.rule, of_x)
     across, outputs = Layout(inputs).width, Layout(O).width
-    of_states = (*strided(layout, gradients[0], V), *strided(layout, gradients[1], V))
     of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
-    states = hidden.numpy(), summary.numpy()
+    d_out = OutputGradients(
+        *strided(layout, gradients[0], V),
+        *strided(layout, gradients[1], V),
+        of_logits.detach().numpy(),
+    )
+    states = States(hidden.numpy(), summary.numpy())
+    given = Inputs(call.x.numpy(), tape.h, tape.c)
+    settings = call.settings(call.state.memory.shape[1])
+    arrays = tape.arrays(tape.memory, tape.keys, tape.wide)
     d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
     separable = call.rule.scoring == "separable"
     sizes = across, outputs, tape.keys.shape[1], call.k_top
@@ -52,7 +60,6 @@ def differentiate(
             ((B, 0 if separable else N + 1, W), real),
         ]
     )
-    d_memory, d_keys = workspace.arrays
     shapes = (
         *((across, 4 * W), (4 * W, W), (4 * W,), (W, W), (W, W), (W,)),
         *((outputs, 2 * W), (outputs,)),
@@ -62,16 +69,10 @@ def differentiate(
     def part(low: int, high: int) -> None:
         mine = ranges.index((low, high))
         scratch = BUFFERS.take(backward_scratch(high - low, W, *sizes, separable, real))
-        backward(
-            low, high, *call.way, call.state.step, call.k_top, call.k_att, call.k_trunc,
-            call.sparse, *of_states, of_logits.detach().numpy(),
-            call.x.numpy(), tape.gates, tape.cells, tape.queries, *states,
-            tape.h, tape.c, call.state.memory.shape[1], tape.memory, tape.keys, tape.wide,
-            tape.chosen, tape.weights, tape.sums, tape.starts,
-            w.W_ih, w.W_hh, w.W1, w.W2, w.w3, w.V,
-            tuple(scratch.arrays), d_memory, d_keys, d_x.numpy(),
-            *(total[mine].numpy() for total in totals),
-        )  # fmt: skip
+        work = Scratch(*scratch.arrays)
+        sums = (total[mine].numpy() for total in totals)
+        grads = Gradients(*workspace.arrays, d_x.numpy(), *sums)
+        backward(low, high, settings, d_out, given, states, arrays, weights, grads, work)
         BUFFERS.release(scratch)
 
     in_parts(ranges, part)
@@ -95,9 +96,9 @@ def differentiate(
 
 
 def strided(layout: Layout, gradient: Tensor | None, like: Tensor) -> tuple[Array, tuple[int, int]]:
-    """A gradient (B, T, H) as flat numbers and the strides of batch and step; copied if need be.
+    """Return a gradient (B, T, H) as flat numbers, and the strides of batch and step.
 
-    No numbers where there is none.
+    Copies it if needed. A gradient of None has no numbers.
     """
     if gradient is None:
         return like.new_empty(0).numpy(), (0, 0)

@@ -1,7 +1,7 @@
-"""How the kernels want their numbers: H filled up to whole vectors, the weights in panels.
+"""The layout that the kernels need: H padded to whole vectors, the weights packed in panels.
 
-H hidden, W the same filled up with zeros to a multiple of LANES: a unit whose weights are all zero
-stays zero and takes no credit, so the kernels know no remainders.
+H hidden, W = H padded with zeros to a multiple of LANES. A unit whose weights are all zero stays
+zero and has no gradient, so the kernels need no code for a remainder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sabtune.ops.compiled import backward, forward
 from sabtune.ops.compiled.common import Array, filled, kernel
 from sabtune.ops.compiled.simd import LANES, Number
 from sabtune.ops.reference import Parameters, Rule
@@ -25,11 +26,11 @@ def lay(
     weight: Array, first: int, count: int, H: int, W: int, turned: bool, factor: Number,
     panels: Array, at: int,
 ) -> None:  # fmt: skip
-    """Writes `count` columns of a weight (n·H, …), from `first` on, into panels from row `at` on.
+    """Write `count` columns of a weight (n·H, …), from `first` on, into panels from row `at` on.
 
-    Each block of H rows is filled up to W. turned: a product reads them as (count, n·W), the gate
-    of the cell, third of four blocks, doubled; else as (n·W, count). What is filled up is zero
-    already.
+    Each block of H rows is padded to W; the padding is zero already. turned: a product reads the
+    panels as (count, n·W), with the cell gate, the third of four blocks, doubled; otherwise as
+    (n·W, count).
     """
     number = panels.dtype.type
     rows = weight.shape[0]
@@ -44,23 +45,23 @@ def lay(
 
 
 def unpacked(panels: Array) -> Tensor:
-    """(width / LANES, depth, LANES) -> (depth, width)."""
+    """Return panels (width / LANES, depth, LANES) as a matrix (depth, width)."""
     return torch.from_numpy(panels).transpose(0, 1).flatten(1)
 
 
 def room(shape: tuple[int, ...], like: Tensor, *, whole: bool) -> Array:
-    """Zeros, unless the whole of it will be written."""
+    """Return an array of zeros; uninitialized if the `whole` of it will be written."""
     return (np.empty if whole else np.zeros)(shape, NUMPY[like.dtype])
 
 
 def query_scale(rule: Rule, H: int) -> float:
-    """What W2 is multiplied with for the kernels: they have scores k·q without the 1 / √H."""
+    """Return the factor of W2: the kernels compute scores k·q without the 1 / √H."""
     return float(H**-0.5) if rule.scoring == "dot" else 1.0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The padding for a hidden size, and its removal; everything is detached."""
+    """The padding for a hidden size, and its removal; all tensors are detached."""
 
     H: int
 
@@ -73,120 +74,103 @@ class Layout:
         return self.width - self.H
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """(…, H) -> (…, W), contiguous."""
+        """Pad (…, H) to (…, W), contiguous."""
         tensor = tensor.detach()
         return (pad(tensor, (0, self.more)) if self.more else tensor).contiguous()
 
     def panels(
         self, weight: Tensor, *, turned: bool, fill: bool = True, factor: float = 1.0
     ) -> Array:
-        """(n·H, k) -> (out / LANES, in, LANES): a product reads it from front to back, as
-        (in, out) = (k, n·W) if it is turned, else as (n·W, k). fill: k is filled up as well."""
+        """Pack a weight (n·H, k) as (out / LANES, in, LANES).
+
+        A product reads it from front to back, as (in, out) = (k, n·W) if turned, otherwise as
+        (n·W, k). fill: pad k as well.
+        """
         rows, columns = weight.shape
         down, across = rows // self.H * self.width, filled(columns) if fill else columns
         shape = (down // LANES, across, LANES) if turned else (across // LANES, down, LANES)
         panels = room(shape, weight, whole=(down, across) == (rows, columns))
-        of = weight.detach().contiguous().numpy()
-        lay(of, 0, columns, self.H, self.width, turned, factor, panels, 0)
+        source = weight.detach().contiguous().numpy()
+        lay(source, 0, columns, self.H, self.width, turned, factor, panels, 0)
         return panels
 
     def readout(self, V: Tensor, *, turned: bool) -> Array:
-        """V1 beside V2, (O, 2H), -> panels of V2 beside V1, (O filled up, 2W)."""
+        """Pack V1 beside V2, (O, 2H), as panels of V2 beside V1, (O padded, 2W)."""
         O, H, W = len(V), self.H, self.width
         outputs = Layout(O).width
         shape = (outputs // LANES, 2 * W, LANES) if turned else (2 * W // LANES, outputs, LANES)
         panels = room(shape, V, whole=False)
-        of = V.detach().contiguous().numpy()
+        source = V.detach().contiguous().numpy()
         behind = (panels, W) if turned else (panels[W // LANES :], 0)
         for first, (to, at) in ((H, (panels, 0)), (0, behind)):
-            lay(of, first, H, max(O, 1), outputs, turned, 1.0, to, at)
+            lay(source, first, H, max(O, 1), outputs, turned, 1.0, to, at)
         return panels
 
     def bias(self, p: Parameters) -> Array:
-        """Both biases, (4W,), the cell's gate doubled."""
+        """Return the sum of both biases, (4W,), with the cell gate doubled."""
         bias = np.zeros((4, self.width), NUMPY[p.bias_ih.dtype])
         both = p.bias_ih.detach().numpy(), p.bias_hh.detach().numpy()
-        bias[:, : self.H] = sum(of.reshape(4, self.H) for of in both)
+        bias[:, : self.H] = sum(part.reshape(4, self.H) for part in both)
         bias[2] *= 2
         return bias.reshape(-1)
 
     def w3(self, p: Parameters) -> Array:
-        """(W,); zeros where the rule has none."""
+        """Return w3 (W,); zeros if the rule has none."""
         return self.rows(p.w3 if p.w3.numel() else p.W1.new_zeros(self.H)).numpy()
 
     def query(self, p: Parameters, rule: Rule, *, turned: bool) -> Array:
-        """The panels of W2; zeros where the rule has none."""
+        """Return the panels of W2; zeros if the rule has none."""
         W2 = p.W2 if p.W2.numel() else p.W1.new_zeros(self.H, self.H)
         return self.panels(W2, turned=turned, factor=query_scale(rule, self.H))
 
     def no_rows(self, tensor: Tensor) -> Tensor:
-        """(…, W) -> (…, H)."""
+        """Remove the padding of (…, W)."""
         return tensor[..., : self.H] if self.more else tensor
 
     def no_square(self, weight: Tensor) -> Tensor:
-        """(n·W, W) -> (n·H, H)."""
+        """Remove the padding of (n·W, W), in both directions."""
         if not self.more:
             return weight
         return weight.reshape(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
 
     def no_readout(self, V: Tensor) -> Tensor:
-        """The inverse of `readout`, but for the outputs' filling."""
+        """Return V1 beside V2, (O, 2H), of V2 beside V1, (O, 2W)."""
         V2, V1 = V.view(-1, 2, self.width).unbind(1)
         return torch.cat([self.no_rows(V1), self.no_rows(V2)], dim=1)
 
     def no_gates(self, weight: Tensor) -> Tensor:
-        """(4W, n) -> (4H, n)."""
+        """Remove the padding of (4W, n)."""
         if not self.more:
             return weight
         return weight.reshape(4, self.width, -1)[:, : self.H].flatten(0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Forward:
-    """The weights of the forward pass. The cell's gate is doubled: tanh(x) = 2σ(2x) - 1."""
-
-    W_ih: Array
-    W_hh: Array
-    bias: Array  # (4W,)
-    W1: Array
-    W2: Array
-    w3: Array
-    V: Array  # V2 above V1
-    b: Array  # (O filled up,)
-
-    @staticmethod
-    def of(p: Parameters, V: Tensor, b: Tensor, layout: Layout, rule: Rule) -> Forward:
-        return Forward(
-            W_ih=layout.panels(p.weight_ih, turned=True, fill=False),
-            W_hh=layout.panels(p.weight_hh, turned=True),
-            bias=layout.bias(p),
-            W1=layout.panels(p.W1, turned=True),
-            W2=layout.query(p, rule, turned=True),
-            w3=layout.w3(p),
-            V=layout.readout(V, turned=True),
-            b=Layout(len(b)).rows(b).numpy(),
-        )
+def forward_weights(
+    p: Parameters, V: Tensor, b: Tensor, layout: Layout, rule: Rule
+) -> forward.Weights:
+    """Return the weights of the forward pass, with the readout V (O, 2H) and b (O,)."""
+    return forward.Weights(
+        W_ih=layout.panels(p.weight_ih, turned=True, fill=False),
+        W_hh=layout.panels(p.weight_hh, turned=True),
+        bias=layout.bias(p),
+        W1=layout.panels(p.W1, turned=True),
+        W2=layout.query(p, rule, turned=True),
+        w3=layout.w3(p),
+        V=layout.readout(V, turned=True),
+        b=Layout(len(b)).rows(b).numpy(),
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Backward:
-    """The weights of the backward pass."""
-
-    W_ih: Array  # of inputs filled up; empty where nobody asks for dL/dx
-    W_hh: Array
-    W1: Array
-    W2: Array
-    w3: Array
-    V: Array
-
-    @staticmethod
-    def of(p: Parameters, V: Tensor, layout: Layout, rule: Rule, of_x: bool) -> Backward:
-        nothing = room((0, 0, LANES), V, whole=True)
-        return Backward(
-            W_ih=layout.panels(p.weight_ih, turned=False) if of_x else nothing,
-            W_hh=layout.panels(p.weight_hh, turned=False),
-            W1=layout.panels(p.W1, turned=False),
-            W2=layout.query(p, rule, turned=False),
-            w3=layout.w3(p),
-            V=layout.readout(V, turned=False),
-        )
+def backward_weights(
+    p: Parameters, V: Tensor, layout: Layout, rule: Rule, of_x: bool
+) -> backward.Weights:
+    """Return the weights of the backward pass; W_ih is empty unless dL/dx is needed."""
+    nothing = room((0, 0, LANES), V, whole=True)
+    return backward.Weights(
+        W_ih=layout.panels(p.weight_ih, turned=False) if of_x else nothing,
+        W_hh=layout.panels(p.weight_hh, turned=False),
+        W1=layout.panels(p.W1, turned=False),
+        W2=layout.query(p, rule, turned=False),
+        w3=layout.w3(p),
+        V=layout.readout(V, turned=False),
+    )

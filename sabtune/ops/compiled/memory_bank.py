@@ -1,8 +1,8 @@
 """The memory that one call leaves to the next.
 
-A sequence may come in stretches. `Bank` holds the memories and their keys as the kernels want them,
-with room to spare, so that a stretch adds its own and copies none; `Carried` is the state that
-stands on it, and makes the tensors of `State` when somebody asks for them: training never does.
+A sequence may come in several calls. `Bank` holds the memories and their keys as the kernels need
+them, with spare room, so that a call appends its own and copies none. `Carried` is a state backed
+by a bank; it creates the tensors of `State` when they are first read, which training never does.
 
 B batch, M memories, H hidden, W = H filled up to whole vectors.
 """
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sabtune.ops.compiled.common import REACH, Array, Flags, furthest, kernel
+from sabtune.ops.compiled.common import REACH, Array, Flags, kernel, largest_magnitude
 from sabtune.ops.compiled.layout import Layout
 from sabtune.ops.compiled.simd import LANES, exp, load, store
 from sabtune.ops.reference import State
 
 
 def start_keys(raw: Tensor, keys: Array, all_wide: bool) -> Flags:
-    """Writes W1 m (B, M, W) as the kernels' keys; says which examples are wide, (B,)."""
+    """Write W1 m (B, M, W) as the kernels' keys; return which examples are wide, (B,)."""
     wide = np.full(len(raw), all_wide)
     _start_keys(raw.numpy(), keys, wide)
     return wide
@@ -33,11 +33,11 @@ def start_keys(raw: Tensor, keys: Array, all_wide: bool) -> Flags:
 
 @kernel
 def _start_keys(raw: Array, keys: Array, wide: Flags) -> None:
-    """raw (B, M, W), keys (B, M or more, W), wide (B,): set where an example must be."""
+    """Write the keys (B, M or more, W) of raw (B, M, W); set wide (B,) where needed."""
     B, M, W = raw.shape
     for b in range(B):
         from_, to = b * M * W, b * keys.shape[1] * W
-        if M > 0 and furthest(raw, from_, M * W) > REACH:
+        if M > 0 and largest_magnitude(raw, from_, M * W) > REACH:
             wide[b] = True
         for j in range(0, M * W, LANES):
             v = load(raw, from_ + j)
@@ -45,7 +45,7 @@ def _start_keys(raw: Array, keys: Array, wide: Flags) -> None:
 
 
 class Bank:
-    """Memories and keys (B, capacity, W), of which `count` are there."""
+    """Memories and keys (B, capacity, W), of which the first `count` are in use."""
 
     def __init__(self, state: State, layout: Layout, capacity: int, all_wide: bool):
         memory, raw = layout.rows(state.memory), layout.rows(state.keys)
@@ -58,7 +58,7 @@ class Bank:
         self._lock = threading.Lock()
 
     def claim(self, count: int, more: int) -> bool:
-        """Makes room for `more` behind the first `count`; False where others are there already."""
+        """Make room for `more` after the first `count`; return False if others are there."""
         with self._lock:
             if self.count != count:
                 return False
@@ -69,7 +69,7 @@ class Bank:
         return True
 
     def part(self, count: int) -> Bank:
-        """Return a copy that holds the first `count`."""
+        """Return a copy that holds the first `count` memories."""
         part = object.__new__(Bank)
         part.__setstate__(
             {
@@ -90,14 +90,14 @@ class Bank:
 
 
 class Carried(State):
-    """A state whose memory and keys are made when first asked for."""
+    """A state that creates its memory and keys when they are first read."""
 
     bank: Bank | None = None
     count: int = 0
 
     @cached_property
     def memory(self) -> Tensor:
-        made: Tensor = vars(self).pop("_make_memory")()  # and lets go of what it was made from
+        made: Tensor = vars(self).pop("_make_memory")()  # and releases what it was made from
         return made
 
     @cached_property
@@ -106,7 +106,7 @@ class Carried(State):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy goes on with the same bits: it has its own part of the bank, if there is one."""
+        """Pickle the state; a copy gives the same bits and has its own part of the bank, if any."""
         if self.bank is not None:
             return on_bank, (self.bank.part(self.count), self.h, self.c, self.step)
         values = {name: getattr(self, name) for name in ("h", "c", "memory", "keys", "step")}
@@ -144,7 +144,7 @@ def plain(values: dict[str, Any]) -> State:
 
 
 def bank_of(state: State, layout: Layout, more: int, all_wide: bool) -> tuple[Bank, int]:
-    """A bank with the state's memories and room for `more`; how many the state has."""
+    """Return a bank with the state's memories and room for `more`, and how many the state has."""
     if isinstance(state, Carried):
         bank = state.bank
         if bank and bank.all_wide == all_wide and bank.claim(state.count, more):
@@ -156,7 +156,7 @@ def bank_of(state: State, layout: Layout, more: int, all_wide: bool) -> tuple[Ba
 
 
 def raw_keys(bank: Bank, count: int, layout: Layout) -> Tensor:
-    """W1 m (B, M, H) of a bank's first `count`."""
+    """Return W1 m (B, M, H) of the first `count` memories of a bank."""
     kept = torch.from_numpy(bank.keys[:, :count])
     wide = torch.from_numpy(bank.wide)[:, None, None]
     return layout.no_rows(torch.where(wide, kept, 0.5 * kept.log()))

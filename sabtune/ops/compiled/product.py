@@ -3,7 +3,7 @@
 Both add up tiles whose sums stay in registers: as many independent additions as hide the latency of
 each, and few enough loads to feed them. With AVX-512's 32 registers a tile has eight rows by two
 vectors: 235 to 260 GFLOP/s on a core on which torch.mm reaches 110. With AVX2's 16, of half the
-width, it has six rows by one. What is left over goes in fours.
+width, it has six rows by one. The remaining rows are taken four at a time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from sabtune.ops.compiled.simd import LANES, WIDE_REGISTERS, called, compiled
-from sabtune.ops.compiled.tile import tile
+from sabtune.ops.compiled.tile import Left, Right, Rows, tile
 
-ROWS = 4  # the rows of a product come in multiples of it
-DEPTH = 256  # of a product at once: its weights stay in the first-level cache
-COLUMNS = 64  # of an outer product's left factor at once: they stay there, too
+ROWS = 4  # a product has a multiple of this many rows
+DEPTH = 256  # rows of the weights at once: they stay in the first-level cache
+COLUMNS = 64  # columns of an outer product's left factor at once: they stay there, too
 
 TALL = 8 if WIDE_REGISTERS else 6  # rows of a tile
 BROAD = 2 if WIDE_REGISTERS else 1  # vectors
@@ -31,70 +31,61 @@ Array = Any
 
 @compiled
 def padded(rows: int) -> int:
+    """Return the next multiple of ROWS."""
     return (rows + ROWS - 1) // ROWS * ROWS
 
 
 @compiled
 def in_tall(rows: int) -> int:
-    """How many of `rows`, a multiple of 4, to take TALL at a time; 0, 4 or 8 are left."""
+    """Return how many of `rows`, a multiple of 4, to take TALL at a time; 0, 4 or 8 remain."""
     return rows - rows % TALL if TALL % ROWS == 0 else rows - 2 * (-rows % TALL)
 
 
 @compiled
-def strip(
-    rows: int, a: Array, at: int, row: int, step: int, b: Array, b_at: int, b_step: int,
-    b_next: int, vectors: int, count: int, c: Array, c_at: int, c_row: int,
-) -> None:  # fmt: skip
-    """`tile` for BROAD vectors of c, or for one, down all `rows`."""
+def strip(rows: int, a: Left, b: Right, vectors: int, count: int, c: Rows) -> None:
+    """Apply `tile` to BROAD vectors of c, or to one, down all `rows`."""
     tall = in_tall(rows)
     if vectors == BROAD:
         for r in range(0, tall, TALL):
-            whole_tile(a, at + r * row, row, step, b, b_at, b_step, b_next, count,
-                       c, c_at + r * c_row, c_row)  # fmt: skip
+            part = Left(a.array, a.at + r * a.row, a.row, a.step)
+            whole_tile(part, b, count, Rows(c.array, c.start + r * c.step, c.step))
         for r in range(tall, rows, ROWS):
-            low_tile(a, at + r * row, row, step, b, b_at, b_step, b_next, count,
-                     c, c_at + r * c_row, c_row)  # fmt: skip
+            part = Left(a.array, a.at + r * a.row, a.row, a.step)
+            low_tile(part, b, count, Rows(c.array, c.start + r * c.step, c.step))
     else:
         for r in range(0, tall, TALL):
-            thin_tile(a, at + r * row, row, step, b, b_at, b_step, b_next, count,
-                      c, c_at + r * c_row, c_row)  # fmt: skip
+            part = Left(a.array, a.at + r * a.row, a.row, a.step)
+            thin_tile(part, b, count, Rows(c.array, c.start + r * c.step, c.step))
         for r in range(tall, rows, ROWS):
-            least_tile(a, at + r * row, row, step, b, b_at, b_step, b_next, count,
-                       c, c_at + r * c_row, c_row)  # fmt: skip
+            part = Left(a.array, a.at + r * a.row, a.row, a.step)
+            least_tile(part, b, count, Rows(c.array, c.start + r * c.step, c.step))
 
 
 @called
-def product(
-    rows: int, a: Array, start: int, step: int, depth: int, w: Array, width: int,
-    c: Array, c_start: int, c_step: int,
-) -> None:  # fmt: skip
-    """c (rows, width) += a (rows, depth) @ w, for a multiple of ROWS.
+def product(rows: int, a: Rows, depth: int, w: Array, c: Rows, width: int) -> None:
+    """Add a (rows, depth) @ w to c (rows, width); `rows` is a multiple of ROWS.
 
-    A row of a is every `step` numbers from `start` on, one of c likewise.
+    w: packed, as `Layout.panels` returns it.
     """
     pieces = (depth + DEPTH - 1) // DEPTH
     for piece in range(pieces):
         k = depth * piece // pieces
         count = depth * (piece + 1) // pieces - k
+        left = Left(a.array, a.start + k, a.step, 1)
         for n in range(0, width, ACROSS):
             vectors = min(BROAD, (width - n) // LANES)
-            panel = n * depth + k * LANES
-            strip(rows, a, start + k, step, 1, w, panel, LANES, depth * LANES, vectors, count,
-                  c, c_start + n, c_step)  # fmt: skip
+            panels = Right(w, n * depth + k * LANES, LANES, depth * LANES)
+            strip(rows, left, panels, vectors, count, Rows(c.array, c.start + n, c.step))
 
 
 @called
-def outer(
-    rows: int, a: Array, a_step: int, a_width: int, b: Array, b_start: int, b_step: int,
-    b_width: int, c: Array, c_start: int, c_step: int,
-) -> None:  # fmt: skip
-    """c (a_width, b_width) += aᵀ @ b over `rows` rows.
-
-    A row of a is every a_step numbers, one of b and of c likewise from their starts on.
-    """
+def outer(count: int, a: Rows, a_width: int, b: Rows, b_width: int, c: Rows) -> None:
+    """Add aᵀ @ b to c (a_width, b_width); a and b have `count` rows."""
     for block in range(0, a_width, COLUMNS):
         end = min(block + COLUMNS, a_width)
+        left = Left(a.array, a.start + block, 1, a.step)
         for n in range(0, b_width, ACROSS):
             vectors = min(BROAD, (b_width - n) // LANES)
-            strip(end - block, a, block, 1, a_step, b, b_start + n, b_step, LANES, vectors, rows,
-                  c, c_start + block * c_step + n, c_step)  # fmt: skip
+            right = Right(b.array, b.start + n, b.step, LANES)
+            sums = Rows(c.array, c.start + block * c.step + n, c.step)
+            strip(end - block, left, right, vectors, count, sums)

@@ -1,10 +1,10 @@
-"""Scores, how far they may rise from one step to the next, and the weights made of them.
+"""Scores, how far they may rise from one step to the next, and the weights computed from them.
 
-tanh(k + q) = 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} made once for a memory: a score takes a
+tanh(k + q) = 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} computed once for a memory: a score takes one
 multiplication for each unit, and four units share a division. An example in which some |k| or |q|
-passes REACH would overflow; it turns `wide`: exact, but slower.
+exceeds REACH would overflow; it becomes `wide`, which is exact but slower.
 
-H hidden (whole vectors), K kept.
+H hidden (whole vectors), K selected memories.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SATURATED_FLOAT = 1e9  # the same of the product of four, in float32
 
 @compiled
 def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
-    """Σ a·b in two sums, the even vectors' and the odd ones'."""
+    """Return Σ a·b, added up in two sums: of the even vectors and of the odd ones."""
     even = lanes_of(a.dtype.type(0))
     odd = even
     both = count // (2 * LANES) * 2 * LANES
@@ -48,7 +48,7 @@ def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
 
 @compiled
 def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
-    """a of one memory from e^{2k}, at `at`, and e^{2q}; all_w3: Σ w3."""
+    """Return the score of one memory from e^{2k}, at `at`, and e^{2q}; all_w3: Σ w3."""
     one = lanes_of(w3.dtype.type(1))
     most = lanes_of(w3.dtype.type(SATURATED_FLOAT if w3.itemsize == 4 else SATURATED))
     sums = one - one
@@ -74,7 +74,7 @@ def tame_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Num
 
 @compiled
 def wide_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
-    """The same from k and q."""
+    """Return the score of one memory from k and q; all_w3: Σ w3."""
     one = lanes_of(w3.dtype.type(1))
     sums = one - one
     for j in range(0, w3.shape[0], LANES):
@@ -86,7 +86,7 @@ def wide_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Num
 
 @compiled
 def dot_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Number) -> Number:
-    """k·q."""
+    """Return k·q."""
     return dot(key, at, query, q, w3.shape[0])
 
 
@@ -94,10 +94,10 @@ def dot_score(key: Array, at: int, query: Array, q: int, w3: Array, all_w3: Numb
 def rise(
     lowest: Array, highest: Array, row: int, e: Array, q: Array, e0: Array, q0: Array, w3: Array
 ) -> Number:
-    """How far, at most, the scores of an example rise as its query goes from q0 to q.
+    """Return how far, at most, the scores of an example rise as its query goes from q0 to q.
 
     lowest, highest: the range of its e^{2k}; e, e0: e^{2q}, e^{2 q0}; all (rows, H), at `row`.
-    With every e^{2k} between two known numbers, w3·(tanh(k+q) - tanh(k+q0)) is highest at one end
+    With every e^{2k} between two given numbers, w3·(tanh(k+q) - tanh(k+q0)) is highest at one end
     of that range or, if the range holds the point where tanh is steepest, at most w3·(q - q0).
     """
     number = w3.dtype.type
@@ -131,7 +131,7 @@ def rise(
 def rise_of_products(
     lowest: Array, highest: Array, row: int, q: Array, q0: Array, H: int
 ) -> tuple[Number, Number]:
-    """`rise` where scores are k·q, of keys k between `lowest` and `highest`; the largest |k·q|."""
+    """Return `rise` for scores k·q, k between `lowest` and `highest`, and the largest |k·q|."""
     number = q.dtype.type
     zero = lanes_of(number(0))
     sums = zero
@@ -152,7 +152,7 @@ def rise_of_products(
 
 @compiled
 def weigh(K: int, softmax: bool, epsilon: Number, weights: Array, at: int) -> Number:
-    """Scores -> p_i, θ being the first; returns what they were divided by."""
+    """Replace K scores, θ first, by p_i; return what they were divided by."""
     theta = weights[at]
     if softmax:
         most = theta

@@ -1,17 +1,19 @@
-"""What a step's recall gives back: dL/d of the weights p_i, and from there of scores and memories.
+"""The backward pass of a step's recall: gradients of the weights p_i, of scores and of memories.
 
-Only the K chosen scores have a gradient, so their tanh is made again here and nothing of size
-(B, M, H) is kept a step. Credit for a memory gathers in `d_memory` and `d_keys` (or, where its
-score is its own, as one number in `d_a`) as the steps that recalled it go by.
+Only the K selected scores have a gradient, so their tanh is recomputed here and no array of size
+(B, M, H) is kept for a step. The gradient of a memory accumulates in `d_memory` and `d_keys` (or,
+if scores depend on the memory alone, as one number in `d_a`) as the pass visits the steps that
+recalled it.
 
-H hidden, K kept; the other names are those of `sabtune.ops.compiled.common`.
+H hidden, K selected memories; the other names are those of `sabtune.ops.compiled.common`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from sabtune.ops.compiled.common import Array, Whole, add
+from sabtune.ops.compiled.common import Array, Row, Whole, add
 from sabtune.ops.compiled.score import dot
 from sabtune.ops.compiled.simd import (
     LANES,
@@ -29,22 +31,46 @@ from sabtune.ops.compiled.simd import (
 )
 
 
-@compiled
-def of_weights(
-    K: int, from_: Whole, p: Array, memory: Array, ds: Array, at: int, H: int, softmax: bool,
-    divisor: Number, da: Array,
-) -> None:  # fmt: skip
-    """dL/da of a step's K memories, which lie at `from_`, from dL/ds.
+class Recalled(NamedTuple):
+    """The memories that a step recalled: `count` of them.
 
-    Σ lowered scores: p_i = (a_i - θ) / Σ, and θ, the first, takes what the others give. Under
-    softmax it takes nothing. Another one without a weight lies below θ by rounding alone.
+    p: their weights. da: dL/d of their scores. source: where they lie in memory and keys. target:
+    where they lie in d_memory and d_keys.
     """
+
+    count: int
+    p: Array
+    da: Array
+    source: Whole
+    target: Whole
+
+
+class MemoryGradients(NamedTuple):
+    """dL/d of the memories and of their keys; the last of an example is not read.
+
+    It takes what goes to memories from before the call.
+    """
+
+    memory: Array
+    keys: Array
+
+
+@compiled
+def weights_backward(
+    recalled: Recalled, memory: Array, ds: Row, H: int, softmax: bool, divisor: Number
+) -> None:
+    """Compute dL/da of a step's memories from dL/ds.
+
+    If p_i = (a_i - θ) / Σ, then θ, the first, gets the negated sum of the others' gradients. Under
+    softmax it gets none. Another memory without a weight is below θ by rounding alone.
+    """
+    p, da = recalled.p, recalled.da
     mean = p.dtype.type(0)
-    for i in range(1, K):
-        da[i] = dot(ds, at, memory, from_[i], H)
+    for i in range(1, recalled.count):
+        da[i] = dot(ds.array, ds.at, memory, recalled.source[i], H)
         mean += p[i] * da[i]
     others = mean - mean
-    for i in range(1, K):
+    for i in range(1, recalled.count):
         if softmax:
             da[i] = p[i] * (da[i] - mean)
         else:
@@ -55,57 +81,57 @@ def of_weights(
 
 @compiled
 def tame_half(key: Number, query: Number) -> Number:
-    """z, tanh(k + q) being 1 - 2z, from e^{2k} and e^{2q}."""
+    """Return z from e^{2k} and e^{2q}; tanh(k + q) is 1 - 2z."""
     return inverse(ones(key) + key * query)
 
 
 @compiled
 def wide_half(key: Number, query: Number) -> Number:
-    """The same from k and q."""
+    """Return z from k and q; tanh(k + q) is 1 - 2z."""
     u = key + query
     return inverse(ones(key) + exp(u + u))
 
 
 @compiled
-def give(
-    z: Number, a: Number, w: Number, p: Number, of_s: Number, d_keys: Array, d_memory: Array,
-    at: int,
-) -> tuple[Number, Number]:  # fmt: skip
-    """Adds a memory's part of dL/d of keys and memories; returns a z and a (z - z²).
+def accumulate(
+    z: Number, a: Number, w: Number, p: Number, ds: Number, grads: MemoryGradients, at: int
+) -> tuple[Number, Number]:
+    """Add to a memory's dL/d of its key and of itself; return a z and a (z - z²).
 
-    a: dL/d of its score; w: 4 w3, the slope of tanh being 4 (z - z²).
+    a: dL/d of its score. w: 4 w3; the slope of tanh is 4 (z - z²).
     """
     az = a * z
     slope = az - az * z
-    store(d_keys, at, load(d_keys, at) + slope * w)
-    store(d_memory, at, load(d_memory, at) + p * of_s)
+    store(grads.keys, at, load(grads.keys, at) + slope * w)
+    store(grads.memory, at, load(grads.memory, at) + p * ds)
     return az, slope
 
 
 def make_score_backward(half: F) -> Callable[..., None]:
-    """`of_scores` by one way of scoring: a choice within its loops would cost as much as they."""
+    """Return `scores_backward` for one way of scoring: a branch in its loops would double them."""
 
     @compiled
-    def of_scores(
-        count: int, da: Array, p: Array, from_: Whole, to: Whole, keys: Array, e: Array,
-        ds: Array, ds_at: int, w3: Array, H: int, d: Array, at: int, d_w3: Array, d_keys: Array,
-        d_memory: Array,
+    def scores_backward(
+        recalled: Recalled, keys: Array, e: Array, ds: Row, w3: Array, dq: Row, d_w3: Array,
+        grads: MemoryGradients,
     ) -> None:  # fmt: skip
-        """Adds dL/d of w3, keys (in `from_`, to go `to`) and memories, and to d dL/dq.
+        """Add to dL/d of w3, of keys, of memories and of the query.
 
-        All memories for two vectors of units, then for the next two: what they share stays in
-        registers. An odd last one counts as both, the second time without credit.
+        Takes all memories for two vectors of units, then for the next two: what they share stays in
+        registers. An odd last vector counts as both, the second time without a gradient.
         """
+        H = w3.shape[0]
+        p, da = recalled.p, recalled.da
         gain = da[0] - da[0]
-        for i in range(count):
+        for i in range(recalled.count):
             gain += da[i]
         all_gain = lanes_of(gain)
         for j0 in range(0, H, 2 * LANES):
             j1 = min(j0 + LANES, H - LANES)
             q0 = load(e, j0)
             q1 = load(e, j1)
-            s0 = load(ds, ds_at + j0)
-            s1 = load(ds, ds_at + j1)
+            s0 = load(ds.array, ds.at + j0)
+            s1 = load(ds.array, ds.at + j1)
             w0 = load(w3, j0)
             w1 = load(w3, j1)
             w0 = w0 + w0
@@ -119,57 +145,54 @@ def make_score_backward(half: F) -> Callable[..., None]:
             z1 = z0
             v0 = z0
             v1 = z0
-            for i in range(count):
+            for i in range(recalled.count):
                 a = spread(da, i)
                 share = spread(p, i)
-                k = to[i]
-                z = half(load(keys, from_[i] + j0), q0)
-                az, v = give(z, a, w0, share, s0, d_keys, d_memory, k + j0)
+                k = recalled.target[i]
+                z = half(load(keys, recalled.source[i] + j0), q0)
+                az, v = accumulate(z, a, w0, share, s0, grads, k + j0)
                 z0 = z0 + az
                 v0 = v0 + v
-                z = half(load(keys, from_[i] + j1), q1)
-                az, v = give(z, a, w1, share, s1, d_keys, d_memory, k + j1)
+                z = half(load(keys, recalled.source[i] + j1), q1)
+                az, v = accumulate(z, a, w1, share, s1, grads, k + j1)
                 z1 = z1 + az
                 v1 = v1 + v
-            store(d, at + j0, load(d, at + j0) + v0 * w0)
-            store(d, at + j1, load(d, at + j1) + v1 * w1)
+            store(dq.array, dq.at + j0, load(dq.array, dq.at + j0) + v0 * w0)
+            store(dq.array, dq.at + j1, load(dq.array, dq.at + j1) + v1 * w1)
             store(d_w3, j0, load(d_w3, j0) + (all_gain - (z0 + z0)))
             if j1 > j0:
                 store(d_w3, j1, load(d_w3, j1) + (all_gain - (z1 + z1)))
 
-    return of_scores
+    return scores_backward
 
 
-of_tame_scores, of_wide_scores = map(make_score_backward, (tame_half, wide_half))
-
-
-@called
-def of_products(
-    count: int, da: Array, from_: Whole, to: Whole, keys: Array, q: Array, H: int,
-    d: Array, at: int, d_keys: Array,
-) -> None:  # fmt: skip
-    """Adds dL/d of the keys, and to d dL/dq, for scores k·q."""
-    for i in range(count):
-        add(d, at, da[i], keys, from_[i], H)
-        add(d_keys, to[i], da[i], q, 0, H)
+tame_scores_backward, wide_scores_backward = map(make_score_backward, (tame_half, wide_half))
 
 
 @called
-def of_sum(count: int, p: Array, to: Whole, ds: Array, ds_at: int, H: int, d_memory: Array) -> None:
-    """Adds dL/d of the memories, for s = Σ p_i m_i."""
-    for i in range(count):
-        add(d_memory, to[i], p[i], ds, ds_at, H)
-
-
-@called
-def of_own_score(
-    gain: Number, keys: Array, key: int, w3: Array, H: int, d: Array, at: int, d_w3: Array
+def products_backward(
+    recalled: Recalled, keys: Array, q: Array, H: int, dq: Row, d_keys: Array
 ) -> None:
-    """Of a = w3 · tanh k, from dL/da, the `gain`: adds dL/dw3, leaves dL/dk in d."""
+    """Add to dL/d of the keys and of the query, for scores k·q."""
+    for i in range(recalled.count):
+        add(dq.array, dq.at, recalled.da[i], keys, recalled.source[i], H)
+        add(d_keys, recalled.target[i], recalled.da[i], q, 0, H)
+
+
+@called
+def sum_backward(recalled: Recalled, ds: Row, H: int, d_memory: Array) -> None:
+    """Add to dL/d of the memories, for s = Σ p_i m_i."""
+    for i in range(recalled.count):
+        add(d_memory, recalled.target[i], recalled.p[i], ds.array, ds.at, H)
+
+
+@called
+def own_score_backward(gain: Number, key: Row, w3: Array, dk: Row, d_w3: Array) -> None:
+    """Add dL/dw3 and write dL/dk, for a score w3 · tanh k, from its dL/da, the `gain`."""
     one = lanes_of(w3.dtype.type(1))
     by = lanes_of(gain)
-    for j in range(0, H, LANES):
-        v = load(keys, key + j)
+    for j in range(0, w3.shape[0], LANES):
+        v = load(key.array, key.at + j)
         tanh = one - (one + one) / (one + exp(v + v))
         store(d_w3, j, load(d_w3, j) + by * tanh)
-        store(d, at + j, by * load(w3, j) * (one - tanh * tanh))
+        store(dk.array, dk.at + j, by * load(w3, j) * (one - tanh * tanh))

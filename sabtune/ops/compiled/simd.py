@@ -1,12 +1,12 @@
 """Sixteen numbers at a time: the vector type that the compiled kernels are written in.
 
-The loop vectoriser gives up on loops over many arrays (it must first prove that they do not
-overlap) and on a small matrix product with its sums in registers. So the kernels name their
-vectors: `load` gives sixteen neighbouring elements, `+ - * /` work on them, `store` puts them back.
-LLVM splits the sixteen into whatever registers the processor has (two of AVX2, one of AVX-512).
-Arrays are addressed by one flat offset from their first element and must be contiguous. Offsets are
-checked only in the checked build (see CHECKED). Nothing here may be reordered: a sum is added as
-written, so results repeat to the bit.
+The loop vectorizer gives up on loops over many arrays (it must first prove that they do not
+overlap) and on a small matrix product with its sums in registers. So the kernels use vectors
+explicitly: `load` returns sixteen neighboring elements, `+ - * /` work on them, `store` writes them
+back. LLVM splits the sixteen into the registers that the processor has (two of AVX2, one of
+AVX-512). Arrays are addressed by one flat offset from their first element and must be contiguous.
+Offsets are checked only in the checked build (see CHECKED). Nothing here may be reordered: a sum is
+added as written, so results are reproducible to the bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.np import arrayobj
 
 LANES = 16
 WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))  # 32 of 16 float32
-FUSE = ("contract",)  # a·b + c may become one instruction; no other liberty
+FUSE = ("contract",)  # a·b + c may become one instruction; nothing else may change
 Code = Callable[..., Any]
 Number = Any  # a scalar of the arrays' dtype
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,31 +38,40 @@ IndexError. `prefetch` is exempt: it reads nothing, and a hint for an address ou
 """
 
 BARE: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-"""No function makes an array, so none counts references, which took a tenth of the time."""
+"""No function allocates an array, so none counts references, which took a tenth of the time."""
 
 if CHECKED:
     BARE["boundscheck"] = True
-    # numba counts a negative index from the end; no kernel means that
+    # numba counts a negative index from the end; no kernel relies on that
     arrayobj.fix_integer_index = lambda context, builder, kind, index, size: context.cast(
         builder, index, kind, types.intp
     )
 
 
 def compiled(function: F) -> F:
-    """A function of the kernels' own, compiled into each of its callers.
+    """Compile a function that kernels call into each of its callers.
 
     A call passes every array in seven and more registers, which takes as long as a small sum.
     """
     return cast(F, numba.njit(forceinline=True, **BARE)(function))
 
 
+def phase(function: F) -> F:
+    """Make a function part of each kernel that calls it, before numba compiles the kernel.
+
+    For the long phases of a kernel. A `compiled` function is optimized by itself and then again
+    within its caller: with that, the kernels took 1.5 times as long to compile.
+    """
+    return cast(F, numba.njit(inline="always", **BARE)(function))
+
+
 def called(function: F) -> F:
-    """A function of the kernels' own, large enough to be compiled once and called."""
+    """Compile a function that kernels call, large enough to be compiled once and called."""
     return cast(F, numba.njit(**BARE)(function))
 
 
 def instruction(function: Code) -> Code:
-    """An operation given by the LLVM code it stands for."""
+    """Make an operation of a function that emits its LLVM code."""
     return cast(Code, extending.intrinsic(function))
 
 
@@ -119,7 +128,7 @@ def splat(builder: Any, number: Any) -> Any:
 
 @instruction
 def load(typing: Any, array: Any, at: Any) -> Any:
-    """The LANES elements of `array` from the flat offset `at` on."""
+    """Load the LANES elements of `array` from the flat offset `at` on."""
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -133,7 +142,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
 
 @instruction
 def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
-    """Writes LANES elements of `array` from the flat offset `at` on."""
+    """Store LANES elements in `array` from the flat offset `at` on."""
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -147,7 +156,7 @@ def store(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
 
 @instruction
 def prefetch(typing: Any, array: Any, at: Any) -> Any:
-    """Asks for the cache line that holds the element at the flat offset `at`; waits for nothing."""
+    """Prefetch the cache line that holds the element at the flat offset `at`, without waiting."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -162,7 +171,7 @@ def prefetch(typing: Any, array: Any, at: Any) -> Any:
 
 @instruction
 def spread(typing: Any, array: Any, at: Any) -> Any:
-    """The one element of `array` at the flat offset `at`, LANES times."""
+    """Load the element of `array` at the flat offset `at` into all LANES."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value, at = args
@@ -174,7 +183,7 @@ def spread(typing: Any, array: Any, at: Any) -> Any:
 
 @instruction
 def lanes_of(typing: Any, number: Any) -> Any:
-    """A number LANES times."""
+    """Return a number in all LANES."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return splat(builder, args[0])
@@ -184,7 +193,7 @@ def lanes_of(typing: Any, number: Any) -> Any:
 
 @instruction
 def ones(typing: Any, like: Any) -> Any:
-    """1 LANES times, of the dtype of `like`."""
+    """Return 1 in all LANES, of the dtype of `like`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return ir.Constant(args[0].type, [1.0] * LANES)
@@ -193,7 +202,7 @@ def ones(typing: Any, like: Any) -> Any:
 
 
 def _folded(fold: Code) -> Code:
-    """One number out of LANES, halves first."""
+    """Return an operation that folds LANES numbers into one, halves first."""
 
     def instruction_of(typing: Any, lanes: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -280,7 +289,7 @@ _FORMATS = {  # dtype: coefficients, bits, of the mantissa, bias, ln 2 in two pa
 
 @instruction
 def exp(typing: Any, lanes: Any) -> Any:
-    """e^x, x held to ±87 (float32) or ±708 (float64), so that no result is 0, inf or subnormal."""
+    """Return e^x of x clamped to ±87 (float32) or ±708 (float64): never 0, inf or subnormal."""
     powers, bits, mantissa, bias, (ln2_high, ln2_low), furthest = _FORMATS[lanes.dtype]
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -313,10 +322,10 @@ def exp(typing: Any, lanes: Any) -> Any:
 
 @instruction
 def inverse(typing: Any, lanes: Any) -> Any:
-    """1 / x, to a rounding or two, of x up to 1e38 in float32.
+    """Return 1 / x, to a rounding or two, of x up to 1e38 in float32.
 
-    Where the processor has an estimate to 14 bits, a step of Newton's makes it whole; else it is
-    divided.
+    If the processor has an estimate to 14 bits, one step of Newton's method refines it; otherwise
+    it divides.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -337,7 +346,7 @@ def inverse(typing: Any, lanes: Any) -> Any:
 
 @instruction
 def where_less(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
-    """where_less(a, b, x, y): x where a < b, else y."""
+    """Return `then` where a < b, elsewhere `otherwise`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
@@ -347,7 +356,7 @@ def where_less(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
 
 @instruction
 def any_above(typing: Any, lanes: Any, bound: Any) -> Any:
-    """Whether one of the LANES is greater than the number `bound`."""
+    """Return whether one of the LANES is greater than the number `bound`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         above = builder.fcmp_ordered(">", args[0], splat(builder, args[1]))

@@ -1,8 +1,8 @@
-"""The threads of a call: torch's own, where it has them from GNU's OpenMP.
+"""The threads of a call: those of torch, if torch uses GNU OpenMP.
 
-Torch's threads keep their processors busy for a while after each of its operations, waiting for the
-next. Threads beside them would have to share those processors: two threads on two processors then
-take 1.5 times as long as they need. So the work is given to torch's threads, through the library
+The threads of torch keep their processors busy for a while after each of its operations, waiting
+for the next one. Other threads would have to share those processors: two threads on two processors
+then take 1.5 times as long as they need. So the threads of torch do the work, through the library
 that torch has loaded.
 """
 
@@ -26,16 +26,16 @@ _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and number 
 
 
 def parts(count: int) -> list[Range]:
-    """0 … count in as many ranges as torch has threads, none of them empty."""
+    """Split 0 … count into as many ranges as torch has threads, none of them empty."""
     threads = min(torch.get_num_threads(), count)
     ends = [count * i // threads for i in range(threads + 1)]
     return list(pairwise(ends))
 
 
 def in_parts(ranges: list[Range], work: Work) -> None:
-    """`work` on every range, each in a thread of its own; with one range, none is started.
+    """Call `work` on every range, each in its own thread; a single range needs no thread.
 
-    Raises what `work` raised on the first range that it failed on.
+    Raises the exception that `work` raised on the first range that failed.
     """
     if len(ranges) == 1:
         work(*ranges[0])
@@ -49,7 +49,7 @@ def in_parts(ranges: list[Range], work: Work) -> None:
 
 @cache
 def openmp() -> Any:
-    """The OpenMP library that torch computes with, if it is GNU's; else None."""
+    """Return the OpenMP library that torch computes with if it is GNU's, otherwise None."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -59,16 +59,16 @@ def openmp() -> Any:
 
 
 def in_team(library: Any, ranges: list[Range], work: Work) -> None:
-    """Each range to the member of an OpenMP team that has its number."""
+    """Call `work` on each range in the member of an OpenMP team that has its number."""
     problems: dict[int, BaseException] = {}
 
     def member(_: int | None) -> None:
-        # a team may be smaller than asked for, within another one say
+        # a team may be smaller than requested, for example within another team
         first, size = library.omp_get_thread_num(), library.omp_get_num_threads()
         for index in range(first, len(ranges), size):
             try:
                 work(*ranges[index])
-            except BaseException as problem:  # C has no way to pass it on
+            except BaseException as problem:  # C cannot pass it on
                 problems[index] = problem
 
     library.GOMP_parallel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member), None, len(ranges), 0)
@@ -77,8 +77,8 @@ def in_team(library: Any, ranges: list[Range], work: Work) -> None:
 
 
 def in_pool(ranges: list[Range], work: Work) -> None:
-    """The first range here, the others in threads that are kept for the next call."""
-    name = os.getpid(), len(ranges) - 1  # a forked process has none of its parent's threads
+    """Call `work` on the first range here, on the others in threads kept for the next call."""
+    name = os.getpid(), len(ranges) - 1  # a forked process does not have its parent's threads
     pool = _POOLS.setdefault(name, ThreadPoolExecutor(name[1], thread_name_prefix="sab"))
     others = [pool.submit(work, *each) for each in ranges[1:]]
     work(*ranges[0])

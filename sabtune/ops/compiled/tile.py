@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
@@ -17,6 +17,34 @@ from sabtune.ops.compiled.simd import (
     instruction,
     splat,
 )
+
+INDEX = ir.IntType(64)
+
+
+class Left(NamedTuple):
+    """The left factor of a tile: number (i, k) is at the flat offset `at + i * row + k * step`."""
+
+    array: Any
+    at: int
+    row: int
+    step: int
+
+
+class Right(NamedTuple):
+    """The right factor: vector n of row k begins at `at + k * step + n * across`."""
+
+    array: Any
+    at: int
+    step: int
+    across: int
+
+
+class Rows(NamedTuple):
+    """The rows of a matrix: row i begins at `start + i * step` and is contiguous."""
+
+    array: Any
+    start: int
+    step: int
 
 
 def check_grid(
@@ -44,88 +72,114 @@ def check_grid(
     check_bounds(what, context, builder, array, value, low, high)
 
 
-def tile(rows: int, vectors: int) -> Code:
-    """A product's smallest part: its sums, `rows` times `vectors`, are in registers throughout.
+def unpack(context: Any, builder: Any, operand: Any, value: Any) -> tuple[Any, Any, list[Any]]:
+    """Return the type and the value of an operand's array, and its offsets as 64-bit integers."""
+    array, *numbers = operand.types
+    offsets = [
+        context.cast(builder, builder.extract_value(value, i), number, types.intp)
+        for i, number in enumerate(numbers, start=1)
+    ]
+    return array, builder.extract_value(value, 0), offsets
 
-    The operation adds to c_in, for each of the rows i and vectors n, Σ_k a_ik b_kn: a number, a_ik,
-    times LANES neighbours, b_kn. c_in: n vectors and i times c_row behind c_at; a_ik: i times `row`
-    and k times `step` behind `at`; b_kn: k times b_step and n times b_next behind b_at.
+
+def moved(builder: Any, address: Any, by: Any, times: int) -> Any:
+    return builder.gep(address, [builder.mul(by, INDEX(times))])
+
+
+def add_products(
+    builder: Any, left: tuple[Any, Any, Any], right: tuple[Any, Any, Any], count: Any,
+    first: dict[tuple[int, int], Any], size: int,
+) -> dict[tuple[int, int], Any]:  # fmt: skip
+    """Emit the loop of a tile over k; return its sums.
+
+    left: the address of the first number, the strides of i and of k. right: the address of the
+    first vector, the strides of k and of n. first: the sums before the loop, by their place (i, n).
+    size: bytes of a number.
+    """
+    (start_a, row, step), (start_b, b_step, across) = left, right
+    rows, vectors = (last + 1 for last in max(first))
+    vector = ir.VectorType(start_a.type.pointee, LANES)
+    before = builder.block
+    body, end = builder.append_basic_block("tile"), builder.append_basic_block("tiled")
+    builder.cbranch(builder.icmp_signed(">", count, INDEX(0)), body, end)
+
+    builder.position_at_end(body)
+    k = builder.phi(INDEX)
+    now_a, now_b = builder.phi(start_a.type), builder.phi(start_b.type)
+    sums = {place: builder.phi(vector) for place in first}
+    lanes = [
+        builder.load(
+            builder.bitcast(moved(builder, now_b, across, n), vector.as_pointer()), align=size
+        )
+        for n in range(vectors)
+    ]
+    grown = {}
+    for i in range(rows):
+        number = splat(builder, builder.load(moved(builder, now_a, row, i)))
+        for n in range(vectors):
+            term = builder.fmul(number, lanes[n], flags=FUSE)
+            grown[i, n] = builder.fadd(term, sums[i, n], flags=FUSE)
+    next_k = builder.add(k, INDEX(1))
+    for now, start, then in (
+        (k, INDEX(0), next_k),
+        (now_a, start_a, builder.gep(now_a, [step])),
+        (now_b, start_b, builder.gep(now_b, [b_step])),
+        *((sums[place], first[place], grown[place]) for place in first),
+    ):
+        now.add_incoming(start, before)
+        now.add_incoming(then, body)
+    builder.cbranch(builder.icmp_signed("<", next_k, count), body, end)
+
+    builder.position_at_end(end)
+    total = {place: builder.phi(vector) for place in first}
+    for place, value in total.items():
+        value.add_incoming(first[place], before)
+        value.add_incoming(grown[place], body)
+    return total
+
+
+def tile(rows: int, vectors: int) -> Code:
+    """Return the smallest part of a product, whose `rows` times `vectors` sums are in registers.
+
+    The operation takes `a: Left`, `b: Right`, the number of terms `count` and `c: Rows`. For each
+    of the rows i and vectors n it adds Σ_k a_ik b_kn to vector n of row i of c: a_ik is a number,
+    b_kn are LANES neighbors.
     """
 
-    def instruction_of(
-        typing: Any, a: Any, at: Any, row: Any, step: Any, b: Any, b_at: Any, b_step: Any,
-        b_next: Any, count: Any, c: Any, c_at: Any, c_row: Any,
-    ) -> Any:  # fmt: skip
-        size = a.dtype.bitwidth // 8
-        places = [(i, n) for i in range(rows) for n in range(vectors)]
-
+    def instruction_of(typing: Any, a: Any, b: Any, count: Any, c: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            a_, at_, row_, step_, b_, b_at_, b_step_, b_next_, count_, c_, c_at_, c_row_ = args
-            index = ir.IntType(64)
-            down, wide = index(rows), index(vectors)
+            a_value, b_value, terms, c_value = args
+            a_type, a_array, (at, row, step) = unpack(context, builder, a, a_value)
+            b_type, b_array, (b_at, b_step, across) = unpack(context, builder, b, b_value)
+            c_type, c_array, (c_at, c_row) = unpack(context, builder, c, c_value)
+            down, wide = INDEX(rows), INDEX(vectors)
             grids = (
-                (a, a_, at_, [(row_, down), (step_, count_)], 1),
-                (b, b_, b_at_, [(b_step_, count_), (b_next_, wide)], LANES),
-                (c, c_, c_at_, [(c_row_, down), (index(LANES), wide)], LANES),
+                (a_type, a_array, at, [(row, down), (step, terms)], 1),
+                (b_type, b_array, b_at, [(b_step, terms), (across, wide)], LANES),
+                (c_type, c_array, c_at, [(c_row, down), (INDEX(LANES), wide)], LANES),
             )
             for name, grid in zip("abc", grids, strict=True):
                 check_grid(f"tile's {name}", context, builder, *grid)
-            start_a = address_of(context, builder, a, a_, at_)
-            start_b = address_of(context, builder, b, b_, b_at_)
-            start_c = address_of(context, builder, c, c_, c_at_)
-            vector = ir.VectorType(start_a.type.pointee, LANES)
-
-            def moved(address: Any, by: Any, times: int) -> Any:
-                return builder.gep(address, [builder.mul(by, index(times))])
-
-            def lanes_at(address: Any) -> Any:
-                return builder.bitcast(address, vector.as_pointer())
-
+            start_a = address_of(context, builder, a_type, a_array, at)
+            start_b = address_of(context, builder, b_type, b_array, b_at)
+            start_c = address_of(context, builder, c_type, c_array, c_at)
+            vector = ir.VectorType(start_a.type.pointee, LANES).as_pointer()
+            size = a_type.dtype.bitwidth // 8
             sums_at = {
-                (i, n): lanes_at(moved(moved(start_c, c_row_, i), index(LANES), n))
-                for i, n in places
+                (i, n): builder.bitcast(
+                    moved(builder, moved(builder, start_c, c_row, i), INDEX(LANES), n), vector
+                )
+                for i in range(rows)
+                for n in range(vectors)
             }
-            first = {place: builder.load(sums_at[place], align=size) for place in places}
-            before = builder.block
-            body, end = builder.append_basic_block("tile"), builder.append_basic_block("tiled")
-            builder.cbranch(builder.icmp_signed(">", count_, index(0)), body, end)
-
-            builder.position_at_end(body)
-            k = builder.phi(index)
-            now_a, now_b = builder.phi(start_a.type), builder.phi(start_b.type)
-            sums = {place: builder.phi(vector) for place in places}
-            lanes = [
-                builder.load(lanes_at(moved(now_b, b_next_, n)), align=size) for n in range(vectors)
-            ]
-            grown = {}
-            for i in range(rows):
-                number = splat(builder, builder.load(moved(now_a, row_, i)))
-                for n in range(vectors):
-                    term = builder.fmul(number, lanes[n], flags=FUSE)
-                    grown[i, n] = builder.fadd(term, sums[i, n], flags=FUSE)
-            next_k = builder.add(k, index(1))
-            for now, start, then in (
-                (k, index(0), next_k),
-                (now_a, start_a, builder.gep(now_a, [step_])),
-                (now_b, start_b, builder.gep(now_b, [b_step_])),
-                *((sums[place], first[place], grown[place]) for place in places),
-            ):
-                now.add_incoming(start, before)
-                now.add_incoming(then, body)
-            builder.cbranch(builder.icmp_signed("<", next_k, count_), body, end)
-
-            builder.position_at_end(end)
-            found = {place: builder.phi(vector) for place in places}
-            for place, value in found.items():
-                value.add_incoming(first[place], before)
-                value.add_incoming(grown[place], body)
-            for place, value in found.items():
+            first = {place: builder.load(sums_at[place], align=size) for place in sums_at}
+            total = add_products(
+                builder, (start_a, row, step), (start_b, b_step, across), terms, first, size
+            )
+            for place, value in total.items():
                 builder.store(value, sums_at[place], align=size)
             return context.get_dummy_value()
 
-        whole = types.intp
-        return types.void(
-            a, whole, whole, whole, b, whole, whole, whole, whole, c, whole, whole
-        ), code
+        return types.void(a, b, types.intp, c), code
 
     return instruction(instruction_of)

@@ -1,25 +1,25 @@
-"""Which memories a step recalls: the K highest scores, without making most of the others.
+"""Which memories a step recalls: the K highest scores, without computing most of the others.
 
-A score moves little from one step to the next. How far it may have risen is bounded by `rise`, from
-the range that all keys of an example lie in; `drift` adds that up over the steps, so that
+A score changes little from one step to the next. How far it may have risen is bounded by `rise`,
+from the range that all keys of an example lie in; `drift` adds that up over the steps, so that
 
-    a_i now <= bound[i] + drift,    bound[i] = a_i - drift when it was last made,
+    a_i now <= bound[i] + drift,    bound[i] = a_i - drift when it was last computed,
 
-and only the memories of which this passes the K-th highest score so far are scored again. The
-result is that of scoring all: scores nearer than their own rounding, `tie`, are ties, and any
-choice among ties is right. Where more than half must be scored all the same, as under noise, the
-bound is left alone for some steps, for it costs as much as four scores. Where a memory's score is
-its own whatever the query, nothing is scored again: the highest so far stay, and a new one is
-`offered` a place among them.
+and only the memories whose bound exceeds the K-th highest score so far are scored again. The result
+is that of scoring all: scores nearer than their own rounding, `tie`, are ties, and any choice among
+ties is right. If more than half must be scored all the same, as under noise, the bounds are not
+used for some steps, because they cost as much as four scores. If scores depend on the memory alone,
+nothing is scored again: the highest so far are kept, and a new one is offered a place among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from sabtune.ops.compiled.common import Array, Whole
+from sabtune.ops.compiled.common import Array, Row, Step, Whole
 from sabtune.ops.compiled.score import dot_score, tame_score, wide_score
 from sabtune.ops.compiled.simd import (
     LANES,
@@ -34,13 +34,37 @@ from sabtune.ops.compiled.simd import (
     store,
 )
 
-PAUSE = 8  # steps for which all are scored after a step in which more than half were
+PAUSE = 8  # steps in which all are scored, after a step in which more than half were
 FEW = 1  # times K memories are simply scored
+
+
+class Scorer(NamedTuple):
+    """w3, with Σ w3 and Σ |w3|: no score of w3 · tanh is further from 0."""
+
+    w3: Array
+    total: Number
+    size: Number
+
+
+class Bounds(NamedTuple):
+    """The bounds of an example's scores."""
+
+    bound: Array
+    drift: Number
+    tie: Number
+
+
+class Choice(NamedTuple):
+    """The memories that an example selects and their weights; those of a step begin at `at`."""
+
+    chosen: Whole
+    weights: Array
+    at: int
 
 
 @compiled
 def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
-    """Lets entry i of the heap a[at : at + count], least first, down to its place."""
+    """Move entry i of the heap a[at : at + count], least first, down to its place."""
     value = a[at + i]
     index = which[at + i]
     while True:
@@ -59,61 +83,50 @@ def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
 
 
 def chooser(score: F) -> Callable[..., int]:
-    """`choose` by one way of scoring: a choice for every score would cost as much as the score."""
+    """Return `choose` for one way of scoring: a branch for every score would cost as much as it."""
 
     @compiled
     def choose(
-        K: int,
-        M: int,
-        known: int,
-        before: int,
-        keys: Array,
-        first: int,
-        query: Array,
-        w3: Array,
-        all_w3: Number,
-        bound: Array,
-        row: int,
-        drift: Number,
-        tie: Number,
-        chosen: Whole,
-        weights: Array,
-        at: int,
-    ) -> int:
-        """Leaves the K memories of M with the highest scores, as a heap, in chosen and weights.
+        step: Step, before: int, keys: Row, query: Array, scorer: Scorer, bounds: Bounds,
+        choice: Choice,
+    ) -> int:  # fmt: skip
+        """Leave the K memories of M with the highest scores, as a heap, in `choice`.
 
-        It begins with those of the step before, the `known` from chosen[before] on, and the last
+        Begins with those of the step before, which are `known` from chosen[before] on, and the last
         memories. Returns how many were scored.
         """
+        K, M, at = step.K, step.M, choice.at
+        chosen, weights, bound = choice.chosen, choice.weights, bounds.bound
+        w3, all_w3, drift, tie = scorer.w3, scorer.total, bounds.drift, bounds.tie
         H = w3.shape[0]
         nothing = w3.dtype.type(-np.inf)
         for i in range(K):
-            m = chosen[before + i] if i < known else M - K + i
+            m = chosen[before + i] if i < step.known else M - K + i
             chosen[at + i] = m
-            weights[at + i] = score(keys, first + m * H, query, 0, w3, all_w3)
-            bound[row + m] = nothing
+            weights[at + i] = score(keys.array, keys.at + m * H, query, 0, w3, all_w3)
+            bound[m] = nothing
         for i in range(K // 2 - 1, -1, -1):
             sink(weights, chosen, at, K, i)
         scored = K
         limit = w3.dtype.type(weights[at] + tie - drift)
         for block in range(0, M, LANES):
-            if not any_above(load(bound, row + block), limit):
+            if not any_above(load(bound, block), limit):
                 continue
             for m in range(block, min(block + LANES, M)):
-                if bound[row + m] > limit:
-                    a = score(keys, first + m * H, query, 0, w3, all_w3)
+                if bound[m] > limit:
+                    a = score(keys.array, keys.at + m * H, query, 0, w3, all_w3)
                     scored += 1
                     if a > weights[at]:
-                        bound[row + chosen[at]] = weights[at] - drift
+                        bound[chosen[at]] = weights[at] - drift
                         weights[at] = a
                         chosen[at] = m
-                        bound[row + m] = nothing
+                        bound[m] = nothing
                         sink(weights, chosen, at, K, 0)
                         limit = w3.dtype.type(weights[at] + tie - drift)
                     else:
-                        bound[row + m] = a - drift
+                        bound[m] = a - drift
         for i in range(K):
-            bound[row + chosen[at + i]] = weights[at + i] - drift
+            bound[chosen[at + i]] = weights[at + i] - drift
         return scored
 
     return choose
@@ -123,27 +136,29 @@ choose_tame, choose_wide, choose_dot = map(chooser, (tame_score, wide_score, dot
 
 
 @called
-def offer(a: Number, m: int, held: int, most: int, scores: Array, which: Whole, at: int) -> None:
-    """Memory m, with score a, among the `most` highest; a heap, of which `held` are there."""
-    if held < most:
-        scores[at + held] = a
-        which[at + held] = m
+def offer(a: Number, m: int, held: int, scores: Array, which: Whole) -> None:
+    """Keep memory m, with score a, if it is among the highest.
+
+    scores: a heap, of which `held` are there.
+    """
+    if held < scores.shape[0]:
+        scores[held] = a
+        which[held] = m
         for i in range((held + 1) // 2 - 1, -1, -1):
-            sink(scores, which, at, held + 1, i)
-    elif a > scores[at]:
-        scores[at] = a
-        which[at] = m
-        sink(scores, which, at, most, 0)
+            sink(scores, which, 0, held + 1, i)
+    elif a > scores[0]:
+        scores[0] = a
+        which[0] = m
+        sink(scores, which, 0, held, 0)
 
 
 @compiled
-def recall(
-    K: int, chosen: Whole, weights: Array, at: int, memory: Array, first: int, H: int,
-    summary: Array, to: int,
-) -> None:  # fmt: skip
-    """s = Σ p_i m_i of a step's K memories; the first of them is θ's own, without a weight."""
+def recall(K: int, choice: Choice, memory: Row, H: int, summary: Row) -> None:
+    """Compute s = Σ p_i m_i of the K memories; the first, that of θ, has no weight."""
     for j in range(0, H, LANES):
-        v = lanes_of(weights.dtype.type(0))
+        v = lanes_of(choice.weights.dtype.type(0))
         for i in range(1, K):
-            v = v + spread(weights, at + i) * load(memory, first + chosen[at + i] * H + j)
-        store(summary, to + j, v)
+            at = choice.at + i
+            p = spread(choice.weights, at)
+            v = v + p * load(memory.array, memory.at + choice.chosen[at] * H + j)
+        store(summary.array, summary.at + j, v)
