@@ -192,7 +192,7 @@ def test_capacity_equals_what_ray_places(tmp_path: Path) -> None:
     with declared([{"num_cpus": 4, "num_gpus": 1}, {"num_cpus": 9, "num_gpus": 2}]):
         read = capacity.capacity(bootstrap)
         assert read.file is not None
-        assert read.file.together == 3
+        assert read.file.most_workers == 3
         have = capacity.capacity(tmp_path / "none.yaml")
         assert Counter(node.head for node in have.live) == {True: 1, False: 1}
         for cpus, gpus in ((1, 0.4), (1, 0.25), (4, 0.3333), (5, 0), (1, 2)):

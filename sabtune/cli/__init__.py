@@ -52,9 +52,9 @@ def run() -> int:
     except BaseException as problem:
         if interrupts.received() is not None:  # a consequence of the signal
             return report_interruption()
-        explanation = problems.explained(problem)
-        typer.echo(f"sabtune: {terminal(explanation or problems.unexpected(problem))}", err=True)
-        return 2 if explanation else 1
+        known = problems.explained(problem)
+        typer.echo(f"sabtune: {terminal(known or problems.unexpected(problem))}", err=True)
+        return 2 if known else 1
     return code if isinstance(code, int) else 0
 
 
