@@ -212,8 +212,11 @@ def table(models: Models) -> Iterator[str]:
             yield f"| {task} | {k_att} | {k_trunc} | {at} | {first} | {', '.join(cells)} |"
 
 
-def draw(models: Models, path: Path, first: int = 100) -> None:
-    """Draw accuracy against the length's remainder by k_att, a panel for each k_att."""
+def draw(models: Models, path: Path, first: int = 20) -> None:
+    """Draw accuracy against the length's remainder by k_att, a panel for each k_att.
+
+    Near the training length: further away, most models of one length have lost what they know.
+    """
     figure, axes = plt.subplots(
         2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False
     )
