@@ -226,8 +226,12 @@ def table(models: Models) -> Iterator[str]:
             yield f"| {task} | {k_att} | {k_trunc} | {at} | {first} | {', '.join(cells)} |"
 
 
-def draw(models: Models, path: Path, first: int = 100) -> None:
-    """Draw accuracy against the remainder of the length modulo k_att, one panel per k_att."""
+def draw(models: Models, path: Path, first: int = 20) -> None:
+    """Draw accuracy against the remainder of the length modulo k_att, one panel per k_att.
+
+    `first` is near the training length: at longer lengths, most models that were trained at one
+    length are no longer accurate at any remainder.
+    """
     figure, axes = plt.subplots(
         2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False
     )
