@@ -101,7 +101,7 @@ def test_output_without_a_terminal_is_plain_lines() -> None:
         f"#1 starts: {LABEL}",
         "#1 10/20 updates, 123/s, loss 0.500, 5: 90.0%  10: 50.0%, score 0.600",
         f"#2 starts: as #1  {LABEL}",
-        "#0 done: 5: 95.0%  10: 85.0%  20: 75.0%  [1 of 12, left –]",
+        "#0 complete: 5: 95.0%  10: 85.0%  20: 75.0%  [1 of 12, left –]",
         "#1 pruned: score 0.600 at 10 updates  [2 of 12, left 1 h 40 min]",
         "#2 (as #1) failed: DivergedError: no finite gradient  [3 of 12, left 1 h 40 min]",
     ]
@@ -112,7 +112,7 @@ def test_output_on_a_terminal_is_a_table() -> None:
     watch = play(console, Clock())
     lines = shown(watch)
     assert lines[0] == (
-        "0 running, 1 pruned, 1 failed, 1 done of 12 · best 0.900 by #0 · 6 trials/h · "
+        "0 running, 1 pruned, 1 failed, 1 complete of 12 · best 0.900 by #0 · 6 trials/h · "
         "left 1 h 40 min"
     )
     assert re.split(r"\s{2,}", lines[1].strip()) == [
@@ -120,7 +120,7 @@ def test_output_on_a_terminal_is_a_table() -> None:
         *("at 5", "at 10", "at 20"),
     ]
     assert re.split(r"\s{2,}", row(lines, 0).strip()) == [
-        *("0", "done", LABEL, "10/20", "123", "0.500", "0.900", "95.0%", "85.0%", "75.0%")
+        *("0", "complete", LABEL, "10/20", "123", "0.500", "0.900", "95.0%", "85.0%", "75.0%")
     ]
     assert re.split(r"\s{2,}", row(lines, 1).strip())[6:] == ["0.600", "90.0%", "50.0%"]
     assert f"failed  as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
@@ -193,11 +193,11 @@ def test_a_resumed_trial_continues_its_row() -> None:
         "#6 resumes",
     ]
     summary = shown(watch)[0]
-    assert "2 running, 0 pruned, 0 failed, 0 done, 2 before of 12 · best 0.700 by #3" in summary
+    assert "2 running, 0 pruned, 0 failed, 0 complete, 2 before of 12 · best 0.700 by #3" in summary
     watch.trial_ended(5, Outcome(state="COMPLETE", score=0.8, ladder=results(0.8)))
     assert "best 0.800 by #5" in shown(watch)[0]
     assert "[3 of 12, left –]" in lines.getvalue()
-    assert "5  done " in row(shown(watch), 5)
+    assert "5  complete " in row(shown(watch), 5)
 
 
 def test_the_best_is_never_a_failed_trial() -> None:

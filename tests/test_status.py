@@ -108,10 +108,10 @@ def test_running_trials_have_their_progress(study: optuna.Study) -> None:
     ]
 
 
-def test_unfinished_trials_are_interrupted_if_no_search_runs(study: optuna.Study) -> None:
+def test_running_trials_are_unfinished_if_no_search_runs(study: optuna.Study) -> None:
     add(study, TrialState.RUNNING, {10: 0.4})
     lines = page(study, alive=False)
-    assert lines[0] == "Study copying: 1 interrupted"
+    assert lines[0] == "Study copying: 1 unfinished"
     assert "Running" not in lines
     rows = table(lines, "Interrupted: the next search resumes these")
     assert [row[0] for row in rows] == ["0"]

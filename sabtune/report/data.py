@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +21,10 @@ from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.configurations import Configuration, Leaderboard
 from sabtune.study.names import COMPARISONS, kept_names, kind
 from sabtune.study.record import TrialRecord
+from sabtune.study.states import INFEASIBLE, WORDS, counts
 from sabtune.tasks import Task
 from sabtune.training.trial import Progress
 from sabtune.wording import counted as number
-
-STATES: Mapping[TrialState, str] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "unfinished",
-}
-BROKEN = "breaks a constraint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +105,7 @@ class ReportData:
     def counts(self) -> str:
         """The number of trials by state, in words."""
         counted = record.counted(self.trials)
-        by_state = Counter(trial.state for trial in counted)
-        states = ", ".join(
-            f"{by_state[state]} {word}" for state, word in STATES.items() if by_state[state]
-        )
+        states = counts(trial.state for trial in counted)
         again = record.again_words(len(self.trials) - len(counted))
         return f"{number(len(counted), 'trial')} ({states}{again})"
 
@@ -177,6 +166,6 @@ def _comparisons(study: optuna.Study, store: Store) -> dict[str, Comparison]:
 
 
 def state(trial: TrialRecord) -> str:
-    """Return how a trial ended, in words: a value of `STATES`, or `BROKEN`."""
-    broken = trial.state == TrialState.COMPLETE and not trial.feasible
-    return BROKEN if broken else STATES[trial.state]
+    """Return the word for the state of a trial, one of `WORDS` or `INFEASIBLE`."""
+    infeasible = trial.state == TrialState.COMPLETE and not trial.feasible
+    return INFEASIBLE if infeasible else WORDS[trial.state]

@@ -22,15 +22,9 @@ from sabtune.study.configurations import Leaderboard
 from sabtune.study.definition import AUTO, Study, words
 from sabtune.study.events import Origin, Overview, TrialView
 from sabtune.study.record import TrialRecord
+from sabtune.study.states import WORDS
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
-
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "unfinished",
-}
 
 
 def overview(study: optuna.Study, complete: bool) -> Overview:
@@ -41,7 +35,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
     trials = record.records(study)
     with record.plan_of(study) as plan:
         definition = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
-    counts = Counter(STATES[trial.state] for trial in record.counted(trials))
+    by_state = Counter(trial.state for trial in record.counted(trials))
     # a comparison has no best trial: it compares configurations over their seeds
     best = Leaderboard.of_trials(study, trials).best if record.COMPARISON not in plan else None
     return Overview(
@@ -50,7 +44,9 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
         ladder=definition.ladder if definition else None,
         space=space(study),
         budget=list(_budget(definition, plan)) if definition else [],
-        trials={state: counts[state] for state in STATES.values()},
+        trials={
+            word: by_state[state] for state, word in WORDS.items() if state != TrialState.WAITING
+        },
         hours=sum(trial.seconds for trial in trials) / 3600,
         best=view(study, best) if best else None,
         champion=record.registered(study).champion_version,

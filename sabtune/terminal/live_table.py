@@ -19,10 +19,11 @@ from rich.text import Text
 from sabtune.config import RunConfig
 from sabtune.study.events import Outcome
 from sabtune.study.record import TrialRecord
+from sabtune.study.states import WORDS_IN_A_SEARCH
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import Progress, TrialSpec
 
-STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+SUMMARY_STATES = ("running", "pruned", "failed", "complete")
 
 WIDE_COLUMNS = 110
 """The width of a terminal from which the table shows speed and loss."""
@@ -139,7 +140,8 @@ class Row:
     @property
     def state(self) -> str:
         """The state in words."""
-        return STATES[self.outcome.state] if self.outcome else "running"
+        state = TrialState[self.outcome.state] if self.outcome else TrialState.RUNNING
+        return WORDS_IN_A_SEARCH[state]
 
     @property
     def score(self) -> float | None:
@@ -284,7 +286,7 @@ class Watch:
     def _summary(self) -> Text:
         """Return one line with the counts, the best score, the rate and the remaining time."""
         count = Counter(row.state for row in list(self.rows.values()))
-        states = ", ".join(f"{count[s]} {s}" for s in ("running", "pruned", "failed", "done"))
+        states = ", ".join(f"{count[s]} {s}" for s in SUMMARY_STATES)
         before = f", {self.before} before" if self.before else ""
         score, number = self._best() or (None, 0)
         best = "best –" if score is None else f"best {score:.3f} by #{-number}"

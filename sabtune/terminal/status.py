@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -14,15 +13,8 @@ from rich.text import Text
 
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
+from sabtune.study.states import WORDS, WORDS_IN_A_SEARCH, counts
 from sabtune.terminal.live_table import duration, label, same_as
-
-STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 
 SHOWN_TRIALS = 5
 """The number of ended trials that the page shows."""
@@ -37,7 +29,7 @@ def status(study: optuna.Study, alive: bool) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"Study {study.study_name}: {_counts(frozen, trials, alive)}"),
         Text("A search is writing to it now." if alive else "No search is writing to it now."),
-        Text(_best(list(trials.values()), _states(alive))),
+        Text(_best(list(trials.values()), WORDS_IN_A_SEARCH if alive else WORDS)),
     ]
     if running:
         title = "Running" if alive else "Interrupted: the next search resumes these"
@@ -47,14 +39,12 @@ def status(study: optuna.Study, alive: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _states(alive: bool) -> dict[TrialState, str]:
-    return STATES if alive else STATES | {TrialState.RUNNING: "interrupted"}
-
-
 def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], alive: bool) -> str:
     repeated = {number for number, trial in trials.items() if trial.run_again}
-    by_state = Counter(trial.state for trial in frozen if trial.number not in repeated)
-    states = ", ".join(f"{by_state[s]} {word}" for s, word in _states(alive).items() if by_state[s])
+    states = counts(
+        (trial.state for trial in frozen if trial.number not in repeated),
+        WORDS_IN_A_SEARCH if alive else WORDS,
+    )
     return (states or "no trial yet") + record.again_words(len(repeated))
 
 
@@ -92,7 +82,7 @@ def _ended(ends: Sequence[FrozenTrial], trials: dict[int, TrialRecord]) -> Table
         table.add_row(
             str(trial.number),
             _one_line(_label(trial)),
-            STATES[trial.state],
+            WORDS[trial.state],
             f"{trial.score:.3f}" if scored else "",
             duration(trial.seconds) if trial.seconds else "",
             trial.reason,

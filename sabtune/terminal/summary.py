@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import optuna
@@ -15,6 +14,7 @@ from sabtune.config import RunConfig
 from sabtune.study import record
 from sabtune.study.configurations import Configuration, Leaderboard, Seeds
 from sabtune.study.record import TrialRecord
+from sabtune.study.states import counts
 from sabtune.tasks import Task
 from sabtune.training.evaluation import LengthResult, length_score, solve_length
 from sabtune.wording import counted as number
@@ -48,11 +48,7 @@ def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
 
 def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
     counted = record.counted(trials)
-    by_state = Counter(trial.state.name.lower() for trial in counted)
-    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "unfinished"}
-    states = ", ".join(
-        f"{by_state[state]} {word}" for state, word in words.items() if by_state[state]
-    )
+    states = counts(trial.state for trial in counted)
     seconds = sum(trial.seconds for trial in trials)
     repeated = record.again_words(len(trials) - len(counted))
     trials_in_words = number(len(counted), "trial")

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from sabtune.report.data import BROKEN, ReportData, state
+from sabtune.report.data import ReportData, state
 from sabtune.report.figures.fields import Field, fields, without_bound
 from sabtune.report.figures.marks import (
     BLACK,
     BLUE,
     METHODS,
-    ORANGE,
-    PURPLE,
     SYMBOLS,
     VERMILION,
     Axis,
@@ -26,17 +24,10 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
 )
+from sabtune.report.figures.states import STYLES
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.terminal.summary import UNITS
-
-STYLES = {
-    "complete": (BLUE, "circle", True),
-    "pruned": (ORANGE, "diamond", False),
-    "failed": (VERMILION, "cross", True),
-    BROKEN: (PURPLE, "square", False),
-}
-"""Color, symbol and fill of a trial, by how it ended."""
 
 FAILED_SCORE = -0.07
 """The y value of failed trials, which have no score."""
@@ -75,16 +66,16 @@ def _score_panel(data: ReportData, field: Field, *, first: bool) -> Panel:
     few = len(place) <= MAX_SHIFTED_VALUES and 2 * len(place) <= len(trials)
     shift = _shift(field, trials) if few else dict.fromkeys(field.values, 0.0)
     marks: list[Mark] = []
-    for name, (color, symbol, filled) in STYLES.items():
+    for name, style in STYLES.items():
         own = [trial for trial in trials if state(trial) == name]
         points = Points(
             x=[_shifted(x[trial.number], shift[trial.number], field.log) for trial in own],
-            y=[FAILED_SCORE if name == "failed" else trial.score for trial in own],
+            y=[FAILED_SCORE if trial.state == TrialState.FAIL else trial.score for trial in own],
             names=[f"#{trial.number} {field.name}={field.values[trial.number]}" for trial in own],
             label=name,
-            color=color,
-            symbol=symbol,
-            filled=filled,
+            color=style.color,
+            symbol=style.symbol,
+            filled=style.filled,
         )
         marks += [points] * bool(own)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]

@@ -8,13 +8,9 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import BROKEN, ReportData, state
+from sabtune.report.data import ReportData, state
 from sabtune.report.figures.marks import (
     BLACK,
-    BLUE,
-    ORANGE,
-    PURPLE,
-    VERMILION,
     Axis,
     Curve,
     Curves,
@@ -24,6 +20,7 @@ from sabtune.report.figures.marks import (
     Scale,
     spread,
 )
+from sabtune.report.figures.states import STYLES
 from sabtune.study.record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
@@ -37,9 +34,6 @@ MAX_CURVES = 60
 CURVE_POINTS = 100
 """Maximum number of points of a curve."""
 
-COLORS = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILION, BROKEN: PURPLE}
-DASHES = {"complete": "solid", "pruned": "dash", "failed": "dot", BROKEN: "dash"}
-
 
 def schedules(data: ReportData) -> Figure | None:
     """Return k_top over the progress of training, or None if no trial has a schedule."""
@@ -48,10 +42,10 @@ def schedules(data: ReportData) -> Figure | None:
         return None
     shown = spread(data.by_score(trials), MAX_SCHEDULES)
     marks: list[Mark] = []
-    for name in reversed(COLORS):  # complete ones on top
+    for name, style in reversed(STYLES.items()):  # complete ones on top
         own = [_schedule(data, trial) for trial in shown if state(trial) == name]
         if own:
-            marks.append(Curves(curves=own, label=name, dash=DASHES[name]))
+            marks.append(Curves(curves=own, label=name, dash=style.dash))
     scored = [trial.score for trial in trials if trial.state != TrialState.FAIL] or [0.0]
     some = f"each trial (n = {len(trials)})"
     if len(shown) < len(trials):
@@ -124,10 +118,10 @@ def _panel(
 ) -> Panel:
     marks: list[Mark] = []
     best = data.best.number
-    for word, color in COLORS.items():
+    for word, style in STYLES.items():
         own = [_curve(t, points) for t, points in trials if state(t) == word and t.number != best]
         if own:
-            marks.append(Curves(curves=own, label=word, color=color, dash=DASHES[word]))
+            marks.append(Curves(curves=own, label=word, color=style.color, dash=style.dash))
     curves = [_curve(trial, points) for trial, points in trials if trial.number == best]
     if curves:
         marks.append(Curves(curves=curves, label=f"the best, #{best}", color=BLACK))
