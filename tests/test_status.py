@@ -91,7 +91,7 @@ def test_status_has_counts_the_best_trial_and_the_running_search(study: optuna.S
     assert "Running" not in lines
     add(study, TrialState.RUNNING, {10: 0.7})
     assert f"Best so far: trial 4, 0.700, running: {LABEL}" in page(study)
-    assert "Study copying: 1 running, 1 waiting, 1 complete, 1 pruned, 1 failed" in page(study)
+    assert "Study copying: 1 complete, 1 pruned, 1 failed, 1 running, 1 waiting" in page(study)
 
 
 def test_a_failed_trial_has_no_score(study: optuna.Study) -> None:
