@@ -234,7 +234,7 @@ def test_a_damaged_checkpoint_loses_only_its_model(
     assert "run.json can't be read" in str(tracker.behind)
     assert_shows(embedded, told)
     assert [of.tags["sabtune.number"] for of in embedded.models()] == ["1"]
-    with pytest.raises(TrackingError, match=r"all but a model: .*run.json can't be read"):
+    with pytest.raises(TrackingError, match=r"everything except a model: .*run.json can't be read"):
         embedded.tracker().sync(told, state())
     assert embedded.searches()[0].info.status == "FINISHED"
     gone = replace(
