@@ -155,7 +155,7 @@ def test_nobody_gets_in_without_the_token(lab: Lab, environment: dict[str, str],
 
 
 def test_another_ray_is_told_in_one_line(lab: Lab) -> None:
-    """Of the laptop's Ray, what its installation says is another's."""
+    """The laptop has another version of Ray, by what its installation says."""
     fake = lab.laptop.home / "fake"
     (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
     (fake / "ray-2.59.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.59.0\n")

@@ -35,7 +35,7 @@ L4 = Gpu(name="L4", memory=22.5, driver="580.1")
 
 
 def lines(*checkups: Checkup, files: str | None = None) -> list[str]:
-    """What is found, wrong or to know; each on one line."""
+    """Return the findings about these nodes, one line each."""
     found = diagnose(checkups, files=files, cluster=True)
     for finding in found:
         assert len(str(finding).splitlines()) == 1
@@ -155,21 +155,15 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 TWO_NODES = """
 import os, sys
-from unittest.mock import patch
-from sabtune.search.doctor import see
-from ray.cluster_utils import Cluster
 from sabtune.provenance import software
+from sabtune.search.doctor import see
 from sabtune.store import Store
+from tests.local_cluster import local_cluster
 
-with patch("ray._private.utils.write_ray_address"):  # other tests' searches are to find no cluster
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-try:
-    nodes.add_node(num_cpus=1, num_gpus=1)
-    nodes.wait_for_nodes()
-    os.environ["RAY_ADDRESS"] = nodes.address
+with local_cluster([{"num_cpus": 0}, {"num_cpus": 1, "num_gpus": 1}]) as cluster:
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
     found = see(Store.at(sys.argv[1] + "/store", sys.argv[1] + "/files"))
-finally:
-    nodes.shutdown()
 assert found.cluster
 assert [one.head for one in found.checkups] == [True, False]
 for one in found.checkups:

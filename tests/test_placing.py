@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import sabtune.search  # noqa: F401  before Ray, whose environment it sets
 
@@ -18,7 +17,6 @@ import pytest
 import ray
 import torch
 from optuna.trial import TrialState
-from ray.cluster_utils import Cluster
 
 from sabtune.search import capacity, probe, record, run, sharing
 from sabtune.search.budget import Budget
@@ -27,27 +25,18 @@ from sabtune.search.study import Resources, load
 from sabtune.search.trainable import Trial
 from sabtune.store import Store
 from sabtune.trial import Assignment
+from tests.local_cluster import Nodes, local_cluster
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
-Nodes = Sequence[dict[str, Any]]
-
 
 @contextmanager
 def declared(nodes: Nodes) -> Iterator[None]:
-    """A cluster of nodes that say they have this; they are all this machine. No search that looks
-    for a cluster finds it."""
-    cluster: Any = Cluster()
-    try:
-        with patch("ray._private.utils.write_ray_address"):
-            for node in nodes:
-                cluster.add_node(object_store_memory=80 * 2**20, **node)
-        with left_in_peace():
-            ray.init(cluster.address, log_to_driver=False, configure_logging=False)
-            yield
-    finally:
-        cluster.shutdown()
+    """Connect to a cluster on this machine whose nodes declare these resources."""
+    with local_cluster(nodes) as cluster, left_in_peace():
+        ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+        yield
 
 
 def witness(folder: str, together: int) -> type[Trial]:
