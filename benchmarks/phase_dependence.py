@@ -215,7 +215,8 @@ def table(models: Models) -> Iterator[str]:
 def draw(models: Models, path: Path, first: int = 20) -> None:
     """Draw accuracy against the length's remainder by k_att, a panel for each k_att.
 
-    Near the training length: further away, most models of one length have lost what they know.
+    `first` is near the training length: at longer lengths, most models that were trained at one
+    length are near chance at every remainder.
     """
     figure, axes = plt.subplots(
         2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False
