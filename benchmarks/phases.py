@@ -21,7 +21,7 @@ from sabtune.search.study import load
 from sabtune.seeding import Stream, generator
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
-TIMES = 9
+TIMES = 31
 
 STUDIES = {name: load(SPACES / f"{name}.py").study for name in ("copying_quick", "copying")}
 TASKS = {name: study.task.build() for name, study in STUDIES.items()}
