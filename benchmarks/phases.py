@@ -22,7 +22,7 @@ from sabtune.study.definition import load
 from sabtune.training.evaluation import measure
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
-TIMES = 9
+TIMES = 31
 
 STUDIES = {name: load(SPACES / f"{name}.py").study for name in ("copying_quick", "copying")}
 TASKS = {name: study.task.build() for name, study in STUDIES.items()}

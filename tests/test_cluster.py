@@ -221,7 +221,8 @@ def ended_in_copy(lab: Lab, name: str) -> list[TrialRecord]:
     newest = max((lab.network.shared / "snapshots").glob("optuna-*.db"))
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(newest, Path(folder) / "optuna.db")
-        return [trial for trial in records(Store(Path(folder)), name) if trial.test]
+        copied = Store.at(folder, lab.network.shared)
+        return [trial for trial in records(copied, name) if trial.test]
 
 
 def test_ray_down_leaves_nothing_running(lab: Lab) -> None:

@@ -157,21 +157,15 @@ def test_doctor_runs_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 TWO_NODES = """
 import os, sys
-from unittest.mock import patch
-from sabtune.cluster.doctor import see
-from ray.cluster_utils import Cluster
 from sabtune.provenance import software
+from sabtune.cluster.doctor import see
 from sabtune.storage.store import Store
+from tests.local_cluster import local_cluster
 
-with patch("ray._private.utils.write_ray_address"):  # hidden from other tests' searches
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-try:
-    nodes.add_node(num_cpus=1, num_gpus=1)
-    nodes.wait_for_nodes()
-    os.environ["RAY_ADDRESS"] = nodes.address
+with local_cluster([{"num_cpus": 0}, {"num_cpus": 1, "num_gpus": 1}]) as cluster:
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
     found = see(Store.at(sys.argv[1] + "/store", sys.argv[1] + "/files"))
-finally:
-    nodes.shutdown()
 assert found.cluster
 assert [one.head for one in found.nodes] == [True, False]
 for one in found.nodes:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sabtune.storage.store import Store
 from tests.faults import Driver, driver, records, study
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 KEYS = {"AWS_ACCESS_KEY_ID": "of-nobody-1", "AWS_SECRET_ACCESS_KEY": "secret-of-nobody-2"}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import sabtune.search  # noqa: F401  before Ray, whose environment it sets
 
@@ -18,7 +17,6 @@ import pytest
 import ray
 import torch
 from optuna.trial import TrialState
-from ray.cluster_utils import Cluster
 
 from sabtune.cluster import capacity
 from sabtune.cluster.ray_session import left_in_peace, some_ray
@@ -29,29 +27,18 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import Resources, load
 from sabtune.training.trial import TrialSpec
+from tests.local_cluster import Nodes, local_cluster
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
-Nodes = Sequence[dict[str, Any]]
-
 
 @contextmanager
 def declared(nodes: Nodes) -> Iterator[None]:
-    """Start a cluster of nodes with these declared resources, all on this machine.
-
-    Searches that look for a running cluster don't find it.
-    """
-    cluster: Any = Cluster()
-    try:
-        with patch("ray._private.utils.write_ray_address"):
-            for node in nodes:
-                cluster.add_node(object_store_memory=80 * 2**20, **node)
-        with left_in_peace():
-            ray.init(cluster.address, log_to_driver=False, configure_logging=False)
-            yield
-    finally:
-        cluster.shutdown()
+    """Connect to a cluster on this machine whose nodes declare these resources."""
+    with local_cluster(nodes) as cluster, left_in_peace():
+        ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+        yield
 
 
 def witness(folder: str, together: int) -> type[Trial]:

@@ -29,14 +29,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "raising": {"hidden": 2**20},  # more weights than fit into any memory
     "diverging": {"learning_rate": 3e37},
-    "hungry": {"batch_size": 400_000, "updates": 1},
+    "hungry": {"batch_size": 200_000, "updates": 1},
     "endless": {"updates": 10**7},
 }
 REASONS = {
     "raising": ("RuntimeError: ", "you tried to allocate 17592186044416 bytes"),
     "diverging": ("DivergedError: no finite gradient in 100 updates", "lower learning_rate"),
     "hungry": ("LimitError: ", " GiB at 1 update is past the trial's limit of 1 GiB"),
-    "endless": ("LimitError: ", " updates is past the trial's limit of 0.005 h"),
+    "endless": ("LimitError: ", " updates is past the trial's limit of 0.008 h"),
 }
 FILES = ("weights.safetensors", "training.safetensors", "trial.json", "progress.json", "run.json")
 
@@ -56,7 +56,7 @@ class Failures:
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> Failures:
     folder = tmp_path_factory.mktemp("failures")
-    limits = {"memory": 1, "hours": 0.005}
+    limits = {"memory": 1, "hours": 0.008}
     file = study(folder, "failures", ("plain", *REASONS, "plain"), kinds=KINDS, limits=limits)
     shown = sabtune("search", file, "--store", "store", cwd=folder)
     store = Store(folder / "store")

@@ -328,15 +328,15 @@ class TrialRun:
         limits = self.spec.limits
         hours, memory = progress.seconds / 3600, progress.memory / 1024
         at = counted(progress.report.step, "update")
-        if limits.hours is not None and hours > limits.hours:
-            raise LimitError(
-                f"{hours:.3g} h at {at} is past the trial's limit of "
-                f"{limits.hours:g} h: raise limits.hours in the STUDY, or lower updates"
-            )
         if limits.memory is not None and memory > limits.memory:
             raise LimitError(
                 f"{memory:.3g} GiB at {at} is past the trial's limit of "
                 f"{limits.memory:g} GiB: raise limits.memory in the STUDY, or lower batch_size"
+            )
+        if limits.hours is not None and hours > limits.hours:
+            raise LimitError(
+                f"{hours:.3g} h at {at} is past the trial's limit of "
+                f"{limits.hours:g} h: raise limits.hours in the STUDY, or lower updates"
             )
 
 
