@@ -48,7 +48,7 @@ def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], al
     return (states or "no trial yet") + record.again_words(len(repeated))
 
 
-def _best(trials: Sequence[TrialRecord], states: dict[TrialState, str]) -> str:
+def _best(trials: Sequence[TrialRecord], states: Mapping[TrialState, str]) -> str:
     """Return a line on the highest score of all trials, including running but not failed ones."""
     scored = [t for t in trials if t.state != TrialState.FAIL and (t.values or t.scores)]
     if not scored:

@@ -208,9 +208,9 @@ def memory_backward(
             own_score_backward(work.d_a[r, step.M], key, w.w3, dk, grads.w3)
         else:
             copy(work.dk, r * k_step, grads.keys, at, H)
-    dk, at = Rows(work.dk, 0, k_step), (step.t * everyone + tile.first) * H
-    product(tile.rows, dk, H, w.W1, Rows(work.du, H, u_step), H)
-    outer(tile.B, dk, H, Rows(hidden, at, H), H, Rows(grads.W1, 0, H))
+    d_keys, at = Rows(work.dk, 0, k_step), (step.t * everyone + tile.first) * H
+    product(tile.rows, d_keys, H, w.W1, Rows(work.du, H, u_step), H)
+    outer(tile.B, d_keys, H, Rows(hidden, at, H), H, Rows(grads.W1, 0, H))
 
 
 @phase

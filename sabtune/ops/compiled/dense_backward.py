@@ -297,8 +297,8 @@ def attention_backward(
             work.dq[r] = number(0)
         copy(tape.queries, now, work.dq, row, H)
         if k == 0:
-            weights, ds = Rows(work.p, step * span, span), Rows(work.ds, step * H, H)
-            outer(later + 1, weights, padded(M), ds, H, Rows(work.d_memory, r * span * H, H))
+            weights, d_sums = Rows(work.p, step * span, span), Rows(work.ds, step * H, H)
+            outer(later + 1, weights, padded(M), d_sums, H, Rows(work.d_memory, r * span * H, H))
     product(tile.rows, Rows(work.dq, 0, across), H, w.W2, Rows(work.dh, 0, across), H)
 
 

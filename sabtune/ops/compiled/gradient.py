@@ -70,8 +70,8 @@ def differentiate(
         mine = ranges.index((low, high))
         scratch = BUFFERS.take(backward_scratch(high - low, W, *sizes, separable, real))
         work = Scratch(*scratch.arrays)
-        sums = (total[mine].numpy() for total in totals)
-        grads = Gradients(*workspace.arrays, d_x.numpy(), *sums)
+        computed = [*workspace.arrays, d_x.numpy(), *(of[mine].numpy() for of in totals)]
+        grads = Gradients(*computed)
         backward(low, high, settings, d_out, given, states, arrays, weights, grads, work)
         BUFFERS.release(scratch)
 

@@ -32,13 +32,13 @@ from sabtune.ops.compiled.simd import (
 
 
 class Recalled(NamedTuple):
-    """The memories that a step recalled: `count` of them.
+    """The memories that a step recalled: K of them.
 
     p: their weights. da: dL/d of their scores. source: where they lie in memory and keys. target:
     where they lie in d_memory and d_keys.
     """
 
-    count: int
+    K: int
     p: Array
     da: Array
     source: Whole
@@ -66,11 +66,11 @@ def weights_backward(
     """
     p, da = recalled.p, recalled.da
     mean = p.dtype.type(0)
-    for i in range(1, recalled.count):
+    for i in range(1, recalled.K):
         da[i] = dot(ds.array, ds.at, memory, recalled.source[i], H)
         mean += p[i] * da[i]
     others = mean - mean
-    for i in range(1, recalled.count):
+    for i in range(1, recalled.K):
         if softmax:
             da[i] = p[i] * (da[i] - mean)
         else:
@@ -123,7 +123,7 @@ def make_score_backward(half: F) -> Callable[..., None]:
         H = w3.shape[0]
         p, da = recalled.p, recalled.da
         gain = da[0] - da[0]
-        for i in range(recalled.count):
+        for i in range(recalled.K):
             gain += da[i]
         all_gain = lanes_of(gain)
         for j0 in range(0, H, 2 * LANES):
@@ -145,7 +145,7 @@ def make_score_backward(half: F) -> Callable[..., None]:
             z1 = z0
             v0 = z0
             v1 = z0
-            for i in range(recalled.count):
+            for i in range(recalled.K):
                 a = spread(da, i)
                 share = spread(p, i)
                 k = recalled.target[i]
@@ -174,7 +174,7 @@ def products_backward(
     recalled: Recalled, keys: Array, q: Array, H: int, dq: Row, d_keys: Array
 ) -> None:
     """Add to dL/d of the keys and of the query, for scores k·q."""
-    for i in range(recalled.count):
+    for i in range(recalled.K):
         add(dq.array, dq.at, recalled.da[i], keys, recalled.source[i], H)
         add(d_keys, recalled.target[i], recalled.da[i], q, 0, H)
 
@@ -182,7 +182,7 @@ def products_backward(
 @called
 def sum_backward(recalled: Recalled, ds: Row, H: int, d_memory: Array) -> None:
     """Add to dL/d of the memories, for s = Σ p_i m_i."""
-    for i in range(recalled.count):
+    for i in range(recalled.K):
         add(d_memory, recalled.target[i], recalled.p[i], ds.array, ds.at, H)
 
 

@@ -42,7 +42,7 @@ def schedules(data: ReportData) -> Figure | None:
         return None
     shown = spread(data.by_score(trials), MAX_SCHEDULES)
     marks: list[Mark] = []
-    for name, style in reversed(STYLES.items()):  # complete ones on top
+    for name, style in reversed(list(STYLES.items())):  # complete ones on top
         own = [_schedule(data, trial) for trial in shown if state(trial) == name]
         if own:
             marks.append(Curves(curves=own, label=name, dash=style.dash))
