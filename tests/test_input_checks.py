@@ -14,6 +14,7 @@ from torch import Tensor
 from sabtune.errors import InputError, SabtuneError
 from sabtune.models import LSTM, MODELS, Model
 from sabtune.ops import dispatch, eager, reference, self_attention, triton
+from sabtune.ops.eager import call as eager_call
 from sabtune.ops.reference import Rule
 from tests.fused_cases import for_rule, noise, parameters
 
@@ -51,17 +52,19 @@ def call(cell: str, held: dict[str, Any], **options: Any) -> Any:
     return CELLS[cell](held["x"], state, p, **counts, **options)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "valid" in request.node.name:
-        return
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if a call gets past its checks."""
 
     def began(*_: object, **__: object) -> None:
         pytest.fail("the call began")
 
-    for module in (dispatch, self_attention, eager):
+    for module in (dispatch, self_attention, eager_call):
         monkeypatch.setattr(module, "Call", began)
     monkeypatch.setattr(reference, "lstm_cell", began)
+
+
+before_anything_runs = pytest.mark.usefixtures("nothing_runs")
 
 
 def of_shape(*shape: int, **how: Any) -> Callable[[Tensor], Tensor]:
@@ -90,6 +93,7 @@ SPOILT: dict[str, Callable[[Tensor], object]] = {
 }
 
 
+@before_anything_runs
 @pytest.mark.filterwarnings("ignore:.*quantize")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("how", SPOILT)
@@ -105,6 +109,7 @@ def test_an_invalid_tensor_is_refused(cell: str, how: str) -> None:
         assert name in str(caught.value) or "x is" in str(caught.value)
 
 
+@before_anything_runs
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", [(B, 0, I), (B, T, 0), (B, T, 200_000), (B + 61, T, I), (T, I)])
 def test_an_x_of_a_wrong_shape_is_refused(cell: str, shape: tuple[int, ...]) -> None:
@@ -112,6 +117,7 @@ def test_an_x_of_a_wrong_shape_is_refused(cell: str, shape: tuple[int, ...]) -> 
         call(cell, arguments(cell) | {"x": torch.zeros(shape)})
 
 
+@before_anything_runs
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
 @pytest.mark.parametrize("name", ["step", "k_top", "k_att", "k_trunc"])
 @pytest.mark.parametrize("value", [-1, 1.0, 2.5, "3", None, True, 2**64, float("nan")])
@@ -120,6 +126,7 @@ def test_a_number_out_of_range_is_refused(cell: str, name: str, value: object) -
         call(cell, arguments(cell) | {name: value})
 
 
+@before_anything_runs
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
 def test_zero_sparsity_and_an_empty_memory_are_refused(cell: str) -> None:
     for change in ({"k_top": 0}, {"k_att": 0}):
@@ -130,6 +137,7 @@ def test_zero_sparsity_and_an_empty_memory_are_refused(cell: str) -> None:
         call(cell, arguments(cell) | {"memory": nothing, "keys": nothing})
 
 
+@before_anything_runs
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if not cell.startswith("self")])
 def test_parameters_of_another_rule_are_refused(cell: str) -> None:
     for rule in (Rule(scoring="dot"), Rule(scoring="separable"), Rule(form="released")):
@@ -141,6 +149,7 @@ def test_parameters_of_another_rule_are_refused(cell: str) -> None:
         call(cell, held | vars(p))
 
 
+@before_anything_runs
 @pytest.mark.parametrize("name", ["V", "b"])
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.filterwarnings("ignore:.*quantize")
@@ -161,6 +170,7 @@ def built(kind: str, hidden: int = H, inputs: int = I) -> Model:
 every_model = pytest.mark.parametrize("kind", MODELS)
 
 
+@before_anything_runs
 @every_model
 @pytest.mark.parametrize(
     "x",

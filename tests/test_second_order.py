@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from sabtune.models import MODELS, SAB, Model
 from sabtune.ops import dispatch, eager, reference, self_attention
 from sabtune.ops import triton as gpu
+from sabtune.ops.eager import call as eager_call
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from tests.fused_cases import NAMES, RULES, for_rule, noise, parameters
 
@@ -82,7 +83,7 @@ def built(kind: str, **values: Any) -> Model:
 
 def by_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "supports", lambda *_: False)
-    monkeypatch.setattr(eager, "supports", lambda *_: False)
+    monkeypatch.setattr(eager_call, "supports", lambda *_: False)
     monkeypatch.setattr(self_attention, "supports", lambda *_: False)
 
 
