@@ -74,7 +74,7 @@ OUTSIDE = {
     "optuna_dashboard": {"sabtune.search"},
     "mlflow": {"sabtune.tracking"},
     "uvicorn": {"sabtune.tracking"},
-    "rich": {"sabtune.terminal", "sabtune.compare", "sabtune.report", "sabtune.cli"},
+    "rich": {"sabtune.terminal", "sabtune.compare", "sabtune.cli"},
     "typer": {"sabtune.cli"},
     "scipy": {"sabtune.compare"},
     "matplotlib": {"sabtune.report"},

@@ -132,7 +132,7 @@ def test_links_of_the_table_of_contents_resolve(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert set(targets) >= FIGURES
     assert targets[:2] == ["best", "lengths"]
-    assert {"contest-confirm", "contest-ablate", "provenance", "caveats"} <= set(targets)
+    assert {"comparison-confirm", "comparison-ablate", "provenance", "caveats"} <= set(targets)
 
 
 def test_the_page_has_the_question_and_the_results(page: Page, store: Store) -> None:
@@ -168,7 +168,7 @@ def test_a_comparison_has_its_own_report(store: Store, tmp_path: Path) -> None:
     written = write(study, store, tmp_path, ("html", "csv"))
     assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]
     shown = Page((tmp_path / "report.html").read_text())
-    assert {"accuracy", "learning", "cost", "contest-confirm"} <= set(shown.ids)
+    assert {"accuracy", "learning", "cost", "comparison-confirm"} <= set(shown.ids)
     assert not {"scores", "importance", "parallel", "schedules"} & set(shown.ids)
 
 

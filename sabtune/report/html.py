@@ -124,7 +124,7 @@ def _comparisons(data: ReportData) -> Iterator[Section]:
         shown = compared is data.confirmed  # its accuracies are in the length table
         tables = comparison.tables(compared)
         yield Section(
-            id=f"contest-{name.rpartition('.')[2]}",
+            id=f"comparison-{name.rpartition('.')[2]}",
             title=f"{title}: {name}",
             tables=[_two_lines(table) for table in (tables[1:] if shown else tables)],
             notes=comparison.notes(compared),

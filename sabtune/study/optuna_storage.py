@@ -17,13 +17,10 @@ from sabtune import databases
 from sabtune.errors import StoreError
 from sabtune.storage import server
 from sabtune.storage.store import Store
-from sabtune.study.patience import make_patient
+from sabtune.study.patience import PRIVATE, make_patient
 
 TABLES = {"studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info"}
 """The tables of Optuna that a readable database must have."""
-
-PRIVATE = ("_create_new_trial", "_get_trials", "_set_trial_param")
-"""The private methods of a storage that Optuna's cache calls."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
