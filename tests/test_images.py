@@ -239,7 +239,7 @@ def test_a_missing_file_is_an_error_with_a_remedy_but_the_study_loads(
 ) -> None:
     task = Pixels.Config(images=name, length=2000).build()
     assert task.chance == 0.1
-    remedy = f"run `sabtune data fetch {name} --data-dir {folder}`, or name the folder"
+    remedy = f"run `sabtune data fetch {name} --data-dir {folder}`, or give the folder"
     with pytest.raises(DataError, match=remedy):
         task.prepare((2000,))
 

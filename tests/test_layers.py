@@ -30,6 +30,7 @@ LAYERS = [
     ["sabtune.models", "sabtune.tasks"],
     ["sabtune.config"],
     ["sabtune.training"],
+    ["sabtune.checkpoint"],
     ["sabtune.study"],
     ["sabtune.tracking"],
     ["sabtune.cluster"],

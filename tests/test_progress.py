@@ -123,7 +123,7 @@ def test_output_on_a_terminal_is_a_table() -> None:
         *("0", "complete", LABEL, "10/20", "123", "0.500", "0.900", "95.0%", "85.0%", "75.0%")
     ]
     assert re.split(r"\s{2,}", row(lines, 1).strip())[6:] == ["0.600", "90.0%", "50.0%"]
-    assert f"failed  as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
+    assert f"failed    as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
     out = console.file.getvalue()  # type: ignore[attr-defined]
     assert lines[0] in out  # the table was drawn live
     assert "starts" not in out

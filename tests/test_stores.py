@@ -159,7 +159,7 @@ def test_a_write_waits_for_a_locked_database(
     (begun,) = record.store_of(store).get_all_studies()
     assert len(record.store_of(store).get_all_trials(begun._study_id)) == 1
     (line,) = {of.getMessage() for of in caplog.records if of.name == "sabtune"}
-    assert "Another program holds the store's database" in line
+    assert "Another program has locked the store's database" in line
 
 
 def test_a_database_that_stays_locked_is_one_line(

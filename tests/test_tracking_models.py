@@ -162,7 +162,7 @@ def test_a_logged_model_is_safe_to_load_and_names_its_requirements(
     files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     weights = {"run.json", "weights.safetensors", "progress.json"}
     assert {f"artifacts/checkpoint/{name}" for name in weights} <= files
-    assert "recall.py" in files
+    assert "pyfunc_model.py" in files
     assert not [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|bin|joblib)$", name)]
     described = Model.load(str(kept))
     # This flavor entry would name a pickle.

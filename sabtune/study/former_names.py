@@ -10,7 +10,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 FORMER_NAMES = {
-    "sabtune.checkpoint": "sabtune.training.checkpoint",
     "sabtune.diagnostics": "sabtune.training.diagnostics",
     "sabtune.evaluation": "sabtune.training.evaluation",
     "sabtune.files": "sabtune.storage.folder",
