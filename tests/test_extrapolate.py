@@ -98,7 +98,7 @@ def test_the_command_prints_a_line_per_length(
     code, out, err = sabtune("extrapolate", "kept", "--lengths", "6,1000", *place)
     assert err == ""
     assert code == 0
-    six, thousand = " ".join(out.split()).split("peak)")[:2]
+    six, thousand = " ".join(out.split()).split("peak memory)")[:2]
     found = measure_ladder(
         run.training.model, run.training.task, (6, 1000), sequences=1, seed=0, stream=Stream.TEST
     )

@@ -93,7 +93,7 @@ def test_a_model_that_mlflow_lacks_is_an_error(study: optuna.Study) -> None:
     record.set_registered(study, champion)
     with pytest.raises(TrackingError, match="MLflow is away"):
         register(study, Told())  # type: ignore[arg-type]
-    with pytest.raises(TrackingError, match="no model of trial 0, the best: its checkpoint"):
+    with pytest.raises(TrackingError, match="no model of trial 0, the best one: its checkpoint"):
         register(study, Told({}))  # type: ignore[arg-type]
     assert record.model(study) is None
     register(study, Told({0: "models:/m-1"}))  # type: ignore[arg-type]

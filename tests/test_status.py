@@ -84,7 +84,7 @@ def test_status_has_counts_the_best_trial_and_the_running_search(study: optuna.S
     study.enqueue_trial({})
     lines = page(study)
     assert lines[:3] == [
-        "Study copying: 1 waiting, 1 complete, 1 pruned, 1 failed",
+        "Study copying: 1 complete, 1 pruned, 1 failed, 1 waiting",
         "A search is writing to it now.",
         f"Best so far: trial 0, 0.600, complete: {LABEL}",
     ]

@@ -35,12 +35,12 @@ AWAY = "MLflow at http://127.0.0.1:9 can't be reached"
 QUIET = """
 import sys
 from pathlib import Path
-from tests.experiments import ENOUGH, pictures, tell
+from tests.experiments import ENOUGH, tell, views
 from tests.conftest import run
 from sabtune.tracking import Tracker
 from sabtune.study.events import Version
 
-told = pictures(run.__wrapped__())
+told = views(run.__wrapped__())
 artifacts = Path("artifacts").absolute().as_uri() if "sqlite" in sys.argv[1] else None
 tracker = Tracker(sys.argv[1], "quiet", artifacts)
 for picture in told:
