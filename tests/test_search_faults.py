@@ -62,7 +62,7 @@ def test_an_interrupted_search_keeps_its_trials_and_prints_how_to_resume(tmp_pat
     assert unfinished
     status = sabtune("status", "endless", "--store", "store", cwd=tmp_path)
     assert status.returncode == 0
-    assert f"{len(unfinished)} interrupted" in status.stdout
+    assert f"{len(unfinished)} unfinished" in status.stdout
 
 
 def test_a_lost_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
