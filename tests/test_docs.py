@@ -120,7 +120,7 @@ def test_the_study_file_in_the_docs_loads(tmp_path: Path) -> None:
     path = tmp_path / "study.py"
     path.write_text(block)
     file = load(path)
-    assert file.study.name == "copying_quick"
+    assert file.study.name == "my_copying"
     quick = load(ROOT / "search_spaces" / "copying_quick.py").study
     assert file.study.task == quick.task
     assert file.study.trials == quick.trials

@@ -116,7 +116,7 @@ class LengthResult:
 
     by_phase: Accuracies at `length`, `length` + 1, …; empty if only `length` was measured.
 
-    in_phase: The accuracy at lengths whose number of steps has the same remainder by k_att as a
+    in_phase: The accuracy at lengths whose number of steps has the same remainder modulo k_att as a
     training sequence. None: not measured.
 
     worst_phase: The lowest accuracy at any remainder. None: not all were measured.

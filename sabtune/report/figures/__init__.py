@@ -2,7 +2,7 @@
 
 marks.py       the elements of figures
 lengths.py     accuracy, loss and cost against length
-phases.py      accuracy against the remainder of the length by k_att
+phases.py      accuracy against the length modulo k_att
 space.py       score against each parameter; accuracy against sparsity; Pareto front
 importance.py  parameter importances, and their uncertainty
 fanova.py      one of the two importance estimators

@@ -1,4 +1,4 @@
-"""Accuracy against the remainder of the length by k_att."""
+"""Accuracy against the length modulo k_att."""
 
 from __future__ import annotations
 
