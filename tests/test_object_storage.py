@@ -128,10 +128,10 @@ def test_a_search_on_a_lost_machine_resumes_on_another(
     files = place(request)
     file = study(tmp_path, "gone", ["plain"] * 4, updates=900)
     with driver("search", file, "--files", files, cwd=tmp_path) as search:
-        search.until("#0 done")
+        search.until("#0 complete")
         search.until("#2 300/900 updates")
         search.kill()
-    finished = [line.split()[0] for line in search.shown.splitlines() if " done: " in line]
+    finished = [line.split()[0] for line in search.shown.splitlines() if " complete: " in line]
     shutil.rmtree(tmp_path / "sabtune-store")
     again = sabtune("search", file, "--files", files, cwd=tmp_path)
     assert again.stderr == ""
