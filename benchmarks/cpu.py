@@ -6,13 +6,13 @@ First, the compiled pass and the eager pass (the fallback where the compiled pas
 compared with the reference equations: values and every gradient, for every scoring and normalizer.
 If they differ, the script exits without printing times.
 
-Then it times forward, loss and backward on the copying task (10 symbols, one-hot, a linear
+Then the script times forward, loss and backward on the copying task (10 symbols, one-hot, a linear
 readout). nn.LSTM and the two passes take turns; each cell is the median, with the minimum and the
 maximum in parentheses. A separate process compares both passes with the equations under plain
-autograd; it runs with the default allocator, because the equations allocate new memory at every
+autograd. It runs with the default allocator, because the equations allocate new memory at every
 step. Memory is the growth of the peak resident set size of a process that makes three updates.
 
-The script takes minutes; --quick runs fewer rounds.
+--quick runs 5 rounds of training instead of 15.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ from sabtune.ops import eager, reference
 from sabtune.ops.reference import Normalizer, Scoring, State
 
 SYMBOLS = 10
-RECALLED = 10  # symbols at the start and at the end of a sequence, with blanks between them
+RECALLED = 10  # the symbols at either end of a sequence; blanks lie between
 
 
 @dataclass(frozen=True)
 class Case:
-    """The sizes, sparsity and rule of one row. noise: use normal noise instead of copying."""
+    """The sizes, sparsity and rule of one row.
+
+    noise: whether the input is normal noise instead of copying.
+    """
 
     B: int
     T: int
@@ -158,7 +161,7 @@ def measure(bench: Bench, way: str, models: Sequence[str], rounds: int) -> dict[
     for round_ in range(rounds + 1):
         for model in models:
             if round_ > 4 and model in ("equations", "eager"):
-                continue  # slow enough that five rounds are stable
+                continue  # these are so slow that five rounds are enough
             start = time.perf_counter()
             getattr(bench, way)(model)
             if round_:  # the first round is a warm-up
@@ -167,7 +170,7 @@ def measure(bench: Bench, way: str, models: Sequence[str], rounds: int) -> dict[
 
 
 def table(way: str, case: Case, threads: int, models: Sequence[str], rounds: int) -> str:
-    """Return a row: the times of the models, then the second model's time over the first's."""
+    """Return a row with the models' times and the ratio of the second model's to the first's."""
     torch.set_num_threads(threads)
     times = measure(Bench(case), way, models, rounds)
     cells = [f"{way} {case.label()}", str(threads)]
@@ -183,7 +186,7 @@ def heading(models: Sequence[str], last: str) -> str:
 
 
 def growth(model: str, case: Case) -> float:
-    """Return by how many MiB a new process grows."""
+    """Return the MiB by which the peak memory of a new process grows in three updates."""
     command = [sys.executable, __file__, "--grow", model, str(case.B), str(case.T)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -1,4 +1,4 @@
-"""Measure which share of an update is spent on its batch, for every task.
+"""Measure the share of an update's time that its batch takes, for every task.
 
     python benchmarks/data.py
 
@@ -6,7 +6,7 @@ For each study, the script trains the first configuration of its space on one th
 the CPU time of making the batch with the CPU time of the whole update; both are medians over up to
 200 updates or 15 s. Noise in the same formats replaces the data sets that aren't included, at a
 tenth of their size (text8: a hundredth), which doesn't change the time to draw a batch. The time to
-read a data set, once per worker, is not included. The script takes about two minutes.
+read a data set, once per worker, is not included.
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ trainable is replaced. ASHA compares the trials but prunes none, because all sco
 are equal. Times are given per hundred trials, in the order in which they ended. CPU seconds are
 those of all threads of the driver and depend little on the load of the machine.
 
---plain also runs Ray Tune alone on the same trainable: without a study, a searcher and MLflow, and
-(100 trials) with Tune's own MLflow callback.
-
-1,000 trials take about three minutes on two cores, each with MLflow and without.
+--plain then runs the same trainable with Ray Tune alone, without a study, a searcher and MLflow. It
+also runs 101 trials with Ray Tune and its own MLflow callback.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+import sabtune.search  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import optuna
@@ -203,7 +201,7 @@ def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
 
 
 def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> Clock:
-    """Run Tune's own random search over the same number of trials, without pruning or a study."""
+    """Run Tune's own random search with idle trials, without pruning or a study."""
     file = made_up(trials, "random", "plain")
     spec = TrialSpec(
         number=0,
@@ -243,7 +241,7 @@ def some_run(file: StudyFile) -> RunConfig:
 
 
 def hundreds(times: Sequence[float]) -> list[float]:
-    """Return the seconds per trial of each hundred, without the very first trial."""
+    """Return the seconds per trial of each hundred trials, without the very first trial."""
     ends = [*range(0, len(times) - 1, HUNDRED), len(times) - 1]
     return [(times[b] - times[a]) / (b - a) for a, b in itertools.pairwise(ends)]
 

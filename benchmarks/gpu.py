@@ -21,10 +21,11 @@ have a weight,
     bytes = 2 (8 H + s H + s I + 8 K + 8 H / k_att) + 2 s H
 
 where s is the size of the dtype in bytes. FLOP counts the matrix products once forward and twice
-backward, all scores forward, and K scores backward. Bytes counts what the backward pass needs,
-written and read, and the output gradients. Memories that are read again count as cached.
+backward, all scores forward, and K scores backward. The bytes are those of the output gradients
+and, once written and once read, of what the backward pass needs. Memories that are read again are
+assumed to be cached.
 
-The script takes minutes; --quick runs fewer rounds. Without a GPU it exits with code 2.
+--quick runs fewer rounds. Without a GPU the script exits with code 2.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def measure(bench: Bench, models: Sequence[str], rounds: int) -> dict[str, list[
 
 
 def peak(bench: Bench, model: str) -> float:
-    """Return the MiB that an update allocates."""
+    """Return the MiB that an update allocates beyond what is allocated before it."""
     bench.train(model)
     for weight in (*bench.weights, *bench.lstm.parameters(), *bench.head.parameters()):
         weight.grad = None
@@ -251,7 +252,7 @@ def start_worker(shared: Any) -> None:
 
 
 def alone(model: str, seconds: float) -> float:
-    """Return the updates per second of this process while the others run, too."""
+    """Return the updates per second of this process while the other processes run."""
     bench = Bench(SHARED, torch.float32)
     bench.train(model)
     barrier.wait(BARRIER_SECONDS)

@@ -2,11 +2,11 @@
 
     python benchmarks/loss.py [--kills 5] [--files ADDRESS]
 
-The script runs a search of one trial that takes hours to yield its first metrics. It kills the
+The script runs a search of one trial, which yields no metrics before the script ends. It kills the
 trial's worker (SIGKILL) at a random time, then does the same with the next worker. The loss is what
 was computed after the checkpoint from which the next worker resumes: the time of the kill minus the
 seconds stored in that checkpoint, both on the trial's clock. Each worker starts that clock at the
-seconds of the checkpoint that it resumes from. Five kills take a few minutes.
+seconds of the checkpoint that it resumes from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+import sabtune.search  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import optuna

@@ -1,4 +1,4 @@
-"""Measure the missing rows of a CSV in parallel processes, for benchmarks that take hours."""
+"""Measure the missing rows of a CSV in parallel processes."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ It also trains the best configuration of docs/results.md at length 100 only, wit
 used there. Each model is tested at ten consecutive lengths from each of several starting lengths,
 so every remainder occurs at least twice. The rows are written to docs/results/phases.csv, the
 figure to docs/results/phases.png and the tables to the terminal. Models whose rows are in the CSV
-are not trained again. Training all of them takes about an hour on two cores; with a complete CSV
-the script takes seconds.
+are not trained again.
 """
 
 from __future__ import annotations
@@ -207,8 +206,8 @@ class Models:
 def table(models: Models) -> Iterator[str]:
     """Yield the lines of a Markdown table of the accuracies in %, by model and seed.
 
-    Each cell has the accuracy in phase with the training length, the mean over the phases and the
-    accuracy in the worst phase.
+    Each cell has, for each seed, the accuracy in phase with the training length, the mean over the
+    phases and the accuracy in the worst phase.
     """
     yield "| task | k_att | k_trunc | trained at | tested from | seeds: in phase / mean / worst |"
     yield "|---|---|---|---|---|---|"
@@ -229,8 +228,8 @@ def table(models: Models) -> Iterator[str]:
 def draw(models: Models, path: Path, first: int = 20) -> None:
     """Draw accuracy against the remainder of the length modulo k_att, one panel per k_att.
 
-    `first` is near the training length: at longer lengths, most models that were trained at one
-    length are no longer accurate at any remainder.
+    `first` is the first of ten lengths near the training length. At longer lengths, most models
+    that were trained at one length are no longer accurate at any remainder.
     """
     figure, axes = plt.subplots(
         2, len(K_ATTS), figsize=(11, 4.6), sharey=True, layout="constrained", squeeze=False

@@ -2,10 +2,10 @@
 
     python benchmarks/phases.py
 
-Uses the selection lengths of `search_spaces/copying_quick.py` (k_att up to 5) and
-`search_spaces/copying.py` (k_att up to 10), on one thread. The two ways take turns. Prints the
-median time of each, and the median, minimum and maximum ratio of consecutive measurements. The
-script takes about a minute.
+The script uses the selection lengths of `search_spaces/copying_quick.py` (k_att up to 5) and
+`search_spaces/copying.py` (k_att up to 10), on one thread. A measurement of every phase and one of
+the length alone take turns. The script prints the median time of each, and the median, minimum and
+maximum ratio of consecutive measurements.
 """
 
 from __future__ import annotations

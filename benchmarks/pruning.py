@@ -4,7 +4,7 @@
 
 The script draws configurations at random from search_spaces/copying_quick.py and trains each one to
 its end. A configuration with a schedule is trained a second time, with a schedule that ends at
-ASHA's first rung. All metrics are scored both at the k_top in force and at the final k_top.
+ASHA's first rung. Every model is scored both at the k_top in force and at the final k_top.
 
 It then replays searches from these scores: two workers take configurations in random order until
 the budget of updates is spent, ASHA prunes by the scores of the policy, and the best complete trial

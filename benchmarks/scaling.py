@@ -2,17 +2,16 @@
 
     python benchmarks/scaling.py [--places 64] [--trials 2000] [--seconds 20] [--reports 5]
 
-The script runs the search of `sabtune search`: an Optuna study on SQLite, ASHA, seeds, Ray Tune,
-and MLflow on SQLite (not with `--only off`). Ray gets one declared CPU per place. A worker sleeps
-for the seconds of its trial (plus or minus a tenth) and reports with a checkpoint of a few KB each
-time. It doesn't load torch, so many workers fit into the memory of one machine. At the end, the
-script checks that the study, MLflow and the workers' own files agree.
+The script runs the search of `sabtune search`, with an Optuna study on SQLite, ASHA, seeds and Ray
+Tune: once with MLflow on SQLite and once without. --only on and --only off run one of the two. A
+place has room for one trial; the script declares one CPU per place to Ray. A trial sleeps for
+--seconds, plus or minus a tenth, and reports --reports times, each time with a checkpoint of a few
+KB. The workers don't load torch, so many of them fit into the memory of one machine. At the end,
+the script checks that the study, MLflow and the workers' own files agree.
 
 CPU seconds are those of all threads of the driver and depend little on the load of the machine.
 Only one thread runs Python at a time, so the driver is saturated at one CPU second per second.
-`busy` is the share of the places' time in which trials slept.
-
-With the defaults, the script takes more than ten minutes each with MLflow and without.
+`busy` is the share of the time of all places in which trials slept.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+import sabtune.search  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import engine
@@ -90,7 +89,7 @@ def resident() -> float:
 def sleeper(
     answers: list[dict[str, Any]], files: dict[str, bytes], ran: str, seconds: float
 ) -> Any:
-    """Return a trainable made of plain values, so that its workers import only Ray.
+    """Return a trainable that sleeps; it holds plain values, so its workers import only Ray.
 
     answers: the results it reports, in order. files: the content of a complete checkpoint, by
     name. ran: a folder that gets a file for each trial that ends. seconds: the time per report.
@@ -174,7 +173,7 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
 
 
 def agree(store: Store, name: str, ran: Path, trials: int, mlflow: bool, behind: str) -> None:
-    """Print how many trials each of the three has; fail unless each has every trial once."""
+    """Print the trials in the workers' files, the study and MLflow; fail unless they agree."""
     study = record.open_study(store, name)
     ended = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
     done = {int(path.name) for path in ran.iterdir() if path.read_text() == "."}
@@ -190,7 +189,7 @@ def agree(store: Store, name: str, ran: Path, trials: int, mlflow: bool, behind:
 
 
 def table(name: str, clock: Clock, options: argparse.Namespace) -> None:
-    """Print the first and the last hundred trials that ended with all places taken, and all."""
+    """Print rows for the first hundred, the last hundred and all trials with all places taken."""
     ends = [*range(options.places, len(clock.wall) - options.places, engine.HUNDRED)]
     rows = [pair for pair in pairwise(ends) if pair[1] - pair[0] == engine.HUNDRED]
     picked = [rows[0], rows[-1], (rows[0][0], rows[-1][1])]

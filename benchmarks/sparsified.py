@@ -1,11 +1,10 @@
-"""Measure whether models lose accuracy on long sequences to many small attention weights.
+"""Measure whether many small attention weights lower the accuracy on long sequences.
 
     python benchmarks/sparsified.py STUDY [--store PATH] [--length 5000] [--sequences 256]
 
-Tests the trained models of a study as they are, and with only the k_top highest scores of each
-step. Nothing is trained: self-attention has the same parameters as SAB, and "all" of its states is
-the control. A SAB model is tested with every k_top below its own. The script takes minutes per
-model.
+The script tests the trained models of a study as they are, and with only the k_top highest scores
+of each step. It trains nothing, because self-attention has the same parameters as SAB. The control
+is self-attention with k_top "all". A SAB model is tested with every k_top below its own.
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ SATURATED = 30.0
 
 
 def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfAttention | SAB]]:
-    """Yield the completely trained models with a memory whose label starts with `only`."""
+    """Yield the spec and the model of each complete trial of SAB or self-attention.
+
+    only: what the labels of the models start with.
+    """
     for trial in record.records(record.open_study(Store.at(store).existing(), study)):
         if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue

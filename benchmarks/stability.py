@@ -1,19 +1,17 @@
-"""Measure the stability of training SAB at length 100 under several ε, clipping and rates.
+"""Measure how ε, clipping, warm-up and the learning rate affect training SAB at length 100.
 
     python benchmarks/stability.py [--updates 3000] [--hidden 64] [--seeds 2] [--only NAME]
 
 The task is copying with 10 one-hot symbols. The model has k_top 5 (decreasing from dense
 attention), k_att 5 and k_trunc 5, and trains with Adam on one thread. Each row changes one default.
-Over all seeds, a row has
+A row has, over all seeds,
 
-- norm, largest: the median and the maximum of the gradient norm before clipping (the largest of
-  every 100 updates)
+- norm, largest: the median and the maximum of the gradient norms before clipping; of every 100
+  updates, only the largest norm counts
 - skipped: the updates skipped because their gradient was not finite
 - rise: the greatest rise of the loss above its lowest value so far
 - last loss: the loss over the last 100 updates
 - at 100, at 200: the accuracy at these lengths
-
-The script takes minutes per row.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     python benchmarks/tracking.py [--rounds 5] [--trials 10] [--reports 50] [--pause 0.01]
 
-Both write the same stream to the same SQLite store and take turns: trials with the same parameters
-report the same ten metrics, one report after the other. In the pause between two reports, a search
-would do its own work and the tracker's thread writes. The time per report is wall time in the
+The loggers take turns and write the same stream of reports to the same SQLite store: trials with
+the same parameters report the same ten metrics. A pause between two reports stands for the other
+work of a search; the tracker's thread writes in it. The time per report is wall time in the
 reporting thread. The CPU time is that of all threads of the process, from the first trial of a
 round to its last write, including the starts and ends of trials. Neither logs models during a
-round; the time to log a model is measured separately. The script takes minutes.
+round; the time to log a model is measured separately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+import sabtune.search  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import mlflow
@@ -75,10 +75,10 @@ def progress(step: int) -> Progress:
 
 @dataclass
 class Cost:
-    """The cost of one round, per report."""
+    """The cost of one round."""
 
-    report: float  # ms in the reporting thread
-    cpu: float  # ms of CPU time, all threads
+    report: float  # ms per report in the reporting thread
+    cpu: float  # ms of CPU time per report, all threads
     drain: float  # s from the last report to the last write
 
 

@@ -1,7 +1,7 @@
-"""Load a model by the name that the models logged by version 0.1 use.
+"""The import path of `load_model` that models logged by version 0.1 use.
 
-MLflow runs the code that is stored with a logged model. For those models, this code imports
-`load_model` from here. Everything else imports it from `sabtune.training.checkpoint`.
+MLflow runs the code that it stores with a logged model. The code of those models imports
+`load_model` from here. All other code imports it from `sabtune.training.checkpoint`.
 """
 
 from sabtune.training.checkpoint import load_model

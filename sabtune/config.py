@@ -1,4 +1,4 @@
-"""The configuration of a training. A trial receives no parameters in any other way."""
+"""The configuration of a training: the task, the model, the training itself, and the seed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDUL
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How a model is trained.
+    """The parameters of training, apart from the model and the seed.
 
-    updates: optimizer steps. batch_size: sequences per update. learning_rate: the peak learning
-    rate of Adam. warmup, decay: the shares of the updates at the start and at the end over which
-    the rate rises linearly from zero and falls linearly to zero.
-    clip_norm: the gradient norm that gradients are clipped to. report_every: updates between two
-    measurements. shortest: if given, each batch has a length drawn uniformly from `shortest` to the
-    task's length, for tasks that generate their sequences; None uses the task's length.
-    initial: the h and c at the start of a training sequence: "zero"; "noise", normal with standard
-    deviation initial_scale; or "passed", the final h and c of the same row of the previous batch.
-    The last two are from Ruiz and Gu (2025, arXiv 2507.02782) and help models to generalize to
-    longer sequences. The memory always starts empty, and evaluation starts from zero.
+    updates: the number of optimizer steps. batch_size: sequences per update. learning_rate: the
+    peak learning rate of Adam. warmup: the share of the updates, at the start, over which the rate
+    rises linearly from zero. decay: the share of the updates, at the end, over which the rate falls
+    linearly to zero. clip_norm: the gradient norm that gradients are clipped to. report_every: the
+    number of updates between two measurements. shortest: if given, each batch has a length drawn
+    uniformly from `shortest` to the training length, for tasks that generate their sequences; with
+    None, every batch has the training length. initial: the h and c at the start of a training
+    sequence: "zero"; "noise", normally distributed with standard deviation `initial_scale`; or
+    "passed", the final h and c of the same row of the previous batch. "noise" and "passed" are from
+    Ruiz and Gu (2025, arXiv 2507.02782) and help models to generalize to longer sequences.
+
+    `initial` affects only training, and none of its values provides memories. A batch that
+    continues the previous one, as in the language task, starts from the carried state instead.
+    Raises ConfigError if a value is out of range.
     """
 
     updates: int = 5000
@@ -69,7 +73,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig(Config):
-    """The configuration that a search space returns: the model, and how to train it."""
+    """The configuration that a space returns: a model, and how it is trained."""
 
     model: ModelConfig
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -91,9 +95,9 @@ class RunConfig(Config):
     def share_kept(self, length: int | None = None) -> float | None:
         """Return the share of the memories that a step attends to at the end of a sequence.
 
-        length: of the sequence; None is the training length. For a task that carries a state, the
-        memories include those of `memory_span` earlier steps. Returns None for a model without
-        memories.
+        length: the length of the sequence; None for the training length. For a task that carries a
+        state, the memories include those of `memory_span` earlier steps. Returns None for a model
+        without memories.
         """
         task = self.task.build()
         steps = task.remembered_steps if length is None else task.steps(length)
@@ -102,7 +106,7 @@ class RunConfig(Config):
         return self.trial.model.share_kept(steps)
 
     def build_model(self, task: Task) -> Model:
-        """Build the model with its initial weights."""
+        """Build the model for `task`, with initial weights that are drawn from the seed."""
         return self.trial.model.build(
             task.inputs,
             task.outputs,
@@ -111,7 +115,11 @@ class RunConfig(Config):
         )
 
     def batches(self, task: Task, generator: torch.Generator, device: torch.device = CPU) -> Source:
-        """Return the source of training batches. Raises as `Task.batches` and `Task.varied` do."""
+        """Return the source of training batches.
+
+        Raises DataError if the task's data is missing or damaged, and ConfigError if the task does
+        not support a length of these batches.
+        """
         shortest = self.trial.train.shortest
         if shortest is not None:
             return task.varied(shortest, generator, device)
@@ -126,7 +134,7 @@ class RunConfig(Config):
         """Build from the result of `to_dict`. Raises ConfigError if a key or a value is wrong."""
         if isinstance(data, dict) and "shortest" in (
             task := data.get("task", {})
-        ):  # of an earlier version
+        ):  # an earlier version wrote it
             train = data["trial"]["train"] | {"shortest": task["shortest"]}
             task = {key: value for key, value in task.items() if key != "shortest"}
             data = data | {"task": task, "trial": data["trial"] | {"train": train}}

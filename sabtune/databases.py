@@ -28,7 +28,7 @@ _BUSY_STEP_SECONDS = 0.5
 _RETRY_SECONDS = 0.05
 
 MAX_REASON_CHARACTERS = 200
-"""The longest cause in a message."""
+"""The maximum length of the cause in a message, in characters."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -92,9 +92,9 @@ def tables(path: Path) -> set[str]:
 
 
 def file_problem(path: Path) -> str:
-    """Return why a SQLite file cannot be read and written, or "".
+    """Return why a SQLite file cannot be read and written, or "" if it can.
 
-    Does not write to it, and does not wait if another program has locked it.
+    This writes nothing to the file, and does not wait if another program has locked it.
     """
     try:
         with closing(connect_to_read(path, timeout=0, factory=sqlite3.Connection)) as database:
@@ -161,8 +161,8 @@ def _retry_while_busy(act: Callable[..., Any], *arguments: Any) -> Any:
 def making(url: str) -> Iterator[None]:
     """Lock a database while its tables are created, so that only one process creates them.
 
-    The lock of a SQLite file is a hidden file beside it. Raises SQLAlchemy's errors if another
-    database is unreachable.
+    For a SQLite file, the lock is a hidden file beside it. For PostgreSQL, it is an advisory lock.
+    Raises SQLAlchemy's errors if a server is unreachable.
     """
     path = sqlite_path(url)
     if path is not None:
@@ -187,9 +187,10 @@ def advisory_key(name: str) -> int:
 
 
 def make_file(path: Path, fill: Callable[[str], None]) -> None:
-    """Create a SQLite file atomically, unless it exists.
+    """Create a SQLite file atomically, unless it exists and is not empty.
 
-    fill: called with the URL of a temporary file, which is then renamed.
+    fill: a function that creates the tables of the database at a URL. It is called with the URL of
+    a temporary file, which is then renamed to `path`.
     """
     with making(sqlite_url(path)):
         if path.exists() and path.stat().st_size:
@@ -218,7 +219,10 @@ def cause(problem: BaseException, url: str) -> str:
 
 
 def failure(name: str, problem: BaseException, url: str = "") -> str:
-    """Return a one-line message with a database's error and a remedy."""
+    """Return a one-line message with a database's error and a remedy.
+
+    name: the database, as the message names it. url: the URL whose password the message hides.
+    """
     message = cause(problem, url)
     for signs, remedy in REMEDIES.items():
         if any(sign in message for sign in signs):

@@ -1,8 +1,8 @@
-"""Errors that you can fix. Each message is one line with the value and the remedy."""
+"""Errors that you can fix. Each message is one line that names the problem and the remedy."""
 
 
 class SabtuneError(Exception):
-    """The base of these errors. The command line prints only the message, and exits with 2."""
+    """The base class of sabtune's errors. The command line prints the message and exits with 2."""
 
 
 class ConfigError(SabtuneError, ValueError):
@@ -18,7 +18,7 @@ class StudyFileError(SabtuneError):
 
 
 class RejectedError(StudyFileError):
-    """A configuration that is invalid or that the space pruned; others may be valid."""
+    """A configuration that is invalid, or that the space pruned. Others may be valid."""
 
 
 class StoreError(SabtuneError):
@@ -46,7 +46,7 @@ class CheckpointError(SabtuneError):
 
 
 class DivergedError(SabtuneError):
-    """Training that diverged: many updates in a row were not finite."""
+    """Training that diverged: its gradients were not finite, or its loss stayed far too high."""
 
 
 class LimitError(SabtuneError):

@@ -1,4 +1,4 @@
-"""Escape text so that it appears literally in a terminal, in Markdown and in a spreadsheet."""
+"""Escaping of text, so that terminals, Markdown and spreadsheets show it literally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
-"""The first characters of a cell that a spreadsheet evaluates as a formula."""
+"""The characters with which a cell starts if a spreadsheet evaluates it as a formula."""
 
 MARKED = re.compile(r"[\\|*`~]|<(?=\S)|&(?=#?\w+;)|(?<=\])\(|(?<!\w)_|_(?!\w)")
 """Characters that are markup in Markdown or HTML."""
@@ -30,6 +30,6 @@ def spreadsheet(value: object) -> object:
     """Return the value of a cell, with an apostrophe before text that would be a formula."""
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
-    # CSV readers neither quote nor preserve a lone \r
+    # a lone \r may be written without quotes, and readers do not preserve it
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.startswith(FORMULA) else text

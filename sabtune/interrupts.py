@@ -1,8 +1,8 @@
 """Handling of the signals that end a command: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
-All three are handled alike. The first signal raises `Interrupted` in the main thread, or within
-`ending_cleanly` stops the search cleanly. A second signal ends the process at once. A signal that
-was ignored when the command started, as with nohup, stays ignored.
+All three are handled alike. The first signal raises `Interrupted` in the main thread. Within
+`ending_cleanly`, the first signal stops the search cleanly instead. A second signal ends the
+process at once. A signal that was ignored when the command started, as with nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _State:
-    """The state of this process.
+    """The state of signal handling in this process.
 
-    received: the first signal. finishing: `finish` was called. abandoned: skip Python's cleanup.
-    last_acts: called before the process ends at once.
+    received: the number of the first signal, or None. finishing: whether `finish` was called.
+    abandoned: whether `finish` skips Python's cleanup. advice: the advice that is printed if the
+    process ends at once. last_acts: functions that are called before the process ends at once.
     """
 
     received: int | None = None
@@ -72,7 +73,7 @@ def abandon() -> None:
 
 
 def finish(code: int) -> NoReturn:
-    """End the process with an exit code. A signal from now on ends it at once."""
+    """End the process with an exit code. A signal during its cleanup ends it at once."""
     _State.finishing = True
     if not _State.abandoned:
         sys.exit(code)
@@ -120,8 +121,10 @@ def _handle(number: int, frame: FrameType | None) -> NoReturn:
 def ending_cleanly(stop: Callable[[], bool]) -> Iterator[None]:
     """Call `stop` on the first signal.
 
-    If `stop` returns False, and for later signals, the previous handlers run. Outside the main
-    thread, where Python does not allow signal handlers, this context does nothing.
+    stop: begins to stop the search, and returns whether it could. If it returns False, the previous
+    handler of the signal runs instead. Later signals also run their previous handlers.
+
+    Outside the main thread, where Python does not allow signal handlers, this context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -150,11 +153,11 @@ def ending_cleanly(stop: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore the signal handlers afterwards, since `ray.init` installs its own for SIGTERM.
+    """Restore the signal handlers at the end of a context that starts or joins Ray.
 
-    A SystemExit of Ray's handler is raised as `Interrupted`. SIGHUP is blocked within this context,
-    and stays blocked in processes that are started there: a terminal sends it to all processes when
-    it closes.
+    `ray.init` installs its own handler for SIGTERM, which raises SystemExit. This context converts
+    that into `Interrupted`. It also blocks SIGHUP, which a closing terminal sends to all processes.
+    Processes that are started within the context inherit the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -21,7 +21,8 @@ ADDRESS = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?P<port>:\d{1,5})?")
 def refusal(hosts: Sequence[str], origins: Sequence[str], *, reads: bool) -> str | None:
     """Return the reason to refuse a request, in one line, or None to answer it.
 
-    hosts, origins: all Host and Origin headers of the request. reads: whether it only reads.
+    hosts, origins: the values of all Host and Origin headers of the request. reads: whether the
+    request only reads.
     """
     host = ADDRESS.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if host is None:

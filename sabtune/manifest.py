@@ -2,9 +2,9 @@
 
 manifest.json   {"format": 4, "files": {NAME: {"size": bytes, "sha256": hex}}}
 
-The manifest is written last. Checkpoints of formats 2 and 3 have none. The bytes that are returned
-are those that were hashed: each file is opened once, must be a regular file, and links are not
-followed.
+The manifest is written last. Checkpoints of formats 2 and 3 have none. `read` returns the bytes
+that it hashes, because it opens each file only once. It refuses symbolic links and everything else
+that is not a regular file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WITHOUT_MANIFEST = (2, 3)
 LARGEST_MANIFEST_BYTES = 2**20
 LARGEST_JSON_BYTES = 2**28
 MAX_REASON_CHARACTERS = 200
-"""The longest cause in a message."""
+"""The maximum length of the cause in a message, in characters."""
 
 JUNK = (
     ValueError,
@@ -55,7 +55,11 @@ INSTEAD = "use another checkpoint"
 
 @dataclass(frozen=True)
 class Content:
-    """Files of a checkpoint by name. verified: whether they match a manifest."""
+    """The content of files of a checkpoint.
+
+    files: the bytes of each file, by name. verified: whether they match a manifest; False if the
+    checkpoint has none.
+    """
 
     files: Mapping[str, bytes]
     verified: bool
@@ -111,14 +115,17 @@ def parsing(path: Path) -> Iterator[None]:
     """Convert the exceptions that invalid content raises into CheckpointError."""
     try:
         yield
-    except torch.OutOfMemoryError:  # of the device, not of the content
+    except torch.OutOfMemoryError:  # the device is full; the content may be valid
         raise
     except JUNK as problem:
         raise damaged(path, problem) from None
 
 
 def _read_entries(directory: Path) -> Mapping[str, Any] | None:
-    """Return the manifest's entries by file name; None for a checkpoint without a manifest."""
+    """Return the manifest's entries by file name; None for a checkpoint of a format without one.
+
+    Raises CheckpointError if the manifest is missing or damaged, or has another format.
+    """
     if not os.path.lexists(directory / MANIFEST):
         if _needs_manifest(directory):
             raise CheckpointError(f"{directory} lacks {MANIFEST}: {INSTEAD}")

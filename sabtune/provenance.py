@@ -40,14 +40,14 @@ def hardware() -> dict[str, Any]:
 
 
 NOTE = ".revision.json"
-"""The suffix of the file beside a study file sent to a cluster, which holds its revision."""
+"""The suffix of a file that is sent to a cluster with a study file, and holds its git revision."""
 
 
 def revision(path: Path) -> dict[str, Any]:
     """Return the git commit of the folder of `path`, and whether it has uncommitted changes.
 
-    For a file that was sent from another machine, the result is that of the original file. It is
-    empty without git or outside a repository.
+    The keys are "commit" and "dirty". For a study file that was sent from another machine, the
+    result is that of the original file. The result is empty without git or outside a repository.
     """
     note = path.with_name(path.name + NOTE)
     if note.is_file():

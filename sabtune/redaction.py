@@ -28,7 +28,7 @@ PATHS = ("s3:", "gs:", "file:", "sqlite:")
 """The schemes of URLs whose path may contain an @."""
 
 MIN_SECRET_CHARACTERS = 3
-"""The shortest secret that is searched for in a text. Shorter ones would match everywhere."""
+"""The length of the shortest secret that is searched for. Shorter ones would match everywhere."""
 
 
 def hide_password(url: str) -> str:
@@ -49,7 +49,7 @@ def hide_password(url: str) -> str:
 
 
 def _split(scheme: str, rest: str) -> tuple[str, str, str]:
-    """Split the rest of a URL into login, "@" and location; the first two may be empty."""
+    """Split a URL without its scheme into login, "@" and location; the first two may be empty."""
     login, at, location = rest.rpartition("@")
     is_path = scheme.lower().startswith(PATHS) and "/" in login.partition(":")[0]
     is_login = ":" in login or not set("/?#") & set(login)
@@ -62,7 +62,7 @@ def _hide_value(parameter: re.Match[str]) -> str:
 
 
 def secrets(url: str) -> set[str]:
-    """Return the password and the other secrets of a URL, in all their quoted forms."""
+    """Return the secrets of a URL, such as its password, as written, decoded and encoded."""
     return {
         text
         for secret in _raw_secrets(url)
@@ -96,7 +96,7 @@ def _raw_secrets(url: str) -> Iterator[str]:
 def redact(text: str, *urls: str | None) -> str:
     """Return the text with *** in place of secrets.
 
-    Hides the secrets of the URLs in the text, and those of `urls` anywhere in it.
+    This hides the secrets of all URLs in the text, and every occurrence of the secrets of `urls`.
     """
     given = {secret for url in urls if url for secret in secrets(url)}
     for secret in sorted(given, key=len, reverse=True):

@@ -20,15 +20,16 @@ class Schedule(Config, ABC):
 
     @abstractmethod
     def k_top(self, progress: float, final: int, dense: int) -> int:
-        """Return k_top after the share `progress` (0 to 1) of the updates; `final` at 1.
+        """Return k_top at a point of training.
 
-        dense: the k_top that selects every memory of a training sequence.
+        progress: the share of the updates that are done, from 0 to 1. final: the value of k_top at
+        `progress` 1. dense: the k_top that selects every memory of a training sequence.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The final value at every update, as in the paper."""
+    """The final value at every update, as in Ke et al. (2018)."""
 
     def k_top(self, progress: float, final: int, dense: int) -> int:
         return final
@@ -36,7 +37,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Moving(Schedule):
-    """The base of the schedules that change k_top.
+    """The base class of the schedules that change k_top.
 
     start: the initial k_top, a number or "all", which is dense attention. warmup: the share of the
     updates for which k_top stays at `start`. share: the share of the updates after which k_top has
@@ -86,7 +87,7 @@ class Cosine(Moving):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Moving):
-    """A constant factor per update, which is fast at first and slow for a small k_top."""
+    """A change by a constant factor per update. It is fast for a large k_top."""
 
     def between(self, start: int, final: int, fraction: float) -> float:
         return float(start * (final / start) ** fraction)

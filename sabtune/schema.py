@@ -22,13 +22,13 @@ from typing import Any, Literal, TypeVar, Union
 from sabtune.errors import ConfigError
 
 KIND = "kind"
-"""The key of a dict that names its class in a table of parts."""
+"""The key under which a dict holds the name of its class in `Parts`."""
 
 Parts = Mapping[type, Mapping[str, type]]
-"""For each base class of configurations, its subclasses by name."""
+"""A table of parts: for each base class of configurations, its subclasses by name."""
 
 MAX_SHOWN_CHARACTERS = 200
-"""The longest text of a value in a message."""
+"""The maximum length of a value in a message, in characters."""
 
 C = TypeVar("C", bound="Config")
 
@@ -92,7 +92,8 @@ def check_name(name: str, value: object, names: typing.Sequence[str]) -> None:
 def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
     """Convert a configuration to JSON values.
 
-    An instance of a class in `parts` has its name in the table under "kind".
+    For an instance of a class in `parts`, the key "kind" holds the name of that class. Raises
+    ConfigError if the class of an instance is missing from its table.
     """
     data: dict[str, Any] = {}
     for table in (table for base, table in parts.items() if isinstance(config, base)):
@@ -106,7 +107,7 @@ def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
 def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     """Build a configuration from the result of `to_dict`.
 
-    where: the path of `data` in messages. Raises ConfigError with the path of the wrong key.
+    where: the path of `data` in messages. Raises ConfigError with the path of a wrong key or value.
     """
     where = where or cls.__qualname__
     check(isinstance(data, Mapping), where, data, "a mapping of keys to values")
@@ -257,7 +258,7 @@ def _union(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) 
         try:
             return _typed(hint, value, parts, where)
         except WrongTypeError as problem:
-            if problem.where != where:  # it is about a value within this one
+            if problem.where != where:  # a value inside this one has the wrong type
                 raise
             wanted.append(problem.wanted)
     raise _wrong_type(where, value, " or ".join(wanted))

@@ -1,8 +1,8 @@
 """Random streams that never share a seed.
 
-Every generator is derived from one recorded seed and its purpose. PyTorch's CPU generator, a
-Mersenne Twister, uses only the low 32 bits of its seed (`at::mt19937`). The purpose is in the
-lowest three of those bits, so generators of two purposes differ for any two seeds.
+The seed of every generator is derived from one recorded seed and the generator's purpose. PyTorch's
+CPU generator, a Mersenne Twister, uses only the low 32 bits of its seed (`at::mt19937`). The lowest
+three of these bits hold the purpose, so two generators of different purposes never share a seed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ PURPOSE_BITS = 3
 class Stream(IntEnum):
     """The purpose of a generator, and of a part of a data set.
 
-    SELECTION measures decide between trials. TEST is measured at the end of a trial. CONFIRMATION
-    is measured by a confirmation and never seen by a search. STATES generates the initial states of
-    training sequences.
+    INITIALISATION: the initial weights. TRAINING: the training sequences. SELECTION: the sequences
+    that a search compares trials on. TEST: the sequences that are measured at the end of a trial.
+    CONFIRMATION: the sequences of a confirmation, which no search uses. STATES: the initial states
+    of training sequences.
     """
 
     INITIALISATION = 0

@@ -1,4 +1,4 @@
-"""The adding problem, trained on 25 to 50 numbers: which sparsity still adds 200?"""
+"""The adding task, trained at lengths from 25 to 50: which sparsity still works at length 200?"""
 
 import optuna
 

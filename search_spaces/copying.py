@@ -11,7 +11,7 @@ from sabtune.study.definition import ASHA, Study
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
 
-# What all points below have in common
+# The values that all points below share.
 USUAL = {
     "schedule": "constant",
     "forget_bias": 0,

@@ -11,7 +11,7 @@ from playwright.sync_api import FrameLocator, Locator, Page, expect, sync_playwr
 from tests.experiments import ENOUGH, Place
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-"""Debian's; Playwright is kept from downloading one of its own."""
+"""Debian's Chromium, so that Playwright doesn't download its own; None if there is none."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Turn checkpoints into those of earlier formats, or change them on purpose."""
+"""Convert checkpoints to earlier formats, and rewrite the manifests of changed ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from sabtune import manifest
 
 
 def of_format(directory: Path, number: int) -> None:
-    """Convert a checkpoint to format 2 or 3: no manifest, and in format 2 no partial report."""
+    """Convert a checkpoint to format 2 or 3.
+
+    Neither format has a manifest, and format 2 has no partial report.
+    """
     (directory / "manifest.json").unlink()
     path = directory / "progress.json"
     progress = json.loads(path.read_text()) | {"format": number}

@@ -22,16 +22,19 @@ RAY = {
     "RAY_UP_enable_autoscaler_v2": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What a user sets before `ray up`, as the README says."""
+"""The variables of docs/cluster.md for `ray up`, and one that disables Ray's usage statistics."""
 
 VARIABLES = (
     "export SABTUNE_FILES={shared} PYTHONPATH={root} RAY_OVERRIDE_RESOURCES='{{\"CPU\": {cpus}}}'"
 )
-"""What a host has, however many CPUs the machine has that all of them share."""
+"""The line that sets a host's variables, such as the number of CPUs that Ray assumes."""
 
 
 class Lab:
-    """A laptop, a head and workers. `file`: the cluster file with its first block filled in."""
+    """A laptop, a head and workers on one network.
+
+    `file` is the cluster file with its first block filled in.
+    """
 
     def __init__(self, network: Network, *, workers: int = 2, cpus: int = 1):
         self.network, self.cpus = network, cpus
@@ -75,7 +78,7 @@ class Lab:
     def content(self) -> dict[str, Any]:
         """Return the content of the cluster file, filled in for this lab.
 
-        The commands in `yours` are also replaced where the file repeats them.
+        The commands in `yours` are replaced there and in `setup_commands`, which repeats them.
         """
         content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
         yours = content["provider"]["yours"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-import sabtune.search  # noqa: F401  # before ray, which reads the environment it sets
+import sabtune.search  # noqa: F401  # sets variables that Ray reads on import
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear
@@ -39,7 +39,7 @@ def own_environment() -> Iterator[None]:
     names = ("SABTUNE_DATA", "MLFLOW_TRACKING_URI")
     before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    if "mlflow" in sys.modules:  # MLflow also keeps it outside of the environment
+    if "mlflow" in sys.modules:  # MLflow also keeps the URI outside of the environment
         sys.modules["mlflow"].set_tracking_uri(None)
     for name in names:
         os.environ.pop(name, None)
@@ -66,7 +66,7 @@ def _two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def run() -> RunConfig:
-    """Return a training run of seconds that has everything a long one has."""
+    """Return a run of 20 updates and 4 reports, with a schedule and a decaying learning rate."""
     return RunConfig(
         task=Copying.Config(length=5, symbols=2),
         trial=TrialConfig(
@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
-    """Return an empty study for tests to which the kind of MLflow makes no difference."""
+    """Return an empty study in the embedded MLflow, for tests that don't need both kinds."""
     from tests.experiments import Place
 
     return Place(f"sqlite:///{folder / 'mlflow.db'}", request.node.name, folder / "artifacts")
@@ -124,7 +124,7 @@ def embedded(request: pytest.FixtureRequest, folder: Path) -> Place:
 
 @pytest.fixture(params=["embedded", "server"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """Return an empty study for each test, in either kind of MLflow."""
+    """Return an empty study in each kind of MLflow; the test runs once per kind."""
     from tests.experiments import Place
 
     if request.param == "server":

@@ -38,7 +38,7 @@ def write_mnist(folder: Path, *, train: int = 120, test: int = 20) -> Path:
 
 
 def cifar_records(count: int, first: int) -> bytes:
-    """Return records: red is the record's number, green the column, blue the row."""
+    """Return records whose red is the record's number, green the column and blue the row."""
     records = np.zeros((count, 3073), np.uint8)
     for i, record in enumerate(records):
         record[0] = (first + i) % 10
@@ -50,7 +50,7 @@ def cifar_records(count: int, first: int) -> bytes:
 def write_cifar10(
     folder: Path, *, each: int = 20, contents: dict[str, bytes] | None = None
 ) -> Path:
-    """Write the archive and return its path.
+    """Write the archive of CIFAR-10 and return its path.
 
     each: the records per file. contents: replacement content by file name.
     """
@@ -67,7 +67,10 @@ def write_cifar10(
 
 
 def write_ptb(folder: Path, **texts: str) -> Path:
-    """Write the three files, with lines of words between blanks, and return FOLDER/ptb."""
+    """Write the three files of Penn Treebank and return FOLDER/ptb.
+
+    Each line begins and ends with a blank.
+    """
     directory = folder / "ptb"
     directory.mkdir(parents=True)
     line = " no it was n't black monday \n but the <unk> fell N points \n"
@@ -78,7 +81,7 @@ def write_ptb(folder: Path, **texts: str) -> Path:
 
 
 def write_text8(folder: Path, text: str | bytes, member: str = "text8") -> Path:
-    """Write the archive and return its path."""
+    """Write the archive of text8 and return its path."""
     path = folder / "text8" / "text8.zip"
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

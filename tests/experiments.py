@@ -27,7 +27,7 @@ from sabtune.training.loop import Report
 from sabtune.training.trial import Progress, TrialSpec
 
 ENOUGH = 100.0
-"""Seconds that are plenty for what is waited for."""
+"""The seconds after which a test stops waiting."""
 
 
 class Server:
@@ -97,7 +97,10 @@ class Place:
         return [run for run in self.runs() if "sabtune.search" in run.data.tags]
 
     def trials(self) -> dict[int, Run]:
-        """Return the trials' runs by number; check that each is a single child of the search."""
+        """Return the trials' runs by number.
+
+        Also check that each trial has one run, below the run of a search.
+        """
         runs = [run for run in self.runs() if "sabtune.number" in run.data.tags]
         found = {int(run.data.tags["sabtune.number"]): run for run in runs}
         assert len(found) == len(runs)
@@ -137,7 +140,7 @@ class Place:
 
 
 def contexts(run: Run) -> dict[str, str]:
-    """Return the digests of a run's data sets by context; check that each occurs once."""
+    """Return the digests of a run's data sets by context; check that each context occurs once."""
     assert run.inputs is not None
     digests = {of.tags[0].value: of.dataset.digest for of in run.inputs.dataset_inputs}
     assert len(digests) == len(run.inputs.dataset_inputs)

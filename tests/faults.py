@@ -64,9 +64,10 @@ def study(
     kinds: Mapping[str, Mapping[str, Any]] = PLAIN,
     limits: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write a study whose trials have these kinds, in order, without pruning.
+    """Write a study without pruning whose trials have the kinds in `points`, in order.
 
-    kinds: the changes of each kind to the training or to the number of hidden units.
+    kinds: for each kind, its arguments of TrainConfig and its number of hidden units, if they
+    differ from the defaults.
     """
     content = STUDY.format(
         name=name,
@@ -82,7 +83,10 @@ def study(
 
 
 class Driver:
-    """A running command and its output so far. prefix: the command that starts it elsewhere."""
+    """A running command and its output so far.
+
+    prefix: a command that runs it elsewhere, such as on a host of a cluster.
+    """
 
     def __init__(self, *arguments: object, cwd: Path, prefix: Sequence[str] = ()):
         self.shown, self.errors = "", ""
@@ -151,7 +155,7 @@ def _pipe() -> tuple[IO[str], IO[bytes]]:
 
 @contextmanager
 def driver(*arguments: object, cwd: Path, prefix: Sequence[str] = ()) -> Iterator[Driver]:
-    """Start a command; kill what is left of it when the test ends."""
+    """Start a command, and kill what is left of it when the context ends."""
     started = Driver(*arguments, cwd=cwd, prefix=prefix)
     try:
         yield started
@@ -171,7 +175,10 @@ def records(store: Store | Path, name: str) -> list[TrialRecord]:
 
 
 def in_one_go(trial: TrialRecord) -> TrialRun:
-    """Run the trial from its start in this process, without limits: it is larger than a worker."""
+    """Return a run of the trial from its start, in this process.
+
+    The run has no limits, because this process uses more memory than a worker.
+    """
     assert trial.spec is not None
     return TrialRun(dataclasses.replace(trial.spec, limits=Limits()))
 

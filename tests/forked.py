@@ -1,9 +1,9 @@
 """Run commands in processes forked from one that has imported everything.
 
 Importing torch, Ray and MLflow takes seconds; forking a process that has imported them takes
-milliseconds. Apart from that, a command runs like `python -m sabtune` in its own session. Some
-environment variables are read at import, so all forks share the first command's values. A command
-with other values, or a test of how a process starts, gets a new process.
+milliseconds. A forked command behaves like `python -m sabtune` in its own session. Some environment
+variables are read at import, so all forks share the first command's values of these. A command with
+other values, or a test of how a process starts, gets a new process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AT_IMPORT = (
     *("PYTHONPATH", "PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONUTF8", "VIRTUAL_ENV", "PATH"),
     *("SABTUNE_CHECKED_KERNELS", "TRITON_", "MPL", "CUDA_"),
 )
-"""How the names of variables begin that are read when something is imported."""
+"""The prefixes of the environment variables that are read at import."""
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
@@ -39,7 +39,7 @@ def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Server:
-    """The process that forks, for the lifetime of this process."""
+    """A process that forks for each command and lives as long as this process."""
 
     def __init__(self) -> None:
         self.environment = dict(os.environ)
@@ -137,7 +137,7 @@ def start(
     environment: Mapping[str, str],
     unbuffered: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
-    """Start `sabtune`, forked unless its environment changes what its imports read."""
+    """Start `sabtune`, forked unless `environment` changes what its imports read."""
     if read_at_import(environment) == read_at_import(server().environment):
         return Process(
             *arguments, cwd=cwd, out=out, err=err, environment=environment, unbuffered=unbuffered
@@ -156,7 +156,10 @@ def start_anew(
     unbuffered: bool = False,
     prefix: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `sabtune` as a new process that imports everything. prefix: a command before it."""
+    """Start `sabtune` as a new process that imports everything.
+
+    prefix: a command that runs it, with its arguments.
+    """
     python = [sys.executable, *["-u"] * unbuffered]
     return subprocess.Popen(
         [*prefix, *python, "-m", "sabtune", *map(str, arguments)],

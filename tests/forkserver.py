@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def end(run: Callable[[], None]) -> NoReturn:
-    """Call `run`, which ends by `sys.exit`, and exit like Python, without freeing all modules.
+    """Call `run`, then exit as Python does, but without freeing the modules.
 
     Freeing them would copy all the memory that this process shares with others.
     """

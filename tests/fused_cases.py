@@ -1,4 +1,4 @@
-"""Sizes, weights and comparisons with the equations, shared by the tests of the fast passes."""
+"""Sizes, weights and comparisons with the equations that the tests of the passes share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Sparsity(TypedDict):
 
 
 def parameters(H: int, inputs: int, dtype: torch.dtype, scale: float = 2.0) -> Parameters:
-    """Return weights `scale` times as large as torch's; at 2, all gates and scores matter."""
+    """Return random weights `scale` times as large as torch's initial weights.
+
+    At a scale of 2, all gates and scores affect the results.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> Tensor:
@@ -52,7 +55,10 @@ def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
 
 
 def for_rule(p: Parameters, rule: Rule) -> Parameters:
-    """Return the parameters that a rule uses; the released form's w is w3 and w3 reversed."""
+    """Return the parameters that a rule uses, and empty tensors for the others.
+
+    In the released form, w is w3 followed by w3 reversed.
+    """
     if rule.form == "released":
         nothing = p.w3.new_empty(0)
         return replace(p, W1=nothing, W2=nothing, w3=torch.cat([p.w3, p.w3.flip(0)]))
@@ -68,7 +74,7 @@ def results(
     state: State | None = None,
     rule: Rule = PAPER,
 ) -> dict[str, Tensor]:
-    """Return the outputs, the final state and the gradients of a random functional of a call."""
+    """Return a call's outputs, final state and the gradients of a weighted sum of its outputs."""
     assert callable(sab)
     x = x.clone().requires_grad_()
     p = for_rule(p, rule)
@@ -111,7 +117,7 @@ def readout_results(
 def by_equations(
     x: Tensor, state: State, p: Parameters, readout: tuple[Tensor, Tensor], **how: object
 ) -> tuple[Tensor, State]:
-    """Compute what `fused.predict` computes with the equations."""
+    """Compute with the equations what `dispatch.predict` computes."""
     hidden, summary, after = reference.sab(x, state, p, **how)  # type: ignore[arg-type]
     return reference.readout(hidden, summary, *readout), after
 
@@ -124,7 +130,10 @@ def roundings(
     rule: Rule = PAPER,
     draws: int = 8,
 ) -> list[dict[str, Tensor]]:
-    """Return the equations' results for x and for copies of x with each entry one rounding off."""
+    """Return the equations' results for x and for perturbed copies of x.
+
+    Each entry of a copy is one rounding error above or below that of x.
+    """
     eps = torch.finfo(x.dtype).eps
     off = [noise(*x.shape, dtype=x.dtype, seed=100 + draw).sign() for draw in range(draws - 1)]
     inputs = [x, *(x * (1 + eps * signs) for signs in off)]
@@ -139,8 +148,8 @@ def check_same(
 ) -> None:
     """Check that each tensor is within `tolerance` of the truth, relative to its largest entry.
 
-    A tensor may also be as far off as the furthest of `rounded`, the equations in the same dtype:
-    where w_i / Σ w is nearly constant, its gradient consists mostly of rounding errors.
+    A tensor may also be off by 8 times the largest error of `rounded`, the equations' results in
+    the same dtype. Where w_i / Σ w is nearly constant, its gradient is mostly rounding error.
     """
     for name, true in truth.items():
         assert found[name].shape == true.shape, name

@@ -57,7 +57,7 @@ def compare(
 
 
 def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """Check a carried state: it is float32 and accurate, whatever the dtype of the weights."""
+    """Check that a carried state is float32 and accurate, whatever the dtype of the weights."""
     assert {found[name].dtype for name in CARRIED} == {torch.float32}
     check_same(found, {name: truth[name] for name in CARRIED}, TOLERANCE[torch.float32])
 

@@ -1,8 +1,8 @@
-"""Compile the GPU kernels for an architecture, such as 90, without such a GPU.
+"""Compile the GPU kernels for a compute capability, such as 90 for 9.0, without such a GPU.
 
     TRITON_INTERPRET=0 python -m tests.gpu_compiling 90
 
-Prints a line per kernel: what it was compiled for, and the bytes of shared memory it uses.
+Prints one line per kernel: its name, H, dtype, k_top and the bytes of shared memory it uses.
 """
 
 from __future__ import annotations

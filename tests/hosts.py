@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = (ROOT, Path(sys.prefix), Path(sys.base_prefix))
-"""Seen by every host where it is, even below /tmp."""
+"""The folders that every host sees at the same paths, even below /tmp."""
 
 TOOLS = ("ip", "nsenter", "rsync", "ssh", "ssh-keygen", "sshd", "unshare")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -60,11 +60,14 @@ PidFile none
 """
 
 LIVE = "\necho ready; read -r _ || true\n"
-"""Until the pipe to it closes, which it does when its test ends."""
+"""The end of a host's script, which waits until the test ends and the pipe to it closes."""
 
 
 class Host:
-    """A host. `address`: on its network. `home`: its home folder, also visible to the test."""
+    """A host of a network.
+
+    `address` is its IP address. `home` is its home folder, which the test can also see.
+    """
 
     def __init__(self, name: str, address: str, folder: Path):
         self.name, self.address, self.folder = name, address, folder
@@ -107,7 +110,7 @@ class Host:
         return done
 
     def processes(self) -> list[str]:
-        """Return the processes on this host, without those that make it a host."""
+        """Return the commands that run on this host, without its first process and sshd."""
         lines = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
         listed = [line.split(maxsplit=1) for line in lines]
         return [
@@ -126,8 +129,7 @@ class Host:
 class Network:
     """An isolated network of hosts.
 
-    `key` is the SSH key for all hosts. Of the files in the network's folder they share only
-    `shared`.
+    `key` is the SSH key for all hosts. `shared` is a folder for the files that all hosts share.
     """
 
     def __init__(self, folder: Path):

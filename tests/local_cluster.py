@@ -16,7 +16,7 @@ Nodes = Sequence[dict[str, Any]]
 def local_cluster(nodes: Nodes) -> Iterator[Any]:
     """Run a cluster of nodes that declare these resources; the first is the head.
 
-    Its address isn't noted where `ray start` notes one, so searches of other tests don't find it.
+    Unlike `ray start`, this doesn't record the cluster's address, so other tests don't find it.
     """
     cluster: Any = Cluster()
     try:

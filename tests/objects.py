@@ -59,7 +59,10 @@ class Objects:
 
 @contextmanager
 def objects(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Objects]:
-    """Start the server and create the bucket. settings: environment variables for moto."""
+    """Start the server and create the bucket.
+
+    settings: environment variables for moto.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -38,7 +38,7 @@ def trial(
     accuracy: float = 0.5,
     **changes: Any,
 ) -> TrialRecord:
-    """Return a trial that ended with this score, or that runs if there is none.
+    """Return a trial that ended with this score, or a running trial if it is None.
 
     changes: other fields of the record.
     """

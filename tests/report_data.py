@@ -1,4 +1,4 @@
-"""Report data for the tests of figures, each read only once."""
+"""Report data that the tests of figures share."""
 
 from __future__ import annotations
 

@@ -154,7 +154,10 @@ def confirmed(
     methods: Mapping[str, tuple[ModelConfig, Sequence[float | None]]],
     lengths: Sequence[int] = LENGTHS,
 ) -> optuna.Study:
-    """Write a comparison: scores by method on the same seeds, None where a seed failed."""
+    """Write a comparison of methods on the same seeds.
+
+    methods: the model and its scores by label; a score is None where a seed failed.
+    """
     study = optuna.create_study(
         study_name=name, storage=record.store_of(store, write=True), direction="maximize"
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 from sabtune.storage.store import Store
 
 ARCHIVE = Path(__file__).with_name("store-0.1.tar.xz")
-"""All that `search` and `confirm` of version 0.1 left of the study `old.py`, but for the pages of
-its reports: four complete trials, two interrupted ones and a confirmation, written at /srv/lab."""
+"""What `search` and `confirm` of version 0.1 wrote at /srv/lab, without the pages of reports.
+
+This is the study of `old.py`: four complete trials, two interrupted ones and a confirmation.
+"""
 
 
 def unpacked(folder: Path) -> Store:
@@ -23,7 +25,7 @@ def unpacked(folder: Path) -> Store:
 
 
 def state(folder: Path) -> dict[str, tuple[int, str]]:
-    """Return the time of the last write and the content of everything below a folder, by path."""
+    """Return the time of the last write and a digest of everything below a folder, by path."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,

@@ -1,4 +1,4 @@
-"""docs/architecture.md agrees with the imports in sabtune/."""
+"""Test that docs/architecture.md agrees with the imports in sabtune/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.test_layers import imports, modules
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 
 Graph = dict[str, set[str]]
-"""Nodes and the nodes that they import."""
+"""For each node, the nodes that it imports."""
 
 
 def package_part(module: str) -> str:

@@ -64,6 +64,6 @@ def test_a_trial_that_ended_early_counts_at_later_rungs() -> None:
     halving.end(0, 0.99)
     later.remember(0, {10: 0.9, 15: 0.99}, complete=True)
     for told in (halving, later):
-        assert told.rungs[0] == {0: 0.9}  # the score it had there
+        assert told.rungs[0] == {0: 0.9}  # the score that it had at this rung
         assert not told.goes_on(1, 20, 0.98)
         assert told.goes_on(2, 20, 1.0)

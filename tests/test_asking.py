@@ -155,7 +155,7 @@ def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: P
 
 
 def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> dict[int, int]:
-    """Run `trials` trials in searches of ten; return the number of trials per configuration."""
+    """Run `trials` trials, ten per search; return the number of trials per configuration."""
     for begun in range(0, trials, 10):
         asking = searcher(study, file, folder)
         for _ in range(begun, begun + 10):
@@ -238,7 +238,7 @@ def test_a_trial_killed_before_it_had_a_spec_counts_once(file: StudyFile, tmp_pa
 def test_a_further_seed_keeps_the_parameters_of_its_configuration(
     file: StudyFile, tmp_path: Path
 ) -> None:
-    """This includes two configurations that an older sabtune distinguished and this one doesn't."""
+    """Check two equal trials that an earlier version recorded as two configurations."""
     study = opened(file)
     first = searcher(study, file, tmp_path)
     for number in range(2):
@@ -264,7 +264,7 @@ def test_a_configuration_drawn_again_is_recognized(file: StudyFile, tmp_path: Pa
 
 
 def test_a_resumed_search_recognizes_its_configurations(file: StudyFile, tmp_path: Path) -> None:
-    """This includes spaces that return integers for real-valued parameters."""
+    """Check a space that returns an integer for a real-valued parameter."""
 
     def space(trial: optuna.Trial) -> TrialConfig:
         forget_bias = trial.suggest_int("forget_bias", 2, 2)
@@ -275,7 +275,7 @@ def test_a_resumed_search_recognizes_its_configurations(file: StudyFile, tmp_pat
     first = searcher(study, whole, tmp_path)
     assert order(first).spec.configuration == 0
     end(study, first, 0, 0.9)
-    for number in (1, 2):  # of the first search and of the one that resumes its study
+    for number in (1, 2):  # two resumed searches, one after the other
         again = searcher(study, whole, tmp_path)
         assert order(again).spec.configuration == 0
         end(study, again, number, 0.8)
@@ -329,7 +329,7 @@ def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path
         end(earlier, asking, order(asking).spec.number, score)
     study = opened(file)
     enqueue_best(study, earlier)
-    enqueue_best(study, earlier)  # a resumed search
+    enqueue_best(study, earlier)  # a resumed search enqueues them again
     warm = searcher(study, file, tmp_path)
     for _ in range(3):
         order(warm)

@@ -18,7 +18,7 @@ from tests.forked import sabtune
 from tests.stores import ARCHIVE
 
 SECONDS = 100
-"""The time that a command has before it is killed."""
+"""The seconds after which a command is killed."""
 
 MEMORY = 8 * 1024**3
 """The most bytes that a command may address beyond what its parent does."""
@@ -361,7 +361,7 @@ DRY = [
     Case(["search", "--dry-run", *case.arguments[1:]], case.says, case.files)
     for case in STUDIES[::4]
 ]
-"""Some of the cases again, because a dry run must refuse them, too."""
+"""Every fourth case again, because a dry run must refuse it, too."""
 
 
 def places(where: str, says: str | None = None, command: str = "search study.py") -> Case:

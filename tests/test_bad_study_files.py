@@ -34,7 +34,7 @@ def constraints(trial):
 """
 
 STUDY, SPACE, CONSTRAINTS = 8, 11, 15
-"""Lines of `GOOD`: where STUDY is given its value, the space draws, the constraints return."""
+"""The lines of `GOOD` that assign STUDY, draw k_top and return the constraints."""
 
 DRAW = 'trial.suggest_int("k_top", 2, 5)'
 RETURN = "return TrialConfig(model=SAB.Config(k_top=k_top))"

@@ -1,4 +1,4 @@
-"""Test that no example changes another's results by a bit, even with NaN, Inf or overflow."""
+"""Test that no example changes any bit of another's results, even with NaN, Inf or overflow."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check_others(run: Callable[[Tensor], Results], x: Tensor) -> list[tuple[Tens
 
 
 def check_alone(run: Callable[[Tensor], Results], x: Tensor, which: Iterable[int]) -> None:
-    """Check that these examples have the same bits as in a batch of one."""
+    """Check that each of these examples gives the same bits as in a batch of its own."""
     together = run(x)
     for b in which:
         for name, tensor in run(x[b : b + 1]).items():
@@ -117,7 +117,7 @@ def test_the_compiled_pass(rule: Rule, learns: bool, dtype: torch.dtype, kind: s
 @over_modes
 @pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])
 def test_the_model(scoring: Any, learns: bool, dtype: torch.dtype) -> None:
-    """The readout is part of the same pass."""
+    """Check the whole model, whose readout is part of the compiled pass."""
     config = SAB.Config(hidden=HIDDEN, k_top=3, k_att=2, k_trunc=5, scoring=scoring)
     model = built(config, dtype)
 
@@ -134,7 +134,7 @@ def test_the_model(scoring: Any, learns: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", ["paper", "released"])
 @over_rules
 def test_the_eager_pass(rule: Rule, form: Any, learns: bool, dtype: torch.dtype) -> None:
-    """torch's matrix products may depend on the batch size, but not on the batch's content."""
+    """Check one batch size at a time, because torch's matrix products may depend on the size."""
     if form == "released":
         if rule != RULES[0]:
             pytest.skip("has one rule")

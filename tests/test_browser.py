@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 LENGTHS = [3, 6]
-"""The rungs of the study's ladder."""
+"""The lengths of the study's ladder."""
 
 
 @pytest.fixture(scope="module")

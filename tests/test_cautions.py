@@ -46,14 +46,14 @@ PRUNED = "are first pruned while they keep more memories than at the end"
         ("SAB.Config(k_top=15, k_att=2)", 100, []),  # 16 memories
         ("SAB.Config(k_top=16, k_att=2)", 100, [KEEPS]),
         ("SAB.Config(k_top=trial.suggest_int('k', 1, 20), k_att=2)", 100, [KEEPS]),
-        # Only two of 32 draws.
+        # Only two of 32 draws keep every memory.
         ("SAB.Config(k_top=trial.suggest_int('k', 1, 16), k_att=2)", 100, []),
         ("SAB.Config(k_top=5, k_att=2, schedule=Linear(start=5))", 100, [CHANGES]),
         ("SAB.Config(k_top=16, k_att=2, schedule=Linear())", 100, [KEEPS, CHANGES]),
         ("SAB.Config(k_top=5, k_att=2, schedule=Linear(share=0.5))", 400, [PRUNED]),
         ("SAB.Config(k_top=5, k_att=2, schedule=Linear(share=0.5))", 500, []),
         ("SAB.Config(k_top=5, k_att=2, schedule=Linear(start=2))", 100, []),
-        # No trial is pruned.
+        # The first rung is at the last update, so no trial is pruned.
         ("SAB.Config(k_top=5, k_att=2, schedule=Linear(share=0.5))", 1000, []),
         ("LSTM.Config()", 100, []),
     ],

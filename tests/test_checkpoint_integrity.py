@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(
     assert resumed.training.step == 5
     ((where, why),) = told.items()
     assert where == checkpoints[0].address
-    assert "use another checkpoint" not in why  # that has been done already
+    assert "use another checkpoint" not in why  # sabtune already uses another one
     assert "\n" not in why
     assert len(history(checkpoints)) in (1, 2)
 

@@ -77,7 +77,7 @@ def test_a_store_that_is_not_there(mistake) -> None:  # type: ignore[no-untyped-
 
 
 def test_help_and_version_are_quick() -> None:
-    """Neither loads torch, ray or mlflow, whose imports take seconds."""
+    """Check that neither option loads torch, ray or mlflow, whose imports take seconds."""
     for argument, said in (("--help", "search"), ("--version", __version__)):
         code = (
             f"import sys; sys.argv = ['sabtune', {argument!r}]\n"
@@ -92,7 +92,7 @@ def test_help_and_version_are_quick() -> None:
 
 
 def test_a_table_written_to_a_file_is_not_wrapped_or_cut() -> None:
-    """The width of the terminal is unknown."""
+    """Check the table where stdout is no terminal and COLUMNS gives no width."""
     alone = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     shown = subprocess.run(
         [sys.executable, "-m", "sabtune", "data", "list"],

@@ -109,7 +109,7 @@ def test_a_search_is_detached_followed_stopped_and_resumed_on_the_head(lab: Lab)
     assert "A search is writing to it now" in lab.sabtune("status", "left", *CLUSTER).stdout
     assert "running" in lab.sabtune("status", *CLUSTER).stdout
     with lab.driver("status", "--follow", *CLUSTER) as following:
-        following.until("#2 60/10000000 updates")  # the output so far
+        following.until("#2 60/10000000 updates")  # --follow begins with the output so far
         stopped = lab.sabtune("stop", "left", *CLUSTER)
         assert stopped.returncode == 0, stopped.stderr
         assert following.end() == 130
@@ -128,7 +128,7 @@ def test_a_search_is_detached_followed_stopped_and_resumed_on_the_head(lab: Lab)
 
 
 def interrupt(prefix: int) -> None:
-    """Send Ctrl-C to a command on a host: the only child of the process `prefix`."""
+    """Send SIGINT to the command on a host, the only child of the process `prefix`."""
     child = Path(f"/proc/{prefix}/task/{prefix}/children").read_text()
     os.kill(int(child), signal.SIGINT)
 
@@ -157,7 +157,7 @@ def test_the_cluster_refuses_clients_without_the_token(
 
 
 def test_another_version_of_ray_is_one_line(lab: Lab) -> None:
-    """The metadata of the laptop's Ray claims another version."""
+    """Check the error where the metadata of the laptop's Ray names another version."""
     fake = lab.laptop.home / "fake"
     (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
     (fake / "ray-2.59.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.59.0\n")

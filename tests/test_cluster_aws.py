@@ -35,7 +35,7 @@ RSYNC = """#!/bin/sh
 for last; do from=$to; to=$last; done
 cp -r "$from" "$COPIED"/
 """
-"""What is sent to a node is kept, by the name it has here."""
+"""A fake rsync that copies what is sent to a node into the folder $COPIED."""
 
 LAUNCH = """
 import sys, time
@@ -55,7 +55,7 @@ for _ in range(100):
     time.sleep(0.5)
 sys.exit(str(problems) if problems else 0)
 """
-"""What the autoscaler on the head does when a worker is wanted."""
+"""A script that launches a worker like the autoscaler on the head."""
 
 
 LOGIN = """
@@ -67,7 +67,7 @@ from sabtune.cluster.ssh import Login
 login = Login.of(ClusterFile.load(Path(sys.argv[1])))
 print(login.user, login.address, login.key)
 """
-"""Where --cluster goes to."""
+"""A script that prints the user, address and key with which --cluster logs in."""
 
 
 class Cloud:
@@ -258,9 +258,9 @@ def test_ray_up_fails_before_any_start_if_the_security_group_is_not_set(cloud: C
 
 @pytest.mark.slow
 def test_by_default_ray_allows_ssh_from_anywhere(cloud: Cloud) -> None:
-    """This is why the file names a security group.
+    """Check why cluster.yaml has to name a security group.
 
-    If this test fails, Ray may have come to support `provider.security_group`.
+    If this test fails, Ray may support `provider.security_group` by now.
     """
     made = cloud.prepare()
     path = cloud.file(files=made["Files"], group=made["SecurityGroup"])

@@ -31,7 +31,7 @@ from tests.reports import searched
 from tests.studies import learnable
 
 ODD = 'it\'s $HOME "and" `é` [red]x *'
-"""A folder's name."""
+"""A name for folders and stores that a shell misreads unless it is quoted."""
 
 
 def words_of(line: str) -> list[str]:
@@ -251,7 +251,10 @@ def test_a_studys_name_is_checked(
 
 
 class Head:
-    """A fake of a cluster's head that records jobs. says: the output of every job."""
+    """A fake of a cluster's head that records jobs.
+
+    says: the output of every job.
+    """
 
     def __init__(self, says: str = "") -> None:
         self.says, self.submitted, self.known = says, list[tuple[Any, ...]](), list[Job]()

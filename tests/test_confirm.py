@@ -159,7 +159,7 @@ def test_a_change_with_an_effect_stays(model: ModelConfig, change: str) -> None:
 
 
 def test_no_length_is_shorter_than_the_task_allows() -> None:
-    # A tenth is 1, which is too short for adding.
+    # A tenth of the length is 1, which is too short for the adding task.
     run = replace(winner(SAB.Config()), task=Adding.Config(length=10))
     assert not [label for label in ablations({"": run}) if label.startswith("lengths")]
 
@@ -216,7 +216,7 @@ def test_a_comparison_runs_what_is_requested_and_the_rest_waits(tmp_path: Path) 
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
     study = optuna.create_study(study_name="c", storage=record.store_of(store, write=True))
-    assert enqueue(study, with_fresh_seeds(runs, 3)) == list(range(6))  # a, b by seed
+    assert enqueue(study, with_fresh_seeds(runs, 3)) == list(range(6))  # a and b, by seed
     record.begin(study, 0)
     record.begin(study, 1)
     assert planned("c", store, runs, 3) == 6

@@ -59,7 +59,7 @@ def test_a_loaded_model_gives_the_same_logits(
 
 
 def test_a_state_dict_without_k_top_leaves_k_top_unchanged() -> None:
-    """Version 0.1 wrote no k_top."""
+    """Check a state_dict like those of version 0.1, which wrote no k_top."""
     trained, loaded = (built(k_top=2, k_att=1, schedule=Linear(start="all")) for _ in range(2))
     loaded.set_progress(0.25)
     before = loaded.in_force()
@@ -122,7 +122,7 @@ STATES: list[tuple[str, dict[str, Any]]] = [
 def test_a_copied_state_continues_with_the_same_bits(
     how: str, kind: str, values: dict[str, Any], grad: bool
 ) -> None:
-    """The copy can be made before or after the original continues and its memory is read."""
+    """Check copies made before and after the original continues and its memory is read."""
     model, x = built(kind, **values), noise(2, 3 * T, I, dtype=torch.float32)
     x[1] *= 60  # keys whose exponential overflows
     first, second, third = x.split(T, dim=1)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ def test_a_sequence_is_symbols_blanks_marker_blanks() -> None:
 
 
 def test_only_the_symbols_are_drawn() -> None:
-    """This keeps the sequences of trainings that earlier versions started."""
+    """Check the draws, so that trainings that earlier versions started keep their sequences."""
     task = Copying.Config(length=4, symbols=3, alphabet=5).build()
     source = task.batches(4, Stream.TRAINING, generator(7, Stream.TRAINING))
     plain = generator(7, Stream.TRAINING)

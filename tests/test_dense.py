@@ -38,7 +38,7 @@ def to_dtype(state: State, dtype: torch.dtype) -> State:
 
 
 def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str, Tensor]:
-    """Return the outputs, the final state and the gradients of a random functional of a call."""
+    """Return a call's outputs, final state and the gradients of a weighted sum of its outputs."""
     x = x.clone().requires_grad_()
     p = Parameters(**{name: getattr(p, name).clone().requires_grad_() for name in NAMES})
     hidden, summary, after = attend(x, state, p)
@@ -55,7 +55,7 @@ def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str,
 def check(
     x: Tensor, p: Parameters, state: State | None = None, tolerance: float = 0.0
 ) -> dict[str, Tensor]:
-    """Check the compiled pass against the equations, to `tolerance` or that of the dtype."""
+    """Compare the compiled pass with the equations, to `tolerance` or the dtype's if larger."""
     state = state or beginning(x.shape[0], p)
     real = torch.float64
     truth = results(self_attention.equations, x.to(real), to(p, real), to_dtype(state, real))
@@ -66,7 +66,7 @@ def check(
 
 
 def remembering(steps: int, p: Parameters, batch: int) -> State:
-    """Return the state after `steps` steps."""
+    """Return the state after `steps` steps of noise."""
     x = noise(batch, steps, p.weight_ih.shape[1], dtype=torch.float64, seed=6)
     with torch.no_grad():
         before = to_dtype(beginning(batch, p), torch.float64)
@@ -278,7 +278,7 @@ def test_gradients_of_any_strides() -> None:
 
 
 def test_a_second_backward_pass() -> None:
-    """A retained graph gives the same bits again."""
+    """Check that a retained graph gives the same bits again and that a freed graph raises."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
     hidden, _, _ = self_attention.attend(x, beginning(2, p), p)

@@ -1,4 +1,4 @@
-"""Compare what the diagnostics say a model recalls with its outputs."""
+"""Test that the diagnostics of what a model recalls agree with the model's outputs."""
 
 from __future__ import annotations
 

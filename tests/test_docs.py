@@ -74,7 +74,7 @@ def test_links_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
 def test_lines_are_short(page: Path) -> None:
-    """Tables, pictures and long links are exempt."""
+    """Check all lines but those of tables, pictures and long links."""
     for line in page.read_text().splitlines():
         assert len(line) <= WIDTH or line.startswith(("|", "![")), line
 

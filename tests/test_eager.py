@@ -1,4 +1,4 @@
-"""Compare the eager pass with the equations: values, every gradient, memory for backward."""
+"""Compare the eager pass with the equations: values, gradients and memory for the backward pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPARSITY = Sparsity(k_top=3, k_att=2, k_trunc=5)
 
 @pytest.fixture
 def _no_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if a call falls back to the reference."""
+    """Fail if a call falls back to the equations."""
 
     def refused(*_: object, **__: object) -> None:
         pytest.fail("the equations were asked")
@@ -107,7 +107,7 @@ def test_large_inputs_and_weights(rule: Rule) -> None:
 
 
 def test_a_nan_in_the_input_reaches_the_gradients() -> None:
-    """A NaN must reach the gradient, because training then skips the update."""
+    """Check that a NaN reaches the gradients, where training detects it and skips the update."""
     x, p = noise(2, 20, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     x[0, 7] = torch.nan
     found = results(eager.sab, x, p, SPARSITY)
@@ -172,11 +172,14 @@ def test_the_final_state_is_detached() -> None:
 
 
 def only(chosen: Callable[[Tensor, Tensor, State], Tensor]) -> list[tuple[Tensor, ...]]:
-    """Return the gradients of `chosen`, a functional of a call's results, by both passes."""
+    """Return the gradients of one tensor by the eager pass and by the equations.
+
+    chosen: a function that computes the tensor from a call's outputs and final state.
+    """
     x, p = noise(3, 20, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     leaves = [getattr(p, name).requires_grad_() for name in NAMES]
     state = reference.initial_state(3, p)
-    # With this, the final state has a gradient, too.
+    # An initial state that requires gradients gives the final state one, too.
     state = replace(state, h=state.h.requires_grad_())
     return [
         torch.autograd.grad(chosen(*sab(x, state, p, **SPARSITY)), leaves)
@@ -211,7 +214,7 @@ def test_tied_scores_give_zero_summaries() -> None:
 @pytest.mark.parametrize("scoring", get_args(Scoring))
 @pytest.mark.parametrize("k_top", range(2, 7))
 def test_duplicate_memories(k_top: int, scoring: Scoring) -> None:
-    """Each memory occurs twice, so scores are tied in pairs above, at and below θ.
+    """Each memory occurs twice, so scores are tied in pairs around the threshold θ.
 
     The scores of a pair differ by rounding. The softmax normalizer is left out, because it is
     discontinuous where a score passes θ.

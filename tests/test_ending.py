@@ -22,7 +22,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "of-nobody-1", "AWS_SECRET_ACCESS_KEY": "secret-of-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a home folder with an endless study and a temporary folder with a short name."""
+    """Return a home folder with an endless study, and set the AWS credentials KEYS."""
     for name, value in (KEYS | {"HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "RAY_TMPDIR"):
@@ -70,7 +70,7 @@ def assert_holds_no_secret(folder: Path) -> None:
 
 
 def test_a_search_is_private_and_ends_cleanly_however_it_is_ended(place: Path) -> None:
-    """Each search resumes the study of the one before."""
+    """End four searches in different ways; each one resumes the study of the one before."""
     with driver("search", "endless.py", cwd=place) as search:
         search.until("#1 60/10000000 updates")
         folder, processes = ray_folder(search), family(search)

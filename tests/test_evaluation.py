@@ -85,7 +85,7 @@ def test_a_result_has_its_time_which_equality_ignores() -> None:
     assert one.seconds > 0
     assert one == other
     old = {key: value for key, value in asdict(one).items() if key != "seconds"}
-    assert LengthResult(**old) == one  # like records of earlier versions
+    assert LengthResult(**old) == one  # records of earlier versions have no time
     assert LengthResult(**old).seconds is None
 
 
@@ -148,7 +148,7 @@ def test_the_length_score_averages_over_the_logarithm_of_length() -> None:
     # The mean is 0.75 over one octave (20 to 40) and 0.25 over two octaves (40 to 160).
     score = length_score(results(l10=1.0, l20=1.0, l40=0.5, l160=0.0), judge(0.0))
     assert score == pytest.approx((0.75 + 2 * 0.25) / 3)
-    # Another length on the same line changes nothing.
+    # A length between two others of the same accuracy changes nothing.
     middle = length_score(results(l10=1.0, l20=1.0, l28=1.0, l40=1.0, l160=0.0), judge(0.0))
     plain = length_score(results(l10=1.0, l20=1.0, l40=1.0, l160=0.0), judge(0.0))
     assert middle == pytest.approx(plain)

@@ -26,7 +26,10 @@ CONTENT = bytes(range(256)) * 2000
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serve `files`; honor Range if `ranges`; break off after `cut` bytes, `cuts` times."""
+    """A server of `files` that can break off.
+
+    It honors Range if `ranges`, and breaks off after `cut` bytes the first `cuts` times.
+    """
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str | None]] = []

@@ -166,7 +166,7 @@ def test_ticks_are_round_and_integers_for_integers() -> None:
 
 
 def beyond_chance(figure: Figure) -> list[dict[str, float]]:
-    """Return, by panel, the parameters whose importance exceeds that by chance."""
+    """Return, for each panel, the importances that exceed those by chance, by parameter."""
     found = []
     for panel in figure.panels:
         (chance,) = marks(panel, Points)
@@ -350,7 +350,7 @@ def test_500_trials_are_thinned_with_a_note_in_the_captions(many: ReportData) ->
     assert f"{lengths.MAX_CURVES} of " in accuracy.caption
     scores = space.scores(many)
     assert scores is not None
-    # This panel is not thinned.
+    # The panel of scores is not thinned.
     assert sum(len(mark.x) for mark in marks(scores.panels[0], Points)) == 500
 
 

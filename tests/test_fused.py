@@ -1,4 +1,4 @@
-"""Compare the compiled pass with the equations: values and every gradient, by the paper's rule."""
+"""Compare the compiled pass with the equations, with the paper's rule: values and gradients."""
 
 from __future__ import annotations
 

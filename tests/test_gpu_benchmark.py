@@ -50,7 +50,7 @@ def test_wrong_results_have_no_times(benchmark: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_the_roofline_by_hand(benchmark: Any) -> None:
-    """The case has two steps and one unit, with one and two memories that all have a weight."""
+    """Check two steps of one unit, which have one and two memories, all with a weight."""
     case = benchmark.Case(1, 2, 1, 1, 1, 1)
     assert benchmark.flop(case) == 2 * 3 * (88 + 2 + 2) + 4 * 3 + 12 * 3
     assert benchmark.moved(case, torch.float32) == 2 * (2 * (8 + 4 + 40 + 8) + 8) + 16 * 3

@@ -75,8 +75,8 @@ def test_the_model_uses_the_kernel_if_enabled(
 def test_a_model_in_bf16_carries_a_state_in_float32(
     ran: list[launch_forward.Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state is carried between batches as in language tasks, and then into plain torch."""
-    monkeypatch.setattr(dispatch, "COMPILED", False)  # it would also compute the expected values
+    """Carry the state between batches, as language tasks do, and at last into plain torch."""
+    monkeypatch.setattr(dispatch, "COMPILED", False)  # it would compute the truth, too
     model, exact = built(torch.bfloat16), built(torch.bfloat16).double()
     x = noise(2, 46, 4, dtype=torch.bfloat16).to(DEVICE)
     state = of_exact = None
@@ -142,7 +142,7 @@ def first_look() -> Iterator[None]:
 def test_a_missing_c_compiler_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Triton needs a C compiler when it starts on a (here: fake) GPU without a cached driver."""
+    """Check a fake GPU on which Triton has no cached driver, so that it needs a C compiler."""
     from triton.backends.nvidia.driver import CudaDriver
     from triton.runtime.driver import DriverConfig
 

@@ -192,7 +192,7 @@ def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # by NumPy in the interpreter
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from NumPy in the interpreter
 @pytest.mark.parametrize("name", ["w3", "W2", "weight_hh"])
 def test_a_nan_in_the_weights_reaches_the_output(name: str) -> None:
     x, p = drawn(1, 4, 5, torch.float32)

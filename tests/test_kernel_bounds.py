@@ -1,6 +1,7 @@
 """Test the checked build of the kernels: every access outside an array raises IndexError.
 
-Run by `make test-checked`. Without the switch, only the test of the switch runs.
+`make test-checked` runs these tests with SABTUNE_CHECKED_KERNELS=1. Without that variable, only the
+test of the variable runs.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def test_a_short_array_raises_in_a_kernel() -> None:
 @checked
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_short_array_raises_in_a_pass(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is raised from any thread."""
+    """Check that an error in any thread of the pass reaches the caller."""
     p, x = parameters(17, 4, torch.float64), noise(4, 6, 4, dtype=torch.float64)
     sparsity = Sparsity(k_top=2, k_att=1, k_trunc=0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

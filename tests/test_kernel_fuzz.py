@@ -1,7 +1,7 @@
 """Compare the compiled passes with the equations on random sizes, rules, states and inputs.
 
-Every run draws the same cases. Scores closer to θ than the rounding error are ties. Any choice
-among ties is correct, so these cases compare only what does not depend on the choice.
+Every run draws the same cases. A score that is closer to the threshold θ than the rounding error is
+a tie. Any choice among ties is correct, so these tests compare only what every choice shares.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def running(case: Case) -> Iterator[None]:
 
 @contextmanager
 def margin() -> Iterator[list[Tensor]]:
-    """Collect the distances of the equations' scores to θ at every step, except θ's own score."""
+    """Collect the distances of the equations' scores to θ at every step, without that of θ."""
     gaps: list[Tensor] = []
     original = reference.sparse_weights
 
@@ -152,7 +152,7 @@ def state_of(state: State, dtype: torch.dtype) -> State:
 
 
 def gradients(predict: Any, case: Case, x: Tensor, state: State) -> dict[str, Tensor]:
-    """Return the logits, the final state and the gradients of a functional of a call."""
+    """Return a call's logits, final state and the gradients of a weighted sum of its logits."""
     dtype = x.dtype
     p = cast(for_rule(case.weights(), case.rule), dtype, learned=True)
     V, b = (tensor.to(dtype).requires_grad_() for tensor in case.readout())
@@ -179,7 +179,7 @@ def compare(found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dty
 @fuzz
 @given(case=cases(), before=st.integers(0, 30))
 def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> None:
-    """The call continues from the state after some steps."""
+    """Check a call that continues from the state after `before` steps."""
     p = for_rule(case.weights(), case.rule)
     with margin() as gaps:
         state = reference.initial_state(case.B, p)
@@ -200,7 +200,7 @@ def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> No
 @fuzz
 @given(case=cases(), lengths=st.lists(st.integers(1, 20), min_size=5, max_size=5))
 def test_two_continuations_of_one_state(dtype: torch.dtype, case: Case, lengths: list[int]) -> None:
-    """Two sequences with a common start are continued in turn, without gradients."""
+    """Continue two sequences with a common start in turn, without gradients."""
     p = for_rule(case.weights(), case.rule)
     stretches = [replace(case, T=T).x(50 + n) for n, T in enumerate(lengths)]
     turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # (segment, the segment it continues)

@@ -1,4 +1,4 @@
-"""Test training that defers reading results until it reports, as on a GPU, here on a CPU."""
+"""Test on a CPU the training for GPUs, which reads its results only when it reports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_close(ours: list[Report], theirs: list[Report]) -> None:
 
 @pytest.mark.parametrize("skipped", [set(), {1}, {5, 6, 11}], ids=str)
 def test_deferred_reads_give_the_same_reports(run: RunConfig, skipped: set[int]) -> None:
-    """This includes gradients that aren't finite, which the optimizer detects itself."""
+    """Check updates with finite gradients and with others, which the optimizer detects itself."""
     ours, theirs = lagging(run), Training(run)
     for training in (ours, theirs):
         poison(training, skipped)
@@ -49,7 +49,7 @@ def test_deferred_reads_give_the_same_reports(run: RunConfig, skipped: set[int])
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count how often a floating-point number is read from a tensor."""
+    """A counter of the floating-point numbers that are read from tensors."""
 
     count = 0
 
@@ -62,7 +62,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_nothing_is_read_between_reports(run: RunConfig) -> None:
-    """This covers the norm, the loss, and the number of correct predictions (an integer)."""
+    """Check the gradient norm, the loss and the number of correct predictions, an integer."""
     found = []
     for training in (lagging(run), Training(run)):
         seen: list[Any] = []

@@ -77,7 +77,7 @@ def test_measured_sequences_do_not_overlap_and_have_no_state() -> None:
 
 
 def test_bits_per_character_by_hand() -> None:
-    """It is the mean of -log2 p over all characters; a uniform guess has log2 of the alphabet."""
+    """Check the mean of -log2 p; a uniform guess has log2 of the alphabet's size."""
     task = Language.Config(length=4).build()
     batch = task.batches(4, Stream.TEST, generator(0, Stream.TEST)).batch(2)
     share = torch.tensor([[0.5, 0.25, 0.125, 0.5], [0.5, 0.5, 0.25, 0.125]])
@@ -194,7 +194,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(
 
 
 def test_training_continues_from_the_previous_state() -> None:
-    """Training differs if every sequence starts without a state."""
+    """Check that the losses differ if every sequence starts without a state."""
     carried = list(Training(run_of(LSTM.Config(hidden=8))))
     training = Training(run_of(LSTM.Config(hidden=8)))
     real = training.batches.batch

@@ -41,7 +41,7 @@ LAYERS = [
     ["sabtune.cli"],
     ["sabtune.__main__"],
 ]
-"""From the bottom up; a part imports from lower rows and from itself."""
+"""The rows of parts from the bottom up; a part imports only from lower rows and from itself."""
 
 OUTSIDE = {
     "numba": {"sabtune.ops"},
@@ -83,7 +83,7 @@ OUTSIDE = {
     "jinja2": {"sabtune.report"},
     "markupsafe": {"sabtune.report"},
 }
-"""Who may import what, beside torch, numpy, safetensors and the standard library."""
+"""The parts that may import each external library, other than those in FOR_ALL."""
 
 FOR_ALL = {"torch", "numpy", "safetensors"} | set(sys.stdlib_module_names)
 

@@ -72,7 +72,7 @@ def test_the_log_has_a_line_for_each_ended_trial(tmp_path: Path) -> None:
 
 
 def test_the_next_search_appends_to_the_log(tmp_path: Path) -> None:
-    """The next search appends to it, even after a line that a full disk cut short."""
+    """Check that the next search appends to the log, even after a line that was cut short."""
     path = tmp_path / "study.log"
     Logbook(path).trial_ended(0, Outcome(state="FAIL", reason="lost"))
     with path.open("a") as file:

@@ -1,6 +1,6 @@
 """Test that a search killed repeatedly has the results of an uninterrupted one.
 
-These tests take minutes: run them with `pytest -m slow`.
+These tests are marked as slow: run them with `pytest -m slow`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_a_search_killed_five_times_has_the_results_of_an_uninterrupted_one(
 def test_the_next_search_writes_what_mlflow_lacks(
     tmp_path: Path,
 ) -> None:
-    """No trial is left, as if the previous search was killed after its last trial."""
+    """Search again with no trial left, as if the first search was killed after its last trial."""
     file = learnable(tmp_path, updates=30)
     search = ("search", file, "--store", "store", "--trials", 2)
     done = sabtune(*search, cwd=tmp_path)

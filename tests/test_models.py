@@ -94,7 +94,7 @@ def test_the_released_form_has_its_own_scoring() -> None:
 
 
 def blockwise(model: LSTM, x: Tensor, k_trunc: int) -> Tensor:
-    """Run an LSTM block by block, detaching between blocks, as the expected truncation."""
+    """Run an LSTM with the expected truncation: block by block, with a detached state between."""
     state, out = None, []
     for start in range(0, x.shape[1], k_trunc):
         hidden, state = model.lstm(x[:, start : start + k_trunc], state)
@@ -190,7 +190,7 @@ def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
 
 @every_model
 def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> None:
-    """Its first step equals one step of torch's own LSTM cell from h and c."""
+    """Compare the first step with a step of torch's own LSTM cell from h and c."""
     model = MODELS[kind](hidden=6).build(
         4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)
     )

@@ -139,7 +139,7 @@ def test_a_search_on_a_lost_machine_resumes_on_another(
     restored, *lines = again.stdout.splitlines()
     assert restored.startswith(f"Restored the studies from {files}/snapshots/optuna-0000")
     assert "#2 resumes" in again.stdout
-    for number in finished:  # the same reports, even the rate: not trained again
+    for number in finished:  # equal even in the rate, so not trained again
         told = [line for line in lines if line.startswith(f"{number} ") and "/s," in line]
         assert all(line in search.shown for line in told)
     store = opened(tmp_path, files)
@@ -178,7 +178,7 @@ def test_trials_missing_from_the_database_copy_are_not_run_twice(
     told = [line for line in search.shown.splitlines() if "/1500 updates, " in line]
     assert len(told) >= 20
     ours = [line for line in told if "#2" in line and "#2 300/" not in line]
-    for line in ours:  # the same reports, even the rate: not trained again
+    for line in ours:  # equal even in the rate, so not trained again
         assert line in again.stdout
     for trial in trials:
         assert_as_unbroken(trial)

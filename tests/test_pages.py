@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @contextmanager
 def opened(store: Store, kind: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Start a page and yield its port and its process once it answers."""
+    """Start the server of a page, and yield its port and its process once it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

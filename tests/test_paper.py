@@ -23,7 +23,7 @@ SAME = {
     "ptb": Language.Config(text="ptb", length=100),
     "text8": Language.Config(text="text8", length=180),
 }
-"""Tasks on the ground that a table stands on."""
+"""The tasks with the settings of the tables of published numbers."""
 
 
 def data(task: Any, folder: Path) -> ReportData:

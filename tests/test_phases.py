@@ -36,10 +36,10 @@ DIGITS = Pixels.Config(images="digits", length=8, by="row").build()
 
 
 class Periodic(Model):
-    """A model that is right only if the steps equal those of training modulo `period`.
+    """A model that is right only where the steps equal those of training modulo `period`.
 
-    It looks up its answers by the input, so it is built from all sequences. No image may occur at
-    two lengths.
+    The model looks up its answers by the input, so the constructor draws all sequences. No input
+    may occur at two lengths.
     """
 
     def __init__(self, task: Task, lengths: range, sequences: int, period: int, seed: int = 0):

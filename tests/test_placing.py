@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import sabtune.search  # noqa: F401  before Ray, whose environment it sets
+import sabtune.search  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import pytest
@@ -133,7 +133,7 @@ def test_fractions_share_a_gpu_and_no_trial_is_split(
     assert budget.used_gpu_hours == pytest.approx(0.4 * seconds / 3600)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert complete
-    for trial in complete:  # on the CPU if torch finds no GPU
+    for trial in complete:  # it runs on the CPU if torch finds no GPU
         found = trial.environment["hardware"]["gpu"] is not None
         assert found == torch.cuda.is_available()
 
@@ -165,7 +165,7 @@ def test_auto_shares_a_gpu_by_the_reading(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_probe_runs_on_a_worker_with_a_gpu(tmp_path: Path) -> None:
-    """If torch finds no GPU there, the reading says so."""
+    """Check that the reading has a name and a total, or neither if torch finds no GPU there."""
     spec = placement.first(load(learnable(tmp_path)))
     with declared([{"num_cpus": 0}, {"num_cpus": 2, "num_gpus": 1}]):
         reading = placement.on_a_gpu(spec)
@@ -198,7 +198,7 @@ def test_the_heads_file_does_not_apply_to_a_local_ray(tmp_path: Path) -> None:
 
 
 def started(cpus: int, gpus: float, places: int) -> bool:
-    """Return whether Ray places this many actors and not one more at the same time."""
+    """Return whether Ray places this many actors at the same time, and not one more."""
 
     class Seat:  # local, so that workers need not import this file
         def place(self) -> Any:

@@ -46,7 +46,7 @@ class Server:
 
     @property
     def mlflow(self) -> str:
-        """The URL of a second database on the server."""
+        """Return the URL of a second database, for MLflow."""
         return f"{self.url.removesuffix('postgres')}mlflow"
 
     def mistaken(self, url: str, mistake: str) -> str:

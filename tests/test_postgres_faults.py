@@ -1,4 +1,4 @@
-"""Test PostgreSQL that cuts connections, restarts or runs out of them during writes."""
+"""Test a PostgreSQL server that cuts connections, restarts or has no free connection."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_idle_search_notices_the_loss_of_its_lock(
         assert lock is not None
         ((pid,),) = ask(admin, LOCKS)
         queued = threading.Thread(target=ask, args=(admin, f"SELECT pg_advisory_lock({lock.key})"))
-        queued.start()  # it gets the lock as soon as it is free
+        queued.start()  # the thread gets the lock as soon as the server frees it
         time.sleep(0.5)
         engine = sqlalchemy.create_engine(store.optuna_url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:

@@ -226,8 +226,8 @@ def test_time_left_uses_the_observed_concurrency() -> None:
     pace.end(0)
     assert (pace.left(9), pace.rate) == (None, 36.0)
     pace.end(1)
-    # 2 running and 6 waiting trials take 100 s each, as 2 did, in 4 places; the last round is half
-    # full.
+    # The 2 running trials are due now, and the 6 waiting ones take 100 s each, as the first 2 did.
+    # At the end, 3 of the 4 slots lose half a trial's time each.
     assert pace.left(8) == pytest.approx((6 * 100 + 100 / 2 * 3) / 4)
     assert pace.rate == 72.0
 
@@ -246,7 +246,7 @@ def test_time_left_includes_trials_that_are_still_running() -> None:
     clock.now = 20.0
     mean = (4 * 10 + 4 * 100) / 8
     assert pace.left(24) == pytest.approx((20 * mean + 4 * 80 + mean / 2 * 7) / 8)
-    assert pace.left(4) == 80.0  # none is waiting: the longest running trial decides
+    assert pace.left(4) == 80.0  # no trial waits, so the longest running trial decides
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.studies import learnable
 
 
 def test_one_trial_is_read_without_the_others(tmp_path: Path) -> None:
-    """Otherwise, the cost of a start would grow with the number of running trials."""
+    """Check that `one` reads no other trials, so that its cost does not grow with the study."""
     study = open_or_create(load(learnable(tmp_path)), Store(tmp_path / "store").made())
     ended, runs = study.ask(), study.ask()
     study.tell(ended, state=TrialState.FAIL)

@@ -206,7 +206,7 @@ def test_truncation_cuts_after_every_k_trunc_th_step() -> None:
 def test_gradients_reach_remembered_steps_and_back_to_the_start_of_their_blocks() -> None:
     # At step 9 the memory holds h_4 and h_8, the ends of blocks, so every step gets a gradient.
     assert reached(k_top=5, k_att=4, k_trunc=4) == list(range(1, 10))
-    # Here it holds h_3 and h_6; steps 4, 7 and 8 come after them in their blocks.
+    # Here the memory holds h_3 and h_6. Steps 4, 7 and 8 come after them in their blocks.
     assert reached(k_top=5, k_att=3, k_trunc=4) == [1, 2, 3, 5, 6, 9]
 
 

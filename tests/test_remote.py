@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> ClusterFile:
 
 @pytest.fixture
 def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file where `ray start` records a cluster's address, on a machine without one."""
+    """Return the path where `ray start` records a cluster's address; there is no file yet."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()

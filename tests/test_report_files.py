@@ -41,7 +41,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Return a search of 20 trials with its best model, a confirmation and an ablation."""
+    """Return a store with a search of 20 trials, its best model, a confirmation and an ablation."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)

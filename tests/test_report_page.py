@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 WIDTHS = (390, 768, 1440)
-"""Pixels: of a telephone, a tablet, a desktop."""
+"""The widths of a phone, a tablet and a desktop in pixels."""
 
 FIGURES = {
     "found": {"accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
@@ -35,7 +35,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of reports on a study with its best model and on one of two objectives."""
+    """Return the folder of two reports: one on a study with a model, one with two objectives."""
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
@@ -89,7 +89,10 @@ PANELS = """
   });
 })
 """
-"""By panel: where its data lies along its axes, from 0 to 1, and the boxes of what is drawn."""
+"""A script that returns the data and the drawn boxes of each panel.
+
+The data are positions along the axes, from 0 to 1.
+"""
 
 
 TEXTS = """
@@ -101,7 +104,7 @@ TEXTS = """
     return {text: element.textContent.trim(), left, right, top, bottom};
   })
 """
-"""What is written on the page, and where."""
+"""A script that returns the texts of the page with their boxes."""
 
 
 def assert_apart(page: Page, width: int) -> None:

@@ -28,7 +28,7 @@ from tests.records import spec
 from tests.studies import learnable
 
 LADDER = Ladder(lengths=(2, 4, 8), select=(2, 4), sequences=64)
-"""What `learnable` has."""
+"""The ladder of the study that `learnable` writes."""
 
 
 @pytest.fixture

@@ -270,9 +270,9 @@ def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> 
 
 
 def test_a_search_resumes_an_existing_study(done: Done, tmp_path: Path) -> None:
-    """This includes a trial that a killed search left running.
+    """Resume a study in which a killed search left a trial running.
 
-    It adds trials, so it runs after the tests that count them.
+    This test adds trials, so it comes after the tests that count them.
     """
     before = done.trials
     lost = done.study.ask()

@@ -94,7 +94,10 @@ def test_a_lost_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
 
 
 def workers(driver: int) -> list[int]:
-    """Return the processes below `driver` that train; Ray names them so only while they do."""
+    """Return the PIDs of the workers below `driver`, once at least one of them trains.
+
+    Ray names a process after its trainable only while it trains.
+    """
     for _ in range(200):
         parents, training = dict[int, int](), list[int]()
         for entry in Path("/proc").iterdir():

@@ -47,7 +47,7 @@ def test_a_full_store_ends_the_search_with_one_line_and_loses_nothing(
             code = search.end()
             errors = search.errors
         (line,) = errors.splitlines()
-        # Whichever wrote first.
+        # The database or the store, whichever the search wrote to first.
         assert line.startswith(("sabtune: the database of ", "sabtune: the store "))
         assert "disk is full" in line or "No space left on device" in line
         assert line.endswith(" is lost")

@@ -34,7 +34,7 @@ def test_a_solved_trial_ends_complete_and_counts_at_later_rungs(tmp_path: Path) 
     assert solved.solved
     assert [result.length for result in solved.test] == [2, 4, 8]
     assert max(solved.scores) < 1500
-    # Only this trial reaches the rung; the other one ended before it but counts there.
+    # Only this trial reaches the rung. The solved trial ended earlier but counts there.
     assert other.state == TrialState.PRUNED
     assert max(other.scores) == 1500
     assert "at 1,500 updates, not of the best 1/2" in other.reason

@@ -50,7 +50,7 @@ def leaves(rule: Rule | None, T: int = 5) -> list[Tensor]:
 def test_second_derivatives_agree_with_finite_differences(
     cell: Callable[..., Any], rule: Rule | None
 ) -> None:
-    """Compare them with finite differences of the first derivatives."""
+    """Compare second derivatives with finite differences of the first derivatives."""
     inputs = leaves(rule)
     used = [tensor for tensor in inputs if tensor.numel()]
 
@@ -183,7 +183,7 @@ def test_a_gradient_penalty_with_the_gpu_kernels(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_compiled_pass_is_used_outside_of_transforms() -> None:
-    """Outside of transforms, the compiled pass is used."""
+    """Check that the compiled pass is used outside of transforms, and not inside of one."""
     model = built("sab")
     assert isinstance(model, SAB)
     x = noise(2, 5, 3, dtype=torch.float64)

@@ -18,7 +18,7 @@ from tests.faults import driver, records, study
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HELD = 60
-"""Seconds for which another program reads the databases."""
+"""The seconds for which another program holds the databases."""
 
 NOTICE = "Another program has locked the store's database. Waiting up to 10 minutes for it."
 

@@ -1,4 +1,4 @@
-"""Test how many trials share a GPU by a given reading, and that the study stores it."""
+"""Test how many trials share a GPU according to a reading, and that the study stores this."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_placement_is_described_and_counted() -> None:
 
 @pytest.fixture
 def asks(tmp_path: Path) -> Callable[[str], tuple[StudyFile, optuna.Study]]:
-    """Return a function that opens a study with these resources, always in the same store."""
+    """Return a function that opens a study with given resources, always in the same store."""
 
     def make(resources: str) -> tuple[StudyFile, optuna.Study]:
         path = learnable(tmp_path)

@@ -46,7 +46,7 @@ def never() -> None:
 
 
 def dropped(store: Store, how: str = "killed") -> None:
-    """Make the lease that of a search on another machine, killed or ended."""
+    """Change the lease as if a search on another machine wrote it and was then killed or ended."""
     assert store.snapshots is not None
     said = json.loads(store.snapshots.read("lease.json") or b"")
     said |= {"machine": "another", "ended": how == "ended"}

@@ -30,7 +30,7 @@ def test_the_interquartile_mean_is_the_trimmed_mean_if_4_divides_n(n: int) -> No
 
 @pytest.mark.parametrize("n", range(1, 12))
 def test_the_interquartile_mean_weights_border_values(n: int) -> None:
-    """Four copies of a sample have the same quartiles, and a size divisible by 4."""
+    """Compare with four copies of the sample: the same quartiles, and a size divisible by 4."""
     values = np.random.default_rng(n).random(n)
     copies = np.tile(values, 4)
     assert statistics.middle_half_mean(values) == pytest.approx(stats.trim_mean(copies, 0.25))

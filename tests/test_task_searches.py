@@ -30,7 +30,7 @@ FROM_FILES = {
 
 
 WIDE = {"COLUMNS": "160"}
-"""A terminal that is wide enough for every heading."""
+"""The environment of a terminal that is wide enough for every heading."""
 
 
 @pytest.mark.slow

@@ -34,12 +34,12 @@ from sabtune.training.evaluation import measure_ladder, selection_score
 from tests.studies import posed
 
 WorkerResult = Callable[[Task, Batch], Tensor]
-"""What a model may say to a batch: logits (B, T, O)."""
+"""A function from a task and a batch to logits of shape (B, T, O)."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A task, a guess that knows everything but what must be remembered, and longer lengths."""
+    """A task, a guess that knows all but what a model must remember, and further lengths."""
 
     config: TaskConfig
     guess: WorkerResult

@@ -112,7 +112,7 @@ def test_sync_completes_a_study_and_then_changes_nothing(place: Place, run: RunC
 
 
 def test_sync_does_not_read_curves_of_complete_runs(embedded: Place, run: RunConfig) -> None:
-    """It therefore misses a replaced report if the number of reports is the same."""
+    """Check that sync misses a replaced report if the number of reports is the same."""
     told = views(run)
     tracker = embedded.tracker()
     for view in told:
@@ -145,9 +145,10 @@ def test_sync_keeps_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> 
 
 
 def test_a_new_best_trial_has_its_own_curve(embedded: Place, run: RunConfig) -> None:
-    """During the search the best trial has metrics by the number of ended trials.
+    """Check what the run of the search has about its best trial.
 
-    At each end it has a curve over the lengths, separate from those of earlier best trials.
+    During the search, the run gets metrics by the number of ended trials. At the end of each
+    search, it gets a curve over the lengths. Another best trial gets a curve of its own.
     """
     told = views(run)
     tracker = embedded.tracker()

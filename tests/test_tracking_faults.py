@@ -28,7 +28,7 @@ from tests.experiments import (
 )
 
 NOBODY = "http://anna:s3cr3t@127.0.0.1:9"
-"""Port 9 is that of a service long forgotten: nothing listens there."""
+"""An address where nothing listens: port 9 belongs to a service that nobody runs anymore."""
 
 AWAY = "MLflow at http://127.0.0.1:9 can't be reached"
 
@@ -62,7 +62,7 @@ def test_an_absent_server_does_not_disturb_the_search(run: RunConfig, tmp_path: 
         tracker.sync(views(run), state())
     assert str(raised.value) == f"{AWAY}: fix this, then run it again"
     assert not tracker.close(ENOUGH)
-    tracker.trial_reported(0, progress(10))  # too late, but no error
+    tracker.trial_reported(0, progress(10))  # a report after the close raises nothing
     assert "s3cr3t" not in str(tracker.behind)
 
 
@@ -94,7 +94,7 @@ def test_failed_writes_are_retried(run: RunConfig, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("uri", "code"), [("sqlite:///mlflow.db", 0), (NOBODY, 7)])
 def test_mlflow_prints_nothing(uri: str, code: int, tmp_path: Path) -> None:
-    """This covers the creation of its database and an absent server."""
+    """Check an MLflow that creates its database, and an absent server."""
     done = subprocess.run(
         [sys.executable, "-c", QUIET, uri],
         cwd=tmp_path,

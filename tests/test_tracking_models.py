@@ -195,7 +195,7 @@ def test_a_model_is_logged_once(place: Place, trained: TrialView) -> None:
 
 
 def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialView) -> None:
-    """It adds a missing model, completes an unfinished one, and removes a duplicate."""
+    """Check that sync adds a missing model, completes an unfinished one and removes a duplicate."""
     assert trained.outcome is not None
     bare = replace(trained, outcome=replace(trained.outcome, checkpoint=None))
     tracker = embedded.tracker()
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_loses_only_its_model(
 
 
 def test_a_failing_artifact_store_loses_only_the_model(trained: TrialView, tmp_path: Path) -> None:
-    """This is the case with a full disk or a closed bucket while the database works."""
+    """Check artifacts that cannot be written while the database works, as on a full disk."""
     (tmp_path / "artifacts").write_text("a file, where a folder would be made")
     place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", "s", tmp_path / "artifacts")
     told = [trained, numbered(trained, 1)]

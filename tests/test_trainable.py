@@ -35,7 +35,7 @@ def test_a_worker_task_survives_a_round_trip() -> None:
 
 
 def test_a_pause_is_not_a_report() -> None:
-    """Tune continues the trial, and ASHA doesn't compare it."""
+    """Check that Tune continues a paused trial and that ASHA doesn't compare it."""
     paused = WorkerResult(progress=None, seconds=7.0).to_result()
     assert not paused["done"]
     assert WorkerResult.from_result(paused).progress is None
@@ -84,7 +84,7 @@ def test_a_worker_pauses_to_save_after_a_fixed_time(
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the list of pauses; none of them really waits."""
+    """Return a list that records the seconds of each pause; no pause really waits."""
     made: list[float] = []
     monkeypatch.setattr(time, "sleep", made.append)
     return made

@@ -149,7 +149,7 @@ PAUSES: dict[str, Callable[[TrialRun], bool]] = {
 
 
 def paused(directory: Path, pause: str) -> TrialRun:
-    """Return a trial that paused there after its first report and was saved in `directory`."""
+    """Return a trial that paused at `pause` after its first report, saved in `directory`."""
     run = TrialRun(spec())
     stretches = run.stretches(lambda: True)
     while not PAUSES[pause](run):
@@ -204,7 +204,7 @@ def as_of_a_newer_version(trial: dict[str, Any], progress: dict[str, Any]) -> No
 def test_a_checkpoint_of_another_version_is_resumed_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: str, change: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # less than all sequences in a batch
     run = paused(tmp_path, pause)
     files = {path: json.loads(path.read_text()) for path in (tmp_path / FILE, tmp_path / PROGRESS)}
     change(*files.values())
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_version_is_resumed_bit_for_bit(
 
 
 def test_an_unknown_key_of_the_configuration_is_refused(tmp_path: Path) -> None:
-    """Such a key may change the training."""
+    """Check an unknown key of the training, which might change the results."""
     run = paused(tmp_path, "while training")
     content = json.loads((tmp_path / FILE).read_text())
     content["assignment"]["run"]["trial"]["train"]["momentum"] = 0.9
@@ -267,7 +267,7 @@ def test_a_trial_with_pauses_gives_the_same_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trial is saved after every update and every batch and resumed from the files."""
-    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # some sequences at once
+    monkeypatch.setattr(evaluation, "BATCH_STEPS", 24)  # less than all sequences in a batch
     run, pauses = TrialRun(spec()), 0
     for at in range(1000):
         progress = next(run.stretches(lambda: True))
@@ -367,7 +367,7 @@ def test_a_trial_ends_after_enough_reports_with_solved_selection_lengths(
 def test_only_selection_sequences_decide_whether_a_trial_is_solved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Test sequences have the same lengths but another accuracy here."""
+    """Check a trial whose test sequences have another accuracy at the same lengths."""
     table = Reads(monkeypatch, (1.0, 1.0, 1.0))
     table.tested = 0.5
     (last,) = TrialRun(ten(1))
@@ -397,7 +397,7 @@ def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
 
 
 def test_scores_use_the_final_k_top() -> None:
-    """This holds at every report, and measuring doesn't change the training."""
+    """Check the scores of every report, and that measuring doesn't change the training."""
     final, before, asked = (TrialRun(scheduled(which)) for which in ("final", "scheduled", None))
     different = 0
     for a, b, c in zip(final, before, asked, strict=True):

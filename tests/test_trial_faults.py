@@ -157,7 +157,7 @@ def test_a_checkpoint_with_invalid_json_is_skipped(
 def test_a_checkpoint_of_another_configuration_is_skipped(
     saved: tuple[TrialSpec, list[Folder]],
 ) -> None:
-    """A deleted study with the same name can leave such checkpoints."""
+    """Check checkpoints such as those that a deleted study of the same name leaves."""
     spec, newest_first = saved
     other = replace(spec, run=replace(spec.run, seed=8))
     assert history(newest_first, other) == []
@@ -193,5 +193,5 @@ def test_a_search_resumes_from_the_checkpoint_before_a_damaged_one(
         assert trial.state == TrialState.COMPLETE
         assert_as_unbroken(trial)
         assert trial.checkpoint is not None
-        # Even the seconds: not trained again.
+        # Even the seconds are equal, so nothing was trained again.
         assert history([trial.checkpoint])[: len(told)] == told

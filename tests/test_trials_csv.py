@@ -17,7 +17,7 @@ from sabtune.study import record
 from tests.reports import LENGTHS, confirmed, frozen, searched
 
 TRIALS = 12
-"""Some of them pruned, and one failed."""
+"""The number of trials, of which some are pruned and one failed."""
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_tar_bomb_is_refused(tmp_path: Path, before: bool) -> None:
-    """The large part is the requested file, a file before it, or a header."""
+    """Check archives whose large part is the requested file, a file before it, or a header."""
     wanted, other = (member(MEMBER), bytes(3073)), (member("other"), bytes(2 * MOST))
     members = [other, wanted] if before else [(member(MEMBER), bytes(2 * MOST))]
     path = archive(tmp_path / "x.tar.gz", *members)

@@ -3,7 +3,7 @@
 Exit codes: 0 for success, 1 for a bug or a failed check, 2 for a mistake that you can correct, and
 128 plus the number of the signal for an interrupted command (130 for Ctrl-C).
 
-The commands are in `running`, `showing`, `doctoring` and `data`. They contain no other logic.
+The modules `running`, `showing`, `doctoring` and `data` define the commands.
 """
 
 from __future__ import annotations

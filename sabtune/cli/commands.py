@@ -17,10 +17,10 @@ from sabtune.redaction import without_secrets
 from sabtune.storage.store import DEFAULT
 
 CLUSTER_VARIABLE = "SABTUNE_FROM"
-"""The environment variable that gives a job on a cluster the value of --cluster that started it."""
+"""The environment variable with the value of --cluster that a job on a cluster was started with."""
 
 STUDY_FILE_VARIABLE = "SABTUNE_STUDY_FILE"
-"""The environment variable that gives such a job the study file's path where it was started."""
+"""The environment variable with the path of a job's study file on the machine that started it."""
 
 Value = str | int | float | bool | Path | None
 Values = Mapping[str, Value]
@@ -29,7 +29,7 @@ Values = Mapping[str, Value]
 def location_values(
     store: str, files: str | None, tracking: str | None = None, data_dir: Path | None = None
 ) -> Values:
-    """Return the options that select the same store and data, without passwords."""
+    """Return the values of the options that select a store and data, without passwords."""
     return {
         "store": None if store == str(DEFAULT) else without_secrets(store),
         "files": files and without_secrets(files),
@@ -44,9 +44,9 @@ def command_line(name: str, *arguments: object, where: Values, **options: Value)
 
     where: Values of options, by parameter name. Options that the command doesn't have are left out.
 
-    options: Further values. The command must have these options.
+    options: Further values, by parameter name. The command must have these options.
 
-    The values None and False leave an option out.
+    An option with the value None, False or "" is left out.
     """
     parameters = _parameters(name)
     flags = {p.name: p.opts[0] for p in parameters if p.param_type_name == "option"}

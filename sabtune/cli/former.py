@@ -20,7 +20,7 @@ class Commands(TyperGroup):
 
 
 def present(arguments: list[str]) -> list[str]:
-    """Replace former names in the arguments, and print the new name of each."""
+    """Return the arguments with present names for former ones, and print each replacement."""
     command, *given = arguments or [""]
     replaced = {}
     if command in COMMANDS:

@@ -15,7 +15,7 @@ MOST_RUNS = 10_000
 """The largest number of configurations in a comparison, and of seeds for each of them."""
 
 LARGEST_INTEGER = 2**31 - 1
-"""The largest integer that a database's INTEGER and a random generator accept."""
+"""The largest integer that both an INTEGER column of a database and a random generator accept."""
 
 StudyArgument = Annotated[str, typer.Argument(help="The name of a study in the store.")]
 StudiesArgument = Annotated[

@@ -30,7 +30,9 @@ RESUME_NOTE = "The next search resumes unfinished trials."
 
 
 def options(values: Mapping[str, Value]) -> list[str]:
-    """Return the words of a command line that set these options; None and False are left out.
+    """Return the words of a command line that set these options.
+
+    Options with the value None or False are left out, and so is --store with its default.
 
     Raises ClusterError if an address contains a password: other users can read a job's command.
     """
@@ -89,7 +91,12 @@ def train(
 ) -> NoReturn:
     """Start a training command on the cluster, print its output, and exit with its exit code.
 
-    Raises ClusterError if the study is already being searched on the cluster.
+    study: The name of the study that the command writes to.
+
+    upload: The study file to copy to the head.
+
+    Raises ClusterError if the study is already being searched on the cluster, and StudyFileError if
+    the study file imports modules from its folder.
     """
     if upload is not None:
         from sabtune.study.study_module import check_alone
@@ -146,9 +153,11 @@ def run_on_head(cluster: Path, command: str, *arguments: str) -> NoReturn:
 
 
 def free_name(cluster: Path, name: str, *where: str) -> str:
-    """Return a name like `name` that no study in the store on the cluster has.
+    """Return the first of NAME, NAME-2 and so on that no study in the cluster's store has.
 
-    Raises ClusterError if the head can't determine it.
+    where: The options that select the store.
+
+    Raises ClusterError if the head can't determine the name.
     """
     output: list[str] = []
     with head_of(cluster) as head:
@@ -194,7 +203,7 @@ def _took(job: Job) -> str:
 
 
 def follow_study(cluster: Path, study: str | None) -> NoReturn:
-    """Print all output of the running search of a study, or of the only one that is running."""
+    """Print the output of the running search of a study. None: the only search that is running."""
     console = make_console()
     with head_of(cluster) as head:
         job = _running(head, study, cluster)
@@ -224,14 +233,21 @@ def _running(head: Head, study: str | None, cluster: Path) -> Job:
 
 
 PAGE_PORTS = {"ui": 5000, "ui --optuna": 8080}
-"""The ports of the pages on the loopback interface of the head."""
+"""The port of each `ui` command on the loopback interface of the head."""
 
 PAGE_START_SECONDS = 180.0
-"""The time that a page has to start."""
+"""The maximum time in seconds until a `ui` command on the head answers."""
 
 
 def page(cluster: Path, *, optuna: bool, port: int, arguments: list[str]) -> None:
-    """Forward the head's page to a port of this machine until Ctrl-C, starting it if necessary."""
+    """Forward MLflow on the head to a port of this machine until Ctrl-C.
+
+    If MLflow isn't running on the head, a job starts it.
+
+    optuna: Whether to forward optuna-dashboard instead.
+
+    arguments: The options that select the store of the cluster.
+    """
     from sabtune.cluster.cluster_file import ClusterFile
     from sabtune.cluster.ssh import answers, forwarded
 

@@ -189,13 +189,13 @@ def _search_on_cluster(
     *,
     rename: bool,
 ) -> NoReturn:
-    """Run a search as a job on the cluster, and exit as it does.
+    """Run a search as a job on the cluster, and exit with its exit code.
 
     own_name: The name of the study in its file.
 
     given: The values of the options, except --study.
 
-    rename: Give the study a name that no study in the store has.
+    rename: Whether to give the study a name that no study in the store has.
     """
     remote.check_capacity(cluster, file.study.resources)
     if rename:
@@ -209,7 +209,7 @@ def _search_on_cluster(
 def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: bool) -> None:
     """Probe one trial and print the predicted cost of the search.
 
-    new: The search starts a new study. Otherwise it must be able to resume an existing one.
+    new: Whether the search starts a new study. If not, the existing study must be resumable.
     """
     from sabtune.search.dry_run import predict
     from sabtune.search.run import check_resumable
@@ -230,7 +230,10 @@ def _resume_command(
     system_metrics: bool,
     where: Values,
 ) -> str:
-    """Return the command that resumes a search. name: The value of --study."""
+    """Return the command that resumes a search.
+
+    name: The value of --study.
+    """
     return command_line(
         "search",
         os.environ.get(STUDY_FILE_VARIABLE, path),
@@ -254,7 +257,7 @@ def _run_search(
     warm_start: str | None,
     system_metrics: bool,
 ) -> Ending:
-    """Run a search on this machine, or on the cluster that it belongs to, and show it."""
+    """Run a search on this machine, or on the cluster of this machine, and show its progress."""
     from sabtune.search import run  # imports Ray, which takes seconds
     from sabtune.search.budget import Budget
 

@@ -34,7 +34,7 @@ INTERRUPTED = 130
 """The exit code of an interrupted command."""
 
 MAX_COLUMNS = 1000
-"""The width of a table that isn't printed to a terminal."""
+"""The maximum width in characters of a table that is printed to a file or pipe."""
 
 
 def run_comparison(
@@ -50,9 +50,10 @@ def run_comparison(
 ) -> None:
     """Run a comparison, print its results, and exit as `close` does.
 
-    name: The study of the comparison; another name is chosen if that one holds other runs.
+    name: The name of the comparison's study. If that study holds other runs, the runs go to NAME-2,
+    and so on.
 
-    file: The file of the first study that takes part.
+    file: The study file of the first study that takes part.
 
     runs: The configurations by their labels.
 
@@ -117,7 +118,7 @@ def show_champion(console: Console, name: str, confirmation: str, store: Store, 
 
 
 def check_free(port: int) -> None:
-    """Raise ConfigError if a port of this machine is in use."""
+    """Raise ConfigError if a port of this machine isn't available."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -144,7 +145,7 @@ def watching(
 ) -> Iterator[list[Watcher]]:
     """Show a search on the console and log its trials; yield the watchers that do so.
 
-    retry_failed: The search runs failed trials again, so that they don't count as ended.
+    retry_failed: Whether the search runs failed trials again. They then don't count as ended.
     """
     from sabtune.search.run import failed
     from sabtune.study import record
@@ -191,7 +192,9 @@ def hint(console: Console, text: str, command: str) -> None:
 
 
 def data_folder(named: Path | None) -> Path:
-    """Use the named folder for data sets in this process and its trials, and return the folder.
+    """Use a folder for data sets in this process and its trials, and return the folder.
+
+    named: The folder. None: the configured folder, or else the default one.
 
     Raises DataError if the folder is a file.
     """
@@ -216,7 +219,10 @@ def restore_if_lost(console: Console, store: Store) -> Store:
 
 
 def show_report(console: Console, study: str, store: Store, sync: str) -> None:
-    """Print the results of a study. sync: The command that copies the study to MLflow."""
+    """Print the results of a study.
+
+    sync: The command that copies the study to MLflow.
+    """
     from sabtune.compare import results
     from sabtune.study.record import COMPARISON, open_study, plan, tracking
     from sabtune.terminal.summary import summary
@@ -252,10 +258,12 @@ def write_report(
 
 
 def log_report(console: Console, study: str, store: Store, ending: Ending | None = None) -> None:
-    """Write the report on a study and log it to MLflow. An error is printed and not raised.
+    """Write the report of a study and log it to MLflow. An error is printed and not raised.
 
-    Nothing is logged if no trial is complete, after an interrupted search (`ending`), or while
-    MLflow is not available.
+    Nothing is logged if no trial is complete.
+
+    ending: How the search ended. Nothing is logged if it was interrupted, or if MLflow lacks a part
+    of the study.
     """
     from sabtune.report.write import QUICK, write
     from sabtune.study.configurations import best_trial
@@ -279,7 +287,7 @@ def log_report(console: Console, study: str, store: Store, ending: Ending | None
 
 
 class Screen(Console):
-    """A console that prints text literally: without markup, and with control characters escaped."""
+    """A console that removes control characters from text."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

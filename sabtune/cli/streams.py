@@ -1,4 +1,4 @@
-"""Standard streams that never end a command, even if they are closed, full or of any encoding."""
+"""Standard streams that tolerate a closed descriptor, a full disk and a limited encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class Stream(io.TextIOWrapper):
-    """A text stream that replaces characters its encoding lacks and drops text it can't write.
+    """A text stream that replaces characters it can't encode and drops text it can't write.
 
     problem: The error that made the stream drop text. None: all text was written.
     """
@@ -50,7 +50,7 @@ class Stream(io.TextIOWrapper):
 def install() -> None:
     """Replace stdout and stderr of this process with streams of class `Stream`.
 
-    stderr gets its own file descriptor. This way, text that libraries write to descriptor 2 can be
+    stderr gets a file descriptor of its own. Text that libraries write to descriptor 2 can be
     redirected while Python's messages are still shown.
     """
     for number in range(3):

@@ -1,14 +1,16 @@
-"""Ray's machines: connect to them and check them.
+"""Connections to Ray, on this machine or on a cluster, and checks of the machines.
 
-ray_session   the Ray of a search: that of a cluster, or a private one on this machine
+ray_session   the Ray that a search uses: a cluster's, or a private one on this machine
 local_ray     a private Ray on this machine, in a private folder, on the loopback interface only
 ray_watch     notices when Ray's processes end
 cluster_file  the nodes in a cluster file for `ray up`
 jobs, ssh     the jobs on a cluster's head, reached from outside by SSH
 token         the location of Ray's token
 capacity      the resources of the nodes, and how many trials fit on them
-doctor        `sabtune doctor`: collects the node_facts of each node and judges them by findings
-preflight     checks before a search is sent to a cluster
+doctor        `sabtune doctor`: checks every node and the store
+node_facts    the facts of one node: versions, GPUs, disks, token
+findings      the problems that these facts show
+preflight     checks of a cluster file and this machine before a cluster is used
 
 Importing this package sets the environment that Ray reads when it is imported.
 """
@@ -19,7 +21,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # the same on one machine and on a cluster
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in trials and in the driver
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment unchanged
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of Ray's next version
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of a later version of Ray
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # Tune's workers need an environment of their own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files

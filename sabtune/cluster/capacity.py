@@ -1,4 +1,4 @@
-"""Count how many trials fit on the live nodes and on the nodes that a cluster may still start."""
+"""The number of trials that fit on the live nodes and on those that a cluster may still start."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ PARTS_PER_GPU = 10_000
 """The number of equal parts into which Ray divides a GPU."""
 
 ARRIVAL_SECONDS = 300.0
-"""Seconds that a search waits for Ray on the machines that the cluster file lists by address."""
+"""Seconds that a search waits until Ray runs on machines that the cluster file lists by address."""
 
 HEAD_RESOURCE = "node:__internal_head__"
 """The resource with which Ray marks the head."""
 
 
 def to_a_gpu(gpus: float) -> int:
-    """Return how many trials with this fraction fit on one GPU; Ray splits none over two GPUs."""
+    """Return how many trials fit on one GPU if each uses the fraction `gpus` of it.
+
+    Ray never splits such a trial over two GPUs.
+    """
     return PARTS_PER_GPU // int(gpus * PARTS_PER_GPU + 1e-6)
 
 
@@ -45,13 +48,13 @@ def fit(resources: Resources, available: Mapping[str, float]) -> int:
 
 
 def _least(resources: Resources) -> Resources:
-    """Return the resources with "auto" as one GPU."""
+    """Return the resources, with one GPU in place of "auto"."""
     return dataclasses.replace(resources, gpus=1.0) if resources.gpus == AUTO else resources
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A live node."""
+    """A live node. head: whether it is the head of the cluster."""
 
     name: str
     resources: Mapping[str, float]
@@ -60,9 +63,10 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """The live nodes and, with an autoscaler, the cluster file with the nodes that may start.
+    """The live nodes, and the nodes that an autoscaler may still start.
 
-    Without a live node, the capacity is that of the whole cluster file, including its head.
+    file: the autoscaler's cluster file; None without an autoscaler. Without a live node, the
+    capacity is that of the whole cluster file, including its head.
     """
 
     live: tuple[Node, ...] = ()
@@ -116,9 +120,10 @@ class Capacity:
         return any(fit(resources, available) for _, available in self._known_resources())
 
     def most_by_cpus(self, cpus: int) -> int | None:
-        """Return the most trials per GPU that the CPUs of any node allow.
+        """Return the largest number of trials per GPU for which a node has enough CPUs.
 
-        cpus: CPUs per trial. Return None if no node with a GPU is known.
+        cpus: the number of CPUs per trial. Only nodes with a GPU count. Returns None if no
+        such node is known.
         """
         with_gpus = [
             available for _, available in self._known_resources() if available.get("GPU", 0) >= 1
@@ -163,10 +168,10 @@ class Capacity:
         )
 
     def check_asked(self, resources: Resources) -> Resources:
-        """Return the least resources that a study's trials ask for here.
+        """Return the minimum resources that a trial needs on these nodes, and check that they fit.
 
-        "auto" asks for one GPU. Where there is no GPU, a request for at most one GPU asks for none.
-        Raises ResourceError if they fit on no node.
+        "auto" needs one GPU. Where no node has a GPU, a request for at most one GPU needs none.
+        Raises ResourceError if a trial fits on no node.
         """
         least = _least(resources)
         if float(least.gpus) <= 1 and not self.has_gpus and not self.unknown:
@@ -176,7 +181,7 @@ class Capacity:
 
 
 def check_cluster(file: ClusterFile, resources: Resources) -> None:
-    """Raise ResourceError if no trial can ever fit on a cluster that isn't up yet."""
+    """Raise ResourceError if no trial can ever fit on a cluster that isn't running yet."""
     Capacity(file=file).check_asked(resources)
 
 
@@ -189,7 +194,7 @@ def this_machine() -> Capacity:
 def capacity(bootstrap: Path = BOOTSTRAP) -> Capacity:
     """Return the capacity of the Ray that this process is connected to.
 
-    bootstrap: the path of the cluster file on a head that `ray up` started.
+    bootstrap: the path of the cluster file, which exists on a head that `ray up` started.
     """
     nodes = tuple(
         Node(
@@ -216,10 +221,11 @@ def settled(
     *,
     wait: Callable[[float], None] = time.sleep,
 ) -> Capacity:
-    """Return the capacity once a trial fits or no node with unknown resources can start.
+    """Wait until a trial fits or no node of unknown resources can start; return the capacity.
 
     The resources of machines that the cluster file lists by address are unknown until Ray runs
-    there. After ARRIVAL_SECONDS, only the live nodes count.
+    there. After ARRIVAL_SECONDS, only the live nodes count. look: returns the current capacity.
+    wait: sleeps for a number of seconds.
     """
     least = _least(resources)
     available, waited = look(), 0.0

@@ -1,4 +1,4 @@
-"""Read the nodes of a cluster from its YAML file for `ray up`."""
+"""The nodes of a cluster, read from its YAML file for `ray up`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_LEVELS = 64
 """Limits of a cluster file; Ray's own examples have less than a tenth of each."""
 
 PROBLEM_CHARACTERS = 200
-"""The most characters of a problem in an error message."""
+"""The maximum length of the problem in an error message, in characters."""
 
 DEFAULT_WORKERS = 2
 """The largest number of workers if a file for a cloud doesn't state it."""
@@ -30,11 +30,11 @@ DEFAULT_WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
-    """A type of nodes.
+    """A node type of a cluster file.
 
     resources: the resources of a node, such as CPU and GPU; empty if the file leaves them to Ray.
-    least, most: the number of nodes of this type, without the head. head: whether the head is of
-    this type.
+    least, most: the minimum and maximum number of nodes of this type, without the head. head:
+    whether the head is of this type.
     """
 
     name: str
@@ -46,7 +46,11 @@ class NodeType:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFile:
-    """A cluster file. content: the whole parsed file."""
+    """A cluster file.
+
+    name: the cluster's name. provider: the provider's type, such as "aws" or "local". content: the
+    whole parsed file.
+    """
 
     path: Path
     name: str
@@ -56,7 +60,7 @@ class ClusterFile:
 
     @property
     def most_workers(self) -> int:
-        """The largest number of workers of all types, by default that of Ray."""
+        """The maximum number of workers of all types together; Ray's default if it isn't stated."""
         return _most_workers(self.content)
 
     @classmethod
@@ -105,8 +109,8 @@ def _read(path: Path) -> bytes:
 def _parsed(path: Path, content: bytes) -> Any:
     """Return the parsed YAML.
 
-    Raises ClusterError if it is not valid or has too many values. Nested aliases are counted in
-    full, because a few lines of them can expand to more than any memory holds.
+    Raises ClusterError if it is not valid or has too many values. Every alias counts as often as it
+    is used, because a few lines of nested aliases can expand to more than any memory holds.
     """
     try:
         loader = _Loader(content)
@@ -143,8 +147,8 @@ class _Loader(yaml.SafeLoader):
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
     """Return the number of values of a node with every alias written out.
 
-    A node that contains itself counts as more than MAX_VALUES. Raises YAMLError for a duplicate
-    key. sizes: those of the nodes that were counted before, by id.
+    sizes: the sizes of nodes that were counted before, by id. A node that contains itself counts as
+    more than MAX_VALUES. Raises YAMLError for a duplicate key.
     """
     if id(node) not in sizes:
         sizes[id(node)] = MAX_VALUES + 1  # in case the node contains itself

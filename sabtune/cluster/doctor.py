@@ -1,4 +1,4 @@
-"""Check this machine, every node of its cluster, and the databases of a store."""
+"""Checks of this machine, every node of its cluster, and the databases of a store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sabtune.storage.store import Store
 from sabtune.tracking.reach import problem_of
 
 ANSWER_SECONDS = 90.0
-"""Seconds that a node has to answer; its first worker must load torch."""
+"""Seconds that a node has to answer. The first answer takes long, because it must load torch."""
 
 CLOCK_ROUNDS = 3
 """How many times a clock is read; the quickest answer counts."""
@@ -47,12 +47,12 @@ class HealthCheck:
 
     @property
     def well(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no finding is a problem; notices are allowed."""
         return not any(finding.wrong for finding in self.findings)
 
 
 def see(store: Store) -> HealthCheck:
-    """Check the cluster that this process is on, or else this machine, and the store."""
+    """Check the store, and the cluster that this process is on or, without one, this machine."""
     files = str(store.files) if store.files else None
     folders = {"home": "~", "Ray": node_facts.ray_folder(), "the store": str(store.root)}
     address = cluster_address()
@@ -84,7 +84,10 @@ def own_ray() -> Iterator[Finding]:
 
 
 def ray_finding(problem: ClusterError) -> Finding:
-    """Return the finding for a problem of starting or joining Ray; its last part is the remedy."""
+    """Return the finding for an error in starting or joining Ray.
+
+    The remedy is the last part of the error's message, after a colon.
+    """
     says, _, remedy = str(problem).rpartition(": ")
     return Finding(where="Ray", says=says, remedy=remedy)
 
@@ -121,7 +124,7 @@ def store_findings(store: Store) -> Iterator[Finding]:
 
 
 def database_problem(url: str) -> str:
-    """Return why a database can't be written, or "".
+    """Return why a database can't be written, or "" if it can.
 
     A SQLite file that doesn't exist yet is no problem.
     """
@@ -172,8 +175,8 @@ def ask_all(
 def offset(ask: Callable[[], float], clock: Callable[[], float] = time.time) -> tuple[float, float]:
     """Measure how many seconds another clock is ahead of ours.
 
-    ask: returns the other clock's time. Return the offset and its uncertainty, which is half of the
-    time that the quickest of a few answers took.
+    ask: returns the other clock's time. clock: returns our time. Returns the offset and its
+    uncertainty, in seconds. The uncertainty is half of the time that the quickest answer took.
     """
     best = (0.0, float("inf"))
     for _ in range(CLOCK_ROUNDS):
@@ -195,7 +198,7 @@ def _now() -> float:
 
 
 def _facts(node: Mapping[str, Any], answer: Any) -> NodeFacts:
-    """Return the facts of a node from its answer, or why there is none."""
+    """Return the facts of a node. If it gives no answer, `unreachable` is the reason."""
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     resources = node["Resources"]
     from_ray = {

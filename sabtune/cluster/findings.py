@@ -1,4 +1,4 @@
-"""Find problems of a machine or a cluster in the facts of its nodes."""
+"""The problems of a machine or a cluster that the facts of its nodes show."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from sabtune.cluster.node_facts import SHOWN, Disk, NodeFacts, Token
 from sabtune.wording import counted
 
 LEAST_FREE_GIB, SPARE_FREE_GIB = 1.0, 5.0
-"""The free GiB that a disk must have, and that it should have."""
+"""The free GiB below which a disk is a problem, and below which it is a notice."""
 
 CLOCK_ERROR_SECONDS, CLOCK_WARNING_SECONDS = 60.0, 2.0
-"""The seconds that a clock must not be off, and that it should not be off."""
+"""The error in seconds above which a clock is a problem, and above which it is a notice."""
 
 GENERATE_REMEDY = "run `ray get-auth-token --generate` and `chmod 600 ~/.ray/auth_token`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A problem and its remedy, on one line. wrong: False for a mere notice."""
+    """A problem or a notice, with its remedy.
+
+    where: what the finding is about, such as a node. says: what is the matter. wrong: True for a
+    problem, False for a notice.
+    """
 
     where: str
     says: str
@@ -63,7 +67,7 @@ def other_version(where: str, name: str, here: str, there: str) -> Finding:
 
 
 def token_findings(where: str, token: Token, *, cluster: bool) -> list[Finding]:
-    """Return the findings about the token of the machine that this runs on."""
+    """Return the findings about the token of the machine `where`."""
     return list(_token(where, token, cluster=cluster))
 
 
@@ -106,7 +110,7 @@ def _missing(node: NodeFacts, name: str) -> Finding:
 
 
 def _public(version: str | None) -> str | None:
-    """Return a version without its build, because builds for CPUs and GPUs may be mixed."""
+    """Return a version without its build, such as +cpu, because nodes may have different builds."""
     return version.partition("+")[0] if version else None
 
 
@@ -189,7 +193,7 @@ def _files(node: NodeFacts, files: str | None) -> Iterator[Finding]:
 
 
 def _token(where: str, token: Token, *, cluster: bool) -> Iterator[Finding]:
-    """Find a missing token, a token that others may read, and an unknown mode."""
+    """Find a missing token, a token that other users may read, and an unknown RAY_AUTH_MODE."""
     needed = token.mode == "token" or (cluster and token.mode == "")
     if needed and not token.found:
         yield Finding(where=where, says="there is no token for Ray", remedy=GENERATE_REMEDY)

@@ -1,4 +1,4 @@
-"""Run sabtune's commands as jobs on a cluster's head, independently of this machine."""
+"""Commands of sabtune as jobs on a cluster's head, which run independently of this machine."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ DASHBOARD_PORT = 8265
 """The port of Ray's dashboard on the head's loopback interface."""
 
 STUDIES_FOLDER = "sabtune-studies"
-"""The folder in the head's home for the study files that were searched there."""
+"""The folder in the head's home for the study files that are sent there."""
 
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
 """Environment of a job that lets `stop` end a search like Ctrl-C, so that it can be resumed."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 FIRST_LINE = "Running entrypoint for job "
-"""The start of the line with which Ray's setup of a job ends and its own output starts."""
+"""The start of the last line of Ray's setup of a job. The job's own output follows that line."""
 
 SAME_SABTUNE = (
     'there="$(sabtune --version 2>&1)"; [ "$there" = "sabtune {ours}" ] || '
@@ -53,7 +53,11 @@ SAME_SABTUNE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A command that runs, or ran, on the head. study: the study's name, "" if it has none."""
+    """A command that waits, runs or has run on the head.
+
+    study: the name of its study, "" if it has none. begun, ended: local times, or None. code: the
+    exit code, or None.
+    """
 
     name: str
     study: str
@@ -62,7 +66,7 @@ class Job:
     begun: datetime | None
     ended: datetime | None
     code: int | None
-    words: str  # Ray's message about the end
+    words: str  # Ray's message about the state
 
     @property
     def running(self) -> bool:
@@ -86,9 +90,9 @@ class Head:
     ) -> str:
         """Start `sabtune COMMAND …` in the head's home as a job, and return the job's name.
 
-        The job runs until it ends, even without this machine. upload: a study file, the first
-        argument of the command; it is sent with its git revision. environment: more variables;
-        anyone with the token can read them.
+        The job keeps running without this machine. upload: a study file, which is sent with its git
+        revision and becomes the first argument of the command. environment: additional environment
+        variables; anyone with the cluster's token can read them.
         """
         name = "-".join(filter(None, (command, study, uuid.uuid4().hex[:8])))
         words = [command]
@@ -126,7 +130,7 @@ class Head:
     def follow(self, name: str, show: Callable[[str], None]) -> Job:
         """Call `show` with everything that a job prints until it ends, and return the ended job."""
         asyncio.run(self._tail(name, show))
-        for _ in range(100):  # the state of a job ends a moment after its output
+        for _ in range(100):  # Ray updates the state of a job a moment after its output ends
             job = self.job(name)
             if not job.running:
                 return job
@@ -166,7 +170,8 @@ def _pack(file: Path, folder: Path) -> list[str]:
 def connected(file: ClusterFile) -> Iterator[Head]:
     """Connect to the head of a cluster.
 
-    Raises ClusterError if the head can't be reached or refuses the token, or if versions differ.
+    Raises ClusterError if the head can't be reached or refuses the token, or if it has another
+    version of Ray or Python than this machine.
     """
     missing = [name for name in ("aiohttp", "aiohttp_cors") if not importlib.util.find_spec(name)]
     if missing:
@@ -201,9 +206,9 @@ def token() -> str:
 
 
 def check_versions(theirs: Mapping[str, Any], file: ClusterFile) -> None:
-    """Raise ClusterError unless the cluster has our version of Ray and our minor version of Python.
+    """Raise ClusterError unless Ray and the minor version of Python are the same here and there.
 
-    theirs: the metadata of the cluster's Ray.
+    theirs: the metadata of the cluster, as its Ray reports it.
     """
     here = {"Ray": version("ray"), "Python": platform.python_version()}
     there = {"Ray": theirs.get("rayVersion", "none"), "Python": theirs.get("pythonVersion", "none")}
@@ -224,7 +229,7 @@ def _minor(full_version: str) -> list[str]:
 
 
 def _ask(url: str, headers: Mapping[str, str], file: ClusterFile) -> Mapping[str, Any]:
-    """Return the `data` of the answer of the head's Ray."""
+    """Request a URL of the head's Ray, and return `data` from the JSON response."""
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310
     with _head_errors(file), urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         data: Mapping[str, Any] = json.load(answer)["data"]
@@ -272,7 +277,7 @@ def _no_answer(file: ClusterFile) -> ClusterError:
 
 
 def _job(details: Any) -> Job:
-    """Return a job from Ray's details."""
+    """Convert Ray's details of a job to a `Job`."""
     metadata = details.metadata or {}
     return Job(
         name=details.submission_id,

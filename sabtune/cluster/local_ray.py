@@ -1,4 +1,4 @@
-"""Run a private Ray on this machine: on the loopback interface only, in a private folder."""
+"""A private Ray on this machine: on the loopback interface only, in a private folder."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sabtune.errors import ClusterError
 LOOPBACK = "127.0.0.1"
 
 SOCKET_PATH_BYTES, RAY_PATH_BYTES = 107, 66
-"""The most bytes in the path of a socket, and the bytes that Ray appends to its folder."""
+"""The maximum bytes in the path of a socket, and the bytes that Ray appends to its folder."""
 
 OBJECT_STORE_BYTES = 2**28
 """The size of Ray's object store; a search passes only a few small objects."""
 
 LEAST_ADDRESS_GIB = 2
-"""The address space (`ulimit -v`) that Ray's processes need at least to start."""
+"""The minimum address space (`ulimit -v`) in GiB with which Ray's processes start."""
 
 START_ATTEMPTS = 3
-"""Attempts to start Ray if a start times out, as on a busy machine; other errors get two."""
+"""Attempts to start Ray while they time out, as on a busy machine. Other errors allow only two."""
 
 TURN_SECONDS = 240
-"""Seconds that a start of Ray waits for other searches of this user that start Ray."""
+"""Seconds that a search waits while other searches of this user start Ray."""
 
 
 def forward_no_credentials() -> None:
@@ -140,7 +140,7 @@ def _make_token(path: Path) -> None:
 
 
 def close_to_others(path: Path) -> None:
-    """Remove other users' permissions from the token's file, if it is ours."""
+    """Remove other users' permissions from the token's file, if this user owns it."""
     with contextlib.suppress(OSError):
         status = path.stat()
         if status.st_uid == os.getuid() and status.st_mode & 0o077:

@@ -1,4 +1,4 @@
-"""Collect the facts of one machine: versions, GPUs, disks, token, access to the store's files."""
+"""The facts of one machine: versions, GPUs, disks, token, and access to the store's files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """A disk. of: what it holds, such as "home". free, size: in GiB."""
+    """The disk of a folder.
+
+    of: what the folder holds, such as "home". path: the folder, or its nearest parent that exists.
+    free, size: in GiB.
+    """
 
     of: str
     path: str
@@ -61,10 +65,12 @@ class Token:
 class NodeFacts:
     """The facts of one machine.
 
-    seen: the number of GPUs that torch finds. declared: the number of GPUs that Ray gives out.
-    files: why it can't store files, "" if it can, None if that wasn't checked. offset: the seconds
-    that its clock is ahead of the driver's. within: the uncertainty of the offset. unreachable: why
-    there are no other facts, or "".
+    node: the machine's name. head: whether it is the cluster's head. cuda: the version of CUDA that
+    torch is built with, None without CUDA. gpus: the GPUs that NVIDIA's driver finds. seen: the
+    number of GPUs that torch finds. declared: the number of GPUs that Ray offers to trials. files:
+    why the machine can't use the store's files, "" if it can, None if that wasn't checked. offset:
+    the seconds that its clock is ahead of the driver's. within: the uncertainty of the offset, in
+    seconds. unreachable: why the machine couldn't be examined, "" if it was.
     """
 
     node: str
@@ -83,7 +89,7 @@ class NodeFacts:
 
 
 def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
-    """Return the facts of the machine that this runs on.
+    """Return the facts of the machine that runs this function.
 
     folders: the folders whose disks are examined, by what they hold. files: the address where files
     are stored, or None.
@@ -118,7 +124,7 @@ def token(environment: Mapping[str, str] = os.environ) -> Token:
 
 
 def files_problem(address: str) -> str:
-    """Return why a small file can't be written, read and deleted at an address, or ""."""
+    """Return why files at an address can't be written, read and deleted, or "" if they can."""
     try:
         Folder.at(address).check()
     except StoreError as problem:

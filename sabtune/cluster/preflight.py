@@ -1,4 +1,4 @@
-"""Check a cluster file and this machine before a cluster is started or used from here."""
+"""Checks of a cluster file and this machine, before a cluster is started or used from here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSET = "CHANGE-ME"
 """The placeholder in a cluster file for a value that a person must set."""
 
 CLIENTS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-python-client")}
-"""The module that `ray up` needs for a provider, and its package."""
+"""For each provider, the module that `ray up` needs, and the package that contains it."""
 
 IMAGE = re.compile(r"rayproject/ray:(\d+\.\d+\.\d+)-py(\d)(\d+)")
 
@@ -35,7 +35,7 @@ def problems_before(file: ClusterFile) -> list[Finding]:
 
 
 def _unset(file: ClusterFile) -> Iterator[Finding]:
-    """Find placeholders that nobody has replaced, each at its first position."""
+    """Find values outside of commands that still contain the placeholder; name each value once."""
     seen: set[str] = set()
     for where, value in _values(file.content, ""):
         if UNSET in value and value not in seen and "commands" not in where:
@@ -48,7 +48,7 @@ def _unset(file: ClusterFile) -> Iterator[Finding]:
 
 
 def _values(content: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield each text in the content, with its position."""
+    """Yield each text in the content after its position, such as "auth.ssh_user"."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from _values(value, f"{where}.{name}" if where else str(name))
@@ -60,7 +60,7 @@ def _values(content: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(file: ClusterFile) -> Iterator[Finding]:
-    """Find files to be copied to every node that don't exist."""
+    """Find missing files and empty folders among those that are copied to every node."""
     for remote, local in (file.content.get("file_mounts") or {}).items():
         path = Path(str(local)).expanduser()
         if remote.endswith("/auth_token"):

@@ -1,4 +1,4 @@
-"""Connect to Ray or start it, and send its output to a log file."""
+"""Connections to a cluster's Ray or a private one, with Ray's output in a log file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from sabtune.errors import ClusterError
 
 
 class _Log(logging.FileHandler):
-    """A handler that drops what can't be written, as on a full disk, without a traceback."""
+    """A log handler that silently drops messages that it can't write, as on a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
@@ -45,9 +45,9 @@ class _Log(logging.FileHandler):
 def some_ray(log: Path) -> Iterator[str]:
     """Join the cluster that this process is on, or start a private Ray on this machine.
 
-    log: the file that receives Ray's log. Yield a description of the cluster, "" for a private Ray.
-    Raises ClusterError if the cluster refuses the connection or if Ray doesn't start, and
-    RayLostError once Ray is lost.
+    log: the file that receives Ray's log. Yields a description of the cluster, or "" for a private
+    Ray. Raises ClusterError if the cluster refuses the connection or if Ray doesn't start. Raises
+    RayLostError within the context once Ray is lost.
     """
     address = cluster_address()
     forward_no_credentials()
@@ -72,7 +72,8 @@ def some_ray(log: Path) -> Iterator[str]:
 def quiet(log: Path) -> Iterator[Callable[[], None]]:
     """Send what Ray logs and prints in this process, including its C++ code, to a file.
 
-    Yield a function to call after `ray.init`, which removes the handlers.
+    Yields a function that attaches the file to Ray's logger again. Call it after `ray.init`, which
+    removes the logger's handlers.
     """
     logger = logging.getLogger("ray")
     handler = _Log(log)
@@ -119,9 +120,10 @@ def redirected_stderr(log: Path) -> Iterator[None]:
 
 @contextmanager
 def connected(watched_ray: Processes | Head, pace: float) -> Iterator[None]:
-    """Watch the Ray that was started or joined, and shut it down or leave it at the end.
+    """Watch a private Ray or a cluster within the context, and disconnect from it at the end.
 
-    pace: seconds between two checks.
+    The end of the context also ends a private Ray; a cluster keeps running. pace: seconds between
+    two checks.
     """
     watch = Watch(watched_ray.look, pace)
     try:
@@ -156,7 +158,7 @@ def _refused(address: str, problem: Exception) -> ClusterError:
 def check_answers(address: str) -> None:
     """Raise ClusterError unless the head of a cluster answers at an address, HOST:PORT.
 
-    Ray itself would retry for a quarter of an hour.
+    The address "auto" isn't checked. Ray itself would retry for a quarter of an hour.
     """
     if address == "auto":
         return
@@ -187,7 +189,7 @@ def left_in_peace(
 ) -> Iterator[None]:
     """Shut Ray down at the end, while no thread collects garbage.
 
-    gone: returns why Ray is lost, "" while it runs; a lost Ray isn't shut down, because the
+    gone: returns why Ray is lost, or "" while it runs. A lost Ray isn't shut down, because the
     shutdown would wait for processes that no longer exist. leave: called before the shutdown.
 
     Ray ends the whole process if one of its references is released during the shutdown, and
@@ -221,9 +223,10 @@ def left_in_peace(
 def cluster_address() -> str | None:
     """Return the address of the cluster that this process is on, or None.
 
-    That is the cluster of RAY_ADDRESS, as in a cluster's job, or the cluster of this machine. Only
-    `ray start` records the latter in a file, so the private Ray of another search is never found.
-    The file of a cluster that no longer runs is ignored.
+    RAY_ADDRESS names the cluster if it is set, as in a cluster's job; "local" stands for None.
+    Otherwise, the address is in a file that `ray start` writes on this machine. A private Ray has
+    no such file, so the Ray of another search is never found. The file is ignored if its cluster no
+    longer runs or if another user wrote it.
     """
     from_user = os.environ.get("RAY_ADDRESS")
     if from_user:
@@ -240,7 +243,7 @@ def cluster_address() -> str | None:
 
 
 def _description(address: str) -> str:
-    """Return the address of the connected cluster and its current resources, for a person."""
+    """Return a line that names the address of the connected cluster and its current resources."""
     nodes = live_nodes()
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     counts = ((len(nodes), "node"), (total.get("CPU", 0), "CPU"), (total.get("GPU", 0), "GPU"))
@@ -249,14 +252,14 @@ def _description(address: str) -> str:
 
 
 def live_nodes() -> list[dict[str, Any]]:
-    """Return Ray's descriptions of the live nodes, that of this process first."""
+    """Return Ray's descriptions of the live nodes. The node of this process is first."""
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     own = ray.get_runtime_context().get_node_id()
     return sorted(alive, key=lambda node: (node["NodeID"] != own, node["NodeManagerAddress"]))
 
 
 def pinned_options(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a task that runs on this node and occupies no CPU."""
+    """Return the options of a Ray task that runs only on `node` and occupies no CPU."""
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return {"num_cpus": 0, "scheduling_strategy": strategy}
 

@@ -1,4 +1,4 @@
-"""Notice when Ray's own processes end; Ray itself would let a search wait forever."""
+"""A watch that notices when Ray's processes end. Without it, a search would wait forever."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLUSTER_PACE_SECONDS, CLUSTER_TIMEOUT_SECONDS = 5.0, 25.0
 """Seconds between two checks of a cluster, and the seconds that it has to answer."""
 
 GRACE_SECONDS = 25.0
-"""Seconds that the main thread has to leave a lost Ray before the process ends."""
+"""Seconds that the main thread has to end its work with a lost Ray, before the process ends."""
 
 SHUTDOWN_SECONDS = 120.0
 """Seconds that Ray may take to shut down after its first process has ended."""
@@ -36,15 +36,15 @@ NEEDED = {"raylet", "gcs_server"}
 class RayLostError(BaseException):
     """The loss of Ray, raised at any point of the main thread.
 
-    It is no Exception, so that no code mistakes it for the failure of a trial.
+    It isn't a subclass of Exception, so that no code mistakes it for the failure of a trial.
     """
 
 
 class Watch:
     """A thread that checks whether Ray is running.
 
-    look: returns why Ray is lost, "" while it runs. pace: seconds between two checks. The attribute
-    `lost` is why Ray is lost, or "".
+    look: returns why Ray is lost, or "" while it runs. pace: seconds between two checks. The
+    attribute `lost` is the reason once Ray is lost, and "" before.
     """
 
     def __init__(self, look: Callable[[], str], pace: float):
@@ -93,7 +93,7 @@ class Processes:
         self.look()
 
     def look(self) -> str:
-        """Return why Ray is lost, "" while it runs."""
+        """Return why Ray is lost, or "" while it runs."""
         for started in list(self.node.all_processes.values()):
             for info in started:
                 with contextlib.suppress(psutil.Error):
@@ -118,7 +118,7 @@ def _exit_reason(code: int) -> str:
 
 
 class Head:
-    """The cluster that this process has joined. address: the head's."""
+    """The cluster that this process has joined. address: the address of its head."""
 
     def __init__(self, address: str):
         self.address = address
@@ -126,7 +126,7 @@ class Head:
         self._executor = ThreadPoolExecutor(1, "ray-nodes")
 
     def look(self) -> str:
-        """Return why the cluster is lost, "" while it runs."""
+        """Return why the cluster is lost, or "" while it runs."""
         try:
             nodes = self._executor.submit(ray.nodes).result(CLUSTER_TIMEOUT_SECONDS)
         except Exception:

@@ -1,4 +1,4 @@
-"""Forward ports of the loopback interface of a cluster's head by SSH."""
+"""Ports of the loopback interface of a cluster's head, forwarded to this machine by SSH."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ OPTIONS = {
 }
 
 OWN_MACHINE_OPTIONS = {"StrictHostKeyChecking": "accept-new"}
-"""Your own machines keep their addresses, and so their keys."""
+"""Options for your own machines. Their host keys stay the same, because their addresses do."""
 
 CLOUD_OPTIONS = {
     "StrictHostKeyChecking": "no",
     "UserKnownHostsFile": os.devnull,
     "LogLevel": "ERROR",
 }
-"""A cloud reuses addresses for other machines; `ray up` has the same options."""
+"""Options for a cloud, which reuses addresses for other machines. `ray up` has the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Find the token that Ray requires for access to a cluster."""
+"""The location of the token that Ray requires for access to a cluster."""
 
 from __future__ import annotations
 

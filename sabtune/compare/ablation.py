@@ -16,21 +16,21 @@ from sabtune.schedule import Constant
 from sabtune.schema import suggest
 
 WINNER = "winner"
-"""The label of the configuration that is changed."""
+"""The label of the first configuration of an ablation."""
 
 CHANGED = ("k_top", "k_att", "k_trunc", "schedule", "form", "initial", "lengths")
-"""The settings that an ablation changes: of SAB, then of the training of any model.
+"""The settings that an ablation changes: those of SAB first, then those of training.
 
-The labels of ablations start with these names.
+The name of a change starts with the name of its setting, as in "k_att → 1".
 """
 
 ARROW = " → "
 
 SCHEDULE_POINTS = 1_000
-"""The number of points of the training at which schedules are compared."""
+"""The number of points during training at which a schedule is evaluated."""
 
 SHORTEST_DIVISOR = 10
-"""The training length divided by the shortest length, in the ablation with varied lengths."""
+"""The ratio of the training length to the shortest length, in the ablation with varied lengths."""
 
 
 def ablations(
@@ -38,12 +38,17 @@ def ablations(
     settings: Sequence[str] = CHANGED,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, RunConfig]:
-    """Return each configuration and its neighbors that differ in one setting, by label.
+    """Return each configuration and its variants that differ in one setting, by label.
 
-    The first configuration is the winner. The labels of changes to the others start with the label
-    of their configuration. A change without effect is left out and reported with `say`.
+    The first configuration has the label `WINNER`, and each of its variants has the name of its
+    change. The label of any other variant also starts with the label of its configuration. A
+    variant that computes the same as its configuration is left out.
 
-    settings: The settings to change, among `CHANGED`. Raises ConfigError for any other name.
+    settings: The settings to change, among `CHANGED`.
+
+    say: Receives a line about each variant that is left out.
+
+    Raises ConfigError if `settings` contains another name.
     """
     for name in settings:
         if name not in CHANGED:
@@ -64,7 +69,7 @@ def ablations(
 
 
 def computes_alike(run: RunConfig, other: RunConfig) -> bool:
-    """Return whether two configurations are the same computation, even if their settings differ."""
+    """Return whether two configurations compute the same, even if their settings differ."""
     return _effective(run) == _effective(other)
 
 
@@ -87,7 +92,7 @@ def _keeps_same_memories(model: SAB.Config, dense: int, *, carried: bool) -> boo
 
     dense: The number of memories of one sequence.
 
-    carried: A sequence also has memories of earlier sequences.
+    carried: Whether a sequence also has the memories of earlier sequences.
     """
     shares = [i / SCHEDULE_POINTS for i in range(SCHEDULE_POINTS + 1)]
     k_tops = {model.schedule.k_top(share, model.k_top, dense) for share in shares}
@@ -96,7 +101,10 @@ def _keeps_same_memories(model: SAB.Config, dense: int, *, carried: bool) -> boo
 
 
 def neighbors(run: RunConfig) -> dict[str, RunConfig]:
-    """Return the neighbors by change: of the model, the initial state and the sequence lengths."""
+    """Return the variants of a configuration, by the name of their change.
+
+    The changes are to the model, to the initial state and to the sequence lengths.
+    """
     trial = run.trial
     changed: dict[str, RunConfig] = {}
     for label, model in models(trial.model).items():
@@ -112,7 +120,7 @@ def neighbors(run: RunConfig) -> dict[str, RunConfig]:
 
 
 def models(model: ModelConfig) -> dict[str, ModelConfig]:
-    """Return SAB with one of its parts removed, by change; nothing for another model."""
+    """Return the variants of a SAB model, by the name of their change; {} for another model."""
     if not isinstance(model, SAB.Config):
         return {}
     changes: dict[str, dict[str, object]] = {
@@ -127,9 +135,10 @@ def models(model: ModelConfig) -> dict[str, ModelConfig]:
 
 
 def lengths(run: RunConfig) -> dict[str, int | None]:
-    """Return the shortest length by change: varied if it was fixed, and the reverse.
+    """Return the changed shortest training length, by the name of the change.
 
-    Nothing is returned for tasks whose data determines the lengths.
+    Varied training lengths become one length (None), and one length becomes varied lengths. Returns
+    {} for a task whose data determines the lengths.
     """
     if run.trial.train.shortest is not None:
         return {"lengths → one": None}

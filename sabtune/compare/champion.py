@@ -3,14 +3,14 @@
 At first, the champion is the best trial of the search. It is unconfirmed, because search scores are
 optimistic. Only a finished confirmation (`confirm`) changes the champion:
 
-- If the configuration of the champion took part, it stays the champion unless another configuration
-  of the study is significantly better at the compared length (with Holm's correction for the number
-  of others). If several are, the one with the highest mean becomes the champion.
-- If it did not take part, a confirmed champion stays. An unconfirmed champion is replaced by the
-  configuration with the highest mean.
+- If the configuration of the champion took part, it stays the champion unless other configurations
+  of the study are significantly better at the compared length (with Holm's correction for the
+  number of others). Among these, the one with the highest mean accuracy becomes the champion.
+- If the configuration of the champion did not take part, a confirmed champion stays. An unconfirmed
+  champion is replaced by the configuration with the highest mean accuracy.
 
-Configurations of other studies, such as baselines, can't become the champion. A configuration is
-represented by the model of its best trial in the search.
+Configurations of other studies, such as baselines, can't become the champion. When another
+configuration wins, the new champion is its best trial in the search.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from sabtune.study.trial_specs import configuration_key
 def update_champion(study: optuna.Study, confirmation: optuna.Study) -> Version | None:
     """Record the results of a finished confirmation in the study, and return the champion.
 
-    Nothing is recorded, and None is returned, while the confirmation runs or if it contains no
-    configuration of the study.
+    Returns None and records nothing if a trial of the confirmation is unfinished, if no trial is
+    complete, or if the confirmation contains no configuration of the study.
     """
     result = None
     if not confirmation.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -70,7 +70,7 @@ def _candidates(
 ) -> dict[int, Group]:
     """Return the groups of a confirmation by the number of their configuration in the study.
 
-    Groups without a complete trial in the study are left out.
+    A group is left out if its configuration has no complete trial in the study.
     """
     leaderboard = Leaderboard.of(study)
     numbers = {
@@ -103,7 +103,7 @@ def _version(trial: int, confirmation: optuna.Study, result: Comparison, group: 
 def _best_challenger(
     result: Comparison, candidates: dict[int, Group], incumbent: int
 ) -> int | None:
-    """Return the best of the configurations that beat the incumbent; None if none does."""
+    """Return the best configuration that is significantly better than the incumbent, or None."""
     others = {number: group for number, group in candidates.items() if number != incumbent}
     against_incumbent = dataclasses.replace(
         result, groups=[candidates[incumbent], *others.values()]

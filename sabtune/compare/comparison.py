@@ -22,7 +22,7 @@ from sabtune.errors import ConfigError
 from sabtune.training.evaluation import SOLVED, LengthResult, solve_length
 
 FEW_SEEDS = 10
-"""With fewer seeds, bootstrap intervals are noticeably too narrow (see `bootstrap_interval`)."""
+"""The number of seeds below which bootstrap intervals are too narrow: see `bootstrap_interval`."""
 
 NOT_DISTINGUISHABLE = "not distinguishable at this n"
 
@@ -35,11 +35,11 @@ class Group:
 
     label: The name of the method.
 
-    runs: The length results of each seed, by the index of the seed. Equal indices in two groups are
-    equal seeds.
+    runs: The length results of each seed, by the index of the seed. The same index in two groups
+    means the same seed.
 
-    failed: The number of further seeds whose runs diverged or failed. They count as unsolved, with
-    chance accuracy.
+    failed: The number of seeds that `runs` lacks because their runs diverged or failed. Failed
+    seeds count as unsolved, with chance accuracy.
     """
 
     label: str
@@ -52,7 +52,7 @@ class Group:
         return len(self.runs) + self.failed
 
     def solved(self, length: int, at: float = SOLVED) -> Share:
-        """Return P(solve): the share of seeds that reach `at` at this and every shorter length."""
+        """Return P(solve): the share of seeds with at least the accuracy `at` up to this length."""
         reached = [
             solve_length([result for result in results if result.length <= length], at) == length
             for results in self.runs.values()
@@ -72,7 +72,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """The difference between the first group and another at the compared length.
+    """The difference between the first group of a comparison and another, at the compared length.
 
     other: The other group.
 
@@ -87,7 +87,7 @@ class Contrast:
 
     @property
     def reading(self) -> str:
-        """Whether the first group is "higher" or "lower", or that they are not distinguishable."""
+        """The result for the first group: "higher", "lower" or `NOT_DISTINGUISHABLE`."""
         if self.corrected >= statistics.SIGNIFICANCE:
             return NOT_DISTINGUISHABLE
         return "higher" if self.difference.value > 0 else "lower"
@@ -101,7 +101,7 @@ class Comparison:
 
     chance: The chance accuracy of the task.
 
-    searched: The lengths by which the search chose configurations.
+    searched: The selection lengths of the search.
 
     length: The length at which methods are compared, chosen in advance. None: the longest.
 
@@ -147,8 +147,10 @@ class Comparison:
     def accuracies(self, group: Group, length: int, among: Collection[int] = ()) -> Floats:
         """Return the accuracy of each seed, shape (n,), sorted by the index of the seed.
 
-        A failed seed has chance accuracy. Failed seeds take the missing indices of `among`; further
-        ones are at the end.
+        A failed seed has chance accuracy.
+
+        among: Indices of seeds that take part. Those without results are failed seeds. All other
+        failed seeds come last.
         """
         accuracies = [
             next(result.accuracy for result in group.runs[seed] if result.length == length)
@@ -161,7 +163,7 @@ class Comparison:
     def phases(self, group: Group, length: int) -> tuple[Estimate, Estimate] | None:
         """Return the mean accuracies in phase with the training length and in the worst phase.
 
-        Failed seeds have chance accuracy. None: phases were not measured.
+        Failed seeds have chance accuracy. Returns None if one of the two was not measured.
         """
         results = [
             result
@@ -181,8 +183,9 @@ class Comparison:
     def _difference(self, ours: Group, theirs: Group) -> Difference:
         """Return the paired difference if both groups ran the same seeds, else the unpaired one.
 
-        All seeds are used in either case. Two groups ran the same seeds if they have equally many
-        and the failed seeds of each explain the seeds that only the other has results for.
+        Both differences use all seeds. The indices of failed seeds are not recorded. Two groups
+        count as having run the same seeds if they have the same number of seeds, and if the failed
+        seeds of each are at least as many as the seeds that only the other has results for.
         """
         seeds = {*ours.runs, *theirs.runs}
         if ours.n == theirs.n >= len(seeds):
@@ -193,7 +196,7 @@ class Comparison:
 
 
 def accuracy_table(comparison: Comparison) -> ResultTable:
-    """Return the mean accuracy of each method at each length, with its interval."""
+    """Return a table of the mean accuracy of each method at each length, with its interval."""
     rows = []
     for group in comparison.groups:
         samples = [comparison.accuracies(group, length) for length in comparison.lengths]
@@ -207,7 +210,7 @@ def accuracy_table(comparison: Comparison) -> ResultTable:
 
 
 def longest_table(comparison: Comparison) -> ResultTable:
-    """Return the interquartile mean and P(solve) of each method at the longest length."""
+    """Return a table of each method's interquartile mean and P(solve) at the longest length."""
     longest = comparison.lengths[-1]
     by_phase = [comparison.phases(group, longest) for group in comparison.groups]
     rows = []
@@ -226,7 +229,7 @@ def longest_table(comparison: Comparison) -> ResultTable:
 
 
 def contrast_table(comparison: Comparison) -> ResultTable:
-    """Return the differences between the first method and each other one."""
+    """Return a table of the differences between the first method and each other one."""
     label = comparison.groups[0].label
     rows = []
     for contrast in comparison.contrasts:
@@ -248,7 +251,7 @@ def tables(comparison: Comparison) -> list[ResultTable]:
 
 
 def page(comparison: Comparison) -> RenderableType:
-    """Return the comparison for the terminal."""
+    """Return the tables and notes of the comparison for the terminal."""
     parts: list[RenderableType] = []
     for table in tables(comparison):
         parts += [table.rich(), Text("")]
@@ -256,7 +259,7 @@ def page(comparison: Comparison) -> RenderableType:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as Markdown."""
+    """Return the tables and notes of the comparison as Markdown."""
     texts = [table.markdown() for table in tables(comparison)]
     return "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes(comparison))]) + "\n"
 

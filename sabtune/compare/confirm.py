@@ -1,9 +1,9 @@
 """Comparisons of configurations on fresh seeds: `confirm` and `ablate`.
 
-The runs of a comparison form their own study, NAME.confirm or NAME.ablate, which the same engine
-runs without pruning. An interrupted comparison can be resumed, and you can add seeds to it. Runs
-that an earlier command requested but that never started wait until a command requests them again.
-Runs that can't be compared with the existing ones, because of other lengths or another winner, go
+The runs of a comparison are the trials of a study of their own, NAME.confirm or NAME.ablate, which
+runs like a search without pruning. You can resume an interrupted comparison, and add seeds to it. A
+run that an earlier command requested but that never started waits until a command requests it
+again. Runs with other lengths or another winner can't be compared with the existing ones. They go
 to NAME.confirm-2 or NAME.ablate-2.
 """
 
@@ -36,7 +36,7 @@ from sabtune.study.trial_specs import TrialSpecs, configuration_key
 from sabtune.training.evaluation import Ladder, recorded_ladder
 
 EVALUATION_SEED = record.FRESH_SEED
-"""The seed of the sequences of a comparison; no search is measured on them."""
+"""The seed of the test sequences of comparisons, which no search uses."""
 
 
 def study_file(store: Store, name: str) -> StudyFile:
@@ -89,9 +89,10 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConf
 
 
 def fresh_lengths(ladder: Ladder) -> tuple[int, ...]:
-    """Return the training length and lengths that the ladder doesn't have.
+    """Return the training length, followed by lengths that the ladder doesn't have.
 
-    The latter are the geometric means of adjacent lengths of the ladder, and twice its last one.
+    The new lengths are the geometric means of adjacent lengths of the ladder, and twice its longest
+    length.
     """
     between = [round(math.sqrt(a * b)) for a, b in pairwise(ladder.lengths)]
     lengths = {*between, 2 * ladder.lengths[-1]} - set(ladder.lengths)
@@ -108,11 +109,11 @@ class Run:
 
     label: The name of the configuration in the comparison.
 
-    run: The configuration with the seed of the run.
+    run: The configuration, with the seed of the run.
 
-    number: The number of its trial. None: it has no trial yet.
+    number: The number of the run's trial. None: it has no trial yet.
 
-    waits: Its trial has not started yet.
+    waits: Whether it has a trial that has not started yet.
     """
 
     label: str
@@ -136,7 +137,7 @@ def with_fresh_seeds(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
 
 
 def recorded_runs(study: optuna.Study) -> list[Run]:
-    """Return the runs of a comparison, without trials that lost all but their number."""
+    """Return the runs that a comparison has recorded, whether or not they have started."""
     return [
         Run(
             label=trial.user_attrs[record.LABEL],
@@ -155,7 +156,9 @@ def name_of(
     """Return the name of the comparison that these runs belong to.
 
     This is the first of NAME, NAME-2 and so on that doesn't exist yet, or whose runs have the same
-    task, labels and lengths. lengths: None accepts the lengths of an existing comparison.
+    task and lengths and use no label for another configuration.
+
+    lengths: The lengths to measure. None: those of an existing comparison, whatever they are.
     """
     names = set(record.names(store))
     tasks = {run.task for run in runs.values()}
@@ -174,18 +177,21 @@ def name_of(
 
 
 def _belongs_to_search(trial: FrozenTrial) -> bool:
-    """Return whether a trial started that belongs to no configuration of a comparison."""
+    """Return whether a trial has started and is not a run of a comparison."""
     return record.SPEC in trial.user_attrs and record.LABEL not in trial.user_attrs
 
 
 def _ladder(study: optuna.Study) -> Ladder | None:
-    """Return the ladder of a comparison; None if it was interrupted before it had one."""
+    """Return the ladder of a comparison; None if it was interrupted before recording one."""
     content = record.plan(study).get("study")
     return recorded_ladder(content["ladder"]) if content else None
 
 
 def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
-    """Return the number of phases of a new comparison, which covers those of all its runs."""
+    """Return the number of phases of a new comparison, at least the k_att of every run.
+
+    Returns 1 for a task that isn't measured by phase.
+    """
     if not file.study.task.build().phased:
         return 1
     periods = [run.trial.model.period for run in runs.values()]
@@ -193,13 +199,13 @@ def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
 
 
 def _relabels(existing: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
-    """Return whether a label of `runs` has another configuration among the existing runs."""
+    """Return whether an existing run has a label of `runs` and another configuration."""
     keys = {label: configuration_key(run) for label, run in runs.items()}
     return any(run.label in keys and run.key[0] != keys[run.label] for run in existing)
 
 
 def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
-    """Return the number of runs of a comparison after these have ended, with earlier ones."""
+    """Return the number of runs of a comparison once these have run, including earlier ones."""
     exists = name in record.names(store)
     existing = recorded_runs(record.open_study(store, name)) if exists else []
     started = {run.key for run in existing if not run.waits}
@@ -219,11 +225,12 @@ def compare_runs(
 ) -> tuple[Ending, optuna.Study]:
     """Train each configuration on the same fresh seeds and measure it on fresh sequences.
 
-    Trials end early once they solve the task if those of the study do.
+    The runs stop early after the same number of solved measurements as the trials of the study
+    (`Ladder.solved_reports`).
 
     name: The name of the comparison, from `name_of`.
 
-    file: The file of the first study.
+    file: The study file of the first study.
 
     runs: The configurations by label; their own seeds are ignored.
 
@@ -285,7 +292,7 @@ def compare_runs(
 def enqueue(study: optuna.Study, runs: Sequence[Run]) -> list[int]:
     """Enqueue the runs that a comparison doesn't have under any label.
 
-    Returns the numbers of the given runs that wait to be started, in the order of `runs`.
+    Returns the trial numbers of those given runs that have not started, in the order of `runs`.
     """
     existing = {run.key for run in recorded_runs(study)}
     for run in runs:

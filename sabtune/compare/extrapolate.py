@@ -28,13 +28,14 @@ def extrapolate(
 ) -> Iterator[Extrapolation]:
     """Measure the model of a trial at one length after the other, on its test sequences.
 
-    For a length and numbers of sequences and phases that the trial was tested with, the result is
-    the recorded one.
+    If the trial was tested at a length with the same numbers of sequences and phases, the result
+    equals the recorded one.
 
     phases: The number of consecutive lengths over which the sequences are spread.
 
     Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read, and
-    ConfigError if the task has no sequences of these lengths.
+    ConfigError if the task has no sequences of these lengths or there are more phases than
+    sequences.
     """
     if not trial.test or trial.checkpoint is None or trial.spec is None:
         raise StoreError(f"trial {trial.number} isn't complete: give a complete trial")

@@ -34,9 +34,9 @@ class Reproduction:
 
 
 def reproduce(trial: TrialRecord) -> Reproduction:
-    """Train a trial again in this process on the CPU, up to its last report, and compare.
+    """Train a trial again in this process on the CPU, up to its last score, and compare metrics.
 
-    Raises StoreError if the trial has no report.
+    Raises StoreError if the trial has no score.
     """
     if trial.spec is None or not trial.scores:
         raise StoreError(

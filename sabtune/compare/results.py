@@ -1,4 +1,4 @@
-"""The results of `confirm` and `ablate`, from the study that holds their runs."""
+"""The results of `confirm` and `ablate`, read from the study that holds their runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sabtune.training.evaluation import LengthResult
 
 
 def page(study: optuna.Study) -> RenderableType:
-    """Return the page of a comparison: the counts of its trials and, if there are any, results."""
+    """Return the terminal output on a comparison: the counts of its trials, then its results."""
     result = comparison(study)
     trials = record.counted(record.records(study))
     counts = Counter(trial.state.name.lower() for trial in trials)
@@ -33,9 +33,9 @@ def page(study: optuna.Study) -> RenderableType:
 
 
 def comparison(study: optuna.Study) -> Comparison | None:
-    """Return the comparison of the completed runs, by label; None before any is complete.
+    """Return the comparison of the runs, grouped by label; None before a run is complete.
 
-    A failed run counts as failed unless it was run again.
+    A failed run counts as a failed seed unless it was run again.
     """
     trials = record.counted(record.records(study))
     runs: dict[str, dict[int, list[LengthResult]]] = defaultdict(dict)

@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. None: one seed alone has no interval."""
+    """A number with its interval, which is None for a single seed."""
 
     value: float
     interval: Interval | None
@@ -84,9 +84,9 @@ class Difference(Estimate):
 
     least_p: The smallest p-value that is possible with this number of seeds.
 
-    paired: Both methods ran the same seeds, and the test compared them in pairs.
+    paired: Whether both methods ran the same seeds, and the test compared them in pairs.
 
-    exact: The test enumerated all rearrangements.
+    exact: Whether the test enumerated all rearrangements.
     """
 
     p: float
@@ -96,12 +96,18 @@ class Difference(Estimate):
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """Return the arithmetic mean with its `bootstrap_interval`."""
+    """Return the arithmetic mean with its `bootstrap_interval`.
+
+    Raises ValueError if there are no values, or if a value is not finite.
+    """
     return _estimate(values, np.mean)
 
 
 def interquartile_mean(values: ArrayLike) -> Estimate:
-    """Return `middle_half_mean` with its `bootstrap_interval`."""
+    """Return the interquartile mean with its `bootstrap_interval`: see `middle_half_mean`.
+
+    Raises ValueError if there are no values, or if a value is not finite.
+    """
     return _estimate(values, middle_half_mean)
 
 
@@ -126,16 +132,19 @@ def bootstrap_interval(samples: Sequence[Floats], statistic: Statistic) -> Inter
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Agarwal et
     al., NeurIPS 2021, use it too. The percentile method stays within the range of the observed
-    values (no accuracy above 100 %) and is defined for every sample. BCa (chapter 14) is better for
-    smooth samples. But its acceleration is computed by leaving out one seed at a time, and is
-    undefined if that changes nothing, as for the interquartile mean of bimodal outcomes.
+    values (no accuracy above 100 %) and is defined for every sample. The BCa method (chapter 14) is
+    better for smooth samples. However, its acceleration is computed by leaving out one seed at a
+    time. It is undefined if no seed changes the statistic, as for the interquartile mean of bimodal
+    outcomes.
 
-    With few seeds the interval is too narrow; so is that of BCa. The measured coverage, out of
-    1,500 intervals with 3, 5, 10 and 20 seeds, is 75, 82, 90 and 91 % for normal outcomes. It is
-    47, 67, 89 and 92 % if one seed in five fails, because 3 or 5 seeds often include no failure.
+    With few seeds, the intervals of both methods are too narrow. The measured coverage of the
+    percentile method, out of 1,500 intervals with 3, 5, 10 and 20 seeds, is 75, 82, 90 and 91 % for
+    normal outcomes. It is 47, 67, 89 and 92 % if one seed in five fails, because 3 or 5 seeds often
+    include no failure.
 
-    A sample of one value has no interval: None. Samples of equal values have an interval of width
-    0, because a bootstrap uses only observed values. `solve_share` has an interval in that case.
+    Returns None if a sample has a single value. If the values of each sample are equal, the
+    interval has the width 0, because a bootstrap uses only observed values. The interval of
+    `solve_share` has a width even then.
     """
     if min(len(sample) for sample in samples) < 2:
         return None
@@ -159,7 +168,7 @@ def solve_share(solved: Sequence[bool]) -> Share:
 
     Source: Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case
     of the Binomial", Biometrika 26, 1934. The Clopper-Pearson interval contains the true share at
-    least 95 % of the time for any number of seeds, also if all seeds or none solve the task.
+    least 95 % of the time for any number of seeds, even if all seeds or none solve the task.
 
     Raises ValueError if there are no seeds.
     """
@@ -179,7 +188,7 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
     Design of Experiments", 1935, section 21. With n pairs, no p-value below 2 / 2^n is possible;
     one pair gives no evidence.
 
-    Raises ValueError if the numbers of seeds differ.
+    Raises ValueError if the numbers of seeds differ or are 0, or if a value is not finite.
     """
     a, b = _sample(ours), _sample(theirs)
     if len(a) != len(b):
@@ -201,8 +210,10 @@ def unpaired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference:
     The interval resamples within each method. The p-value is that of the permutation test: if the
     methods were alike, all regroupings of the seeds would be equally likely. Source: Pitman,
     "Significance Tests Which May Be Applied to Samples from any Populations", 1937. With n and m
-    seeds, no p-value below 2 / C(n + m, n) is possible. With a single seed there is no test, and p
-    is 1.
+    seeds, no p-value below 2 / C(n + m, n) is possible. If a method has a single seed, there is no
+    test, and p is 1.
+
+    Raises ValueError if a method has no seeds, or if a value is not finite.
     """
     a, b = _sample(ours), _sample(theirs)
     regroupings = math.comb(len(a) + len(b), len(a))

@@ -29,10 +29,11 @@ LATEX = {
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table with a title, whose first column is left-aligned and whose others are right-aligned.
+    """A table of text with a title.
 
-    A row with one cell is a heading for the rows below it. A cell may have a second, less prominent
-    line, such as an interval under its mean.
+    The first column is left-aligned, and the others are right-aligned. A row with one cell is a
+    heading for the rows below it. A cell may have a second, less prominent line, such as an
+    interval under its mean.
     """
 
     title: str
@@ -60,7 +61,10 @@ class ResultTable:
         return "\n".join([f"**{markdown(self.title)}**", "", *lines])
 
     def latex(self, label: str) -> str:
-        """Return a LaTeX table float, which requires booktabs. label: The label for \\ref."""
+        """Return the table as a LaTeX float, which requires the package booktabs.
+
+        label: The label for \\ref.
+        """
         width = len(self.header)
         lines = [
             r"\begin{table}",

@@ -1,7 +1,7 @@
 """Downloads of data sets by pooch, which verifies each file before it moves it into place.
 
-Files that exist and are intact are not downloaded again. Pooch restarts an interrupted download
-from the beginning, so `Resuming` replaces its transfer with one that resumes.
+Files that exist and are intact are not downloaded again. Pooch itself would restart an interrupted
+download from the beginning, so `Resuming` replaces its downloader.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RETRY_ATTEMPTS = 2
 """How often an interrupted transfer is resumed before the next address is tried."""
 
 TIMEOUT_SECONDS = (10, 60)
-"""The limits for connecting, and between two chunks."""
+"""The maximum seconds to connect, and the maximum seconds without data."""
 
 CHUNK_BYTES = 1 << 16
 
@@ -44,7 +44,7 @@ def find_data_set(name: str) -> DataSet:
 
 
 def state(path: Path, file: File) -> State:
-    """Return whether the file at `path` exists and is intact."""
+    """Return the state of the file at `path`. An intact file is "there"."""
     if not path.is_file():
         return "missing"
     complete = path.stat().st_size == file.size
@@ -52,7 +52,7 @@ def state(path: Path, file: File) -> State:
 
 
 def fetch(name: str, folder: Path, watch: Watch) -> list[Path]:
-    """Download the missing files of a data set to FOLDER/NAME; return the paths of all files.
+    """Download a data set to FOLDER/NAME, except files that are intact; return all paths.
 
     watch: called as data arrives. Raises DataError if none of a file's addresses yields the file
     with the expected digest, or if the folder is in use or not writable, and ConfigError for an
@@ -105,7 +105,7 @@ class Resuming:
             complete = response.headers.get("Content-Range") == f"bytes */{have}"
             if not complete:
                 if response.status_code == requests.codes.requested_range_not_satisfiable:
-                    self.part.unlink()  # longer than the file at this address: of another file
+                    self.part.unlink()  # too long, so it is of another file
                 response.raise_for_status()
                 resumed = response.status_code == requests.codes.partial_content
                 self._receive(response, have if resumed else 0)
@@ -131,7 +131,7 @@ def _get(url: str, headers: Mapping[str, str]) -> requests.Response:
     """Request a URL and follow its redirects.
 
     Raises ValueError for a redirect from https to http or to another scheme, and for more than
-    `MAX_REDIRECTS`.
+    `MAX_REDIRECTS` redirects.
     """
     for _ in range(1 + MAX_REDIRECTS):
         response = requests.get(

@@ -35,8 +35,9 @@ CIFAR_CLASSES = 10
 def read_idx(path: Path, dimensions: int) -> Bytes:
     """Read a gzipped IDX file of unsigned bytes, such as MNIST's (LeCun, Cortes and Burges).
 
-    The format has two zero bytes, the type, the number of dimensions, each size as a big-endian
-    32-bit integer, then the values in row-major order. Raises DataError if the file is damaged.
+    The file has two zero bytes, the type, the number of dimensions, the size of each dimension as a
+    big-endian 32-bit integer, and the values in row-major order. Returns the values, uint8, in the
+    shape of the file. Raises DataError if the file is damaged or has another number of dimensions.
     """
     try:
         with gzip.open(path) as file:
@@ -60,9 +61,10 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
 def read_cifar10(path: Path, members: Sequence[str]) -> list[tuple[Bytes, Bytes]]:
     """Read the images (N, 3, 32, 32) and labels (N,) of files in an archive of CIFAR-10.
 
-    The archive is that of the binary version (Krizhevsky, 2009). Its files have records of 3,073
-    bytes: a label from 0 to 9, then the red, green and blue values, row by row. Raises DataError if
-    the archive is damaged or lacks a file.
+    path: the archive of the binary version (Krizhevsky, 2009). members: the paths of files in it.
+    These have records of 3,073 bytes: a label from 0 to 9, then the red, green and blue values, row
+    by row. Returns uint8 arrays for each file. Raises DataError if the archive is damaged or lacks
+    a file.
     """
     try:
         with (

@@ -1,4 +1,4 @@
-"""Sets of labeled images, in fixed parts, one for each purpose.
+"""Sets of labeled images, each divided into a fixed part for each purpose.
 
 Training, selection, test and confirmation (`seeding.Stream`) have one part each:
 
@@ -35,14 +35,14 @@ CLASSES = 10
 """The number of classes, the same in all sets."""
 
 Images = Mapping[Stream, tuple[Tensor, Tensor]]
-"""The images of each purpose, uint8 (N, height, width, channels), and their classes (N,)."""
+"""For each purpose, images uint8 (N, height, width, channels), and their classes int64 (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """The sizes of a set, and the function that reads it from the data folder.
+    """A set of images: its sizes, and the function that reads it from the data folder.
 
-    top: the largest pixel value.
+    height, width: of an image, in pixels. top: the largest pixel value.
     """
 
     height: int
@@ -66,10 +66,10 @@ def _load(name: str, folder: Path) -> Images:
 
 
 def fixed_order(count: int, name: object) -> list[int]:
-    """Return a permutation of 0 to count - 1 that is a function of `name` only.
+    """Return a permutation of 0 to `count` - 1 that depends only on `count` and `name`.
 
-    It sorts by the BLAKE2 digest of name and number, so it is the same on every machine and
-    in every version.
+    The numbers are sorted by the BLAKE2 digest of `name` and the number, so the permutation is the
+    same on every machine and in every version.
     """
 
     def rank(number: int) -> bytes:
@@ -129,7 +129,7 @@ def read_cifar(folder: Path) -> Images:
 
 
 def shares(count: int, *ends: float) -> list[int]:
-    """Return where to cut `count` items so that the pieces end at these shares of them."""
+    """Return the indices that cut `count` items into pieces, which end at the shares `ends`."""
     return [round(count * end) for end in ends]
 
 

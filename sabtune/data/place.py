@@ -12,7 +12,7 @@ from pathlib import Path
 from sabtune.errors import DataError
 
 VARIABLE = "SABTUNE_DATA"
-"""The environment variable that passes the data folder to the processes of trials."""
+"""The environment variable for the data folder. The processes of trials inherit it."""
 
 
 def folder() -> Path:

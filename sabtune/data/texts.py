@@ -1,13 +1,13 @@
-"""Texts as symbols of a fixed alphabet, in fixed parts, one for each purpose.
+"""Texts as symbols of a fixed alphabet, each divided into a fixed part for each purpose.
 
 Training, selection, test and confirmation (`seeding.Stream`) have one part each, in text order:
 
 pydoc    the help topics of Python (`pydoc_data.topics`), about 350,000 characters that depend on
-         Python's version: every different paragraph once, sorted by topic, as lowercase printable
-         ASCII with single spaces and a final newline; 80, 5, 5 and 10 %
-ptb      Penn Treebank as Mikolov prepared it, by character, with stripped lines: the published
-         training file, the two halves of the validation file, the test file
-text8    by Mahoney: 90, 2.5, 2.5 and 5 %; the last is the usual test part
+         the version of Python. Every distinct paragraph occurs once, sorted by topic, as lowercase
+         printable ASCII with single spaces and a final newline. The parts are 80, 5, 5 and 10 %
+ptb      Penn Treebank as Mikolov prepared it, by character, with stripped lines. The parts are the
+         published training file, the two halves of the validation file, and the test file
+text8    text8 by Mahoney. The parts are 90, 2.5, 2.5 and 5 %; the last is the usual test part
 
 Only confirmations read the usual test parts. A search never does.
 """
@@ -34,7 +34,7 @@ from sabtune.seeding import Stream
 PARTS = (Stream.TRAINING, Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
 
 Text = Mapping[Stream, Tensor]
-"""The part of each purpose, as the indices uint8 (N,) of its characters in the alphabet."""
+"""For each purpose, its part of a text: the characters' indices in the alphabet, uint8 (N,)."""
 
 UNKNOWN = 255
 """The symbol of a character that is not in the alphabet."""
@@ -94,9 +94,9 @@ def read_text8(folder: Path) -> Text:
 
 
 def encode(text: str, name: str, path: Path | None = None) -> Tensor:
-    """Return the characters' indices in the alphabet, uint8 (N,).
+    """Return the indices of a text's characters in the alphabet of `name`, uint8 (N,).
 
-    Raises DataError, which names `path`, for a character that is not in it.
+    Raises DataError, which names `path`, for a character that is not in the alphabet.
     """
     alphabet = TEXT_SETS[name].alphabet
     table = np.full(256, UNKNOWN, np.uint8)
@@ -112,7 +112,7 @@ def encode(text: str, name: str, path: Path | None = None) -> Tensor:
 
 
 def cut(symbols: Tensor, *ends: float) -> Iterator[Tensor]:
-    """Return the pieces that end at these shares of the whole, and the rest."""
+    """Return the pieces of `symbols` that end at these shares of its length, and the rest."""
     positions: Sequence[int] = [0, *(round(len(symbols) * end) for end in ends), len(symbols)]
     return (symbols[a:b] for a, b in pairwise(positions))
 

@@ -20,8 +20,8 @@ from sabtune.schema import Config, check_whole
 class ModelConfig(Config, ABC):
     """The base of every model's configuration.
 
-    hidden: units of the recurrent state. forget_bias: added to the initial bias of the forget
-    gates. Above 0 the gates start closer to open (Gers et al., 2000).
+    hidden: the number of units of the recurrent state. forget_bias: a number that is added to the
+    initial bias of the forget gates. Above 0, the gates start more open (Gers et al., 2000).
     """
 
     hidden: int = 128
@@ -38,7 +38,7 @@ class ModelConfig(Config, ABC):
     def share_kept(self, steps: int) -> float | None:
         """Return the share of the memories that the last of T = `steps` steps attends to.
 
-        It is that at the end of the schedule; None for a model without memories.
+        The share is that with the final k_top. A model without memories returns None.
         """
         return None
 
@@ -52,7 +52,7 @@ class ModelConfig(Config, ABC):
 
 
 def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:
-    """Draw a weight from ±1/√fan_in, which is PyTorch's default for nn.LSTM and nn.Linear."""
+    """Draw a weight uniformly from ±1/√fan_in, PyTorch's default for nn.LSTM and nn.Linear."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
@@ -64,7 +64,7 @@ def open_forget_gates(bias: nn.Parameter, offset: float) -> None:
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """Return copies of a state's fields, tensors or integers, as tensors by name."""
+    """Return the fields of a state, tensors or integers, as copied tensors by name."""
     values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
     return {name: value.clone() for name, value in values.items()}
 
@@ -78,8 +78,8 @@ class Model(nn.Module, ABC):
     def state_of(self, tensors: Mapping[str, Tensor]) -> Any:
         """Rebuild a state from the result of `state_tensors`.
 
-        Raises KeyError if a field is missing. Tensors are copied into memory that PyTorch
-        allocates, since the alignment of an operand can change the last bits of a product.
+        The tensors are copied into memory that PyTorch allocates, because the alignment of an
+        operand can change the last bits of a product. Raises KeyError if a field is missing.
         """
         values = {field.name: tensors[field.name] for field in fields(self.state_type)}
         return self.state_type(
@@ -108,7 +108,7 @@ class Model(nn.Module, ABC):
         """Return the state at the start of a sequence: h and c (B, H), and no memories."""
 
     def restarted(self, state: Any) -> Any:
-        """Return `start` with the h and c of `state`, detached."""
+        """Return the state at the start of a sequence, with the h and c of `state`, detached."""
         h, c = (t.detach().reshape(-1, t.shape[-1]) for t in (state.h, state.c))
         return self.start(h, c)
 
@@ -124,7 +124,7 @@ class Model(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights, on which sequences must be, too."""
+        """The device of the weights. Sequences must be on the same device."""
         return next(self.parameters()).device
 
     def set_progress(self, progress: float) -> None:

@@ -14,7 +14,7 @@ from sabtune.schema import check_whole
 
 @dataclass(frozen=True)
 class State:
-    """The recurrent state: h and c (1, B, H) as nn.LSTM has them, and the steps taken so far."""
+    """The recurrent state: h and c (1, B, H), as in nn.LSTM, and the number of steps so far."""
 
     h: Tensor
     c: Tensor
@@ -28,7 +28,8 @@ class LSTM(Model):
     class Config(ModelConfig):
         """The LSTM's configuration.
 
-        k_trunc: steps of back-propagation, in blocks as in SAB; 0 for no truncation.
+        k_trunc: the number of steps of local back-propagation, in blocks as in SAB; 0 for no
+        truncation.
         """
 
         k_trunc: int = 0
@@ -93,7 +94,10 @@ class LSTM(Model):
         return State(state.h.detach(), state.c.detach(), state.step)
 
     def blocks(self, done: int, steps: int) -> list[int]:
-        """Return the lengths of the blocks between cuts, for steps done + 1 to done + `steps`."""
+        """Return the lengths of the blocks into which k_trunc cuts the next `steps` steps.
+
+        done: the number of steps before them.
+        """
         k = self.config.k_trunc
         if not k:
             return [steps]

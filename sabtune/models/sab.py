@@ -22,15 +22,19 @@ ALL = 10**9
 
 
 class SAB(Attentive):
-    """The paper's model. `ops.reference` has its equations; `ops.dispatch` runs them."""
+    """The SAB model of the paper.
+
+    `ops.reference` has its equations, and `ops.dispatch` runs them.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """The sparsity of the memory, in the paper's terms.
+        """The configuration of SAB, in the paper's terms.
 
-        k_top: memories that a step attends to at the end of the schedule; ALL for every memory.
+        k_top: the number of memories that a step attends to at the end of the schedule; `ALL` for
+        every memory.
         k_att: every k_att-th state is remembered.
-        k_trunc: steps of local back-propagation; 0 for no truncation.
+        k_trunc: the number of steps of local back-propagation; 0 for no truncation.
         schedule: how k_top changes during training, up to its final value.
         scoring, normalizer, epsilon, form: see `ops.reference.Rule`.
         """
@@ -129,7 +133,7 @@ class SAB(Attentive):
 
     @torch.no_grad()
     def carried(self, state: reference.State, span: int) -> reference.State:
-        """Return `state` for the next update, always with m_0.
+        """Return `state` prepared for the next update. It always includes the zero vector m_0.
 
         The keys are recomputed, because W1 may have changed.
         """
@@ -159,7 +163,7 @@ class SAB(Attentive):
         self.k_top = self.config.schedule.k_top(progress, self.config.k_top, self.dense)
 
     def get_extra_state(self) -> Tensor:
-        """Return the current and the final k_top, which a state_dict contains with the weights."""
+        """Return the current and the final k_top, which PyTorch stores in the state_dict."""
         return torch.tensor([self.k_top, self.config.k_top])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -181,5 +185,5 @@ class SAB(Attentive):
 
 
 def fill_missing_k_top(model: SAB, tensors: dict[str, Any], prefix: str, *_: object) -> None:
-    """Keep the model's k_top when loading an older state_dict, which has none."""
+    """Keep the model's k_top when loading an older state_dict, which does not contain it."""
     tensors.setdefault(f"{prefix}_extra_state", model.get_extra_state())

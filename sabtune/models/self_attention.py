@@ -5,7 +5,8 @@ It is SAB with every state remembered and recalled, and softmax weights. At each
     a_i = w3 · tanh(W1 h_i + W2 h'_t)  for every i < t;   p = softmax(a)
     s_t = Σ p_i h_i;   h_t = h'_t + s_t;   y_t = V1 h_t + V2 s_t + b
 
-and s_1 = 0, because there are no memories yet. Time and memory grow with T².
+where h'_t is the output of the LSTM cell. At the first step s_1 = 0, because there are no memories
+yet. Time and memory grow with T².
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sabtune.ops.self_attention import State
 
 
 class SelfAttention(Attentive):
-    """The model, with the parameters and the readout of SAB with "mlp" scoring."""
+    """The self-attention model, with SAB's readout and its parameters for "mlp" scoring."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """The configuration that every model has: no sparsity, no truncation."""
+        """The configuration, with only the keys that every model has."""
 
         def label(self) -> str:
             return "lstm self-attention"

@@ -1,7 +1,7 @@
 """Argument checks that every call of a cell passes first, whichever implementation runs it.
 
-Nothing is read, compiled or computed before the check. It costs a valid call a few microseconds:
-messages are built only for a call that is refused.
+The checks run before anything is read, compiled or computed. They cost a valid call a few
+microseconds, because messages are built only for a call that is refused.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 """
@@ -61,8 +61,9 @@ def check_call(
 ) -> bool:
     """Raise InputError unless state, weights and counts fit x (B, T, I) and one another.
 
-    rule: SAB's rule; None for self-attention. mixed: accept different dtypes, which autocast always
-    allows. counts: k_top, k_att and k_trunc by name. Returns whether all dtypes are the same.
+    rule: SAB's rule; None for self-attention. mixed: accept different dtypes; under autocast they
+    are always accepted. counts: k_top, k_att and k_trunc by name. Returns whether all dtypes are
+    the same.
     """
     H, I = widths(p)
     check_x(x, I)

@@ -4,7 +4,8 @@
 compiled pass of `ops.compiled`, which costs about as much as an LSTM and supports every scoring,
 normalizer and ε of the paper's form. `predict` computes the readout in the same pass. Other calls
 (no numba, another device or dtype, a gradient with respect to the incoming state, the released
-form) run in the kernels of `ops.triton` if you enabled them, and otherwise in `ops.eager`.
+form) run in the kernels of `ops.triton` if you enabled them and they support the call, and
+otherwise in `ops.eager`.
 
 Shapes: B batch, T steps, I inputs, H hidden, O outputs.
 """
@@ -80,7 +81,7 @@ def predict(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, State]:
-    """Compute the readout of `sab`: y (B, T, O), and the state after x.
+    """Compute the logits y (B, T, O) from the results of `sab`; return them and the state after x.
 
     The compiled pass returns a detached state. Raises InputError as `reference.sab` does.
     """

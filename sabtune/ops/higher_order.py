@@ -1,4 +1,4 @@
-"""Gradients with a graph of their own, for the backward passes that are written by hand."""
+"""Gradients that autograd can differentiate again, for the hand-written backward passes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ def gradients_through(
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return dL/d of the `inputs`, None where not `needed`, that can be differentiated again.
+    """Return the gradients of a loss with respect to `inputs`, which autograd can differentiate.
 
-    run: computes the outputs from the inputs by differentiable PyTorch operations. gradients: dL/d
-    of each output, or None. The result is a function of `inputs` and of `gradients`.
+    run: computes the outputs from the inputs by differentiable PyTorch operations. gradients: the
+    gradient of the loss with respect to each output, or None. needed: which inputs need a gradient;
+    that of the others is None. The result is a function of `inputs` and of `gradients`.
     """
     with torch.enable_grad():
         # one input may have been computed from another: a view gets only its own partial derivative

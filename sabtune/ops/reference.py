@@ -1,6 +1,6 @@
 """Sparse Attentive Backtracking, equation by equation, differentiated by plain autograd.
 
-Tests compare every faster implementation with this one. Ke et al., "Sparse Attentive
+Tests compare every faster implementation with this one. The paper is Ke et al., "Sparse Attentive
 Backtracking: Temporal Credit Assignment Through Reminding", NeurIPS 2018 (arXiv 1809.03702).
 
 For the steps t = 1 … T, with a memory M that initially holds one zero vector m_0:
@@ -46,12 +46,13 @@ class Rule(Config):
     scoring: "mlp", w3 · tanh(W1 m + W2 h'); "dot", (W1 m) · (W2 h') / √H; or "separable",
     w3 · tanh(W1 m), which ignores the query.
     normalizer: how the scores above θ become weights: "sum", (a - θ) / (Σ (a - θ) + ε); or
-    "softmax" over them.
-    epsilon: ε. It makes all weights zero at a step where no score is above θ.
+    "softmax", the softmax of those scores.
+    epsilon: ε. Because of it, all weights are zero at a step where no score is above θ.
     form: "paper"; or "released", the variant in the authors' released code. There,
     a_i = w · [tanh h'_t; tanh m_i], so the query cancels in a_i - θ; θ is the k_top-th largest
     score + 1e-7, so a step keeps k_top - 1 memories; the weights are the scores themselves while
-    |M| <= k_top; and h and c are detached before the steps t with t mod k_trunc == 0.
+    there are at most k_top memories; and h and c are detached before the steps t with
+    t mod k_trunc == 0.
     """
 
     scoring: Scoring = "mlp"
@@ -89,7 +90,7 @@ class State:
     c: Tensor  # (B, H)
     memory: Tensor  # (B, M, H), m_0 = 0, then the remembered h_t, oldest first
     keys: Tensor  # (B, M, H), the memory's part of a score: W1 m_i
-    step: int  # steps since the start of the sequence; k_att and k_trunc count from there
+    step: int  # number of steps since the start, from which k_att and k_trunc count
 
 
 def initial_state(batch: int, parameters: Parameters) -> State:
@@ -101,7 +102,7 @@ def initial_state(batch: int, parameters: Parameters) -> State:
 
 
 def lstm_cell(x_gates: Tensor, h: Tensor, c: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Run one LSTM step: (h'_t, c_t), each (B, H), from W_ih x_t + b_ih (B, 4H)."""
+    """Run one LSTM step from W_ih x_t + b_ih (B, 4H); return h'_t and c_t, each (B, H)."""
     gates = x_gates + h @ p.weight_hh.T + p.bias_hh
     i, f, g, o = gates.chunk(4, dim=-1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -173,9 +174,10 @@ def sab(
 ) -> tuple[Tensor, Tensor, State]:
     """Run x (B, T, I) from `state`; return h (B, T, H), s (B, T, H) and the state after it.
 
-    k_top: memories that a step attends to. k_att: every k_att-th state is remembered. k_trunc:
-    steps of local back-propagation, 0 for no truncation. watch: called at each step with its number
-    t and its weights p (B, M). Raises InputError if a shape, dtype, device or count does not fit.
+    k_top: the number of memories that a step attends to. k_att: every k_att-th state is remembered.
+    k_trunc: the number of steps of local back-propagation; 0 for no truncation. watch: called at
+    each step with its number t and its weights p (B, M). Raises InputError if a shape, dtype,
+    device or count does not fit.
     """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
     check_call(x, state, p, State, rule, counts=counts)

@@ -30,7 +30,10 @@ DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class State:
-    """The recurrent state: h and c (B, H), all past h_i (memory) and W1 h_i (keys), (B, M, H)."""
+    """The recurrent state between two calls on the same sequence.
+
+    h, c: (B, H). memory: all past h_i (B, M, H). keys: W1 h_i (B, M, H).
+    """
 
     h: Tensor
     c: Tensor
@@ -39,7 +42,7 @@ class State:
 
 
 def start(h: Tensor, c: Tensor) -> State:
-    """Return the state state_tensors the first step: h and c (B, H), and an empty memory."""
+    """Return the state before the first step: h and c (B, H), and an empty memory."""
     empty = h.unsqueeze(1)[:, :0]
     return State(h, c, empty, empty)
 
@@ -82,7 +85,7 @@ def supports(x: Tensor, state: State) -> bool:
 
 
 def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
-    """Compute `equations`, in the compiled pass if it supports the call.
+    """Compute what `equations` does, in the compiled pass if that supports the call.
 
     The compiled pass returns a detached state. Raises InputError as `equations` does.
     """

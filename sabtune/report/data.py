@@ -55,7 +55,7 @@ class ReportData:
 
     @property
     def confirmed(self) -> Comparison | None:
-        """The latest comparison of methods on fresh seeds, or None."""
+        """The comparison that is this study, or else the study's latest confirmation, or None."""
         confirmations = [
             comparison for name, comparison in self.comparisons.items() if kind(name) == "confirm"
         ]
@@ -86,7 +86,7 @@ class ReportData:
 
     @cached_property
     def ended(self) -> list[TrialRecord]:
-        """The trials that have ended and had a configuration."""
+        """The ended trials that have a configuration, without those that were run again."""
         trials = record.counted(self.trials)
         return [t for t in trials if t.state in record.ENDED and t.run is not None]
 
@@ -126,7 +126,7 @@ class ReportData:
         return sorted(trials, key=lambda trial: (trial.number == self.best.number, trial.score))
 
     def history(self, trial: TrialRecord) -> list[Progress]:
-        """Return the progress of a trial from its last checkpoint; empty if that is gone."""
+        """Return the progress of a trial from its newest readable checkpoint, or []."""
         return history(self._attempts.checkpoints(trial.number), trial.spec)
 
     @cached_property

@@ -145,7 +145,7 @@ def _figure(drawing: Drawing) -> Section:
 
 
 def _provenance(data: ReportData) -> Section:
-    """Return the environments that trials recorded, with counts where they differ."""
+    """Return the section on the environments of the trials, with counts where they differ."""
     by_key: dict[str, Counter[str]] = {}
     for trial in data.ended:
         for key, value in flatten(trial.environment).items():
@@ -170,7 +170,7 @@ def _counted(values: Counter[str], trials: int) -> str:
 
 
 def caveats(data: ReportData) -> Iterator[str]:
-    """Yield the limits of what the report shows."""
+    """Yield the caveats on what the report shows."""
     if not data.is_comparison:
         yield (
             "The numbers of the best trial are optimistic, on the test sequences too, because the "

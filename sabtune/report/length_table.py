@@ -20,7 +20,7 @@ from sabtune.schema import to_dict
 from sabtune.wording import counted
 
 MAX_LENGTHS = 8
-"""Maximum number of lengths in one table; further rows get a table of their own."""
+"""Maximum number of lengths in one table. Rows with further lengths get a table of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class Row:
 class Block:
     """Rows with a common origin.
 
-    setting: Their setting, if it differs from the study's; then they get a table of their own.
+    setting: The setting of the rows if it differs from that of the study, else "". Only rows of the
+    same setting share a table.
     """
 
     heading: str
@@ -65,7 +66,7 @@ def notes(data: ReportData) -> list[str]:
 
 
 def own_notes(data: ReportData) -> list[str]:
-    """Return the notes that are not also notes on a comparison."""
+    """Return the notes on the origin of the rows, without those on the seeds of a comparison."""
     lines: list[str] = []
     if data.confirmed and any(group.failed for group in data.confirmed.groups):
         lines.append("Losses are means over the seeds that did not fail.")
@@ -81,7 +82,7 @@ def own_notes(data: ReportData) -> list[str]:
 
 
 def _table_note(table: published.QuotedTable, data: ReportData) -> str:
-    """Return a note on a paper's table, with its results on a whole test set."""
+    """Return a note on a paper's table, with the paper's results on a whole test set."""
     sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
     words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
     whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
@@ -108,7 +109,7 @@ def _note(text: str) -> str:
 
 
 def latex_page(data: ReportData) -> str:
-    """Return the tables and their notes as LaTeX to \\input; this needs booktabs."""
+    """Return the tables and their notes as LaTeX to \\input, which requires booktabs."""
     texts = [
         table.latex(f"tab:{data.name}-ladder-{number}")
         for number, table in enumerate(tables(data), 1)
@@ -124,7 +125,7 @@ def csv_page(data: ReportData) -> str:
 
 
 def _tables(quantity: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
-    """Return as few tables as `MAX_LENGTHS` allows, with the blocks in their order."""
+    """Return as few tables as `MAX_LENGTHS` and the settings allow, with the blocks in order."""
     tables: list[list[Block]] = []
     for block in blocks:
         candidate = [*tables[-1], block] if tables else [block]
@@ -277,7 +278,7 @@ def _rows(data: ReportData) -> Iterator[dict[str, object]]:
 def _paper_records(
     table: published.QuotedTable, quoted: published.Quoted
 ) -> Iterator[dict[str, object]]:
-    """Yield the CSV rows of a row of a paper's table."""
+    """Yield a CSV row for each length of one row of a paper's table."""
     source = f"{quoted.source}, {published.QUOTED}: {table.words}"
     for length, value in quoted.values.items():
         row: dict[str, object] = {"source": source, "method": quoted.method}

@@ -19,8 +19,8 @@ Measure = Literal["accuracy", "loss"]
 class Quoted:
     """A row of a paper's table.
 
-    values: Accuracies in % or losses by length, or a text that says why there is none. The key None
-    is for a whole test set.
+    values: Accuracies in % or losses, by length. A text says why there is no number. The key None
+    stands for a whole test set.
     """
 
     method: str
@@ -32,9 +32,12 @@ class Quoted:
 class QuotedTable:
     """Rows of a paper's table that share one setting.
 
-    subject: Values that a task's config, as a dict, has if the table is shown with it.
+    subject: The entries of a task's configuration that decide whether the table is shown with it.
 
-    setting: Further values that it has if the results are comparable; None: they never are.
+    setting: The further entries that a task needs for its results to be comparable. None: no task
+    has comparable results.
+
+    words: The setting in words.
     """
 
     subject: Mapping[str, Any]

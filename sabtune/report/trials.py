@@ -14,10 +14,15 @@ Cells = dict[str, object]
 def csv_page(data: ReportData) -> str:
     """Return a CSV with one row for each trial that has started, with all digits of numbers.
 
-    The columns are: how the trial ended; its whole configuration, with the names that MLflow uses;
-    `param.NAME` for each parameter from the search space, in the format of a study's `points`;
-    accuracies (as fractions) and losses by length, `ladder_` on the selection sequences and `test_`
-    on the test sequences. Text that starts like a spreadsheet formula gets an apostrophe in front.
+    The columns are, in this order:
+
+    - how the trial ended
+    - its whole configuration, with the names that MLflow uses
+    - `param.NAME` for each parameter from the search space, in the format of a study's `points`
+    - `ladder_…`: the accuracies (as fractions) and losses by length on the selection sequences
+    - `test_…`: the same on the test sequences
+
+    Text that a spreadsheet would interpret as a formula gets a leading apostrophe.
     """
     rows = [
         (_outcome(trial), _configuration(trial), _parameters(trial), _results(trial))

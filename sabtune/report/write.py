@@ -21,23 +21,25 @@ TABLES: Mapping[Format, Mapping[str, Callable[[ReportData], str]]] = {
     "csv": {"ladder.csv": length_table.csv_page, "trials.csv": trials.csv_page},
     "tex": {"ladder.tex": length_table.latex_page},
 }
-"""The function that makes each file, by format."""
+"""The function that returns the content of each file, by format and by the name of the file."""
 
 FIGURES: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 FORMATS = ("html", *TABLES, *FIGURES)
-"""All formats. Those of figures give figures/*.png and figures/*.pdf."""
+"""All formats. With png and pdf, each figure is written to figures/*.png and figures/*.pdf."""
 
 QUICK = ("html", *TABLES)
-"""The formats that a search writes at its end."""
+"""The formats of the report that is logged to MLflow."""
 
 
 def write(
     study: optuna.Study, store: Store, folder: Path, formats: Collection[str] = FORMATS
 ) -> list[Path]:
-    """Write the report of a study into a folder, created if it does not exist.
+    """Write the report of a study into a folder, which is created if it does not exist.
 
-    Returns the paths of the files. Raises StoreError if no trial is complete or the folder cannot
-    be written, ConfigError if a format is not in `FORMATS`.
+    Returns the paths of the files.
+
+    Raises StoreError if no trial is complete or the folder can't be written, and ConfigError if a
+    format is not in `FORMATS`.
     """
     for name in formats:
         check_name("--format", name, FORMATS)

@@ -8,8 +8,8 @@ budget       the time limits of a search
 placement    the CPUs and GPUs of each trial
 probe        the time and memory that a trial takes
 dry_run      predicts what a search would take
-guard        keeps exceptions of the search's own code away from Ray Tune
+guard        keeps exceptions in the search's own code from reaching Ray Tune
 optuna_ui    Optuna's dashboard for a store
 """
 
-import sabtune.cluster  # noqa: F401  before Ray, because it sets the environment that Ray reads
+import sabtune.cluster  # noqa: F401  imported before Ray: it sets variables that Ray reads

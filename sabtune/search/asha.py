@@ -1,8 +1,8 @@
 """Asynchronous successive halving (ASHA) for a study that spans several searches.
 
-The algorithm is that of Li et al., MLSys 2020, arXiv 1810.05934. Ray Tune's own scheduler keeps its
-comparisons in memory, so a resumed search would start without them. This one also takes in the
-scores of earlier searches.
+The algorithm is that of Li et al., MLSys 2020, arXiv 1810.05934. Ray Tune's own ASHA scheduler
+keeps its scores in memory only, so a resumed search would start without them. The scheduler in this
+module also compares trials with the scores of earlier searches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sabtune.study.definition import ASHA
 
 
 class Halving:
-    """The scores of all trials at every rung.
+    """The scores of all trials at every rung, by which ASHA decides which trials continue.
 
     Rung `i` is at `grace * reduction**i` updates.
     """
@@ -32,9 +32,9 @@ class Halving:
     def goes_on(self, trial: int, step: int, score: float) -> bool:
         """Return whether a trial with this score after `step` updates continues training.
 
-        When a trial first reaches a rung, it continues if it is among the best 1/reduction, at
-        least the best one, of the trials that have reached this rung so far and the complete
-        trials, including itself.
+        A trial is compared only when it first reaches a rung. Its competitors are the trials that
+        have reached the rung so far, including itself, and all complete trials. It continues if it
+        is among the best 1/reduction of them. The best one always continues.
         """
         rung = self.rung(step)
         if rung is None:
@@ -48,7 +48,7 @@ class Halving:
         return sum(other > score for other in competitors.values()) < places
 
     def end(self, trial: int, score: float) -> None:
-        """Record a complete trial; its last score counts at the rungs that it didn't reach."""
+        """Record a complete trial. Its last score counts at the rungs that it didn't reach."""
         self.ended[trial] = score
 
     def rung(self, step: int) -> int | None:
@@ -59,9 +59,9 @@ class Halving:
         return math.floor(exact + 1e-9)
 
     def remember(self, trial: int, scores: Mapping[int, float], *, complete: bool) -> None:
-        """Add the scores of a trial in an earlier search.
+        """Add the scores of a trial from an earlier search.
 
-        scores: by number of updates. complete: whether the trial is complete.
+        scores: the trial's scores, by number of updates. complete: whether the trial is complete.
         """
         for step in sorted(scores):
             self.goes_on(trial, step, scores[step])
@@ -70,9 +70,9 @@ class Halving:
 
 
 class Scheduler(FIFOScheduler):
-    """A first come, first served scheduler that stops the trials that ASHA prunes.
+    """A Ray Tune scheduler that starts trials in order and stops those that ASHA prunes.
 
-    halving: None to prune nothing.
+    halving: the scores at the rungs; None to prune no trial.
     """
 
     def __init__(self, halving: Halving | None):
@@ -80,9 +80,10 @@ class Scheduler(FIFOScheduler):
         self.halving = halving
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
-        """Return the waiting trial with the lowest number, or None.
+        """Return the next trial to run, or None if no trial is pending or paused.
 
-        It looks at live trials only, because FIFOScheduler scans every trial that ever ran.
+        Pending trials come before paused ones, and lower numbers before higher ones. The method
+        looks at live trials only, whereas that of FIFOScheduler scans every trial that ever ran.
         """
         live: set[TuneTrial] = tune_controller.get_live_trials()  # type: ignore[no-untyped-call]
         for status in (TuneTrial.PENDING, TuneTrial.PAUSED):
@@ -94,7 +95,7 @@ class Scheduler(FIFOScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Stop a trial that ASHA prunes at its current rung."""
+        """Return STOP for a trial that ASHA prunes at its current rung, and CONTINUE otherwise."""
         if self.halving is None or result["done"] or not result["step"]:
             return TrialScheduler.CONTINUE
         number = trial.config["assignment"]["number"]
@@ -105,6 +106,9 @@ class Scheduler(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]
     ) -> None:
-        """Record a complete trial; Tune also calls this for stopped and failed trials."""
+        """Record the last score of a complete trial.
+
+        Ray Tune also calls this method for stopped and failed trials, which are ignored.
+        """
         if self.halving is not None and result.get("progress/finished"):
             self.halving.end(trial.config["assignment"]["number"], result["score"])

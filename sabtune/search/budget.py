@@ -9,11 +9,12 @@ from ray.tune.stopper import Stopper
 
 
 class Budget(Stopper):
-    """The hours of a search and the GPU hours of its trials.
+    """A Ray Tune stopper that limits the hours of a search and the GPU hours of its trials.
 
-    When either is spent, all trials stop. No trial is lost: the next search resumes them.
+    All trials stop when either limit is reached. The next search resumes them.
 
-    hours, gpu_hours: the limits, None for no limit. gpus: the number of GPUs that a trial occupies.
+    hours, gpu_hours: the limits; None for no limit. gpus: the number of GPUs that a trial occupies,
+    which may be a fraction.
     """
 
     def __init__(
@@ -21,12 +22,12 @@ class Budget(Stopper):
     ):
         self.hours, self.gpu_hours, self.gpus = hours, gpu_hours, gpus
         self.started: float | None = None
-        self.seconds_before: dict[int, float] = {}  # before this search, by trial
-        self.seconds: dict[int, float] = {}  # in all searches so far, by trial
+        self.seconds_before: dict[int, float] = {}  # of earlier searches, by trial
+        self.seconds: dict[int, float] = {}  # of all searches so far, by trial
         self.spent = False
 
     def start(self) -> None:
-        """Start counting the hours; call this when Ray is up."""
+        """Start counting the hours. Call this method once Ray has started."""
         self.started = time.monotonic()
 
     def count(self, trial: int, seconds: float) -> None:
@@ -35,7 +36,7 @@ class Budget(Stopper):
         self.seconds[trial] = seconds
 
     def resume(self, trial: int, seconds: float) -> None:
-        """Record the seconds that a trial took in earlier searches, which this budget ignores."""
+        """Record the seconds that a trial took in earlier searches, which don't count here."""
         self.seconds_before[trial] = seconds
 
     @property
@@ -57,5 +58,5 @@ class Budget(Stopper):
         return self.spent
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no single trial."""
+        """Return False: the budget stops either all trials or none."""
         return False

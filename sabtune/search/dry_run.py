@@ -14,9 +14,10 @@ from sabtune.study.definition import StudyFile
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a search on this machine would take, according to a probe.
+    """The predicted duration of a search on this machine, and the placement of its trials.
 
-    hours: of the whole search if no trial is pruned.
+    probe: the measurements behind the prediction. hours: the duration of the whole search if no
+    trial is pruned.
     """
 
     probe: Probe
@@ -25,9 +26,10 @@ class Prediction:
 
 
 def predict(file: StudyFile) -> Prediction:
-    """Train the study's first configuration briefly and measure each length once.
+    """Predict a search on this machine from a probe of the study's first configuration.
 
-    Raises ResourceError if no trial fits on this machine.
+    The probe trains briefly, and measures one batch of each length. Raises ResourceError if no
+    trial fits on this machine.
     """
     requested, capacity = file.study.resources, this_machine()
     capacity.check_asked(requested)

@@ -1,4 +1,7 @@
-"""Keep exceptions of the search's own code away from Ray Tune, which would only retry a trial."""
+"""Keep exceptions in the search's own code from reaching Ray Tune.
+
+Ray Tune would only retry a trial after such an exception.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ FALLBACKS = {
     "stop_all": True,
     "on_trial_result": TrialScheduler.CONTINUE,
 }
-"""What a method returns to Ray Tune after an exception; every other method returns None."""
+"""What a guarded method returns after an exception, by its name; other methods return None."""
 
 
 class Guard:
-    """Lets no exception reach Ray Tune; the first exception ends the search.
+    """A guard around the methods that Ray Tune calls, which catches their exceptions.
 
-    The guard then calls `stop`, and no guarded method runs any more. Unfinished trials stay
-    unfinished in the study, as after Ctrl-C.
+    The first exception ends the search: the guard stores it in `problem` and calls `stop`. After
+    that, guarded methods do nothing. Unfinished trials stay unfinished in the study, as after
+    Ctrl-C.
+
+    stop: a function that ends the search.
     """
 
     def __init__(self, stop: Callable[[], None]):
@@ -32,7 +38,7 @@ class Guard:
         self.problem: Exception | None = None
 
     def over(self, part: T) -> T:
-        """Guard each method of an object that Ray Tune may call, and return the same object."""
+        """Guard the public methods of `part` that override Ray Tune's own, and return `part`."""
         tune_class = next(base for base in type(part).__mro__ if base.__module__.startswith("ray."))
         for name in dir(tune_class):
             if not name.startswith("_") and getattr(type(part), name) is not getattr(
@@ -56,7 +62,10 @@ class Guard:
 
     @contextmanager
     def until_closed(self) -> Iterator[None]:
-        """Raise the first problem at the end, in place of exceptions that it causes meanwhile."""
+        """Raise the first caught exception when the block ends.
+
+        It replaces an exception that the block itself raises, which is probably a consequence.
+        """
         try:
             yield
         except Exception:
@@ -66,5 +75,8 @@ class Guard:
             raise self.problem
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Ray Tune pickles its parts, and an exception may not be picklable."""
+        """Return an empty state.
+
+        Ray Tune pickles the guarded objects, and `problem` may not be picklable.
+        """
         return {}

@@ -15,21 +15,23 @@ from sabtune.storage.store import Store
 from sabtune.study import record
 
 REFUSED_BODY_BYTES = 1 << 16
-"""Bytes of a refused request's body that are read, so that the client receives the response."""
+"""The maximum number of bytes that are read from the body of a refused request.
+
+If the body weren't read, the client might not receive the response."""
 
 App = Callable[..., Iterable[bytes]]
 """A WSGI application."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A server that handles requests in parallel and doesn't wait for them when it ends."""
+    """A server that handles requests in parallel and doesn't wait for them when it closes."""
 
     daemon_threads = True
 
 
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a line for each request helps nobody."""
+        """Log nothing: the user doesn't need a line for each request."""
 
 
 def read_only(app: App) -> App:
@@ -37,7 +39,7 @@ def read_only(app: App) -> App:
 
     def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         reason = refusal(
-            [environ.get("HTTP_HOST", "")],  # WSGI joins two with a comma, which no host contains
+            [environ.get("HTTP_HOST", "")],  # WSGI joins two by a comma, which no valid host has
             [environ["HTTP_ORIGIN"]] if "HTTP_ORIGIN" in environ else [],
             reads=environ["REQUEST_METHOD"] in READING,
         )
@@ -56,8 +58,10 @@ def read_only(app: App) -> App:
 def serve(store: Store, port: int) -> None:
     """Serve a read-only optuna-dashboard on the loopback interface until Ctrl-C or SIGTERM.
 
-    It runs in this process, so that a database password never appears in the arguments of another
-    process. Raises StoreError if the database can't be used.
+    The dashboard runs in this process, so that a database password never appears in the arguments
+    of another process.
+
+    port: the TCP port. Raises StoreError if the database can't be used.
     """
     app = read_only(optuna_dashboard.wsgi(record.store_of(store)))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -21,9 +21,9 @@ from sabtune.study.definition import AUTO, Resources, StudyFile, words
 from sabtune.training.trial import TrialSpec
 
 MEMORY_SHARE = 0.8
-"""The share of a GPU's memory that its trials may take, judged by the peak of one trial.
+"""The maximum share of a GPU's memory that its trials may take if each takes as much as the probe.
 
-The rest is a reserve, because another configuration may take more."""
+The rest is a reserve, because other configurations may take more memory."""
 
 MOST_TRIALS_PER_GPU = 8
 """The largest number of trials that share one GPU."""
@@ -33,7 +33,7 @@ MOST_TRIALS_PER_GPU = 8
 class Placement:
     """The CPUs and GPUs that each trial asks Ray for, and how many trials run at once.
 
-    words: an explanation, "" where none is needed.
+    gpus: a fraction if trials share a GPU. words: an explanation for the user; "" if it needs none.
     """
 
     cpus: int
@@ -54,9 +54,11 @@ def placed(
 ) -> Placement:
     """Return the placement of a search's trials, and store it in the study.
 
-    With `gpus="auto"` in the STUDY, one trial is probed to decide how many trials share a GPU. The
-    reading of an earlier search of the study is reused. Raises ResourceError if no trial can ever
-    be placed.
+    If the STUDY has `gpus="auto"`, a probe of one trial decides how many trials share a GPU. The
+    reading is stored in the study, and later searches reuse it.
+
+    look: a function that returns the capacity for the requested resources. read: the function that
+    probes a trial; None for `on_a_gpu`. Raises ResourceError if no trial can ever be placed.
     """
     requested = file.study.resources
     capacity = look(requested)
@@ -72,9 +74,10 @@ def placed(
 
 
 def shared(requested: Resources, capacity: Capacity, reading: Reading | None) -> Placement:
-    """Return the placement for these resources, resolving "auto" by the reading.
+    """Return the placement of trials that request these resources.
 
-    Raises ResourceError if no trial fits.
+    reading: the memory of a probed trial, which decides what "auto" means; None if no trial was
+    probed. Raises ResourceError if no trial fits.
     """
     cpus = words(requested.cpus, 0)
     if requested.gpus and not capacity.has_gpus and not capacity.unknown:
@@ -103,9 +106,10 @@ def shared(requested: Resources, capacity: Capacity, reading: Reading | None) ->
 
 
 def trials_a_gpu(reading: Reading, by_cpus: int | None) -> int:
-    """Return how many trials share one GPU: as many as its memory and CPUs allow, at least one.
+    """Return how many trials share one GPU: as many as the memory and the CPUs allow.
 
-    by_cpus: the number that the CPUs allow; None if the CPUs of no node with a GPU are known.
+    The number is at least 1 and at most MOST_TRIALS_PER_GPU. by_cpus: the number of trials per GPU
+    that the CPUs allow; None if no node with a GPU is known.
     """
     count = math.floor(MEMORY_SHARE * reading.total / reading.peak)
     return max(
@@ -119,7 +123,10 @@ def fraction(count: int) -> float:
 
 
 def first(file: StudyFile) -> TrialSpec:
-    """Return the study's first configuration as a trial outside the study."""
+    """Return the specification of a trial of the study's first configuration.
+
+    The trial is not recorded in the study.
+    """
     study = file.study
     return TrialSpec(
         number=0,
@@ -132,9 +139,9 @@ def first(file: StudyFile) -> TrialSpec:
 
 
 def on_a_gpu(spec: TrialSpec) -> Reading:
-    """Run a trial alone on a GPU of the connected Ray, and return the memory that it takes.
+    """Probe a trial on a GPU of the connected Ray, and return the memory that it takes.
 
-    Raises ResourceError if the trial can't be trained there.
+    No other trial uses the GPU meanwhile. Raises ResourceError if the probe fails.
     """
     probe = ray.remote(num_cpus=spec.threads, num_gpus=1)(_reading)
     try:

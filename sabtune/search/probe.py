@@ -17,10 +17,10 @@ from sabtune.training.memory import forget_peak, peak
 from sabtune.training.trial import TrialSpec
 
 WARM_UPDATES = 3
-"""Updates before the timing starts."""
+"""The number of updates before the timing starts."""
 
 PROBE_SECONDS = 10.0
-"""The most seconds of training that are timed."""
+"""The seconds after which the timed training ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class LengthCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The memory of a GPU in MiB: the peak of one trial, and the total.
+    """The memory of a GPU, and how much of it one trial takes.
 
-    total: 0 where torch finds no GPU.
+    name: the GPU's name. peak: the peak memory of the trial in MiB. total: the memory of the GPU in
+    MiB; 0 if torch finds no GPU.
     """
 
     name: str
@@ -47,7 +48,11 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The result of training one trial briefly. reading: of the GPU, None on a CPU."""
+    """The result of training one trial briefly.
+
+    label: a description of the model. results: the cost of each length. trial_seconds: the
+    predicted duration of the whole trial. reading: the memory of the GPU; None on a CPU.
+    """
 
     label: str
     updates: int  # the number of timed updates
@@ -59,7 +64,7 @@ class Probe:
 
 
 def probe(spec: TrialSpec, device: torch.device) -> Probe:
-    """Train a trial briefly and measure each length once."""
+    """Train a trial briefly, and measure one batch of each length, to predict its duration."""
     config, ladder = spec.run.trial, spec.ladder
     torch.set_num_threads(spec.threads)
     forget_peak(device)
@@ -81,9 +86,10 @@ def probe(spec: TrialSpec, device: torch.device) -> Probe:
 
 
 def read_gpu(spec: TrialSpec) -> Reading:
-    """Return the memory that a trial takes of this process's GPU.
+    """Probe a trial on this process's GPU, and return the memory that it takes.
 
-    The peak covers training and the longest length. No other process may use the GPU meanwhile.
+    The peak covers the training and the longest length of the ladder. The result is valid only if
+    no other process uses the GPU meanwhile.
     """
     if not torch.cuda.is_available():
         return Reading(name="", peak=0, total=0)
@@ -97,8 +103,8 @@ def read_gpu(spec: TrialSpec) -> Reading:
 def held(device: torch.device) -> Reading:
     """Return the peak of this process's memory on the GPU, and the GPU's total memory.
 
-    The peak is that of torch's allocator plus CUDA's own memory, which is everything else in use
-    on the GPU.
+    The peak is the sum of two parts: the peak of torch's allocator, and the memory in use on the
+    GPU outside of it, which is CUDA's own if no other process uses the GPU.
     """
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
@@ -111,7 +117,7 @@ def held(device: torch.device) -> Reading:
 
 
 def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
-    """Return the seconds per update, the number of timed updates, and the training."""
+    """Train briefly. Return the seconds per update, the number of timed updates, the training."""
     every_update = dataclasses.replace(run.trial.train, report_every=1)
     trial = dataclasses.replace(run.trial, train=every_update)
     training = Training(dataclasses.replace(run, trial=trial), device)

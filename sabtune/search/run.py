@@ -1,4 +1,4 @@
-"""Run a search from start to end: a study file and a store in, an Optuna study out."""
+"""Run a search of a study file, and record it as an Optuna study in a store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from sabtune.tracking.mirror import Mirror, made_whole
 from sabtune.wording import counted
 
 WORKER_DEATHS = 3
-"""How many times a trial is restarted from the same checkpoint after its worker died."""
+"""The maximum number of times that a trial restarts from the same checkpoint when workers die."""
 
 Say = Callable[[str], None]
 
@@ -55,11 +55,11 @@ def silent(words: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a search ended.
+    """The result of a search.
 
-    complete: whether all trials ended. out_of_budget: whether the budget was spent. behind: why
-    MLflow lacks a part of the study, "" if it has everything. lost: how Ray failed if that ended
-    the search, else "".
+    complete: whether all trials have ended. out_of_budget: whether the budget was spent. behind:
+    why MLflow lacks a part of the study; "" if it lacks nothing. lost: how Ray failed, if this
+    ended the search; else "".
     """
 
     complete: bool
@@ -70,9 +70,9 @@ class Ending:
 
 @dataclass(frozen=True, kw_only=True)
 class EnqueuedTrials:
-    """Trials of a study that were enqueued earlier, and how they run.
+    """Trials of a study that were enqueued earlier, and the source of their specifications.
 
-    numbers: the trials' numbers, in the order in which they run. specs: makes their specs.
+    numbers: the trials' numbers, in the order in which they run. specs: creates the specifications.
     """
 
     numbers: Sequence[int]
@@ -92,15 +92,15 @@ def search(
 ) -> Ending:
     """Search until all trials of the study have ended or the budget is spent.
 
-    An existing study is resumed: trials that an earlier search left unfinished run first, from
-    their last checkpoints and under their own numbers. The models of complete trials are stored in
-    MLflow, and the best model is registered.
+    If the study exists, the search resumes it: trials that an earlier search left unfinished run
+    first, from their last checkpoints and under their own numbers. The models of complete trials
+    are stored in MLflow, and the best model is registered.
 
-    watchers: notified when trials start, progress and end. budget: the time limits, None for no
-    limit. retry_failed: run failed trials again, from their start and under new numbers.
+    watchers: notified when trials start, progress and end. budget: the time limits; None for no
+    limit. retry_failed: whether to run failed trials again, from their start and under new numbers.
     warm_start: the name of a study in the store whose best configurations are tried first.
-    system_metrics: log the machine's metrics to MLflow. say: called with each line that a person
-    should read, such as warnings and the cluster that the search runs on.
+    system_metrics: whether to log the machine's metrics to MLflow. say: called with each message
+    for the user, such as a warning or a description of the cluster.
 
     Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
     StoreError if another search is writing to the study or if the study asks another question (see
@@ -153,10 +153,11 @@ def execute(
     lock: DatabaseLock | None = None,
     say: Say = silent,
 ) -> Ending:
-    """Run trials of an open, locked study until `trials` of them have ended in all searches.
+    """Run trials of an open, locked study until `trials` of its trials have ended.
 
-    enqueued: run only these of the enqueued trials. lock: the study's lock in a shared database,
-    which the search claims and checks. The other parameters, and the errors, are those of `search`.
+    trials: the number of ended trials to reach, including those of earlier searches. enqueued: the
+    enqueued trials to run; None for all of them. lock: the study's lock in a shared database, which
+    the search claims and checks. The other parameters, and the errors, are those of `search`.
     """
     missing = trials - record.ended(study)
     if missing <= 0:
@@ -240,10 +241,10 @@ class _TuneParts:
 
 
 def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> str:
-    """Start or join Ray, run the trials, and leave Ray.
+    """Start Ray or connect to it, run the trials, and disconnect.
 
-    Return how Ray failed if that ended the search, else "". A failure after a signal doesn't count,
-    because the signal may have ended Ray, too.
+    Returns how Ray failed, if this ended the search, and else "". A failure after a signal doesn't
+    count, because the signal may have ended Ray, too.
     """
     study, budget = parts.searcher.study, parts.budget
     try:
@@ -268,9 +269,10 @@ def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> s
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a signal end Ray Tune cleanly, with its trials unfinished.
+    """End Ray Tune cleanly if a signal arrives in the block, and leave its trials unfinished.
 
-    Tune's own handler for SIGUSR1 does this. Its handler for SIGINT is turned off.
+    The first signal calls Ray Tune's own handler for SIGUSR1, which does this. Ray Tune's handler
+    for SIGINT is turned off.
     """
     before = signal.getsignal(signal.SIGUSR1)
 
@@ -290,7 +292,10 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
-    """Open the study in the store's database, or create it."""
+    """Open the study in the store's database, or create it, and store the plan of the study file.
+
+    Trials that started after the backup that the study was restored from are recovered.
+    """
     study = optuna.create_study(
         study_name=file.study.name,
         storage=record.store_of(store, write=True),
@@ -319,7 +324,10 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
 
 
 def failed(study: optuna.Study) -> list[TrialRecord]:
-    """Return the failed trials that have not been run again and are not enqueued to be."""
+    """Return the failed trials that were not run again and are not enqueued to be.
+
+    Trials that failed before they had a specification are left out.
+    """
     retried = record.run_again(study)
     return [
         trial
@@ -348,8 +356,8 @@ WARM_START_CONFIGURATIONS = 5
 def check_resumable(file: StudyFile, store: Store) -> None:
     """Check that a search can resume the study of this name, if the store has it.
 
-    Raises StoreError if the study asks another question, and StudyFileError if it has drawn a
-    parameter in a way that the space excludes.
+    Raises StoreError if the study asks another question. Raises StudyFileError if the space fails,
+    or if it gives a parameter a range that is incompatible with that of a stored trial.
     """
     check_same_question(file, store)
     if file.study.name in record.names(store):
@@ -361,7 +369,7 @@ def enqueue_best(
 ) -> None:
     """Enqueue the parameters of the best configurations of `earlier`, unless they were tried.
 
-    Parameters outside the space of `file` are left out with a message to `say`.
+    Configurations outside the space of `file` are left out, with a message to `say`.
     """
     for configuration in Leaderboard.of(earlier).ranked()[:WARM_START_CONFIGURATIONS]:
         point = configuration.best.params
@@ -373,7 +381,7 @@ def enqueue_best(
 
 
 def _tuner(parts: _TuneParts, placement: Placement, store: Store) -> tune.Tuner:
-    """Return a Ray Tune tuner that only runs the trials that the searcher suggests."""
+    """Return a Ray Tune tuner that runs the trials that the searcher suggests."""
     guard = parts.guard
     system, path = store.trials.storage()
     return tune.Tuner(

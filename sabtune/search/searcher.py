@@ -2,8 +2,8 @@
 
 `StudySearcher` suggests trials, and `StudyCallback` records their progress and their outcomes.
 
-Both run in the driver, the only process that writes to the study. Tune's own OptunaSearch isn't
-used, because it marks trials that the scheduler stopped as complete.
+Both classes run in the driver, the only process that writes to the study. Ray Tune's own
+OptunaSearch isn't used, because it marks trials as complete that the scheduler has stopped.
 """
 
 from __future__ import annotations
@@ -48,27 +48,30 @@ from sabtune.wording import counted
 
 
 class NotPickled:
-    """An object without pickled state.
+    """A base class of objects that are pickled without their state.
 
-    Tune pickles its searcher and its callbacks to restore a search from them. sabtune resumes a
-    search from the study instead, whose database can't be pickled.
+    Ray Tune pickles its searcher and its callbacks, to restore a search from them. sabtune resumes
+    a search from the study instead, whose database can't be pickled.
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty state."""
         return {}
 
 
 class StudySearcher(NotPickled, Searcher):
     """A Ray Tune searcher that suggests the trials of a study.
 
-    It suggests the trials that an earlier search left unfinished first, from their last
-    checkpoints, then the enqueued trials, then further seeds and new configurations.
+    It first suggests the trials that an earlier search left unfinished, which resume from their
+    last checkpoints. Then it suggests the enqueued trials, and finally further seeds and new
+    configurations.
 
-    trials: the study's folder of checkpoints. identity: the study's identity if every checkpoint
-    stores its trial's entry in the study, else "". queue: the numbers of the enqueued trials to
-    run, all by default. most: the largest number of trials, including those that the space rejects,
-    which end as pruned before they start. watchers: notified when a trial ends before it starts.
+    specs: creates the specifications of trials. leaderboard: chooses the configurations that get
+    further seeds. trials: the study's folder of checkpoints. budget: no trial is suggested once it
+    is spent. identity: the study's identity, if checkpoints store the entries of their trials in
+    the study; else "". queue: the numbers of the enqueued trials to run; None for all of them.
+    most: the maximum number of trials; None for no limit. Trials that the space rejects count, and
+    end as pruned before they start. watchers: notified when a trial ends before it starts.
 
     When the space fails, or rejects REJECTED_IN_A_ROW configurations in a row, the searcher
     suggests no more trials and stores the error in `problem`.
@@ -136,7 +139,7 @@ class StudySearcher(NotPickled, Searcher):
             watcher.trial_ended(trial.number, outcome)
 
     def _config(self, trial: optuna.Trial, spec: TrialSpec, *, resumed: bool) -> dict[str, Any]:
-        """Return a trial's `WorkerTask` as Tune's `config`."""
+        """Return a trial's `WorkerTask` as the `config` of a Ray Tune trial."""
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
         if resumed:
             attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
@@ -177,7 +180,7 @@ class StudySearcher(NotPickled, Searcher):
 class StudyCallback(NotPickled, tune.Callback):
     """A Ray Tune callback that writes the progress and the outcomes of trials to the study.
 
-    It notifies the watchers after each write. Trials that an interrupted search leaves running stay
+    It notifies the watchers after each write. Trials that run when a search is interrupted stay
     running in the study, and the next search resumes them.
     """
 
@@ -207,7 +210,7 @@ class StudyCallback(NotPickled, tune.Callback):
             self._report(running, progress)
 
     def _start(self, spec: TrialSpec) -> Running:
-        """Return the running trial, after notifying the watchers."""
+        """Add a trial to the running trials, notify the watchers, and return it."""
         running = Running(spec, record.reopen(self.study, spec.number))
         self.running[spec.number] = running
         for watcher in self.watchers:
@@ -239,9 +242,10 @@ class StudyCallback(NotPickled, tune.Callback):
             self._report(running, worker_result.progress)
 
     def _report(self, running: Running, progress: Progress) -> None:
-        """Record progress, unless an earlier attempt at the trial already made it.
+        """Record progress, unless the trial has already made it.
 
-        A worker that dies before it saves a checkpoint yields the same progress again.
+        If a worker dies before it saves a checkpoint, the next worker yields the same progress
+        again.
         """
         if running.history and progress.report.step <= running.history[-1].report.step:
             return
@@ -259,10 +263,10 @@ class StudyCallback(NotPickled, tune.Callback):
         checkpoint: tune.Checkpoint,
         **info: Any,
     ) -> None:
-        """Keep a trial's last two checkpoints, and reset its count of failures.
+        """Delete all but the last two checkpoints of an attempt, and reset its count of failures.
 
-        Tune's own `num_to_keep` isn't used, because it rewrites the state of every trial for each
-        checkpoint.
+        Ray Tune's own `num_to_keep` isn't used, because it rewrites the state of every trial for
+        each checkpoint.
         """
         trial.run_metadata.num_failures = 0
         newest = (checkpoint, trial.checkpoint)
@@ -308,7 +312,7 @@ class StudyCallback(NotPickled, tune.Callback):
             self._give_up(problem)
 
     def _give_up(self, problem: StoreError) -> None:
-        """Stop all trials; the next search resumes them."""
+        """End the search because the store has a problem; the next search resumes the trials."""
         self.problem = self.problem or problem
         self.budget.stop()
 
@@ -354,7 +358,7 @@ class StudyCallback(NotPickled, tune.Callback):
     def _constraints(
         self, running: Running, outcome: Outcome, values: list[float]
     ) -> dict[str, float]:
-        """Return the study file's constraints for a trial that is about to be complete.
+        """Return the values of the study file's constraints for a trial that is about to complete.
 
         An error of the study file is stored in `problem`, and the trial counts as infeasible.
         """
@@ -383,7 +387,7 @@ class StudyCallback(NotPickled, tune.Callback):
 
 
 def _checkpoint(trial: TuneTrial) -> Folder | None:
-    """Return the last checkpoint that Tune received, or None."""
+    """Return the last checkpoint of a trial that Ray Tune received, or None."""
     if trial.checkpoint is None:
         return None
     return place(trial.config) / Path(trial.checkpoint.path).name
@@ -392,7 +396,7 @@ def _checkpoint(trial: TuneTrial) -> Folder | None:
 def _store_error(trial: TuneTrial) -> StoreError | None:
     """Return the last error of a trial's worker if the store is at fault, else None.
 
-    The error is read from Tune's local folder, because the store may be out of reach.
+    The error is read from Ray Tune's local folder, because the store may be out of reach.
     """
     path = trial.pickled_error_file
     try:
@@ -404,10 +408,10 @@ def _store_error(trial: TuneTrial) -> StoreError | None:
 
 
 def _error(trial: TuneTrial) -> str:
-    """Return why Tune gave up a trial, in one line, and clear the error in Tune.
+    """Return why Ray Tune gave up a trial, in one line, and clear the error in Ray Tune.
 
-    The error is read from Tune's local folder. At its end, Tune would read the copy in the store,
-    which is incomplete if the store's disk is full.
+    The error is read from Ray Tune's local folder. It is cleared because Ray Tune would read the
+    copy in the store when it ends, and that copy is incomplete if the store's disk is full.
     """
     path, metadata = trial.error_file, trial.run_metadata
     metadata.error_filename = metadata.pickled_error_filename = None
@@ -418,7 +422,7 @@ def _error(trial: TuneTrial) -> str:
 class Running:
     """A running trial: its spec, its entry in the study, and its progress.
 
-    recorded_step: the number of updates of the last progress that an earlier search recorded.
+    recorded_step: the number of updates at the last progress that an earlier search recorded.
     """
 
     def __init__(self, spec: TrialSpec, trial: optuna.Trial):

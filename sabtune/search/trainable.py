@@ -24,17 +24,18 @@ from sabtune.training.trial import FILES, Progress, TrialRun, TrialSpec
 T = TypeVar("T")
 
 SAVE_SECONDS = 30.0
-"""Seconds after which a trial pauses before it yields progress, to save a checkpoint."""
+"""The seconds after which a trial without new progress pauses, to save a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """The task of a worker, as plain values under Ray Tune's `config`.
+    """The task of a worker, which Ray Tune passes to it as plain values in `config`.
 
-    directory: the name of the folder for its checkpoints, in the folder at the address `trials`.
-    checkpoints: addresses of the checkpoints of earlier attempts, newest first; the worker resumes
-    from the first that it can read. save_every: seconds between two checkpoints. entry: what every
-    checkpoint stores of the study's entry, "" for nothing.
+    spec: the trial to run. directory: the name of the folder for its checkpoints, in the folder at
+    the address `trials`. checkpoints: addresses of the checkpoints of earlier attempts, newest
+    first. The worker resumes from the first one that it can read. save_every: the seconds after
+    which a trial without new progress pauses, to save a checkpoint. entry: the trial's entry in the
+    study, which every checkpoint stores; "" to store none.
     """
 
     spec: TrialSpec
@@ -84,11 +85,14 @@ class WorkerResult:
     progress: Progress | None
     failed: str = ""
     hardware: dict[str, Any] | None = None  # in the first result of an attempt
-    passed_over: tuple[str, ...] = ()  # likewise, a message for each damaged checkpoint
+    passed_over: tuple[str, ...] = ()  # in the first result: a message for each damaged checkpoint
     seconds: float = 0.0  # the trial's time so far, over all its attempts
 
     def to_result(self) -> dict[str, Any]:
-        """Return a Ray Tune result; its scheduler compares `score` and `step`, and skips step 0."""
+        """Return the result as plain values, for Ray Tune and for `from_result`.
+
+        The scheduler compares trials by `score` at `step`, and ignores a result with step 0.
+        """
         progress = self.progress
         return {
             "step": progress.report.step if progress else 0,
@@ -103,7 +107,7 @@ class WorkerResult:
 
     @classmethod
     def from_result(cls, result: dict[str, Any]) -> Self:
-        """Return the result that `to_result` turned into a Ray Tune result."""
+        """Return the result that `to_result` turned into plain values."""
         data = result["progress"]
         return cls(
             progress=Progress.from_dict(data) if data else None,
@@ -117,8 +121,8 @@ class WorkerResult:
 class Trial(tune.Trainable):
     """A trial as a Ray Tune trainable.
 
-    `reset_config` discards all state, and the first step builds the new state. So a worker can
-    take one trial after another.
+    A worker can take one trial after another: `reset_config` discards all state, and the first step
+    builds the new state.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -126,7 +130,7 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another trial."""
+        """Take another trial, and return True: a worker can always be reused."""
         self.worker_task, self.place = WorkerTask.from_config(new_config), place(new_config)
         self._reset([Folder(address) for address in self.worker_task.checkpoints])
         return True
@@ -141,10 +145,10 @@ class Trial(tune.Trainable):
         return time.monotonic() - self.saved >= self.worker_task.save_every
 
     def step(self) -> dict[str, Any]:
-        """Train until the next progress or pause, and return a `WorkerResult` as a Tune result.
+        """Train until the next progress or pause, and return a `WorkerResult` as plain values.
 
         The first step loads the newest readable checkpoint. Raises StoreError if the checkpoints
-        can't be reached; every other problem fails the trial.
+        can't be reached. Every other problem fails the trial.
         """
         first, passed_over = self.run is None, dict[str, str]()
         try:

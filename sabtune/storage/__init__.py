@@ -1,1 +1,1 @@
-"""Stores: folders by their addresses, and databases by their URLs."""
+"""The locations of studies and their files: folders, object stores and databases."""

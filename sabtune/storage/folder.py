@@ -118,7 +118,7 @@ class Folder:
     def times(self) -> dict[str, float]:
         """Return the modification time of each file in seconds since 1970, by name.
 
-        The times are those of the clock of the folder's machine or object store.
+        These times are set by the clock of the folder's machine or object store.
         """
         return {info.base_name: info.mtime.timestamp() for info in self._entries() if info.mtime}
 
@@ -212,8 +212,8 @@ class Folder:
     def told(self, action: str) -> Iterator[None]:
         """Convert an OSError of the file system into StoreError.
 
-        An object store that denies access permanently raises RefusedError. action: what is done
-        with the folder, as a participle such as "read".
+        A permanent error of an object store, such as denied access, becomes RefusedError. action:
+        what is done with the folder, as a participle such as "read".
         """
         try:
             yield
@@ -235,7 +235,7 @@ class Folder:
         return StoreError(f"{self} can't be {action}: {short}{self._endpoint_suffix()}")
 
     def _endpoint_suffix(self) -> str:
-        """Return a suffix with the server that was asked, if it isn't the provider's own."""
+        """Return a suffix for messages that names the S3 server, if the environment sets one."""
         endpoint = _endpoint() if self.address.startswith("s3://") else None
         if not endpoint or "?" in self.address:
             return ""
@@ -246,7 +246,8 @@ class Folder:
 class Remedy:
     """The remedy for errors of an object store whose message contains one of the signs.
 
-    scheme: a part of the addresses that the remedy applies to. for_good: a retry can't succeed.
+    scheme: a part of the addresses that the remedy applies to. words: the cause and the remedy.
+    for_good: whether the error is permanent, so that a retry can't succeed.
     """
 
     scheme: str
@@ -341,15 +342,16 @@ def _system(scheme: str, bucket: str, query: str) -> FileSystem:
     region = region or next((os.environ[key] for key in REGIONS if os.environ.get(key)), None)
     if region is None:
         region = "us-east-1" if options else fs.resolve_s3_region(bucket)
-    # a delayed open writes a small file in one request; workers get the options, not credentials
+    # A delayed open writes a small file in one request. Workers receive the options, so these must
+    # not contain credentials.
     return fs.S3FileSystem(region=region, allow_delayed_open=True, **options)
 
 
 def local(text: str, option: str) -> Path:
-    """Return the absolute path that a command-line option gives.
+    """Return the absolute path for the value of a command-line option.
 
-    Raises StoreError, with a message that names the option, if the path is empty or invalid, or if
-    its `~user` doesn't exist.
+    text: the value. option: the option's name, for messages. Raises StoreError if the path is empty
+    or invalid, or if its `~user` doesn't exist.
     """
     if not text.strip():
         raise StoreError(f"{option} is {text!r}: give a folder")

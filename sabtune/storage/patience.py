@@ -1,4 +1,4 @@
-"""Retry operations on a store while it is unavailable."""
+"""Retries of operations on a store while it is unavailable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAUSES_SECONDS = (2.0, 8.0, 30.0, 60.0, 120.0, 240.0)
 def patiently(operation: Callable[[], T], retry_on: type[Exception]) -> T:
     """Return the result of `operation`, which is retried after pauses while it raises `retry_on`.
 
-    RefusedError is retried only once. The exception of the last attempt is raised.
+    RefusedError is retried only after the first attempt. Raises the exception of the last attempt.
     """
     for retries, pause in enumerate(PAUSES_SECONDS):
         try:

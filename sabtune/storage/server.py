@@ -1,4 +1,4 @@
-"""Connect to a database server with few connections, and retry while it is unavailable."""
+"""Connections to a database server, which are few, and retries while it is unavailable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPENING_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """The pauses between the attempts to open a database whose server has no free connection."""
 
 NOTICE_SECONDS = 2.0
-"""The length of a pause from which on a warning is logged."""
+"""The length of the shortest pause that is preceded by a warning."""
 
 POOL_CONNECTIONS = 2
 """The number of connections that a process keeps open, besides the one of its lock."""
@@ -93,7 +93,7 @@ def connect_options(url: str) -> dict[str, Any]:
 
 
 def is_passing(problem: BaseException | None) -> bool:
-    """Return whether a server is unavailable for the moment: down, busy or just restarted."""
+    """Return whether an error means that a server is down, busy or restarting for the moment."""
     while isinstance(problem, StorageInternalError | StoreError):
         problem = problem.__cause__
     lost = isinstance(problem, DBAPIError) and problem.connection_invalidated
@@ -103,15 +103,15 @@ def is_passing(problem: BaseException | None) -> bool:
 
 
 def is_full(problem: BaseException | None) -> bool:
-    """Return whether a server has no free connection, or is starting up."""
+    """Return whether an error means that the server has no free connection or is starting up."""
     return is_passing(problem) and any(words in str(problem) for words in FULL)
 
 
 def opening(operation: Callable[[], T]) -> T:
     """Return the result of an operation that opens a database.
 
-    It is retried for half a minute while the server has no free connection. An unreachable server
-    raises at once, because its address is probably wrong.
+    It is retried for half a minute while the server has no free connection. If the server can't be
+    reached, the error is raised at once, because the address is probably wrong.
     """
     for pause in OPENING_PAUSES_SECONDS:
         try:
@@ -126,8 +126,8 @@ def opening(operation: Callable[[], T]) -> T:
 def retried(operation: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
     """Return the result of `operation`, which is retried while the server is unavailable.
 
-    done: is called before each retry. It returns the result of the failed attempt if the server
-    completed it nonetheless, and None otherwise. The exception of the last attempt is raised.
+    done: called before each retry. It returns the result of the failed attempt if the server
+    completed that attempt nonetheless, and None otherwise. Raises the last attempt's exception.
     """
     attempts = 0
     for pause in (*PAUSES_SECONDS, None):
@@ -159,7 +159,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def wait(seconds: float) -> None:
     """Sleep until the time is over or a signal arrives.
 
-    A signal doesn't raise here by itself: its handler may let the program run to its end.
+    The signal's own handler is called. It may raise an exception, or let the program continue.
     """
     if threading.current_thread() is not threading.main_thread():
         _INTERRUPTED.wait(seconds)

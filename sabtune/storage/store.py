@@ -46,9 +46,9 @@ TRACKING = re.compile(r"https?://[^/]|(postgresql|mysql|mssql)(\+\w+)?://[^/]|sq
 class Store:
     """The paths and addresses of a store.
 
-    root: the folder. database: the URL of the studies' database, if it isn't in `root`. tracking:
-    the URI of MLflow, if its database isn't in `root`. files: the location of large files, if it
-    isn't `root`.
+    root: the store's folder. database: the URL of the studies' database; None if it is in `root`.
+    tracking: the URI of MLflow; None if its database is in `root`. files: the location of large
+    files; None if it is `root`.
     """
 
     root: Path
@@ -60,8 +60,8 @@ class Store:
     def at(cls, place: str, files: str | Path | None = None, tracking: str | None = None) -> Store:
         """Return the store at a folder or at the URL of a database, with its files at `files`.
 
-        For a database, a local folder `files` also holds the locks and logs. Raises StoreError if
-        an address is invalid, or if a database has no persistent storage.
+        If the store is a database and `files` is a local folder, that folder also holds the locks
+        and logs. Raises StoreError if an address is invalid, or if a database isn't persistent.
         """
         folder = Folder.at(files) if files else None
         check_tracking(tracking)
@@ -91,7 +91,7 @@ class Store:
 
     @property
     def found(self) -> bool:
-        """Return whether the store's file of studies exists; True for a database server.
+        """Return whether the SQLite file of the studies exists; True for a database server.
 
         Raises StoreError if the file can't be accessed.
         """
@@ -105,7 +105,7 @@ class Store:
             ) from None
 
     def existing(self) -> Store:
-        """Return the store. Raises StoreError if its file of studies doesn't exist."""
+        """Return the store. Raises StoreError if the SQLite file of its studies doesn't exist."""
         if not self.found:
             raise StoreError(f"there is no store at {self.shown}: give its folder with --store")
         return self
@@ -154,16 +154,16 @@ class Store:
         return self.files / "snapshots"
 
     def checkpoint(self, recorded: str) -> Folder | None:
-        """Return a checkpoint at the address that a study recorded.
+        """Return the folder of a checkpoint whose address a study recorded.
 
-        The result is in this store, even if the store was elsewhere when the address was recorded.
+        The folder is in this store, even if the store was moved after the address was recorded.
         Returns None if the address isn't that of a checkpoint.
         """
         match = CHECKPOINT.search(recorded)
         return self.place / match[1] if match else None
 
     def lock(self, study: str) -> Path:
-        """Return the lock file of a study: beside the SQLite file, if the store is one."""
+        """Return the lock file of a study. If the store is a SQLite file, the lock is beside it."""
         if self.database and self.optuna_file:
             return self.optuna_file.with_name(f"{self.optuna_file.name}.{study}.lock")
         return self.root / f"{study}.lock"
@@ -225,7 +225,7 @@ def _has_port(uri: str) -> bool:
 
 
 def check_tracking(uri: str | None) -> None:
-    """Raise StoreError if `uri` can't be the tracking URI of an MLflow."""
+    """Raise StoreError if `uri` isn't a tracking URI of MLflow with persistent storage."""
     if uri and not (TRACKING.match(uri) and _has_port(uri)):
         raise StoreError(
             f"--tracking, or MLFLOW_TRACKING_URI, is {hide_password(uri)!r}: give a server as "

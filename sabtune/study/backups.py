@@ -1,14 +1,16 @@
-"""Back up a store's database to the location of its files, and restore it from there.
+"""Back up a store's database to the location of the store's files, and restore it from there.
 
 A backup survives the loss of the machine that runs the search.
 
 snapshots/optuna-00000017.db   the newest backup; the one before it is kept as well
 snapshots/lease.json           the store that owns the backups, and whether it is being searched
 
-A backup is never visible half-written: each has a new name, an object store creates a file
-atomically, and in a folder the file is moved into place. The lease prevents two machines from
-resuming the same studies. Object stores have no locks, so a search checks the lease before it
-starts, renews it while it runs, and stops if another store has taken the lease over.
+A reader never sees an incomplete backup. Each backup has a new name. An object store creates a file
+atomically, and in a folder the complete file is moved into place.
+
+The lease prevents two machines from resuming the same studies. Object stores have no locks, so a
+search checks the lease before it starts, renews it while it runs, and stops if another store has
+taken it over.
 """
 
 from __future__ import annotations
@@ -39,19 +41,21 @@ from sabtune.study.recovery import recover
 from sabtune.training.trial import Progress, TrialSpec
 
 LEASE_EXPIRY_SECONDS = 60.0
-"""The age from which on a lease counts as abandoned by a dead machine."""
+"""The age in seconds at which a lease counts as abandoned by a dead machine."""
 
 LEASE_RENEWAL_SECONDS = 15.0
-"""The interval between two renewals of a lease."""
+"""The interval in seconds between two renewals of a lease."""
 
 COPY_PAUSE_SECONDS = 2.0
-"""The minimum pause between two backups."""
+"""The minimum pause in seconds between two backups while a search runs."""
 
 COPY_TIME_FRACTION = 0.1
-"""The maximum fraction of time that is spent on backups."""
+"""The fraction of time that backups may take.
+
+The pause after a backup is at most LEASE_RENEWAL_SECONDS, so slow backups take a larger share."""
 
 COPY_INTERVAL_SECONDS = 60.0
-"""The interval at which a changed database is backed up, even if no trial starts or ends."""
+"""The seconds after which a changed database is backed up, even if no trial starts or ends."""
 
 COPIES_KEPT = 2
 """The number of backups that are kept."""
@@ -75,8 +79,8 @@ class Lease:
         """Raise StoreError if another store holds the lease.
 
         The error is raised while that store is being searched, and also afterwards, because the
-        studies of this store are then out of date. restoring: this store has no studies yet, so
-        that only a running search is an error.
+        studies of this store are then out of date. restoring: whether this store has no studies
+        yet; then only a running search is an error.
         """
         lease = self._read()
         if lease is None or lease["owner"] == self.owner:
@@ -114,7 +118,10 @@ class Lease:
         self.write(ended=False)
 
     def write(self, *, ended: bool) -> None:
-        """Write the lease as this store's. ended: no search is running."""
+        """Write the lease with this store as its owner.
+
+        ended: whether no search of this store is running.
+        """
         content = {
             "owner": self.owner,
             "host": socket.gethostname(),
@@ -148,7 +155,7 @@ class Lease:
 
 
 def _machine() -> str:
-    """Return an identifier of this machine since its last boot; "" if there is none.
+    """Return an identifier of this machine and its last boot; "" if it can't be determined.
 
     A container with its own process IDs counts as a machine of its own.
     """
@@ -179,7 +186,10 @@ class Snapshots:
     """A watcher that backs up the store's database in a background thread.
 
     A backup is made whenever a trial starts or ends, and otherwise every COPY_INTERVAL_SECONDS if
-    the database has changed. lost: is called if another store has taken over.
+    the database has changed.
+
+    lost: called in the background thread if another store has taken over the backups, or if the
+    location refuses access.
     """
 
     def __init__(self, store: Store, lost: Callable[[], None]):
@@ -252,7 +262,7 @@ class Snapshots:
                 self._closed.wait(min(max(COPY_PAUSE_SECONDS, pause), LEASE_RENEWAL_SECONDS))
 
     def copy(self) -> None:
-        """Make a backup, unless the database hasn't changed since the last one.
+        """Make a backup if the database has changed since the last one.
 
         Raises StoreError if the backup can't be written.
         """
@@ -276,10 +286,10 @@ class Snapshots:
 
 @contextmanager
 def snapshots(store: Store, lost: Callable[[], None]) -> Iterator[Sequence[Snapshots]]:
-    """Back up the store's database while it is searched, and yield the watchers that do so.
+    """Back up the store's database while the block runs, and yield the watchers that do so.
 
-    Yields no watcher if the store's files aren't kept apart from its database. Raises StoreError
-    on entry if the backups can't be written, and on exit if another store has taken over.
+    Yields no watcher if the store makes no backups. lost: see `Snapshots`. Raises StoreError on
+    entry if the backups can't be written, and on exit if the backups stopped for good.
     """
     if store.snapshots is None:
         yield ()
@@ -299,9 +309,10 @@ def restore(store: Store) -> str:
 
     Nothing is done if the store already has a database, or if there is no backup. Trials that
     started after the backup are recovered from their checkpoints. Returns a sentence that says
-    what was done, or "".
+    what was done; "" if nothing was done.
 
-    Raises StoreError if another store's search is writing there, or if no backup can be read.
+    Raises StoreError if a search of another store is writing backups to the same location, or if no
+    backup can be read.
     """
     database = store.root / "optuna.db"
     if store.snapshots is None or database.exists():

@@ -1,4 +1,4 @@
-"""Search spaces of the paper's baselines, for the BASELINES of a study file."""
+"""The search spaces of the paper's baselines, for the BASELINES of a study file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def baselines(
 ) -> dict[str, Space]:
     """Return the spaces of the baselines "lstm", "truncated" and "self_attention", by name.
 
-    train, forget_bias: suggest the training configuration and the forget bias for a trial. hidden:
-    the number of hidden units. k_trunc: the smallest and the largest number of steps of truncated
-    back-propagation.
+    train: a function that suggests the training configuration of a trial. forget_bias: a function
+    that suggests the forget bias of a trial. hidden: the number of hidden units. k_trunc: the
+    smallest and the largest number of steps of truncated back-propagation.
     """
 
     def lstm(trial: optuna.Trial) -> TrialConfig:

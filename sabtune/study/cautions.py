@@ -1,6 +1,6 @@
 """Warnings about a study file before a search.
 
-They concern former names, and configurations that don't test how sparse a memory can be.
+The warnings concern former names, and configurations that don't test how sparse a memory can be.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cautions(file: StudyFile) -> Iterator[str]:
 
 
 CAUTION_FRACTION = 0.1
-"""The fraction of configurations with a problem from which on the problem is reported."""
+"""The minimum fraction of the sampled configurations with a problem that causes a warning."""
 
 DENSE_REMEDY = 'measure with Ladder(k_top="final"), or end the schedule before ASHA\'s grace'
 
@@ -58,7 +58,7 @@ def changes_nothing(file: StudyFile, config: TrialConfig) -> bool:
 
 
 def pruned_while_denser(file: StudyFile, config: TrialConfig) -> bool:
-    """Return whether k_top at the first rung is larger than at the end of training."""
+    """Return whether a model is compared at the first rung with more than its final k_top."""
     model, pruning = config.model, file.study.pruning
     if not isinstance(model, SAB.Config) or pruning is None or changes_nothing(file, config):
         return False
@@ -70,7 +70,7 @@ def pruned_while_denser(file: StudyFile, config: TrialConfig) -> bool:
 
 
 def _k_tops(file: StudyFile, config: TrialConfig) -> set[int]:
-    """Return the values of k_top at about 100 updates spread over a training."""
+    """Return the values of k_top at about 100 updates that are spread over the training."""
     model, train = config.model, config.train
     assert isinstance(model, SAB.Config)
     dense = model.dense(_steps(file))

@@ -27,7 +27,10 @@ def directory(number: int, attempt: int) -> str:
 
 
 class Attempts:
-    """The attempts at the trials of a study. The study's folder is listed once, on creation."""
+    """The attempts at the trials of a study, found by listing the study's folder once.
+
+    study: the folder of the study's checkpoints.
+    """
 
     def __init__(self, study: Folder):
         self.study = study
@@ -43,7 +46,7 @@ class Attempts:
         return sorted(self._attempts)
 
     def next(self, number: int) -> int:
-        """Return the next attempt at a trial: one more than the last attempt with a folder."""
+        """Return the number of a trial's next attempt: one more than the last one with a folder."""
         return max(self._attempts.get(number, ()), default=-1) + 1
 
     def checkpoints(self, number: int) -> list[Folder]:
@@ -62,7 +65,7 @@ def within(attempt: Folder) -> list[Folder]:
 def history(checkpoints: Iterable[Folder], spec: TrialSpec | None = None) -> list[Progress]:
     """Return the progress stored in the first readable checkpoint; [] if none can be read.
 
-    spec: skip the checkpoints of another trial specification.
+    spec: if given, checkpoints of trials with another specification are skipped.
     """
     for checkpoint in checkpoints:
         try:

@@ -1,9 +1,9 @@
 """Rank configurations over their seeds, and choose which configuration gets another seed.
 
 The scores of one configuration vary between seeds as much as the scores of different
-configurations do. A configuration is therefore judged over several seeds, and promising ones get
-more. This is successive halving over seeds instead of updates (Li et al., MLSys 2020,
-arXiv 1810.05934).
+configurations do. A study therefore judges a configuration over several seeds, and gives promising
+configurations more seeds than others. This method is successive halving over seeds instead of
+updates (Li et al., MLSys 2020, arXiv 1810.05934).
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ Over = Literal["mean", "median", "solve"]
 class Seeds(Config):
     """The number of seeds of a configuration. Each seed is a trial.
 
-    Every configuration gets `first` seeds. A configuration with n finished seeds then gets another
-    one if it is among the best 1/reduction of all configurations with at least n seeds, up to
-    `most` seeds. objective: how configurations are compared over their seeds: by the mean or the
-    median of their scores, or by P(solve), the fraction of seeds that solve every selection
+    Every configuration gets `first` seeds. A configuration with n ended seeds then gets another
+    one, up to `most` seeds, if it is among the best 1/reduction of all configurations with at least
+    n ended seeds, and if its mean score is above 0.
+
+    objective: the value by which configurations are compared. "mean" and "median" are those of the
+    scores of the seeds. "solve" is P(solve), the fraction of seeds that solve every selection
     length.
+
+    Raises ConfigError if a value is out of range.
     """
 
     first: int = 1
@@ -50,7 +54,7 @@ class Seeds(Config):
 class Configuration:
     """A configuration, with the results of its seeds in the order in which they ended."""
 
-    number: int  # of the configuration's first trial
+    number: int  # the number of the configuration's first trial
     started: int = 0  # the number of seeds that have started
     scores: list[float] = field(default_factory=list)
     solved: list[bool] = field(default_factory=list)
@@ -59,7 +63,10 @@ class Configuration:
 
     @property
     def able(self) -> bool:
-        """Return whether it can still be the best: not all complete trials are infeasible."""
+        """Return whether the configuration can still be the best.
+
+        It can't if it has complete trials and all of them are infeasible.
+        """
         return bool(self.complete) or not self.infeasible
 
     def value(self, over: Over, seeds: int | None = None) -> float:
@@ -75,13 +82,13 @@ class Configuration:
 
     @property
     def best(self) -> TrialRecord:
-        """Return the complete, feasible trial with the highest score; of equals, the first."""
+        """Return the complete, feasible trial with the highest score; the first of equal ones."""
         return max(self.complete, key=lambda trial: trial.score)
 
 
 @dataclass
 class Leaderboard:
-    """The ranking of a study's configurations, which decides on the next seed."""
+    """The ranking of a study's configurations, which decides which one gets another seed."""
 
     seeds: Seeds
     configurations: dict[int, Configuration] = field(default_factory=dict)
@@ -120,8 +127,8 @@ class Leaderboard:
     def add(self, trials: Iterable[TrialRecord]) -> Self:
         """Add the trials of an earlier search, and return the leaderboard itself.
 
-        Trials without a specification, which ended before the space gave them a configuration, and
-        trials that were run again are ignored.
+        It ignores trials that were run again, and trials that ended before the space gave them a
+        configuration.
         """
         for trial in record.counted(trials):
             if trial.run is None:
@@ -132,7 +139,7 @@ class Leaderboard:
         return self
 
     def next(self) -> int | None:
-        """Return the configuration that gets another seed; None if a new configuration is due.
+        """Return the number of the configuration that gets another seed; None if a new one is due.
 
         A configuration whose complete trials all violate a constraint gets no further seeds.
         """
@@ -151,8 +158,8 @@ class Leaderboard:
     def ranked(self) -> list[Configuration]:
         """Return the configurations with a complete, feasible trial, best first.
 
-        The value of a configuration with few seeds may be high by chance. Values are therefore
-        shrunk towards the mean of all configurations, with the weight of one seed.
+        The value of a configuration with few seeds may be high by chance. Therefore each value is
+        shrunk toward the mean of all configurations, which weighs as much as one seed.
         """
         over = self.seeds.objective
         scored = [c for c in self.configurations.values() if c.scores]

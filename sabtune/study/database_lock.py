@@ -1,9 +1,9 @@
 """The lock of a study in PostgreSQL: an advisory lock, which ends with its connection.
 
-A server, a firewall or an administrator may close that connection while a search runs. Therefore
-the lock is checked every few seconds, which also keeps the connection from being idle, and before
-a transaction of the search is committed. If the lock is lost, it is taken again. If another search
-holds it, or held it in between, this search ends and commits nothing more.
+A server, a firewall or an administrator may close that connection while a search runs. Therefore a
+search checks its lock every few seconds, and before it commits a transaction. The regular checks
+also keep the connection from being idle. A search that has lost its lock takes it again. If another
+search holds the lock, or has held it in the meantime, this search ends and commits nothing more.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from sabtune.storage import server
 from sabtune.storage.store import Store
 
 FRESH_SECONDS = 1.0
-"""How long a successful check of the lock stays valid."""
+"""The seconds for which a successful check of the lock stays valid."""
 
 PERIOD_SECONDS = 5.0
-"""The interval between two checks while nothing is committed."""
+"""The interval in seconds between two checks while nothing is committed."""
 
 SEARCHER = "searcher"
 """The user attribute of a study that identifies the last search."""
@@ -68,7 +68,7 @@ class DatabaseLock:
         )
         self._guard = threading.RLock()  # protects the attributes below
         self._connection: Connection | None = None
-        self._backend: tuple[Any, ...] = ()  # the server process that holds the lock for us
+        self._backend: tuple[Any, ...] = ()  # the server process that holds this search's lock
         self._checked_at = 0.0
         self._lost: TakenError | None = None
         self._study: optuna.Study | None = None
@@ -83,9 +83,10 @@ class DatabaseLock:
             raise self.held
 
     def claim(self, study: optuna.Study, lost: Callable[[], None]) -> None:
-        """Monitor the lock from now on, and let the study commit nothing without it.
+        """Monitor the lock from now on, and refuse commits to the study while it isn't held.
 
-        lost: is called in a background thread once another search holds the lock.
+        lost: called in a background thread when another search holds the lock, or has held it.
+        Raises TakenError if another search holds the lock now.
         """
         with self._guard:
             if not self._holds() and not self._try():
@@ -128,7 +129,7 @@ class DatabaseLock:
             except TakenError:
                 lost()
                 return
-            except SQLAlchemyError:  # the server is away; writing to the study waits for it
+            except SQLAlchemyError:  # the server is unavailable; writes to the study wait for it
                 continue
 
     def _holds(self) -> bool:
@@ -166,7 +167,11 @@ class DatabaseLock:
         return bool(taken)
 
     def _refuse_successor(self) -> None:
-        """Give up the lock if another search has held it in between. Raises TakenError then."""
+        """Give up the lock and raise TakenError if another search has held it in the meantime.
+
+        Every search stores its token in the study when it claims the lock. If the study has another
+        token, another search has claimed the lock.
+        """
         assert self._study is not None
         rows = self._execute(
             "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key",

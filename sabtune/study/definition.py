@@ -1,4 +1,4 @@
-"""Study files: a Python file with a STUDY and a space(trial) defines a study."""
+"""Study files: Python files that define a study with a STUDY and a function space(trial)."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ MIN_GPU_FRACTION = 0.01
 """The smallest fraction of a GPU that a trial may request."""
 
 ACCEPTED_DRAWS = 10
-"""The number of configurations that a space must yield when its file is loaded."""
+"""The number of accepted random draws after which the check of a space ends."""
 
 SAMPLED_DRAWS = 32
-"""The number of random draws that represent a space."""
+"""The number of random draws that stand for a space when it is sampled."""
 
 REJECTED_IN_A_ROW = 50
 """The number of consecutive rejections after which a space counts as rejecting everything."""
@@ -56,10 +56,12 @@ class Resources(Config):
     """The CPUs and GPUs of one trial.
 
     cpus: the number of CPUs, which is also the number of threads that a trial computes on.
-    gpus: with a fraction, trials share a GPU; a number of 1 or more must be whole, and all of the
-    trial's GPUs are on one machine. With "auto", a probe measures the memory of a trial, and as
-    many trials share a GPU as fit in its memory (see `search/placement.py`). Where there is no
-    GPU, trials that request at most one run on the CPU.
+    gpus: the number of GPUs. With a fraction, trials share a GPU. A number of 1 or more must be
+    whole, and all GPUs of a trial are on one machine. With "auto", a probe measures the memory of a
+    trial, and as many trials share a GPU as fit in its memory (see `search/placement.py`). Without
+    any GPU, trials that request at most one GPU run on the CPU.
+
+    Raises ConfigError if a value is out of range.
     """
 
     cpus: int = 1
@@ -94,8 +96,10 @@ class ASHA(Config):
     """Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934).
 
     The rungs are at `grace` updates, and at `grace` times each power of `reduction`. A trial
-    continues past a rung if its score is among the best 1/reduction of the scores that have
-    reached the rung so far.
+    continues past a rung if its score is among the best 1/reduction of the trials that have reached
+    the rung, or are complete, so far. The best of them always continues.
+
+    Raises ConfigError if a value is out of range.
     """
 
     grace: int
@@ -110,11 +114,14 @@ class ASHA(Config):
 class Study(Config):
     """The question that a study asks, and its budget.
 
-    trials: the total number of trials; each seed of a configuration counts. seed: the seed of the
-    sampler and of every trial. pruning: None runs every trial to its end. startup: the number of
-    trials drawn at random before the sampler models the space. sampler: the name of an Optuna
-    sampler. objectives: the first one decides which trials are pruned; with more than one, the
-    study has a Pareto front. points: parameter values, by name, that are tried first; the sampler
+    name: the name of the study in its store. task: the task that the models learn. ladder: the
+    lengths that they are tested at. trials: the total number of trials; each seed of a
+    configuration counts. seed: the seed from which those of the sampler and of every trial derive.
+    startup: the number of trials drawn at random before the sampler models the space. resources:
+    the CPUs and GPUs of each trial. pruning: the settings of ASHA; None to prune no trial. sampler:
+    the name of an Optuna sampler. objectives: the first one is "score", which decides which trials
+    are pruned; with more than one, the study has a Pareto front. seeds: the number of seeds of each
+    configuration. points: parameters that the search tries first, as values by name; the sampler
     draws the parameters that a point leaves out. limits: the limits of each trial.
 
     Raises ConfigError if a value is out of range, or if the ladder doesn't fit the task.
@@ -171,10 +178,11 @@ class Study(Config):
 class StudyFile:
     """A loaded study file.
 
-    constraints: a function that returns numbers by name. A number above 0 means that a complete
-    trial violates this constraint; such a trial is never the best. question: the docstring of the
-    file. baseline: the name of the baseline whose space this is, if any. phases_given: whether the
-    file sets the number of phases of its ladder.
+    path: the path of the file. study: its STUDY. space: its space, or that of a baseline.
+    constraints: a function of a trial's record that returns numbers by name. A number above 0 means
+    that a complete trial violates this constraint; such a trial is never the best. question: the
+    docstring of the file. baseline: the name of the baseline that `space` belongs to; None if it is
+    the file's own space. phases_given: whether the file sets the number of phases of its ladder.
     """
 
     path: Path
@@ -197,7 +205,7 @@ class StudyFile:
         return dataclasses.replace(self, study=dataclasses.replace(self.study, ladder=ladder))
 
     def with_limits(self, *, trials: int | None, seed: int | None) -> StudyFile:
-        """Return this file with another number of trials or another seed; None keeps a value."""
+        """Return this file with another number of trials or another seed; None keeps the file's."""
         study = dataclasses.replace(
             self.study,
             trials=self.study.trials if trials is None else trials,
@@ -210,9 +218,9 @@ class StudyFile:
         return dataclasses.replace(self, study=dataclasses.replace(self.study, name=name))
 
     def with_points_asked_for(self) -> StudyFile:
-        """Return this file with points that hold only parameters of its space.
+        """Return this file with points that hold only parameters that its space suggests.
 
-        Duplicate points are dropped.
+        Duplicate points are dropped. Raises StudyFileError if the space rejects a point or fails.
         """
         points = []
         for point in self.study.points:
@@ -264,12 +272,14 @@ class StudyFile:
     def try_space(self, stored_trials: Sequence[FrozenTrial] = ()) -> TrialConfig:
         """Try the space on a temporary study, and return its first configuration.
 
-        The space is called for each point of the study, then for random draws until it has
-        accepted ACCEPTED_DRAWS of them. stored_trials: trials of a stored study, one for each
-        branch of the space.
+        The space is called for each point of the study. Then it is called for random draws, until
+        it has accepted ACCEPTED_DRAWS or rejected REJECTED_IN_A_ROW of them.
 
-        Raises StudyFileError if the space fails or rejects every draw, if the stored study can't
-        be resumed with it, or if a point is outside it.
+        stored_trials: trials of a stored study that the search resumes, one for each set of
+        parameters (see `branches`).
+
+        Raises StudyFileError if the space fails or rejects every draw, if a point is outside it, or
+        if it gives a parameter a range that is incompatible with that of a stored trial.
         """
         study = self._scratch_study()
         if stored_trials:
@@ -284,8 +294,9 @@ class StudyFile:
     def sampled(self, *, with_ends: bool = False) -> list[TrialConfig]:
         """Return configurations of the space: its points and SAMPLED_DRAWS random draws.
 
-        with_ends: add configurations with one parameter at a time at either end of its range.
-        Points and draws that the space rejects are left out.
+        Points and draws that the space rejects, or fails for, are left out. with_ends: whether to
+        add configurations with one parameter at a time at either end of its range, or at each of
+        its choices.
         """
         study, configs = self._scratch_study(), list[TrialConfig]()
 
@@ -302,11 +313,11 @@ class StudyFile:
         return configs
 
     def largest_period(self) -> int:
-        """Return the largest k_att among sampled configurations of the space."""
+        """Return the largest k_att among sampled configurations of the space; at least 1."""
         return max((config.model.period for config in self.sampled(with_ends=True)), default=1)
 
     def unfit(self, point: Mapping[str, Any]) -> str:
-        """Return why the space doesn't accept a point, or "" if it does."""
+        """Return the reason why the space doesn't accept a point; "" if it does."""
         try:
             self._try_point(point, self._scratch_study())
         except StudyFileError as problem:
@@ -344,9 +355,9 @@ class StudyFile:
         return config
 
     def _accepted_draws(self, study: optuna.Study) -> list[tuple[optuna.Trial, TrialConfig]]:
-        """Return the first random draws that the space accepts.
+        """Return the first random draws that the space accepts, at most ACCEPTED_DRAWS.
 
-        Raises StudyFileError if the space accepts none.
+        Raises StudyFileError if the space accepts none or fails.
         """
         accepted: list[tuple[optuna.Trial, TrialConfig]] = []
         rejected: list[RejectedError] = []
@@ -360,7 +371,7 @@ class StudyFile:
         return accepted
 
     def _scratch_study(self) -> optuna.Study:
-        """Return a new study in memory that draws at random."""
+        """Return a new, temporary study in memory that draws at random."""
         sampler = optuna.samplers.RandomSampler(seed=self.study.seed)
         return optuna.create_study(sampler=sampler)
 
@@ -395,8 +406,12 @@ class StudyFile:
 def load(path: Path, baseline: str | None = None) -> StudyFile:
     """Load a study file, and try its space or the space of one of its BASELINES.
 
-    The study of a baseline differs from the file's study only in its space and in its name,
-    STUDY.BASELINE. Of the points, it keeps the parameters that its space suggests.
+    baseline: the name of the baseline; None for the file's own space. The study of a baseline has
+    the name STUDY.BASELINE, the space of the baseline, and the question with the baseline added.
+    Its points keep only the parameters that its space suggests.
+
+    If the file doesn't set the number of phases of its ladder, the number is the largest k_att of
+    the file's own space and of its baselines, or 1 for a task without phases.
 
     Raises StudyFileError, with the line number where possible, if the file doesn't exist, fails, or
     doesn't define a valid study.
@@ -425,7 +440,8 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
 def _study_file(path: Path, module: ModuleType) -> StudyFile:
     """Return the study, space and constraints that a study file defines.
 
-    Raises StudyFileError if one of them is missing or of the wrong type.
+    Raises StudyFileError if the study or the space is missing, or if one of them is of the wrong
+    type.
     """
     study, space = getattr(module, "STUDY", None), getattr(module, "space", None)
     constraints = getattr(module, "constraints", None)
@@ -488,7 +504,7 @@ def _check_baselines(path: Path, baselines: Any, name: str) -> None:
 
 
 def _as_baseline(file: StudyFile, baselines: Mapping[str, Space], name: str) -> StudyFile:
-    """Return the study of a baseline. Raises StudyFileError if the file doesn't define it."""
+    """Return the study of a baseline. Raises StudyFileError if the file has no such baseline."""
     if name not in baselines:
         remedy = suggest(name, baselines) if baselines else "it has no BASELINES"
         raise StudyFileError(f"{file.path} has no baseline {name!r}: {remedy}")
@@ -505,7 +521,7 @@ def _check_takes_trial(path: Path, name: str, function: Callable[..., Any]) -> N
     try:
         inspect.signature(function).bind(None)
     except ValueError:
-        return  # the function has no signature, as some built-in functions
+        return  # some built-in functions have no signature
     except TypeError as problem:
         raise StudyFileError(
             f"{_location(path, function)}: {name} can't be called with a trial alone "

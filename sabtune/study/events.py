@@ -1,4 +1,7 @@
-"""Events of a search, and the watchers that receive them: the terminal, MLflow, a test."""
+"""Events of a search, and the watchers that receive them.
+
+The terminal, MLflow and the backups of a store are watchers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Outcome:
     """The outcome of a trial."""
 
     state: State
-    score: float | None = None  # the score that the search maximizes; only of a complete trial
+    score: float | None = None  # the score that the search maximizes; None unless complete
     reason: str = ""  # why the trial was pruned or failed
     ladder: Sequence[LengthResult] = ()  # on the selection sequences
     test: Sequence[LengthResult] = ()  # on the test sequences
@@ -29,11 +32,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The origin of a trial."""
+    """The study file, the commit and the label that a trial comes from."""
 
     file: str = ""  # the study file
     commit: str = ""  # the git commit of its folder, if it is in a repository
-    changed: bool = False  # whether the folder had uncommitted changes
+    changed: bool = False  # whether the repository had uncommitted changes
     label: str = ""  # the trial's group in a comparison
 
 
@@ -52,9 +55,9 @@ class Version:
     """A trial whose model is registered, and its confirmation on fresh seeds, if there is one."""
 
     trial: int
-    contest: str = ""  # the study of the confirmation; stored under this key
+    contest: str = ""  # the name of the confirmation; the store uses this key
     seeds: int = 0  # the number of fresh seeds
-    accuracy: float = 0.0  # the mean over the fresh seeds
+    accuracy: float = 0.0  # the mean over the fresh seeds, from 0 to 1
     length: int = 0  # the length at which the accuracy was measured
 
     @property
@@ -64,7 +67,7 @@ class Version:
 
     @property
     def words(self) -> str:
-        """Return a description such as "trial 17, confirmed in …" or "trial 17, unconfirmed"."""
+        """Return a description, such as "trial 17, confirmed in …" or "trial 17, unconfirmed"."""
         if not self.confirmed:
             return f"trial {self.trial}, unconfirmed"
         seeds = "1 fresh seed" if self.seeds == 1 else f"{self.seeds} fresh seeds"
@@ -106,10 +109,10 @@ class Overview:
     space: Mapping[str, str] = field(default_factory=dict)  # in words, by parameter
     budget: Sequence[str] = ()  # the budget and how it is spent, in words
     trials: Mapping[str, int] = field(default_factory=dict)  # the number of trials, by state
-    hours: float = 0.0  # computing time of all trials
+    hours: float = 0.0  # the computing time of all trials
     best: TrialView | None = None  # the best trial, without its history
     champion: Version | None = None
-    complete: bool = False  # nothing is left to do
+    complete: bool = False  # whether nothing is left to do
 
 
 class Watcher(Protocol):
@@ -120,13 +123,13 @@ class Watcher(Protocol):
     """
 
     def trial_started(self, spec: TrialSpec) -> None:
-        """Handle that a trial starts or is resumed."""
+        """Handle the start of a trial, or its resumption."""
 
     def trial_reported(self, number: int, progress: Progress) -> None:
-        """Handle the progress of a trial after a stretch of training."""
+        """Handle new progress of a trial."""
 
     def trial_noted(self, number: int, words: str) -> None:
         """Handle a note for the user about a running trial."""
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
-        """Handle that a trial has ended."""
+        """Handle the end of a trial."""

@@ -1,4 +1,4 @@
-"""An example of a complete trial, on which the constraints of a study are tried."""
+"""An example of a complete trial, on which a study file's constraints are tried."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
-    """Return the record of a trial with accuracy 0.5 at every length, 1 s and 1 MiB."""
+    """Return the record of a trial with made-up results.
+
+    The accuracy is 0.5 at every length, the time is 1 s, and the memory is 1 MiB.
+    """
     spec = TrialSpec(
         number=0,
         configuration=0,

@@ -28,7 +28,7 @@ used: dict[str, str] = {}
 
 
 class _Alias(Loader):
-    """Load a module by its present name."""
+    """A loader that loads a module by its present name."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(FORMER_NAMES[spec.name])
@@ -36,12 +36,12 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # the import system has replaced both by the alias's
+        # the import system has replaced both attributes by those of the alias
         module.__spec__, module.__loader__ = self.original
 
 
 class _Finder(MetaPathFinder):
-    """Find a module by its former name."""
+    """A finder of modules by their former names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

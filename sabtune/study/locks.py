@@ -21,7 +21,7 @@ from sabtune.storage.store import Store
 from sabtune.study.database_lock import DatabaseLock
 
 MAX_ERROR_CHARACTERS = 300
-"""The maximum length of an exception in a message."""
+"""The maximum number of characters of an exception in a message."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """The error numbers of a disk that can't be written."""
@@ -30,7 +30,9 @@ OBJECT_STORE_SIGNS = ("AWS Error", "google::cloud")
 """Words that occur in the errors of an object store."""
 
 LOCK_TIMEOUT_SECONDS = 1.0
-"""How long a search waits for the lock. `is_held` of another process may hold it for a moment."""
+"""The seconds that a search waits for the lock.
+
+A call of `is_held` in another process may hold the lock for a moment."""
 
 
 @contextmanager
@@ -99,7 +101,7 @@ def _unexpected_error(problem: Exception, store: Store, log: Path) -> Unexpected
 
 
 def is_held(name: str, store: Store) -> bool:
-    """Return whether a search is writing to a study. Nothing is written to find out."""
+    """Return whether a search is writing to a study. The check itself writes nothing."""
     try:
         with store.lock(name).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

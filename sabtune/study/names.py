@@ -13,9 +13,9 @@ COMPARISONS = ("confirm", "ablate")
 
 
 def kind(name: str) -> str:
-    """Return the kind of a study by its name: "ablate" for NAME.ablate and NAME.ablate-2.
+    """Return the kind of a study by its name, such as "ablate" for NAME.ablate-2.
 
-    For a comparison the result is one of COMPARISONS.
+    The kind of a comparison is one of COMPARISONS.
     """
     return name.rpartition(".")[2].partition("-")[0]
 
@@ -33,6 +33,6 @@ def free_name(name: str, store: Store) -> str:
 
 
 def kept_names(name: str, store: Store) -> list[str]:
-    """Return the numbered names that studies in the store have, oldest first."""
+    """Return the numbered names up to the first one that no study in the store has."""
     existing = set(record.names(store))
     return list(takewhile(existing.__contains__, numbered(name)))

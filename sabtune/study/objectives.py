@@ -11,7 +11,7 @@ from sabtune.training.trial import Progress
 
 
 def seconds_per_update(history: Sequence[Progress]) -> float:
-    """Return the mean training time of an update in seconds, without the time of measuring."""
+    """Return the mean training time of an update in seconds, without the time of evaluation."""
     updates, seconds = 0, 0.0
     for progress in history:
         seconds += (progress.report.step - updates) / progress.report.updates_per_second
@@ -29,7 +29,7 @@ OBJECTIVES: Mapping[Objective, tuple[Direction, Value]] = {
     "peak_memory": ("minimize", lambda run, history: history[-1].memory),
     "share_kept": ("minimize", lambda run, history: run.share_kept() or 0.0),
 }
-"""By name, the direction for Optuna, and the function that returns a complete trial's value."""
+"""The direction and the function that returns a complete trial's value, by the objective's name."""
 
 
 def directions(objectives: Sequence[Objective]) -> list[Direction]:

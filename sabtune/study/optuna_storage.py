@@ -62,7 +62,7 @@ def _raising_store_error(
 def unreadable_value(shown: str, problem: Exception, subject: str = "a value") -> str:
     """Return the message for a value that can't be read.
 
-    shown: the store. subject: the value, such as "trial 3".
+    shown: the name of the store in messages. subject: the value, such as "trial 3".
     """
     words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     return (
@@ -99,10 +99,10 @@ def exists(store: Store) -> bool:
 
 
 def reading(store: Store) -> Studies:
-    """Open the store's database read-only; no file beside it is created either.
+    """Open the store's database read-only, without creating any file beside it.
 
-    Raises StoreError, with a message without the password, if the database can't be reached, has
-    no tables of studies, or was made by an incompatible version of Optuna.
+    Raises StoreError if the database can't be reached, has no tables of studies, or was made by an
+    incompatible version of Optuna. The message doesn't contain the password.
     """
     path, options = store.optuna_file, _options(store)
     options["skip_table_creation"] = True
@@ -122,8 +122,8 @@ def reading(store: Store) -> Studies:
 def writing(store: Store) -> Studies:
     """Open the store's database to write, and create its tables if it has none yet.
 
-    Several processes may call this at once: only one of them creates the tables. Raises StoreError
-    as `reading` does, and if the database belongs to another program.
+    Several processes may call this function at once; only one of them creates the tables. Raises
+    StoreError as `reading` does, or if the database belongs to another program.
     """
     path, options = store.optuna_file, _options(store)
     if path is None:

@@ -23,15 +23,17 @@ MAX_NAME_CHARACTERS = 512
 """The maximum length of a parameter's name that every supported database can store."""
 
 STORED = "stored"
-"""A user attribute of a trial in a temporary study: the trial has the distributions of a stored
-study, whose name is the value."""
+"""The user attribute that marks a trial in a temporary study as a stand-in for a stored study.
+
+The trial has the distributions of the stored study. The value is the name of that study."""
 
 
 class CheckedTrial(optuna.Trial):
-    """A trial that refuses parameters that the study can't store or combine with other trials.
+    """A trial that refuses parameters that the study can't store, or whose ranges are incompatible.
 
-    Its suggest methods raise StudyFileError for such a parameter, and RejectedError if the value
-    that a point gives is outside the parameter's range.
+    Its suggest methods raise StudyFileError for a parameter that the study can't store, or that has
+    an incompatible range in another trial. They raise RejectedError if a point gives a value
+    outside the parameter's range.
     """
 
     @classmethod
@@ -109,7 +111,7 @@ def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
 
 
 def contains(distribution: BaseDistribution, value: object) -> bool:
-    """Return whether a distribution contains a value, which must have the right type."""
+    """Return whether a distribution contains a value. A value of the wrong type isn't contained."""
     if isinstance(distribution, CategoricalDistribution):
         is_bool = isinstance(value, bool)
         return any(

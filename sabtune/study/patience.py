@@ -31,7 +31,10 @@ def make_patient(storage: type[RDBStorage]) -> None:
 
 
 def _with_retries(method: Method) -> Method:
-    """Wrap a method so that it is retried. Calls from within another method aren't."""
+    """Wrap a method so that it is retried while the database server is unavailable.
+
+    A call from within another wrapped method isn't retried, because the outer call is.
+    """
 
     @functools.wraps(method)
     def wrapper(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
@@ -50,11 +53,11 @@ def _with_retries(method: Method) -> Method:
 def _done(
     storage: RDBStorage, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Callable[[], Any]:
-    """Return a function that returns the result of a failed call if it was committed nonetheless.
+    """Return a function that returns the result of a failed call if the server committed the call.
 
-    That happens if the connection breaks after the commit. The function returns None if the call
-    must be repeated. The search that holds the lock is the only writer of the study: if there is
-    one more trial than before, the failed call created it.
+    A call fails although it was committed if the connection breaks after the commit. The function
+    returns None if the call must be repeated. The search that holds the lock is the only writer of
+    the study. So if there is one more trial than before, the failed call created it.
     """
     if name in ("create_new_trial", "_create_new_trial"):
         study = args[0]

@@ -1,7 +1,7 @@
 """Read and write the record of a search in an Optuna study.
 
 Optuna's database is the source of truth for trials. Besides the parameters, state and values that
-Optuna stores, a trial has user attributes. Only this module spells their names.
+Optuna stores, a trial has user attributes. Only this module contains the names of these attributes.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from sabtune.training.trial import Progress, TrialSpec, plain
 
 # attributes of a trial
 SPEC = "assignment"  # the trial's specification, which determines everything that it does
-FIXED = "fixed"  # a run to make without asking the space
-LABEL = "label"  # of an enqueued trial: its group in a comparison
+FIXED = "fixed"  # the run of a trial whose configuration the space doesn't choose
+LABEL = "label"  # the group of an enqueued trial in a comparison
 RETRY_OF = "retry_of"  # the number of the failed trial that this trial repeats
 LADDER = "ladder"  # length results on the selection sequences, by which trials are ranked
 TEST = "test"  # length results on the test sequences, which are reported
 REASON = "reason"  # why the trial failed or was pruned
 CHECKPOINT = "checkpoint"  # the last checkpoint's path in the store; in format 1, its full address
-SCORES = "scores"  # by updates; with several objectives Optuna takes no intermediate values
-ATTEMPTS = "attempts"  # how often the trial was resumed
+SCORES = "scores"  # by updates; only with several objectives, where Optuna stores no scores
+ATTEMPTS = "attempts"  # the number of times that the trial was resumed
 SECONDS = "seconds"  # computing time over all attempts
 MEMORY = "memory"  # peak memory in MiB
 ENVIRONMENT = "environment"  # software and hardware, see `sabtune.provenance`
 RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY, in one write for speed
 # attributes of a study
 MODEL = "model"  # the trial number and the MLflow URI of the best trial's model
-TRACKING = "tracking"  # the MLflow with that model, unless it is the store's own; no password
+TRACKING = "tracking"  # URI of the MLflow with that model, without password; None: the store's own
 VERSIONS = "versions"  # the trials with registered models, and which of them is the champion
 PLAN = "plan"  # the settings of the study file that a report needs
 FORMAT = "format"  # the version of this format, see `STORE_FORMAT`
@@ -63,7 +63,7 @@ UNMEASURED = ("seconds", "in_phase", "worst_phase")
 FRESH_SEED = 10**12
 """The first seed of a comparison on fresh seeds. The seeds of searches are far below it."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # sabtune reports the progress itself
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # sabtune shows the progress itself
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -77,7 +77,7 @@ class TrialRecord:
     values: list[float]  # one for each objective; empty unless the trial is complete
     params: dict[str, Any]
     spec: TrialSpec | None  # None if the trial ended before it got a specification
-    scores: dict[int, float]  # by updates
+    scores: dict[int, float]  # by number of updates
     ladder: list[LengthResult]
     test: list[LengthResult]
     reason: str
@@ -188,7 +188,7 @@ class TrialRecord:
 def _length_result(data: Mapping[str, Any]) -> LengthResult:
     """Return a length result from its stored dict.
 
-    Raises TypeError if a value isn't a number, or None where that is allowed.
+    Raises TypeError if a value isn't a number. Only the UNMEASURED fields may also be None.
     """
     for key, value in data.items():
         numbers = value if key == "by_phase" else [value]
@@ -214,7 +214,7 @@ def readable(subject: str, store: Store | None) -> Iterator[None]:
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
-    """Return every trial of the study that has started, by number.
+    """Return every trial of the study that has started, in the order of their numbers.
 
     Failed trials that were run again are included, with `run_again` set; see `counted`. Raises
     StoreError if a trial can't be read.
@@ -233,7 +233,7 @@ def counted(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def again_words(count: int) -> str:
-    """Return a suffix for counts of trials that names those run again; "" if there are none."""
+    """Return the end of a text that counts trials: how many were run again; "" if none were."""
     return f"; {count} failed and run again" if count else ""
 
 
@@ -263,11 +263,11 @@ def enqueue(
     label: str = "",
     retry_of: int | None = None,
 ) -> None:
-    """Enqueue a trial that makes `run`, without asking the space for a configuration.
+    """Enqueue a trial whose configuration and seed are those of `run`, not chosen by the space.
 
-    params: the parameters that the space is taken to have drawn for it; None if the run doesn't
-    come from the space. label: the trial's group in a comparison. retry_of: the number of the
-    failed trial that this trial repeats.
+    params: the parameters to record as drawn from the space; None if the run doesn't come from the
+    space. label: the trial's group in a comparison. retry_of: the number of the failed trial that
+    this trial repeats.
     """
     attrs: dict[str, Any] = {FIXED: {"run": run.to_dict(), "space": params is not None}}
     attrs |= {LABEL: label} if label else {}
@@ -276,17 +276,17 @@ def enqueue(
 
 
 def next_number(study: optuna.Study) -> int:
-    """Return the number of the next trial."""
+    """Return the number of the next trial that the study creates."""
     return len(study.get_trials(deepcopy=False))
 
 
 def begin_again(
     study: optuna.Study, earlier: int, run: RunConfig, configuration: int
 ) -> optuna.Trial:
-    """Start a trial that makes `run` with the parameters of an earlier trial.
+    """Start a trial of `run`, recorded with the parameters of an earlier trial.
 
-    The space isn't asked for a configuration. earlier: the number of the earlier trial.
-    configuration: the number of the configuration that the new trial counts for.
+    The space isn't called. earlier: the number of the earlier trial. configuration: the number of
+    the configuration that the new trial belongs to.
     """
     template = study._storage.get_trial(_trial_id(study, earlier))
     fixed = {"run": run.to_dict(), "space": False, "configuration": configuration}
@@ -306,14 +306,17 @@ def waiting(study: optuna.Study) -> list[int]:
 
 
 def begin(study: optuna.Study, number: int) -> optuna.Trial:
-    """Start any of the waiting trials; `Study.ask` would always take the first one."""
+    """Start the waiting trial with this number.
+
+    Optuna's `Study.ask` isn't used, because it always starts the first waiting trial.
+    """
     trial_id = _trial_id(study, number)
     study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
     return optuna.Trial(study, trial_id)
 
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial:
-    """Return a trial that hasn't ended, to write to."""
+    """Open a trial that hasn't ended, to write to it."""
     return optuna.Trial(study, _trial_id(study, number))
 
 
@@ -323,12 +326,15 @@ def _trial_id(study: optuna.Study, number: int) -> int:
 
 
 def told(trial: optuna.Trial) -> int:
-    """Return the updates of a trial's last stored score, as of when the trial was opened."""
+    """Return the number of updates at a trial's last stored score; 0 if it has none.
+
+    Scores that another process stored after the trial was opened don't count.
+    """
     return max(TrialRecord.of(trial._cached_frozen_trial).scores, default=0)
 
 
 def report(trial: optuna.Trial, progress: Progress) -> None:
-    """Store the score of a trial after a stretch of training."""
+    """Store the score of a trial at the number of updates of this progress."""
     step = progress.report.step
     if len(trial.study.directions) == 1:
         trial.report(progress.score, step)
@@ -345,7 +351,9 @@ def end(
 ) -> TrialRecord:
     """Store how a trial ended, and return its record.
 
-    The state is written last, so that the record of a trial that has ended is complete.
+    values: one for each objective; None unless the trial is complete. last: the last progress; None
+    if the trial made none. The state is written last, so that the record of an ended trial is never
+    partial.
     """
     result: dict[str, Any] = {
         LADDER: plain(outcome.ladder),
@@ -424,14 +432,14 @@ def set_registered(study: optuna.Study, content: Registered) -> None:
 
 
 def plan(study: optuna.Study) -> Mapping[str, Any]:
-    """Return the plan of a study: the STUDY, the file with its question, the settings of seeds."""
+    """Return the plan of a study: the settings of its study file that a report needs."""
     content: Mapping[str, Any] = study.user_attrs.get(PLAN, {})
     return content
 
 
 @contextmanager
 def plan_of(study: optuna.Study) -> Iterator[Mapping[str, Any]]:
-    """Yield the plan of a study. Raises StoreError if the block fails to read a value of it."""
+    """Yield the plan of a study. Raises StoreError if the block can't read a value of the plan."""
     with readable(f"the plan of study {study.study_name!r}", _study_store(study)):
         yield plan(study)
 
@@ -452,10 +460,12 @@ def names(store: Store) -> list[str]:
 
 
 def store_of(store: Store, *, write: bool = False) -> optuna_storage.Studies:
-    """Open the database of a store to read, or, with `write`, to write; then it may be created.
+    """Open the database of a store.
 
-    Raises StoreError, with a message without the password, if the database can't be used, or if a
-    newer version of sabtune or an incompatible version of Optuna wrote it.
+    write: whether to open the database for writing too, and to create it if it doesn't exist.
+
+    Raises StoreError if the database can't be used, or if a newer version of sabtune or an
+    incompatible version of Optuna wrote it. The message doesn't contain the password.
     """
     storage = optuna_storage.writing(store) if write else optuna_storage.reading(store)
     formats = [study.user_attrs.get(FORMAT, 0) for study in storage.get_all_studies()]
@@ -475,10 +485,12 @@ def store_of(store: Store, *, write: bool = False) -> optuna_storage.Studies:
 
 
 def open_study(store: Store, name: str, *, write: bool = False) -> optuna.Study:
-    """Open a study to read, or, with `write`, also to write.
+    """Open a study of a store.
 
-    Raises StoreError if the store has no such study, or if sabtune didn't create it. The message
-    lists the studies that exist.
+    write: whether to open the study for writing too.
+
+    Raises StoreError if the store has no such study, or if sabtune didn't create it. If there is no
+    such study, the message lists those that exist.
     """
     storage = store_of(store)
     existing = sorted(study.study_name for study in storage.get_all_studies())
@@ -526,11 +538,11 @@ PLANNED = {
     "file": str,
     COMPARISON: dict,
 }
-"""The type of each value in a plan."""
+"""The types of values in a plan, by key."""
 
 
 MAX_SHOWN_STUDIES = 20
-"""The maximum number of studies that a message names."""
+"""The maximum number of studies that a message lists."""
 
 
 def _existing_studies(name: str, existing: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Recover trials that started after the backup that a study was restored from.
 
 A trial's checkpoint holds the trial's entry in the study. The trial is added to the study again
-under its own number, with its own parameters, and is resumed. A trial that had already finished
-reports the same results again.
+under its own number, with its own parameters, and is resumed. A trial that had already ended yields
+the same results again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def identity(study: optuna.Study) -> str:
 
 
 def entry(trial: optuna.Trial, study_identity: str) -> str:
-    """Return, as JSON, what a study holds about a trial that is about to start."""
+    """Return a trial's entry in a study as JSON: its number, parameters and user attributes."""
     distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     content = {
         "study": study_identity,
@@ -49,8 +49,11 @@ def entry(trial: optuna.Trial, study_identity: str) -> str:
 def recover(study: optuna.Study, trials: Folder) -> None:
     """Add the trials that have checkpoints, but are missing from the study, as running trials.
 
-    trials: the folder of the study's checkpoints. A missing number without a readable checkpoint
-    becomes an enqueued trial, whose parameters the sampler draws again.
+    Waiting trials with a checkpoint become running trials, too. A trial is enqueued in place of a
+    missing trial that has no readable checkpoint but is followed by one that has. The sampler draws
+    its parameters again.
+
+    trials: the folder of the study's checkpoints.
     """
     attempts, study_identity = Attempts(trials), identity(study)
     recorded = study.get_trials(deepcopy=False)
@@ -78,9 +81,9 @@ def recover(study: optuna.Study, trials: Folder) -> None:
 
 
 def _latest_entry(attempts: Attempts, number: int, study_identity: str) -> dict[str, Any] | None:
-    """Return a trial's entry from its newest readable checkpoint.
+    """Return a trial's entry from its newest readable checkpoint, or None.
 
-    Returns None if there is no such checkpoint, or if it belongs to another study.
+    The result is None if there is no such checkpoint, or if it belongs to another study.
     """
     for checkpoint in attempts.checkpoints(number):
         try:

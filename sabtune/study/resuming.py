@@ -1,4 +1,7 @@
-"""Check that a study file asks the same question as a stored study, so that scores compare."""
+"""Check that a study file asks the same question as a stored study.
+
+Only then are the scores of their trials comparable.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ REMEDY = "start another study with --new, or give it another name with --study"
 
 
 def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
-    """Return this file with the ladder's phases and k_top from the stored study.
+    """Return this file with the ladder's phases and k_top from the stored study of its name.
 
-    Values that the file itself sets are kept. Raises StoreError if the stored study can't be read.
+    Values that the file itself sets are kept. Without a stored study, only k_top gets its default.
+    Raises StoreError if the stored study can't be read.
     """
     name, ladder = file.study.name, file.study.ladder
     stored = None
@@ -39,7 +43,7 @@ def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
 
 
 def check_same_question(file: StudyFile, store: Store) -> None:
-    """Raise StoreError if the stored study of this name has scores of another meaning.
+    """Raise StoreError if scores of the file can't be compared with those of the stored study.
 
     A study ranks all of its trials by one score. Therefore its task, ladder, objectives and
     baseline must not change. Everything else may change between two searches.
@@ -68,7 +72,7 @@ def check_same_question(file: StudyFile, store: Store) -> None:
 
 
 def asked(plan: Values) -> dict[str, Any]:
-    """Return the task and the ladder of a plan, by name; {} if it has no study.
+    """Return the task and the ladder of a plan, by name; {} if the plan has no STUDY.
 
     Raises ConfigError if they can't be read.
     """
@@ -76,7 +80,7 @@ def asked(plan: Values) -> dict[str, Any]:
     if not isinstance(study, Mapping):
         return {}
     task = study.get("task")
-    if isinstance(task, Mapping):  # version 0.1 stored "shortest", now a setting of training
+    if isinstance(task, Mapping):  # in version 0.1, "shortest" was a setting of the task
         task = {key: value for key, value in task.items() if key != "shortest"}
     return {
         "task": from_dict(TaskConfig, task, PARTS, "task"),  # type: ignore[type-abstract]
@@ -116,7 +120,7 @@ def _changes(stored: Values, plan: Values, file: StudyFile) -> Iterator[str]:
         before["baseline"], after["baseline"] = plan.get("rival"), file.baseline
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
-    if old.get(kind) != new.get(kind):  # the other values of the tasks don't compare
+    if old.get(kind) != new.get(kind):  # the settings of different tasks aren't comparable
         yield f"{kind}: {old[kind]} → {new[kind]}"
         old, new = (
             {key: value for key, value in values.items() if not key.startswith("task.")}

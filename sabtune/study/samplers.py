@@ -13,8 +13,8 @@ from sabtune.study.definition import StudyFile
 def sampler(file: StudyFile, existing_trials: int) -> BaseSampler:
     """Return the seeded sampler of a study.
 
-    existing_trials: the number of trials that the study already has. It enters the seed, so that a
-    resumed search doesn't repeat earlier draws.
+    existing_trials: the number of trials that the study already has. It is added to the seed, so
+    that a resumed search doesn't repeat earlier draws.
 
     With a single objective, TPE is multivariate: it models the parameters of each branch of the
     space jointly.

@@ -1,4 +1,4 @@
-"""The words for the states of a trial, which every table, page and figure uses."""
+"""The words for the states of a trial in tables, pages and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Import a study file as a module that can import its neighbors: the modules in its folder."""
+"""Import a study file as a module.
+
+The study file can import its neighbors, which are the modules in its folder.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,7 @@ def _unload(folder: Path) -> None:
 
 
 def _forget(folder: Path) -> None:
-    """Unload the modules of a folder for good, so that they are imported again."""
+    """Unload the modules of a folder, also from `_neighbors`, so that they are imported again."""
     if folder in _neighbors:
         _unload(folder)
         del _neighbors[folder]

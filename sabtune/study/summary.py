@@ -28,9 +28,9 @@ from sabtune.wording import counted
 
 
 def overview(study: optuna.Study, complete: bool) -> Overview:
-    """Return the overview of a study. complete: nothing is left to do.
+    """Return the overview of a study.
 
-    Raises StoreError if the study can't be read.
+    complete: whether nothing is left to do. Raises StoreError if the study can't be read.
     """
     trials = record.records(study)
     with record.plan_of(study) as plan:
@@ -55,7 +55,7 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
 
 
 def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
-    """Return the view of a trial that has started. history: its progress, for MLflow."""
+    """Return the view of a trial that has a specification. history: its progress, for MLflow."""
     assert trial.spec is not None
     return TrialView(
         spec=trial.spec,
@@ -77,7 +77,7 @@ def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
 
 
 def question(plan: Mapping[str, Any]) -> str:
-    """Return the question of a study; for a comparison, followed by the compared models."""
+    """Return the question of a study and, for a comparison, the list of the compared models."""
     text: str = plan.get("question", "")
     compared: Mapping[str, str] = plan.get(record.COMPARISON, {})
     if not compared:

@@ -1,4 +1,4 @@
-"""Create the specifications of trials: ask the space for a configuration, and draw a seed."""
+"""Create the specifications of trials, with configurations from the space and derived seeds."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from sabtune.training.trial import TrialSpec
 class TrialSpecs:
     """A factory for the trial specifications of one study.
 
-    ladder: defaults to the study's. evaluation_seed: defaults to that of the study's first trial,
-    so that all trials are measured on the same sequences even if a later search has another seed.
-    confirms: see `TrialSpec`.
+    trials: the trials that the study already has. ladder: the ladder of all trials; None for that
+    of the study file. evaluation_seed: the seed of the sequences that all trials are measured on;
+    None for that of the study's first trial, even if the study file has another seed now. confirms:
+    see `TrialSpec`.
 
-    Trials with the same task, model and training are seeds of one configuration, whether the space
-    suggested them or they were enqueued.
+    Trials with the same task, model and training configuration are seeds of one configuration,
+    whether the space suggested them or they were enqueued.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class TrialSpecs:
         self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
         self.configurations: dict[str, int] = {}  # the first trial of each configuration, by key
-        self.members: dict[int, int] = {}  # a trial of each configuration, by its number
+        self.members: dict[int, int] = {}  # a trial of each configuration, by configuration
         for trial in trials:
             if trial.run is not None:
                 self.configurations.setdefault(configuration_key(trial.run), trial.configuration)
@@ -86,8 +87,8 @@ class TrialSpecs:
     def another_seed(self, study: optuna.Study, configuration: int) -> optuna.Trial:
         """Start a trial of a recorded configuration under another seed.
 
-        The space isn't asked again: if its code has changed since, it may return a different
-        configuration for the same parameters.
+        The configuration is taken from an earlier trial. The space isn't called again, because its
+        code may have changed, so that it returns another configuration for the same parameters.
         """
         member = record.one(study, self.members[configuration])
         assert member.run is not None
@@ -108,14 +109,15 @@ class TrialSpecs:
 
 
 def trial_seed(study_seed: int, number: int) -> int:
-    """Return the seed of a trial. It differs between trials, and is the same on every call."""
+    """Return the seed of a trial, which depends only on the study's seed and the trial's number."""
     return study_seed * 1_000_003 + number
 
 
 def configuration_key(run: RunConfig) -> str:
     """Return a key that is equal for runs that differ only in their seeds.
 
-    The run is normalized as a stored run is: an int for a float field becomes a float.
+    The run is converted as if it were stored and read again: an int in a float field becomes a
+    float.
     """
     data = RunConfig.from_dict(run.to_dict()).to_dict()
     del data["seed"]

@@ -10,10 +10,10 @@ import optuna
 from sabtune.errors import SabtuneError
 
 MAX_MESSAGE_CHARACTERS = 800
-"""The maximum length of the message of a foreign exception."""
+"""The maximum number of characters of an exception's message."""
 
 MAX_VALUE_CHARACTERS = 200
-"""The maximum length of a value in a message."""
+"""The maximum number of characters of a value in a message."""
 
 
 def one_line(text: str, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str:
@@ -63,5 +63,5 @@ def _text(problem: BaseException) -> str:
 
 
 def _names(path: Path) -> tuple[str | None, ...]:
-    """Return the names that a SyntaxError may give for the file; None if it couldn't be read."""
+    """Return the file names of a SyntaxError in the file; None is that of an unreadable file."""
     return None, str(path), str(path.resolve())

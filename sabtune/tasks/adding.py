@@ -1,9 +1,9 @@
 """The adding task: add the two marked numbers of a sequence.
 
-From Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv 1511.06464).
-Each of `length` steps shows a number drawn uniformly from [0, 1] and a mark, which is 1 at one step
-of the first half and at one step of the second half, and 0 elsewhere. The target at the last step
-is the sum of the two marked numbers.
+The task is from Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv
+1511.06464). Each of `length` steps shows a number drawn uniformly from [0, 1] and a mark, which is
+1 at one step of the first half and at one step of the second half, and 0 elsewhere. The target at
+the last step is the sum of the two marked numbers.
 """
 
 from __future__ import annotations

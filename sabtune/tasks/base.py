@@ -64,8 +64,8 @@ class Task(ABC):
     """Whether the loss covers every step, or only the scored ones."""
 
     memory_span: int | None = None
-    """If a batch may continue the previous one, the most steps that a memory is carried over for.
-    None: every batch starts from a new state."""
+    """The largest age in steps of a memory that is carried to the next batch. None: batches do not
+    continue each other, and every batch starts from a new state."""
 
     phased: bool = True
     """Whether results may depend on the phase of a length (its number of steps modulo k_att). They
@@ -80,7 +80,7 @@ class Task(ABC):
 
     @property
     def remembered_steps(self) -> int:
-        """The most steps that training can recall, including a carried state."""
+        """The largest number of steps that training can recall, including a carried state."""
         return self.steps(self.length) + (self.memory_span or 0)
 
     @abstractmethod
@@ -113,13 +113,14 @@ class Task(ABC):
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
-        """Return `size` sequences of this length from the test stream, to look at."""
+        """Return `size` sequences of this length from the test stream, for inspection."""
         return self.batches(length, Stream.TEST, generator, device).batch(size)
 
     def prepare(self, lengths: Sequence[int]) -> None:
         """Check that there are sequences of these lengths for every purpose.
 
-        A search calls this before its first trial. Raises DataError and ConfigError as `batches`.
+        A search calls this before its first trial. Raises DataError and ConfigError as `batches`
+        does.
         """
         self.batches(self.length, Stream.TRAINING, torch.Generator())
         for length in lengths:
@@ -127,9 +128,10 @@ class Task(ABC):
                 self.batches(length, stream, torch.Generator())
 
     def sources(self, x: Tensor) -> Tensor | None:
-        """Return which steps of one sequence x (T, I) hold the answers, if the task defines that.
+        """Return which steps of one sequence x (T, I) hold the answers.
 
         The result (N, 2) has a row (t, i) for each step t that must recall step i, counted from 1.
+        It is None if the task does not define such steps.
         """
         return None
 
@@ -149,7 +151,7 @@ class Task(ABC):
         return logits.argmax(dim=-1) == targets
 
     def tally(self, logits: Tensor, batch: Batch) -> Tally:
-        """Measure logits (B, T, O) on a batch. Waits for the device."""
+        """Measure logits (B, T, O) on a batch, and wait for the device."""
         return self.count(logits, batch).tally()
 
     @torch.no_grad()

@@ -47,9 +47,9 @@ class Tally:
     """Sums over predictions. Use `+` to combine several batches or windows."""
 
     loss: float = 0.0  # in the task's loss unit, summed over `steps`
-    steps: int = 0  # that the loss covers
-    correct: int = 0  # of `scored` predictions
-    scored: int = 0
+    steps: int = 0  # number of steps that the loss covers
+    correct: int = 0  # number of correct predictions among the scored ones
+    scored: int = 0  # number of scored predictions
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -93,7 +93,7 @@ class Count:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to `device`, asynchronously to a GPU."""
+    """Copy a CPU tensor to `device`; a copy to a GPU is asynchronous."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

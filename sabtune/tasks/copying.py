@@ -1,8 +1,9 @@
 """The copying task: recall a few symbols after a long stretch of blanks.
 
 As in Ke et al. (2018) and their released script, a sequence shows `symbols` symbols, length - 1
-blanks, a marker, and then as many blanks as symbols. The targets are the symbols in order during
-those last blanks, and blank before. A sequence of length L with 10 symbols has L + 20 steps.
+blanks, a marker, and then as many blanks as symbols. The targets are the symbols, in order, at
+those last blanks, and the blank at every earlier step. A sequence of length L with 10 symbols has
+L + 20 steps.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class Copying(SyntheticTask):
         return Batch(x=self._encode(shown), targets=targets, scored=last(n, T))
 
     def sources(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the pairs (t, i) in which the last `symbols` steps recall the first, in order."""
+        """Return the pairs (t, i) of a step t that must recall step i, counted from 1.
+
+        The last `symbols` steps recall the first `symbols` steps, in order.
+        """
         n, T = self.config.symbols, x.shape[0]
         shown = torch.arange(1, n + 1)
         return torch.stack([T - n + shown, shown], dim=1)

@@ -2,9 +2,9 @@
 
 As in Ke et al. (2018), the loss is the mean of -log2 of the probability of each next character, in
 bits per character. For training, the text is split into one stream per row of a batch. An update
-reads `length` characters of each stream, and the state is carried to the next update. A model is
-evaluated on sequences of a given length that start from an empty state: in longer sequences, a
-character has more context on average.
+reads `length` characters of each stream, and the state is carried to the next update. In an
+evaluation, each sequence starts from an empty state, so a character of a longer sequence has more
+context on average.
 """
 
 from __future__ import annotations

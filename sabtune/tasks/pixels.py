@@ -26,7 +26,7 @@ from sabtune.tasks.source import Shuffled, Source
 By = Literal["pixel", "row"]
 
 SOLVED = {"digits": 0.95, "mnist": 0.95, "cifar10": 0.6}
-"""The accuracies at which a length counts as solved, our choice."""
+"""The accuracies at which a length counts as solved. They are our choice."""
 
 
 class Pixels(Task):

@@ -33,8 +33,8 @@ class Recall(SyntheticTask):
 
         length: steps from the last value to the first queried key. pairs: the number of pairs in a
         sequence. keys, values: the numbers of different keys and values; a sequence shows no key
-        twice. grows: what increases with the length on the ladder: the distance, the number of
-        pairs (in proportion, at the training distance), or both.
+        twice. grows: what increases with the length on the ladder: "distance"; "pairs", the number
+        of pairs in proportion to the length, at the training distance; or "both".
         """
 
         length: int = 32

@@ -1,7 +1,7 @@
 """Sources of batches, which generate sequences on the fly or read data in passes.
 
-A source has one length and one purpose, a `seeding.Stream`. Its `state` is a few tensors, so that a
-resumed training sees the same batches as an uninterrupted one.
+A source serves one purpose, a `seeding.Stream`. Its `state` consists of a few tensors. Resumed
+training restores them, and then sees the same batches as uninterrupted training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Source(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Return what `restore` needs."""
+        """Return the tensors that `restore` needs, by name."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -54,7 +54,7 @@ class Drawn(Source):
 
 
 class Passes(Source):
-    """A source that reads data in repeated passes, and uses the generator once per pass."""
+    """A source that reads data in repeated passes, and draws from the generator once per pass."""
 
     def __init__(self, generator: torch.Generator):
         self.generator = generator

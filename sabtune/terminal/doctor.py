@@ -1,4 +1,4 @@
-"""The page of `sabtune doctor`: the nodes side by side, then what is wrong."""
+"""The output of `sabtune doctor`: the nodes side by side, then the findings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sabtune.cluster.node_facts import SHOWN, NodeFacts
 from sabtune.wording import counted
 
 KINDS_PER_TABLE = 4
-"""The number of kinds of nodes in one table; further kinds get another table."""
+"""The maximum number of kinds of nodes in one table. Nodes of one kind share a column."""
 
 
 def health_page(health: HealthCheck) -> RenderableType:
-    """Return the page: a table of the nodes and the list of findings."""
+    """Return the output of `sabtune doctor`: tables of the nodes, then the findings."""
     nodes = health.nodes
     title = f"The cluster, {counted(len(nodes), 'node')}" if health.cluster else "This machine"
     parts: list[RenderableType] = [Text(title)]
@@ -39,7 +39,7 @@ def findings_page(findings: Sequence[Finding]) -> RenderableType:
 
 
 def _kinds(nodes: Sequence[NodeFacts]) -> list[list[NodeFacts]]:
-    """Group nodes that differ in nothing but their disks and clocks."""
+    """Group the nodes by kind. Nodes of one kind differ only in their names, disks and clocks."""
     kinds: dict[str, list[NodeFacts]] = {}
     for node in nodes:
         kinds.setdefault(str([node.head, *_facts(node).values()]), []).append(node)

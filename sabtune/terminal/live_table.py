@@ -26,7 +26,7 @@ from sabtune.training.trial import Progress, TrialSpec
 SUMMARY_STATES = ("running", "pruned", "failed", "complete")
 
 WIDE_COLUMNS = 110
-"""The width of a terminal from which the table shows speed and loss."""
+"""The minimum width of a terminal, in characters, at which the table shows speed and loss."""
 
 
 def label(run: RunConfig) -> str:
@@ -81,9 +81,10 @@ class Pace:
     def left(self, missing: int) -> float | None:
         """Estimate the seconds until `missing` more trials have ended; None before two have.
 
-        A trial that hasn't started takes the mean time. A running trial takes until its last
-        update, so that the estimate isn't too low while the last few trials run. After the last
-        start, slots become empty one by one; each of them loses half a trial's time.
+        The estimate assumes that a trial that hasn't started takes the mean time, and that a
+        running trial makes all its updates. With the second assumption, the estimate isn't too low
+        while the last few trials run. After the last trial has started, slots become empty one by
+        one. The estimate assumes that each slot but one is then empty for half the mean time.
         """
         if len(self.durations) < 2:
             return None
@@ -97,9 +98,8 @@ class Pace:
         """Estimate the mean seconds of a trial by the method of Kaplan and Meier (JASA, 1958).
 
         At first, most trials that have ended were pruned, so the mean over them alone is too low.
-        The running trials are censored observations: their durations have a known lower bound.
-        Beyond the longest finished trial, running trials are assumed to take until their last
-        update.
+        The running trials are censored observations: their durations have a known lower bound. A
+        trial that has run for longer than every ended trial is assumed to make all its updates.
         """
         now, running = self.clock(), list(self.running.items())
         ended, censored = sorted(self.durations), sorted(now - start for _, start in running)
@@ -145,7 +145,7 @@ class Row:
 
     @property
     def score(self) -> float | None:
-        """The latest score; None for a failed trial or before the first report."""
+        """The latest score; None for a failed trial, or before the first score."""
         if self.outcome and self.outcome.state == "FAIL":
             return None
         if self.outcome and self.outcome.score is not None:
@@ -184,12 +184,12 @@ class Watch:
 
     Use it as a context manager around the search.
 
-    trials: The number of trials that the study is to have.
+    trials: The number of trials at which the study is complete.
 
     ended: The number of trials that had ended before this search.
 
-    earlier: The trials that the study had before this search. They give the best score so far and
-    show which trials are resumed.
+    earlier: The trials that the study had before this search. The best score so far and the resumed
+    trials are taken from them.
 
     clock: Returns the current time in seconds.
     """
@@ -320,7 +320,7 @@ class Watch:
 
 
 def _table(rows: Sequence[Row], width: int, leader: int | None) -> Table:
-    """Return a table with one line per trial; a narrow terminal shortens only the configuration."""
+    """Return a table with one line per trial. Only the configuration is cut to fit the terminal."""
     lengths = _lengths(rows, width)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("#", "update", "per s", "loss", "score", *(f"at {n}" for n in lengths)):
@@ -354,7 +354,7 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
 
 
 def _lengths(rows: Sequence[Row], width: int) -> list[int]:
-    """Return the lengths that fit; selection lengths, which every trial has, take precedence."""
+    """Return the lengths that have room in the table, the selection lengths before any others."""
     ladder = next((row.spec.ladder for row in rows if row.spec), None)
     if ladder is None:
         return []

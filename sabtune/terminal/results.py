@@ -1,4 +1,4 @@
-"""The pages of predictions, reproductions and extrapolations."""
+"""The output of dry runs, of `sabtune reproduce` and of `sabtune extrapolate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sabtune.wording import counted
 
 
 def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
-    """Return the page of a dry run: the predicted cost of a search."""
+    """Return the output of a dry run: the predicted cost of a search."""
     table = Table(title="Each length of the ladder", title_justify="left")
     for name in ("length", "seconds", "peak memory (MiB)", "measured"):
         table.add_column(name, justify="right")
@@ -41,7 +41,7 @@ def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
 
 
 def reproduction_page(number: int, reproduction: Reproduction) -> RenderableType:
-    """Return the page of a reproduction: the metrics and software versions that differ."""
+    """Return the output of a reproduction: the metrics and the environment that differ."""
     parts: list[RenderableType] = []
     metrics = reproduction.metrics
     if reproduction.differences:

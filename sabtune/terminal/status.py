@@ -1,4 +1,4 @@
-"""The page of `sabtune status`: the state of a study, read from its store."""
+"""The output of `sabtune status`: the state of a study, read from its store."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from sabtune.study.states import WORDS, WORDS_IN_A_SEARCH, counts
 from sabtune.terminal.live_table import duration, label, same_as
 
 SHOWN_TRIALS = 5
-"""The number of ended trials that the page shows."""
+"""The maximum number of ended trials in the output."""
 
 
 def status(study: optuna.Study, alive: bool) -> RenderableType:
-    """Return the page. alive: A search is writing to the study now."""
+    """Return the output of `sabtune status`.
+
+    alive: Whether a search is writing to the study now.
+    """
     frozen = study.get_trials(deepcopy=False)
     trials = {trial.number: trial for trial in record.records(study)}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
@@ -49,7 +52,7 @@ def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], al
 
 
 def _best(trials: Sequence[TrialRecord], states: Mapping[TrialState, str]) -> str:
-    """Return a line on the highest score of all trials, including running but not failed ones."""
+    """Return a line on the best score so far, of any trial that has not failed."""
     scored = [t for t in trials if t.state != TrialState.FAIL and (t.values or t.scores)]
     if not scored:
         return "No trial has a score yet."

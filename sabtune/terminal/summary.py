@@ -21,7 +21,10 @@ from sabtune.wording import counted as number
 
 
 def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
-    """Return the summary of a study. mlflow: The URI of the MLflow that has its model."""
+    """Return the summary of a study.
+
+    mlflow: The MLflow tracking URI to load the model from. None: MLflow's current one.
+    """
     trials = record.records(study)
     leaderboard = Leaderboard.of(study)
     ranked = leaderboard.ranked()

@@ -1,4 +1,4 @@
-"""A log file with one line for each trial that ended."""
+"""A log file with one line for each ended trial and for each note on a trial."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ WIDTHS = {
     "seed": 7,
     "reason": 0,
 }
-"""The minimum width of each column. Two or more spaces separate columns, and no field has two."""
+"""The minimum width of each column, in characters.
+
+Two or more spaces separate columns, and no field contains two spaces in a row.
+"""
 
 
 class Logbook:
     """A watcher that appends a line to the file at `path` when a trial ends or has a note.
 
     A new file starts with a header. The accuracies are those on the selection sequences, from which
-    the score is computed. If the file can't be written, the lines are lost, but the study has the
-    same information: the logbook logs one warning, and the search continues.
+    the score is computed. If the file can't be written, the logbook logs one warning, and the
+    search continues. The study contains the same information as the lost lines.
     """
 
     def __init__(self, path: Path):

@@ -1,7 +1,7 @@
-"""The MLflow database of a store: creation, and addresses that follow a moved store.
+"""The MLflow database of a store: its creation, and the update of addresses after a move.
 
 MLflow stores absolute addresses of its files. After a store is moved or copied, they still point to
-the old location; opening the store for writing updates them.
+the old location. A command that opens the store for writing updates them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ SEARCH_LOCATIONS = (
 def make(uri: str, artifacts: str | None) -> None:
     """Create MLflow's database unless it exists or `uri` is a server.
 
-    Concurrent processes create it once. Raises what MLflow raises.
+    If several processes call this at the same time, only one creates the database. Raises any
+    exception of MLflow.
     """
     if is_server(uri):
         return
@@ -100,10 +101,10 @@ def is_elsewhere(store: Store) -> bool:
 
 @contextmanager
 def to_read(store: Store) -> Iterator[str]:
-    """Yield the URI of a database with the content of the store's MLflow and current addresses.
+    """Yield the URI of the store's MLflow, or of an updated copy if the store was moved.
 
-    If the store was moved, this is a temporary copy. Nothing in the store changes. Raises
-    TrackingError if the store has no MLflow.
+    The copy is temporary and contains the current addresses of files. The store is not changed.
+    Raises TrackingError if the store's MLflow database does not exist.
     """
     path = databases.sqlite_path(store.mlflow_uri)
     if path is not None and not path.exists():
@@ -123,7 +124,12 @@ def to_read(store: Store) -> Iterator[str]:
 
 
 def refuse_elsewhere(location: str, artifacts: str | None, study: str) -> None:
-    """Raise TrackingError if an experiment stores its files outside of the store."""
+    """Raise TrackingError if an experiment stores its files outside the store.
+
+    location: The URI where the experiment stores its files.
+
+    artifacts: The URI of the store's files; None: a server decides, and nothing is checked.
+    """
     if artifacts is None or location.rstrip("/") == artifacts or _same(location, artifacts):
         return
     raise TrackingError(

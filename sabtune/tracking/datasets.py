@@ -1,9 +1,9 @@
 """The sequences of a trial as MLflow datasets.
 
-Sequences are generated on the fly, so a dataset is described by the parameters that generate it. It
-has the name of the task. Its digest identifies it: the training dataset's depends only on the
-task's configuration, so that trials of a study share it; those of the selection and test datasets
-depend on the lengths, the number of sequences and the seed too.
+Sequences are generated on the fly, so a dataset consists of the parameters that generate them. It
+has the name of the task, and its digest identifies it. The digest of the training dataset depends
+only on the task's configuration, so that trials of a study share the dataset. The digests of the
+selection and test datasets also depend on the lengths, the number of sequences and the seed.
 """
 
 from __future__ import annotations
@@ -65,6 +65,6 @@ def dataset(spec: TrialSpec, context: str) -> Dataset:
 
 
 def _schema(inputs: int) -> TensorDatasetSchema:
-    """Return the schema of x (B, T, I) and of the correct class at every step (B, T)."""
+    """Return the schema of x, float32 (B, T, I), and of the correct classes, int64 (B, T)."""
     x = TensorSpec(np.dtype("float32"), (-1, -1, inputs))
     return TensorDatasetSchema(Schema([x]), Schema([TensorSpec(np.dtype("int64"), (-1, -1))]))

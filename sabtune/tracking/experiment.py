@@ -38,7 +38,7 @@ class ModelError(TrackingError):
 
 
 class Experiment:
-    """The runs of a study, read when it is opened and updated by every method.
+    """The runs of a study in MLflow. The constructor reads them, and methods keep them current.
 
     Every method, including the constructor, may raise any exception of MLflow.
     """
@@ -81,7 +81,10 @@ class Experiment:
         self.runs.set_status(self.search(), RUNNING)
 
     def update_search(self, overview: Overview, *, ended: bool = False) -> None:
-        """Update the search's description, tags and metrics, and at its end its best curve."""
+        """Update the description, tags and metrics of the search's run.
+
+        ended: Whether the search has ended; if so, also log the best trial's accuracy by length.
+        """
         run, text = self.search(), search_run.description(overview)
         if self.logged is None:
             keys = [key for key in run.metrics if not key.startswith("system/")]
@@ -133,7 +136,9 @@ class Experiment:
     def register(self, versions: Sequence[Version], champion: int) -> dict[int, str]:
         """Register the models of these trials, in this order, and set the champion's alias.
 
-        Returns the models' URIs by trial, without trials that have no model.
+        champion: The number of the champion's trial.
+
+        Returns the models' URIs by trial number, without trials that have no model.
         """
         models = [(version, self.models.find(version.trial)) for version in versions]
         available = [(version, model) for version, model in models if model is not None]
@@ -142,7 +147,10 @@ class Experiment:
         return {version.trial: str(model.model_uri) for version, model in available}
 
     def _trial(self, number: int, content: RunContent) -> RunView:
-        """Return the run of a trial, created if it does not exist. Raises TrackingError."""
+        """Return the run of a trial, created if it does not exist.
+
+        Raises TrackingError if it does not exist and `content` has no spec to create it from.
+        """
         if number not in self.trials:
             if content.spec is None:
                 raise TrackingError(
@@ -153,7 +161,7 @@ class Experiment:
         return self.trials[number][0]
 
     def _write(self, run: RunView, content: RunContent, written: str | None) -> None:
-        """Add what the run lacks.
+        """Write the content that the run of a trial lacks. Raises the same errors as `add`.
 
         written: The new value of the tag `WRITTEN`; None: determined from the run.
         """
@@ -193,8 +201,9 @@ class Experiment:
     def _model(self, run: RunView, content: RunContent) -> tuple[LoggedModel | None, list[Metric]]:
         """Return the model of a complete trial, and the points to log again with the model.
 
-        The model is logged if MLflow lacks it. The points are those by length that the run had
-        before. Returns None and no points if the trial is not complete or its checkpoint is gone.
+        If MLflow lacks the model, it is logged. The run's earlier points of length results are then
+        returned, to be logged again with the model. Returns None and no points if the trial is not
+        complete or its checkpoint is gone.
         """
         outcome = content.outcome
         if outcome is None or outcome.state != "COMPLETE" or content.spec is None:

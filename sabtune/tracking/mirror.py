@@ -27,7 +27,7 @@ DRAIN_SECONDS = 60.0
 
 OVERVIEW_SECONDS, OVERVIEW_FRACTION = 60.0, 0.01
 """Minimum time between two overviews of the study during a search, and the maximum fraction of the
-time that they take. An overview takes longer the more trials there are."""
+search's time that overviews take. With more trials, an overview takes longer."""
 
 REPORT = "report"
 """The artifact folder of a report in the search's run."""
@@ -75,7 +75,10 @@ class Mirror:
         self._send_overview()
 
     def finish(self, complete: bool) -> str:
-        """Write the rest and register the best model. Return why MLflow is incomplete, or ""."""
+        """Write the rest and register the best model. Return why MLflow is incomplete, or "".
+
+        complete: Whether the study is complete.
+        """
         nominate(self.study)
         self.tracker.search_ended(overview(self.study, complete))
         try:
@@ -119,9 +122,9 @@ def sync(study: optuna.Study, store: Store) -> None:
 
 
 def made_whole(study: optuna.Study, store: Store) -> str:
-    """Sync MLflow with a study that is complete. Return why MLflow is incomplete, or "".
+    """Sync MLflow with a complete study. Return why MLflow is incomplete, or "".
 
-    The search that completed it may have ended before MLflow had everything.
+    This is needed if the last search of the study ended before it had written everything to MLflow.
     """
     try:
         sync(study, store)
@@ -158,8 +161,8 @@ def views(
 def nominate(study: optuna.Study) -> None:
     """Add the best trial of a search to the trials whose models are registered.
 
-    The first one becomes the champion, unconfirmed. Later, only comparisons on fresh seeds change
-    the champion.
+    The first trial that is added becomes the champion, without a confirmation. After that, only
+    comparisons on fresh seeds change the champion.
     """
     best = best_trial(study)
     if best is None or record.COMPARISON in record.plan(study):
@@ -193,7 +196,10 @@ def register(study: optuna.Study, tracker: Tracker) -> None:
 
 
 def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
-    """Call `register`, and store in the study which MLflow has the model. Raises TrackingError."""
+    """Call `register`, and store in the study the address of the MLflow that has the model.
+
+    Raises TrackingError if MLflow refuses or lacks the model.
+    """
     register(study, tracker)
     record.set_tracking(study, store.tracking and without_secrets(store.tracking))
 
@@ -201,7 +207,7 @@ def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
 def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
     """Log all files of `folder` to the search's run in MLflow, replacing an earlier report.
 
-    Return whether that succeeded.
+    Returns whether that succeeded.
     """
     tracker = _tracker(study, store)
     try:

@@ -1,6 +1,6 @@
-"""Settings of the MLflow client in this process, and its errors in one line.
+"""Settings of the MLflow client in this process, and one-line messages for its errors.
 
-Environment variables that you set take precedence.
+Environment variables that you set take precedence over these settings.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ QUIET_ENVIRONMENT = {
 }
 
 TIMEOUT_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's defaults are 7 retries with pauses of minutes, and a timeout of 120 s."""
+"""Limits for a server. MLflow's are 7 retries, with pauses of minutes, and a timeout of 120 s."""
 
 NOISY_LOGGERS = ("alembic", "mlflow", "urllib3.connectionpool")
-"""Loggers of the creation of a database and of every retried request."""
+"""Loggers that report the creation of a database and every retried request."""
 
 OTHER_SCHEMA = ("Detected out-of-date database schema", "Can't locate revision")
 """Parts of MLflow's messages about a database that another version of MLflow created."""
@@ -105,7 +105,7 @@ STORAGE_PACKAGES = {
 
 
 def refuse_without_client(artifacts: str | None) -> None:
-    """Raise TrackingError if the package that MLflow needs to store files there is missing."""
+    """Raise TrackingError if a package that MLflow needs for files at `artifacts` is missing."""
     module, remedy = STORAGE_PACKAGES.get((artifacts or "").partition("://")[0], ("", ""))
     try:
         installed = not module or importlib.util.find_spec(module) is not None
@@ -174,7 +174,7 @@ def _refuse_unauthorized(uri: str) -> None:
 
 @contextmanager
 def closing_engine(uri: str) -> Iterator[Engine]:
-    """Yield an engine without retries; MLflow's own retries ten times, which takes minutes."""
+    """Yield an engine without retries. MLflow's own engine retries ten times, for minutes."""
     engine = create_engine(uri)
     try:
         yield engine

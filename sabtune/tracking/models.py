@@ -75,7 +75,7 @@ class Models:
         return ready
 
     def delete_doubles(self, number: int) -> None:
-        """Delete all models of the trial but the earliest that is ready."""
+        """Delete all models of the trial except the earliest that is ready."""
         first = self.find(number)
         for model in list(self._models(number)):
             if first is None or model.model_id != first.model_id:
@@ -118,7 +118,7 @@ class Models:
 
 
 def belongs(key: str) -> bool:
-    """Return whether a metric of the run is also logged to its model: results by length."""
+    """Return whether a metric of a run is also logged to its model, as length results are."""
     return key in SUMMARY or key.startswith((f"{SELECTION}_", f"{TEST}_"))
 
 

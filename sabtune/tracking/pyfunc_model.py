@@ -28,7 +28,7 @@ class Recall(PythonModel):
         model_input: np.ndarray,
         params: dict[str, Any] | None = None,
     ) -> np.ndarray:
-        """Return the logits (B, T, O) for sequences (B, T, I) of any length."""
+        """Return the logits (B, T, O) for sequences float32 (B, T, I) of any length."""
         with torch.no_grad():
             logits, _ = self.model(torch.from_numpy(np.ascontiguousarray(model_input)))
         return np.asarray(logits)

@@ -1,4 +1,4 @@
-"""Check whether an MLflow can be reached."""
+"""The check of whether MLflow can be reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sabtune.tracking.mlflow_client import closing_engine, describe, hasten, is_
 
 
 def problem_of(uri: str) -> str:
-    """Return why an MLflow cannot be reached, in one line, or "".
+    """Return why MLflow cannot be reached at `uri`, in one line, or "" if it can.
 
     A database that does not exist yet is no problem, and is not created.
     """

@@ -32,8 +32,8 @@ LENGTH = "sabtune.confirmed_length"
 class Registry:
     """The registered model of a study, created if it does not exist.
 
-    Every method may raise any exception of MLflow. Raises TrackingError if the name belongs to a
-    registered model that is not this study's.
+    Every method, including the constructor, may raise any exception of MLflow. The constructor
+    raises TrackingError if a registered model of this name is not this study's.
     """
 
     def __init__(self, client: MlflowClient, study: str):
@@ -58,7 +58,10 @@ class Registry:
                 self.aliases[ALIAS] = str(registered.version)
 
     def _registered_model(self) -> RegisteredModel:
-        """Return the registered model. Raises TrackingError if it is not this study's."""
+        """Return the registered model, created if it does not exist.
+
+        Raises TrackingError if a registered model of this name is not this study's.
+        """
         try:
             model = self.client.get_registered_model(self.study)
         except MlflowException as problem:

@@ -15,7 +15,7 @@ from sabtune.tracking.database import refuse_elsewhere
 from sabtune.tracking.trial_run import NUMBER, RUNNING
 
 BATCH_METRICS = 700
-"""Metrics per request. With at most 100 params and 100 tags, MLflow's limit of 1000 is kept."""
+"""Metrics per request. MLflow allows 1000 entries, of which at most 200 are params and tags."""
 
 
 @dataclass
@@ -142,7 +142,10 @@ class Runs:
             run.inputs |= {entry.dataset.digest for entry in missing}
 
     def set_status(self, run: RunView, status: str, when: int | None = None) -> None:
-        """Set MLflow's status of a run; one that ends, ends at `when` (ms since 1970), or now."""
+        """Set MLflow's status of a run.
+
+        when: The time at which the run ended, in ms since 1970; None: now. Unused for RUNNING.
+        """
         if run.status == status:
             return
         if status == RUNNING:

@@ -16,7 +16,7 @@ from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
 
 DESCRIPTION_CHARACTERS = 5000
-"""Maximum length of the description; MLflow accepts no longer one for an experiment."""
+"""Maximum length of the description, which is MLflow's limit for an experiment."""
 
 CURVE = "best_test_accuracy"
 

@@ -1,6 +1,6 @@
 """The content of a trial's run in MLflow.
 
-Its metrics; their step is the training step unless noted otherwise:
+A run has these metrics. Their step is the number of updates unless noted otherwise.
 
     loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, and the current
     value of scheduled parameters, such as k_top
@@ -8,8 +8,13 @@ Its metrics; their step is the training step unless noted otherwise:
     seconds            duration of the trial so far, over all attempts
     ladder_accuracy, ladder_loss    on the selection sequences; the step is the length
     test_accuracy, test_loss        on the test sequences; the step is the length
-    ladder_accuracy_at_0200, test_accuracy_at_0200 …    at a single length, for sorting
-    length_score, solve_length      on the test sequences, once training is complete
+    ladder_in_phase, test_in_phase, ladder_worst_phase, test_worst_phase
+                       accuracy in phase and in the worst phase; the step is the length
+    ladder_accuracy_at_0200, test_accuracy_at_0200 …
+                       accuracy at a single length, so that runs can be sorted by it; the step is 0
+    length_score, solve_length, solve_length_in_phase
+                       on the test sequences, once training is complete; the step is 0
+    share_kept         at the training length, once training is complete; the step is 0
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL
 """MLflow's run status for each final state of a trial."""
 
 LAST_METRIC = "seconds"
-"""The last metric of a report: if it has a point, so do the others."""
+"""The metric of a report that is logged last. If it has a point, so do all others."""
 
 LENGTH_DIGITS = 4
 """Minimum number of digits of a length in a metric's name, so that names sort by length."""
@@ -50,7 +55,7 @@ LENGTH_DIGITS = 4
 
 @dataclass
 class RunContent:
-    """The content of a trial's run, complete or new: tags, params and metrics."""
+    """All content of a trial's run, or only its new content: tags, params and metrics."""
 
     spec: TrialSpec | None  # None: the run must exist already
     points: list[Metric] = field(default_factory=list)
@@ -70,7 +75,10 @@ class RunContent:
         return STATUS[self.outcome.state] if self.outcome else RUNNING
 
     def name(self) -> str:
-        """Return the run's name: #17 k_top=5 …; for another seed: #17 (as #3) k_top=5 … seed 2."""
+        """Return the run's name, such as "#17 k_top=5 …".
+
+        If the trial repeats trial 3 with another seed, the name is "#17 (as #3) k_top=5 … seed 2".
+        """
         assert self.spec is not None
         number, first = self.spec.number, self.spec.configuration
         label = self.spec.run.trial.model.label()
@@ -91,7 +99,7 @@ class RunContent:
         return tags | origin_tags(self.origin)
 
     def params(self) -> dict[str, str]:
-        """Return the configuration as params, with dots in nested names."""
+        """Return the configuration as params. Nested names have dots, as in "trial.model.k_top"."""
         if self.spec is None:
             return {}
         values = flatten(self.spec.run.to_dict())
@@ -99,7 +107,7 @@ class RunContent:
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:
-    """Return tags of the study file and its git revision, also under MLflow's own names."""
+    """Return tags for the study file and its git revision; some have names that MLflow defines."""
     tags = {LABEL: origin.label, MLFLOW_SOURCE_NAME: origin.file}
     tags[MLFLOW_SOURCE_TYPE] = "LOCAL" if origin.file else ""
     tags[MLFLOW_GIT_COMMIT] = origin.commit
@@ -108,9 +116,9 @@ def origin_tags(origin: Origin) -> dict[str, str]:
 
 
 def full_content(view: TrialView, since: int) -> RunContent:
-    """Return the content for all of a trial that started at `since` (ms since 1970).
+    """Return the whole content of the run of a trial that started at `since` (ms since 1970).
 
-    The times of its points follow from the duration of the trial at each report.
+    The time of a point is `since` plus the duration of the trial at that report.
     """
     content = RunContent(
         view.spec,
@@ -151,7 +159,7 @@ SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept"
 
 
 def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[Metric]:
-    """Return the metrics of a trial's length results, each with the length as its step."""
+    """Return the metrics of a trial's length results, and the summary of its test results."""
     points = []
     longest = spec.ladder.lengths[-1] if spec else 0
     for prefix, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):

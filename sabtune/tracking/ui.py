@@ -39,7 +39,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def reading(app: App) -> App:
-    """Wrap an application so that it refuses the requests that `loopback` refuses."""
+    """Wrap an application so that it refuses WebSockets, and requests that `loopback` refuses."""
 
     async def respond(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -90,7 +90,7 @@ def serve(store: Store, port: int) -> None:
                     timeout_graceful_shutdown=DRAIN_SECONDS,
                 )
             )
-            server.run()  # raises again the signal that ended it
+            server.run()  # at its end, it raises the signal that ended it
     except KeyboardInterrupt:
         return
 

@@ -1,7 +1,7 @@
-"""The tracker: it accepts events of a search immediately, and writes them to MLflow in a thread.
+"""A writer that queues the events of a search and sends them to MLflow in a thread.
 
-MLflow is a copy of the study. Events that cannot be written are dropped; `Tracker.behind` then says
-why, and `sync` completes MLflow from the study.
+MLflow is a copy of the study. Events that cannot be written are dropped. `Tracker.behind` then says
+why, and `Tracker.sync` compares MLflow with the study and writes what is missing.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class SearchState:
 
 
 class Tracker:
-    """Writes a search to MLflow. Runs of an earlier search of the same study are continued.
+    """A writer of a search to MLflow, which continues the runs of earlier searches of the study.
 
-    Methods that take events neither raise nor wait for MLflow.
+    Methods that record events raise no exceptions and do not wait for MLflow.
 
     uri: sqlite:///… of a database, created if it does not exist, or http(s)://… of a server.
 
     artifacts: The URI where files are stored; None: a server decides.
 
-    embedded: MLflow belongs to the store and moves with it.
+    embedded: Whether MLflow's database belongs to the store and moves with it.
 
-    system_metrics: Log system metrics to the search's run.
+    system_metrics: Whether to log system metrics to the search's run.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Tracker:
 
     @property
     def behind(self) -> str | None:
-        """Why MLflow lacks events, in one line; None if it has or will have all."""
+        """Why MLflow lacks events, in one line; None if it has all or they are still queued."""
         return self._problem
 
     def trial_started(self, spec: TrialSpec, origin: Origin | None = None) -> None:
@@ -135,13 +135,13 @@ class Tracker:
     def sync(self, views: Sequence[TrialView], overview: Overview) -> None:
         """Write to MLflow whatever it lacks of these trials and the search.
 
-        You can call it before, during and after a search. Raises TrackingError if MLflow cannot be
-        reached or refuses, or if it contains another study of the same name. If a model cannot be
-        logged, it raises TrackingError after everything else is written.
+        You can call this before, during and after a search. Raises TrackingError if MLflow cannot
+        be reached or refuses a write, or if it contains another study of the same name. If a model
+        cannot be logged, TrackingError is raised after everything else is written.
         """
         model_errors = []
         with self._mlflow:
-            self._experiment = None  # read anew, by the thread too
+            self._experiment = None  # so that the thread reads it again, too
             try:
                 experiment = self._open_experiment()
                 experiment.delete_doubles()
@@ -165,9 +165,10 @@ class Tracker:
     def register(self, versions: Sequence[Version], champion: int) -> dict[int, str] | None:
         """Register the models of these trials under the study's name, in this order.
 
-        The alias `champion` is set on the model of trial `champion`. Returns the URIs for
-        mlflow.pyfunc.load_model by trial, without trials that have no model in MLflow, or None if
-        MLflow fails.
+        champion: The number of the trial whose model gets the alias "champion".
+
+        Returns the URIs for `mlflow.pyfunc.load_model` by trial number, without trials that have no
+        model in MLflow. Returns None if MLflow fails.
         """
         self._wait_for_queue()
         with self._mlflow:
@@ -182,7 +183,7 @@ class Tracker:
     def keep_files(self, folder: Path, under: str) -> bool:
         """Log all files of a folder to the search's run below `under`, replacing what was there.
 
-        Return whether that succeeded.
+        Returns whether that succeeded.
         """
         self._wait_for_queue()
         with self._mlflow:
@@ -204,7 +205,7 @@ class Tracker:
             self._awaited = False
 
     def _content(self, number: int) -> RunContent:
-        """Return the content of a trial that is not yet written, to add to."""
+        """Return the unwritten content of a trial, so that the caller can add to it."""
         when = now()
         if number not in self._contents:
             self._contents[number] = RunContent(None, since=when)
@@ -317,7 +318,7 @@ class Tracker:
         problem: Exception,
         drop: bool,
     ) -> None:
-        """Queue content again that could not be written, before newer content, or drop it."""
+        """Return content to the queue after a failure, before newer content, or drop it."""
         with self._queue:
             self._record_problem(problem)
             if drop or self._closed:

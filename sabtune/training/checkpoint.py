@@ -5,14 +5,14 @@ weights.safetensors      the model's parameters
 training.safetensors     the optimizer's state, the position in the training batches, and the state
                          that the next batch starts from
 progress.json            format, step, sums for the next report
-manifest.json            the SHA-256 of each file, written last: see `manifest`
+manifest.json            the size and SHA-256 of each file, written last (see `sabtune.manifest`)
 
 Both safetensors files also store the step, so that a mixture of two checkpoints is detected.
 
-Readers accept files of other versions: they ignore keys of progress.json that they do not know, and
-missing ones take their defaults. Only a change that older versions must not ignore needs a new
-format number. run.json is exempt: an unknown key there is refused, because it could change what the
-model computes.
+Readers accept files that other versions of sabtune wrote. They ignore unknown keys of progress.json
+and use defaults for missing ones. A change needs a new format number only if older versions must
+not ignore it. run.json is an exception: an unknown key there raises CheckpointError, because it
+could change what the model computes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sabtune.models import Model
 
 RUN, WEIGHTS, TRAINING = "run.json", "weights.safetensors", "training.safetensors"
 READABLE = (*WITHOUT_MANIFEST, FORMAT)
-"""Formats that `load` reads. Format 2 was only written at reports and has no sums."""
+"""The formats that `load` reads. Format 2, written only at reports, has no sums."""
 
 CONTENT = (RUN, WEIGHTS, PROGRESS)
 MODEL_FILES = (*CONTENT, MANIFEST)
@@ -53,13 +53,13 @@ _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Saved:
-    """The complete state of a training."""
+    """The complete state of a `Training`."""
 
     run: RunConfig
     step: int
-    in_a_row: int = 0
-    first_loss: float | None = None
-    far: int = 0
+    in_a_row: int = 0  # consecutive skipped updates
+    first_loss: float | None = None  # None before the first update
+    far: int = 0  # consecutive reports with too high a loss
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     batches: dict[str, Tensor]  # the state of the batch source
@@ -70,7 +70,7 @@ class Saved:
 def save(directory: Path, saved: Saved, others: Mapping[str, bytes] | None = None) -> None:
     """Write a checkpoint into `directory`, and create the directory if it does not exist.
 
-    others: Content of further files by name; the manifest lists them too.
+    others: The content of additional files, by name. The manifest lists them, too.
     """
     step = {_STEP: str(saved.step)}
     training = _with_prefix(_OPTIMIZER, saved.optimizer)
@@ -92,8 +92,8 @@ def save(directory: Path, saved: Saved, others: Mapping[str, bytes] | None = Non
 def load(directory: Path, run: RunConfig | None = None) -> Saved:
     """Read a checkpoint.
 
-    Raises CheckpointError if a file is missing or damaged, if a newer version wrote it in a format
-    that this one does not know, or if its configuration is not `run`.
+    Raises CheckpointError if a file is missing or damaged, if this version cannot read its format,
+    or if its configuration is not `run`.
     """
     content = manifest.read(directory, (*CONTENT, TRAINING))
     progress = manifest.json_object(directory, PROGRESS, content.files[PROGRESS])
@@ -142,7 +142,10 @@ def load_model(directory: Path, run: RunConfig | None = None) -> Model:
 
 
 def export_model(directory: Path, to: Path) -> None:
-    """Copy the files that `load_model` needs, without the optimizer's state, to `to`."""
+    """Copy the files that `load_model` reads to `to`, without the optimizer's state.
+
+    Raises CheckpointError if a file is missing or damaged.
+    """
     manifest.write(to, manifest.read(directory, CONTENT).files)
 
 
@@ -157,7 +160,10 @@ def restore_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as tensors, named by parameter number and state."""
+    """Return the optimizer's state as tensors, with names such as "0.exp_avg".
+
+    The number is the parameter's position in the optimizer.
+    """
     state = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": tensor
@@ -207,9 +213,11 @@ def _run(directory: Path, data: bytes, expected: RunConfig | None) -> RunConfig:
 
 
 def _tensors(path: Path, content: manifest.Content, step: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a file. Raises CheckpointError if it was not saved at `step`.
+    """Return the tensors of a file.
 
-    Floating-point tensors that no manifest verifies must be finite.
+    step: the step at which the file must have been saved; None accepts any. Raises CheckpointError
+    if the file is damaged or of another step. It also does so if no manifest verifies the file and
+    a floating-point tensor is not finite.
     """
     data = content.files[path.name]
     try:

@@ -1,6 +1,7 @@
 """What a SAB model recalls: which step recalls which, from how far back, and how sparsely.
 
-Not for the hot path: the reference equations run step by step, and every weight is stored.
+This module is for analysis, not for training: it runs the reference equations step by step and
+stores every weight.
 
 Shapes: B batch, T steps, M memories.
 """
@@ -20,18 +21,24 @@ from sabtune.ops import reference
 class RecallMap:
     """The attention weights with which a model recalled its memories, over whole sequences."""
 
-    weights: Tensor  # (B, T, M): p of step t + 1 for each memory; 0 before the memory exists
-    made_at: Tensor  # (M,): the step, from 1, whose state the memory is; 0 for the zero vector m_0
+    weights: Tensor  # (B, T, M): [:, t, m] is p_m at step t + 1, or 0 before m exists
+    made_at: Tensor  # (M,): the step, from 1, that made each memory; 0 for the zero vector m_0
 
     def by_step(self) -> Tensor:
-        """Return the weight (B, T, T) with which step t + 1 recalled step i + 1, without m_0."""
+        """Return the weights (B, T, T) by step, without m_0.
+
+        Entry [:, t, i] is the weight with which step t + 1 recalled the state of step i + 1.
+        """
         B, T, _ = self.weights.shape
         steps = self.weights.new_zeros(B, T, T)
         steps[:, :, self.made_at[1:] - 1] = self.weights[:, :, 1:]
         return steps
 
     def distances(self) -> Tensor:
-        """Return the weight (T,) recalled from d steps back, d from 0 to T - 1, summed over all."""
+        """Return the total weight (T,) by distance, without m_0.
+
+        Entry d is the weight of the memories that are d steps old, summed over sequences and steps.
+        """
         T = self.weights.shape[1]
         now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
         back = (now - self.made_at[1:]).clamp_min(0).expand(self.weights.shape[0], -1, -1)
@@ -43,7 +50,7 @@ class RecallMap:
         return (self.weights != 0).sum(dim=-1).float().mean(dim=0)
 
     def sparsity(self) -> float:
-        """Return the fraction of available memories that were not recalled, over all steps."""
+        """Return the fraction of the available memories that steps did not recall."""
         T = self.weights.shape[1]
         now = torch.arange(1, T + 1, device=self.made_at.device).unsqueeze(1)
         available = (self.made_at < now).sum()
@@ -54,7 +61,7 @@ class RecallMap:
 def recall_map(model: SAB, x: Tensor) -> RecallMap:
     """Return what `model` recalls on the sequences x (B, T, I), with its current k_top.
 
-    All weights are in memory at once: B·T·M floats, where M = 1 + T / k_att.
+    The result holds all weights: B·T·M floats, where M = 1 + T // k_att.
     """
     B, T, _ = x.shape
     k_att = model.config.k_att

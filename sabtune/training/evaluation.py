@@ -19,39 +19,39 @@ from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally, Task
 
 BATCH_STEPS = 65_536
-"""Maximum number of sequence steps, batch × T, in one batch. Bounds memory, which grows with T."""
+"""The most sequence steps, B × T, in a batch of several sequences. This bounds the memory."""
 
 WINDOW_STEPS = 512
-"""Number of steps whose logits are in memory at once."""
+"""The number of steps whose logits are in memory at once."""
 
 SOLVED = Task.solved
-"""The accuracy from which a length counts as solved, unless the task defines its own."""
+"""The lowest accuracy at which a length is solved, unless the task defines another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder(Config):
-    """The lengths a model is tested on, the training length first.
+    """The lengths that a model is tested at, the training length first.
 
     lengths: All lengths, in increasing order.
 
     select: The selection lengths: short lengths that are measured at every report. Only they decide
     which trial is best and which is pruned.
 
-    sequences: Number of sequences that each length is measured on.
+    sequences: The number of sequences that each length is measured on.
 
     solved_reports: Stop training after this many consecutive reports that solve every selection
     length, but not before k_top has reached its final value. None: make all updates.
 
     phases: Measure each length L over the lengths L, L + 1, …, L + phases - 1, with the sequences
-    spread evenly over them. A model that stores every k_att-th state may depend on the remainder of
-    the length by k_att; with phases = k_att, every remainder occurs. None: the largest k_att of the
-    study's search spaces, or 1 for a task that scores every step.
+    spread evenly over them. The accuracy of a model that remembers every k_att-th state may depend
+    on the length modulo k_att. With phases = k_att, every remainder occurs. None: the largest k_att
+    of the study's search spaces, or 1 for a task that scores every step.
 
     k_top: The k_top that models are measured with during training: "final", the value at the end of
-    the schedule, or "scheduled", the current one. None: "final". A study from before this option
-    existed keeps "scheduled".
+    the schedule, or "scheduled", the current value. None: "final". A study that was recorded before
+    this option existed uses "scheduled".
 
-    Raises ConfigError if a value is out of range.
+    Raises ConfigError if a value is invalid.
     """
 
     lengths: tuple[int, ...]
@@ -84,19 +84,19 @@ class Ladder(Config):
 
 
 def recorded_ladder(data: object, where: str = "") -> Ladder:
-    """Return the ladder that a study recorded as a dict, with no option left open.
+    """Return the ladder that a study recorded as a dict, with `phases` and `k_top` set.
 
-    Options that an older version did not record take the value it measured with: one phase, and the
+    If an older version did not record them, they take the values that it used: one phase, and the
     scheduled k_top. Raises ConfigError with the path of an invalid key.
     """
     return resolved(read_ladder(data, where))
 
 
 def read_ladder(data: object, where: str = "") -> Ladder:
-    """Return the ladder that was stored as a dict; options that it left open stay open.
+    """Return the ladder that was stored as a dict; an option that is None there stays None.
 
-    Missing keys take their defaults, and keys that a newer version added are ignored. Raises
-    ConfigError with the path of an invalid key.
+    A missing k_top becomes "scheduled", and other missing keys take their defaults. Keys that a
+    newer version added are ignored. Raises ConfigError with the path of an invalid key.
     """
     if isinstance(data, Mapping):
         data = {"k_top": "scheduled"} | known_fields(Ladder, data)
@@ -104,7 +104,7 @@ def read_ladder(data: object, where: str = "") -> Ladder:
 
 
 def resolved(ladder: Ladder) -> Ladder:
-    """Return the ladder with defaults for options left open: one phase, and the final k_top."""
+    """Return the ladder with values in place of None: 1 for `phases`, "final" for `k_top`."""
     return replace(ladder, phases=ladder.phase_count, k_top=ladder.k_top or "final")
 
 
@@ -116,10 +116,10 @@ class LengthResult:
 
     by_phase: Accuracies at `length`, `length` + 1, …; empty if only `length` was measured.
 
-    in_phase: The accuracy at lengths whose number of steps has the same remainder modulo k_att as a
-    training sequence. None: not measured.
+    in_phase: The accuracy at lengths whose number of steps has the same remainder modulo k_att as
+    that of a training sequence. None: not measured.
 
-    worst_phase: The lowest accuracy at any remainder. None: not all were measured.
+    worst_phase: The lowest accuracy in any phase. None: not every phase was measured.
     """
 
     length: int
@@ -138,14 +138,14 @@ class LengthResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the result that `dataclasses.asdict` turned into a dict, by any version."""
+        """Return the result from the dict that `dataclasses.asdict` made in any version."""
         by_phase = tuple(data.get("by_phase", ()))
         return cls(**known_fields(cls, data) | {"by_phase": by_phase})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A length that is partly measured."""
+    """The partial measurement of a length."""
 
     done: int = 0  # number of sequences measured
     tallies: tuple[Tally, ...] = ()  # one for each phase; empty if nothing is measured
@@ -153,10 +153,10 @@ class Begun:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the state that `dataclasses.asdict` turned into a dict, by any version.
+        """Return the measurement from the dict that `dataclasses.asdict` made in any version.
 
-        Older versions wrote a single tally. Without the count of sequences or the tallies, the
-        length is measured from its start, which gives the same result.
+        Older versions wrote a single tally. If the number of sequences or the tallies are missing,
+        the length is measured again from its start, which gives the same result.
         """
         tallies = data.get("tallies", [data["tally"]] if "tally" in data else [])
         if not tallies or "done" not in data:
@@ -213,13 +213,14 @@ def measure_on(
 ) -> LengthResult | Begun:
     """Measure `model` at `length`, continuing from `begun`.
 
-    It is measured on `sequences` sequences, or all that `stream` has if there are fewer, spread
-    evenly over the lengths `length`, …, `length` + `phases` - 1. The same seed and stream give the
-    same sequences for every model. If training carries the state from one batch to the next,
-    evaluation carries it the same way: at every multiple of the training length.
+    The measurement spreads `sequences` sequences evenly over the lengths `length` to `length` +
+    `phases` - 1. At a length that has fewer sequences in `stream`, it uses all of them. The same
+    seed and stream give the same sequences for every model. If training carries the state from one
+    batch to the next, evaluation carries it in the same way at every multiple of the training
+    length.
 
-    `BATCH_STEPS` bounds the memory. `should_pause` is called between two batches; once it returns
-    True, the function returns what is measured so far, as `Begun`.
+    `BATCH_STEPS` bounds the memory. The function calls `should_pause` between two batches. If it
+    returns True, the function returns the measurement so far as a `Begun`.
     """
     started_at = time.perf_counter() - begun.seconds
     tallies = list(begun.tallies) or [Tally()] * phases
@@ -257,10 +258,10 @@ def measure_on(
 
 
 def tallied(model: Model, task: Task, batches: Mapping[int, Batch]) -> dict[int, Tally]:
-    """Return the tally of each batch; the batches may differ in length and share one pass.
+    """Return the tally of each batch, from one forward pass over all of them.
 
-    Shorter sequences are padded at their end. That changes nothing before the end, because models
-    are causal.
+    The batches may differ in length. Shorter sequences are padded at their end. The padding changes
+    no earlier step, because models are causal.
     """
     span = task.memory_span
     window = WINDOW_STEPS if span is None else task.length
@@ -290,7 +291,7 @@ def shares(sequences: int, phases: int) -> list[int]:
 
 
 def phase_of_length(task: Task, length: int, period: int) -> int:
-    """Return the steps at `length` minus those of a training sequence, modulo `period`."""
+    """Return the phase of a length: its steps minus those of the training length, mod `period`."""
     return (task.steps(length) - task.steps(task.length)) % period
 
 
@@ -316,7 +317,7 @@ def length_result(
 ) -> LengthResult:
     """Return the result at `length` from the tallies at `length`, `length` + 1, ….
 
-    A phase is a remainder of the number of steps by `period`, see `phase_of_length`.
+    period: The number of phases. `phase_of_length` defines the phase of a length.
     """
     total = sum(tallies, Tally())
     phases: dict[int, Tally] = defaultdict(Tally)
@@ -355,7 +356,7 @@ def measure_ladder(
 
 
 def normalized_score(result: LengthResult, task: Task) -> float:
-    """Return the quality of a length result by the task's own measure, from 0 to 1."""
+    """Return the task's measure of a length result, from 0 at chance to 1."""
     return task.normalized_score(result.accuracy, result.loss)
 
 
@@ -365,17 +366,17 @@ def selection_score(results: Sequence[LengthResult], task: Task) -> float:
 
 
 def solves(results: Sequence[LengthResult], select: Sequence[int], task: Task) -> bool:
-    """Return whether `results` has results at the lengths `select`, and all are solved."""
+    """Return whether `results` has any of the lengths `select`, and all of those are solved."""
     chosen = [result for result in results if result.length in select]
     return bool(chosen) and all(result.least >= task.solved for result in chosen)
 
 
 def length_score(results: Sequence[LengthResult], task: Task) -> float:
-    """Return the mean of `normalized_score` over the logarithm of length, from the second length.
+    """Return the length score: the mean of `normalized_score` over the logarithm of the length.
 
     The first length is the training length and does not count. The mean uses the trapezoidal rule,
-    so that lengths that lie close together do not get more weight. With one longer length, the
-    score at that length is returned; with none, 0.
+    so lengths that are close together do not get more weight. If there is only one longer length,
+    the result is the score at that length. If there is none, it is 0.
     """
     longer = sorted(results, key=lambda result: result.length)[1:]
     if len(longer) < 2:
@@ -395,9 +396,9 @@ def solve_length(
 ) -> int:
     """Return the largest length up to which every length is solved; 0 if none is.
 
-    A length is solved if its accuracy is at least `solved_at`. This is the accuracy in the worst
-    phase, or, with `in_phase`, in phase with the training length. If that was not measured, it is
-    the mean accuracy.
+    A length is solved if the accuracy in its worst phase is at least `solved_at`. in_phase: use the
+    accuracy in phase with the training length instead. If the required accuracy was not measured,
+    the mean accuracy decides.
     """
     solved = 0
     for result in sorted(results, key=lambda result: result.length):

@@ -26,13 +26,13 @@ from sabtune.training import checkpoint
 from sabtune.training.evaluation import never
 
 PATIENCE_UPDATES = 100
-"""Consecutive updates without a finite gradient after which training counts as diverged."""
+"""The number of consecutive updates without a finite gradient that count as divergence."""
 
 DIVERGED_FACTOR = 2.0
-"""Multiple of the first batch's loss from which a report's loss counts as too high."""
+"""The multiple of the first batch's loss from which a report's loss is too high."""
 
 DIVERGED_REPORTS = 5
-"""Consecutive reports with such a loss after which training counts as diverged."""
+"""The number of consecutive reports with too high a loss that count as divergence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Report:
 
     step: int  # number of updates since the start
     loss: float  # in the task's unit, mean over the training batches
-    accuracy: float  # fraction of scored predictions that are right, over the same
-    gradient_norm: float  # the largest finite one, before clipping
+    accuracy: float  # fraction of the scored predictions that are correct
+    gradient_norm: float  # the largest finite gradient norm, before clipping
     skipped: int  # number of updates skipped because the gradient was not finite
     updates_per_second: float
     in_force: dict[str, float] = field(
@@ -52,10 +52,10 @@ class Report:
 
 @dataclass(kw_only=True)
 class Stretch:
-    """Sums for the next report, over the training since the previous one."""
+    """Sums for the next report, over the updates since the previous report."""
 
     tally: Tally = field(default_factory=Tally)
-    largest: float = 0.0  # gradient norm
+    largest: float = 0.0  # the largest finite gradient norm
     skipped: int = 0
     updates: int = 0
     seconds: float = 0.0
@@ -63,7 +63,7 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """The result of one update, perhaps not yet read from the GPU."""
+    """The result of one update, which a GPU may still be computing."""
 
     step: int  # number of updates, this one included
     norm: Tensor  # of the gradient, before clipping
@@ -98,10 +98,11 @@ class Training:
         self.unread: list[Outcome] = []
 
     def _can_defer_read(self) -> bool:
-        """Return whether results of updates are read only at reports (experimental, GPU only).
+        """Return whether the CPU can defer reading the results of updates (experimental, GPU only).
 
-        In between, the CPU does not wait for the GPU. This excludes trainings that carry a state
-        from one batch to the next, because a gradient that is not finite must reset that state.
+        It then waits for the GPU only at reports, at pauses and after `PATIENCE_UPDATES` updates.
+        Training that carries a state from one batch to the next cannot defer, because a gradient
+        that is not finite must reset that state.
         """
         carries = self.task.memory_span is not None or self.run.trial.train.initial == "passed"
         return triton.is_enabled() and self.model.device.type == "cuda" and not carries
@@ -115,8 +116,8 @@ class Training:
     ) -> Training:
         """Return the training that `save` stored in `directory`.
 
-        Raises CheckpointError if a file is damaged or missing, or if the configuration is not
-        `run`.
+        Raises CheckpointError if a file is missing, damaged or of a format that this version cannot
+        read, or if the configuration is not `run`.
         """
         saved = checkpoint.load(directory, run)
         training = cls(saved.run, device)
@@ -125,7 +126,7 @@ class Training:
         return training
 
     def _restore(self, saved: checkpoint.Saved) -> None:
-        """Restore the saved state. Raises one of `manifest.JUNK` if it does not fit this model."""
+        """Restore the saved state. Raises an exception of `manifest.JUNK` if it does not fit."""
         if saved.step > self.run.trial.train.updates:
             raise ValueError(f"step is {saved.step}")
         checkpoint.restore_weights(self.model, saved.weights)
@@ -143,7 +144,7 @@ class Training:
     def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
         """Write all that `resume` needs into `directory`. Call it between reports or at a pause.
 
-        others: Content of further files of the checkpoint, by name.
+        others: The content of additional files of the checkpoint, by name.
         """
         checkpoint.save(
             directory,
@@ -164,18 +165,21 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """The fraction of the updates that is done."""
+        """The completed fraction of the updates, from 0 to 1."""
         return self.step / self.run.trial.train.updates
 
     def __iter__(self) -> Iterator[Report]:
-        """Train and yield reports until all updates are done. Raises DivergedError."""
+        """Train and yield reports until all updates are done.
+
+        Raises DivergedError if training diverges.
+        """
         return (report for report in self.reports() if report is not None)
 
     def reports(self, should_pause: Callable[[], bool] = never) -> Iterator[Report | None]:
-        """Train and yield reports until all updates are done, and None at each pause.
+        """Train until all updates are done; yield reports, and None at each pause.
 
-        `should_pause` is called after every update; training pauses if it returns True. Raises
-        DivergedError if training diverges.
+        `should_pause` is called after every update that does not end in a report. Training pauses
+        if it returns True. Raises DivergedError if training diverges.
         """
         while self.step < self.run.trial.train.updates:
             yield self._until_report(should_pause)
@@ -224,10 +228,10 @@ class Training:
         return Outcome(step=self.step, norm=norm, count=self.task.count(logits.detach(), batch))
 
     def _step_optimizer(self, norm: Tensor) -> bool:
-        """Take an optimizer step unless the gradient is not finite. Return False if skipped.
+        """Take an optimizer step if the gradient is finite. Return False if the step is skipped.
 
-        With a deferred read, the optimizer itself skips the step on the device, and the return
-        value is always True.
+        If the read is deferred, the optimizer skips the step on the device, and the return value is
+        always True.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.trial.train.rate(self.step)
@@ -239,7 +243,10 @@ class Training:
         return True
 
     def _read_outcomes(self) -> None:
-        """Add the results of the unread updates to the sums for the next report."""
+        """Add the results of the unread updates to the sums for the next report.
+
+        Raises DivergedError after `PATIENCE_UPDATES` consecutive updates without a finite gradient.
+        """
         stretch, unread, self.unread = self.stretch, self.unread, []
         for outcome in unread:
             norm = float(outcome.norm)
@@ -286,7 +293,10 @@ class Training:
                 return None
 
     def _carry(self, state: Any) -> None:
-        """Store the state that the next batch starts from, if training carries one."""
+        """Store the state that the next batch starts from, if training carries one.
+
+        state: The state after the batch; None if the update was skipped.
+        """
         span = self.task.memory_span
         if state is not None and span is not None:
             self.carried = self.model.carried(state, span)

@@ -11,7 +11,10 @@ import torch
 
 
 def forget_peak(device: torch.device) -> None:
-    """Reset the peak, because a process may run many trials one after the other."""
+    """Reset the peak memory, because a process may run many trials one after the other.
+
+    For a CPU this requires Linux; elsewhere it does nothing.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
@@ -19,7 +22,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> float:
-    """Return the peak in MiB: memory allocated on the GPU, or the process's resident size."""
+    """Return the peak memory in MiB: the GPU's allocated memory or the process's resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")

@@ -1,13 +1,13 @@
-"""One trial: training alternates with evaluation at every report. Independent of Ray and MLflow.
+"""One trial: training, with an evaluation at every report. Independent of Ray and MLflow.
 
 Workers of a search, `sabtune reproduce` and the probe of a dry run all run trials with this module.
-A trial's checkpoint contains, besides the files of `sabtune.training.checkpoint`,
+A trial's checkpoint contains the files of `sabtune.training.checkpoint` and this one:
 
 trial.json    the TrialSpec, the progress so far, and the results measured for the next report
 
-Readers accept files of other versions: missing keys take their defaults, and keys that this version
-does not know are ignored. The configuration, "run", is exempt: an unknown key there is refused,
-because it could change what the trial computes.
+Readers accept files that other versions of sabtune wrote. They ignore unknown keys and use defaults
+for missing ones. The configuration, under the key "run", is an exception: an unknown key there
+raises CheckpointError, because it could change what the trial computes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from sabtune.wording import counted
 FILE = "trial.json"
 
 FORMAT = 2
-"""Format number of trial.json; a file without one has format 1. Older versions ignore keys they do
-not know, so only a change that they must not ignore needs a new number."""
+"""The format number of trial.json. A file without one has format 1. Older versions ignore keys that
+they do not know, so only a change that they must not ignore needs a new number."""
 
 FILES = (*checkpoint.FILES, FILE)
 """The files that `TrialRun.resume` reads."""
@@ -54,11 +54,11 @@ FILES = (*checkpoint.FILES, FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Config):
-    """Limits of one trial; a trial that exceeds one fails. None: no limit.
+    """The limits of a trial. A trial that exceeds a limit fails. None: no limit.
 
-    hours: Time of training and evaluation, over all attempts.
+    hours: The time of training and evaluation, over all attempts.
 
-    memory: Peak memory in GiB of the trial's process, or of its tensors on the GPU.
+    memory: The peak memory in GiB of the trial's process, or of its tensors on the GPU.
 
     Raises ConfigError if a limit is not above 0.
     """
@@ -74,12 +74,12 @@ class Limits(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec(Config):
-    """Everything that determines a trial; the same spec gives the same trial again.
+    """Everything that determines a trial. The same spec gives the same trial again.
 
     configuration: The number of the first trial with the same configuration. It differs from
     `number` if this trial repeats that configuration with another seed.
 
-    confirms: The trial belongs to a comparison on fresh seeds, and is tested on sequences that no
+    confirms: Whether the trial belongs to a confirmation, and so is tested on sequences that no
     search uses.
     """
 
@@ -112,10 +112,10 @@ class TrialSpec(Config):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Return the spec that `to_dict` turned into a dict, by any version.
+        """Return the spec from the dict that `to_dict` made in any version.
 
-        Raises ConfigError if a value is invalid or the configuration has an unknown key, KeyError
-        if a key without a default is missing.
+        Raises ConfigError if a value is invalid or the configuration has an unknown key, and
+        KeyError if a key without a default is missing.
         """
         return cls(
             number=data["number"],
@@ -134,13 +134,13 @@ class Progress:
     """The state of a trial at a report: training metrics, length results and score."""
 
     report: Report
-    ladder: Sequence[LengthResult]  # on selection sequences: selection lengths; at the end, all
-    test: Sequence[LengthResult] = ()  # on the test sequences, at the end
-    score: float  # objective of the search: score over the selection lengths
+    ladder: Sequence[LengthResult]  # on selection sequences; at the end, every length
+    test: Sequence[LengthResult] = ()  # on test sequences; empty before the end
+    score: float  # over the selection lengths; the objective of the search
     seconds: float  # duration of the trial so far, over all attempts
     memory: float  # MiB, peak so far
     finished: bool = False  # training has ended
-    solved: bool = False  # every selection length; False if solved_reports is None
+    solved: bool = False  # every selection length is; False if solved_reports is None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the progress as plain JSON values."""
@@ -148,7 +148,7 @@ class Progress:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Return the progress that `to_dict` turned into a dict, by any version."""
+        """Return the progress from the dict that `to_dict` made in any version."""
         results = {
             "ladder": [LengthResult.from_dict(result) for result in data["ladder"]],
             "test": [LengthResult.from_dict(result) for result in data.get("test", [])],
@@ -177,7 +177,8 @@ class TrialRun:
     def resume(cls, spec: TrialSpec, directory: Path, device: torch.device | str = "cpu") -> Self:
         """Return the run that `save` stored in `directory`.
 
-        Raises CheckpointError if a file is damaged, missing, of a newer format, or another trial's.
+        Raises CheckpointError if a file is missing, damaged, of a format that this version cannot
+        read, or from another trial.
         """
         saved = load(directory, spec)
         training = Training.resume(directory, device, spec.run)
@@ -195,7 +196,10 @@ class TrialRun:
         forget_peak(training.model.device)
 
     def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
-        """Write all that `resume` needs into `directory`, and `others`, files by name."""
+        """Write all that `resume` needs into `directory`.
+
+        others: The content of additional files of the checkpoint, by name.
+        """
         saved = SavedTrial(
             history=self.history,
             report=self.report,
@@ -209,17 +213,18 @@ class TrialRun:
         self.training.save(directory, {**(others or {}), FILE: file})
 
     def __iter__(self) -> Iterator[Progress]:
-        """Run the trial and yield its progress; a trial that had ended yields its last progress.
+        """Run the trial and yield its progress at every report.
 
-        Raises DivergedError if training diverges, LimitError if the trial exceeds a limit.
+        A trial that had already ended yields its last progress. Raises DivergedError if training
+        diverges, and LimitError if the trial exceeds a limit.
         """
         return (progress for progress in self.stretches() if progress is not None)
 
     def stretches(self, should_pause: Callable[[], bool] = never) -> Iterator[Progress | None]:
         """Run the trial and yield its progress, and None at each pause.
 
-        `should_pause` is called after every update and between two batches of an evaluation; the
-        trial pauses if it returns True. Raises what iterating over the trial raises.
+        `should_pause` is called between two updates and between two batches of an evaluation. The
+        trial pauses if it returns True. Raises the same errors as iterating over the trial.
         """
         if self._ended:
             yield self.history[-1]
@@ -236,7 +241,7 @@ class TrialRun:
             yield self.history[-1]
 
     def _measure(self, should_pause: Callable[[], bool]) -> bool:
-        """Measure length after length. Return False at a pause, True once all are measured."""
+        """Measure the planned lengths. Return False at a pause, True once all are measured."""
         while len(self.results) < len(planned := self._planned()):
             stream, length = planned[len(self.results)]
             with self._evaluation_k_top():
@@ -262,7 +267,7 @@ class TrialRun:
 
     @contextmanager
     def _evaluation_k_top(self) -> Iterator[None]:
-        """Set the k_top that the model is measured with, and then restore the current one."""
+        """Set the k_top for evaluation within the context, and restore the current one after it."""
         if self.spec.ladder.k_top != "scheduled":
             self.training.model.set_progress(1.0)
         try:
@@ -271,7 +276,12 @@ class TrialRun:
             self.training.model.set_progress(self.training.progress)
 
     def _planned(self) -> list[tuple[Stream, int]]:
-        """Return what this report measures: selection lengths; at the end all, and the test."""
+        """Return the stream and length of each measurement of this report.
+
+        A report measures the selection lengths. Once all updates are done or the trial is solved,
+        it also measures the other lengths on selection sequences, and every length on test
+        sequences.
+        """
         ladder = self.spec.ladder
         short = [(Stream.SELECTION, length) for length in ladder.select]
         if len(self.results) < len(short) or not (self.training.progress >= 1 or self._is_solved()):
@@ -285,8 +295,11 @@ class TrialRun:
         ]
 
     def _is_solved(self) -> bool:
-        """Return whether the last `solved_reports` reports, this one included, solved every
-        selection length, and every schedule has reached its end."""
+        """Return whether the trial is solved and can end before all updates are done.
+
+        It is solved if the last `solved_reports` reports, including this one, solved every
+        selection length, and every schedule has reached its end.
+        """
         count = self.spec.ladder.solved_reports
         if count is None or not self.training.model.settled:
             return False
@@ -318,7 +331,7 @@ class TrialRun:
 
     @property
     def seconds(self) -> float:
-        """Duration of the trial so far, over all attempts."""
+        """The duration of the trial so far, in seconds, over all attempts."""
         return self._earlier_seconds + time.perf_counter() - self._started_at
 
     def _memory(self) -> float:
@@ -346,8 +359,8 @@ class SavedTrial:
 
     history: list[Progress] = field(default_factory=list)
     report: Report | None = None  # the report whose lengths are being measured
-    results: list[LengthResult] = field(default_factory=list)  # of that report, so far
-    begun: Begun = field(default_factory=Begun)  # of the next length
+    results: list[LengthResult] = field(default_factory=list)  # of that report so far
+    begun: Begun = field(default_factory=Begun)  # the partial measurement of the next length
     seconds: float = 0.0  # duration of the trial, over all attempts
     memory: float = 0.0  # MiB, peak
 
@@ -370,7 +383,7 @@ class SavedTrial:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Return the content that `to_dict` turned into a dict, by any version."""
+        """Return the content from the dict that `to_dict` made in any version."""
         history = [Progress.from_dict(progress) for progress in data["history"]]
         report = data.get("report")
         return cls(
@@ -386,8 +399,8 @@ class SavedTrial:
 def load(directory: Path, spec: TrialSpec | None = None) -> SavedTrial:
     """Return the content of trial.json in `directory`.
 
-    Raises CheckpointError if the file is missing or damaged, if a newer version wrote it in a
-    format that this one does not know, or if its spec is not `spec`. Limits may differ.
+    Raises CheckpointError if the file is missing or damaged, if its format is newer than this
+    version, or if its spec differs from `spec` in anything but the limits.
     """
     path, data = directory / FILE, manifest.read(directory, (FILE,)).files[FILE]
     content = manifest.json_object(directory, FILE, data)

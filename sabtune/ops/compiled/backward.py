@@ -2,12 +2,13 @@
 
 `sabtune.ops.compiled.common` has the notation. The gradient of a memory accumulates in `d_memory`
 and `d_keys` (B, N + 1, H), for the N memories of this call, as the pass visits the steps that
-recalled it. When the pass reaches the step that made it, the sum is complete and is added to
-dL/dh_t. The last row takes what would go to memories from before the call, and is not read.
+recalled it. When the pass reaches the step that made the memory, the sum is complete and is added
+to dL/dh_t. The last row takes the gradients of memories from before the call, and is not read.
 
-The gradients of the weights are added up step by step, while their factors are in the cache:
-dL/dW_hh is the outer product of the gates' gradients and h_{t-1}, and so on. That is faster than
-one large product at the end, which would have to load all of them again, and needs no memory.
+The gradients of the weights are added up step by step, while their factors are in the cache. For
+example, each step adds the outer product of the gates' gradients and h_{t-1} to dL/dW_hh. This is
+faster than one large product at the end, which would have to load all factors again, and it needs
+no memory for them.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class States(NamedTuple):
 class OutputGradients(NamedTuple):
     """dL/d of the outputs.
 
-    hidden, summary: flat, with the strides of batch and step; empty for zeros. logits (B, T, O), or
-    (0, 0, 0).
+    hidden, summary: flat, with the strides of batch and step; empty if there is no gradient.
+    logits: (B, T, O), or (0, 0, 0) if there is no gradient.
     """
 
     hidden: Array
@@ -72,9 +73,9 @@ class OutputGradients(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of the backward pass: transposed, then packed. V: V2 beside V1.
+    """The weights of the backward pass, transposed and then packed.
 
-    W_ih: with its rows padded to whole vectors; empty unless dL/dx is needed.
+    V: [V2 V1]. W_ih: with its rows padded to whole vectors; empty unless dL/dx is needed.
     """
 
     W_ih: Array
@@ -86,10 +87,11 @@ class Weights(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward pass computes: memory and keys as above, the others are sums over a call.
+    """The gradients that the backward pass computes.
 
-    x (B, T, I), or (0, 0, 0) if not needed. W_ih (I padded, G), W_hh (G, H), bias (G,), W1 and
-    W2 (H, H), w3 (H,), V (O padded, 2H): V2 beside V1, b (O padded,).
+    memory, keys: `d_memory` and `d_keys` of the module's description. x: (B, T, I), or (0, 0, 0) if
+    not needed. The others are sums over a call's examples: W_ih (I padded, G), W_hh (G, H), bias
+    (G,), W1 and W2 (H, H), w3 (H,), V (O padded, 2H) as [V2 V1], and b (O padded,).
     """
 
     memory: Array
@@ -135,7 +137,7 @@ def scratch(
     separable: bool,
     real: Any,
 ) -> Scratch:
-    """Return the shapes of the arrays for a call on so many examples; inputs and O padded."""
+    """Return the shapes of the arrays for a call on `examples` examples; inputs, O are padded."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
     listed = min(k_top + 1, capacity)
     more = LANES  # rows at a power of two would share cache lines
@@ -164,7 +166,7 @@ def output_backward(
     tile: Tile, t: int, d_out: OutputGradients, out: States, w: Weights, grads: Gradients,
     work: Scratch,
 ) -> None:  # fmt: skip
-    """Add to dL/dh_t and dL/ds_t what the outputs of the step give; compute ĥ_t."""
+    """Add the gradients of the step's outputs to dL/dh_t and dL/ds_t; compute ĥ_t."""
     everyone, H = out.hidden.shape[1:]
     number = w.w3.dtype.type
     u_step, state_step = work.du.shape[1], work.states.shape[1]
@@ -195,7 +197,7 @@ def memory_backward(
     tile: Tile, step: Step, s: Settings, hidden: Array, tape: Tape, w: Weights, grads: Gradients,
     work: Scratch,
 ) -> None:  # fmt: skip
-    """Add to dL/dh_t what the later steps that recalled h_t give: it became memory M."""
+    """Add to dL/dh_t the gradients from the later steps that recalled h_t, as memory M."""
     everyone, H = hidden.shape[1:]
     capacity, N = tape.keys.shape[1], grads.memory.shape[1] - 1
     u_step, k_step = work.du.shape[1], work.dk.shape[1]
@@ -215,7 +217,7 @@ def memory_backward(
 
 @phase
 def look_up(b: int, step: Step, M0: int, H: int, tape: Tape, N: int, work: Scratch) -> None:
-    """Load the weights of the memories that a step recalled, and where they lie."""
+    """Load the weights of the memories that a step recalled, and their offsets in the arrays."""
     capacity = tape.keys.shape[1]
     at = tape.starts[step.t]
     chosen, weights = tape.chosen[b], tape.weights[b]
@@ -231,7 +233,7 @@ def recall_backward(
     tile: Tile, step: Step, s: Settings, out: States, tape: Tape, w: Weights, grads: Gradients,
     work: Scratch,
 ) -> None:  # fmt: skip
-    """Propagate dL/dh_t to s_t; from there to scores, memories, keys and the query."""
+    """Propagate dL/dh_t to s_t, and from there to scores, memories, keys and the query."""
     everyone, H = out.hidden.shape[1:]
     G = 4 * H
     one_back = everyone * H
@@ -334,7 +336,7 @@ def input_backward(tile: Tile, t: int, W_ih: Array, d_x: Array, work: Scratch) -
 
 @phase
 def clear(low: int, high: int, grads: Gradients, work: Scratch) -> None:
-    """Set to zero what the pass adds to, and the rows of its scratch that no example fills."""
+    """Set the sums of the pass to zero, and the rows of its scratch that no example fills."""
     zero = grads.w3.dtype.type(0)
     work.dx[:] = zero
     work.S[:] = zero

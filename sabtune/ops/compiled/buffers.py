@@ -1,8 +1,8 @@
 """Memory that is reused from one call to the next.
 
-Fresh memory costs a page fault for every 4 KiB. A `Workspace` is one block, cut into the arrays of
-the call that holds it. No other call uses the block meanwhile, and what an earlier call left in it
-is never read.
+Fresh memory costs a page fault for every 4 KiB. A `Workspace` is one block of memory, divided into
+the arrays of the call that holds it. Meanwhile no other call uses the block. A call never reads
+what an earlier call left in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sabtune.ops.compiled.common import Shape
 
 ALIGNMENT = 64  # bytes: a cache line
-IDLE = 6  # idle blocks kept: for forward, backward, evaluation, and the scratch of threads
+IDLE = 6  # idle blocks to keep: for forward, backward, evaluation, and the scratch of threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Workspace:
 class BufferPool:
     """The idle blocks of this process; safe to use from several threads."""
 
-    poisoned: bool = False  # fill each block with NaN first: for tests
+    poisoned: bool = False  # for tests: whether to fill each block with NaN first
     _idle: list[NDArray[np.uint8]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

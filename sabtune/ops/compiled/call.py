@@ -28,13 +28,13 @@ from sabtune.ops.reference import Parameters, Readout, Rule, State
 SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
 FEW_INPUTS = 5
-"""If at most one input in so many is not zero, as in a one-hot symbol, zeros are skipped."""
+"""The kernels skip zeros of x if at most one input in this many is not zero, as in one-hot x."""
 
 Array = NDArray[Any]
 
 
 class Call:
-    """One call: its sizes, the state that it starts from, its weights as the kernels take them."""
+    """One call: its sizes, its start state, and its weights as the kernels take them."""
 
     def __init__(
         self,
@@ -65,7 +65,10 @@ class Call:
         self.dtype = self.weights.w3.dtype
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Return h, s (B, T, H), logits (B, T, O) and the state after, recorded if needed."""
+        """Run the call; return h and s (B, T, H), logits (B, T, O), and the state after x.
+
+        Autograd records the call if an input requires a gradient.
+        """
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary, logits = _Sab.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
             return hidden, summary, logits, self.after_training(hidden.detach())
@@ -73,14 +76,14 @@ class Call:
             return self.evaluate()
 
     def again(self) -> Call:
-        """Return the same call, from its beginning."""
+        """Return a new `Call` with the same inputs and the same start state."""
         x, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, b = self.inputs
         p = parameters(w_ih, w_hh, b_ih, b_hh, W1, W2, w3)
         readout = None if self.shows_states else (V, b)
         return Call(x, self.state, p, readout, self.k_top, self.k_att, self.k_trunc, self.rule)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return h, s (B, T, H) and logits (B, T, O) of these inputs, in plain torch."""
+        """Return h, s (B, T, H) and logits (B, T, O) of these inputs, by the reference."""
         *cell, V, b = weights
         hidden, summary, _ = reference.sab(
             x,
@@ -113,8 +116,8 @@ class Call:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the forward pass; return h and s, each (T, B, W), and logits (B, T, O padded).
 
-        self.h and self.c become those of the last step. If h and s are not needed, they have no
-        steps.
+        Replaces self.h and self.c by those of the last step. Unless h and s are needed, they are
+        returned without steps.
         """
         w = self.weights
         steps = self.T if keep or self.shows_states else 0
@@ -147,7 +150,7 @@ class Call:
         return h, s, logits[..., :O]
 
     def evaluate(self) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Do what `run` does, without recording."""
+        """Do what `run` does, without autograd."""
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
         tape = Tape(self, 0, np.array([0, min(self.k_top + 1, bank.count)]))
@@ -177,7 +180,7 @@ class Call:
         made = hidden[:, first :: self.k_att]  # memories of this call, (B, N, H)
 
         def keys() -> Tensor:
-            # example by example: one large product may round by the size of the batch
+            # example by example: the rounding of one large product may depend on the batch size
             new = torch.bmm(layout.rows(made), unpacked(W1).expand(len(made), -1, -1))
             return torch.cat([before.keys.detach(), layout.no_rows(new)], dim=1)
 
@@ -191,19 +194,20 @@ class Call:
 
 
 def parameters(*weights: Tensor) -> Parameters:
-    """Return the parameters of the cell, given in the order in which autograd takes them."""
+    """Return the parameters of the cell from tensors in the order of `Call.inputs`."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
     return Parameters(**dict(zip(names, weights, strict=True)))
 
 
 class Tape:
-    """What a pass writes beside its outputs, in a workspace; shapes as in `common`.
+    """The arrays that a forward pass writes besides its outputs, in a workspace.
 
-    `kept` steps are kept for a backward pass: all, or none.
+    The shapes are those of `common`. kept: the number of steps that are kept for a backward pass,
+    which is all or none.
     """
 
-    h: Array  # (B, W), before the pass, as is c
-    c: Array
+    h: Array  # (B, W), before the pass
+    c: Array  # (B, W), before the pass
     wide: Array  # (B,)
 
     def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):

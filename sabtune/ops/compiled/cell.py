@@ -1,6 +1,7 @@
 """The cell of the LSTM: one step of one example, forward and backward.
 
-H hidden; the gates are in torch's order, input, forget, cell and output, each of H.
+The gates are in PyTorch's order: input, forget, cell and output, H numbers each. H is the hidden
+size. The other names are those of `sabtune.ops.compiled.common`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from sabtune.ops.compiled.simd import LANES, compiled, exp, inverse, lanes_of, l
 
 @compiled
 def cell(S: Row, c: Row, H: int, keep: bool, gates: Row, states: Row) -> None:
-    """Compute c_t, in place of c_{t-1}, and h'_t, in `states`, from the sums S of the gates.
+    """Compute c_t, in place of c_{t-1}, and ĥ_t, in `states`, from the sums S of the gates.
 
-    keep: write the gates, too.
+    keep: whether to write the gates, too.
     """
     one = lanes_of(S.array.dtype.type(1))
     two = one + one
@@ -37,7 +38,7 @@ def cell(S: Row, c: Row, H: int, keep: bool, gates: Row, states: Row) -> None:
 def cell_backward(dh: Row, dc: Row, c: Row, c_before: Row, gates: Row, H: int, d_sums: Row) -> None:
     """Compute the gradients of the gates' sums, in d_sums, and of c_{t-1}, in place of dc.
 
-    dh, dc: dL/dh'_t and dL/dc_t. c, c_before: c_t and c_{t-1}.
+    dh, dc: dL/dĥ_t and dL/dc_t. c, c_before: c_t and c_{t-1}.
     """
     one = lanes_of(c_before.array.dtype.type(1))
     two = one + one

@@ -2,10 +2,12 @@
 
 Notation of the forward and the backward pass: B batch, T steps, I inputs, H hidden (a multiple of
 LANES: the caller pads with zeros, and a zero stays zero), G = 4H, M memories, K = min(k_top + 1, M)
-selected memories: those with a score above θ, and the one whose score is θ.
+selected memories: those with a score above θ, and the one whose score is θ. ĥ_t is the query, h'_t
+of `ops.reference`, and q_t is W2 ĥ_t. dL/d of A is the gradient of the loss L with respect to A.
+A vector is LANES neighboring numbers.
 
-    gates    (T, B, G)   σ of the input, forget, cell and output gate. That of the cell gate is
-                         taken of twice its sum: tanh(x) = 2σ(2x) - 1
+    gates    (T, B, G)   σ of the input, forget, cell and output gate. For the cell gate it is σ of
+                         twice the gate's sum, because tanh(x) = 2σ(2x) - 1
     hidden, summary (T, B, H)   h_t and s_t
     cells    (T, B, H)   c_t
     queries  (T, B, H)   W2 ĥ_t, if scores depend on it
@@ -14,7 +16,7 @@ selected memories: those with a score above θ, and the one whose score is θ.
                          or depend on the memory alone, all examples are wide
     chosen, weights      the K selected memories of every step and their p_i, that of θ first. The
                          rows of the steps follow each other; `starts` says where each begins
-    sums     (B, T)      what the weights were divided by: Σ w + ε
+    sums     (B, T)      the divisor of the weights of every step
     W_ih, W_hh, W1, W2   packed by `layout.Layout.panels`
 """
 
@@ -46,7 +48,7 @@ from sabtune.ops.compiled.simd import (
 
 TILE = 32  # examples that go through the sequence together, sharing the loads of the weights
 REACH = 21.5  # e^{2·21.5} squared is 5e37, still a float32
-MLP, DOT, SEPARABLE = range(3)  # ways of scoring
+MLP, DOT, SEPARABLE = range(3)  # the scoring functions of `Rule`
 
 Array = NDArray[np.floating]
 Whole = NDArray[np.integer]
@@ -81,10 +83,10 @@ SOURCES = _digest()
 
 
 def kernel(function: F) -> F:
-    """Compile a function that Python calls, once for each dtype; it runs without the GIL.
+    """Compile a function that Python calls, once for each dtype. It runs without the GIL.
 
-    The machine code is cached on disk, beside the package or in the user's cache, under the name of
-    the function and SOURCES. If neither is writable, each process compiles for itself.
+    numba caches the machine code on disk, next to the package or in the user's cache, under the
+    function's name and SOURCES. If neither folder is writable, each process compiles the function.
     """
     function.__qualname__ += f"_{SOURCES}"
     try:
@@ -96,8 +98,8 @@ def kernel(function: F) -> F:
 class Settings(NamedTuple):
     """The numbers of a call.
 
-    step: steps before the call. M0: memories from before the call. sparse: x is mostly zeros; only
-    its other numbers are looked at.
+    step: the number of steps before the call. M0: the number of memories from before the call.
+    sparse: whether x is mostly zeros, so that the kernels skip those.
     """
 
     scoring: int  # MLP, DOT or SEPARABLE
@@ -120,9 +122,9 @@ class Inputs(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What the forward pass writes for the backward pass, beside its outputs.
+    """What the forward pass writes for the backward pass, besides its outputs.
 
-    wide (B,): which examples are wide.
+    wide: (B,), which examples are wide.
     """
 
     gates: Array
@@ -138,9 +140,9 @@ class Tape(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The examples that go through the sequence together: B of them from `first` on.
+    """The examples that go through the sequence together: B of them, from `first` on.
 
-    rows: B rounded up to the rows of a product.
+    rows: B rounded up to a multiple of `product.ROWS`.
     """
 
     first: int
@@ -149,7 +151,10 @@ class Tile(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Step t: M memories, K of them selected; the step before it selected `known`."""
+    """Step t of a call, with M memories, of which it selects K.
+
+    known: the number of memories that the previous step selected.
+    """
 
     t: int
     M: int
@@ -165,7 +170,7 @@ def memories_at(s: Settings, t: int) -> int:
 
 @compiled
 def copy(target: Array, at: int, source: Array, start: int, count: int) -> None:
-    """Copy `count` numbers, whole vectors."""
+    """Copy `count` numbers, a multiple of LANES."""
     for j in range(0, count, LANES):
         store(target, at + j, load(source, start + j))
 
@@ -179,7 +184,7 @@ def fetch(a: Array, at: int, count: int) -> None:
 
 @compiled
 def add(target: Array, at: int, factor: Number, source: Array, start: int, count: int) -> None:
-    """Add `factor` times `count` numbers, whole vectors, to `target`."""
+    """Add `factor` times `count` numbers of `source`, a multiple of LANES, to `target`."""
     by = lanes_of(factor)
     for j in range(0, count, LANES):
         store(target, at + j, load(target, at + j) + by * load(source, start + j))
@@ -187,7 +192,7 @@ def add(target: Array, at: int, factor: Number, source: Array, start: int, count
 
 @compiled
 def largest_magnitude(a: Array, at: int, count: int) -> Number:
-    """Return the largest |a_j|."""
+    """Return the largest |a_j| of `count` numbers, a multiple of LANES."""
     most = load(a, at) - load(a, at)
     for j in range(0, count, LANES):
         v = load(a, at + j)
@@ -197,7 +202,7 @@ def largest_magnitude(a: Array, at: int, count: int) -> Number:
 
 @compiled
 def widen(keys: Array, at: int, count: int) -> None:
-    """Replace e^{2k} by k."""
+    """Replace e^{2k} by k in `count` numbers."""
     flat = keys.reshape(-1)
     for j in range(at, at + count):
         flat[j] = 0.5 * math.log(flat[j])

@@ -1,14 +1,14 @@
 """The backward pass of the LSTM with full self-attention, compiled: from last step to first.
 
 The notation is that of `dense_forward`. The gradient of a memory accumulates in `d_memory` and
-`d_keys` as the pass visits the steps that recalled it; when the pass reaches the step that made it,
-the sum is complete. `d_memory` is updated for BLOCK steps at once, which is one product instead of
-that many passes over it; what the steps of the current block add to each other's memories is added
-when it is needed. tanh is recomputed from keys and queries, so that no array of M numbers for each
-unit and step is kept.
+`d_keys` as the pass visits the steps that recalled it. When the pass reaches the step that made the
+memory, the sum is complete. `d_memory` is updated for BLOCK steps at once, by one product instead
+of one pass over the array per step. The gradients between the steps of the current block are
+therefore added separately, at the step that needs them. tanh is recomputed from keys and queries,
+so that no array of M numbers per unit and step is kept.
 
-The factors of the weights' gradients are left behind: dL/d of the gates' sums in place of the
-gates, dL/d of the queries in place of the queries, and d_keys.
+The pass leaves the factors of the weights' gradients behind: dL/d of the gates' sums in place of
+the gates, dL/d of the queries in place of the queries, and d_keys.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Outputs(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of the backward pass: transposed, then packed. w: as in the forward pass."""
+    """The weights of the backward pass: matrices transposed and then packed, and w = -2 w3."""
 
     W_hh: Array
     W1: Array
@@ -75,9 +75,10 @@ class Weights(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward pass adds up; bias (G,) and w3 (H,) are sums over a call's examples.
+    """The gradients that the backward pass computes.
 
-    keys: dL/d of the keys, in their shape; that of memories from before the call is not read.
+    keys: dL/d of the keys, in their shape; those of memories from before the call are not read.
+    bias (G,), w3 (H,): sums over a call's examples.
     """
 
     keys: Array
@@ -102,7 +103,7 @@ class Scratch(NamedTuple):
 
 
 def scratch(examples: int, H: int, memories: int, real: Any) -> Scratch:
-    """Return the shapes of the arrays for a call on so many examples and up to so many memories."""
+    """Return the shapes of the arrays for `examples` examples and up to `memories` memories."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
     across = H + LANES  # rows at a power of two would share cache lines
     shapes: dict[str, Shape] = {
@@ -138,8 +139,8 @@ def make_score_backward(denominator: F) -> Callable[..., None]:
     ) -> None:
         """Compute the gradients of w3, of the keys and of the query from dL/da.
 
-        Adds to d_w3, and to d_keys dL/dk without its factor 4 w3; writes dL/dq to d_query. tanh is
-        1 - 2z, its slope 4(z - z²), with z = 1 / (1 + e^{2(k+q)}); Σ da is zero.
+        Adds to d_w3. Adds dL/dk, without its factor 4 w3, to d_keys. Writes dL/dq to d_query. With
+        z = 1 / (1 + e^{2(k+q)}), tanh is 1 - 2z and its slope is 4(z - z²). Σ da is zero.
         """
         d_keys, d_w3 = grads.keys, grads.w3
         number = w.dtype.type
@@ -204,7 +205,7 @@ score_backward_tame, score_backward_wide = (
 
 @compiled
 def softmax_backward(M: int, p: Array, at: int, mean: Number, da: Array) -> None:
-    """Replace dL/dp, in `da`, by dL/da; `mean` is Σ p dL/dp."""
+    """Replace dL/dp by dL/da in `da`; `mean` is Σ p dL/dp."""
     by = lanes_of(mean)
     for i in range(0, M, LANES):
         store(da, i, load(p, at + i) * (load(da, i) - by))
@@ -212,7 +213,7 @@ def softmax_backward(M: int, p: Array, at: int, mean: Number, da: Array) -> None
 
 @phase
 def prefetch_step(at: int, H: int, tape: Tape, d_out: Outputs) -> None:
-    """Prefetch what the next step of the backward pass will read of an example."""
+    """Prefetch the numbers of an example that the next step of the backward pass will read."""
     fetch(tape.gates, 4 * at, 4 * H)
     fetch(tape.cells, at - H, H)
     fetch(tape.queries, at, H)
@@ -225,7 +226,7 @@ def prefetch_step(at: int, H: int, tape: Tape, d_out: Outputs) -> None:
 def memory_backward(
     tile: Tile, t: int, d_out: Outputs, tape: Tape, w: Weights, d_keys: Array, work: Scratch
 ) -> None:
-    """Complete dL/dh_t: add what the outputs and the later steps that recalled h_t give."""
+    """Complete dL/dh_t: add the gradients from the outputs and from the later steps."""
     H = w.w.shape[0]
     number = w.w.dtype.type
     zero = lanes_of(number(0))
@@ -255,7 +256,7 @@ def attend_backward(
     b: int, t: int, M: int, ds: Row, tape: Tape, w: Array, d_query: Row, grads: Gradients,
     work: Scratch,
 ) -> None:  # fmt: skip
-    """Compute dL/dq and add to dL/d of keys and w3, from dL/ds_t of example b; M > 0."""
+    """Compute dL/dq, and add to dL/d of keys and w3, from dL/ds_t of example b, for M > 0."""
     H = w.shape[0]
     at = b * tape.weights.shape[1] + tape.starts[t]
     memories = b * tape.memory.shape[1] * H
@@ -306,7 +307,7 @@ def attention_backward(
 def step_cell_backward(
     tile: Tile, t: int, c: Array, tape: Tape, W_hh: Array, d_bias: Array, work: Scratch
 ) -> None:
-    """Propagate dL/dĥ_t and dL/dc_t to the gates' sums and to the step before."""
+    """Propagate dL/dĥ_t and dL/dc_t to the gates' sums, and to h and c of the previous step."""
     H = c.shape[1]
     G = 4 * H
     number = c.dtype.type

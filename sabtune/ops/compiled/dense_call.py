@@ -1,6 +1,6 @@
 """One call of the compiled self-attention, and its autograd function.
 
-The notation is that of `sabtune.ops.compiled.dense_forward`; W is H padded to whole vectors.
+The notation is that of `sabtune.ops.compiled.dense_forward`. W is H padded to whole vectors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Before = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, memory and keys
 
 
 class Call:
-    """One call: its sizes, its weights, and the state that it starts from and then replaces."""
+    """One call: its sizes, its weights, and its state, which a run replaces by the state after."""
 
     def __init__(self, x: Tensor, before: Before, p: Parameters):
         self.before = h, c, memory, keys = before
@@ -47,7 +47,10 @@ class Call:
         self.w = -2 * layout.w3(p)
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return h and s (B, T, H), recorded if gradients are on; then h, c, memory, keys after."""
+        """Run the call; return h and s (B, T, H), and h, c, memory and keys after x.
+
+        Autograd records the call if an input requires a gradient.
+        """
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.inputs):
             hidden, summary = _Dense.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
         else:
@@ -57,12 +60,12 @@ class Call:
         return hidden, summary, *after
 
     def again(self) -> Call:
-        """Return the same call, from its beginning."""
+        """Return a new `Call` with the same inputs and the same start state."""
         return Call(self.inputs[0], self.before, self.p)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h and s (B, T, H) of these inputs, in plain torch."""
-        from sabtune.ops import self_attention  # which imports this
+        """Return h and s (B, T, H) of these inputs, by `self_attention.equations`."""
+        from sabtune.ops import self_attention  # which imports this module
 
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
         p = Parameters(**dict(zip(names, weights, strict=True)))
@@ -71,7 +74,7 @@ class Call:
 
     @property
     def hidden(self) -> Tensor:
-        """Return h_t (B, T, W), the memories of this call."""
+        """The states h_t (B, T, W), which are the memories of this call."""
         return self.memory[:, self.M0 :]
 
     def shown(self) -> tuple[Tensor, Tensor]:
@@ -79,7 +82,10 @@ class Call:
         return self.layout.no_rows(self.hidden), self.layout.no_rows(self.summary)
 
     def compute(self, *, keep: bool) -> Tape:
-        """Write h, c, memory, keys and summary; return what the backward pass needs, if kept."""
+        """Run the forward pass, which writes h, c, memory, raw and summary; return its tape.
+
+        keep: whether the tape holds what the backward pass needs.
+        """
         layout, p, tape = self.layout, self.p, Tape(self, keep)
         weights = dense_forward.Weights(
             W_ih=layout.panels(p.weight_ih, turned=True, fill=False),
@@ -104,7 +110,7 @@ class Call:
 
 
 class Tape:
-    """What a forward pass writes beside its outputs, in a workspace."""
+    """The arrays that a forward pass writes besides its outputs, in a workspace."""
 
     def __init__(self, call: Call, keep: bool):
         B, T, W, memories = call.B, call.T, call.layout.width, call.M0 + call.T
@@ -120,7 +126,7 @@ class Tape:
         self.h, self.c = call.h.numpy().copy(), call.c.numpy().copy()  # before the pass
 
     def arrays(self, summary: Tensor, memory: Tensor, raw: Tensor) -> dense_forward.Tape:
-        """Return the tape as the kernels take it, with s, the memories and W1 h beside it."""
+        """Return the tape as the kernels take it, together with s, the memories and W1 h."""
         return dense_forward.Tape(
             gates=self.gates,
             cells=self.cells,
@@ -178,8 +184,8 @@ def differentiate(
     )
     d_out = dense_backward.Outputs(of_hidden.numpy(), of_summary.numpy())
     x = Layout(call.x.shape[2]).rows(call.x)
-    # the tape refers to tensors that may be outputs now: only a thread that records no gradients
-    # may take those as arrays
+    # some of these tensors may be outputs that require a gradient: convert them to arrays here, in
+    # a thread that records no gradients
     arrays = tape.arrays(call.summary, call.memory, call.raw)
     ranges = parts(call.B)
     shapes = ((x.shape[2], 4 * W), (4 * W, W), (W, W), (W, W), (4 * W,), (W,))
@@ -208,7 +214,7 @@ def differentiate(
     d_x = None
     if of_x:
         d_gates = torch.from_numpy(tape.gates).view(call.B, call.T, 4, W)
-        # example by example: one large product may round by the size of the batch
+        # example by example: the rounding of one large product may depend on the batch size
         weight = p.weight_ih.detach().expand(call.B, -1, -1)
         d_x = torch.bmm(layout.no_rows(d_gates).flatten(2), weight)
     BUFFERS.release(workspace)

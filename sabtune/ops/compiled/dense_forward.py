@@ -4,13 +4,14 @@ TILE examples go through the whole sequence together, so that their memories sta
 
 Notation of the dense kernels: B batch, T steps, I inputs, H hidden (a multiple of LANES: the caller
 pads with zeros, and a zero stays zero), G = 4H, M memories: M0 from before the call and one for
-every step.
+every step. ĥ_t, q_t, dL/d of A and vectors are as in `sabtune.ops.compiled.common`.
 
-    gates    (B, T, G)   σ of the input, forget, cell and output gate; that of the cell gate is
-                         taken of twice its sum
+    gates    (B, T, G)   σ of the input, forget, cell and output gate. For the cell gate it is σ of
+                         twice the gate's sum
     cells, queries, summary (B, T, H)   c_t, W2 ĥ_t and s_t
     memory, raw, keys (B, M0 + T, H)    h_i, W1 h_i and e^{2 W1 h_i}
-    weights  (B, …)      p_i of every step, rows of whole vectors; `starts` says where each begins
+    weights  (B, …)      p_i, one row per step, padded to whole vectors; `starts` says where each
+                         row begins
     W_ih, W_hh, W1, W2   packed by `layout.Layout.panels`
     w        (H,)        -2 w3
 """
@@ -50,9 +51,9 @@ TILE = 4  # examples that go through the sequence together
 
 
 class Tape(NamedTuple):
-    """What the forward pass writes for the backward pass, beside its outputs.
+    """What the forward pass writes for the backward pass, besides its outputs.
 
-    wide (B,): which examples are scored from raw keys; false at first.
+    wide: (B,), which examples are scored from `raw`; false at first.
     """
 
     gates: Array
@@ -68,7 +69,7 @@ class Tape(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of the forward pass. The cell gate of W_ih, W_hh and bias (G,) is doubled."""
+    """The weights of the forward pass. In W_ih, W_hh and bias (G,), the cell gate is doubled."""
 
     W_ih: Array
     W_hh: Array
@@ -92,9 +93,10 @@ class Scratch(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The examples that go through the sequence together: B of them from `first` on.
+    """The examples that go through the sequence together: B of them, from `first` on.
 
-    rows: B rounded up to a multiple of ROWS. M0, T: as above.
+    rows: B rounded up to a multiple of ROWS. M0: the number of memories from before the call.
+    T: the number of steps of the call.
     """
 
     first: int
@@ -106,14 +108,14 @@ class Tile(NamedTuple):
 
 @compiled
 def exponentials(raw: Array, start: int, count: int, keys: Array, to: int) -> None:
-    """Write e^{2k} of the keys k."""
+    """Write e^{2k} of `count` numbers k of `raw` to `keys`."""
     for j in range(0, count, LANES):
         v = load(raw, start + j)
         store(keys, to + j, exp(v + v))
 
 
 def scratch(examples: int, H: int, inputs: int, real: Any) -> Scratch:
-    """Return the shapes of the arrays that a call on so many examples works in."""
+    """Return the shapes of the arrays for a call on `examples` examples."""
     rows = min(TILE, -(-examples // ROWS) * ROWS)
     across = H + LANES  # rows at a power of two would share cache lines
     shapes: dict[str, Shape] = {
@@ -131,7 +133,7 @@ def scratch(examples: int, H: int, inputs: int, real: Any) -> Scratch:
 
 @phase
 def start_tile(tile: Tile, h: Array, tape: Tape, work: Scratch) -> None:
-    """Load h of before the call and make the keys of the memories from before the call."""
+    """Load h, and compute the keys of the memories, from before the call."""
     H, across = h.shape[1], work.carried.shape[1]
     for r in range(tile.B):
         b = tile.first + r
@@ -169,7 +171,7 @@ def step_cell(
 
 @phase
 def attend(b: int, r: int, t: int, M: int, tape: Tape, w: Array, work: Scratch) -> None:
-    """Compute s_t of example b, which is row r of its tile, over M memories; there is one."""
+    """Compute s_t of example b, which is row r of its tile, over M memories, for M > 0."""
     H, row = w.shape[0], r * work.q.shape[1]
     at = b * tape.weights.shape[1] + tape.starts[t]
     memories = b * tape.memory.shape[1] * H
@@ -208,7 +210,7 @@ def step_attention(tile: Tile, t: int, keep: bool, tape: Tape, w: Weights, work:
 
 @phase
 def remember(tile: Tile, t: int, tape: Tape, W1: Array, work: Scratch) -> None:
-    """Append h_t to the memory, and its key."""
+    """Append h_t to the memories, and its key to the keys."""
     H, across = tape.memory.shape[2], work.q.shape[1]
     work.q[: tile.rows] = work.e.dtype.type(0)
     product(tile.rows, Rows(work.carried, 0, across), H, W1, Rows(work.q, 0, across), H)
@@ -227,9 +229,10 @@ def forward(
 ) -> None:  # fmt: skip
     """Run examples `low` to `high` - 1 of x (B, T, I) through all steps.
 
-    h, c (B, H): the state before the call, replaced by the state after it. The tape's memory and
-    raw hold the memories from before the call; the keys of all are written. keep: write what the
-    backward pass needs; otherwise the tape's gates, cells and queries may have no steps.
+    h, c (B, H): the state before the call, which is replaced by the state after it. tape: its
+    memory and raw hold the memories from before the call; the pass writes the keys of all memories.
+    keep: write what the backward pass needs. Otherwise the tape's gates, cells and queries may have
+    no steps.
     """
     T, H = x.shape[1], h.shape[1]
     zero = w.w.dtype.type(0)

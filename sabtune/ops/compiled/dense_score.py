@@ -1,14 +1,14 @@
-"""The scores of all memories at once, their softmax, and the sum that it weighs.
+"""The scores of all memories at once, their softmax, and the sum of the memories that it weighs.
 
-Sixteen memories are scored together: each leaves LANES partial sums, and `fold` adds those up for
-two vectors in three instructions, so that every score ends in its own lane.
+Sixteen memories are scored together. Each leaves LANES partial sums. `fold` adds those up for two
+vectors in three instructions, so that every score ends in its own lane.
 
-With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}): that of w3 · tanh(k + q) without Σ w3, which is
+With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}). This is w3 · tanh(k + q) without Σ w3, which is
 the same for all memories and cancels in the softmax. Both exponentials are clamped to the range of
 `exp`. This has no effect while |q| is within REACH: a key beyond the range of `exp` saturates by
 itself. If some |q| of an example exceeds REACH, the example is `wide` and is scored from k and q.
 
-H hidden (whole vectors), M memories.
+H is the hidden size (whole vectors), M the number of memories.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ thin_sum_tile = tile(1, 1)
 
 
 class ScoreRow(NamedTuple):
-    """Where a row of scores goes: into `array` from `at` on.
+    """The place that a row of scores is written to: `array`, from the flat offset `at` on.
 
-    filler: the number that fills the last vector up. quads (QUAD, LANES): an array to work in.
+    filler: the number that pads the last vector. quads: an array (QUAD, LANES) to work in.
     """
 
     array: Array
@@ -63,7 +63,7 @@ class ScoreRow(NamedTuple):
 def fold(width: int) -> Code:
     """Return an operation on vectors a and b that consist of groups of `width` partial sums.
 
-    It halves every group; the groups of a come first, then those of b.
+    It adds the halves of every group. In the result, the groups of a come before those of b.
     """
     half = width // 2
 
@@ -114,7 +114,7 @@ def wide_denominator(key: Array, at: int, query: Any) -> Any:
 
 
 def scorer(denominator: F) -> Callable[..., Any]:
-    """Return a function that scores a memory as LANES partial sums; four units share a division."""
+    """Return a function that scores a memory as LANES partial sums. Four units share a division."""
 
     @compiled
     def score(key: Array, at: int, query: Array, q: int, w: Array) -> Any:
@@ -150,11 +150,11 @@ def inner(memory: Array, at: int, vector: Array, v: int, w: Array) -> Any:
 
 
 def over_memories(one: Callable[..., Any]) -> Callable[..., None]:
-    """Return a function that applies `one`, which gives a number for a memory, to all memories."""
+    """Return a function that applies `one`, the partial sums of one memory, to all memories."""
 
     @called
     def score_row(M: int, keys: Row, query: Row, w: Array, out: ScoreRow) -> None:
-        """Write M numbers to `out`, with its filler behind them up to a whole vector."""
+        """Write M numbers to `out`, padded with its filler to whole vectors."""
         H = w.shape[0]
         key, q = keys.array, query.array
         last = keys.at + (M - 1) * H
@@ -183,9 +183,9 @@ products = over_memories(inner)
 
 @called
 def softmax(M: int, a: Array, at: int) -> None:
-    """Replace M scores, which -inf fills up to a whole vector, by their softmax.
+    """Replace M scores, padded with -inf to whole vectors, by their softmax.
 
-    What fills the vector up becomes the smallest number that `exp` returns, which does not count.
+    The padding becomes the smallest number that `exp` returns, which is negligible.
     """
     most = load(a, at)
     for i in range(LANES, M, LANES):
@@ -203,7 +203,7 @@ def softmax(M: int, a: Array, at: int) -> None:
 
 @called
 def recall(M: int, p: Row, step: int, memory: Row, H: int, summary: Row) -> None:
-    """Add Σ p_i m_i to `summary`; p_i is at every `step` numbers."""
+    """Add Σ p_i m_i to `summary`; `step` is the offset from one p_i to the next."""
     left = Left(p.array, p.at, 0, step)
     broad = H // (ACROSS * LANES) * ACROSS * LANES
     for j in range(0, broad, ACROSS * LANES):

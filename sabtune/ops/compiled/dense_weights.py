@@ -1,7 +1,8 @@
-"""The gradients of the weights, from what the backward pass of full self-attention left behind.
+"""The gradients of the weights, from the factors that `dense_backward` leaves behind.
 
-The notation is that of `dense_forward`. Each is a sum of outer products over all steps. Some steps
-of one example are taken at a time, so that they stay in the cache however long the sequence is.
+The notation is that of `dense_forward`. Each gradient is a sum of outer products over all steps.
+STEPS steps of one example are processed at a time, so that they stay in the cache however long the
+sequence is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from sabtune.ops.compiled.product import outer
 from sabtune.ops.compiled.simd import LANES, load, store
 from sabtune.ops.compiled.tile import Rows
 
-STEPS = 128  # of an example at once
+STEPS = 128  # steps of an example that are processed at a time
 
 
 class WeightGradients(NamedTuple):
-    """Sums over a call's examples: W_ih (I filled up, G), W_hh (G, H), W1 and W2 (H, H)."""
+    """Sums over a call's examples: W_ih (I padded, G), W_hh (G, H), W1 and W2 (H, H)."""
 
     W_ih: Array
     W_hh: Array
@@ -45,7 +46,7 @@ def weight_gradients(
 ) -> None:  # fmt: skip
     """Compute the gradients of the weights over examples `low` to `high` - 1.
 
-    x (B, T, I filled up). h (B, H): before the first step. The tape holds the gradients of the
+    x: (B, T, I padded). h: (B, H), before the first step. The tape holds the gradients of the
     gates' sums and of the queries in place of the gates and the queries.
     """
     _, T, inputs = x.shape

@@ -62,7 +62,7 @@ from sabtune.ops.compiled.top_k import (
 
 
 class Outputs(NamedTuple):
-    """h_t and s_t (T, B, H), which may have no steps, and the logits (B, T, O filled up).
+    """h_t and s_t (T, B, H), which may have no steps, and the logits (B, T, O padded).
 
     Without a readout O is 0.
     """
@@ -75,8 +75,8 @@ class Outputs(NamedTuple):
 class Weights(NamedTuple):
     """The weights of the forward pass.
 
-    The cell gate of W_ih (I, G), W_hh (H, G) and bias (G,) is doubled. V (2H, O filled up): V2
-    above V1. b (O filled up,): the bias of the readout.
+    In W_ih (I, G), W_hh (H, G) and bias (G,), the cell gate is doubled. V: (2H, O padded), with V2
+    above V1. b: (O padded,), the bias of the readout.
     """
 
     W_ih: Array
@@ -101,19 +101,19 @@ class Scratch(NamedTuple):
     e0: Any  # e^{2 q0}
     e: Any  # e^{2q}
     S: Any  # the sums of the gates
-    lowest: Any  # of the keys, unit by unit
-    highest: Any
-    bound: Any  # of the scores
+    lowest: Any  # the lowest key of each unit
+    highest: Any  # the highest key of each unit
+    bound: Any  # the bounds of the scores
     top: Any  # the highest scores, if they depend on the memory alone
-    drift: Any  # of the bounds
-    pause: Any  # steps that are left to go without bounds
+    drift: Any  # the drift of the bounds
+    pause: Any  # number of steps that are left to go without bounds
     which: Any  # the memories that have the scores in `top`
 
 
 def scratch(
     examples: int, H: int, inputs: int, O: int, capacity: int, k_top: int, real: Any
 ) -> Scratch:
-    """Return the shapes of the arrays for a call on so many examples and O outputs, filled up."""
+    """Return the shapes of the arrays for a call on `examples` examples and O outputs, padded."""
     rows, most = min(TILE, -(-examples // ROWS) * ROWS), min(k_top + 1, capacity)
     shapes: dict[str, Shape] = {
         "carried": ((rows, 2 * H + LANES), real),  # rows at a power of two would share cache lines
@@ -146,7 +146,7 @@ def add_input(S: Row, G: int, factor: Number, W_ih: Array, j: int, inputs: int) 
 
 @compiled
 def extend_range(key: Any, lowest: Array, highest: Array, at: int) -> None:
-    """Extend the range of the keys to LANES units of one key."""
+    """Extend the range of the keys so that it includes LANES units of one key."""
     store(lowest, at, at_most(key, load(lowest, at)))
     store(highest, at, at_least(key, load(highest, at)))
 
@@ -164,7 +164,7 @@ def scorer_of(w3: Array) -> Scorer:
 
 @compiled
 def widen_example(b: int, M: int, tape: Tape) -> None:
-    """Replace the M keys of example b by their logarithms; it is `wide` from now on."""
+    """Make example b `wide`: replace its M keys e^{2k} by k."""
     tape.wide[b] = True
     capacity, H = tape.keys.shape[1:]
     widen(tape.keys, b * capacity * H, M * H)
@@ -174,7 +174,7 @@ def widen_example(b: int, M: int, tape: Tape) -> None:
 def start_tile(
     tile: Tile, s: Settings, h: Array, tape: Tape, scorer: Scorer, work: Scratch
 ) -> None:
-    """Load h and what is needed of the memories from before the call."""
+    """Load h, and the ranges and top scores of the memories, from before the call."""
     capacity, H = tape.keys.shape[1:]
     across, most = work.carried.shape[1], work.top.shape[1]
     number = scorer.w3.dtype.type
@@ -230,7 +230,7 @@ def step_cell(
 
 @phase
 def bound_scores(r: int, M: int, dot: bool, bounded: bool, scorer: Scorer, work: Scratch) -> Number:
-    """Bring the bounds of an example's scores up to date; return what counts as a tie."""
+    """Update the bounds of an example's scores; return the difference up to which scores tie."""
     H = scorer.w3.shape[0]
     number = scorer.w3.dtype.type
     far = scorer.size  # no score of this example is further from 0
@@ -247,7 +247,7 @@ def bound_scores(r: int, M: int, dot: bool, bounded: bool, scorer: Scorer, work:
         work.bound[r, :M] = number(np.inf)
         work.drift[r] = 0.0
         far = number(0)
-    # nearer, two scores differ by rounding alone
+    # two scores that are closer than this differ by rounding alone
     return number(4) * np.finfo(scorer.w3.dtype).eps * far
 
 
@@ -340,7 +340,7 @@ def read_out(tile: Tile, t: int, logits: Array, w: Weights, work: Scratch) -> No
 def remember(
     tile: Tile, M: int, separable: bool, tape: Tape, W1: Array, scorer: Scorer, work: Scratch
 ) -> None:
-    """Append h_t to the M memories, and its key."""
+    """Append h_t to the M memories, and its key to the keys."""
     capacity, H = tape.keys.shape[1:]
     across, most = work.carried.shape[1], work.top.shape[1]
     number = scorer.w3.dtype.type
@@ -371,9 +371,9 @@ def forward(
     """Run examples `low` to `high` - 1 through all steps.
 
     given.h and given.c hold the state before the call and are replaced by the state after it.
-    keep: write what the backward pass needs. Otherwise the arrays of `out` but the logits, and the
-    tape's gates, cells, queries and sums, may have no steps and are then not touched; chosen and
-    weights hold one step.
+    keep: write what the backward pass needs. Otherwise h_t and s_t of `out` may have no steps. The
+    tape's gates, cells, queries and sums are then not written and may have no steps, and its chosen
+    and weights hold one step.
     """
     T, H = given.x.shape[1], given.h.shape[1]
     zero = w.w3.dtype.type(0)

@@ -56,7 +56,7 @@ def differentiate(
     each = len(ranges)
     workspace = BUFFERS.take(
         [
-            ((B, N + 1, W), real),  # the last takes what goes to memories from before the call
+            ((B, N + 1, W), real),  # the last row is for memories from before the call
             ((B, 0 if separable else N + 1, W), real),
         ]
     )
@@ -96,9 +96,9 @@ def differentiate(
 
 
 def strided(layout: Layout, gradient: Tensor | None, like: Tensor) -> tuple[Array, tuple[int, int]]:
-    """Return a gradient (B, T, H) as flat numbers, and the strides of batch and step.
+    """Return a gradient (B, T, H) as a flat array, and the strides of batch and step.
 
-    Copies it if needed. A gradient of None has no numbers.
+    The gradient is copied only if needed. If it is None, the array is empty.
     """
     if gradient is None:
         return like.new_empty(0).numpy(), (0, 0)

@@ -1,7 +1,7 @@
 """The layout that the kernels need: H padded to whole vectors, the weights packed in panels.
 
-H hidden, W = H padded with zeros to a multiple of LANES. A unit whose weights are all zero stays
-zero and has no gradient, so the kernels need no code for a remainder.
+H is the hidden size, and W is H padded to a multiple of LANES. The padding is zero. A unit whose
+weights are all zero stays zero and has no gradient, so the kernels need no code for a remainder.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def lay(
 ) -> None:  # fmt: skip
     """Write `count` columns of a weight (n·H, …), from `first` on, into panels from row `at` on.
 
-    Each block of H rows is padded to W; the padding is zero already. turned: a product reads the
-    panels as (count, n·W), with the cell gate, the third of four blocks, doubled; otherwise as
-    (n·W, count).
+    Each block of H rows is padded to W; the caller has set the padding to zero. turned: a product
+    reads the panels as (count, n·W), and the cell gate, the third of four blocks, is doubled. If
+    not turned, a product reads them as (n·W, count). factor: a factor of all numbers.
     """
     number = panels.dtype.type
     rows = weight.shape[0]
@@ -50,12 +50,12 @@ def unpacked(panels: Array) -> Tensor:
 
 
 def room(shape: tuple[int, ...], like: Tensor, *, whole: bool) -> Array:
-    """Return an array of zeros; uninitialized if the `whole` of it will be written."""
+    """Return an array of zeros; uninitialized if the caller will write the `whole` array."""
     return (np.empty if whole else np.zeros)(shape, NUMPY[like.dtype])
 
 
 def query_scale(rule: Rule, H: int) -> float:
-    """Return the factor of W2: the kernels compute scores k·q without the 1 / √H."""
+    """Return the factor of W2: 1 / √H for "dot" scoring, otherwise 1. The kernels compute k·q."""
     return float(H**-0.5) if rule.scoring == "dot" else 1.0
 
 
@@ -95,7 +95,7 @@ class Layout:
         return panels
 
     def readout(self, V: Tensor, *, turned: bool) -> Array:
-        """Pack V1 beside V2, (O, 2H), as panels of V2 beside V1, (O padded, 2W)."""
+        """Pack V = [V1 V2] (O, 2H) as panels of [V2 V1] (O padded, 2W)."""
         O, H, W = len(V), self.H, self.width
         outputs = Layout(O).width
         shape = (outputs // LANES, 2 * W, LANES) if turned else (2 * W // LANES, outputs, LANES)
@@ -134,7 +134,7 @@ class Layout:
         return weight.reshape(-1, self.width, self.width)[:, : self.H, : self.H].flatten(0, 1)
 
     def no_readout(self, V: Tensor) -> Tensor:
-        """Return V1 beside V2, (O, 2H), of V2 beside V1, (O, 2W)."""
+        """Return [V1 V2] (O, 2H) from [V2 V1] (O, 2W)."""
         V2, V1 = V.view(-1, 2, self.width).unbind(1)
         return torch.cat([self.no_rows(V1), self.no_rows(V2)], dim=1)
 

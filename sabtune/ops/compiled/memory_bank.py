@@ -1,10 +1,10 @@
 """The memory that one call leaves to the next.
 
 A sequence may come in several calls. `Bank` holds the memories and their keys as the kernels need
-them, with spare room, so that a call appends its own and copies none. `Carried` is a state backed
-by a bank; it creates the tensors of `State` when they are first read, which training never does.
+them, with spare room, so that a call appends its own memories and copies none. `Carried` is a state
+that creates its memory and keys only when they are first read, which training never does.
 
-B batch, M memories, H hidden, W = H filled up to whole vectors.
+Shapes: B batch, M memories, H hidden, W = H padded to whole vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sabtune.ops.reference import State
 
 
 def start_keys(raw: Tensor, keys: Array, all_wide: bool) -> Flags:
-    """Write W1 m (B, M, W) as the kernels' keys; return which examples are wide, (B,)."""
+    """Write the kernels' keys of `raw`, W1 m (B, M, W); return which examples are wide (B,)."""
     wide = np.full(len(raw), all_wide)
     _start_keys(raw.numpy(), keys, wide)
     return wide
@@ -58,7 +58,10 @@ class Bank:
         self._lock = threading.Lock()
 
     def claim(self, count: int, more: int) -> bool:
-        """Make room for `more` after the first `count`; return False if others are there."""
+        """Reserve room for `more` memories after the first `count`.
+
+        Returns False, and reserves nothing, if the bank has other memories there.
+        """
         with self._lock:
             if self.count != count:
                 return False
@@ -97,7 +100,7 @@ class Carried(State):
 
     @cached_property
     def memory(self) -> Tensor:
-        made: Tensor = vars(self).pop("_make_memory")()  # and releases what it was made from
+        made: Tensor = vars(self).pop("_make_memory")()  # pop releases what it was made from
         return made
 
     @cached_property
@@ -106,7 +109,7 @@ class Carried(State):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the state; a copy gives the same bits and has its own part of the bank, if any."""
+        """Pickle the state. A copy gives the same bits and has its own part of the bank, if any."""
         if self.bank is not None:
             return on_bank, (self.bank.part(self.count), self.h, self.c, self.step)
         values = {name: getattr(self, name) for name in ("h", "c", "memory", "keys", "step")}
@@ -121,7 +124,7 @@ def carried(
     keys: Callable[[], Tensor],
     bank: Bank | None = None,
 ) -> Carried:
-    """Return a state that makes its memory and its keys by these functions."""
+    """Return a state that calls these functions when its memory and its keys are first read."""
     state = object.__new__(Carried)
     values = {"h": h, "c": c, "step": step, "_make_memory": memory, "_make_keys": keys}
     vars(state).update(values, bank=bank, count=bank.count if bank else 0)
@@ -144,7 +147,7 @@ def plain(values: dict[str, Any]) -> State:
 
 
 def bank_of(state: State, layout: Layout, more: int, all_wide: bool) -> tuple[Bank, int]:
-    """Return a bank with the state's memories and room for `more`, and how many the state has."""
+    """Return a bank with the state's memories and room for `more`, and the state's count."""
     if isinstance(state, Carried):
         bank = state.bank
         if bank and bank.all_wide == all_wide and bank.claim(state.count, more):

@@ -1,9 +1,10 @@
 """Products of a few rows with packed weights, and sums of outer products.
 
-Both add up tiles whose sums stay in registers: as many independent additions as hide the latency of
-each, and few enough loads to feed them. With AVX-512's 32 registers a tile has eight rows by two
-vectors: 235 to 260 GFLOP/s on a core on which torch.mm reaches 110. With AVX2's 16, of half the
-width, it has six rows by one. The remaining rows are taken four at a time.
+Both add up tiles whose sums stay in registers. A tile has enough independent additions to hide the
+latency of each, and few enough loads to feed them. With AVX-512's 32 registers a tile has eight
+rows by two vectors, and reaches 235 to 260 GFLOP/s on a core on which torch.mm reaches 110. With
+AVX2's 16 registers of half the width, a tile has six rows by one vector. The remaining rows are
+processed four at a time.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from sabtune.ops.compiled.simd import LANES, WIDE_REGISTERS, called, compiled
 from sabtune.ops.compiled.tile import Left, Right, Rows, tile
 
 ROWS = 4  # a product has a multiple of this many rows
-DEPTH = 256  # rows of the weights at once: they stay in the first-level cache
-COLUMNS = 64  # columns of an outer product's left factor at once: they stay there, too
+DEPTH = 256  # rows of the weights at a time, which stay in the first-level cache
+COLUMNS = 64  # columns of an outer product's left factor at a time, which stay there, too
 
 TALL = 8 if WIDE_REGISTERS else 6  # rows of a tile
-BROAD = 2 if WIDE_REGISTERS else 1  # vectors
+BROAD = 2 if WIDE_REGISTERS else 1  # vectors of a tile
 ACROSS = BROAD * LANES
 
 whole_tile = tile(TALL, BROAD)
@@ -37,13 +38,13 @@ def padded(rows: int) -> int:
 
 @compiled
 def in_tall(rows: int) -> int:
-    """Return how many of `rows`, a multiple of 4, to take TALL at a time; 0, 4 or 8 remain."""
+    """Return how many of `rows`, a multiple of 4, to process TALL at a time; 0, 4 or 8 remain."""
     return rows - rows % TALL if TALL % ROWS == 0 else rows - 2 * (-rows % TALL)
 
 
 @compiled
 def strip(rows: int, a: Left, b: Right, vectors: int, count: int, c: Rows) -> None:
-    """Apply `tile` to BROAD vectors of c, or to one, down all `rows`."""
+    """Apply a tile to all `rows` of c, BROAD vectors wide or one vector wide."""
     tall = in_tall(rows)
     if vectors == BROAD:
         for r in range(0, tall, TALL):

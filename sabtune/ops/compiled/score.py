@@ -1,10 +1,10 @@
 """Scores, how far they may rise from one step to the next, and the weights computed from them.
 
-tanh(k + q) = 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} computed once for a memory: a score takes one
-multiplication for each unit, and four units share a division. An example in which some |k| or |q|
-exceeds REACH would overflow; it becomes `wide`, which is exact but slower.
+tanh(k + q) is computed as 1 - 2 / (1 + e^{2k}·e^{2q}), with e^{2k} computed once for a memory. Then
+a score takes one multiplication per unit, and four units share a division. An example in which some
+|k| or |q| exceeds REACH would overflow. It becomes `wide`, which is exact but slower.
 
-H hidden (whole vectors), K selected memories.
+H is the hidden size (whole vectors), K the number of selected memories.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sabtune.ops.compiled.simd import (
     where_less,
 )
 
-SATURATED = 1e18  # 1 + x, and the product of two of them: finite, and 1 - 2/x is 1
-SATURATED_FLOAT = 1e9  # the same of the product of four, in float32
+SATURATED = 1e18  # the limit of x = 1 + e^{2(k+q)}: 1 - 2/x is 1, and the product of four is finite
+SATURATED_FLOAT = 1e9  # the same for float32
 
 
 @compiled
 def dot(a: Array, at: int, b: Array, start: int, count: int) -> Number:
-    """Return Σ a·b, added up in two sums: of the even vectors and of the odd ones."""
+    """Return Σ a·b, added up in two sums, one of the even vectors and one of the odd ones."""
     even = lanes_of(a.dtype.type(0))
     odd = even
     both = count // (2 * LANES) * 2 * LANES
@@ -96,9 +96,10 @@ def rise(
 ) -> Number:
     """Return how far, at most, the scores of an example rise as its query goes from q0 to q.
 
-    lowest, highest: the range of its e^{2k}; e, e0: e^{2q}, e^{2 q0}; all (rows, H), at `row`.
-    With every e^{2k} between two given numbers, w3·(tanh(k+q) - tanh(k+q0)) is highest at one end
-    of that range or, if the range holds the point where tanh is steepest, at most w3·(q - q0).
+    lowest, highest: the range of its e^{2k}. e, e0: e^{2q} and e^{2 q0}. e is (H,), the others are
+    (rows, H) and read at `row`. In each unit, w3·(tanh(k+q) - tanh(k+q0)) is at most its value at
+    one end of the range of e^{2k} or, if the range contains the steepest point of tanh, at most
+    w3·(q - q0).
     """
     number = w3.dtype.type
     one = lanes_of(number(1))
@@ -124,14 +125,14 @@ def rise(
         inside = where_less(within, zero, at_least(most + most, steep), most + most)
         sums = sums + inside
         sizes = sizes + at_least(inside, zero - inside)
-    return total(sums) + number(8) * np.finfo(w3.dtype).eps * total(sizes)  # and its rounding
+    return total(sums) + number(8) * np.finfo(w3.dtype).eps * total(sizes)  # and its rounding error
 
 
 @called
 def rise_of_products(
     lowest: Array, highest: Array, row: int, q: Array, q0: Array, H: int
 ) -> tuple[Number, Number]:
-    """Return `rise` for scores k·q, k between `lowest` and `highest`, and the largest |k·q|."""
+    """Return `rise` for scores k·q with k from `lowest` to `highest`, and the largest |k·q|."""
     number = q.dtype.type
     zero = lanes_of(number(0))
     sums = zero
@@ -152,7 +153,7 @@ def rise_of_products(
 
 @compiled
 def weigh(K: int, softmax: bool, epsilon: Number, weights: Array, at: int) -> Number:
-    """Replace K scores, θ first, by p_i; return what they were divided by."""
+    """Replace K scores, θ first, by their weights p_i; return the divisor of the weights."""
     theta = weights[at]
     if softmax:
         most = theta
@@ -163,7 +164,7 @@ def weigh(K: int, softmax: bool, epsilon: Number, weights: Array, at: int) -> Nu
             a = weights[at + i]
             weights[at + i] = math.exp(a - most) if a > theta else w - w
             w += weights[at + i]
-        w = max(w, weights.dtype.type(1))  # the largest, if kept, is 1
+        w = max(w, weights.dtype.type(1))  # the largest weight, if any is kept, is 1
     else:
         w = weights.dtype.type(epsilon)
         for i in range(K):

@@ -1,9 +1,9 @@
 """The backward pass of a step's recall: gradients of the weights p_i, of scores and of memories.
 
-Only the K selected scores have a gradient, so their tanh is recomputed here and no array of size
-(B, M, H) is kept for a step. The gradient of a memory accumulates in `d_memory` and `d_keys` (or,
-if scores depend on the memory alone, as one number in `d_a`) as the pass visits the steps that
-recalled it.
+Only the K selected scores have a gradient. Their tanh is recomputed here, so no array of size
+(B, M, H) is kept for a step. The gradient of a memory accumulates in `d_memory` and `d_keys` as the
+pass visits the steps that recalled it. If scores depend on the memory alone, it accumulates in
+`d_memory` and, for the score, as one number in `d_a`.
 
 H hidden, K selected memories; the other names are those of `sabtune.ops.compiled.common`.
 """
@@ -32,10 +32,10 @@ from sabtune.ops.compiled.simd import (
 
 
 class Recalled(NamedTuple):
-    """The memories that a step recalled: K of them.
+    """The K memories that a step recalled.
 
-    p: their weights. da: dL/d of their scores. source: where they lie in memory and keys. target:
-    where they lie in d_memory and d_keys.
+    p: their weights. da: dL/d of their scores. source: their flat offsets in memory and keys.
+    target: their flat offsets in d_memory and d_keys.
     """
 
     K: int
@@ -46,9 +46,9 @@ class Recalled(NamedTuple):
 
 
 class MemoryGradients(NamedTuple):
-    """dL/d of the memories and of their keys; the last of an example is not read.
+    """dL/d of the memories and of their keys.
 
-    It takes what goes to memories from before the call.
+    The last row of an example takes the gradients of memories from before the call. It is not read.
     """
 
     memory: Array
@@ -61,8 +61,9 @@ def weights_backward(
 ) -> None:
     """Compute dL/da of a step's memories from dL/ds.
 
-    If p_i = (a_i - θ) / Σ, then θ, the first, gets the negated sum of the others' gradients. Under
-    softmax it gets none. Another memory without a weight is below θ by rounding alone.
+    If p_i = (a_i - θ) / divisor, then θ, the first score, gets minus the sum of the other
+    gradients. Under softmax it gets none. Another score with weight 0 gets none either, because it
+    differs from θ by rounding alone.
     """
     p, da = recalled.p, recalled.da
     mean = p.dtype.type(0)
@@ -96,9 +97,9 @@ def wide_half(key: Number, query: Number) -> Number:
 def accumulate(
     z: Number, a: Number, w: Number, p: Number, ds: Number, grads: MemoryGradients, at: int
 ) -> tuple[Number, Number]:
-    """Add to a memory's dL/d of its key and of itself; return a z and a (z - z²).
+    """Add to dL/d of a memory and of its key; return a z and a (z - z²).
 
-    a: dL/d of its score. w: 4 w3; the slope of tanh is 4 (z - z²).
+    a: dL/d of the memory's score. w: 4 w3. The slope of tanh is 4 (z - z²).
     """
     az = a * z
     slope = az - az * z
@@ -108,7 +109,7 @@ def accumulate(
 
 
 def make_score_backward(half: F) -> Callable[..., None]:
-    """Return `scores_backward` for one way of scoring: a branch in its loops would double them."""
+    """Return `scores_backward` for one kind of keys, so that its loops contain no branch."""
 
     @compiled
     def scores_backward(
@@ -117,8 +118,9 @@ def make_score_backward(half: F) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         """Add to dL/d of w3, of keys, of memories and of the query.
 
-        Takes all memories for two vectors of units, then for the next two: what they share stays in
-        registers. An odd last vector counts as both, the second time without a gradient.
+        The outer loop is over pairs of vectors of units, and the inner loop over the memories, so
+        that the values that all memories share stay in registers. A last vector without a partner
+        is processed twice, the second time without a gradient.
         """
         H = w3.shape[0]
         p, da = recalled.p, recalled.da
@@ -188,7 +190,7 @@ def sum_backward(recalled: Recalled, ds: Row, H: int, d_memory: Array) -> None:
 
 @called
 def own_score_backward(gain: Number, key: Row, w3: Array, dk: Row, d_w3: Array) -> None:
-    """Add dL/dw3 and write dL/dk, for a score w3 · tanh k, from its dL/da, the `gain`."""
+    """Add to dL/dw3 and write dL/dk, for a score w3 · tanh k, from `gain`, dL/d of the score."""
     one = lanes_of(w3.dtype.type(1))
     by = lanes_of(gain)
     for j in range(0, w3.shape[0], LANES):

@@ -1,12 +1,12 @@
 """Sixteen numbers at a time: the vector type that the compiled kernels are written in.
 
-The loop vectorizer gives up on loops over many arrays (it must first prove that they do not
-overlap) and on a small matrix product with its sums in registers. So the kernels use vectors
-explicitly: `load` returns sixteen neighboring elements, `+ - * /` work on them, `store` writes them
-back. LLVM splits the sixteen into the registers that the processor has (two of AVX2, one of
-AVX-512). Arrays are addressed by one flat offset from their first element and must be contiguous.
-Offsets are checked only in the checked build (see CHECKED). Nothing here may be reordered: a sum is
-added as written, so results are reproducible to the bit.
+LLVM's loop vectorizer gives up on loops over many arrays, because it must first prove that they do
+not overlap, and on a small matrix product with its sums in registers. So the kernels use vectors
+explicitly: `load` returns sixteen neighboring elements, `+ - * /` work on them, and `store` writes
+them back. LLVM splits the sixteen numbers over the registers that the processor has (two of AVX2,
+one of AVX-512). Arrays must be contiguous and are addressed by one flat offset from their first
+element. Offsets are checked only in the checked build (see CHECKED). The compiler does not reorder
+operations: it adds a sum as written, so results are reproducible to the bit.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 CHECKED = os.environ.get("SABTUNE_CHECKED_KERNELS") == "1"
 """Whether this process compiles the checked build of the kernels, which is for tests only.
 
-In it every element that is read or written must lie within its array; otherwise the kernel raises
-IndexError. `prefetch` is exempt: it reads nothing, and a hint for an address outside has no effect.
+In the checked build, a kernel raises IndexError if an element that it reads or writes is not within
+its array. `prefetch` is exempt: it reads nothing, and a hint for an address outside has no effect.
 """
 
 BARE: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-"""No function allocates an array, so none counts references, which took a tenth of the time."""
+"""Options of numba. No function allocates an array, so reference counting is off; it took a tenth
+of the time."""
 
 if CHECKED:
     BARE["boundscheck"] = True
@@ -49,9 +50,9 @@ if CHECKED:
 
 
 def compiled(function: F) -> F:
-    """Compile a function that kernels call into each of its callers.
+    """Compile a small function that kernels call into each of its callers.
 
-    A call passes every array in seven and more registers, which takes as long as a small sum.
+    A call would pass every array in seven or more registers, which takes as long as a small sum.
     """
     return cast(F, numba.njit(forceinline=True, **BARE)(function))
 
@@ -59,19 +60,19 @@ def compiled(function: F) -> F:
 def phase(function: F) -> F:
     """Make a function part of each kernel that calls it, before numba compiles the kernel.
 
-    For the long phases of a kernel. A `compiled` function is optimized by itself and then again
-    within its caller: with that, the kernels took 1.5 times as long to compile.
+    Use this for the long phases of a kernel. A `compiled` function is optimized by itself and then
+    again within its caller. With it, the kernels took 1.5 times as long to compile.
     """
     return cast(F, numba.njit(inline="always", **BARE)(function))
 
 
 def called(function: F) -> F:
-    """Compile a function that kernels call, large enough to be compiled once and called."""
+    """Compile a large function that kernels call, once for all of its callers."""
     return cast(F, numba.njit(**BARE)(function))
 
 
 def instruction(function: Code) -> Code:
-    """Make an operation of a function that emits its LLVM code."""
+    """Turn a function that emits LLVM code into an operation for kernels."""
     return cast(Code, extending.intrinsic(function))
 
 
@@ -112,7 +113,7 @@ def check_bounds(
 
 
 def check_lanes(what: str, context: Any, builder: Any, array: Any, value: Any, at: Any) -> None:
-    """Make the checked build raise IndexError unless LANES elements from `at` on are there."""
+    """Make the checked build raise IndexError unless LANES elements from `at` on exist."""
     last = builder.add(at, at.type(LANES - 1)) if CHECKED else at
     check_bounds(what, context, builder, array, value, at, last)
 
@@ -202,7 +203,7 @@ def ones(typing: Any, like: Any) -> Any:
 
 
 def _folded(fold: Code) -> Code:
-    """Return an operation that folds LANES numbers into one, halves first."""
+    """Return an operation that reduces LANES numbers to one, by folding halves repeatedly."""
 
     def instruction_of(typing: Any, lanes: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -270,18 +271,19 @@ def _select(sign: str) -> Code:
     return instruction(instruction_of)
 
 
-at_most = _select("<")  # at_most(bound, v): the lesser; NaN where v is
-at_least = _select(">")  # at_least(bound, v): the greater; NaN where v is
+at_most = _select("<")  # at_most(bound, v): the lesser; NaN where v is NaN
+at_least = _select(">")  # at_least(bound, v): the greater; NaN where v is NaN
 
 
-# e^r on |r| <= ln 2 / 2, highest power first, the final 1 + r apart. float32: minimax to r^6, off
-# by 4e-9 before its rounding; float64: Taylor to r^13, off by 1e-17.
+# Coefficients of e^r for |r| <= ln 2 / 2, highest power first, without the final 1 + r. float32: a
+# minimax polynomial to r^6 with an error of 4e-9 before rounding. float64: Taylor's polynomial to
+# r^13 with an error of 1e-17.
 _FLOAT = (1.381459879e-3, 8.368716575e-3, 4.166838899e-2, 1.666652113e-1, 4.999999404e-1)
 _DOUBLE = tuple(
     1.0 / f
     for f in (6227020800, 479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2)
 )
-_FORMATS = {  # dtype: coefficients, bits, of the mantissa, bias, ln 2 in two parts, largest |x|
+_FORMATS = {  # dtype: coefficients, bits, mantissa bits, bias, ln 2 in two parts, largest |x|
     types.float32: (_FLOAT, 32, 23, 127, (0.693359375, -2.12194440e-4), 87.0),
     types.float64: (_DOUBLE, 64, 52, 1023, (0.693145751953125, 1.42860682030941723212e-6), 708.0),
 }
@@ -304,7 +306,7 @@ def exp(typing: Any, lanes: Any) -> Any:
 
         for sign, bound in (("<", number(furthest)), (">", number(-furthest))):
             x = builder.select(builder.fcmp_ordered(sign, bound, x), bound, x)
-        # added to so large a number, x·log2 e is rounded to a whole one, which ends the mantissa
+        # adding a number this large rounds x·log2 e to an integer, in the mantissa's lowest bits
         large = number(1.5 * 2.0**mantissa + bias)
         n = fused(x, number(1.4426950408889634), large)
         k = builder.fsub(n, large)
@@ -322,10 +324,10 @@ def exp(typing: Any, lanes: Any) -> Any:
 
 @instruction
 def inverse(typing: Any, lanes: Any) -> Any:
-    """Return 1 / x, to a rounding or two, of x up to 1e38 in float32.
+    """Return 1 / x, within one or two roundings, for x up to 1e38 in float32.
 
-    If the processor has an estimate to 14 bits, one step of Newton's method refines it; otherwise
-    it divides.
+    If the processor can estimate it to 14 bits, one step of Newton's method refines the estimate.
+    Otherwise the operation divides.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,9 +1,9 @@
 """The threads of a call: those of torch, if torch uses GNU OpenMP.
 
-The threads of torch keep their processors busy for a while after each of its operations, waiting
-for the next one. Other threads would have to share those processors: two threads on two processors
-then take 1.5 times as long as they need. So the threads of torch do the work, through the library
-that torch has loaded.
+After each operation of torch, its threads keep their processors busy for a while, waiting for the
+next operation. Other threads would have to share those processors, and two threads on two
+processors then take 1.5 times as long. So the threads of torch do the work, through the OpenMP
+library that torch has loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and number 
 
 
 def parts(count: int) -> list[Range]:
-    """Split 0 … count into as many ranges as torch has threads, none of them empty."""
+    """Split 0 to `count` into at most as many ranges as torch has threads; none is empty."""
     threads = min(torch.get_num_threads(), count)
     ends = [count * i // threads for i in range(threads + 1)]
     return list(pairwise(ends))
@@ -59,7 +59,7 @@ def openmp() -> Any:
 
 
 def in_team(library: Any, ranges: list[Range], work: Work) -> None:
-    """Call `work` on each range in the member of an OpenMP team that has its number."""
+    """Call `work` on each range, in the member of an OpenMP team with the range's number."""
     problems: dict[int, BaseException] = {}
 
     def member(_: int | None) -> None:
@@ -77,7 +77,7 @@ def in_team(library: Any, ranges: list[Range], work: Work) -> None:
 
 
 def in_pool(ranges: list[Range], work: Work) -> None:
-    """Call `work` on the first range here, on the others in threads kept for the next call."""
+    """Call `work` on the first range here, and on the others in threads that are kept."""
     name = os.getpid(), len(ranges) - 1  # a forked process does not have its parent's threads
     pool = _POOLS.setdefault(name, ThreadPoolExecutor(name[1], thread_name_prefix="sab"))
     others = [pool.submit(work, *each) for each in ranges[1:]]

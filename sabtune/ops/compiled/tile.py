@@ -53,8 +53,8 @@ def check_grid(
 ) -> None:  # fmt: skip
     """Make the checked build raise IndexError unless all of a grid's elements are there.
 
-    They are `width` neighbors at every sum of `at` and, for each of the strides (stride, count),
-    0 to count - 1 times that stride. A grid without elements is never out of bounds.
+    strides: pairs (stride, count). The grid has `width` neighbors at each offset that is the sum of
+    `at` and, for every pair, 0 to count - 1 times its stride. An empty grid is never out of bounds.
     """
     if not CHECKED:
         return
@@ -139,7 +139,7 @@ def add_products(
 
 
 def tile(rows: int, vectors: int) -> Code:
-    """Return the smallest part of a product, whose `rows` times `vectors` sums are in registers.
+    """Return the innermost operation of a product, with `rows` × `vectors` sums in registers.
 
     The operation takes `a: Left`, `b: Right`, the number of terms `count` and `c: Rows`. For each
     of the rows i and vectors n it adds Σ_k a_ik b_kn to vector n of row i of c: a_ik is a number,

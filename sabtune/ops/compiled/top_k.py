@@ -1,15 +1,16 @@
-"""Which memories a step recalls: the K highest scores, without computing most of the others.
+"""The memories that a step recalls: the K highest scores, without computing most of the others.
 
-A score changes little from one step to the next. How far it may have risen is bounded by `rise`,
-from the range that all keys of an example lie in; `drift` adds that up over the steps, so that
+A score changes little from one step to the next. `rise` bounds how far it may have risen, from the
+range of all keys of an example. `drift` is the sum of these bounds over the steps, so that
 
     a_i now <= bound[i] + drift,    bound[i] = a_i - drift when it was last computed,
 
 and only the memories whose bound exceeds the K-th highest score so far are scored again. The result
-is that of scoring all: scores nearer than their own rounding, `tie`, are ties, and any choice among
-ties is right. If more than half must be scored all the same, as under noise, the bounds are not
-used for some steps, because they cost as much as four scores. If scores depend on the memory alone,
-nothing is scored again: the highest so far are kept, and a new one is offered a place among them.
+is the same as if all memories were scored. Scores that differ by less than their rounding, `tie`,
+are ties, and any choice among ties is right. If more than half of the memories must still be
+scored, as under noise, some steps do without bounds, because bounds cost as much as four scores. If
+scores depend on the memory alone, no memory is scored again: the highest scores so far are kept,
+and `offer` inserts a new score if it is among the highest.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from sabtune.ops.compiled.simd import (
     store,
 )
 
-PAUSE = 8  # steps in which all are scored, after a step in which more than half were
-FEW = 1  # times K memories are simply scored
+PAUSE = 8  # steps that score all memories, after a step that scored more than half of them
+FEW = 1  # if there are at most FEW times K memories, all are scored
 
 
 class Scorer(NamedTuple):
-    """w3, with Σ w3 and Σ |w3|: no score of w3 · tanh is further from 0."""
+    """w3, Σ w3 and Σ |w3|; a score w3 · tanh(k + q) is no further from 0 than Σ |w3|."""
 
     w3: Array
     total: Number
@@ -47,7 +48,7 @@ class Scorer(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The bounds of an example's scores."""
+    """The bounds of an example's scores, their drift, and the difference that is a tie."""
 
     bound: Array
     drift: Number
@@ -55,7 +56,7 @@ class Bounds(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The memories that an example selects and their weights; those of a step begin at `at`."""
+    """The memories that an example selects, and their weights; a step's begin at `at`."""
 
     chosen: Whole
     weights: Array
@@ -64,7 +65,7 @@ class Choice(NamedTuple):
 
 @compiled
 def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
-    """Move entry i of the heap a[at : at + count], least first, down to its place."""
+    """Move entry i of the min-heap a[at : at + count] down to its place, and `which` with it."""
     value = a[at + i]
     index = which[at + i]
     while True:
@@ -83,17 +84,17 @@ def sink(a: Array, which: Whole, at: int, count: int, i: int) -> None:
 
 
 def chooser(score: F) -> Callable[..., int]:
-    """Return `choose` for one way of scoring: a branch for every score would cost as much as it."""
+    """Return `choose` for one way of scoring; a branch would cost as much as a score."""
 
     @compiled
     def choose(
         step: Step, before: int, keys: Row, query: Array, scorer: Scorer, bounds: Bounds,
         choice: Choice,
     ) -> int:  # fmt: skip
-        """Leave the K memories of M with the highest scores, as a heap, in `choice`.
+        """Write the K of M memories with the highest scores to `choice`, as a min-heap.
 
-        Begins with those of the step before, which are `known` from chosen[before] on, and the last
-        memories. Returns how many were scored.
+        Starts with the memories of the previous step, which are `step.known` memories from
+        chosen[before] on, and with the newest memories. Returns how many memories were scored.
         """
         K, M, at = step.K, step.M, choice.at
         chosen, weights, bound = choice.chosen, choice.weights, bounds.bound
@@ -137,9 +138,9 @@ choose_tame, choose_wide, choose_dot = map(chooser, (tame_score, wide_score, dot
 
 @called
 def offer(a: Number, m: int, held: int, scores: Array, which: Whole) -> None:
-    """Keep memory m, with score a, if it is among the highest.
+    """Keep memory m, with score a, if its score is among the highest.
 
-    scores: a heap, of which `held` are there.
+    scores: a min-heap of the highest scores, of which `held` are there.
     """
     if held < scores.shape[0]:
         scores[held] = a
@@ -154,7 +155,7 @@ def offer(a: Number, m: int, held: int, scores: Array, which: Whole) -> None:
 
 @compiled
 def recall(K: int, choice: Choice, memory: Row, H: int, summary: Row) -> None:
-    """Compute s = Σ p_i m_i of the K memories; the first, that of θ, has no weight."""
+    """Compute s = Σ p_i m_i of the K memories. The first, that of θ, has weight 0."""
     for j in range(0, H, LANES):
         v = lanes_of(choice.weights.dtype.type(0))
         for i in range(1, K):

@@ -1,8 +1,11 @@
 """The eager backward pass, from the last step to the first, written by hand.
 
-It works on chunks of steps. What does not depend on a later step's gradient is computed for a whole
-chunk before the loop over its steps, and the weights' gradients for a whole chunk after it: a few
-large products instead of one per step, in memory that does not grow with T.
+It works on chunks of steps. Before the loop over the steps of a chunk, it computes everything that
+does not depend on a later step's gradient. After the loop, it computes the chunk's part of the
+weights' gradients. This takes a few large products instead of one per step, in memory that does not
+grow with T.
+
+dL/d of A is the gradient of the loss L with respect to A. ĥ is the query, h' of `ops.reference`.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, K top scores, n steps of a chunk.
 """
@@ -47,8 +50,8 @@ class Backward:
         self.scores = make_scores(p, call.rule, record.keys, call.M0, call.max_scores)
         self.scores.start_backward()
         self.W_ih, self.W_hh, bias = doubled(p)
-        # d_hh and d_ih in one product, and transposed: with 10 inputs, a result of 10 rows is 6
-        # times as fast as one of 10 columns
+        # dL/d of W_hh and W_ih, in one product and transposed: with 10 inputs, a product with 10
+        # rows is 6 times as fast as one with 10 columns
         self.d_W = x.new_zeros(h.shape[1] + x.shape[2], len(bias))
         self.d_bias = torch.zeros_like(bias)
         self.d_memory = torch.zeros_like(record.memory)
@@ -61,7 +64,7 @@ class Backward:
             double_cell_gate(gradient)
 
     def backward_chunk(self, start: int, end: int) -> None:
-        """Go back over the steps from `end` - 1 to `start`."""
+        """Run the steps from `end` - 1 to `start` backward."""
         chunk = slice(start, end)
         query = (self.record.hidden[:, chunk] - self.record.summary[:, chunk]).transpose(0, 1)
         query = query.contiguous()
@@ -95,7 +98,7 @@ class Backward:
         return factors, (1 - tanh_c.square()).mul_(o)
 
     def backward_recall(self, t: int, q: Tensor) -> Tensor:
-        """Complete dL/dh_t and dL/ds_t, add to dL/d of memories and keys, and return dL/dq."""
+        """Complete dL/dh_t, add to dL/d of the memories and keys, and return dL/dq of step t."""
         call, dh = self.call, self.dh
         M, p = call.memories(t), self.weights[t]
         rows = self.rows[t] if call.max_scores < M else None

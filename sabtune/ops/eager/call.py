@@ -1,9 +1,10 @@
 """SAB in PyTorch operations, with a backward pass written by hand, on any device.
 
 `sab` computes what `sabtune.ops.reference.sab` does, gradients included, in a fraction of its time
-and memory: the steps run without autograd, and each step stores only the K scores that have a
-gradient. It runs the calls that the compiled pass does not support, and tests compare the two. The
-reference runs what this pass does not support (dtypes other than float32 and float64, autocast).
+and memory: the steps run without autograd, and each step stores only the top scores, because only
+those have a gradient. It runs the calls that the compiled pass does not support, and tests compare
+the two. The reference runs the calls that this pass does not support, for example with another
+dtype than float32 and float64 or under autocast.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories.
 """
@@ -51,9 +52,9 @@ def sab(
     k_trunc: int,
     rule: Rule = PAPER,
 ) -> tuple[Tensor, Tensor, State]:
-    """Compute `reference.sab`, by the pass written by hand if it supports the call.
+    """Compute `reference.sab`, with the hand-written backward pass if it supports the call.
 
-    That pass detaches the returned state unless a tensor of `state` requires a gradient. Raises
+    Then `sab` detaches the returned state unless a tensor of `state` requires a gradient. Raises
     InputError as `reference.sab` does.
     """
     counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
@@ -103,7 +104,7 @@ def with_gradient(call: Call, hidden: Tensor, c: Tensor, before: State, p: Param
 
 
 def equations(call: Call, x: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `_Sab`'s outputs h and s (B, T, H) and last c (B, H) by the reference."""
+    """Compute the outputs of `_Sab`, h and s (B, T, H) and the last c (B, H), by the reference."""
     *weights, h, c, memory, keys = others
     hidden, summary, after = reference.sab(
         x,

@@ -1,7 +1,7 @@
 """The eager forward pass: a loop over the steps, and a record of it for the backward pass.
 
-All four gates are stored as sigmoids: the cell gate is 2σ(2u) - 1 = tanh u, so its weights are
-doubled.
+All four gates are stored as sigmoids. The cell gate tanh u is 2σ(2u) - 1, so its weights are
+doubled, and σ(2u) is stored.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories, K top scores of a step.
 """
@@ -35,7 +35,7 @@ class Call:
 
     @property
     def max_scores(self) -> int:
-        """The most scores of a step that affect its weights, including the one that gives θ."""
+        """The largest number of scores that affect the weights of a step, including θ."""
         return self.k_top + (self.rule.form == "paper")
 
     def memories(self, t: int) -> int:
@@ -55,7 +55,7 @@ class Call:
         return [min(self.max_scores, self.memories(t)) for t in range(self.T)]
 
     def selected_counts(self) -> list[int]:
-        """Return K of every step that selects memories, 0 for a step that uses all of them."""
+        """Return K of every step that selects memories, and 0 of a step that uses all of them."""
         return [self.max_scores * (self.memories(t) > self.max_scores) for t in range(self.T)]
 
     def split_steps(self, flat: Tensor, counts: list[int]) -> list[Tensor]:
@@ -70,7 +70,7 @@ class Record(NamedTuple):
     hidden: Tensor  # (B, T, H)
     summary: Tensor  # (B, T, H)
     c: Tensor  # (B, H), after the last step
-    memory: Tensor  # (B, M, H), including those from before the call
+    memory: Tensor  # (B, M, H), including the memories from before the call
     keys: Tensor  # (B, M, H)
     gates: Tensor  # (T, B, 4H): σ of input, forget, cell and output gate
     cells: Tensor  # (T + 1, B, H): c before the first step, then after each step
@@ -103,7 +103,7 @@ def allocate_bank(carried: Tensor, M: int) -> Tensor:
 def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
     """Run x (B, T, I) from `state`.
 
-    keep: store what the backward pass needs. Otherwise those fields of the record are unwritten.
+    keep: store what the backward pass needs. Otherwise the record does not hold it.
     """
     B, T, H = call.B, call.T, state.h.shape[1]
     W_ih, W_hh, bias = doubled(p)

@@ -1,12 +1,14 @@
 """The scores of the eager pass, forward and backward, for each scoring function.
 
-Only the K top scores of a step have a gradient, so the backward pass recomputes them, and no step
+Only the K top scores of a step have a gradient. The backward pass recomputes them, so no step
 stores anything of size (B, M, H). The gradient with respect to a memory's key accumulates here over
-the steps that recalled it, and is added to dL/dh at the step that made the memory.
+the steps that recalled the memory. At the step that made the memory, it is added to dL/dh.
 
 tanh u is computed as 2σ - 1 with σ = sigmoid(2u), and its derivative as 4(σ - σ²), because on a CPU
 PyTorch's sigmoid takes a tenth of the time of its tanh. The factor w3 of the derivative is applied
 at the end, where it costs no pass over (B, K, H).
+
+dL/d of A is the gradient of the loss L with respect to A. ĥ is the query, h' of `ops.reference`.
 
 Shapes: B batch, H hidden, M memories, K top scores, n steps. A row is a memory's index in a bank
 (B, M, H) that is flattened to (B · M, H).
@@ -53,15 +55,15 @@ def add_to_rows(bank: Tensor, rows: Tensor | None, M: int, values: Tensor) -> No
 
 
 def outer(rows: Tensor, columns: Tensor) -> Tensor:
-    """Sum the outer products of two (B, M, H) over B and M: (H, H)."""
+    """Return the sum (H, H) over B and M of the outer products of two tensors (B, M, H)."""
     return rows.flatten(0, 1).T @ columns.flatten(0, 1)
 
 
 class Scores(ABC):
     """The scores of one call, forward and backward.
 
-    keys: (B, M, H), with room for the memories that the call adds; the first M0 are from before it.
-    count: how many top scores a step uses at most.
+    keys: (B, M, H), with room for the memories that the call adds. M0: the number of memories from
+    before the call, which come first. count: the largest number of top scores that a step uses.
     """
 
     def __init__(self, p: Parameters, keys: Tensor, M0: int, count: int):
@@ -77,8 +79,9 @@ class Scores(ABC):
     def highest(self, query: Tensor, M: int) -> tuple[Tensor, Tensor | None]:
         """Return the top scores (B, K) of the first M memories for ĥ (B, H), and their rows.
 
-        Scores are in descending order. If M is at most `count`, they are all scores in order of
-        age, and rows is None. Scores may lack a constant, since only their differences matter.
+        The scores are in descending order. If M is at most `count`, all scores are returned, the
+        oldest memory's first, and the rows are None. Scores may lack a constant that is the same
+        for all memories of an example, if only their differences matter.
         """
 
     @abstractmethod
@@ -103,11 +106,11 @@ class Scores(ABC):
 
     @abstractmethod
     def add_memory_gradient(self, dh: Tensor, at: int) -> None:
-        """Add the contribution of its key to dL/dh (B, H) of the memory at index `at`."""
+        """Add the contribution of the key at index `at` to dL/dh (B, H) of its memory."""
 
     @abstractmethod
     def weight_gradients(self, memory: Tensor) -> Gradients:
-        """Return dL/d of W1, W2 and w3, None if unused, given the memories (B, M, H)."""
+        """Return dL/d of W1, W2 and w3, given the memories (B, M, H); None for an unused one."""
 
     @abstractmethod
     def carried_key_gradient(self) -> Tensor:
@@ -115,11 +118,11 @@ class Scores(ABC):
 
 
 class QueryScores(Scores):
-    """Scores that depend on the query, and so change at every step: of keys W1 m and W2 ĥ."""
+    """Scores of the keys W1 m and of W2 ĥ, whose order changes with the query at every step."""
 
     W_query: Tensor  # W2, scaled as `scores` needs it
     key_gain: Tensor  # (H, 1) or (1, 1): the factor that `unscaled_gradients` leaves out
-    query_gain: Tensor
+    query_gain: Tensor  # the same for W2 ĥ
 
     @abstractmethod
     def scores(self, keys: Tensor, q: Tensor) -> Tensor:

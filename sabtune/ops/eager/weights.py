@@ -1,7 +1,8 @@
 """The weights p of the top scores, and dL/da from dL/dp, for the eager pass.
 
-Shapes: B batch, K top scores of a step. These are its highest scores in descending order, the last
-of which gives θ; or all its scores, in order of age, if there are no more than that.
+Shapes: B batch, K top scores of a step. If a step has more scores than that, these are the highest
+in descending order, and the last one gives θ. Otherwise they are all scores, the oldest memory's
+first. dL/d of A is the gradient of the loss L with respect to A.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from sabtune.ops.reference import RELEASED_MARGIN, Rule
 def weigh(a: Tensor, all_scores: bool, rule: Rule, out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute the weights p (B, K) from the top scores a (B, K), and their divisor (B, 1).
 
-    all_scores: a has every score of the step, not sorted. out: where to write p; None allocates.
+    all_scores: whether a holds every score of the step, unsorted. out: the tensor to write p to;
+    None allocates one.
     """
     theta = a.amin(dim=1, keepdim=True) if all_scores else a[:, -1:]
     if rule.form == "released":
@@ -34,8 +36,8 @@ def weigh(a: Tensor, all_scores: bool, rule: Rule, out: Tensor | None) -> tuple[
 def score_gradient(dp: Tensor, p: Tensor, divisor: Tensor, all_scores: bool, rule: Rule) -> Tensor:
     """Compute dL/da (B, K) from dL/dp.
 
-    All weights contain -θ, so the score that gives θ gets minus the sum of the other gradients.
-    Under softmax θ only selects, and gets no gradient.
+    Every weight depends on a_i - θ, so the score that gives θ gets minus the sum of the other
+    gradients. Under softmax θ only selects scores, and gets no gradient.
     """
     if rule.form == "released" and all_scores:
         return dp

@@ -1,9 +1,9 @@
 """One call of the GPU kernels, as an autograd function.
 
 Why Triton: PyTorch's GPU builds include it and ptxas, and its interpreter runs the same kernels on
-a CPU, so tests run anywhere. Its cost is that its driver needs a C compiler on the host of a GPU.
-CUDA source compiled by NVRTC needs none and could keep the weights in shared memory explicitly, but
-it cannot run without a GPU.
+a CPU, so tests run anywhere. Its disadvantage is that its driver needs a C compiler on the host of
+a GPU. CUDA source compiled by NVRTC needs no C compiler and could keep the weights in shared memory
+explicitly, but it cannot run without a GPU.
 
 How it works: a program runs all steps of one example of the batch, so no program waits for another.
 A step multiplies vectors by matrices: it loads a tile of the matrix at a time, multiplies it by the
@@ -13,9 +13,9 @@ as long as they fit. One pass over the memories selects the top scores: a short 
 replaces its lowest score by any higher one.
 
 What limits it (an estimate, not a measurement): the steps of a program are sequential, so a step
-takes as long as its chain of five products and their barriers, whatever the batch size up to the
-number of SMs. Tensor cores do not help with a single vector. In float32, or from H = 256 on, the
-weights come from the L2 cache.
+takes as long as its chain of five products and their barriers. Up to as many examples as SMs, this
+time does not depend on the batch size. Tensor cores do not help with a single vector. In float32,
+or from H = 256 on, the weights come from the L2 cache.
 
 The forward pass stores h, c, and the rows and weights of the K top scores, per step and example.
 The backward pass works on chunks of steps: large products recompute the gates and queries of a
@@ -26,14 +26,15 @@ With bf16, weights, inputs and outputs are bf16. Everything in between, includin
 float32.
 
 Names in this package:
+    dL/d of A   the gradient of the loss L with respect to A
     B, T, I, H  batch, steps, inputs, hidden
     HP          H rounded up to a power of two
     n           steps of a chunk
-    M, M0       memories; those from before the call
+    M, M0       the number of memories; of those from before the call
     room        M after the call
-    K, most     top scores of a step; the maximum of K
-    KP          most rounded up to one of a few sizes
-    since, cut  the steps before the call, modulo k_att and modulo k_trunc
+    K, most     the number of top scores of a step; the maximum of K
+    KP          `most` rounded up to one of a few sizes
+    since, cut  the number of steps before the call, modulo k_att and modulo k_trunc
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ NAMES = [field.name for field in fields(Parameters)]
 def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
     """Return h and s, each (B, T, H), and the detached state after the call.
 
-    Stores what the backward pass needs if x or a parameter requires a gradient.
+    If x or a parameter requires a gradient, the call stores what the backward pass needs.
     """
     inputs = (x, *(getattr(p, name) for name in NAMES))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
@@ -84,7 +85,7 @@ def _record(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
 
 
 def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute h and s (B, T, H) from these inputs by the reference, in float32 internally."""
+    """Compute h and s (B, T, H) from these inputs by the reference equations, in float32."""
     initial = State(
         h=record.hidden[0],
         c=record.cells[0],

@@ -14,7 +14,7 @@ from sabtune.ops.triton.tile import DOT, SEPARABLE, four, product, sigmoid, tanh
 def of_weights(dp, p, divisor, K, SOFTMAX: tl.constexpr, KP: tl.constexpr):
     """Return dL/da (KP) from dL/dp.
 
-    The score that gives θ gets minus the sum of the other gradients; under softmax, none.
+    The score that gives θ gets minus the sum of the other gradients. Under softmax it gets none.
     """
     da = dp - tl.sum(p * dp, axis=0)
     if SOFTMAX:
@@ -24,7 +24,7 @@ def of_weights(dp, p, divisor, K, SOFTMAX: tl.constexpr, KP: tl.constexpr):
         da = tl.where(p != 0, da / divisor, 0.0)
         others = tl.sum(da, axis=0)
         _, theta = tl.min(tl.where(slots < K, p, float("inf")), axis=0, return_indices=True)
-        da = tl.where(slots == theta, -others, da)  # if several scores equal θ, any of them
+        da = tl.where(slots == theta, -others, da)  # any score that equals θ
     return da
 
 
@@ -74,7 +74,7 @@ def backward_kernel(
     OF_HIDDEN: tl.constexpr, OF_SUMMARY: tl.constexpr,
     H: tl.constexpr, HP: tl.constexpr, KP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Go back over the steps `end` - 1 to `start` of the example whose index is the program id."""
+    """Run steps `end` - 1 to `start` backward for the example whose index is the program id."""
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     slots, units = tl.arange(0, KP), tl.arange(0, HP)
     inside = units < H

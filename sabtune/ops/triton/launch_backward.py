@@ -14,7 +14,7 @@ from sabtune.ops.triton.launch_forward import Call, Record, gate_sums
 
 
 class Backward:
-    """Gradients of x and of the weights from those of h and s, each (B, T, H) or None."""
+    """Gradients of x and of the weights, from those of h and s, each (B, T, H) or None."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Backward:
             self.backward_chunk(start, end)
 
     def backward_chunk(self, start: int, end: int) -> None:
-        """Go back over the steps from `end` - 1 to `start`."""
+        """Run the steps from `end` - 1 to `start` backward."""
         record, p = self.record, self.p
         h, x = record.hidden[start:end], self.x[:, start:end]
         gates = gate_sums(x, p, h)

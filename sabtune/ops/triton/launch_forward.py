@@ -52,16 +52,16 @@ class Call:
 
     @property
     def room(self) -> int:
-        """The memories after the call."""
+        """The number of memories after the call."""
         return self.M0 + (self.step + self.T) // self.k_att - self.step // self.k_att
 
     @property
     def most(self) -> int:
-        """The most scores of a step that affect its weights, including the one that gives θ."""
+        """The largest number of scores that affect the weights of a step, including θ."""
         return min(self.k_top + 1, self.room)
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Return the first step of every chunk and the step after its last."""
+        """Return the first step of each chunk, and the step after its last one."""
         n = max(1, ROWS // self.B)
         return [(start, min(start + n, self.T)) for start in range(0, self.T, n)]
 
@@ -101,7 +101,10 @@ class Call:
 
 
 class Record(NamedTuple):
-    """The outputs of a call, and what its backward pass needs, which is empty without `keep`."""
+    """The outputs of a call, and what its backward pass needs.
+
+    Without `keep`, the tensors that only the backward pass needs are empty.
+    """
 
     hidden: Tensor  # (T + 1, B, H): h before the first step, then after each step
     summary: Tensor  # (T, B, H)

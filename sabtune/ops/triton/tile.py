@@ -1,7 +1,7 @@
 """Functions that the two GPU kernels share: activations, and a vector times a matrix.
 
-In Triton a variable is a tile that the threads of a program hold together. H hidden, HP = H rounded
-up to a power of two; the padding is zero.
+In Triton a variable is a tile that the threads of a program hold together. H is the hidden size,
+and HP is H rounded up to a power of two; the padding is zero.
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""The figures of a report: each is plain data, and two backends draw it.
+"""The figures of a report, as plain data that two backends draw.
 
 marks.py       the elements of figures
 lengths.py     accuracy, loss and cost against length
@@ -10,6 +10,7 @@ fields.py      the parts of the configuration that differ between trials
 parallel.py    parallel coordinates
 training.py    schedules, learning curves
 memory.py      what the best model recalls
+states.py      the colors, markers and lines of the states of a trial
 still.py       draws PNG and PDF files with matplotlib
 live.py        draws for the browser with plotly
 traces.py      the marks of live.py
@@ -25,7 +26,7 @@ __all__ = ["drawings"]
 
 
 def drawings(data: ReportData) -> list[Drawing]:
-    """Return all figures that the data suffices for, in reading order."""
+    """Return the figures that the data suffices for, in the order of the report."""
     figures = [
         lengths.accuracy(data),
         lengths.loss(data),

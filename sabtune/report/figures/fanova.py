@@ -1,9 +1,10 @@
 """Functional ANOVA: the fraction of a score's variance that each parameter accounts for.
 
 Hutter, Hoos and Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance",
-ICML 2014. The results equal those of Optuna's `FanovaImportanceEvaluator`. Its time grows with the
-square of the number of trials (with 2,000 trials it takes 80 times as long as this one), and it
-never frees its forests. Here, marginals are sums over the boxes of the leaves.
+ICML 2014. The results equal those of Optuna's `FanovaImportanceEvaluator`. The time of Optuna's
+evaluator grows with the square of the number of trials: with 2,000 trials, it takes 80 times as
+long as this one. It also never frees its forests. This module computes marginals as sums over the
+boxes of the leaves.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MAX_DEPTH = 64
 
 
 class Fanova(BaseImportanceEvaluator):
-    """A functional ANOVA over a random forest of `trees` trees, reproducible by `seed`."""
+    """A functional ANOVA over a random forest of `trees` trees, which `seed` makes reproducible."""
 
     def __init__(self, *, trees: int, seed: int):
         self.trees, self.seed = trees, seed
@@ -91,7 +92,7 @@ class Boxes:
 
     low, high: The corners of the boxes (leaves, columns).
 
-    values: The values of the leaves (leaves,), minus their mean over the cube.
+    values: The values of the leaves (leaves,). They are stored minus their mean over the cube.
     """
 
     def __init__(self, low: Floats, high: Floats, values: Floats):
@@ -122,7 +123,7 @@ class Boxes:
         return cls((low[leaf] - bounds[:, 0]) / size, (high[leaf] - bounds[:, 0]) / size, values)
 
     def marginal(self, own: NDArray[np.integer]) -> float:
-        """Return the variance of the mean over all columns except these (int indices)."""
+        """Return the variance of the mean over all columns except those with the indices `own`."""
         others = np.setdiff1d(np.arange(self.width.shape[1]), own)
         mass = self.values * self.width[:, others].prod(axis=1)
         if len(own) == 1:
@@ -136,7 +137,7 @@ class Boxes:
         return float(sums @ shared.clip(0).prod(axis=2) @ sums)
 
     def _along(self, column: int, mass: Floats) -> float:
-        """Return the same variance for one column, along which the mean is a step function."""
+        """Return `marginal` for a single column, along which the mean is a step function."""
         edges, positions = np.unique(
             [self.low[:, column], self.high[:, column]], return_inverse=True
         )

@@ -1,4 +1,4 @@
-"""The parts of the configuration that differ between the trials of a search."""
+"""The fields of the configuration that differ between the trials of a search."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ UNITS = {
 }
 
 MIN_DECADES, MIN_DECADES_OF_COUNTS = 0.7, 1.6
-"""Orders of magnitude that values must span to get a logarithmic scale."""
+"""Orders of magnitude above which fractional and whole numbers get a logarithmic scale."""
 
 MAX_TICKS = 5
-"""Maximum number of values that are all written at an axis."""
+"""Maximum number of distinct values up to which each value gets a tick."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A part of the configuration that takes several values, with its value by trial number."""
+    """A field of the configuration, with its value in each trial by the number of the trial."""
 
     name: str
     values: dict[int, Value]
-    linear: bool = False  # regardless of the span of its values
+    linear: bool = False  # whether the scale is linear, whatever the values span
 
     @property
     def label(self) -> str:
@@ -82,7 +82,7 @@ class Field:
 
     @cached_property
     def ticks(self) -> list[float]:
-        """The ticks of a numeric field: all values if they are few, or else round numbers."""
+        """The ticks of a numeric field: all values if there are few, or else round numbers."""
         low, high = self.ends
         if len(self.distinct) <= MAX_TICKS:
             return [float(value) for value in self.distinct]
@@ -112,7 +112,7 @@ def fields(data: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
 
 
 def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
-    """Return a sentence on where trials with full attention or no truncation are drawn, or ""."""
+    """Return a sentence on where an unlimited k_top and k_trunc are drawn; "" if there are none."""
     steps = data.task.steps(data.run.task.length)
     models = [trial.run.trial.model for trial in trials if trial.run]
     clauses = []
@@ -124,7 +124,7 @@ def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
 
 
 def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
-    """Return the configuration of a trial as one level, with numbers for unlimited values."""
+    """Return the flat configuration of a trial, with numbers for unlimited k_top and k_trunc."""
     assert trial.run is not None
     model = trial.run.trial.model
     flat = flatten(trial.run.to_dict()["trial"])
@@ -138,7 +138,7 @@ def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
 
 
 def _names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the shortest unambiguous names of the keys: k_top for model.k_top."""
+    """Return the shortest unambiguous name of each key, as in "k_top" for "model.k_top"."""
     short = {key: key.removesuffix(f".{KIND}").rpartition(".")[2] for key in keys}
     names = list(short.values())
     return {key: name if names.count(name) == 1 else key for key, name in short.items()}

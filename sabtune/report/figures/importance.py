@@ -27,17 +27,19 @@ MIN_BEST = 5
 """Minimum number of best configurations for PED-ANOVA, as its authors advise."""
 
 SHUFFLINGS = 19
-"""Number of random permutations of the scores. A parameter without influence exceeds all of them in
-1 case of 20."""
+"""Number of random permutations of the scores.
+
+A parameter without influence exceeds its importance in every permutation in 1 case of 20.
+"""
 
 
 @dataclass(frozen=True)
 class Estimator:
     """An importance estimator.
 
-    share: The meaning of its values.
+    share: The label of its values, such as "share of the variance".
 
-    sign: -1 for an estimator that looks at low values.
+    sign: -1 if the estimator takes low values as the best, else 1.
     """
 
     name: str
@@ -47,9 +49,11 @@ class Estimator:
 
 
 def importance(data: ReportData) -> Figure | None:
-    """Return the figure of importances by two estimators, or None if there are too few trials.
+    """Return the figure of importances by two estimators.
 
-    Next to them it shows the importances for shuffled scores, which depend on no parameter.
+    The figure also shows the importances for shuffled scores, which depend on no parameter. Returns
+    None for a comparison, with fewer than `MIN_CONFIGURATIONS` configurations, if all scores are
+    equal, or if an estimator has no importances of at least two parameters.
     """
     if data.is_comparison:
         return None
@@ -89,9 +93,9 @@ def importance(data: ReportData) -> Figure | None:
 def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
     """Return the trained configurations as trials of an in-memory study, and their scores.
 
-    Each configuration appears once, because further seeds are no further draws from the search
-    space. Pruned ones are included: without them only high scores would remain, and the parameters
-    that cause them would seem unimportant.
+    Each configuration appears once, because only its first seed was drawn from the search space.
+    Pruned configurations are included. Without them, only high scores would remain, and the
+    parameters that separate high scores from low ones would seem unimportant.
     """
     trained = (trial for trial in data.ended if trial.state != TrialState.FAIL)
     configurations = Leaderboard.of_trials(data.study, trained).configurations.values()

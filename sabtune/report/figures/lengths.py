@@ -37,7 +37,7 @@ MAX_CURVES = 100
 """Maximum number of curves in a panel; more are hard to distinguish."""
 
 METHOD_SPREAD = 0.04
-"""Fraction of the axis over which methods at one length are spread."""
+"""Fraction of the axis over which the points of all methods at one length are spread."""
 
 TICK_DISTANCE = 0.11
 """Minimum distance between two labeled lengths, as a fraction of the axis."""
@@ -58,7 +58,7 @@ class Quantity:
 
 
 def accuracy(data: ReportData) -> Figure:
-    """Return accuracy by length, of every method on fresh seeds and every trial of the search."""
+    """Return the figure of accuracy by length, for methods on fresh seeds and for the search."""
     quantity = Quantity(
         Axis(label="accuracy (%)", low=0, high=103),
         lambda result: 100 * result.accuracy,
@@ -71,7 +71,7 @@ def accuracy(data: ReportData) -> Figure:
 
 
 def loss(data: ReportData) -> Figure | None:
-    """Return loss by length, or None if the task has no loss unit of its own."""
+    """Return the figure of loss by length, or None if the task has no loss unit of its own."""
     if data.task.loss_unit == Task.loss_unit:
         return None
     axis = Axis(label=f"loss ({data.task.loss_unit})", log=True)
@@ -82,7 +82,7 @@ def loss(data: ReportData) -> Figure | None:
 
 
 def cost(data: ReportData) -> Figure | None:
-    """Return evaluation time per sequence by length, or None if it was not recorded."""
+    """Return the figure of evaluation time per sequence, or None if no trial recorded it."""
     timed = [trial for trial in data.complete if trial.test and all(map(_ms, trial.test))]
     if not timed:
         return None

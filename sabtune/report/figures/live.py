@@ -1,4 +1,4 @@
-"""Draws figures for the browser with plotly: the same marks as in print, with names on hover."""
+"""The plotly backend: figures for the browser, with names on hover."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _lay_out(
 
 
 def _between(panels: Sequence[Panel]) -> float:
-    """Return the space between two panels as a fraction of the width, for names at an axis."""
+    """Return the fraction of the width between two panels; names at an axis need more space."""
     return 0.16 if any(panel.y.ticks for panel in panels) else 0.09
 
 

@@ -20,7 +20,7 @@ YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GRAY, WHITE = "#8A8F98", "#FFFFFF"
 METHODS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "plus", "star")
-"""Symbols of methods. Methods beyond the colors repeat them with other symbols."""
+"""Symbols of methods, one for each color of `METHODS`."""
 
 DASHES = ("solid", "dash", "dot")
 
@@ -36,7 +36,7 @@ class Axis:
 
     ticks: Positions and texts that replace the default numbers.
 
-    reverse: The values increase downwards.
+    reverse: Whether the axis runs the other way: a y axis then increases downward.
     """
 
     label: str
@@ -72,7 +72,7 @@ class Line:
 
     low, high: The interval at each x.
 
-    names: Hover text of each point; by default its x.
+    names: The hover text of each point. Empty: the x of the point.
     """
 
     x: Sequence[float]
@@ -91,9 +91,9 @@ class Line:
 class Curve:
     """A curve of `Curves`.
 
-    name: Its hover text.
+    name: The hover text.
 
-    value: Its value on the figure's color scale.
+    value: The value on the color scale of the figure. None: the color of the `Curves` applies.
     """
 
     x: Sequence[float]
@@ -145,7 +145,7 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A straight line across the panel, at x or at y."""
+    """A vertical line across the panel at `x`, or a horizontal line at `y`."""
 
     label: str
     x: float | None = None
@@ -158,7 +158,7 @@ class Rule:
 class Bars:
     """Bars of a chart.
 
-    at: Their centers, along x, or along y if `lying` is set.
+    at: The centers of the bars: along x, or along y if `lying` is set.
     """
 
     at: Sequence[float]

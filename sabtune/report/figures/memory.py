@@ -35,20 +35,24 @@ from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.diagnostics import RecallMap, recall_map
 
 MAX_CELLS = 250
-"""Maximum number of cells per side of a recall map; beyond that, several steps share one."""
+"""Maximum number of cells per side of a recall map. In a larger map, several steps share a cell."""
 
 MAX_BINS = 60
 """Maximum number of bins of the histogram."""
 
 MAX_LENGTH = 5_000
-"""Maximum length for which a recall map is drawn."""
+"""Maximum length for which the recall map of the scored steps is drawn."""
 
 HISTOGRAM_SEQUENCES = 16
 """Number of sequences of the histogram."""
 
 
 def memory(data: ReportData) -> list[Figure]:
-    """Return the recall maps and the histogram; [] if the best model has no memory, or is gone."""
+    """Return the recall maps and the histogram of distances.
+
+    Returns [] if the best model is not a SAB model, can't be loaded, or stores no state within the
+    training length.
+    """
     checkpoint = data.best.checkpoint
     if checkpoint is None:
         return []
@@ -67,7 +71,7 @@ def memory(data: ReportData) -> list[Figure]:
         return batch, recall_map(model, batch.x)
 
     batch, recall = recalled(length, HISTOGRAM_SEQUENCES)
-    if len(recall.made_at) == 1:  # m_0 alone
+    if len(recall.made_at) == 1:  # only m_0, the zero vector
         return []
     figures = [_map(data, batch, recall), _distances(data, batch, recall)]
     longest = max(
@@ -79,7 +83,7 @@ def memory(data: ReportData) -> list[Figure]:
 
 
 def _map(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
-    """Return the map of all steps of one sequence."""
+    """Return the recall map of all steps of one sequence."""
     weights, k_att = recall.weights[0, :, 1:], int(recall.made_at[1])
     T, M = weights.shape
     rows, columns = math.ceil(T / MAX_CELLS), math.ceil(M / MAX_CELLS)
@@ -122,7 +126,7 @@ def _map(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
 
 
 def _scored_map(data: ReportData, length: int, batch: Batch, recall: RecallMap) -> Figure:
-    """Return the map of the scored steps only; at a long length the others would hide them."""
+    """Return the recall map of the scored steps, which are few in a long sequence."""
     scored = 1 + batch.scored.nonzero().flatten()
     weights, k_att = recall.weights[0, batch.scored, 1:], int(recall.made_at[1])
     T, (S, M) = batch.x.shape[1], weights.shape

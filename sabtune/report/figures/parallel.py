@@ -23,7 +23,7 @@ MAX_LINES = 150
 
 
 def parallel(data: ReportData) -> Parallel | None:
-    """Return the figure, or None if fewer than two fields differ."""
+    """Return the figure, or None for a comparison or if fewer than two fields differ."""
     scored = [t for t in data.ended if t.state != TrialState.FAIL and (t.values or t.scores)]
     shown = spread(data.by_score(scored), MAX_LINES)
     varying = [] if data.is_comparison else fields(data, shown)[:MAX_FIELDS]
@@ -53,7 +53,7 @@ def parallel(data: ReportData) -> Parallel | None:
 
 
 def _dimension(field: Field, trials: Sequence[TrialRecord]) -> Dimension:
-    """Return the axis of a field, with values from 0 to 1, and missing values at 0 below them."""
+    """Return the axis of a field from 0 to 1. Missing values are at 0, below all others."""
     missing = any(trial.number not in field.values for trial in trials)
     floor = 0.12 if missing else 0.0
     if field.numeric:

@@ -8,7 +8,7 @@ from sabtune.training.evaluation import mean_by_phase
 
 
 def phases(data: ReportData) -> Figure | None:
-    """Return the accuracy of the best trial by phase, with a line for each length of the ladder.
+    """Return the figure of the best trial's accuracy by phase, with a line for each length.
 
     Returns None if there is only one phase, or if not every phase was measured.
     """

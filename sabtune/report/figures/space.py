@@ -40,7 +40,7 @@ MAX_SHIFTED_VALUES = 20
 
 
 def scores(data: ReportData) -> Figure | None:
-    """Return the score against every parameter that differs, or None if none does."""
+    """Return the figure of the score against each parameter that differs, or None if none does."""
     varying = [] if data.is_comparison else fields(data, data.ended)[:MAX_PANELS]
     if not varying:
         return None
@@ -105,9 +105,9 @@ def _medians(trials: Sequence[TrialRecord], x: dict[int, float]) -> Line:
 
 
 def _shift(field: Field, trials: Sequence[TrialRecord]) -> dict[int, float]:
-    """Return a sideways shift for each trial, so that trials with one value stay visible.
+    """Return a sideways shift for each trial, so that trials with the same value stay visible.
 
-    It is the same in every report.
+    The shifts are random, and the same in every report.
     """
     values = field.distinct
     if field.numeric:
@@ -124,7 +124,7 @@ def _shifted(x: float, shift: float, log: bool) -> float:
 
 
 def pareto(data: ReportData) -> Figure | None:
-    """Return the score against each other objective, or None if the study has only one."""
+    """Return the figure of the score against each other objective, or None if there is no other."""
     names = record.plan(data.study).get("objectives", [])
     trials = [trial for trial in data.complete if len(trial.values) == len(names)]
     if len(names) < 2 or not trials:
@@ -158,7 +158,10 @@ def pareto(data: ReportData) -> Figure | None:
 
 
 def sparsity(data: ReportData) -> Figure | None:
-    """Return the accuracy at the longest length against the share of memories kept, or None."""
+    """Return the figure of accuracy at the longest length against the share of memories kept.
+
+    Returns None if fewer than two shares occur.
+    """
     shares = [
         (trial, share)
         for trial in data.complete

@@ -27,4 +27,4 @@ STYLES: Mapping[str, Style] = {
     WORDS[TrialState.FAIL]: Style(color=VERMILION, symbol="cross", filled=True, dash="dot"),
     INFEASIBLE: Style(color=PURPLE, symbol="square", filled=False, dash="dash"),
 }
-"""By the word for the state."""
+"""The style of the trials in each state, by the word for the state."""

@@ -1,4 +1,4 @@
-"""Draws figures for print with matplotlib, sized for a page of two columns."""
+"""The matplotlib backend: figures for print, sized for a paper with two columns."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from sabtune.report.figures.marks import (
 )
 
 WIDTH_INCHES = 6.9
-"""Width of both columns of a page."""
+"""Width of a figure with several panels in a row: both columns of a paper."""
 
 PANEL_WIDTH_INCHES = 4.8
-"""Width of a figure with one panel."""
+"""Width of a figure with one panel in a row."""
 
 DPI = 200
 
 CHARACTER_INCHES = 0.058
-"""Width of a character of the legend."""
+"""Width of a character in the legend."""
 
 MAP = "viridis_r"
 
@@ -80,7 +80,7 @@ Handles = dict[str, Line2D | Patch]
 
 
 def draw(drawing: Drawing, format: Literal["png", "pdf"]) -> bytes:
-    """Return the figure as a file of this format; the same figure gives the same bytes."""
+    """Return the figure as a PNG or PDF file. The same figure always gives the same bytes."""
     with mpl.rc_context(STYLE):
         canvas = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
         canvas.suptitle(plain(drawing.title), fontweight="bold")
@@ -91,7 +91,7 @@ def draw(drawing: Drawing, format: Literal["png", "pdf"]) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Escape text for matplotlib: no mathematics, and never hidden from a legend."""
+    """Escape text for matplotlib, which interprets $ and hides labels that start with _."""
     escaped = text.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 

@@ -26,7 +26,7 @@ from sabtune.report.figures.marks import (
 MAP = "Viridis_r"
 
 SHADES = 24
-"""Number of colors for curves on the scale. Curves of one color share a trace, for speed."""
+"""Number of colors for curves on the scale. Curves of the same color share a trace, for speed."""
 
 SYMBOLS = {
     "circle": "circle",
@@ -127,7 +127,7 @@ def _curves(
             ),
             **at,
         )
-    if many.label and many.label not in named:  # in a color outside of the scale
+    if many.label and many.label not in named:  # in a color that is not on the scale
         line = {"color": many.color, "dash": many.dash, "width": 2.4 if alone else 1.5}
         key = go.Scatter(
             x=[None], y=[None], mode="lines", line=line, **_legend_entry(many.label, named)
@@ -143,7 +143,7 @@ def _shade(curve: Curve, many: Curves, scale: Scale | None) -> str:
 
 
 def _joined(parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the parts one after the other, with a gap in between."""
+    """Return the parts one after the other, with None between them as a gap."""
     return [value for part in parts for value in (*part, None)][:-1]
 
 

@@ -1,4 +1,4 @@
-"""Training over time: schedules of sparsity, loss and score."""
+"""Figures of training over time: schedules of sparsity, and learning curves."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ CURVE_POINTS = 100
 
 
 def schedules(data: ReportData) -> Figure | None:
-    """Return k_top over the progress of training, or None if no trial has a schedule."""
+    """Return the figure of k_top during training; None for a comparison or without SAB models."""
     trials = [t for t in data.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
     if data.is_comparison or not trials:
         return None
     shown = spread(data.by_score(trials), MAX_SCHEDULES)
     marks: list[Mark] = []
-    for name, style in reversed(list(STYLES.items())):  # complete ones on top
+    for name, style in reversed(list(STYLES.items())):  # complete trials on top
         own = [_schedule(data, trial) for trial in shown if state(trial) == name]
         if own:
             marks.append(Curves(curves=own, label=name, dash=style.dash))
@@ -83,7 +83,7 @@ def _schedule(data: ReportData, trial: TrialRecord) -> Curve:
 
 
 def learning(data: ReportData) -> Figure | None:
-    """Return the score and the training loss by updates, or None if no trial has a score."""
+    """Return the figure of score and training loss by updates, or None if no trial has a score."""
     trials = [trial for trial in data.ended if trial.scores]
     shown = spread(data.by_score(trials), MAX_CURVES)
     if not shown:
