@@ -58,7 +58,7 @@ def main() -> None:
                 task.inputs,
                 task.outputs,
                 steps=task.steps(task.length),
-                generator=generator(0, Stream.INITIALISATION),
+                generator=generator(0, Stream.INITIALIZATION),
             )
             seconds(model, name, phases), seconds(model, name, 1)
             pairs = [(seconds(model, name, phases), seconds(model, name, 1)) for _ in range(TIMES)]

@@ -111,7 +111,7 @@ class RunConfig(Config):
             task.inputs,
             task.outputs,
             steps=task.remembered_steps,
-            generator=generator(self.seed, Stream.INITIALISATION),
+            generator=generator(self.seed, Stream.INITIALIZATION),
         )
 
     def batches(self, task: Task, generator: torch.Generator, device: torch.device = CPU) -> Source:

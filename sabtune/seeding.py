@@ -18,13 +18,13 @@ PURPOSE_BITS = 3
 class Stream(IntEnum):
     """The purpose of a generator, and of a part of a data set.
 
-    INITIALISATION: the initial weights. TRAINING: the training sequences. SELECTION: the sequences
+    INITIALIZATION: the initial weights. TRAINING: the training sequences. SELECTION: the sequences
     that a search compares trials on. TEST: the sequences that are measured at the end of a trial.
     CONFIRMATION: the sequences of a confirmation, which no search uses. STATES: the initial states
     of training sequences.
     """
 
-    INITIALISATION = 0
+    INITIALIZATION = 0
     TRAINING = 1
     SELECTION = 2
     TEST = 3

@@ -111,10 +111,10 @@ FOUND: dict[str, Damage] = {  # detected in a checkpoint of any format
         lambda held: held.update({name: of.to(torch.int8) for name, of in held.items()})
     ),
     "weights are NaN": tensors(lambda held: held[first(held)].fill_(float("nan"))),
-    "the optimiser's state lacks something": tensors(
+    "the optimizer's state lacks something": tensors(
         lambda held: held.pop("optimizer.0.exp_avg"), "training"
     ),
-    "the optimiser's state has another shape": tensors(
+    "the optimizer's state has another shape": tensors(
         lambda held: held.update({"optimizer.0.exp_avg": torch.ones(3)}), "training"
     ),
     "the generator's state is another's": tensors(
@@ -132,7 +132,7 @@ FOUND: dict[str, Damage] = {  # detected in a checkpoint of any format
 }
 VOUCHED: dict[str, Damage] = {  # detected only by the manifest
     "a bit of the weights": flipped("weights.safetensors"),
-    "a bit of the optimiser's state": flipped("training.safetensors"),
+    "a bit of the optimizer's state": flipped("training.safetensors"),
     "a bit of the history": flipped("trial.json"),
     "no manifest": lambda checkpoint: (checkpoint / "manifest.json").unlink(),
     "an empty manifest": written("manifest.json", b""),

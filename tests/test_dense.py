@@ -181,7 +181,7 @@ def test_segments_equal_the_whole_sequence(H: int) -> None:
 
 def model_of(hidden: int) -> SelfAttention:
     config = SelfAttention.Config(hidden=hidden)
-    made = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)).double()
+    made = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION)).double()
     assert isinstance(made, SelfAttention)
     return made
 

@@ -13,7 +13,7 @@ from sabtune.training.diagnostics import RecallMap, recall_map
 
 def model_and_input(k_top: int = 3, k_att: int = 2) -> tuple[SAB, Tensor]:
     config = SAB.Config(hidden=6, k_top=k_top, k_att=k_att, k_trunc=4)
-    model = config.build(4, 3, steps=21, generator=generator(0, Stream.INITIALISATION))
+    model = config.build(4, 3, steps=21, generator=generator(0, Stream.INITIALIZATION))
     assert isinstance(model, SAB)
     return model.double(), torch.randn(
         5, 21, 4, dtype=torch.float64, generator=generator(0, Stream.TEST)

@@ -91,7 +91,7 @@ def test_a_result_has_its_time_which_equality_ignores() -> None:
 
 def test_windows_do_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SAB.Config(hidden=8, k_top=2, k_att=2).build(
-        TASK.inputs, TASK.outputs, steps=11, generator=generator(0, Stream.INITIALISATION)
+        TASK.inputs, TASK.outputs, steps=11, generator=generator(0, Stream.INITIALIZATION)
     )
     model = model.double()
     double = Copying.Config(length=5, symbols=3).build()
@@ -186,7 +186,7 @@ def test_a_measurement_with_pauses_gives_the_same_result(
     """The measurement pauses after every batch and resumes from plain values."""
     task = Language.Config(length=5, text="pydoc").build() if carries else TASK
     model = SAB.Config(hidden=8, k_att=2).build(
-        task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALISATION)
+        task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALIZATION)
     )
     kept = {"sequences": 7, "seed": 3, "stream": Stream.SELECTION}
     monkeypatch.setattr(evaluation, "BATCH_STEPS", 3 * task.steps(20))

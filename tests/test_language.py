@@ -113,7 +113,7 @@ def run_of(model: ModelConfig, **changes: Any) -> RunConfig:
 
 @every_model
 def test_carrying_the_whole_state_continues_the_sequence(model: ModelConfig) -> None:
-    built = model.build(5, 5, steps=20, generator=generator(0, Stream.INITIALISATION)).double()
+    built = model.build(5, 5, steps=20, generator=generator(0, Stream.INITIALIZATION)).double()
     x = torch.randn(3, 23, 5, generator=generator(0, Stream.TEST)).double()
     whole, _ = built(x)
     first, state = built(x[:, :11])
@@ -136,7 +136,7 @@ def test_memories_older_than_the_span_are_dropped(
     steps: int, span: int, made_at: list[int]
 ) -> None:
     built = SAB.Config(hidden=6, k_top=2, k_att=3).build(
-        2, 2, steps=9, generator=generator(0, Stream.INITIALISATION)
+        2, 2, steps=9, generator=generator(0, Stream.INITIALIZATION)
     )
     x = torch.randn(2, steps, 2, generator=generator(0, Stream.TEST))
     p = built.weights()
@@ -155,7 +155,7 @@ def test_memories_older_than_the_span_are_dropped(
 
 def test_self_attention_drops_memories_by_age() -> None:
     built = SelfAttention.Config(hidden=6).build(
-        2, 2, steps=9, generator=generator(0, Stream.INITIALISATION)
+        2, 2, steps=9, generator=generator(0, Stream.INITIALIZATION)
     )
     _, state = built(torch.randn(2, 10, 2, generator=generator(0, Stream.TEST)))
     assert torch.equal(built.carried(state, 3).memory, state.memory[:, 6:])
@@ -222,7 +222,7 @@ def test_a_state_without_a_finite_gradient_is_dropped() -> None:
 def test_measuring_drops_old_memories_like_training() -> None:
     task = Language.Config(length=20, memory_span=30).build()
     model = SAB.Config(hidden=8, k_top=3, k_att=2).build(
-        task.inputs, task.outputs, steps=50, generator=generator(0, Stream.INITIALISATION)
+        task.inputs, task.outputs, steps=50, generator=generator(0, Stream.INITIALIZATION)
     )
     most = []
     real = model.carried

@@ -19,7 +19,7 @@ every_model = pytest.mark.parametrize("kind", MODELS)
 @every_model
 def test_shapes(kind: str) -> None:
     model = MODELS[kind](hidden=6).build(
-        4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)
+        4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION)
     )
     logits, _ = model(torch.randn(2, 11, 4))
     assert logits.shape == (2, 11, 3)
@@ -30,7 +30,7 @@ def test_shapes(kind: str) -> None:
 def test_only_the_generator_decides_the_weights(kind: str) -> None:
     config = MODELS[kind](hidden=6)
     models = (
-        config.build(4, 3, steps=20, generator=generator(seed, Stream.INITIALISATION))
+        config.build(4, 3, steps=20, generator=generator(seed, Stream.INITIALIZATION))
         for seed in (1, 1, 2)
     )
     one, same, other = (dict(model.named_parameters()) for model in models)
@@ -43,7 +43,7 @@ def test_only_the_generator_decides_the_weights(kind: str) -> None:
 def test_segments_equal_the_whole_sequence(kind: str, stretch: int) -> None:
     model = (
         MODELS[kind](hidden=6)
-        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
         .double()
     )
     x = torch.randn(2, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
@@ -59,7 +59,7 @@ def test_segments_equal_the_whole_sequence(kind: str, stretch: int) -> None:
 def test_one_example_does_not_depend_on_its_batch(kind: str) -> None:
     model = (
         MODELS[kind](hidden=6)
-        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
         .double()
     )
     x = torch.randn(5, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
@@ -75,7 +75,7 @@ def test_every_parameter_of_every_rule_gets_a_gradient(
     scoring: Scoring, normalizer: Normalizer
 ) -> None:
     config = SAB.Config(hidden=6, scoring=scoring, normalizer=normalizer, **SPARSITY)  # type: ignore[arg-type]
-    model = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+    model = config.build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
     model(torch.randn(2, 20, 4, generator=generator(0, Stream.TEST)))[0].square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -106,7 +106,7 @@ def blockwise(model: LSTM, x: Tensor, k_trunc: int) -> Tensor:
 @pytest.mark.parametrize("k_trunc", [1, 4, 5, 19, 100])
 def test_a_truncated_lstm_is_cut_after_every_block(k_trunc: int) -> None:
     config = LSTM.Config(hidden=6, k_trunc=k_trunc)
-    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALISATION)).double()
+    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALIZATION)).double()
     assert isinstance(model, LSTM)
     x = torch.randn(2, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
     weigh = torch.randn(2, 19, 3, dtype=torch.float64, generator=generator(1, Stream.TEST))
@@ -120,7 +120,7 @@ def test_a_truncated_lstm_is_cut_after_every_block(k_trunc: int) -> None:
 def test_segments_do_not_move_the_cuts() -> None:
     """Blocks count from the start of the sequence: with k_trunc 4, the next cut after 6 is at 8."""
     config = LSTM.Config(hidden=6, k_trunc=4)
-    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALISATION))
+    model = config.build(4, 3, steps=19, generator=generator(0, Stream.INITIALIZATION))
     assert isinstance(model, LSTM)
     assert [model.blocks(done, 9) for done in (0, 4, 6)] == [[4, 4, 1], [4, 4, 1], [2, 4, 3]]
     assert model.blocks(6, 1) == [1]
@@ -129,7 +129,7 @@ def test_segments_do_not_move_the_cuts() -> None:
 def test_self_attention_attends_to_every_earlier_step() -> None:
     """The last step's summary is the softmax-weighted sum of all earlier states."""
     config = SelfAttention.Config(hidden=5)
-    model = config.build(3, 2, steps=9, generator=generator(0, Stream.INITIALISATION)).double()
+    model = config.build(3, 2, steps=9, generator=generator(0, Stream.INITIALIZATION)).double()
     assert isinstance(model, SelfAttention)
     x = torch.randn(1, 9, 3, dtype=torch.float64, generator=generator(0, Stream.TEST))
     _, before = model(x[:, :8])
@@ -144,7 +144,7 @@ def test_self_attention_attends_to_every_earlier_step() -> None:
 
 def test_sab_follows_its_schedule() -> None:
     config = SAB.Config(hidden=4, k_top=2, schedule=Linear(start=10, share=0.5))
-    model = config.build(3, 2, steps=20, generator=generator(0, Stream.INITIALISATION))
+    model = config.build(3, 2, steps=20, generator=generator(0, Stream.INITIALIZATION))
     seen = []
     for progress in (0.0, 0.25, 0.5, 1.0):
         model.set_progress(progress)
@@ -154,7 +154,7 @@ def test_sab_follows_its_schedule() -> None:
 
 def test_k_top_changes_the_outputs() -> None:
     model = SAB.Config(hidden=8, k_top=1, k_att=1).build(
-        3, 2, steps=20, generator=generator(0, Stream.INITIALISATION)
+        3, 2, steps=20, generator=generator(0, Stream.INITIALIZATION)
     )
     assert isinstance(model, SAB)
     x = torch.randn(2, 12, 3, generator=generator(0, Stream.TEST))
@@ -176,7 +176,7 @@ def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
 def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
         MODELS[kind](hidden=6, forget_bias=by)
-        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALISATION))
+        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
         .state_dict()
         for by in (0.0, 1.5)
     )
@@ -192,7 +192,7 @@ def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
 def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> None:
     """Compare the first step with a step of torch's own LSTM cell from h and c."""
     model = MODELS[kind](hidden=6).build(
-        4, 3, steps=20, generator=generator(0, Stream.INITIALISATION)
+        4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION)
     )
     before, x = torch.randn(2, 11, 4), torch.randn(2, 1, 4)
     _, ended = model(before)

@@ -115,7 +115,7 @@ def test_fewer_lengths_than_phases_give_no_worst_phase() -> None:
 def test_a_task_scored_at_every_step_has_no_phase() -> None:
     task = Language.Config(length=5).build()
     model = SAB.Config(hidden=4, k_att=3).build(
-        task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALISATION)
+        task.inputs, task.outputs, steps=5, generator=generator(0, Stream.INITIALIZATION)
     )
     result = measure(model, task, 6, sequences=4, seed=0, stream=Stream.TEST)
     assert (result.by_phase, result.in_phase, result.worst_phase) == ((), None, None)
@@ -127,7 +127,7 @@ def test_lengths_measured_together_equal_lengths_measured_alone(
     kind: Any, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = kind.build(
-        COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALISATION)
+        COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALIZATION)
     )
     monkeypatch.setattr(evaluation, "BATCH_STEPS", steps)
     monkeypatch.setattr(evaluation, "WINDOW_STEPS", 9)
@@ -158,7 +158,7 @@ def test_batch_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pauses_between_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SAB.Config(hidden=8, k_att=3).build(
-        COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALISATION)
+        COPYING.inputs, COPYING.outputs, steps=12, generator=generator(0, Stream.INITIALIZATION)
     )
     monkeypatch.setattr(evaluation, "BATCH_STEPS", 4 * COPYING.steps(24))
     kept: dict[str, Any] = {"sequences": 17, "seed": 3, "stream": Stream.SELECTION}
