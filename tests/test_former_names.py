@@ -40,6 +40,11 @@ def test_former_names_print_their_replacements(tmp_path: Path) -> None:
         assert f"learnable.py uses {before}, which is now {now}" in lines
 
 
+def test_a_file_is_not_warned_of_the_names_of_another(tmp_path: Path) -> None:
+    load(of_version_0_1(tmp_path))
+    assert not [line for line in cautions(load(learnable(tmp_path))) if " uses " in line]
+
+
 def test_every_former_name_imports_the_module() -> None:
     code = (
         "from importlib import import_module\n"

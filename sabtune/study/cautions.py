@@ -20,7 +20,7 @@ def cautions(file: StudyFile) -> Iterator[str]:
 
     A problem is common if at least CAUTION_FRACTION of the sampled configurations have it.
     """
-    for former, present in sorted(former_names.used.items()):
+    for former, present in former_names.used_by(file.path).items():
         yield f"{file.path.name} uses {former}, which is now {present}"
     configs = file.sampled()
     for has_problem, words in (

@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.schema import Config, check, check_name, check_seed, check_whole, suggest
-from sabtune.study import former_names
 from sabtune.study.configurations import Seeds
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
@@ -483,10 +482,7 @@ def _baselines_name(module: ModuleType) -> str:
 
 
 def _baselines(module: ModuleType) -> Any:
-    name = _baselines_name(module)
-    if name == "RIVALS":
-        former_names.used["RIVALS"] = "BASELINES"
-    return getattr(module, name, {})
+    return getattr(module, _baselines_name(module), {})
 
 
 def _check_baselines(path: Path, baselines: Any, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 FORMER_NAMES = {
@@ -22,9 +24,6 @@ FORMER_NAMES = {
     "sabtune.trial": "sabtune.training.trial",
 }
 """The module names of version 0.1, and the present ones."""
-
-used: dict[str, str] = {}
-"""The former names that this process has imported, and the present ones."""
 
 
 class _Alias(Loader):
@@ -49,7 +48,6 @@ class _Finder(MetaPathFinder):
         """Return the spec of a former name, or None for any other name."""
         if fullname not in FORMER_NAMES:
             return None
-        used[fullname] = FORMER_NAMES[fullname]
         return ModuleSpec(fullname, _Alias())
 
 
@@ -57,3 +55,19 @@ def accept() -> None:
     """Make former names importable from now on, unless a present module has the same name."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def used_by(path: Path) -> dict[str, str]:
+    """Return the former names in the source of a study file, with the present ones."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    present = dict(FORMER_NAMES)
+    if "BASELINES" not in names:
+        present["RIVALS"] = "BASELINES"
+    return {name: present[name] for name in sorted(names & present.keys())}
