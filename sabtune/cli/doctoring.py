@@ -28,9 +28,9 @@ def doctor(
     from sabtune.cluster.doctor import see
     from sabtune.terminal.doctor import health_page
 
-    diagnosis = see(Store.at(store, files, tracking))
-    make_console().print(health_page(diagnosis))
-    raise typer.Exit(0 if diagnosis.well else 1)
+    health = see(Store.at(store, files, tracking))
+    make_console().print(health_page(health))
+    raise typer.Exit(0 if health.well else 1)
 
 
 def check_cluster(path: Path, options: list[str]) -> NoReturn:
