@@ -88,7 +88,7 @@ def test_two_nodes_with_one_gpu_each_do_not_provide_two_gpus() -> None:
 
 
 def test_nodes_that_the_autoscaler_may_add_are_counted(tmp_path: Path) -> None:
-    """Of 10 workers, 4 have a GPU and room for 8 trials, and 6 have 4 CPUs."""
+    """The file allows 10 workers: 4 with a GPU and 8 CPUs, and 6 with 4 CPUs."""
     have = Capacity(live=(HEAD,), file=cloud(tmp_path))
     assert have.places(Resources()) == 4 * 8 + 6 * 4
     assert have.places(Resources(gpus=0.5)) == 4 * 2

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sabtune.study import former_names
 from sabtune.study.cautions import cautions
 from sabtune.study.definition import load
 from tests.studies import learnable
@@ -43,6 +46,23 @@ def test_former_names_print_their_replacements(tmp_path: Path) -> None:
 def test_a_file_is_not_warned_of_the_names_of_another(tmp_path: Path) -> None:
     load(of_version_0_1(tmp_path))
     assert not [line for line in cautions(load(learnable(tmp_path))) if " uses " in line]
+
+
+@pytest.mark.parametrize(
+    ("source", "used"),
+    [
+        ("import sabtune.trial\n", {"sabtune.trial": "sabtune.training.trial"}),
+        ("from sabtune import trial\n", {"sabtune.trial": "sabtune.training.trial"}),
+        ("from shared import RIVALS\n", {"RIVALS": "BASELINES"}),
+        ("RIVALS = BASELINES = {}\n", {}),
+        ("from sabtune.training.trial import Limits\n", {}),
+    ],
+)
+def test_former_names_are_found_in_the_source(
+    source: str, used: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "study.py").write_text(source)
+    assert former_names.used_by(tmp_path / "study.py") == used
 
 
 def test_every_former_name_imports_the_module() -> None:

@@ -122,7 +122,7 @@ class Inputs(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What the forward pass writes for the backward pass, besides its outputs.
+    """The arrays that the forward pass saves for the backward pass.
 
     wide: (B,), which examples are wide.
     """

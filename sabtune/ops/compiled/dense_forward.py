@@ -51,7 +51,7 @@ TILE = 4  # examples that go through the sequence together
 
 
 class Tape(NamedTuple):
-    """What the forward pass writes for the backward pass, besides its outputs.
+    """The arrays that the forward pass saves for the backward pass.
 
     wide: (B,), which examples are scored from `raw`; false at first.
     """
