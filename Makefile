@@ -36,7 +36,7 @@ test-checked: $(READY)
 
 # They kill, fill and stop things at moments of their own; the second failure is the test's.
 test-slow: $(READY)
-	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1
+	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1 --rerun-show-tracebacks
 
 # On hosts of their own, made of Linux namespaces: root alone may make those.
 test-cluster: $(READY)

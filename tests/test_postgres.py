@@ -72,6 +72,14 @@ class Server:
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-w", "--mode=immediate")
 
+    def execute(self, url: str, *statements: str) -> None:
+        """Execute SQL statements in a database of the server, each in its own transaction."""
+        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(sqlalchemy.text(statement))
+        engine.dispose()
+
     def _run(self, name: str, *arguments: str) -> None:
         command = [*self.user, str(self.binaries / name), f"--pgdata={self.folder / 'data'}"]
         with (self.folder.parent / f"{self.folder.name}.out").open("w") as shown:
@@ -119,14 +127,20 @@ def server() -> Iterator[Server]:
         server = Server(folder, place, user, port, secrets.token_hex(12))
         server.create()
         server.start()
-        engine = sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text("CREATE DATABASE mlflow"))
-        engine.dispose()
+        server.execute(server.url, "CREATE DATABASE mlflow")
         try:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(autouse=True)
+def empty(request: pytest.FixtureRequest) -> None:
+    """Empty both databases of the server before a test, which may be the test's second attempt."""
+    if "server" in request.fixturenames:
+        server: Server = request.getfixturevalue("server")
+        for url in (server.url, server.mlflow):
+            server.execute(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 
 
 def assert_secret(server: Server, folder: Path, *shown: str) -> None:

@@ -23,9 +23,9 @@ from sabtune.study.database_lock import DatabaseLock, TakenError
 from sabtune.study.locks import locked
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
-from tests.test_postgres import Server, server
+from tests.test_postgres import Server, empty, server
 
-__all__ = ["server"]
+__all__ = ["empty", "server"]
 
 slowly = pytest.mark.slow
 
@@ -228,8 +228,10 @@ def test_a_search_survives_cut_connections_and_ends_if_another_takes_its_lock(
     store = Store.at(server.url, tmp_path / "files")
     with driver("search", file, *where, cwd=tmp_path) as search:
         search.until("#0 90/3000 updates")
+        ((cut,),) = ask(admin, LOCKS)
         assert ask(admin, TOUCH + OURS)
-        search.until("#0 300/3000 updates")
+        # The search takes the lock again at the first write a second later.
+        search.until(lambda: [pid for (pid,) in ask(admin, LOCKS) if pid != cut])
         ((pid,),) = ask(admin, LOCKS)
         key = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE pid = "
         ((number,),) = ask(admin, f"{key} {pid} AND locktype = 'advisory'")
