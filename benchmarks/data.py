@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.data.texts import TEXT_SETS
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.tasks import Batch
 from sabtune.training.loop import Training
 

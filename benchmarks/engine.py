@@ -42,8 +42,9 @@ from sabtune.search import run
 from sabtune.search.trainable import Trial, WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study.configurations import Seeds
-from sabtune.study.definition import ASHA, Sampler, Study, StudyFile
+from sabtune.study.definition import ASHA, Sampler, Study
 from sabtune.study.events import Outcome
+from sabtune.study.study_file import StudyFile
 from sabtune.tasks import Copying
 from sabtune.tracking import mlflow_client
 from sabtune.training.evaluation import Ladder, LengthResult

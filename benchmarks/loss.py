@@ -35,7 +35,8 @@ from sabtune.search.run import search
 from sabtune.search.trainable import SAVE_SECONDS
 from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts
-from sabtune.study.definition import Study, StudyFile
+from sabtune.study.definition import Study
+from sabtune.study.study_file import StudyFile
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import FILE

@@ -18,7 +18,7 @@ import torch
 
 from sabtune.models import LSTM, SAB, Model
 from sabtune.seeding import Stream, generator
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.training.evaluation import measure
 
 SPACES = Path(__file__).parent.parent / "search_spaces"

@@ -44,8 +44,9 @@ from sabtune.models import SAB
 from sabtune.schedule import Constant, Moving
 from sabtune.search.asha import Halving
 from sabtune.seeding import Stream
-from sabtune.study.definition import StudyFile, load
+from sabtune.study.loading import load
 from sabtune.study.record import FRESH_SEED
+from sabtune.study.study_file import StudyFile
 from sabtune.training.evaluation import LengthResult, measure, selection_score
 from sabtune.training.loop import Training
 

@@ -41,10 +41,15 @@ class _State:
 
 def install() -> None:
     """Handle the signals in this process from now on, unless they are ignored."""
-    _State.received, _State.finishing = None, False
+    forget()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
+
+
+def forget() -> None:
+    """Forget the signals so far, so that another search of this process can be interrupted."""
+    _State.received, _State.finishing, _State.abandoned = None, False, False
 
 
 def received() -> int | None:

@@ -54,6 +54,7 @@ def revision(path: Path) -> dict[str, Any]:
         original: dict[str, Any] = json.loads(note.read_text())
         return original
     folder = path if path.is_dir() else path.parent
+    folder = folder if folder.is_dir() else Path.cwd()  # the cell of a notebook is in no folder
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}

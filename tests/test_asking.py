@@ -24,11 +24,12 @@ from sabtune.search.trainable import WorkerTask
 from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
-from sabtune.study.definition import StudyFile, load
 from sabtune.study.events import Outcome
+from sabtune.study.loading import load
 from sabtune.study.objectives import directions
 from sabtune.study.record import TrialRecord
 from sabtune.study.samplers import sampler
+from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs, trial_seed
 from sabtune.training.trial import TrialRun
 from tests.studies import learnable

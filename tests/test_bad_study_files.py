@@ -13,7 +13,7 @@ from sabtune.cli import app
 from sabtune.errors import StudyFileError
 from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 
 GOOD = """\
 import math, optuna, sys

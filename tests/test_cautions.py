@@ -10,7 +10,7 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import LSTM, SAB, SelfAttention
 from sabtune.models.sab import ALL
 from sabtune.study.cautions import cautions
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.study.objectives import OBJECTIVES, directions
 from sabtune.tasks import Copying, Language
 

@@ -26,7 +26,8 @@ from sabtune.redaction import without_secrets
 from sabtune.search.run import Ending
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import StudyFile
+from sabtune.study.study_file import StudyFile
+from sabtune.terminal.console import Screen
 from tests.reports import searched
 from tests.studies import learnable
 
@@ -73,9 +74,7 @@ def test_a_command_is_given_the_options_that_it_has(name: str) -> None:
 
 
 def test_a_command_is_on_one_line_of_any_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    console = screen.Screen(
-        markup=False, emoji=False, width=20, force_terminal=True, file=sys.stdout
-    )
+    console = Screen(markup=False, emoji=False, width=20, force_terminal=True, file=sys.stdout)
     screen.hint(console, "Again:", f"sabtune report {quote(ODD)} --store {'x' * 50}")
     assert (
         capsys.readouterr().out == f"{'Again:':<27}sabtune report {quote(ODD)} --store {'x' * 50}\n"
@@ -157,12 +156,12 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
     monkeypatch.setattr("sabtune.search.run.search", made.search)
-    monkeypatch.setattr("sabtune.compare.confirm.compare_runs", made.compare_runs)
+    monkeypatch.setattr("sabtune.compare.run.compare_runs", made.compare_runs)
     monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
     monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))
     monkeypatch.setattr("sabtune.cli.showing.check_free", lambda _: None)
     for module in ("running", "showing", "screen"):
-        monkeypatch.setattr(f"sabtune.cli.{module}.log_report", lambda *_: None)
+        monkeypatch.setattr(f"sabtune.cli.{module}.publish_report", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("SABTUNE_DATA", str(tmp_path / "data $1"))
     return made

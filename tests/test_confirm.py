@@ -278,7 +278,7 @@ def test_the_command_that_resumes_a_comparison_has_the_same_lengths(
         study_name="s", storage=record.store_of(store, write=True), direction="maximize"
     )
     fill(study, [SAB.Config()])
-    monkeypatch.setattr("sabtune.compare.confirm.study_file", lambda *_: None)
+    monkeypatch.setattr("sabtune.compare.run.study_file", lambda *_: None)
     monkeypatch.setattr(running, "run_comparison", lambda *given, **_: told.extend(given))
     top, own = ["--top", "1"], ["--changes", "form,k_att"]
     first, then = ([], own) if command == "ablate" else (top, [])

@@ -16,7 +16,7 @@ import typer
 from sabtune.cli.app import app
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.tracking.mirror import sync
 from tests.stores import unpacked
 

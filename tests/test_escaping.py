@@ -11,9 +11,9 @@ import pytest
 from rich.text import Text
 
 from sabtune import cli
-from sabtune.cli import screen
 from sabtune.compare.table import ResultTable, csv_text
 from sabtune.escaping import markdown, spreadsheet, terminal
+from sabtune.terminal.console import make_console
 from sabtune.terminal.trial_log import WIDTHS, _line
 
 FORMULAS = ["=1+1", "+SUM(A1)", "-cmd|' /C calc'!A0", "@now", "\t=1", "\r=1", "＝1+1", "=", "-"]
@@ -43,7 +43,7 @@ SHOWN = "a[31mred]0;title2Jgnp.exe[bold]x[/bold] :smile:"
 
 
 def test_control_sequences_are_removed(capsys: pytest.CaptureFixture[str]) -> None:
-    console = screen.make_console()
+    console = make_console()
     console.print(ESCAPES)
     console.print(ResultTable(title=ESCAPES, header=("a", "b"), body=((ESCAPES, "1"),)).rich())
     shown = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_own_colors_are_kept(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    screen.make_console().print(Text("red\x1b[2J", style="red"))
+    make_console().print(Text("red\x1b[2J", style="red"))
     assert capsys.readouterr().out == "\x1b[31mred[2J\x1b[0m\n"
 
 

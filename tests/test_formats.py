@@ -16,7 +16,7 @@ from sabtune.search.run import open_or_create
 from sabtune.search.run import search as run_search
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.tracking.mirror import Mirror, sync
 from sabtune.tracking.ui import serve
 from tests.studies import learnable

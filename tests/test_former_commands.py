@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sabtune.cli import app
 from sabtune.cli.former import COMMANDS, present
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from tests.studies import learnable
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sabtune.study import former_names
 from sabtune.study.cautions import cautions
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from tests.studies import learnable
 
 BEFORE = {

@@ -27,8 +27,8 @@ from sabtune.search.trainable import WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study import locks, record
 from sabtune.study.checkpoints import Attempts
-from sabtune.study.definition import load
 from sabtune.study.events import Outcome
+from sabtune.study.loading import load
 from sabtune.training.trial import Progress, TrialSpec
 from tests import faults
 

@@ -207,7 +207,7 @@ import sys
 from pathlib import Path
 from sabtune.search import trainable
 from sabtune.search.run import search
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.storage.store import Store
 
 trainable.SAVE_SECONDS = 1.0

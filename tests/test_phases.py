@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.models import LSTM, SAB, Model
 from sabtune.seeding import Stream, generator
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.tasks import Copying, Language, Pixels, Task
 from sabtune.training import evaluation
 from sabtune.training.evaluation import (

@@ -25,7 +25,8 @@ from sabtune.search.budget import Budget
 from sabtune.search.trainable import Trial
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import Resources, load
+from sabtune.study.definition import Resources
+from sabtune.study.loading import load
 from sabtune.training.trial import TrialSpec
 from tests.local_cluster import Nodes, local_cluster
 from tests.studies import learnable

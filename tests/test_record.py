@@ -12,7 +12,7 @@ from sabtune.errors import StoreError
 from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from tests.studies import learnable
 
 

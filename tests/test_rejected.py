@@ -17,8 +17,9 @@ from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
-from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile, load
 from sabtune.study.events import Outcome
+from sabtune.study.loading import load
+from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.training.trial import Progress, TrialSpec
 from tests.test_asking import changed, end, opened, order, searcher

@@ -13,14 +13,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
 
 from sabtune import cli
-from sabtune.cli import screen
 from sabtune.errors import ConfigError, StoreError
 from sabtune.models import SAB
 from sabtune.report import published, write
 from sabtune.report.data import gather
+from sabtune.report.publish import publish
 from sabtune.report.write import FORMATS
 from sabtune.search.run import Ending
 from sabtune.storage.store import Store
@@ -187,7 +186,7 @@ def test_several_objectives_have_a_pareto_figure(store: Store, tmp_path: Path) -
 
 def test_drawing_libraries_are_imported_lazily() -> None:
     code = (
-        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.write; "
+        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.publish; "
         "assert not {'matplotlib', 'plotly', 'jinja2', 'sklearn'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -259,13 +258,6 @@ def test_a_mistake_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def logged(store: Store, study: str, ending: Ending | None = None) -> str:
-    console = Console(width=300)
-    with console.capture() as captured:
-        screen.log_report(console, study, store, ending)
-    return captured.get()
-
-
 def test_the_report_is_logged_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[str, set[str]]] = []
 
@@ -274,10 +266,10 @@ def test_the_report_is_logged_to_mlflow(store: Store, monkeypatch: pytest.Monkey
         return study.study_name == "found"
 
     monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
-    assert logged(store, "found", Ending(complete=True)) == ""
+    assert publish("found", store, Ending(complete=True)) == ""
     assert kept == [("found", {"report.html", *TAB})]
-    told = logged(store, "found.confirm")
-    assert told == "The report on found.confirm isn't in MLflow: MLflow didn't take it\n"
+    told = publish("found.confirm", store)
+    assert told == "The report on found.confirm isn't in MLflow: MLflow didn't take it"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +287,7 @@ def test_no_report_is_made_if_it_cannot_be_used(
         raise AssertionError
 
     monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
-    assert logged(store, study, ending) == ""
+    assert publish(study, store, ending) == ""
 
 
 def test_a_failing_report_does_not_fail_the_search(
@@ -305,8 +297,8 @@ def test_a_failing_report_does_not_fail_the_search(
         raise ValueError("no\nroom")
 
     monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
-    told = logged(store, "found")
-    assert told == "The report on found isn't in MLflow: ValueError: no room\n"
+    told = publish("found", store)
+    assert told == "The report on found isn't in MLflow: ValueError: no room"
 
 
 def test_the_help_names_the_formats() -> None:

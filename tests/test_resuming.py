@@ -17,9 +17,11 @@ from sabtune.search.run import open_or_create, search
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Seeds
-from sabtune.study.definition import ASHA, Resources, StudyFile, load
+from sabtune.study.definition import ASHA, Resources
+from sabtune.study.loading import load
 from sabtune.study.objectives import Direction
 from sabtune.study.resuming import check_same_question
+from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tasks import Adding, Copying
 from sabtune.training.evaluation import Ladder, resolved

@@ -21,7 +21,7 @@ from sabtune.search.run import search
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.training.evaluation import measure_ladder
 from sabtune.training.loop import Training
 from tests.faults import driver

@@ -25,7 +25,9 @@ from sabtune.search.placement import (
 from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import AUTO, Resources, StudyFile, load
+from sabtune.study.definition import AUTO, Resources
+from sabtune.study.loading import load
+from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import overview
 from sabtune.training.trial import TrialSpec
 from tests.studies import learnable

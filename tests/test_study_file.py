@@ -14,7 +14,8 @@ from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, StudyFileError
 from sabtune.models import LSTM
 from sabtune.schema import flatten, from_dict, to_dict
-from sabtune.study.definition import ASHA, Resources, Study, load
+from sabtune.study.definition import ASHA, Resources, Study
+from sabtune.study.loading import load
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
 

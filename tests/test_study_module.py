@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from sabtune.errors import StudyFileError
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.study.study_module import check_alone
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 

@@ -15,7 +15,7 @@ from sabtune import schema
 from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.seeding import Stream, generator
-from sabtune.study.definition import load
+from sabtune.study.loading import load
 from sabtune.tasks import (
     TASKS,
     Adding,

@@ -8,7 +8,8 @@ import typer
 
 from sabtune.cli.app import app
 from sabtune.cli.options import DataOption
-from sabtune.cli.screen import data_folder, make_console
+from sabtune.cli.screen import data_folder
+from sabtune.terminal.console import make_console
 from sabtune.wording import counted
 
 if TYPE_CHECKING:

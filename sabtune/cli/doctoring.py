@@ -11,8 +11,8 @@ import typer
 from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
-from sabtune.cli.screen import make_console
 from sabtune.storage.store import DEFAULT, Store
+from sabtune.terminal.console import make_console
 
 
 @app.command()

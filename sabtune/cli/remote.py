@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sabtune.cli.commands import CLUSTER_VARIABLE, STUDY_FILE_VARIABLE, Value, command_line
-from sabtune.cli.screen import INTERRUPTED, check_free, hint, make_console
+from sabtune.cli.screen import INTERRUPTED, check_free, hint
 from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
 from sabtune.storage.store import DEFAULT
+from sabtune.terminal.console import make_console
 
 if TYPE_CHECKING:
     from sabtune.cluster.jobs import Head, Job

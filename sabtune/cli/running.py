@@ -38,25 +38,23 @@ from sabtune.cli.screen import (
     close,
     data_folder,
     hint,
-    line_printer,
-    log_report,
-    make_console,
     parse_lengths,
+    publish_report,
     restore_if_lost,
     resume_advice,
     run_comparison,
     show_report,
-    watching,
 )
 from sabtune.errors import ConfigError, StoreError
 from sabtune.schema import check, check_seed, check_whole
 from sabtune.storage.store import DEFAULT, Store
+from sabtune.terminal.console import line_printer, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sabtune.search.run import Ending
-    from sabtune.study.definition import StudyFile
+    from sabtune.study.study_file import StudyFile
 
 
 @app.command()
@@ -108,7 +106,7 @@ def search(
 
     An existing study is resumed: unfinished trials continue from their checkpoints.
     """
-    from sabtune.study.definition import load
+    from sabtune.study.loading import load
 
     limits = _Limits(trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours)
     limits.check()
@@ -260,6 +258,7 @@ def _run_search(
     """Run a search on this machine, or on the cluster of this machine, and show its progress."""
     from sabtune.search import run  # imports Ray, which takes seconds
     from sabtune.search.budget import Budget
+    from sabtune.terminal.watching import watching
 
     with watching(console, file, place, retry_failed) as watchers:
         return run.search(
@@ -282,7 +281,7 @@ def _print_results(
     from sabtune.study.record import open_study
 
     show_report(console, name, place, command_line("sync", name, where=where))
-    log_report(console, name, place, ending)
+    publish_report(console, name, place, ending)
     hint(console, "Browse all trials:", command_line("ui", where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
     if best_trial(open_study(place, name)) is None:
@@ -322,7 +321,7 @@ def confirm(
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
-) -> None:
+) -> NoReturn:
     """Retrain the best configurations on fresh seeds and measure them at new lengths.
 
     Search scores are optimistic: they picked the winner. Scores on fresh seeds are not.
@@ -332,15 +331,18 @@ def confirm(
         location = remote.location_options(store, files, tracking, data_dir)
         words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
-    from sabtune.compare.confirm import finalists, study_file
+    from sabtune.compare.run import plan_confirmation
 
     data_folder(data_dir)
-    place = restore_if_lost(make_console(), Store.at(store, files, tracking)).existing()
-    runs = finalists(place, studies, top)
+    console = make_console()
+    place = restore_if_lost(console, Store.at(store, files, tracking)).existing()
+    plan = plan_confirmation(
+        place, studies, top=top, seeds=seeds, lengths=parse_lengths(lengths),
+        say=line_printer(console),
+    )  # fmt: skip
     where = location_values(store, files, tracking, data_dir)
     again = command_line("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
-    run_comparison(f"{studies[0]}.confirm", study_file(place, studies[0]), place, runs,
-             seeds, lengths, again, where, champion_of=studies[0])  # fmt: skip
+    run_comparison(console, plan, again, where)
 
 
 @app.command()
@@ -357,26 +359,31 @@ def ablate(
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
-) -> None:
+) -> NoReturn:
     """Change the best configuration one setting at a time and measure the effect of each change."""
     if cluster is not None:
         given: dict[str, Value] = {"--seeds": seeds, "--changes": changes, "--lengths": lengths}
         location = remote.location_options(store, files, tracking, data_dir)
         words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
-    from sabtune.compare.ablation import CHANGED, ablations
-    from sabtune.compare.confirm import finalists, study_file
+    from sabtune.compare.run import plan_ablation
 
     data_folder(data_dir)
-    place = restore_if_lost(make_console(), Store.at(store, files, tracking)).existing()
-    settings = changes.split(",") if changes else CHANGED
-    runs = ablations(finalists(place, studies, 1), settings, line_printer(make_console()))
+    console = make_console()
+    place = restore_if_lost(console, Store.at(store, files, tracking)).existing()
+    plan = plan_ablation(
+        place,
+        studies,
+        seeds=seeds,
+        changes=changes.split(",") if changes else None,
+        lengths=parse_lengths(lengths),
+        say=line_printer(console),
+    )
     where = location_values(store, files, tracking, data_dir)
     again = command_line(
         "ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths
     )
-    run_comparison(f"{studies[0]}.ablate", study_file(place, studies[0]), place, runs,
-             seeds, lengths, again, where)  # fmt: skip
+    run_comparison(console, plan, again, where)
 
 
 @app.command()

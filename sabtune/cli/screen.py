@@ -2,119 +2,54 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
 from rich.text import Text
 
 from sabtune import interrupts
 from sabtune.cli.commands import Values, command_line
 from sabtune.errors import ConfigError, DataError
-from sabtune.escaping import terminal
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import Store
+from sabtune.terminal.console import line_printer
 from sabtune.wording import counted
 
 if TYPE_CHECKING:
-    from sabtune.config import RunConfig
+    from sabtune.compare.run import ComparisonPlan
     from sabtune.search.run import Ending
-    from sabtune.study.definition import StudyFile
-    from sabtune.study.events import Watcher
 
 INTERRUPTED = 130
 """The exit code of an interrupted command."""
 
-MAX_COLUMNS = 1000
-"""The maximum width in characters of a table that is printed to a file or pipe."""
 
-
-def run_comparison(
-    name: str,
-    file: StudyFile,
-    store: Store,
-    runs: Mapping[str, RunConfig],
-    seeds: int,
-    lengths: str | None,
-    again: str,
-    where: Values,
-    champion_of: str | None = None,
-) -> None:
+def run_comparison(console: Console, plan: ComparisonPlan, again: str, where: Values) -> NoReturn:
     """Run a comparison, print its results, and exit as `close` does.
-
-    name: The name of the comparison's study. If that study holds other runs, the runs go to NAME-2,
-    and so on.
-
-    file: The study file of the first study that takes part.
-
-    runs: The configurations by their labels.
-
-    seeds: The number of fresh seeds of each configuration.
-
-    lengths: The value of --lengths.
 
     again: The command that resumes the comparison.
 
     where: The options that select the store.
-
-    champion_of: The study whose champion a finished comparison updates.
     """
-    from sabtune.compare.confirm import compare_runs, name_of, planned
     from sabtune.compare.results import page
+    from sabtune.compare.run import run_comparison as run
+    from sabtune.terminal.watching import watching
 
-    console = make_console()
-    requested, name = name, name_of(name, store, runs, parse_lengths(lengths))
-    if name != requested:
-        words = f"{requested} has other lengths or another winner; these runs go to {name}"
-        console.print(Text(words))
-    comparison = file.renamed(name).with_limits(trials=planned(name, store, runs, seeds), seed=None)
     interrupts.advise(resume_advice(again))
-    with watching(console, comparison, store) as watchers:
-        ending, study = compare_runs(
-            name,
-            file,
-            store,
-            runs,
-            seeds=seeds,
-            lengths=parse_lengths(lengths),
-            watchers=watchers,
-            say=line_printer(console),
-        )
-    console.print(page(study))
-    for study_name in (name, name.rpartition(".")[0]):
-        log_report(console, study_name, store, ending)
-    if champion_of is not None and ending.complete:
-        sync = command_line("sync", champion_of, where=where)
-        show_champion(console, champion_of, name, store, sync)
-    close(console, ending, again, command_line("sync", name, where=where))
-
-
-def show_champion(console: Console, name: str, confirmation: str, store: Store, sync: str) -> None:
-    """Update the champion of a study after a confirmation, and print it.
-
-    sync: The command that copies the study to MLflow.
-    """
-    from sabtune.compare.champion import update_champion
-    from sabtune.study.record import open_study
-    from sabtune.tracking import mirror
-
-    study = open_study(store, name, write=True)
-    champion = update_champion(study, open_study(store, confirmation))
-    if champion is None:
-        return
-    console.print(Text(f"Champion of {name}: {champion.words}"))
-    behind = mirror.show_champion(study, store)
-    if behind:
-        console.print(Text(f"MLflow doesn't show the champion: {behind}"))
-        hint(console, "Once MLflow is back:", sync)
+    with watching(console, plan.renamed_file, plan.store) as watchers:
+        result = run(plan, watchers, line_printer(console))
+    console.print(page(result.study))
+    for name in (plan.name, plan.name.rpartition(".")[0]):
+        publish_report(console, name, plan.store, result.ending)
+    if result.champion is not None:
+        console.print(Text(f"Champion of {plan.champion_of}: {result.champion.words}"))
+    if result.champion_behind:
+        console.print(Text(f"MLflow doesn't show the champion: {result.champion_behind}"))
+        hint(console, "Once MLflow is back:", command_line("sync", plan.champion_of, where=where))
+    close(console, result.ending, again, command_line("sync", plan.name, where=where))
+    raise typer.Exit
 
 
 def check_free(port: int) -> None:
@@ -139,29 +74,6 @@ def parse_lengths(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
 
 
-@contextmanager
-def watching(
-    console: Console, file: StudyFile, store: Store, retry_failed: bool = False
-) -> Iterator[list[Watcher]]:
-    """Show a search on the console and log its trials; yield the watchers that do so.
-
-    retry_failed: Whether the search runs failed trials again. They then don't count as ended.
-    """
-    from sabtune.search.run import failed
-    from sabtune.study import record
-    from sabtune.terminal.live_table import Watch
-    from sabtune.terminal.trial_log import Logbook
-
-    name = file.study.name
-    study = record.open_study(store, name) if name in record.names(store) else None
-    ended = record.ended(study) if study else 0
-    if study and retry_failed:
-        ended -= len(failed(study))
-    earlier = record.records(study) if study else []
-    with Watch(console, file.study.trials, ended=ended, earlier=earlier) as watch:
-        yield [watch, Logbook(store.log(name))]
-
-
 def close(console: Console, ending: Ending, again: str, sync: str) -> None:
     """Print how a search ended and how to resume it. Raises typer.Exit unless it is complete."""
     if ending.behind:
@@ -179,11 +91,6 @@ def close(console: Console, ending: Ending, again: str, sync: str) -> None:
 def resume_advice(command: str) -> str:
     """Return what to do after a search was interrupted."""
     return f"resume with: {command}"
-
-
-def line_printer(console: Console) -> Callable[[str], None]:
-    """Return a function that prints a line, above the live table if there is one."""
-    return lambda line: console.print(Text(line))
 
 
 def hint(console: Console, text: str, command: str) -> None:
@@ -257,51 +164,12 @@ def write_report(
     console.print(Text(f"Wrote to {folder}: {', '.join(names)}"))
 
 
-def log_report(console: Console, study: str, store: Store, ending: Ending | None = None) -> None:
-    """Write the report of a study and log it to MLflow. An error is printed and not raised.
+def publish_report(
+    console: Console, study: str, store: Store, ending: Ending | None = None
+) -> None:
+    """Log the report of a study to MLflow, and print why if that fails; see `publish`."""
+    from sabtune.report.publish import publish
 
-    Nothing is logged if no trial is complete.
-
-    ending: How the search ended. Nothing is logged if it was interrupted, or if MLflow lacks a part
-    of the study.
-    """
-    from sabtune.report.write import QUICK, write
-    from sabtune.study.configurations import best_trial
-    from sabtune.study.record import open_study
-    from sabtune.tracking import mirror
-
-    if ending and (ending.behind or not (ending.complete or ending.out_of_budget)):
-        return
-    try:
-        opened = open_study(store, study)
-        if best_trial(opened) is None:
-            return
-        with TemporaryDirectory() as folder:
-            write(opened, store, Path(folder), QUICK)
-            logged = mirror.keep_report(opened, store, Path(folder))
-        problem = "" if logged else "MLflow didn't take it"
-    except Exception as failure:
-        problem = " ".join(f"{type(failure).__name__}: {failure}".split())
+    problem = publish(study, store, ending)
     if problem:
-        console.print(Text(f"The report on {study} isn't in MLflow: {problem}"))
-
-
-class Screen(Console):
-    """A console that removes control characters from text."""
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            if segment.control:
-                yield segment
-            else:
-                yield Segment(terminal(segment.text), segment.style)
-
-
-def make_console() -> Console:
-    """Return a console as wide as the terminal; in a file or pipe, lines are not wrapped or cut."""
-    if sys.stdout.isatty():
-        return Screen(markup=False, emoji=False)
-    width = None if "COLUMNS" in os.environ else MAX_COLUMNS
-    return Screen(markup=False, emoji=False, soft_wrap=True, width=width)
+        console.print(Text(problem))

@@ -18,16 +18,11 @@ from sabtune.cli.options import (
     StudyArgument,
     TrackingOption,
 )
-from sabtune.cli.screen import (
-    check_free,
-    log_report,
-    make_console,
-    show_report,
-    write_report,
-)
+from sabtune.cli.screen import check_free, publish_report, show_report, write_report
 from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.storage.store import DEFAULT, Store
+from sabtune.terminal.console import make_console
 from sabtune.wording import counted
 
 
@@ -99,7 +94,7 @@ def sync(
     opened = open_study(place, study, write=True)
     run_sync(opened, place)
     console = make_console()
-    log_report(console, study, place)
+    publish_report(console, study, place)
     trials = opened.get_trials(deepcopy=False)
     note = "" if any(trial.state.is_finished() for trial in trials) else " No trial has ended yet."
     console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")

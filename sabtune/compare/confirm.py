@@ -27,11 +27,13 @@ from sabtune.search.run import Ending, EnqueuedTrials, Say, execute, open_or_cre
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
-from sabtune.study.definition import Study, StudyFile, load
+from sabtune.study.definition import Study
 from sabtune.study.events import Watcher
+from sabtune.study.loading import load
 from sabtune.study.locks import locked
 from sabtune.study.names import numbered
 from sabtune.study.resuming import as_asked
+from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs, configuration_key
 from sabtune.training.evaluation import Ladder, recorded_ladder
 
@@ -49,7 +51,8 @@ def study_file(store: Store, name: str) -> StudyFile:
         if not path.is_file():
             study = from_dict(Study, plan["study"], PARTS, "study")
             question = plan.get("question", "")
-            file = StudyFile(path, study, _no_space, question=question, baseline=baseline)
+            file = StudyFile(path, study, _no_space, question=question, baseline=baseline,
+                             source=plan.get("source", ""), in_file=bool(plan["file"]))  # fmt: skip
             return as_asked(file, plan)
     return as_asked(load(path, baseline), plan)
 

@@ -24,14 +24,21 @@ def csv_page(data: ReportData) -> str:
 
     Text that a spreadsheet would interpret as a formula gets a leading apostrophe.
     """
-    rows = [
-        (_outcome(trial), _configuration(trial), _parameters(trial), _results(trial))
-        for trial in data.trials
-    ]
+    groups = [_groups(trial) for trial in data.trials]
     names = dict.fromkeys(
-        name for group in zip(*rows, strict=True) for cells in group for name in cells
+        name for group in zip(*groups, strict=True) for cells in group for name in cells
     )
-    return csv_text([{n: v for cells in row for n, v in cells.items()} for row in rows], names)
+    return csv_text(map(row, data.trials), names)
+
+
+def row(trial: TrialRecord) -> Cells:
+    """Return the row of a trial: its cells by the name of their column."""
+    return {name: value for cells in _groups(trial) for name, value in cells.items()}
+
+
+def _groups(trial: TrialRecord) -> tuple[Cells, ...]:
+    """Return the cells of a trial in groups, whose columns stay together."""
+    return _outcome(trial), _configuration(trial), _parameters(trial), _results(trial)
 
 
 def _outcome(trial: TrialRecord) -> Cells:

@@ -9,7 +9,7 @@ import torch
 from sabtune.cluster.capacity import this_machine
 from sabtune.search.placement import Placement, first, shared
 from sabtune.search.probe import Probe, probe
-from sabtune.study.definition import StudyFile
+from sabtune.study.study_file import StudyFile
 
 
 @dataclass(frozen=True, kw_only=True)

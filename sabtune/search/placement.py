@@ -17,7 +17,8 @@ from sabtune.config import RunConfig
 from sabtune.errors import ResourceError
 from sabtune.search.probe import Reading, read_gpu
 from sabtune.study import record
-from sabtune.study.definition import AUTO, Resources, StudyFile, words
+from sabtune.study.definition import AUTO, Resources, words
+from sabtune.study.study_file import StudyFile
 from sabtune.training.trial import TrialSpec
 
 MEMORY_SHARE = 0.8

@@ -30,7 +30,6 @@ from sabtune.study.backups import restore, snapshots
 from sabtune.study.cautions import cautions
 from sabtune.study.configurations import Leaderboard
 from sabtune.study.database_lock import DatabaseLock
-from sabtune.study.definition import StudyFile
 from sabtune.study.events import Watcher
 from sabtune.study.locks import locked
 from sabtune.study.objectives import directions
@@ -39,6 +38,7 @@ from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import identity, recover
 from sabtune.study.resuming import check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
+from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tracking.mirror import Mirror, made_whole
 from sabtune.wording import counted
@@ -316,7 +316,8 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
             "objectives": list(file.study.objectives),
             "seeds": asdict(file.study.seeds),
             "searched": list(file.study.ladder.select),
-            "file": str(file.path.resolve()),
+            "file": str(file.path.resolve()) if file.in_file else "",
+            "source": file.source,
             "rival": file.baseline,
         },
     )

@@ -37,11 +37,11 @@ from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, clear, directory, history
 from sabtune.study.configurations import Leaderboard
-from sabtune.study.definition import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.events import Outcome, State, Watcher
 from sabtune.study.objectives import values
 from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import entry
+from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.wording import counted

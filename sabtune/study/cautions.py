@@ -11,7 +11,7 @@ from sabtune.config import TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Constant
 from sabtune.study import former_names
-from sabtune.study.definition import StudyFile
+from sabtune.study.study_file import StudyFile
 from sabtune.wording import counted
 
 
@@ -20,7 +20,8 @@ def cautions(file: StudyFile) -> Iterator[str]:
 
     A problem is common if at least CAUTION_FRACTION of the sampled configurations have it.
     """
-    for former, present in former_names.used_by(file.path).items():
+    used = former_names.used_by(file.path) if file.in_file else {}
+    for former, present in used.items():
         yield f"{file.path.name} uses {former}, which is now {present}"
     configs = file.sampled()
     for has_problem, words in (

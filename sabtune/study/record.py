@@ -536,6 +536,7 @@ PLANNED = {
     "seeds": dict,
     "searched": list,
     "file": str,
+    "source": str,
     COMPARISON: dict,
 }
 """The types of values in a plan, by key."""

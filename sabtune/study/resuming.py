@@ -16,8 +16,8 @@ from sabtune.errors import ConfigError, StoreError
 from sabtune.schema import flatten, from_dict, to_dict
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.definition import StudyFile
 from sabtune.study.objectives import directions
+from sabtune.study.study_file import StudyFile
 from sabtune.tasks import TaskConfig
 from sabtune.training.evaluation import recorded_ladder, resolved
 

@@ -7,7 +7,7 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
-from sabtune.study.definition import StudyFile
+from sabtune.study.study_file import StudyFile
 
 
 def sampler(file: StudyFile, existing_trials: int) -> BaseSampler:

@@ -14,8 +14,8 @@ from sabtune.config import RunConfig
 from sabtune.errors import RejectedError
 from sabtune.provenance import revision, software
 from sabtune.study import record
-from sabtune.study.definition import StudyFile
 from sabtune.study.record import TrialRecord
+from sabtune.study.study_file import StudyFile
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialSpec
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -53,6 +57,25 @@ def explain(path: Path, problem: BaseException) -> str:
     elif isinstance(problem, ImportError) and "relative import" in text:
         text += ": import the module beside the study file by its name alone, without a dot"
     return f"{place}: {kind}: {text}" if text else f"{place}: {kind}"
+
+
+def location(path: Path, definition: str | Callable[..., Any]) -> str:
+    """Return FILE:LINE of a function, or of the first assignment to a name; FILE if unknown."""
+    line = None
+    if isinstance(definition, str) and path.is_file():
+        for node in ast.parse(path.read_bytes()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            names = [getattr(target, "id", getattr(target, "name", None)) for target in targets]
+            if isinstance(node, ast.AnnAssign):
+                names = [getattr(node.target, "id", None)]
+            if definition in names:
+                line = node.lineno
+                break
+    elif callable(definition):
+        code = getattr(inspect.unwrap(definition), "__code__", None)
+        if code is not None and Path(code.co_filename) == path.resolve():
+            line = code.co_firstlineno
+    return f"{path}:{line}" if line else str(path)
 
 
 def _text(problem: BaseException) -> str:

@@ -29,12 +29,16 @@ FONT = "Helvetica, Arial, sans-serif"
 
 def draw(drawing: Drawing) -> str:
     """Return the figure as HTML: an element and a script that fills it."""
-    figure = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
     return str(
-        figure.to_html(
+        figure(drawing).to_html(
             full_html=False, include_plotlyjs=False, div_id=f"plot-{drawing.name}", config=CONFIG
         )
     )
+
+
+def figure(drawing: Drawing) -> go.Figure:
+    """Return the figure as a Plotly figure."""
+    return _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
 
 
 def _figure(figure: Figure) -> go.Figure:

@@ -1,0 +1,251 @@
+"""Confirm, ablate, extrapolate and reproduce the results of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sabtune import interrupts
+from sabtune.api.location import store_at
+from sabtune.api.opened import OpenStudy
+from sabtune.api.searching import raise_unless_ended, say_problems
+from sabtune.compare import extrapolate as measuring
+from sabtune.compare import reproduce as reproducing
+from sabtune.compare.reproduce import Reproduction
+from sabtune.compare.run import ComparisonPlan, plan_ablation, plan_confirmation, run_comparison
+from sabtune.errors import StoreError
+from sabtune.report.publish import publish
+from sabtune.schema import check, check_whole
+from sabtune.search.run import Say, silent
+from sabtune.study.configurations import best_trial
+from sabtune.study.record import one, open_study
+from sabtune.terminal.console import line_printer, make_console
+from sabtune.terminal.watching import watching
+
+
+def confirm(
+    studies: str | Sequence[str],
+    *,
+    top: int = 3,
+    seeds: int = 10,
+    lengths: Sequence[int] | None = None,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    tracking: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> OpenStudy:
+    """Retrain the best configurations on fresh seeds and measure them at new lengths.
+
+    Search scores are optimistic: they picked the winner. Scores on fresh seeds are not. A finished
+    confirmation updates the champion of the first study.
+
+    Args:
+        studies: The name of a study of the store, or of several. The first one is confirmed; each
+            other one takes part with its best configuration.
+        top: The number of the best configurations of the first study.
+        seeds: The number of fresh seeds of each configuration.
+        lengths: The lengths to measure. Defaults to the training length and lengths between and
+            beyond those of the ladder.
+        store: As for `search`.
+        files: As for `search`.
+        tracking: As for `search`.
+        data_dir: As for `search`.
+        progress: Show the progress of the runs.
+
+    Returns:
+        The study NAME.confirm that contains the runs. Its `comparison` has the statistics.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        StoreError: A study doesn't exist or has no complete trial, or the studies have different
+            tasks.
+        KeyboardInterrupt: You interrupted it. Call it again to resume.
+
+        The other errors are those of `search`.
+
+    Example:
+        >>> import sabtune as sab
+        >>> confirmed = sab.confirm("quick", top=1, seeds=2, progress=False)
+        >>> confirmed.comparison.groups[0].n
+        2
+    """
+    say, names = _say(progress), _names(studies)
+    place = store_at(store, files, tracking, data_dir).existing()
+    plan = plan_confirmation(place, names, top=top, seeds=seeds, lengths=lengths, say=say)
+    return _run(plan, progress, say)
+
+
+def ablate(
+    studies: str | Sequence[str],
+    *,
+    seeds: int = 5,
+    changes: Sequence[str] | None = None,
+    lengths: Sequence[int] | None = None,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    tracking: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> OpenStudy:
+    """Change the best configuration one setting at a time and measure the effect of each change.
+
+    Args:
+        studies: The name of a study of the store, or of several.
+        seeds: The number of fresh seeds of each variant.
+        changes: The settings to change, among "k_top", "k_att", "k_trunc", "schedule", "form",
+            "initial" and "lengths". Defaults to all.
+        lengths: As for `confirm`.
+        store: As for `search`.
+        files: As for `search`.
+        tracking: As for `search`.
+        data_dir: As for `search`.
+        progress: Show the progress of the runs.
+
+    Returns:
+        The study NAME.ablate that contains the runs. Its `comparison` has the statistics.
+
+    Raises:
+        ConfigError: An argument is out of range, or a change is unknown.
+        StoreError: A study doesn't exist or has no complete trial.
+        KeyboardInterrupt: You interrupted it. Call it again to resume.
+
+        The other errors are those of `search`.
+
+    Example:
+        >>> import sabtune as sab
+        >>> ablated = sab.ablate("quick", seeds=1, changes=["k_trunc"], progress=False)
+        >>> sorted(set(ablated.ladder()["label"]))
+        ['k_trunc → full', 'winner']
+    """
+    say, names = _say(progress), _names(studies)
+    place = store_at(store, files, tracking, data_dir).existing()
+    plan = plan_ablation(place, names, seeds=seeds, changes=changes, lengths=lengths, say=say)
+    return _run(plan, progress, say)
+
+
+def extrapolate(
+    study: str,
+    lengths: Sequence[int],
+    *,
+    trials: Sequence[int] | None = None,
+    sequences: int = 64,
+    phases: int = 1,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Measure trained models at lengths that their trials did not test.
+
+    Args:
+        study: The name of a study of the store.
+        lengths: The lengths to measure.
+        trials: The numbers of complete trials. Defaults to the best trial.
+        sequences: The number of test sequences at each length.
+        phases: The number of consecutive lengths, L to L + phases - 1, over which the sequences of
+            length L are spread.
+        store: As for `open_study`.
+        files: As for `open_study`.
+        data_dir: The folder of data sets. Defaults to your cache folder.
+
+    Returns:
+        One row for each trial and length: `trial`, `length`, `accuracy` (from 0 to 1), `loss`
+        (nats a step), `in_phase`, `worst_phase`, `sequences`, `seconds` and `peak_memory_mib`.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        StoreError: There is no such study or trial, or the trial isn't complete.
+        CheckpointError: A model can't be read.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.extrapolate("quick", [12, 24], sequences=16)["length"].tolist()
+        [12, 24]
+    """
+    check(len(lengths) > 0, "lengths", lengths, "at least one length")
+    for length in lengths:
+        check_whole("lengths", length, least=1)
+    check_whole("sequences", sequences, least=1)
+    check_whole("phases", phases, least=1)
+    opened = open_study(store_at(store, files, None, data_dir).existing(), study)
+    chosen = [best_trial(opened)] if trials is None else [one(opened, n) for n in trials]
+    rows = []
+    for trial in chosen:
+        if trial is None:
+            raise StoreError(f"study {study!r} has no complete trial yet: search it first")
+        for measured in measuring.extrapolate(trial, lengths, sequences, phases):
+            result = measured.result
+            rows.append(
+                {
+                    "trial": trial.number,
+                    "length": result.length,
+                    "accuracy": result.accuracy,
+                    "loss": result.loss,
+                    "in_phase": result.in_phase,
+                    "worst_phase": result.worst_phase,
+                    "sequences": result.sequences,
+                    "seconds": result.seconds,
+                    "peak_memory_mib": measured.memory,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def reproduce(
+    study: str,
+    trial: int,
+    *,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> Reproduction:
+    """Train a trial again from its record, and compare every metric bit for bit.
+
+    Args:
+        study: The name of a study of the store.
+        trial: The number of a trial.
+        store: As for `open_study`.
+        files: As for `open_study`.
+        data_dir: The folder of data sets. Defaults to your cache folder.
+
+    Returns:
+        The number of compared metrics, those that differ, and the differences of the environment.
+
+    Raises:
+        StoreError: There is no such study or trial, or the trial has no score.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.reproduce("quick", 0).differences
+        []
+    """
+    place = store_at(store, files, None, data_dir).existing()
+    return reproducing.reproduce(one(open_study(place, study), trial))
+
+
+def _names(studies: str | Sequence[str]) -> list[str]:
+    names = [studies] if isinstance(studies, str) else list(studies)
+    check(len(names) > 0, "studies", studies, "the name of a study")
+    return names
+
+
+def _say(progress: bool) -> Say:
+    return line_printer(make_console()) if progress else silent
+
+
+def _run(plan: ComparisonPlan, progress: bool, say: Say) -> OpenStudy:
+    """Run a comparison as `sabtune confirm` does, and return its study."""
+    interrupts.forget()
+    console = make_console() if progress else None
+    with watching(console, plan.renamed_file, plan.store) as watchers:
+        result = run_comparison(plan, watchers, line_printer(console) if console else silent)
+    for name in (plan.name, plan.name.rpartition(".")[0]):
+        say_problems(publish(name, plan.store, result.ending), result.ending, say)
+    if result.champion is not None:
+        say(f"Champion of {plan.champion_of}: {result.champion.words}")
+    if result.champion_behind:
+        say(f"MLflow doesn't show the champion: {result.champion_behind}")
+    raise_unless_ended(result.ending, f"study {plan.name!r}")
+    return OpenStudy(plan.name, plan.store)

@@ -1,0 +1,305 @@
+"""A study of a store, with its trials, results, figures and models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pandas as pd
+
+from sabtune.api.location import store_at
+from sabtune.compare.comparison import Comparison
+from sabtune.compare.results import comparison
+from sabtune.errors import ConfigError, StoreError, TrackingError
+from sabtune.models import Model
+from sabtune.report.data import ReportData, gather
+from sabtune.report.trials import row
+from sabtune.report.write import FORMATS, write
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.configurations import Leaderboard
+from sabtune.study.events import Version
+from sabtune.study.record import TrialRecord
+from sabtune.study.states import counts
+from sabtune.study.summary import question
+from sabtune.tracking import mirror
+from sabtune.training.checkpoint import MODEL_FILES, load_model
+from sabtune.training.evaluation import LengthResult
+from sabtune.wording import counted
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+class OpenStudy:
+    """A study of a store.
+
+    Its properties show what the store held when they were first read; `refresh` reads it again.
+    `open_study` and `search` return one.
+
+    Attributes:
+        name: The name of the study.
+        store: The store.
+    """
+
+    def __init__(self, name: str, store: Store):
+        self.name, self.store = name, store
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the study again.
+
+        Raises:
+            StoreError: The store has no such study, or can't be read.
+        """
+        for cached in ("records", "figures", "comparison", "_leaderboard", "_data"):
+            self.__dict__.pop(cached, None)
+        self._study = record.open_study(self.store, self.name)
+
+    @cached_property
+    def records(self) -> list[TrialRecord]:
+        """The trials that have started, as `TrialRecord` objects, in the order of their numbers."""
+        return record.records(self._study)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial that has started, with the number of the trial as its index.
+
+        The columns are how the trial ended (`state`, `reason`, `score`, `updates`, `seconds`,
+        `peak_memory_mib`), its whole configuration (`trial.model.k_top`, …), the parameters that
+        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (nats a step) by
+        length on the selection sequences (`ladder_accuracy_at_100`, …) and on the test sequences
+        (`test_accuracy_at_100`, …).
+        """
+        rows = [row(trial) for trial in self.records]
+        return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
+
+    def ladder(self, trial: int | None = None) -> pd.DataFrame:
+        """Return the results of trials by length, on the test sequences.
+
+        Args:
+            trial: The number of a trial. Defaults to the best trial, or to every complete run of a
+                confirmation or an ablation.
+
+        Returns:
+            One row for each trial and length, with the columns `trial`, `label`, `seed`, `length`,
+            `times_training` (the length in training lengths), `accuracy` (from 0 to 1), `loss`
+            (nats a step), `in_phase`, `worst_phase` (accuracies; see the documentation of phases),
+            `share_kept` (the share of memories that the last step attends to) and `sequences`.
+
+        Raises:
+            StoreError: The study has no such trial, or no trial is complete.
+        """
+        if trial is not None:
+            chosen = [self._record(trial)]
+        elif self.comparison is not None:
+            chosen = [each for each in record.counted(self.records) if each.test]
+        else:
+            chosen = [self._best()]
+        rows = [cells for each in chosen for cells in _by_length(each)]
+        return pd.DataFrame(rows)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial of the best configuration; None if no trial is complete and feasible."""
+        return self._leaderboard.best
+
+    @property
+    def champion(self) -> Version | None:
+        """The trial whose model you should use; None if there is none.
+
+        `search` makes the best trial the champion, and `confirm` may replace it.
+        """
+        return record.registered(self._study).champion_version
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The comparison over fresh seeds; None unless this is a confirmation or an ablation."""
+        if record.COMPARISON not in record.plan(self._study):
+            return None
+        return comparison(self._study)
+
+    @property
+    def question(self) -> str:
+        """The question of the study: the docstring of its file or of its space."""
+        return question(record.plan(self._study))
+
+    @property
+    def source(self) -> str:
+        """The text of the study file, or the source of the study's functions; "" if unknown."""
+        return str(record.plan(self._study).get("source", ""))
+
+    def model(self, trial: int | None = None) -> Model:
+        """Load a trained model, in evaluation mode and on the CPU.
+
+        Args:
+            trial: The number of the trial. Defaults to the champion, or else to the best trial.
+
+        Returns:
+            A `torch.nn.Module`: `logits, state = model(x, state)` with x (B, T, I) and logits
+            (B, T, O).
+
+        Raises:
+            StoreError: There is no such trial, or it is not complete.
+            CheckpointError: The checkpoint is missing or damaged.
+        """
+        if trial is None:
+            champion = self.champion
+            trial = self._best().number if champion is None else champion.trial
+        chosen = self._record(trial)
+        if chosen.checkpoint is None:
+            raise StoreError(f"trial {trial} of study {self.name!r} has no model: it isn't complete")
+        with chosen.checkpoint.here(MODEL_FILES) as folder:
+            return load_model(folder, chosen.run)
+
+    @cached_property
+    def figures(self) -> Mapping[str, Figure]:
+        """The figures of the report by name, as Plotly figures that a notebook draws.
+
+        Raises:
+            StoreError: No trial is complete.
+        """
+        from sabtune.report.figures import drawings, live
+
+        return {drawing.name: live.figure(drawing) for drawing in drawings(self._data)}
+
+    def report(
+        self, out: str | Path = "report", formats: Collection[str] = FORMATS
+    ) -> list[Path]:
+        """Write the report of the study: an HTML page, tables and figures.
+
+        Args:
+            out: The folder, which is created if it doesn't exist.
+            formats: Some of "html", "md", "csv", "tex", "png" and "pdf". Defaults to all.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            StoreError: No trial is complete, or the folder can't be written.
+            ConfigError: A format is unknown.
+        """
+        return write(self._study, self.store, Path(out).expanduser(), formats)
+
+    def sync(self) -> None:
+        """Write to MLflow whatever it lacks of the study.
+
+        Raises:
+            TrackingError: MLflow can't be reached or used.
+        """
+        mirror.sync(record.open_study(self.store, self.name, write=True), self.store)
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"<sabtune study {self.name!r} in {self.store.shown}: {self._counts}>"
+
+    def _repr_html_(self) -> str:
+        """Return the study for a notebook: its question, its trials and its results by length."""
+        parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._counts)}</p>"]
+        if self.question:
+            parts.append(f"<p>{escape(self.question)}</p>")
+        if self.comparison is not None or self.best is not None:
+            parts.append(_html_table(self._table()))
+        return "\n".join(parts)
+
+    def _table(self) -> pd.DataFrame:
+        """Return the accuracies by length: of each label of a comparison, else of the best trial."""
+        results = self.ladder()
+        if self.comparison is None:
+            best = self._best()
+            results["label"] = f"trial {best.number}"
+        table = results.pivot_table(index="label", columns="length", values="accuracy", sort=False)
+        return table.map("{:.1%}".format).rename_axis(index=None, columns="accuracy at length")
+
+    @property
+    def _counts(self) -> str:
+        trials = record.counted(self.records)
+        states = counts(trial.state for trial in trials)
+        return counted(len(trials), "trial") + (f" ({states})" if states else "")
+
+    @cached_property
+    def _leaderboard(self) -> Leaderboard:
+        return Leaderboard.of_trials(self._study, self.records)
+
+    @cached_property
+    def _data(self) -> ReportData:
+        return gather(self._study, self.store)
+
+    def _record(self, number: int) -> TrialRecord:
+        for trial in self.records:
+            if trial.number == number:
+                return trial
+        return record.one(self._study, number)  # raises StoreError, or the trial is new
+
+    def _best(self) -> TrialRecord:
+        if self.best is None:
+            raise StoreError(f"study {self.name!r} has no complete trial yet: search it first")
+        return self.best
+
+
+def _by_length(trial: TrialRecord) -> Iterator[dict[str, Any]]:
+    """Yield the cells of a trial's results, one row for each length."""
+    if trial.run is None or not trial.test:
+        raise StoreError(f"trial {trial.number} isn't complete: give a complete trial")
+    for result in trial.test:
+        yield {
+            "trial": trial.number,
+            "label": trial.label or trial.run.trial.model.label(),
+            "seed": trial.run.seed,
+            "length": result.length,
+            "times_training": result.length / trial.run.task.length,
+            "accuracy": result.accuracy,
+            "loss": result.loss,
+            "in_phase": result.in_phase,
+            "worst_phase": result.worst_phase,
+            "share_kept": trial.run.share_kept(result.length),
+            "sequences": result.sequences,
+        }
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    return str(table.to_html(border=0, escape=True))
+
+
+def open_study(
+    name: str, store: str | Path | None = None, *, files: str | Path | None = None
+) -> OpenStudy:
+    """Open a study of a store.
+
+    Args:
+        name: The name of the study.
+        store: The folder of all studies, or the URL of a PostgreSQL database. Defaults to
+            `sabtune-store` in the current folder.
+        files: The location of checkpoints and backups. Defaults to the store's folder.
+
+    Returns:
+        The study.
+
+    Raises:
+        StoreError: The store has no such study, or can't be read. The message lists its studies.
+
+    Example:
+        >>> import sabtune as sab
+        >>> found = sab.open_study("quick")
+        >>> found.trials[["state", "trial.model.k_top"]]  # doctest: +SKIP
+    """
+    return OpenStudy(name, store_at(store, files).existing())
+
+
+def study_names(
+    store: str | Path | None = None, *, files: str | Path | None = None
+) -> list[str]:
+    """Return the names of the studies of a store, sorted.
+
+    Args:
+        store: As for `open_study`.
+        files: As for `open_study`.
+
+    Raises:
+        StoreError: There is no store, or it can't be read.
+    """
+    return sorted(record.names(store_at(store, files).existing()))

@@ -1,0 +1,186 @@
+"""Run the trials of a study, from a script or a notebook."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sabtune import interrupts
+from sabtune.api.location import store_at
+from sabtune.api.opened import OpenStudy
+from sabtune.errors import ClusterError, ConfigError
+from sabtune.report.publish import publish
+from sabtune.schema import check, check_seed, check_whole
+from sabtune.search import run
+from sabtune.search.budget import Budget
+from sabtune.search.run import Ending
+from sabtune.study import names
+from sabtune.study.definition import Constraints, Space, Study
+from sabtune.study.loading import from_objects, load
+from sabtune.study.study_file import StudyFile
+from sabtune.terminal.console import line_printer, make_console
+from sabtune.terminal.watching import watching
+
+
+def search(
+    study: Study | str | Path,
+    space: Space | None = None,
+    *,
+    constraints: Constraints | None = None,
+    baselines: Mapping[str, Space] | None = None,
+    question: str | None = None,
+    baseline: str | None = None,
+    name: str | None = None,
+    new: bool = False,
+    trials: int | None = None,
+    seed: int | None = None,
+    hours: float | None = None,
+    gpu_hours: float | None = None,
+    retry_failed: bool = False,
+    warm_start: str | None = None,
+    system_metrics: bool = False,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    tracking: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> OpenStudy:
+    """Search the space of a study and return the study with its results.
+
+    This does what `sabtune search` does: Ray Tune runs the trials, Optuna chooses their
+    configurations, and MLflow gets every trial, the best model and the report. If the store already
+    has the study, the search resumes it.
+
+    Args:
+        study: A `Study`, or the path of a study file.
+        space: A function that takes an Optuna trial and returns a `TrialConfig`. Only for a
+            `Study`; a study file has its own.
+        constraints: A function that takes a trial's record and returns numbers by name. A number
+            above 0 means that the trial violates a constraint and can't be the best.
+        baselines: Other spaces by name, each of which you can search with `baseline`.
+        question: The question of the study, shown with its results. Defaults to the docstring of
+            `space`.
+        baseline: Search the space of this baseline, in a study of its own, NAME.BASELINE.
+        name: The name of the study in the store. Defaults to that of `study`.
+        new: Start a new study even if one of this name exists.
+        trials: Stop at this number of trials in total. Defaults to that of `study`.
+        seed: The seed of the sampler and the trials. Defaults to that of `study`.
+        hours: Stop after this many hours.
+        gpu_hours: Stop after the trials have used this many GPU hours.
+        retry_failed: Run failed trials again.
+        warm_start: Try the best configurations of this study of the store first.
+        system_metrics: Log the machine's CPU, memory, disk, network and GPU use to MLflow.
+        store: The folder of all studies, or the URL of a PostgreSQL database. Defaults to
+            `sabtune-store` in the current folder.
+        files: Where to keep checkpoints, artifacts and backups. Defaults to the store's folder.
+        tracking: The URI of an MLflow server or database. Defaults to a database in the store.
+        data_dir: The folder of data sets. Defaults to your cache folder.
+        progress: Show the progress of the search.
+
+    Returns:
+        The study. If the budget is spent, some of its trials are unfinished.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        StudyFileError: The study file, the space or the constraints are invalid or fail.
+        StoreError: The store can't be used, another search is writing to the study, or the study
+            of this name asks another question.
+        ResourceError: A trial requests more than the machine or the cluster has.
+        DataError: The data of the task is missing.
+        TrackingError: MLflow can't be used.
+        ClusterError: Ray doesn't start, or ends during the search. Call `search` again to resume.
+        KeyboardInterrupt: You interrupted the search. Finished trials are kept; run it again to
+            resume the others from their checkpoints.
+
+    Example:
+        >>> import sabtune as sab
+        >>> def space(trial):
+        ...     "How many memories does copying need?"
+        ...     k_top = trial.suggest_int("k_top", 1, 4)
+        ...     return sab.TrialConfig(
+        ...         model=sab.SAB.Config(hidden=16, k_top=k_top, k_att=1),
+        ...         train=sab.TrainConfig(updates=30, batch_size=8, report_every=15),
+        ...     )
+        >>> study = sab.Study(
+        ...     name="quick",
+        ...     task=sab.Copying.Config(length=3, symbols=1),
+        ...     ladder=sab.Ladder(lengths=(3, 6), select=(3,), sequences=16),
+        ...     trials=2,
+        ... )
+        >>> found = sab.search(study, space, progress=False)
+        >>> len(found.trials)
+        2
+    """
+    _check_limits(trials, seed, hours, gpu_hours)
+    file = _file(study, space, baseline, constraints=constraints, baselines=baselines,
+                 question=question)  # fmt: skip
+    if new and name is not None:
+        raise ConfigError(f"name is {name!r} and new is True: give one of them")
+    file = file if name is None else file.renamed(name)
+    file = file.with_limits(trials=trials, seed=seed)
+    place = store_at(store, files, tracking, data_dir).made()
+    if new:
+        file = file.renamed(names.free_name(file.study.name, place))
+    console = make_console() if progress else None
+    say = line_printer(console) if console else run.silent
+    interrupts.forget()
+    with watching(console, file, place, retry_failed) as watchers:
+        ending = run.search(
+            file,
+            place,
+            watchers,
+            budget=Budget(hours=hours, gpu_hours=gpu_hours),
+            retry_failed=retry_failed,
+            warm_start=warm_start,
+            system_metrics=system_metrics,
+            say=say,
+        )
+    say_problems(publish(file.study.name, place, ending), ending, say)
+    raise_unless_ended(ending, f"study {file.study.name!r}")
+    return OpenStudy(file.study.name, place)
+
+
+def _check_limits(
+    trials: int | None, seed: int | None, hours: float | None, gpu_hours: float | None
+) -> None:
+    """Raise ConfigError if a limit of a search is out of range."""
+    if trials is not None:
+        check_whole("trials", trials, least=1)
+    if seed is not None:
+        check_seed("seed", seed)
+    for name, bound in (("hours", hours), ("gpu_hours", gpu_hours)):
+        check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
+
+
+def _file(
+    study: Study | str | Path, space: Space | None, baseline: str | None, **others: Any
+) -> StudyFile:
+    """Return the study that the arguments of `search` define."""
+    if isinstance(study, Study):
+        if space is None:
+            raise ConfigError("space is None: give a function that returns a TrialConfig")
+        return from_objects(study, space, baseline=baseline, **others)
+    given = {"space": space, **others}
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{key} is given, but {study} is a study file: define {key} there")
+    return load(Path(study), baseline)
+
+
+def say_problems(unpublished: str, ending: Ending, say: run.Say) -> None:
+    """Say what MLflow lacks after a search or a comparison."""
+    if ending.behind:
+        say(f"MLflow doesn't hold everything: {ending.behind}. Call sync() to complete it.")
+    if unpublished:
+        say(unpublished)
+
+
+def raise_unless_ended(ending: Ending, subject: str) -> None:
+    """Raise ClusterError if Ray was lost, and KeyboardInterrupt if the search was interrupted."""
+    remedy = "finished trials are kept; call the function again to resume the others"
+    if ending.lost:
+        raise ClusterError(f"{subject}: {ending.lost}; {remedy}")
+    if not (ending.complete or ending.out_of_budget):
+        raise KeyboardInterrupt(f"{subject} was interrupted: {remedy}")

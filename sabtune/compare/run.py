@@ -1,0 +1,176 @@
+"""Confirmations and ablations from start to end: the runs that they need, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from sabtune.compare.ablation import CHANGED, ablations
+from sabtune.compare.champion import update_champion
+from sabtune.compare.confirm import compare_runs, finalists, name_of, planned, study_file
+from sabtune.config import RunConfig
+from sabtune.schema import check, check_whole
+from sabtune.search.run import Ending, Say, silent
+from sabtune.storage.store import Store
+from sabtune.study.events import Version, Watcher
+from sabtune.study.record import open_study
+from sabtune.study.study_file import StudyFile
+from sabtune.tracking import mirror
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPlan:
+    """A comparison that has not run yet.
+
+    name: The study that contains its runs. If the study NAME.confirm or NAME.ablate has runs that
+    these can't be compared with, the name is the first of NAME.confirm-2, NAME.confirm-3 and so on
+    that fits.
+
+    file: The study file of the first study.
+
+    runs: The configurations by label.
+
+    seeds: The number of fresh seeds of each configuration.
+
+    trials: The number of trials that the study has once the comparison is complete.
+
+    lengths: The lengths to measure. None: those of the existing comparison, or fresh ones.
+
+    champion_of: The study whose champion the finished comparison updates, or None.
+    """
+
+    name: str
+    file: StudyFile
+    store: Store
+    runs: dict[str, RunConfig]
+    seeds: int
+    trials: int
+    lengths: tuple[int, ...] | None
+    champion_of: str | None = None
+
+    @property
+    def renamed_file(self) -> StudyFile:
+        """The study file with the name and the number of trials of the comparison."""
+        return self.file.renamed(self.name).with_limits(trials=self.trials, seed=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonResult:
+    """The result of running a comparison.
+
+    study: The study that contains its runs.
+
+    champion: The champion that the comparison updated. None: it updated none.
+
+    champion_behind: Why MLflow doesn't show the champion; "" if it does.
+    """
+
+    ending: Ending
+    study: optuna.Study
+    champion: Version | None = None
+    champion_behind: str = ""
+
+
+def plan_confirmation(
+    store: Store,
+    studies: Sequence[str],
+    *,
+    top: int = 3,
+    seeds: int = 10,
+    lengths: Sequence[int] | None = None,
+    say: Say = silent,
+) -> ComparisonPlan:
+    """Plan the confirmation of the best configurations of one or more studies.
+
+    top: The number of configurations of the first study. Each other study takes part with its best
+    configuration of each kind of model.
+
+    say: Receives a line if the runs go to another study than NAME.confirm.
+
+    Raises StoreError if a study has no complete trial or the studies have different tasks, and
+    ConfigError if a number is out of range.
+    """
+    check_whole("top", top, least=1)
+    return _plan("confirm", store, studies, finalists(store, studies, top), seeds, lengths, say,
+                 champion_of=studies[0])  # fmt: skip
+
+
+def plan_ablation(
+    store: Store,
+    studies: Sequence[str],
+    *,
+    seeds: int = 5,
+    changes: Sequence[str] | None = None,
+    lengths: Sequence[int] | None = None,
+    say: Say = silent,
+) -> ComparisonPlan:
+    """Plan the ablation of the best configuration of each study.
+
+    changes: The settings to change, among `ablation.CHANGED`. None: all of them.
+
+    say: Receives a line about each variant that is left out.
+
+    Raises StoreError if a study has no complete trial or the studies have different tasks, and
+    ConfigError if a number is out of range or a change is unknown.
+    """
+    runs = ablations(finalists(store, studies, 1), CHANGED if changes is None else changes, say)
+    return _plan("ablate", store, studies, runs, seeds, lengths, say)
+
+
+def _plan(
+    kind: str,
+    store: Store,
+    studies: Sequence[str],
+    runs: dict[str, RunConfig],
+    seeds: int,
+    lengths: Sequence[int] | None,
+    say: Say,
+    champion_of: str | None = None,
+) -> ComparisonPlan:
+    check_whole("seeds", seeds, least=1)
+    if lengths is not None:
+        check(len(lengths) > 0, "lengths", lengths, "at least one length")
+        for length in lengths:
+            check_whole("lengths", length, least=1)
+    requested = f"{studies[0]}.{kind}"
+    name = name_of(requested, store, runs, lengths)
+    if name != requested:
+        say(f"{requested} has other lengths or another winner; these runs go to {name}")
+    return ComparisonPlan(
+        name=name,
+        file=study_file(store, studies[0]),
+        store=store,
+        runs=runs,
+        seeds=seeds,
+        trials=planned(name, store, runs, seeds),
+        lengths=None if lengths is None else tuple(lengths),
+        champion_of=champion_of,
+    )
+
+
+def run_comparison(
+    plan: ComparisonPlan, watchers: Sequence[Watcher] = (), say: Say = silent
+) -> ComparisonResult:
+    """Run a comparison, and update the champion that it is about.
+
+    A comparison that was interrupted resumes. watchers, say: See `sabtune.search.run.search`, which
+    also lists the errors.
+    """
+    ending, study = compare_runs(
+        plan.name,
+        plan.file,
+        plan.store,
+        plan.runs,
+        seeds=plan.seeds,
+        lengths=plan.lengths,
+        watchers=watchers,
+        say=say,
+    )
+    if plan.champion_of is None or not ending.complete:
+        return ComparisonResult(ending=ending, study=study)
+    searched = open_study(plan.store, plan.champion_of, write=True)
+    champion = update_champion(searched, open_study(plan.store, plan.name))
+    behind = "" if champion is None else mirror.show_champion(searched, plan.store)
+    return ComparisonResult(ending=ending, study=study, champion=champion, champion_behind=behind)

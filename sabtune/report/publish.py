@@ -1,0 +1,41 @@
+"""Publish the report of a study in MLflow, as an artifact of the search's run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from sabtune.report.write import QUICK, write
+from sabtune.storage.store import Store
+from sabtune.study.configurations import best_trial
+from sabtune.study.record import open_study
+from sabtune.tracking import mirror
+
+if TYPE_CHECKING:
+    from sabtune.search.run import Ending  # loads Ray
+
+
+def publish(name: str, store: Store, ending: Ending | None = None) -> str:
+    """Write the report of a study and log it to MLflow.
+
+    name: The name of the study.
+
+    ending: How its search ended. None: no search was running.
+
+    Returns why MLflow doesn't have the report, or "". The reason is "" as well if there is nothing
+    to log: no trial is complete, the search was interrupted, or MLflow lacks a part of the study.
+    """
+    if ending and (ending.behind or not (ending.complete or ending.out_of_budget)):
+        return ""
+    try:
+        study = open_study(store, name)
+        if best_trial(study) is None:
+            return ""
+        with TemporaryDirectory() as folder:
+            write(study, store, Path(folder), QUICK)
+            logged = mirror.keep_report(study, store, Path(folder))
+        problem = "" if logged else "MLflow didn't take it"
+    except Exception as failure:  # the results of the search are safe, so this must not end it
+        problem = " ".join(f"{type(failure).__name__}: {failure}".split())
+    return problem and f"The report on {name} isn't in MLflow: {problem}"

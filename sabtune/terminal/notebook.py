@@ -1,0 +1,99 @@
+"""The live table of a search in a notebook."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from sabtune.study.events import Outcome
+from sabtune.study.record import TrialRecord
+from sabtune.terminal.console import Screen
+from sabtune.terminal.live_table import Watch
+from sabtune.training.trial import Progress, TrialSpec
+
+COLUMNS, LINES = 120, 24
+"""The width and height in characters of the live table in a notebook."""
+
+REFRESH_SECONDS = 0.5
+"""The minimum time between two updates of the table."""
+
+STYLE = "overflow-x: auto; line-height: 1.25; font-family: monospace; white-space: pre"
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+class NotebookWatch(Watch):
+    """A watcher that shows a search in the output of a notebook's cell.
+
+    Its arguments are those of `Watch`, without the console.
+    """
+
+    def __init__(self, trials: int, *, ended: int = 0, earlier: Sequence[TrialRecord] = ()):
+        console = Screen(
+            file=io.StringIO(),
+            force_terminal=True,
+            force_jupyter=False,
+            width=COLUMNS,
+            height=LINES,
+            markup=False,
+            emoji=False,
+        )
+        super().__init__(console, trials, ended=ended, earlier=earlier)
+        self.shown: Any = None  # IPython's handle of the displayed table
+        self.next_refresh = 0.0
+
+    def __enter__(self) -> Self:
+        from IPython.display import HTML, display
+
+        self.shown = display(HTML(self.html()), display_id=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._refresh(now=True)
+
+    def trial_started(self, spec: TrialSpec) -> None:
+        super().trial_started(spec)
+        self._refresh()
+
+    def trial_reported(self, number: int, progress: Progress) -> None:
+        super().trial_reported(number, progress)
+        self._refresh()
+
+    def trial_ended(self, number: int, outcome: Outcome) -> None:
+        super().trial_ended(number, outcome)
+        self._refresh()
+
+    def html(self) -> str:
+        """Return the table as HTML."""
+        page = Screen(
+            file=io.StringIO(), record=True, force_jupyter=False, width=COLUMNS, height=LINES,
+            markup=False, emoji=False,
+        )  # fmt: skip
+        page.print(self._screen())
+        return page.export_html(
+            inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>'
+        )
+
+    def _refresh(self, *, now: bool = False) -> None:
+        """Show the present table, unless the last refresh is too recent."""
+        if self.shown is None or (time.monotonic() < self.next_refresh and not now):
+            return
+        from IPython.display import HTML
+
+        self.shown.update(HTML(self.html()))
+        self.next_refresh = time.monotonic() + REFRESH_SECONDS
