@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import sabtune.search  # noqa: F401  sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import optuna
@@ -38,8 +38,6 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from sabtune.cluster.ray_session import some_ray
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
-from sabtune.search import run
-from sabtune.search.trainable import Trial, WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Sampler, Study
@@ -50,6 +48,8 @@ from sabtune.tracking import mlflow_client
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
 from sabtune.training.trial import Progress, TrialRun, TrialSpec
+from sabtune.tuning import run
+from sabtune.tuning.trainable import Trial, WorkerResult
 
 REPORTS = 5
 STEP = 10  # updates per report

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import sabtune.search  # noqa: F401  sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import optuna
@@ -31,8 +31,6 @@ from cpu import processor
 
 from sabtune.config import TrainConfig, TrialConfig
 from sabtune.models import LSTM
-from sabtune.search.run import search
-from sabtune.search.trainable import SAVE_SECONDS
 from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts
 from sabtune.study.definition import Study
@@ -40,6 +38,8 @@ from sabtune.study.study_file import StudyFile
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import FILE
+from sabtune.tuning.run import search
+from sabtune.tuning.trainable import SAVE_SECONDS
 
 ENDLESS = 10**7
 NAME = "loss"

@@ -42,13 +42,13 @@ from measured import Row, measure_missing, rows
 from sabtune.config import RunConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Constant, Moving
-from sabtune.search.asha import Halving
 from sabtune.seeding import Stream
 from sabtune.study.loading import load
 from sabtune.study.record import FRESH_SEED
 from sabtune.study.study_file import StudyFile
 from sabtune.training.evaluation import LengthResult, measure, selection_score
 from sabtune.training.loop import Training
+from sabtune.tuning.asha import Halving
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
-from sabtune.report.write import QUICK, write
+from sabtune.reporting.write import QUICK, write
 from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
 from sabtune.study import record

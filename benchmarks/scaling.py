@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import sabtune.search  # noqa: F401  sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import engine
@@ -41,14 +41,14 @@ from mlflow import MlflowClient
 from ray import tune
 
 from sabtune.cluster.ray_session import left_in_peace
-from sabtune.search import run
-from sabtune.search.trainable import WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import ENDED
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.runs import Runs
 from sabtune.training.trial import Progress, TrialRun, TrialSpec
+from sabtune.tuning import run
+from sabtune.tuning.trainable import WorkerResult
 
 JITTER = 0.1
 

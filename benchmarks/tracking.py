@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import sabtune.search  # noqa: F401  sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import mlflow

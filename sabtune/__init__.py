@@ -1,26 +1,94 @@
 """Hyperparameter studies of LSTMs with Sparse Attentive Backtracking.
 
-Importing this package does not import PyTorch, Ray, Optuna or MLflow. A name of `__all__` is
-imported when it is first used.
+The names of `__all__` are the public interface. Importing this package imports none of PyTorch,
+Ray, Optuna and MLflow; each name is imported when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from sabtune.api.comparing import ablate, confirm, extrapolate, reproduce
+    from sabtune.api.opened import OpenStudy, open_study, report, study_names
+    from sabtune.api.searching import search
+    from sabtune.config import TrainConfig, TrialConfig
+    from sabtune.errors import SabtuneError
+    from sabtune.models import LSTM, SAB, SelfAttention
+    from sabtune.models.layers import SABLayer, SelfAttentionLayer, TruncatedLSTM
+    from sabtune.schedule import Constant, Cosine, Exponential, Linear, Stepwise
+    from sabtune.study.configurations import Seeds
+    from sabtune.study.definition import ASHA, Resources, Study
+    from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
+    from sabtune.training.evaluation import Ladder
+    from sabtune.training.trial import Limits
+
 __version__ = "0.1.0"
 
 _MODULES = {
-    "sabtune.models.layers": ("SABLayer", "SelfAttentionLayer", "TruncatedLSTM"),
-    "sabtune.models": ("LSTM", "SAB", "Model", "SelfAttention"),
-    "sabtune.schedule": ("Constant", "Cosine", "Linear"),
-    "sabtune.tasks": (),
+    "sabtune.api.comparing": ("ablate", "confirm", "extrapolate", "reproduce"),
+    "sabtune.api.opened": ("OpenStudy", "open_study", "report", "study_names"),
+    "sabtune.api.searching": ("search",),
     "sabtune.config": ("TrainConfig", "TrialConfig"),
-    "sabtune.training.evaluation": ("Ladder",),
-    "sabtune.training.trial": ("Limits",),
+    "sabtune.errors": ("SabtuneError",),
+    "sabtune.models": ("LSTM", "SAB", "SelfAttention"),
+    "sabtune.models.layers": ("SABLayer", "SelfAttentionLayer", "TruncatedLSTM"),
+    "sabtune.schedule": ("Constant", "Cosine", "Exponential", "Linear", "Stepwise"),
     "sabtune.study.configurations": ("Seeds",),
     "sabtune.study.definition": ("ASHA", "Resources", "Study"),
-    "sabtune.api.searching": ("search",),
-    "sabtune.api.comparing": ("ablate", "confirm", "extrapolate", "reproduce"),
-    "sabtune.api.opened": ("OpenStudy", "open_study", "study_names"),
-    "sabtune.errors": ("SabtuneError",),
+    "sabtune.tasks": ("Adding", "Copying", "Language", "Pixels", "Recall"),
+    "sabtune.training.evaluation": ("Ladder",),
+    "sabtune.training.trial": ("Limits",),
 }
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ASHA",
+    "LSTM",
+    "SAB",
+    "Adding",
+    "Constant",
+    "Copying",
+    "Cosine",
+    "Exponential",
+    "Ladder",
+    "Language",
+    "Limits",
+    "Linear",
+    "OpenStudy",
+    "Pixels",
+    "Recall",
+    "Resources",
+    "SABLayer",
+    "SabtuneError",
+    "Seeds",
+    "SelfAttention",
+    "SelfAttentionLayer",
+    "Stepwise",
+    "Study",
+    "TrainConfig",
+    "TrialConfig",
+    "TruncatedLSTM",
+    "__version__",
+    "ablate",
+    "confirm",
+    "extrapolate",
+    "open_study",
+    "report",
+    "reproduce",
+    "search",
+    "study_names",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'sabtune' has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

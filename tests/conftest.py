@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-import sabtune.search  # noqa: F401  # sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  # sets variables that Ray reads on import
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.schedule import Linear

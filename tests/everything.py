@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 import sabtune
-import sabtune.search  # sets variables that Ray reads on import
+import sabtune.tuning  # sets variables that Ray reads on import
 
 GPU = "sabtune.ops.triton"
 """The prefix of modules that need Triton, which no command here loads."""

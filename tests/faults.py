@@ -125,7 +125,7 @@ class Driver:
         while not (holds in self.shown if isinstance(holds, str) else holds()):
             assert self.process.poll() is None, f"it ended:\n{self.shown}{self.errors}"
             assert time.monotonic() < limit, f"waited too long for {holds}:\n{self.shown}"
-            time.sleep(0.02 if isinstance(holds, str) else 0.1)
+            time.sleep(0.02 if isinstance(holds, str) else 0.25)
 
     def end(self) -> int:
         """Wait until the command ends and return its exit code."""

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.models import SAB
-from sabtune.report.data import ReportData, gather
+from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tasks import Copying

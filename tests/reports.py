@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import LSTM, SAB
 from sabtune.models.base import ModelConfig
-from sabtune.report.figures.marks import Panel
+from sabtune.reporting.figures.marks import Panel
 from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
 from sabtune.study import record

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from sabtune.search.asha import Halving
 from sabtune.study.definition import ASHA
+from sabtune.tuning.asha import Halving
 
 
 def test_no_trial_is_pruned_before_the_first_rung() -> None:

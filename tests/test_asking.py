@@ -17,10 +17,6 @@ from ray.tune.search import Searcher
 from sabtune.config import TrialConfig
 from sabtune.errors import StudyFileError
 from sabtune.models import SAB
-from sabtune.search.budget import Budget
-from sabtune.search.run import enqueue_best, enqueue_failed
-from sabtune.search.searcher import StudySearcher
-from sabtune.search.trainable import WorkerTask
 from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
@@ -32,6 +28,10 @@ from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs, trial_seed
 from sabtune.training.trial import TrialRun
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.run import enqueue_best, enqueue_failed
+from sabtune.tuning.searcher import StudySearcher
+from sabtune.tuning.trainable import WorkerTask
 from tests.studies import learnable
 
 

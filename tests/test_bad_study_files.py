@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from sabtune.cli import app
 from sabtune.errors import StudyFileError
-from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study.loading import load
+from sabtune.tuning.run import open_or_create
 
 GOOD = """\
 import math, optuna, sys

@@ -11,8 +11,8 @@ from sabtune.cluster import capacity as module
 from sabtune.cluster.capacity import Capacity, Node, check_cluster, fit, settled, to_a_gpu
 from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.errors import ConfigError, ResourceError
-from sabtune.search.placement import fraction
 from sabtune.study.definition import AUTO, Resources
+from sabtune.tuning.placement import fraction
 
 HEAD = Node(name="10.0.0.1", resources={"CPU": 0}, head=True)
 GPUS = Node(name="10.0.0.2", resources={"CPU": 16, "GPU": 2})

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError
-from sabtune.search.trainable import newest
 from sabtune.storage.folder import Folder
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.terminal.trial_log import Logbook
 from sabtune.training.checkpoint import MODEL_FILES, export_model, load_model
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialRun, TrialSpec
+from sabtune.tuning.trainable import newest
 from tests.checkpoints import of_format
 
 Damage = Callable[[Path], None]

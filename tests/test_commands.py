@@ -23,11 +23,11 @@ from sabtune.compare.confirm import enqueue, with_fresh_seeds
 from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.redaction import without_secrets
-from sabtune.search.run import Ending
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.study_file import StudyFile
 from sabtune.terminal.console import Screen
+from sabtune.tuning.run import Ending
 from tests.reports import searched
 from tests.studies import learnable
 
@@ -155,7 +155,7 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     made = Searches()
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
-    monkeypatch.setattr("sabtune.search.run.search", made.search)
+    monkeypatch.setattr("sabtune.tuning.run.search", made.search)
     monkeypatch.setattr("sabtune.compare.run.compare_runs", made.compare_runs)
     monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
     monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from sabtune.report.data import ReportData
-from sabtune.report.figures import drawings, lengths, live, still, traces
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures import drawings, lengths, live, still, traces
+from sabtune.reporting.figures.marks import (
     Axis,
     Figure,
     Line,

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import ReportData, gather
-from sabtune.report.figures import importance, lengths, parallel, space, training
-from sabtune.report.figures.fields import Field, fields
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData, gather
+from sabtune.reporting.figures import importance, lengths, parallel, space, training
+from sabtune.reporting.figures.fields import Field, fields
+from sabtune.reporting.figures.marks import (
     BLUE,
     Bars,
     Curves,

@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 
 from sabtune.errors import StoreError, TrackingError
-from sabtune.search.run import open_or_create
-from sabtune.search.run import search as run_search
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.loading import load
 from sabtune.tracking.mirror import Mirror, sync
 from sabtune.tracking.ui import serve
+from sabtune.tuning.run import open_or_create
+from sabtune.tuning.run import search as run_search
 from tests.studies import learnable
 
 COMMANDS: dict[str, Callable[[Store], object]] = {

@@ -18,18 +18,18 @@ from sqlalchemy.exc import OperationalError
 
 from sabtune.cluster import ray_session
 from sabtune.errors import StoreError, UnexpectedError
-from sabtune.search import run, searcher
-from sabtune.search.asha import Scheduler
-from sabtune.search.budget import Budget
-from sabtune.search.guard import Guard
-from sabtune.search.searcher import StudyCallback, StudySearcher
-from sabtune.search.trainable import WorkerResult
 from sabtune.storage.store import Store
 from sabtune.study import locks, record
 from sabtune.study.checkpoints import Attempts
 from sabtune.study.events import Outcome
 from sabtune.study.loading import load
 from sabtune.training.trial import Progress, TrialSpec
+from sabtune.tuning import run, searcher
+from sabtune.tuning.asha import Scheduler
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.guard import Guard
+from sabtune.tuning.searcher import StudyCallback, StudySearcher
+from sabtune.tuning.trainable import WorkerResult
 from tests import faults
 
 CALLED = {

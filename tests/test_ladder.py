@@ -17,8 +17,8 @@ from sabtune.compare import statistics
 from sabtune.compare.table import ResultTable, latex
 from sabtune.errors import StoreError
 from sabtune.models import SAB
-from sabtune.report import length_table, published
-from sabtune.report.data import ReportData, gather
+from sabtune.reporting import length_table, published
+from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.record import TrialRecord

@@ -13,7 +13,7 @@ LEAVES = """
 import gc, sys, threading, time
 from pathlib import Path
 
-import sabtune.search
+import sabtune.tuning
 import ray
 from sabtune.cluster.ray_session import some_ray
 
@@ -52,7 +52,7 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-import sabtune.search
+import sabtune.tuning
 import ray
 from ray._private.node import Node
 from sabtune.cluster.ray_session import some_ray

@@ -205,8 +205,8 @@ def test_a_trial_of_a_killed_worker_resumes_from_the_object_store(
 LONG = """
 import sys
 from pathlib import Path
-from sabtune.search import trainable
-from sabtune.search.run import search
+from sabtune.tuning import trainable
+from sabtune.tuning.run import search
 from sabtune.study.loading import load
 from sabtune.storage.store import Store
 

@@ -10,13 +10,13 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
-from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.events import Outcome, Overview, Version
 from sabtune.study.loading import load
 from sabtune.study.summary import origin, overview
 from sabtune.tracking.search_run import DESCRIPTION_CHARACTERS, description, points
+from sabtune.tuning.run import open_or_create
 from tests.experiments import COMPLETE, spec, state, views
 from tests.studies import learnable
 

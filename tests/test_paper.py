@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sabtune.report import length_table, published
-from sabtune.report.data import ReportData, gather
+from sabtune.reporting import length_table, published
+from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
 from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
 from tests.reports import searched

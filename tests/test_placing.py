@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import sabtune.search  # noqa: F401  sets variables that Ray reads on import
+import sabtune.tuning  # noqa: F401  sets variables that Ray reads on import
 
 # isort: split
 import pytest
@@ -20,14 +20,14 @@ from optuna.trial import TrialState
 
 from sabtune.cluster import capacity
 from sabtune.cluster.ray_session import left_in_peace, some_ray
-from sabtune.search import placement, probe, run
-from sabtune.search.budget import Budget
-from sabtune.search.trainable import Trial
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.definition import Resources
 from sabtune.study.loading import load
 from sabtune.training.trial import TrialSpec
+from sabtune.tuning import placement, probe, run
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.trainable import Trial
 from tests.local_cluster import Nodes, local_cluster
 from tests.studies import learnable
 

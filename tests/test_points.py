@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from sabtune.errors import StudyFileError
-from sabtune.search.run import enqueue_best
 from sabtune.study import record
 from sabtune.study.loading import load
+from sabtune.tuning.run import enqueue_best
 from tests.test_asking import end, opened, order, searcher
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 

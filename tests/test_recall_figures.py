@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.models import LSTM, SAB
-from sabtune.report.data import ReportData, gather
-from sabtune.report.figures import memory
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData, gather
+from sabtune.reporting.figures import memory
+from sabtune.reporting.figures.marks import (
     Bars,
     Heat,
     Points,

@@ -9,10 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.search.run import open_or_create
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.loading import load
+from sabtune.tuning.run import open_or_create
 from tests.studies import learnable
 
 

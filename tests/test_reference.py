@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sabtune.models import SAB
-from sabtune.models.attentive import attention_shapes
+from sabtune.models.weights import attention_shapes
 from sabtune.ops import dispatch, eager, reference
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from sabtune.seeding import Stream, generator

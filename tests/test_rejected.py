@@ -10,9 +10,6 @@ import pytest
 from ray.tune.search import Searcher
 
 from sabtune.errors import StudyFileError
-from sabtune.search.budget import Budget
-from sabtune.search.run import check_resumable, failed, open_or_create
-from sabtune.search.searcher import StudySearcher
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study import record
@@ -22,6 +19,9 @@ from sabtune.study.loading import load
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.training.trial import Progress, TrialSpec
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.run import check_resumable, failed, open_or_create
+from sabtune.tuning.searcher import StudySearcher
 from tests.test_asking import changed, end, opened, order, searcher
 from tests.test_bad_study_files import RETURN, written
 from tests.test_bad_study_files import changed as text_with

@@ -17,15 +17,15 @@ from optuna.trial import TrialState
 from sabtune import cli
 from sabtune.errors import ConfigError, StoreError
 from sabtune.models import SAB
-from sabtune.report import published, write
-from sabtune.report.data import gather
-from sabtune.report.publish import publish
-from sabtune.report.write import FORMATS
-from sabtune.search.run import Ending
+from sabtune.reporting import published, write
+from sabtune.reporting.data import gather
+from sabtune.reporting.publish import publish
+from sabtune.reporting.write import FORMATS
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.tracking import mirror
 from sabtune.training.loop import Training
+from sabtune.tuning.run import Ending
 from tests.reports import BASELINES, confirmed, frozen, searched
 
 HOSTILE = "<script>alert('x')</script>{{ 7 * 7 }} & </figure>"
@@ -186,7 +186,7 @@ def test_several_objectives_have_a_pareto_figure(store: Store, tmp_path: Path) -
 
 def test_drawing_libraries_are_imported_lazily() -> None:
     code = (
-        "import sys, sabtune.report, sabtune.cli.screen, sabtune.report.publish; "
+        "import sys, sabtune.reporting, sabtune.cli.screen, sabtune.reporting.publish; "
         "assert not {'matplotlib', 'plotly', 'jinja2', 'sklearn'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from sabtune.report import write
-from sabtune.report.data import gather
+from sabtune.reporting import write
+from sabtune.reporting.data import gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.training.loop import Training

@@ -13,7 +13,6 @@ import pytest
 from sabtune.compare.confirm import name_of, study_file
 from sabtune.errors import StoreError
 from sabtune.models import SAB
-from sabtune.search.run import open_or_create, search
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Seeds
@@ -26,6 +25,7 @@ from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tasks import Adding, Copying
 from sabtune.training.evaluation import Ladder, resolved
 from sabtune.training.trial import Limits
+from sabtune.tuning.run import open_or_create, search
 from tests.records import spec
 from tests.studies import learnable
 

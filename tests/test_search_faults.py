@@ -17,13 +17,13 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.search.run import search
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.loading import load
 from sabtune.training.evaluation import measure_ladder
 from sabtune.training.loop import Training
+from sabtune.tuning.run import search
 from tests.faults import driver
 from tests.forked import sabtune
 from tests.studies import heed_interrupts, learnable

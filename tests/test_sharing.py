@@ -12,8 +12,15 @@ import torch
 
 from sabtune.cluster.capacity import Capacity, Node, to_a_gpu
 from sabtune.errors import ResourceError
-from sabtune.search import probe
-from sabtune.search.placement import (
+from sabtune.storage.store import Store
+from sabtune.study import record
+from sabtune.study.definition import AUTO, Resources
+from sabtune.study.loading import load
+from sabtune.study.study_file import StudyFile
+from sabtune.study.summary import overview
+from sabtune.training.trial import TrialSpec
+from sabtune.tuning import probe
+from sabtune.tuning.placement import (
     MEMORY_SHARE,
     MOST_TRIALS_PER_GPU,
     Placement,
@@ -22,14 +29,7 @@ from sabtune.search.placement import (
     shared,
     trials_a_gpu,
 )
-from sabtune.search.run import open_or_create
-from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.definition import AUTO, Resources
-from sabtune.study.loading import load
-from sabtune.study.study_file import StudyFile
-from sabtune.study.summary import overview
-from sabtune.training.trial import TrialSpec
+from sabtune.tuning.run import open_or_create
 from tests.studies import learnable
 
 H100 = Node(name="gpu", resources={"CPU": 16, "GPU": 1})

@@ -9,11 +9,11 @@ from optuna.trial import TrialState
 
 from sabtune.data import place
 from sabtune.errors import DataError
-from sabtune.search.run import search
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.loading import load
 from sabtune.tasks import TASKS, Language, Pixels, TaskConfig
+from sabtune.tuning.run import search
 from tests.data_files import write_cifar10, write_mnist, write_ptb, write_text8
 from tests.forked import sabtune
 from tests.studies import posed

@@ -13,14 +13,14 @@ from ray import tune
 from ray.tune.utils import flatten_dict
 
 from sabtune.errors import RefusedError, StoreError
-from sabtune.search import trainable
-from sabtune.search.asha import Halving, Scheduler
-from sabtune.search.trainable import Trial, WorkerResult, WorkerTask, place
 from sabtune.storage import patience
 from sabtune.storage.patience import patiently
 from sabtune.study.definition import ASHA
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialRun
+from sabtune.tuning import trainable
+from sabtune.tuning.asha import Halving, Scheduler
+from sabtune.tuning.trainable import Trial, WorkerResult, WorkerTask, place
 from tests.records import spec
 
 

@@ -13,13 +13,13 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
-from sabtune.search.trainable import newest
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.record import TrialRecord
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits, TrialRun, TrialSpec
+from sabtune.tuning.trainable import newest
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 

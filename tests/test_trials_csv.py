@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.models import LSTM, SAB
-from sabtune.report import trials
-from sabtune.report.data import gather
+from sabtune.reporting import trials
+from sabtune.reporting.data import gather
 from sabtune.storage.store import Store
 from sabtune.study import record
 from tests.reports import LENGTHS, confirmed, frozen, searched

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from sabtune import interrupts
 from sabtune.api.location import store_at
@@ -13,16 +15,17 @@ from sabtune.api.opened import OpenStudy
 from sabtune.api.searching import raise_unless_ended, say_problems
 from sabtune.compare import extrapolate as measuring
 from sabtune.compare import reproduce as reproducing
+from sabtune.compare.extrapolate import Extrapolation
 from sabtune.compare.reproduce import Reproduction
 from sabtune.compare.run import ComparisonPlan, plan_ablation, plan_confirmation, run_comparison
 from sabtune.errors import StoreError
-from sabtune.report.publish import publish
+from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_whole
-from sabtune.search.run import Say, silent
 from sabtune.study.configurations import best_trial
 from sabtune.study.record import one, open_study
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
+from sabtune.tuning.run import Say, silent
 
 
 def confirm(
@@ -116,9 +119,9 @@ def ablate(
 
     Example:
         >>> import sabtune as sab
-        >>> ablated = sab.ablate("quick", seeds=1, changes=["k_trunc"], progress=False)
+        >>> ablated = sab.ablate("quick", seeds=1, changes=["k_att"], progress=False)
         >>> sorted(set(ablated.ladder()["label"]))
-        ['k_trunc → full', 'winner']
+        ['k_att → 1', 'winner']
     """
     say, names = _say(progress), _names(studies)
     place = store_at(store, files, tracking, data_dir).existing()
@@ -175,22 +178,25 @@ def extrapolate(
     for trial in chosen:
         if trial is None:
             raise StoreError(f"study {study!r} has no complete trial yet: search it first")
-        for measured in measuring.extrapolate(trial, lengths, sequences, phases):
-            result = measured.result
-            rows.append(
-                {
-                    "trial": trial.number,
-                    "length": result.length,
-                    "accuracy": result.accuracy,
-                    "loss": result.loss,
-                    "in_phase": result.in_phase,
-                    "worst_phase": result.worst_phase,
-                    "sequences": result.sequences,
-                    "seconds": result.seconds,
-                    "peak_memory_mib": measured.memory,
-                }
-            )
+        with _threads_kept():
+            measured = list(measuring.extrapolate(trial, lengths, sequences, phases))
+        rows += [_cells(trial.number, each) for each in measured]
     return pd.DataFrame(rows)
+
+
+def _cells(trial: int, measured: Extrapolation) -> dict[str, int | float | None]:
+    result = measured.result
+    return {
+        "trial": trial,
+        "length": result.length,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "in_phase": result.in_phase,
+        "worst_phase": result.worst_phase,
+        "sequences": result.sequences,
+        "seconds": result.seconds,
+        "peak_memory_mib": measured.memory,
+    }
 
 
 def reproduce(
@@ -222,7 +228,18 @@ def reproduce(
         []
     """
     place = store_at(store, files, None, data_dir).existing()
-    return reproducing.reproduce(one(open_study(place, study), trial))
+    with _threads_kept():
+        return reproducing.reproduce(one(open_study(place, study), trial))
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Restore PyTorch's number of threads, which a trial sets to its own."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _names(studies: str | Sequence[str]) -> list[str]:

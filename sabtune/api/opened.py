@@ -8,17 +8,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 import pandas as pd
 
 from sabtune.api.location import store_at
 from sabtune.compare.comparison import Comparison
 from sabtune.compare.results import comparison
-from sabtune.errors import ConfigError, StoreError, TrackingError
+from sabtune.errors import StoreError
 from sabtune.models import Model
-from sabtune.report.data import ReportData, gather
-from sabtune.report.trials import row
-from sabtune.report.write import FORMATS, write
+from sabtune.reporting.data import ReportData, gather
+from sabtune.reporting.trials import row
+from sabtune.reporting.write import FORMATS, write
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard
@@ -28,7 +27,6 @@ from sabtune.study.states import counts
 from sabtune.study.summary import question
 from sabtune.tracking import mirror
 from sabtune.training.checkpoint import MODEL_FILES, load_model
-from sabtune.training.evaluation import LengthResult
 from sabtune.wording import counted
 
 if TYPE_CHECKING:
@@ -152,7 +150,9 @@ class OpenStudy:
             trial = self._best().number if champion is None else champion.trial
         chosen = self._record(trial)
         if chosen.checkpoint is None:
-            raise StoreError(f"trial {trial} of study {self.name!r} has no model: it isn't complete")
+            raise StoreError(
+                f"trial {trial} of study {self.name!r} has no model: it isn't complete"
+            )
         with chosen.checkpoint.here(MODEL_FILES) as folder:
             return load_model(folder, chosen.run)
 
@@ -163,13 +163,11 @@ class OpenStudy:
         Raises:
             StoreError: No trial is complete.
         """
-        from sabtune.report.figures import drawings, live
+        from sabtune.reporting.figures import drawings, live
 
         return {drawing.name: live.figure(drawing) for drawing in drawings(self._data)}
 
-    def report(
-        self, out: str | Path = "report", formats: Collection[str] = FORMATS
-    ) -> list[Path]:
+    def report(self, out: str | Path = "report", formats: Collection[str] = FORMATS) -> list[Path]:
         """Write the report of the study: an HTML page, tables and figures.
 
         Args:
@@ -201,13 +199,13 @@ class OpenStudy:
         """Return the study for a notebook: its question, its trials and its results by length."""
         parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._counts)}</p>"]
         if self.question:
-            parts.append(f"<p>{escape(self.question)}</p>")
+            parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
         if self.comparison is not None or self.best is not None:
             parts.append(_html_table(self._table()))
         return "\n".join(parts)
 
     def _table(self) -> pd.DataFrame:
-        """Return the accuracies by length: of each label of a comparison, else of the best trial."""
+        """Return the accuracies by length, of each label of a comparison or of the best trial."""
         results = self.ladder()
         if self.comparison is None:
             best = self._best()
@@ -290,9 +288,7 @@ def open_study(
     return OpenStudy(name, store_at(store, files).existing())
 
 
-def study_names(
-    store: str | Path | None = None, *, files: str | Path | None = None
-) -> list[str]:
+def study_names(store: str | Path | None = None, *, files: str | Path | None = None) -> list[str]:
     """Return the names of the studies of a store, sorted.
 
     Args:
@@ -303,3 +299,35 @@ def study_names(
         StoreError: There is no store, or it can't be read.
     """
     return sorted(record.names(store_at(store, files).existing()))
+
+
+def report(
+    study: str,
+    out: str | Path = "report",
+    formats: Collection[str] = FORMATS,
+    *,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+) -> list[Path]:
+    """Write the report of a study: an HTML page, tables and figures.
+
+    Args:
+        study: The name of a study of the store.
+        out: As for `OpenStudy.report`.
+        formats: As for `OpenStudy.report`.
+        store: As for `open_study`.
+        files: As for `open_study`.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        StoreError: There is no such study, no trial is complete, or the folder can't be written.
+        ConfigError: A format is unknown.
+
+    Example:
+        >>> import sabtune as sab
+        >>> [path.name for path in sab.report("quick", "report", ["md"])]
+        ['ladder.md']
+    """
+    return open_study(study, store, files=files).report(out, formats)

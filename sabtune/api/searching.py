@@ -11,17 +11,17 @@ from sabtune import interrupts
 from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.errors import ClusterError, ConfigError
-from sabtune.report.publish import publish
+from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
-from sabtune.search import run
-from sabtune.search.budget import Budget
-from sabtune.search.run import Ending
 from sabtune.study import names
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.loading import from_objects, load
 from sabtune.study.study_file import StudyFile
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
+from sabtune.tuning import run
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.run import Ending
 
 
 def search(
@@ -100,7 +100,7 @@ def search(
         ...     "How many memories does copying need?"
         ...     k_top = trial.suggest_int("k_top", 1, 4)
         ...     return sab.TrialConfig(
-        ...         model=sab.SAB.Config(hidden=16, k_top=k_top, k_att=1),
+        ...         model=sab.SAB.Config(hidden=16, k_top=k_top, k_att=2),
         ...         train=sab.TrainConfig(updates=30, batch_size=8, report_every=15),
         ...     )
         >>> study = sab.Study(

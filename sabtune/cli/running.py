@@ -53,8 +53,8 @@ from sabtune.terminal.console import line_printer, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sabtune.search.run import Ending
     from sabtune.study.study_file import StudyFile
+    from sabtune.tuning.run import Ending
 
 
 @app.command()
@@ -209,10 +209,10 @@ def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: b
 
     new: Whether the search starts a new study. If not, the existing study must be resumable.
     """
-    from sabtune.search.dry_run import predict
-    from sabtune.search.run import check_resumable
     from sabtune.study.resuming import with_recorded_ladder
     from sabtune.terminal.results import prediction_page
+    from sabtune.tuning.dry_run import predict
+    from sabtune.tuning.run import check_resumable
 
     if place.found and not new:
         file = with_recorded_ladder(file, place)
@@ -256,9 +256,9 @@ def _run_search(
     system_metrics: bool,
 ) -> Ending:
     """Run a search on this machine, or on the cluster of this machine, and show its progress."""
-    from sabtune.search import run  # imports Ray, which takes seconds
-    from sabtune.search.budget import Budget
     from sabtune.terminal.watching import watching
+    from sabtune.tuning import run  # imports Ray, which takes seconds
+    from sabtune.tuning.budget import Budget
 
     with watching(console, file, place, retry_failed) as watchers:
         return run.search(

@@ -20,7 +20,7 @@ from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from sabtune.compare.run import ComparisonPlan
-    from sabtune.search.run import Ending
+    from sabtune.tuning.run import Ending
 
 INTERRUPTED = 130
 """The exit code of an interrupted command."""
@@ -152,7 +152,7 @@ def write_report(
 
     formats: The value of --format. None: all formats.
     """
-    from sabtune.report.write import FORMATS, write
+    from sabtune.reporting.write import FORMATS, write
     from sabtune.study.record import open_study
 
     requested = formats.split(",") if formats is not None else FORMATS
@@ -168,7 +168,7 @@ def publish_report(
     console: Console, study: str, store: Store, ending: Ending | None = None
 ) -> None:
     """Log the report of a study to MLflow, and print why if that fails; see `publish`."""
-    from sabtune.report.publish import publish
+    from sabtune.reporting.publish import publish
 
     problem = publish(study, store, ending)
     if problem:

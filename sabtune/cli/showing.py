@@ -160,7 +160,7 @@ def ui(
     place = Store.at(store, files, tracking).existing()
     check_free(port)
     if optuna:
-        from sabtune.search.optuna_ui import serve as serve_optuna
+        from sabtune.tuning.optuna_ui import serve as serve_optuna
 
         typer.echo(f"optuna-dashboard: http://127.0.0.1:{port}")
         serve_optuna(place, port)

@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sabtune.config import PARTS, RunConfig
 from sabtune.errors import StoreError, StudyFileError
 from sabtune.schema import KIND, from_dict
-from sabtune.search.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
@@ -36,6 +35,7 @@ from sabtune.study.resuming import as_asked
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs, configuration_key
 from sabtune.training.evaluation import Ladder, recorded_ladder
+from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 
 EVALUATION_SEED = record.FRESH_SEED
 """The seed of the test sequences of comparisons, which no search uses."""
@@ -44,11 +44,12 @@ EVALUATION_SEED = record.FRESH_SEED
 def study_file(store: Store, name: str) -> StudyFile:
     """Return the file that a study was searched from, with the recorded task and ladder.
 
-    If the file is missing, as after a move to another machine, the recorded study is used.
+    If there is no file, as for a study from a notebook or after a move to another machine, the
+    recorded study is used.
     """
     with record.plan_of(record.open_study(store, name)) as plan:
-        path, baseline = Path(plan["file"]), plan.get("rival")
-        if not path.is_file():
+        path, baseline = Path(plan["file"] or name), plan.get("rival")
+        if not plan["file"] or not path.is_file():
             study = from_dict(Study, plan["study"], PARTS, "study")
             question = plan.get("question", "")
             file = StudyFile(path, study, _no_space, question=question, baseline=baseline,
@@ -241,7 +242,7 @@ def compare_runs(
 
     lengths: The lengths to measure. None: those of the existing comparison, or `fresh_lengths`.
 
-    watchers, say: See `sabtune.search.run.search`.
+    watchers, say: See `sabtune.tuning.run.search`.
 
     Returns how the runs ended, and the study of the comparison.
     """

@@ -12,12 +12,12 @@ from sabtune.compare.champion import update_champion
 from sabtune.compare.confirm import compare_runs, finalists, name_of, planned, study_file
 from sabtune.config import RunConfig
 from sabtune.schema import check, check_whole
-from sabtune.search.run import Ending, Say, silent
 from sabtune.storage.store import Store
 from sabtune.study.events import Version, Watcher
 from sabtune.study.record import open_study
 from sabtune.study.study_file import StudyFile
 from sabtune.tracking import mirror
+from sabtune.tuning.run import Ending, Say, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def run_comparison(
 ) -> ComparisonResult:
     """Run a comparison, and update the champion that it is about.
 
-    A comparison that was interrupted resumes. watchers, say: See `sabtune.search.run.search`, which
+    A comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
     also lists the errors.
     """
     ending, study = compare_runs(

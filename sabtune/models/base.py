@@ -51,7 +51,7 @@ class ModelConfig(Config, ABC):
         """Build a model with weights drawn from `generator`, for sequences of T = `steps`."""
 
 
-def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:
+def uniform(*shape: int, fan_in: int, generator: torch.Generator | None) -> nn.Parameter:
     """Draw a weight uniformly from ±1/√fan_in, PyTorch's default for nn.LSTM and nn.Linear."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
@@ -74,6 +74,11 @@ class Model(nn.Module, ABC):
 
     state_type: type
     """The type of the state that `forward` returns."""
+
+    def extra_repr(self) -> str:
+        """Return the configuration in words, for `print`."""
+        config: ModelConfig | None = getattr(self, "config", None)
+        return f"{config.label()} hidden={config.hidden}" if config else ""
 
     def state_of(self, tensors: Mapping[str, Tensor]) -> Any:
         """Rebuild a state from the result of `state_tensors`.

@@ -42,6 +42,8 @@ def check_x(x: object, width: int | None = None) -> None:
         raise InputError(f"x is of type {type(x).__name__}: give a torch.Tensor (B, T, I)")
     if x.dtype not in DTYPES or x.layout is not torch.strided:
         raise InputError(f"x is {describe(x)}: give a dense tensor of floating-point numbers")
+    if x.is_meta:
+        raise InputError("x is on the device meta, which has no values: give a tensor with values")
     wanted = "I" if width is None else width
     fits = x.dim() == 3 and x.shape[1] > 0 and x.shape[2] > 0
     if not fits or (width is not None and x.shape[2] != width):

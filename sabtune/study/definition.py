@@ -35,7 +35,7 @@ class Resources(Config):
     cpus: the number of CPUs, which is also the number of threads that a trial computes on.
     gpus: the number of GPUs. With a fraction, trials share a GPU. A number of 1 or more must be
     whole, and all GPUs of a trial are on one machine. With "auto", a probe measures the memory of a
-    trial, and as many trials share a GPU as fit in its memory (see `search/placement.py`). Without
+    trial, and as many trials share a GPU as fit in its memory (see `tuning/placement.py`). Without
     any GPU, trials that request at most one GPU run on the CPU.
 
     Raises ConfigError if a value is out of range.

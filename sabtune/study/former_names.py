@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+import sabtune
+
 FORMER_NAMES = {
     "sabtune.diagnostics": "sabtune.training.diagnostics",
     "sabtune.evaluation": "sabtune.training.evaluation",
@@ -25,12 +27,16 @@ FORMER_NAMES = {
 }
 """The module names of version 0.1, and the present ones."""
 
+FORMER_PACKAGE, PRESENT_PACKAGE = "sabtune.search", "sabtune.tuning"
+"""The package of some former names. The function `sabtune.search` has its name now."""
+
 
 class _Alias(Loader):
     """A loader that loads a module by its present name."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(FORMER_NAMES[spec.name])
+        present = PRESENT_PACKAGE if spec.name == FORMER_PACKAGE else FORMER_NAMES[spec.name]
+        module = importlib.import_module(present)
         self.original = module.__spec__, module.__loader__
         return module
 
@@ -46,7 +52,7 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec of a former name, or None for any other name."""
-        if fullname not in FORMER_NAMES:
+        if fullname not in FORMER_NAMES and fullname != FORMER_PACKAGE:
             return None
         return ModuleSpec(fullname, _Alias())
 
@@ -55,6 +61,11 @@ def accept() -> None:
     """Make former names importable from now on, unless a present module has the same name."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def hide_package() -> None:
+    """Make `sabtune.search` the function again, if a former name has been imported."""
+    vars(sabtune).pop(FORMER_PACKAGE.rpartition(".")[2], None)
 
 
 def used_by(path: Path) -> dict[str, str]:

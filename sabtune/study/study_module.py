@@ -55,6 +55,8 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        former_names.hide_package()
     return module
 
 

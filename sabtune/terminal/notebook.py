@@ -55,7 +55,7 @@ class NotebookWatch(Watch):
     def __enter__(self) -> Self:
         from IPython.display import HTML, display
 
-        self.shown = display(HTML(self.html()), display_id=True)
+        self.shown = display(HTML(self.html()), display_id=True)  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -95,5 +95,5 @@ class NotebookWatch(Watch):
             return
         from IPython.display import HTML
 
-        self.shown.update(HTML(self.html()))
+        self.shown.update(HTML(self.html()))  # type: ignore[no-untyped-call]
         self.next_refresh = time.monotonic() + REFRESH_SECONDS

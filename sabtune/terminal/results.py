@@ -10,9 +10,9 @@ from rich.text import Text
 
 from sabtune.compare.extrapolate import Extrapolation
 from sabtune.compare.reproduce import Reproduction
-from sabtune.search.dry_run import Prediction
 from sabtune.study.definition import Study, words
 from sabtune.study.record import TrialRecord
+from sabtune.tuning.dry_run import Prediction
 from sabtune.wording import counted
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from sabtune.search.run import failed
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.events import Watcher
@@ -15,6 +14,7 @@ from sabtune.study.study_file import StudyFile
 from sabtune.terminal.live_table import Watch
 from sabtune.terminal.notebook import NotebookWatch, in_notebook
 from sabtune.terminal.trial_log import Logbook
+from sabtune.tuning.run import failed
 
 
 @contextmanager

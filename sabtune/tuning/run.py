@@ -17,12 +17,6 @@ from sabtune.cluster.ray_watch import RayLostError
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.schema import to_dict
-from sabtune.search.asha import Halving, Scheduler
-from sabtune.search.budget import Budget
-from sabtune.search.guard import Guard
-from sabtune.search.placement import Placement, placed
-from sabtune.search.searcher import StudyCallback, StudySearcher
-from sabtune.search.trainable import Trial
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study import record
@@ -41,6 +35,12 @@ from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.tracking.mirror import Mirror, made_whole
+from sabtune.tuning.asha import Halving, Scheduler
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.guard import Guard
+from sabtune.tuning.placement import Placement, placed
+from sabtune.tuning.searcher import StudyCallback, StudySearcher
+from sabtune.tuning.trainable import Trial
 from sabtune.wording import counted
 
 WORKER_DEATHS = 3

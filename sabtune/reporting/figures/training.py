@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import ReportData, state
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData, state
+from sabtune.reporting.figures.marks import (
     BLACK,
     Axis,
     Curve,
@@ -20,7 +20,7 @@ from sabtune.report.figures.marks import (
     Scale,
     spread,
 )
-from sabtune.report.figures.states import STYLES
+from sabtune.reporting.figures.states import STYLES
 from sabtune.study.record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted

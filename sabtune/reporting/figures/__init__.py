@@ -18,9 +18,9 @@ traces.py      the marks of live.py
 
 from __future__ import annotations
 
-from sabtune.report.data import ReportData
-from sabtune.report.figures import importance, lengths, memory, parallel, phases, space, training
-from sabtune.report.figures.marks import Drawing
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures import importance, lengths, memory, parallel, phases, space, training
+from sabtune.reporting.figures.marks import Drawing
 
 __all__ = ["drawings"]
 

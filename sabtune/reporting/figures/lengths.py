@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sabtune.compare import statistics
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.statistics import Estimate
-from sabtune.report.data import ReportData
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures.marks import (
     BLACK,
     DASHES,
     METHODS,

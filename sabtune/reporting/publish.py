@@ -6,14 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sabtune.report.write import QUICK, write
+from sabtune.reporting.write import QUICK, write
 from sabtune.storage.store import Store
 from sabtune.study.configurations import best_trial
 from sabtune.study.record import open_study
 from sabtune.tracking import mirror
 
 if TYPE_CHECKING:
-    from sabtune.search.run import Ending  # loads Ray
+    from sabtune.tuning.run import Ending  # loads Ray
 
 
 def publish(name: str, store: Store, ending: Ending | None = None) -> str:

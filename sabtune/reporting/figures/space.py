@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from sabtune.report.data import ReportData, state
-from sabtune.report.figures.fields import Field, fields, without_bound
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData, state
+from sabtune.reporting.figures.fields import Field, fields, without_bound
+from sabtune.reporting.figures.marks import (
     BLACK,
     BLUE,
     METHODS,
@@ -24,7 +24,7 @@ from sabtune.report.figures.marks import (
     Points,
     Rule,
 )
-from sabtune.report.figures.states import STYLES
+from sabtune.reporting.figures.states import STYLES
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.terminal.summary import UNITS

@@ -11,7 +11,7 @@ import numpy as np
 from plotly import graph_objects as go
 from plotly.colors import sample_colorscale
 
-from sabtune.report.figures.marks import (
+from sabtune.reporting.figures.marks import (
     Bars,
     Curve,
     Curves,

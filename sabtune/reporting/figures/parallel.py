@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from sabtune.report.data import ReportData, state
-from sabtune.report.figures.fields import Field, Value, fields, without_bound
-from sabtune.report.figures.marks import Dimension, Parallel, Scale, spread
+from sabtune.reporting.data import ReportData, state
+from sabtune.reporting.figures.fields import Field, Value, fields, without_bound
+from sabtune.reporting.figures.marks import Dimension, Parallel, Scale, spread
 from sabtune.study.record import TrialRecord
 
 MAX_FIELDS = 10

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from sabtune.cluster.capacity import this_machine
-from sabtune.search.placement import Placement, first, shared
-from sabtune.search.probe import Probe, probe
 from sabtune.study.study_file import StudyFile
+from sabtune.tuning.placement import Placement, first, shared
+from sabtune.tuning.probe import Probe, probe
 
 
 @dataclass(frozen=True, kw_only=True)

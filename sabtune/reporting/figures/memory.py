@@ -11,8 +11,8 @@ from torch.nn.functional import max_pool2d, pad
 
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.models import SAB
-from sabtune.report.data import ReportData
-from sabtune.report.figures.marks import (
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures.marks import (
     BLACK,
     BLUE,
     GRAY,

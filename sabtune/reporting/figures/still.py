@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from sabtune.report.figures.marks import (
+from sabtune.reporting.figures.marks import (
     Axis,
     Bars,
     Curves,

@@ -15,11 +15,11 @@ from ray.exceptions import RayError
 from sabtune.cluster.capacity import PARTS_PER_GPU, Capacity, settled
 from sabtune.config import RunConfig
 from sabtune.errors import ResourceError
-from sabtune.search.probe import Reading, read_gpu
 from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, words
 from sabtune.study.study_file import StudyFile
 from sabtune.training.trial import TrialSpec
+from sabtune.tuning.probe import Reading, read_gpu
 
 MEMORY_SHARE = 0.8
 """The maximum share of a GPU's memory that its trials may take if each takes as much as the probe.

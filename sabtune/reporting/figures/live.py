@@ -10,7 +10,7 @@ from typing import Any, Literal
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from sabtune.report.figures.marks import (
+from sabtune.reporting.figures.marks import (
     Axis,
     Drawing,
     Figure,
@@ -19,7 +19,7 @@ from sabtune.report.figures.marks import (
     Scale,
     is_narrow,
 )
-from sabtune.report.figures.traces import MAP, add, plain
+from sabtune.reporting.figures.traces import MAP, add, plain
 
 PIXELS_PER_INCH = 110
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}

@@ -14,8 +14,8 @@ from sabtune.compare.statistics import Estimate
 from sabtune.compare.table import ResultTable, csv_text, latex
 from sabtune.config import PARTS
 from sabtune.escaping import markdown as markdown_text
-from sabtune.report import published
-from sabtune.report.data import ReportData
+from sabtune.reporting import published
+from sabtune.reporting.data import ReportData
 from sabtune.schema import to_dict
 from sabtune.wording import counted
 

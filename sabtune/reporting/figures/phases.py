@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from sabtune.report.data import ReportData
-from sabtune.report.figures.marks import DASHES, METHODS, SYMBOLS, Axis, Figure, Line, Panel, Rule
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures.marks import (
+    DASHES,
+    METHODS,
+    SYMBOLS,
+    Axis,
+    Figure,
+    Line,
+    Panel,
+    Rule,
+)
 from sabtune.training.evaluation import mean_by_phase
 
 

@@ -1,5 +1,5 @@
 """The report of a study: tables, figures and an HTML page."""
 
-from sabtune.report.write import write
+from sabtune.reporting.write import write
 
 __all__ = ["write"]

@@ -12,9 +12,9 @@ from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluat
 from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState
 
-from sabtune.report.data import ReportData
-from sabtune.report.figures.fanova import Fanova
-from sabtune.report.figures.marks import BLACK, BLUE, GRAY, Axis, Bars, Figure, Panel, Points
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures.fanova import Fanova
+from sabtune.reporting.figures.marks import BLACK, BLUE, GRAY, Axis, Bars, Figure, Panel, Points
 from sabtune.study.configurations import Leaderboard
 
 TREES = 32

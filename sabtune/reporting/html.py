@@ -15,10 +15,10 @@ from plotly.offline import get_plotlyjs
 from sabtune import __version__
 from sabtune.compare import comparison
 from sabtune.compare.table import ResultTable
-from sabtune.report import length_table
-from sabtune.report.data import ReportData
-from sabtune.report.figures import live
-from sabtune.report.figures.marks import Drawing
+from sabtune.reporting import length_table
+from sabtune.reporting.data import ReportData
+from sabtune.reporting.figures import live
+from sabtune.reporting.figures.marks import Drawing
 from sabtune.schema import flatten
 from sabtune.study import record
 from sabtune.study.names import kind
@@ -54,7 +54,7 @@ class Section:
 def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
     """Return the whole page as HTML."""
     environment = Environment(
-        loader=PackageLoader("sabtune.report", "."),
+        loader=PackageLoader("sabtune.reporting", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

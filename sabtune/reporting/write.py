@@ -9,8 +9,8 @@ from typing import Literal
 import optuna
 
 from sabtune.errors import StoreError
-from sabtune.report import length_table, trials
-from sabtune.report.data import ReportData, gather
+from sabtune.reporting import length_table, trials
+from sabtune.reporting.data import ReportData, gather
 from sabtune.schema import check_name
 from sabtune.storage.store import Store
 
@@ -61,15 +61,15 @@ def _files(data: ReportData, formats: Collection[str]) -> Iterator[tuple[str, st
     figure_formats = [name for name in FIGURES if name in formats]
     if not figure_formats and "html" not in formats:
         return
-    from sabtune.report.figures import drawings  # slow to import
+    from sabtune.reporting.figures import drawings  # slow to import
 
     figures = drawings(data)
     if "html" in formats:
-        from sabtune.report.html import page
+        from sabtune.reporting.html import page
 
         yield "report.html", page(data, figures)
     if figure_formats:
-        from sabtune.report.figures import still
+        from sabtune.reporting.figures import still
 
         for drawing in figures:
             for name in figure_formats:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
-from sabtune.report.data import ReportData
+from sabtune.reporting.data import ReportData
 from sabtune.schema import KIND, flatten
 from sabtune.study.record import TrialRecord
 

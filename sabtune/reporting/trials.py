@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sabtune.compare.table import csv_text
-from sabtune.report.data import ReportData, state
+from sabtune.reporting.data import ReportData, state
 from sabtune.schema import flatten
 from sabtune.study.record import TrialRecord
 from sabtune.training.evaluation import LengthResult

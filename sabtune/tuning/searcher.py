@@ -30,9 +30,6 @@ from sabtune.errors import (
     StoreError,
     StudyFileError,
 )
-from sabtune.search import trainable
-from sabtune.search.budget import Budget
-from sabtune.search.trainable import WorkerResult, WorkerTask, place
 from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, clear, directory, history
@@ -44,6 +41,9 @@ from sabtune.study.recovery import entry
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.training.trial import Progress, TrialSpec
+from sabtune.tuning import trainable
+from sabtune.tuning.budget import Budget
+from sabtune.tuning.trainable import WorkerResult, WorkerTask, place
 from sabtune.wording import counted
 
 
