@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Two processes run the tests, a file of them at a time.
 TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help search test test-checked test-slow test-cluster lint format bench wheel clean
+.PHONY: help search test test-checked test-slow test-cluster lint format docs bench wheel clean
 
 help:
 	@echo "make search        run a real study in minutes: search_spaces/copying_quick.py"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-cluster  tests on clusters of Linux namespaces; needs root"
 	@echo "make lint          ruff and mypy"
 	@echo "make format        format the code and fix what ruff can"
+	@echo "make docs          build the reference of the Python interface in site/"
 	@echo "make bench         time the model and the data pipeline on this machine"
 	@echo "make wheel         build the wheel that nodes of a cluster install"
 	@echo "make clean         remove .venv and caches"
@@ -56,6 +57,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY)
+	$(BIN)/pdoc --docformat google --output-directory site sabtune '!sabtune\.'
+
 # What `ray up` installs on every node of a cluster.
 wheel: $(READY)
 	rm -rf dist
@@ -70,4 +74,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 import torch
 import typer
 
+import sabtune
 from sabtune.cli.app import app
 from sabtune.storage.store import Store
 from sabtune.study import record
-from sabtune.study.loading import load
+from sabtune.study.loading import from_objects, load
 from sabtune.tracking.mirror import sync
 from tests.stores import unpacked
 
@@ -31,6 +34,7 @@ GUIDES = [ROOT / "README.md"] + [
         "reading",
         "confirming",
         "models",
+        "python",
         "storage",
         "extending",
         "architecture",
@@ -124,6 +128,42 @@ def test_the_study_file_in_the_docs_loads(tmp_path: Path) -> None:
     quick = load(ROOT / "search_spaces" / "copying_quick.py").study
     assert file.study.task == quick.task
     assert file.study.trials == quick.trials
+
+
+def test_the_readme_trains_a_layer_that_generalizes() -> None:
+    (block,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(block, names)
+    batch = names["task"].batch(64, 100, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        answers = names["readout"](names["layer"](batch.x)[0]).argmax(dim=-1)
+    right = (answers == batch.targets)[:, batch.scored].float().mean()
+    assert right > 0.9
+
+
+def test_the_study_from_python_is_valid() -> None:
+    (block,) = blocks(ROOT / "docs" / "python.md", "python")
+    names: dict[str, Any] = {"__name__": "docs"}
+    exec(block, names)
+    file = from_objects(names["study"], names["space"])
+    assert file.question.startswith("How many memories")
+    assert file.study.ladder.phases == 4
+
+
+def test_the_reference_has_every_public_name_and_its_links_resolve(tmp_path: Path) -> None:
+    make = re.search(r"^docs:.*\n\t\$\(BIN\)/pdoc (.*)", (ROOT / "Makefile").read_text(), re.M)
+    assert make is not None
+    words = [str(tmp_path) if word == "site" else word for word in shlex.split(make[1])]
+    subprocess.run([sys.executable, "-m", "pdoc", *words], check=True, cwd=ROOT)
+    text = (tmp_path / "sabtune.html").read_text()
+    places = set(re.findall(r' id="([^"]+)"', text))
+    assert set(sabtune.__all__) - {"__version__"} <= places
+    assert {f"OpenStudy.{name}" for name in ("trials", "ladder", "model", "figures")} <= places
+    links = set(re.findall(r' href="([^"]+)"', text))
+    assert {link[1:] for link in links if link.startswith("#")} <= places
+    for link in links:
+        assert link.startswith(("#", "https://")) or (tmp_path / link.partition("#")[0]).exists()
 
 
 def test_the_example_of_a_task_draws_sequences() -> None:

@@ -16,6 +16,7 @@ Importing this package sets the environment that Ray reads when it is imported.
 """
 
 import os
+import sys
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # the same on one machine and on a cluster
@@ -26,13 +27,16 @@ ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",  # Tune's workers need an environment of their own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's new output prints even with verbose=0
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `search.run` handles all signals in the same way
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `tuning.run` handles all signals in the same way
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's state grows with the trials and is never read
 }
 """Defaults of Ray's environment variables; a value that the user sets takes precedence."""
 
 USER_VARIABLES = {name for name in os.environ if name.startswith("RAY_")} - set(ENVIRONMENT)
 """The names of Ray's variables that the user set."""
+
+RAY_IS_OLDER = "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ
+"""Whether the program imported Ray before this package, without Ray's authentication."""
 
 # Set them here, because Ray reads some of them only when it is first imported.
 for _name, _value in ENVIRONMENT.items():

@@ -21,6 +21,7 @@ from ray.exceptions import RpcError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sabtune import interrupts
+from sabtune.cluster import RAY_IS_OLDER
 from sabtune.cluster.local_ray import forward_no_credentials, prepare_token, private_folder, start
 from sabtune.cluster.ray_watch import (
     CLUSTER_PACE_SECONDS,
@@ -46,9 +47,14 @@ def some_ray(log: Path) -> Iterator[str]:
     """Join the cluster that this process is on, or start a private Ray on this machine.
 
     log: the file that receives Ray's log. Yields a description of the cluster, or "" for a private
-    Ray. Raises ClusterError if the cluster refuses the connection or if Ray doesn't start. Raises
-    RayLostError within the context once Ray is lost.
+    Ray. Raises ClusterError if the cluster refuses the connection, if Ray doesn't start, or if the
+    program imported Ray first. Raises RayLostError within the context once Ray is lost.
     """
+    if RAY_IS_OLDER:
+        raise ClusterError(
+            "Ray was imported without authentication before sabtune could turn it on: set "
+            "RAY_AUTH_MODE=token in the environment of Python, or import ray after the first search"
+        )
     address = cluster_address()
     forward_no_credentials()
     prepare_token()
