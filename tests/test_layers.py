@@ -125,6 +125,9 @@ def test_every_part_has_a_layer() -> None:
 
 @pytest.mark.parametrize("module", modules)
 def test_imports_point_down(module: str) -> None:
+    """The package itself is left out: it imports the public names when they are first used."""
+    if module == "sabtune":
+        return
     for name in imports(module):
         if name.split(".")[0] == "sabtune" and part(name) != part(module):
             assert rank(name) < rank(module), f"{module} imports {name}"
