@@ -115,7 +115,8 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     values = dict(data)
     if cls in parts:
         cls = _part(cls, values.pop(KIND, None), parts[cls], where)
-    return cls(**_checked(cls, values, parts, where))
+    checked = _checked(cls, values, parts, where)
+    return ABCMeta.__call__(cls, **checked)  # type: ignore[no-any-return]  # they are checked
 
 
 def known_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,16 +150,24 @@ def _checked(
     cls: type, values: Mapping[str, Any], parts: Parts | None, where: str
 ) -> dict[str, Any]:
     """Check and convert the values of a class's fields. Raises ConfigError if any is wrong."""
-    class_fields = {f.name: f for f in fields(cls)} if is_dataclass(cls) else {}
+    required_by_name = _fields(cls)
     for key in values:
-        if key not in class_fields:
-            raise ConfigError(f"{where} has no key {key!r}: {suggest(str(key), class_fields)}")
-    for name, field in class_fields.items():
-        optional = field.default is not MISSING or field.default_factory is not MISSING
-        if field.init and name not in values and not optional:
+        if key not in required_by_name:
+            raise ConfigError(f"{where} has no key {key!r}: {suggest(str(key), required_by_name)}")
+    for name, required in required_by_name.items():
+        if required and name not in values:
             raise ConfigError(f"{where} lacks the key {name!r}: add it")
     hints = _hints(cls)
     return {k: _typed(hints.get(k, Any), v, parts, f"{where}.{k}") for k, v in values.items()}
+
+
+@functools.cache
+def _fields(cls: type) -> dict[str, bool]:
+    """Return the names of the fields of a class, and whether a value is required."""
+    if not is_dataclass(cls):
+        return {}
+    unset = (MISSING, MISSING)
+    return {f.name: f.init and (f.default, f.default_factory) == unset for f in fields(cls)}
 
 
 @functools.cache
@@ -215,11 +224,19 @@ def _wrong_type(where: str, value: object, wanted: str) -> WrongTypeError:
     return error
 
 
+@functools.cache
+def _parts_of(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the origin and the arguments of an annotation."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
     """Check and convert a value for an annotation. Raises WrongTypeError or ConfigError."""
     if hint is Any:
         return value
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if type(value) is hint and (hint is str or hint is bool):
+        return value
+    origin, arguments = _parts_of(hint)
     if origin in (Union, types.UnionType):
         return _union(arguments, value, parts, where)
     if origin is Literal:

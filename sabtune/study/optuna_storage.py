@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,12 +11,14 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune import databases
 from sabtune.errors import StoreError
 from sabtune.storage import server
 from sabtune.storage.store import Store
+from sabtune.study.all_trials import all_trials
 from sabtune.study.patience import PRIVATE, make_patient
 
 TABLES = {"studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info"}
@@ -35,6 +37,19 @@ class Studies(RDBStorage):
     def __init__(self, store: Store, url: str, **options: Any):
         self.store = store
         super().__init__(url.replace("{", "{{").replace("}", "}}"), **options)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """Read the trials of a study: all of them in a fraction of the time that Optuna takes."""
+        if included_trial_ids or trial_id_greater_than > -1:  # an update of a few trials
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        trials = all_trials(self.engine, study_id)
+        return [trial for trial in trials if states is None or trial.state in states]
 
 
 def _raising_store_error(
@@ -74,10 +89,10 @@ def unreadable_value(shown: str, problem: Exception, subject: str = "a value") -
 for _name in (*vars(BaseStorage), *PRIVATE):
     if _name.startswith(("get_", "_get_")):
         _decoding_errors = (ValueError, LookupError, TypeError)
-        _method = _raising_store_error(getattr(RDBStorage, _name), _decoding_errors)
+        _method = _raising_store_error(getattr(Studies, _name), _decoding_errors)
         setattr(Studies, _name, _method)
     elif _name.startswith(("set_", "_set_", "create_", "_create_", "delete_")):
-        setattr(Studies, _name, _raising_store_error(getattr(RDBStorage, _name)))
+        setattr(Studies, _name, _raising_store_error(getattr(Studies, _name)))
 
 
 make_patient(Studies)
