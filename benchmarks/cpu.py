@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -36,7 +36,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from sabtune.models import SAB
 from sabtune.ops import eager, reference
-from sabtune.ops.reference import Normalizer, Scoring, State
+from sabtune.ops.call import Backend, Call
+from sabtune.ops.dispatch import REFERENCE
+from sabtune.ops.reference import Normalizer, Scoring
 
 SYMBOLS = 10
 RECALLED = 10  # the symbols at either end of a sequence; blanks lie between
@@ -100,19 +102,12 @@ class Bench:
         self.lstm = nn.LSTM(SYMBOLS, H, batch_first=True, dtype=dtype)
         self.head = nn.Linear(H, SYMBOLS, dtype=dtype)
 
-    def by(self, sab: Callable[..., tuple[Tensor, Tensor, State]]) -> Tensor:
-        case, p = self.case, self.sab.weights()
-        state = reference.initial_state(case.B, p)
-        hidden, summary, _ = sab(
-            self.x,
-            state,
-            p,
-            k_top=case.k_top,
-            k_att=case.k_att,
-            k_trunc=case.k_trunc,
-            rule=self.sab.rule,
-        )
-        return self.sab.readout(hidden, summary)
+    def by(self, backend: Backend) -> Tensor:
+        p = self.sab.weights()
+        state = reference.initial_state(self.case.B, p)
+        call = Call(self.x, state, p, self.sab.sparsity, readout=(self.sab.V, self.sab.b))
+        (logits,), _ = backend.run(call)
+        return logits
 
     def logits(self, model: str) -> Tensor:
         if model in ("nn.LSTM", "compiled"):
@@ -120,7 +115,7 @@ class Bench:
                 self.sab(self.x)[0] if model == "compiled" else self.head(self.lstm(self.x)[0])
             )
             return logits
-        return self.by(eager.sab if model == "eager" else reference.sab)
+        return self.by(eager.BACKEND if model == "eager" else REFERENCE)
 
     def train(self, model: str) -> Tensor:
         for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):

@@ -51,6 +51,8 @@ from torch.nn.functional import cross_entropy
 
 from sabtune.models import SAB
 from sabtune.ops import eager, reference, triton
+from sabtune.ops.call import Call
+from sabtune.ops.dispatch import REFERENCE
 from sabtune.ops.reference import Normalizer, Scoring
 
 TRAINING = (Case(64, 100), Case(64, 400), Case(64, 1000))
@@ -61,7 +63,7 @@ SECONDS = 5.0
 BARRIER_SECONDS = 300.0
 CUDA = torch.device("cuda")
 barrier: Any = None  # where the processes that share the GPU wait for each other
-SABS = {"kernels": triton.sab, "eager": eager.sab, "equations": reference.sab}
+BACKENDS = {"kernels": triton.BACKEND, "eager": eager.BACKEND, "equations": REFERENCE}
 
 
 class Bench:
@@ -97,13 +99,12 @@ class Bench:
         if model == "nn.LSTM":
             logits: Tensor = self.head(self.lstm(self.x)[0])
             return logits
-        p, how = self.sab.weights(), self.sab.sparsity
+        p = self.sab.weights()
         state = reference.initial_state(self.case.B, p)
-        rule = self.sab.rule
-        if model == "kernels":
-            assert triton.supports(self.x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
-        hidden, summary, _ = SABS[model](self.x, state, p, **how, rule=rule)
-        return self.sab.readout(hidden, summary)
+        call = Call(self.x, state, p, self.sab.sparsity, readout=(self.sab.V, self.sab.b))
+        assert BACKENDS[model].supports(call)
+        (logits,), _ = BACKENDS[model].run(call)
+        return logits
 
     def train(self, model: str) -> Tensor:
         for weight in (*self.weights, *self.lstm.parameters(), *self.head.parameters()):
@@ -285,7 +286,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="run fewer and shorter rounds")
     options = parser.parse_args()
     os.environ[triton.SWITCH] = "1"
-    if not torch.cuda.is_available() or not triton.runs_on(CUDA):
+    if not torch.cuda.is_available() or triton.problem_on(CUDA):
         print("There is no GPU here on which the kernels run: nothing was measured.")
         sys.exit(2)
     verify((Case(5, 60), Case(7, 45, 64, 3, 2, 5), Case(3, 33, 17, 50, 2, 0)))

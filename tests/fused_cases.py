@@ -1,15 +1,17 @@
-"""Sizes, weights and comparisons with the equations that the tests of the passes share."""
+"""Sizes, weights, calls and comparisons with the equations that the tests of backends share."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
-from sabtune.ops import reference
+from sabtune.ops import dispatch, eager, reference
+from sabtune.ops.call import Call, Results
 from sabtune.ops.reference import PAPER, Normalizer, Parameters, Rule, Scoring, State
 
 NAMES = [field.name for field in fields(Parameters)]
@@ -66,6 +68,41 @@ def for_rule(p: Parameters, rule: Rule) -> Parameters:
     return replace(p, **dict.fromkeys(unused, p.w3.new_empty(0)))
 
 
+def call_of(
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    readout: tuple[Tensor, Tensor] | None = None,
+    **sparsity: Any,
+) -> Call:
+    """Return a call with the counts and the rule of `sparsity`."""
+    return Call(x, state, p, reference.Sparsity(**sparsity), readout)
+
+
+def sab_by(
+    run: Callable[[Call], Results],
+) -> Callable[..., tuple[Tensor, Tensor, State]]:
+    """Return a function with the signature of `reference.sab` that runs its calls by `run`."""
+
+    def sab(x: Tensor, state: State, p: Parameters, **how: Any) -> tuple[Tensor, Tensor, State]:
+        (hidden, summary), after = run(call_of(x, state, p, **how))
+        return hidden, summary, after
+
+    return sab
+
+
+dispatch_sab = sab_by(dispatch.run)
+eager_sab = sab_by(eager.BACKEND.run)
+
+
+def dispatch_predict(
+    x: Tensor, state: State, p: Parameters, readout: tuple[Tensor, Tensor], **how: Any
+) -> tuple[Tensor, State]:
+    """Return the logits and the state after x, by the dispatch."""
+    (logits,), after = dispatch.run(call_of(x, state, p, readout, **how))
+    return logits, after
+
+
 def results(
     sab: object,
     x: Tensor,
@@ -117,7 +154,7 @@ def readout_results(
 def by_equations(
     x: Tensor, state: State, p: Parameters, readout: tuple[Tensor, Tensor], **how: object
 ) -> tuple[Tensor, State]:
-    """Compute with the equations what `dispatch.predict` computes."""
+    """Compute with the equations what `dispatch_predict` computes."""
     hidden, summary, after = reference.sab(x, state, p, **how)  # type: ignore[arg-type]
     return reference.readout(hidden, summary, *readout), after
 

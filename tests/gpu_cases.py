@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import reference, triton
+from sabtune.ops.call import Call, Results
 from sabtune.ops.reference import Parameters, Rule, State
 from tests.fused_cases import (
     NAMES,
@@ -19,6 +20,7 @@ from tests.fused_cases import (
     noise,
     parameters,
     results,
+    sab_by,
     to,
 )
 
@@ -62,11 +64,12 @@ def check_carried(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
     check_same(found, {name: truth[name] for name in CARRIED}, TOLERANCE[torch.float32])
 
 
-def by_kernel(
-    x: Tensor, state: State, p: Parameters, *, rule: Rule = reference.PAPER, **how: int
-) -> tuple[Tensor, Tensor, State]:
-    assert triton.supports(x, state, k_top=how["k_top"], k_att=how["k_att"], rule=rule)
-    return triton.sab(x, state, p, **how, rule=rule)
+def run_kernels(call: Call) -> Results:
+    assert triton.BACKEND.supports(call)
+    return triton.BACKEND.run(call)
+
+
+by_kernel = sab_by(run_kernels)
 
 
 def carried(x: Tensor, p: Parameters, sparsity: Sparsity) -> State:

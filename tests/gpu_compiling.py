@@ -15,10 +15,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sabtune.ops.reference import Rule
+from sabtune.ops.reference import Rule, Sparsity
 from sabtune.ops.triton.backward_kernel import AS_THEY_COME, STRIDES, backward_kernel
 from sabtune.ops.triton.forward_kernel import forward_kernel
-from sabtune.ops.triton.launch_forward import Call
+from sabtune.ops.triton.launch_forward import KernelCall
 
 CALLS = (  # H, dtype, k_top, rule
     (17, torch.float32, 1, Rule(scoring="separable")),
@@ -28,7 +28,7 @@ CALLS = (  # H, dtype, k_top, rule
 IN_DTYPE = {"W_hh", "W1", "W2", "w3", "summary", "d_hidden", "d_summary"}
 
 
-def kind(name: str, call: Call) -> str:
+def kind(name: str, call: KernelCall) -> str:
     """Return the type of an argument in Triton's notation."""
     if name in {*AS_THEY_COME, *STRIDES}:
         return "i32"
@@ -39,7 +39,7 @@ def kind(name: str, call: Call) -> str:
     return "*bf16" if name in IN_DTYPE and call.dtype == torch.bfloat16 else "*fp32"
 
 
-def compiled(kernel: Any, call: Call, **chosen: bool) -> Any:
+def compiled(kernel: Any, call: KernelCall, **chosen: bool) -> Any:
     fixed = call.shape() | chosen
     options = {name: fixed.pop(name) for name in ("num_warps", "num_stages")}
     if "MEMORIES" in kernel.arg_names:
@@ -53,8 +53,14 @@ def compiled(kernel: Any, call: Call, **chosen: bool) -> Any:
 
 def main() -> None:
     for H, dtype, k_top, rule in CALLS:
-        call = Call(
-            B=64, T=100, H=H, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5, rule=rule, dtype=dtype
+        call = KernelCall(
+            B=64,
+            T=100,
+            H=H,
+            M0=1,
+            step=0,
+            sparsity=Sparsity(k_top=k_top, k_att=1, k_trunc=5, rule=rule),
+            dtype=dtype,
         )
         for found in (
             compiled(forward_kernel, call, KEEP=k_top != 1),

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from sabtune.models import LSTM, SAB, Model, ModelConfig, SelfAttention
-from sabtune.ops import dispatch, eager, reference, self_attention
+from sabtune.ops import reference, self_attention
 from sabtune.ops.reference import Rule
-from tests.fused_cases import RULES, Sparsity, for_rule, noise, parameters
+from tests.fused_cases import RULES, Sparsity, dispatch_sab, eager_sab, for_rule, noise, parameters
 
 STEPS, HIDDEN = 24, 17
 SPOILT = {"NaN": math.nan, "Inf": math.inf, "huge": 1e30, "negative": -1e38}
@@ -104,7 +104,7 @@ def check_alone(run: Callable[[Tensor], Results], x: Tensor, which: Iterable[int
 @pytest.mark.parametrize("kind", ["noise", "one-hot", "tied"])
 def test_the_compiled_pass(rule: Rule, learns: bool, dtype: torch.dtype, kind: str) -> None:
     def run(x: Tensor) -> Results:
-        return of_sab(dispatch.sab, rule, x, learns=learns)
+        return of_sab(dispatch_sab, rule, x, learns=learns)
 
     for batch in BATCHES:
         x = inputs(batch, dtype, kind)
@@ -141,7 +141,7 @@ def test_the_eager_pass(rule: Rule, form: Any, learns: bool, dtype: torch.dtype)
         rule = replace(rule, form=form)
     for batch in BATCHES:
         x = inputs(batch, dtype, "noise")
-        check_others(lambda x: of_sab(eager.sab, rule, x, learns=learns), x)
+        check_others(lambda x: of_sab(eager_sab, rule, x, learns=learns), x)
 
 
 @over_dtypes

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sabtune.models import SelfAttention
 from sabtune.ops import self_attention
+from sabtune.ops.compiled import backend
 from sabtune.ops.compiled.buffers import BUFFERS
-from sabtune.ops.compiled.dense_call import Call
+from sabtune.ops.compiled.dense_call import DenseCall
 from sabtune.ops.reference import Parameters
 from sabtune.ops.self_attention import State
 from sabtune.seeding import Stream, generator
@@ -76,7 +77,7 @@ def remembering(steps: int, p: Parameters, batch: int) -> State:
 
 def test_self_attention_is_compiled() -> None:
     x, p = noise(3, 2, 4, dtype=torch.float32), parameters(5, 4, torch.float32)
-    assert self_attention.supports(x, beginning(3, p))
+    assert not self_attention.unsupported(x, beginning(3, p), p)
 
 
 @over_dtypes
@@ -192,7 +193,7 @@ def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) 
     x = noise(3, 45, 4, dtype=torch.float64)
     weights = []
     for compiled in (True, False):
-        monkeypatch.setattr(self_attention, "COMPILED", compiled)
+        monkeypatch.setattr(backend, "HAS_NUMBA", compiled)
         model = model_of(17)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
         state = None
@@ -215,27 +216,27 @@ def test_the_equations_compute_gradients_of_a_state(name: str) -> None:
     state = remembering(3, p, 2)
     leaf = getattr(state, name).clone().requires_grad_()
     state = replace(state, **{name: leaf})
-    assert not self_attention.supports(x, state)
+    assert self_attention.unsupported(x, state, p)
     self_attention.attend(x, state, p)[0].sum().backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     assert leaf.grad.abs().sum() > 0
     with torch.no_grad():
-        assert self_attention.supports(x, state)
+        assert not self_attention.unsupported(x, state, p)
 
 
 def test_the_equations_compute_other_dtypes() -> None:
     x, p = noise(2, 5, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
     state = beginning(2, p)
-    assert not self_attention.supports(x, state)
+    assert self_attention.unsupported(x, state, p)
     hidden, _, _ = self_attention.attend(x, state, p)
     assert hidden.dtype is torch.bfloat16
-    assert not self_attention.supports(x.float(), state)
+    assert self_attention.unsupported(x.float(), state, p)
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
-    monkeypatch.setattr(self_attention, "COMPILED", False)
-    assert not self_attention.supports(x, beginning(2, p))
+    monkeypatch.setattr(backend, "HAS_NUMBA", False)
+    assert self_attention.unsupported(x, beginning(2, p), p)
     found, truth = (
         f(x, beginning(2, p), p)[0] for f in (self_attention.attend, self_attention.equations)
     )
@@ -307,7 +308,7 @@ def test_memory_for_the_backward_pass_is_not_hidden_size_per_pair_of_steps(
     B, T, H = 2, 200, 64
     x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
     state = beginning(B, p)
-    tape = Call(x, (state.h, state.c, state.memory, state.keys), p).compute(keep=True)
+    tape = DenseCall(x, (state.h, state.c, state.memory, state.keys), p).compute(keep=True)
     kept = sum(array.nbytes for array in tape.workspace.arrays)
     assert kept < 0.2 * B * T * T / 2 * H * x.itemsize
     tape.release()

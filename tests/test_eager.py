@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from sabtune.models.sab import ALL
-from sabtune.ops import dispatch, eager, reference
+from sabtune.ops import compiled, eager, reference
+from sabtune.ops.compiled import backend
 from sabtune.ops.reference import PAPER, Parameters, Rule, Scoring, State
 from tests.fused_cases import (
     NAMES,
@@ -20,7 +21,10 @@ from tests.fused_cases import (
     SHAPES,
     TOLERANCE,
     Sparsity,
+    call_of,
     check_same,
+    dispatch_sab,
+    eager_sab,
     for_rule,
     noise,
     parameters,
@@ -43,7 +47,7 @@ def _no_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         pytest.fail("the equations were asked")
 
-    monkeypatch.setattr(reference, "sab", refused)
+    monkeypatch.setattr(reference, "steps", refused)
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_same_as_reference(shape: tuple[int, ...], rule: Rule) -> None:
     x, p = noise(B, T, 4, dtype=torch.float64), weights(H, rule)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x, p, sparsity, rule=rule)
-    check_same(results(eager.sab, x, p, sparsity, rule=rule), truth, 1e-10)
+    check_same(results(eager_sab, x, p, sparsity, rule=rule), truth, 1e-10)
 
 
 @over_rules
@@ -73,7 +77,7 @@ def test_in_float32(rule: Rule) -> None:
     x, p = noise(7, 37, 4, dtype=torch.float32), weights(17, rule, torch.float32)
     truth = results(reference.sab, x.double(), to(p, torch.float64), SPARSITY, rule=rule)
     rounded = results(reference.sab, x, p, SPARSITY, rule=rule)
-    found = results(eager.sab, x, p, SPARSITY, rule=rule)
+    found = results(eager_sab, x, p, SPARSITY, rule=rule)
     assert all(tensor.dtype is torch.float32 for tensor in found.values())
     check_same(found, truth, TOLERANCE[torch.float32], rounded)
 
@@ -82,8 +86,8 @@ def test_in_float32(rule: Rule) -> None:
 @pytest.mark.usefixtures("_two_threads")
 def test_a_repeated_call_gives_the_same_bits(rule: Rule) -> None:
     x, p = noise(9, 40, 4, dtype=torch.float32), weights(64, rule, torch.float32)
-    first = results(eager.sab, x, p, SPARSITY, rule=rule)
-    again = results(eager.sab, x, p, SPARSITY, rule=rule)
+    first = results(eager_sab, x, p, SPARSITY, rule=rule)
+    again = results(eager_sab, x, p, SPARSITY, rule=rule)
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -93,16 +97,16 @@ def test_k_top_changes_between_two_calls(rule: Rule) -> None:
     for k_top in (ALL, 29, 5, 1):
         sparsity = Sparsity(k_top=k_top, k_att=1, k_trunc=5)
         truth = results(reference.sab, x, p, sparsity, rule=rule)
-        check_same(results(eager.sab, x, p, sparsity, rule=rule), truth, 1e-10)
+        check_same(results(eager_sab, x, p, sparsity, rule=rule), truth, 1e-10)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.scoring}-{r.normalizer}")
 def test_large_inputs_and_weights(rule: Rule) -> None:
     x, p = noise(3, 30, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     truth = results(reference.sab, 100 * x, p, SPARSITY, rule=rule)
-    check_same(results(eager.sab, 100 * x, p, SPARSITY, rule=rule), truth, 1e-7)
+    check_same(results(eager_sab, 100 * x, p, SPARSITY, rule=rule), truth, 1e-7)
     p = replace(p, W1=p.W1 * 60, W2=p.W2 * 60)
-    found = results(eager.sab, x, p, SPARSITY, rule=rule)
+    found = results(eager_sab, x, p, SPARSITY, rule=rule)
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
@@ -110,7 +114,7 @@ def test_a_nan_in_the_input_reaches_the_gradients() -> None:
     """Check that a NaN reaches the gradients, where training detects it and skips the update."""
     x, p = noise(2, 20, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     x[0, 7] = torch.nan
-    found = results(eager.sab, x, p, SPARSITY)
+    found = results(eager_sab, x, p, SPARSITY)
     assert found["d_W1"].isnan().any()
     assert found["d_weight_hh"].isnan().any()
 
@@ -122,7 +126,7 @@ def test_segments_equal_the_whole_sequence(rule: Rule) -> None:
         truth = reference.sab(x, reference.initial_state(3, p), p, **SPARSITY, rule=rule)
         state, parts = reference.initial_state(3, p), []
         for stretch in x.tensor_split((1, 3, 40), dim=1):
-            hidden, summary, state = eager.sab(stretch, state, p, **SPARSITY, rule=rule)
+            hidden, summary, state = eager_sab(stretch, state, p, **SPARSITY, rule=rule)
             parts.append((hidden, summary))
     for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
         torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-10)
@@ -140,7 +144,7 @@ def test_from_a_carried_state(k_top: int, rule: Rule) -> None:
         state = reference.initial_state(3, p)
         state = reference.sab(x[:, :13], state, for_rule(p, rule), **sparsity, rule=rule)[2]
     truth = results(reference.sab, x[:, 13:], p, sparsity, state, rule)
-    check_same(results(eager.sab, x[:, 13:], p, sparsity, state, rule), truth, 1e-10)
+    check_same(results(eager_sab, x[:, 13:], p, sparsity, state, rule), truth, 1e-10)
 
 
 @over_rules
@@ -151,7 +155,7 @@ def test_gradients_pass_through_a_state_between_segments(k_trunc: int, rule: Rul
     p.weight_hh.requires_grad_()
     sparsity = Sparsity(k_top=2, k_att=2, k_trunc=k_trunc)
     found = []
-    for sab in (eager.sab, reference.sab):
+    for sab in (eager_sab, reference.sab):
         before = noise(4, 3, 5, 7, dtype=torch.float64).requires_grad_()
         memory, keys, (h, c, *_) = before[0], before[1], before[2].unbind(dim=1)
         state = State(h=h, c=c, memory=memory, keys=keys, step=3)
@@ -167,7 +171,7 @@ def test_gradients_pass_through_a_state_between_segments(k_trunc: int, rule: Rul
 def test_the_final_state_is_detached() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    state = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[2]
+    state = eager_sab(x, reference.initial_state(2, p), p, **SPARSITY)[2]
     assert not any(getattr(state, name).requires_grad for name in ("h", "c", "memory", "keys"))
 
 
@@ -183,7 +187,7 @@ def only(chosen: Callable[[Tensor, Tensor, State], Tensor]) -> list[tuple[Tensor
     state = replace(state, h=state.h.requires_grad_())
     return [
         torch.autograd.grad(chosen(*sab(x, state, p, **SPARSITY)), leaves)
-        for sab in (eager.sab, reference.sab)
+        for sab in (eager_sab, reference.sab)
     ]
 
 
@@ -208,7 +212,7 @@ def test_tied_scores_give_zero_summaries() -> None:
         rule = replace(PAPER, normalizer=normalizer)
         truth = results(reference.sab, x, p, SPARSITY, rule=rule)
         assert truth["summary"].eq(0).all()
-        check_same(results(eager.sab, x, p, SPARSITY, rule=rule), truth, 1e-10)
+        check_same(results(eager_sab, x, p, SPARSITY, rule=rule), truth, 1e-10)
 
 
 @pytest.mark.parametrize("scoring", get_args(Scoring))
@@ -227,10 +231,10 @@ def test_duplicate_memories(k_top: int, scoring: Scoring) -> None:
     sparsity = Sparsity(k_top=k_top, k_att=9, k_trunc=0)
     truth = results(reference.sab, x, p, sparsity, state, rule)
     rounded = roundings(x, p, sparsity, state, rule)
-    check_same(results(eager.sab, x, p, sparsity, state, rule), truth, 1e-10, *rounded)
+    check_same(results(eager_sab, x, p, sparsity, state, rule), truth, 1e-10, *rounded)
 
 
-def kept(T: int, sab: Callable[..., Any] = eager.sab, **options: Any) -> int:
+def kept(T: int, sab: Callable[..., Any] = eager_sab, **options: Any) -> int:
     """Return the bytes that a call of T steps saves for the backward pass."""
     x, p = noise(2, T, 4, dtype=torch.float32), parameters(64, 4, torch.float32)
     p.W1.requires_grad_()
@@ -259,7 +263,7 @@ def test_memory_for_the_backward_pass_is_linear_in_the_steps() -> None:
 def test_a_second_backward_pass() -> None:
     x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
+    hidden = eager_sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
     loss = hidden.square().sum()
     (first,) = torch.autograd.grad(loss, p.W1, retain_graph=True)
     (again,) = torch.autograd.grad(loss, p.W1)
@@ -271,7 +275,7 @@ def test_a_second_backward_pass() -> None:
 def test_weights_modified_before_the_backward_pass_are_detected() -> None:
     x, p = noise(2, 12, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden = eager.sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
+    hidden = eager_sab(x, reference.initial_state(2, p), p, **SPARSITY)[0]
     with torch.no_grad():
         p.W1.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -287,26 +291,26 @@ def test_the_eager_pass_replaces_the_compiled_pass(
     x, p = noise(2, 9, 4, dtype=torch.float32), for_rule(weights(5, rule, torch.float32), rule)
     state = reference.initial_state(2, p)
     if why == "no numba":
-        monkeypatch.setattr(dispatch, "COMPILED", False)
+        monkeypatch.setattr(backend, "HAS_NUMBA", False)
     if why == "a state's gradient":
         state = replace(state, c=state.c.requires_grad_())
-    assert not dispatch.supports(x, state, rule)
-    found = dispatch.sab(x, state, p, **SPARSITY, rule=rule)
-    torch.testing.assert_close(found[:2], eager.sab(x, state, p, **SPARSITY, rule=rule)[:2])
+    assert not compiled.BACKEND.supports(call_of(x, state, p, **SPARSITY, rule=rule))
+    found = dispatch_sab(x, state, p, **SPARSITY, rule=rule)
+    torch.testing.assert_close(found[:2], eager_sab(x, state, p, **SPARSITY, rule=rule)[:2])
 
 
 def test_the_equations_compute_other_dtypes() -> None:
     x, p = noise(2, 9, 4, dtype=torch.bfloat16), parameters(5, 4, torch.bfloat16)
     state = reference.initial_state(2, p)
-    assert not eager.supports(x, state)
-    hidden = eager.sab(x, state, p, **SPARSITY)[0]
+    assert not eager.BACKEND.supports(call_of(x, state, p, **SPARSITY))
+    hidden = dispatch_sab(x, state, p, **SPARSITY)[0]
     torch.testing.assert_close(hidden, reference.sab(x, state, p, **SPARSITY)[0])
-    assert not eager.supports(x[:, :0].float(), reference.initial_state(2, to(p, torch.float32)))
     x, p = x.float(), to(p, torch.float32)
-    state = reference.initial_state(2, p)
-    assert eager.supports(x, state)
+    call = call_of(x, reference.initial_state(2, p), p, **SPARSITY)
+    assert eager.BACKEND.supports(call)
+    assert not eager.BACKEND.supports(replace(call, x=x[:, :0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not eager.supports(x, state)
+        assert not eager.BACKEND.supports(call)
 
 
 @pytest.mark.gpu
@@ -316,7 +320,7 @@ def test_same_on_a_gpu(rule: Rule) -> None:
     x, p = noise(7, 37, 4, dtype=torch.float64), weights(17, rule)
     truth = results(reference.sab, x, p, SPARSITY, rule=rule)
     on = Parameters(**{name: getattr(p, name).cuda() for name in NAMES})
-    first, again = (results(dispatch.sab, x.cuda(), on, SPARSITY, rule=rule) for _ in range(2))
+    first, again = (results(dispatch_sab, x.cuda(), on, SPARSITY, rule=rule) for _ in range(2))
     assert all(tensor.is_cuda for tensor in first.values())
     assert all(torch.equal(first[name], again[name]) for name in first)
     check_same({name: tensor.cpu() for name, tensor in first.items()}, truth, 1e-9)

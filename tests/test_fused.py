@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sabtune.ops import dispatch, reference
+from sabtune.ops import reference
+from sabtune.ops.compiled import backend
 from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.reference import Parameters
 from tests.fused_cases import (
@@ -20,6 +21,8 @@ from tests.fused_cases import (
     Sparsity,
     by_equations,
     check_same,
+    dispatch_predict,
+    dispatch_sab,
     noise,
     parameters,
     readout_results,
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 def test_sab_is_compiled() -> None:
-    assert dispatch.COMPILED
+    assert backend.HAS_NUMBA
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -45,7 +48,7 @@ def test_same_as_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = roundings(x, p, sparsity)
-    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], *rounded)
+    check_same(results(dispatch_sab, x, p, sparsity), truth, TOLERANCE[dtype], *rounded)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -54,12 +57,12 @@ def test_the_readout_is_part_of_the_pass(shape: tuple[int, ...]) -> None:
     x, p = noise(B, T, 4, dtype=torch.float64), parameters(H, 4, torch.float64)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = readout_results(by_equations, x, p, sparsity)
-    check_same(readout_results(dispatch.predict, x, p, sparsity), truth, 1e-9)
+    check_same(readout_results(dispatch_predict, x, p, sparsity), truth, 1e-9)
     with torch.no_grad():
         V, b = noise(7, 2 * H, dtype=x.dtype), noise(7, dtype=x.dtype)
         state = reference.initial_state(B, p)
         found, true = (
-            predict(x, state, p, (V, b), **sparsity) for predict in (dispatch.predict, by_equations)
+            predict(x, state, p, (V, b), **sparsity) for predict in (dispatch_predict, by_equations)
         )
     torch.testing.assert_close(found[0], true[0])
     torch.testing.assert_close(found[1].memory, true[1].memory)
@@ -74,7 +77,7 @@ def test_inputs_that_are_mostly_zero(shape: tuple[int, ...], dtype: torch.dtype)
     sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch_sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -84,7 +87,7 @@ def test_any_number_of_inputs(inputs: int, dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=4)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch_sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -93,9 +96,9 @@ def test_two_threads(dtype: torch.dtype) -> None:
     x, p = noise(7, 20, 4, dtype=dtype), parameters(17, 4, dtype)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x, p, sparsity)
-    found = results(dispatch.sab, x, p, sparsity)
+    found = results(dispatch_sab, x, p, sparsity)
     check_same(found, truth, TOLERANCE[dtype])
-    again = results(dispatch.sab, x, p, sparsity)
+    again = results(dispatch_sab, x, p, sparsity)
     assert all(torch.equal(found[name], again[name]) for name in found)
 
 
@@ -103,10 +106,10 @@ def test_two_threads(dtype: torch.dtype) -> None:
 def test_same_bits_whatever_was_computed_before(dtype: torch.dtype) -> None:
     x, p = noise(5, 20, 4, dtype=dtype), parameters(17, 4, dtype)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
-    first = results(dispatch.sab, x, p, sparsity)
-    results(dispatch.sab, noise(9, 31, 4, dtype=dtype), p, Sparsity(k_top=7, k_att=1, k_trunc=0))
+    first = results(dispatch_sab, x, p, sparsity)
+    results(dispatch_sab, noise(9, 31, 4, dtype=dtype), p, Sparsity(k_top=7, k_att=1, k_trunc=0))
     BUFFERS.poisoned = False
-    again = results(dispatch.sab, x, p, sparsity)
+    again = results(dispatch_sab, x, p, sparsity)
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -115,7 +118,7 @@ def test_k_top_changes_between_two_calls() -> None:
     for k_top in (1000, 5, 2, 1):
         sparsity = Sparsity(k_top=k_top, k_att=1, k_trunc=5)
         check_same(
-            results(dispatch.sab, x, p, sparsity), results(reference.sab, x, p, sparsity), 1e-9
+            results(dispatch_sab, x, p, sparsity), results(reference.sab, x, p, sparsity), 1e-9
         )
 
 
@@ -125,7 +128,7 @@ def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = results(reference.sab, x, p, sparsity)
-    check_same(results(dispatch.sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
+    check_same(results(dispatch_sab, x, p, sparsity), truth, TOLERANCE[dtype], rounded)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -140,7 +143,7 @@ def test_keys_and_queries_whose_exponential_overflows(
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     truth = results(reference.sab, x.double(), to(p, torch.float64), sparsity)
     rounded = roundings(x, p, sparsity)
-    found = results(dispatch.sab, x, p, sparsity)
+    found = results(dispatch_sab, x, p, sparsity)
     # Nearly saturated scores are so close to each other that Σ w is mostly rounding error, and
     # the gradients in float32 are meaningless.
     if dtype is torch.float32:
@@ -161,7 +164,7 @@ def test_segments_equal_the_whole_sequence(H: int, k_att: int) -> None:
             state = reference.initial_state(3, p)
             parts = []
             for stretch in x.tensor_split(cuts, dim=1):
-                hidden, summary, state = dispatch.sab(stretch, state, p, **sparsity)
+                hidden, summary, state = dispatch_sab(stretch, state, p, **sparsity)
                 parts.append((hidden, summary))
             for got, true in zip(zip(*parts, strict=True), truth[:2], strict=True):
                 torch.testing.assert_close(torch.cat(got, dim=1), true, rtol=0, atol=1e-9)
@@ -174,8 +177,8 @@ def test_two_continuations_of_one_state() -> None:
     x, p = noise(2, 40, 4, dtype=torch.float64), parameters(17, 4, torch.float64)
     sparsity = Sparsity(k_top=3, k_att=2, k_trunc=5)
     with torch.no_grad():
-        state = dispatch.sab(x, reference.initial_state(2, p), p, **sparsity)[2]
-        ways = [dispatch.sab(step * x, state, p, **sparsity) for step in (1, 2, 1)]
+        state = dispatch_sab(x, reference.initial_state(2, p), p, **sparsity)[2]
+        ways = [dispatch_sab(step * x, state, p, **sparsity) for step in (1, 2, 1)]
         for name in ("h", "c", "memory", "keys"):
             torch.testing.assert_close(getattr(ways[0][2], name), getattr(ways[2][2], name))
         truth = reference.sab(2 * x, state, p, **sparsity)
@@ -190,7 +193,7 @@ def test_gradients_from_a_carried_state(k_trunc: int) -> None:
     with torch.no_grad():
         state = reference.sab(x[:, :13], reference.initial_state(3, p), p, **sparsity)[2]
     found, truth = (
-        results(sab, x[:, 13:], p, sparsity, state) for sab in (dispatch.sab, reference.sab)
+        results(sab, x[:, 13:], p, sparsity, state) for sab in (dispatch_sab, reference.sab)
     )
     check_same(found, truth, 1e-9)
 
@@ -199,7 +202,7 @@ def test_another_pass_computes_gradients_of_a_state() -> None:
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     state = reference.initial_state(2, p)
     h = state.h.clone().requires_grad_()
-    hidden, _, _ = dispatch.sab(x, replace(state, h=h), p, k_top=2, k_att=1, k_trunc=0)
+    hidden, _, _ = dispatch_sab(x, replace(state, h=h), p, k_top=2, k_att=1, k_trunc=0)
     hidden.sum().backward()  # type: ignore[no-untyped-call]
     assert h.grad is not None
     assert h.grad.abs().sum() > 0
@@ -210,7 +213,7 @@ def test_another_epsilon() -> None:
     state, rule = reference.initial_state(2, p), reference.Rule(epsilon=0.1)
     found, truth = (
         sab(x, state, p, k_top=2, k_att=1, k_trunc=3, rule=rule)[0]
-        for sab in (dispatch.sab, reference.sab)
+        for sab in (dispatch_sab, reference.sab)
     )
     torch.testing.assert_close(found, truth)
 
@@ -219,15 +222,15 @@ def test_gradients_of_any_strides() -> None:
     x, p = noise(3, 8, 4, dtype=torch.float64), parameters(16, 4, torch.float64)
     W1 = p.W1.requires_grad_()
     found = []
-    for sab, view in itertools.product((dispatch.sab, reference.sab), ("expanded", "transposed")):
+    for sab, view in itertools.product((dispatch_sab, reference.sab), ("expanded", "transposed")):
         state = reference.initial_state(3, p)
         hidden, summary, _ = sab(x, state, p, k_top=2, k_att=1, k_trunc=3)
         if view == "expanded":
-            hidden.sum().backward()  # type: ignore[no-untyped-call]
+            hidden.sum().backward()
         else:
             (
                 hidden.transpose(0, 2) * summary.detach().transpose(0, 2).contiguous()
-            ).sum().backward()  # type: ignore[no-untyped-call]
+            ).sum().backward()
         assert W1.grad is not None
         found.append(W1.grad)
         W1.grad = None
@@ -238,7 +241,7 @@ def test_a_second_backward_pass() -> None:
     """A retained graph gives the same bits again."""
     x, p = noise(2, 5, 4, dtype=torch.float64), parameters(5, 4, torch.float64)
     p.W1.requires_grad_()
-    hidden, _, _ = dispatch.sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)
+    hidden, _, _ = dispatch_sab(x, reference.initial_state(2, p), p, k_top=2, k_att=1, k_trunc=0)
     loss = hidden.square().sum()
     (first,) = torch.autograd.grad(loss, p.W1, retain_graph=True)
     (again,) = torch.autograd.grad(loss, p.W1)
@@ -257,7 +260,7 @@ def test_golden_run() -> None:
         )
     p = Parameters(**{name: golden["param/" + name].requires_grad_() for name in NAMES})
     state = reference.initial_state(golden["x"].shape[0], p)
-    hidden, summary, _ = dispatch.sab(golden["x"], state, p, **sparsity)
+    hidden, summary, _ = dispatch_sab(golden["x"], state, p, **sparsity)
     logits = reference.readout(hidden, summary, golden["param/fc_weight"], golden["param/fc_bias"])
     (logits * golden["cotangent"]).sum().backward()  # type: ignore[no-untyped-call]
     found = {"hidden": hidden, "summary": summary, "logits": logits}

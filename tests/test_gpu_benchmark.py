@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from sabtune.ops import triton as gpu
+from sabtune.ops.call import Call, Results
 from tests.gpu_cases import DEVICE
 
 pytest.importorskip("triton", reason="Triton isn't installed")
@@ -38,13 +40,13 @@ def test_without_a_gpu_it_prints_one_line_with_exit_code_2() -> None:
 def test_wrong_results_have_no_times(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [benchmark.Case(1, 3, 4, 2, 1, 2)]
     benchmark.verify(sizes, DEVICE)
-    right = benchmark.SABS["kernels"]
+    right = benchmark.BACKENDS["kernels"]
 
-    def wrong(*given: Any, **how: Any) -> object:
-        hidden, summary, after = right(*given, **how)
-        return hidden, 1.001 * summary, after
+    def wrong(call: Call) -> Results:
+        (logits,), after = right.run(call)
+        return (1.001 * logits,), after
 
-    monkeypatch.setitem(benchmark.SABS, "kernels", wrong)
+    monkeypatch.setitem(benchmark.BACKENDS, "kernels", replace(right, run=wrong))
     with pytest.raises(SystemExit, match="No times"):
         benchmark.verify(sizes, DEVICE)
 

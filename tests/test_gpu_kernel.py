@@ -114,9 +114,9 @@ def test_changing_k_top_does_not_recompile_the_kernel() -> None:
 
 
 def call(k_top: int, H: int = 8) -> Any:
-    return launch_forward.Call(
-        B=2, T=100, H=H, M0=1, step=0, k_top=k_top, k_att=1, k_trunc=5,
-        rule=reference.PAPER, dtype=torch.float32,
+    return launch_forward.KernelCall(
+        B=2, T=100, H=H, M0=1, step=0, dtype=torch.float32,
+        sparsity=reference.Sparsity(k_top=k_top, k_att=1, k_trunc=5),
     )  # fmt: skip
 
 

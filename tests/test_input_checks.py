@@ -13,17 +13,32 @@ from torch import Tensor
 
 from sabtune.errors import InputError, SabtuneError
 from sabtune.models import LSTM, MODELS, Model
-from sabtune.ops import dispatch, eager, reference, self_attention, triton
+from sabtune.ops import reference, self_attention
+from sabtune.ops.call import VARIABLE
+from sabtune.ops.compiled import backend
 from sabtune.ops.eager import call as eager_call
 from sabtune.ops.reference import Rule
-from tests.fused_cases import for_rule, noise, parameters
+from tests.fused_cases import dispatch_predict, dispatch_sab, for_rule, noise, parameters
 
 B, T, I, H, M = 3, 7, 4, 5, 2
 
+
+def forced(name: str) -> Callable[..., Any]:
+    """Return a function like `reference.sab` for which the environment forces a backend."""
+
+    def sab(*arguments: Any, **how: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, name)
+            return dispatch_sab(*arguments, **how)
+
+    return sab
+
+
 CELLS: dict[str, Callable[..., Any]] = {
-    "compiled": dispatch.sab,
-    "gpu": triton.sab,
-    "eager": eager.sab,
+    "any backend": dispatch_sab,
+    "compiled": forced("compiled"),
+    "eager": forced("eager"),
+    "reference": forced("reference"),
     "equations": reference.sab,
     "self-attention": self_attention.attend,
     "self-attention's equations": self_attention.equations,
@@ -59,8 +74,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def began(*_: object, **__: object) -> None:
         pytest.fail("the call began")
 
-    for module in (dispatch, self_attention, eager_call):
-        monkeypatch.setattr(module, "Call", began)
+    monkeypatch.setattr(backend, "CompiledCall", began)
+    monkeypatch.setattr(backend, "DenseCall", began)
+    monkeypatch.setattr(eager_call, "EagerCall", began)
     monkeypatch.setattr(reference, "lstm_cell", began)
 
 
@@ -159,7 +175,7 @@ def test_an_invalid_readout_is_refused(name: str, how: str) -> None:
     readout: dict[str, Any] = {"V": torch.zeros(6, 2 * H), "b": torch.zeros(6)}
     readout[name] = SPOILT[how](readout[name])
     with pytest.raises(InputError, match=r"^(V|b) is "):
-        dispatch.predict(x, state, p, (readout["V"], readout["b"]), k_top=3, k_att=2, k_trunc=4)
+        dispatch_predict(x, state, p, (readout["V"], readout["b"]), k_top=3, k_att=2, k_trunc=4)
 
 
 def built(kind: str, hidden: int = H, inputs: int = I) -> Model:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from sabtune.ops import dispatch, reference
+from sabtune.ops import reference
 from sabtune.ops.compiled import call
 from sabtune.ops.compiled.common import SOURCES, widen
 from sabtune.ops.compiled.memory_bank import _start_keys
 from sabtune.ops.compiled.simd import CHECKED, LANES, called, load, prefetch, spread, store
 from sabtune.ops.compiled.tile import Left, Right, Rows, tile
-from tests.fused_cases import Sparsity, noise, parameters
+from tests.fused_cases import Sparsity, dispatch_sab, noise, parameters
 
 SIZE = 3 * LANES
 ROWS, VECTORS = 2, 2
@@ -166,14 +166,14 @@ def test_a_short_array_raises_in_a_pass(threads: int, monkeypatch: pytest.Monkey
     p, x = parameters(17, 4, torch.float64), noise(4, 6, 4, dtype=torch.float64)
     sparsity = Sparsity(k_top=2, k_att=1, k_trunc=0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)
-    original = call.Call.compute
+    dispatch_sab(x, reference.initial_state(4, p), p, **sparsity)
+    original = call.CompiledCall.compute
 
     def with_few_cells(self: Any, tape: Any, *args: Any, **how: Any) -> Any:
         tape.memory = tape.memory[:-1]
         return original(self, tape, args[0], tape.memory, *args[2:], **how)
 
-    monkeypatch.setattr(call.Call, "compute", with_few_cells)
+    monkeypatch.setattr(call.CompiledCall, "compute", with_few_cells)
     p.W1.requires_grad_()
     with pytest.raises(IndexError, match="out of bounds"):
-        dispatch.sab(x, reference.initial_state(4, p), p, **sparsity)
+        dispatch_sab(x, reference.initial_state(4, p), p, **sparsity)

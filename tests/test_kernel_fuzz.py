@@ -18,10 +18,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sabtune.models.sab import ALL
-from sabtune.ops import dispatch, reference, self_attention
+from sabtune.ops import reference, self_attention
 from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.reference import Normalizer, Parameters, Rule, Scoring, State
-from tests.fused_cases import NAMES, Sparsity, by_equations, check_same, for_rule
+from tests.fused_cases import (
+    NAMES,
+    Sparsity,
+    by_equations,
+    check_same,
+    dispatch_predict,
+    dispatch_sab,
+    for_rule,
+)
 
 REAL = torch.float64
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-2}
@@ -189,7 +197,7 @@ def test_values_and_gradients(dtype: torch.dtype, case: Case, before: int) -> No
                 state = reference.sab(first, state, p, **case.sparsity, rule=case.rule)[2]
         truth = gradients(by_equations, case, case.x(), state)
     with running(case):
-        found = gradients(dispatch.predict, case, case.x().to(dtype), state_of(state, dtype))
+        found = gradients(dispatch_predict, case, case.x().to(dtype), state_of(state, dtype))
     if is_tied(gaps, dtype):
         assert all(tensor.isfinite().all() for tensor in found.values())
     else:
@@ -205,7 +213,7 @@ def test_two_continuations_of_one_state(dtype: torch.dtype, case: Case, lengths:
     stretches = [replace(case, T=T).x(50 + n) for n, T in enumerate(lengths)]
     turns = [(0, None), (1, 0), (2, 0), (3, 1), (4, 2)]  # (segment, the segment it continues)
     results = []
-    for predict, real in ((dispatch.predict, dtype), (by_equations, REAL)):
+    for predict, real in ((dispatch_predict, dtype), (by_equations, REAL)):
         V, b = case.readout()
         weights, readout = cast(p, real), (V.to(real), b.to(real))
         states: list[State] = []
@@ -246,7 +254,7 @@ def test_a_spoiled_example_does_not_affect_others(
         for each in (x, spoilt):
             state = reference.initial_state(case.B, p)
             leaf = each.clone().requires_grad_()
-            hidden, summary, _ = dispatch.sab(leaf, state, p, **case.sparsity, rule=case.rule)
+            hidden, summary, _ = dispatch_sab(leaf, state, p, **case.sparsity, rule=case.rule)
             (gradient,) = torch.autograd.grad((hidden + summary).sum(), leaf)
             found.append((hidden.detach(), summary.detach(), gradient))
     for clean, beside in zip(*found, strict=True):

@@ -88,6 +88,12 @@ OUTSIDE = {
 }
 """The parts that may import each external library, other than those in FOR_ALL."""
 
+BACKENDS = {"compiled", "triton", "eager"}
+"""The backends of SAB that are folders of `sabtune.ops`."""
+
+SHARED_BY_BACKENDS = {"call", "checks", "higher_order", "reference"}
+"""The modules of `sabtune.ops` that every backend may import, and no other ones."""
+
 FOR_ALL = {"torch", "numpy", "safetensors"} | set(sys.stdlib_module_names)
 
 modules = [
@@ -139,6 +145,20 @@ def test_external_libraries_are_used_in_their_places(module: str) -> None:
         top = name.split(".")[0]
         if top not in FOR_ALL | {"sabtune"}:
             assert part(module) in OUTSIDE[top], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("own", sorted(BACKENDS | SHARED_BY_BACKENDS))
+def test_no_backend_imports_another(own: str) -> None:
+    """Check what the backends and their shared modules import from `sabtune.ops`."""
+    allowed = SHARED_BY_BACKENDS | {own}
+    if own == "compiled":
+        allowed.add("self_attention")  # the equations of the other compiled pass
+    importing = [name for name in modules if f"{name}.".startswith(f"sabtune.ops.{own}.")]
+    assert importing
+    for module in importing:
+        for name in imports(module):
+            if name.startswith("sabtune.ops."):
+                assert name.split(".")[2] in allowed, f"{module} imports {name}"
 
 
 def loads(code: str, *, without: str = "") -> None:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from sabtune.models import SAB
 from sabtune.models.weights import attention_shapes
-from sabtune.ops import dispatch, eager, reference
+from sabtune.ops import reference
+from sabtune.ops.call import VARIABLE
 from sabtune.ops.reference import PAPER, Parameters, Rule
 from sabtune.seeding import Stream, generator
 from tests.conftest import GOLDEN
+from tests.fused_cases import eager_sab
 
 FILES = {
     "paper": GOLDEN / "paper_T37_trunc5_att2_top3.npz",
@@ -32,11 +34,10 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         return dict(data)
 
 
-@pytest.fixture(params=["reference", "eager", "fused"])
+@pytest.fixture(params=["reference", "eager", ""])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the model with each implementation, including the equations."""
-    sab = {"reference": reference.sab, "eager": eager.sab, "fused": dispatch.sab}
-    monkeypatch.setattr(dispatch, "sab", sab[request.param])
+    """Run the model with each backend for float64, and with the one that is chosen by default."""
+    monkeypatch.setenv(VARIABLE, request.param)
 
 
 def of(golden: Golden, kind: str) -> dict[str, Tensor]:
@@ -138,7 +139,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("sab", [reference.sab, eager.sab], ids=["reference", "eager"])
+@pytest.mark.parametrize("sab", [reference.sab, eager_sab], ids=["reference", "eager"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize(
     ("k_top", "k_att"),

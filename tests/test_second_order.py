@@ -12,20 +12,31 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sabtune.models import MODELS, SAB, Model
-from sabtune.ops import dispatch, eager, reference, self_attention
+from sabtune.ops import compiled, reference, self_attention
 from sabtune.ops import triton as gpu
-from sabtune.ops.eager import call as eager_call
+from sabtune.ops.call import VARIABLE, Call
 from sabtune.ops.reference import PAPER, Parameters, Rule
-from tests.fused_cases import NAMES, RULES, for_rule, noise, parameters
+from tests.fused_cases import (
+    NAMES,
+    RULES,
+    dispatch_sab,
+    eager_sab,
+    for_rule,
+    noise,
+    parameters,
+    sab_by,
+)
 
 RELEASED = replace(PAPER, form="released")
-CASES: list[tuple[Callable[..., Any], Rule | None]] = [(dispatch.sab, rule) for rule in RULES]
-CASES += [(eager.sab, rule) for rule in [*RULES, RELEASED]] + [(self_attention.attend, None)]
+CASES: list[tuple[Callable[..., Any], Rule | None]] = [(dispatch_sab, rule) for rule in RULES]
+CASES += [(eager_sab, rule) for rule in [*RULES, RELEASED]] + [(self_attention.attend, None)]
+
+CELL_NAMES = {dispatch_sab: "dispatch", eager_sab: "eager", self_attention.attend: "attention"}
 
 every_case = pytest.mark.parametrize(
     ("cell", "rule"),
     CASES,
-    ids=lambda v: getattr(v, "__module__", "") if callable(v) else f"{v and vars(v).values()}",
+    ids=lambda v: CELL_NAMES[v] if callable(v) else f"{v and vars(v).values()}",
 )
 
 
@@ -82,9 +93,7 @@ def built(kind: str, **values: Any) -> Model:
 
 
 def by_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "supports", lambda *_: False)
-    monkeypatch.setattr(eager_call, "supports", lambda *_: False)
-    monkeypatch.setattr(self_attention, "supports", lambda *_: False)
+    monkeypatch.setenv(VARIABLE, "reference")
 
 
 MODEL_CASES = [("sab", {"k_top": 3, "k_att": 2, "k_trunc": 5}), ("self-attention", {})]
@@ -173,7 +182,7 @@ def test_a_gradient_penalty_with_the_gpu_kernels(monkeypatch: pytest.MonkeyPatch
     x, p = drawn(2, 6, 5, torch.float32)
     assert x.device.type == DEVICE.type
     found = []
-    for sab in (gpu.sab, reference.sab):
+    for sab in (sab_by(gpu.BACKEND.run), reference.sab):
         W1, given = p.W1.clone().requires_grad_(), x.clone().requires_grad_()
         state = reference.initial_state(2, p)
         hidden = sab(given, state, replace(p, W1=W1), **SPARSITY)[0]
@@ -188,6 +197,7 @@ def test_the_compiled_pass_is_used_outside_of_transforms() -> None:
     assert isinstance(model, SAB)
     x = noise(2, 5, 3, dtype=torch.float64)
     p = model.weights()
-    assert dispatch.supports(x, reference.initial_state(2, p), model.rule)
+    call = Call(x, reference.initial_state(2, p), p, model.sparsity)
+    assert compiled.BACKEND.supports(call)
     with forward_ad.dual_level():
-        assert not dispatch.supports(x, reference.initial_state(2, p), model.rule)
+        assert not compiled.BACKEND.supports(call)

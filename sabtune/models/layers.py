@@ -15,8 +15,9 @@ from sabtune.errors import InputError
 from sabtune.models.base import open_forget_gates
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import dispatch, reference, self_attention
+from sabtune.ops.call import Call
 from sabtune.ops.checks import check_count, check_x
-from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
+from sabtune.ops.reference import Form, Normalizer, Parameters, Rule, Scoring, Sparsity
 
 _hidden_from_compiler: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that `torch.compile` leaves out of its graphs, by the functions that they call."""
@@ -34,6 +35,13 @@ def _callable(run: Callable[..., Any]) -> Callable[..., Any]:
     The passes are compiled already, and tracing into them would take minutes.
     """
     return _hidden_from_compiler.get(run, run) if torch.compiler.is_compiling() else run
+
+
+def _sab(
+    x: Tensor, state: reference.State, p: Parameters, sparsity: Sparsity
+) -> tuple[Tensor, Tensor, reference.State]:
+    (hidden, summary), after = dispatch.run(Call(x, state, p, sparsity))
+    return hidden, summary, after
 
 
 class _Layer(AttentionWeights):
@@ -160,7 +168,7 @@ class SABLayer(_Layer):
         for name, count in (("k_top", k_top), ("k_att", k_att), ("k_trunc", k_trunc)):
             check_count(name, count, least=0 if name == "k_trunc" else 1)
         self.k_top, self.k_att, self.k_trunc = k_top, k_att, k_trunc
-        _hide_from_compiler(dispatch.sab)
+        _hide_from_compiler(_sab)
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
@@ -175,15 +183,10 @@ class SABLayer(_Layer):
         def run(x: Tensor) -> tuple[Tensor, Tensor, reference.State]:
             p = self.weights()
             before = reference.initial_state(x.shape[0], p) if state is None else state
-            return _callable(dispatch.sab)(  # type: ignore[no-any-return]
-                x,
-                before,
-                p,
-                k_top=self.k_top,
-                k_att=self.k_att,
-                k_trunc=self.k_trunc,
-                rule=self.rule,
+            sparsity = Sparsity(
+                k_top=self.k_top, k_att=self.k_att, k_trunc=self.k_trunc, rule=self.rule
             )
+            return _callable(_sab)(x, before, p, sparsity)  # type: ignore[no-any-return]
 
         return self._run(x, run)
 

@@ -12,8 +12,9 @@ from sabtune.errors import InputError
 from sabtune.models.attentive import Attentive
 from sabtune.models.base import ModelConfig
 from sabtune.ops import dispatch, reference
+from sabtune.ops.call import Call
 from sabtune.ops.checks import check_x
-from sabtune.ops.reference import Form, Normalizer, Rule, Scoring
+from sabtune.ops.reference import Form, Normalizer, Rule, Scoring, Sparsity
 from sabtune.schedule import Constant, Schedule
 from sabtune.schema import check, check_whole
 
@@ -97,6 +98,9 @@ class SAB(Attentive):
         )
         super().__init__(config.hidden, inputs, outputs, generator, rule, config.forget_bias)
         self.config = config
+        self.sparsity = Sparsity(
+            k_top=config.k_top, k_att=config.k_att, k_trunc=config.k_trunc, rule=rule
+        )
         self.dense = config.dense(steps)
         self.set_progress(0.0)
         self.register_load_state_dict_pre_hook(fill_missing_k_top)  # type: ignore[no-untyped-call]
@@ -107,7 +111,9 @@ class SAB(Attentive):
         check_x(x)
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
-        return dispatch.predict(x, state, p, (self.V, self.b), **self.sparsity, rule=self.rule)
+        call = Call(x, state, p, self.sparsity, readout=(self.V, self.b))
+        (logits,), after = dispatch.run(call)
+        return logits, after
 
     def recall(
         self, x: Tensor, state: reference.State | None = None
@@ -116,20 +122,21 @@ class SAB(Attentive):
         check_x(x)
         p = self.weights()
         state = reference.initial_state(x.shape[0], p) if state is None else state
-        return dispatch.sab(x, state, p, **self.sparsity, rule=self.rule)
+        (hidden, summary), after = dispatch.run(Call(x, state, p, self.sparsity))
+        return hidden, summary, after
 
     @property
     def period(self) -> int:
         return self.config.period
 
     @property
-    def sparsity(self) -> dict[str, int]:
-        """The current k_top of the schedule, k_att and k_trunc, by name."""
-        return {
-            "k_top": self.k_top,
-            "k_att": self.config.k_att,
-            "k_trunc": self.config.k_trunc,
-        }
+    def k_top(self) -> int:
+        """The current k_top of the schedule."""
+        return self.sparsity.k_top
+
+    @k_top.setter
+    def k_top(self, k_top: int) -> None:
+        self.sparsity = replace(self.sparsity, k_top=k_top)
 
     @torch.no_grad()
     def carried(self, state: reference.State, span: int) -> reference.State:

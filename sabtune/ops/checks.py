@@ -9,8 +9,7 @@ Shapes: B batch, T steps, I inputs, H hidden, M memories, O outputs.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -21,7 +20,7 @@ from sabtune.errors import InputError
 from sabtune.schema import shown
 
 if TYPE_CHECKING:
-    from sabtune.ops.reference import Parameters, Readout, Rule
+    from sabtune.ops.reference import Parameters, Readout, Rule, Sparsity, State
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LARGEST_COUNT = 2**62
@@ -55,24 +54,25 @@ def check_call(
     state: object,
     p: Parameters,
     state_type: type,
-    rule: Rule | None = None,
+    sparsity: Sparsity | None = None,
     readout: Readout | None = None,
     *,
-    mixed: bool = False,
-    counts: Mapping[str, int] = MappingProxyType({}),
-) -> bool:
-    """Raise InputError unless state, weights and counts fit x (B, T, I) and one another.
+    mixed: Callable[[], bool] | None = None,
+) -> None:
+    """Raise InputError unless state, weights and sparsity fit x (B, T, I) and one another.
 
-    rule: SAB's rule; None for self-attention. mixed: accept different dtypes; under autocast they
-    are always accepted. counts: k_top, k_att and k_trunc by name. Returns whether all dtypes are
-    the same.
+    sparsity: SAB's counts and rule; None for self-attention. mixed: returns whether to accept
+    different dtypes; None refuses them. Under autocast they are always accepted.
     """
     H, I = widths(p)
     check_x(x, I)
     check_state(state, state_type)
-    for name, count in counts.items():
-        check_count(name, count, least=0 if name == "k_trunc" else 1)
-    if rule is not None:
+    rule = None
+    if sparsity is not None:
+        rule = sparsity.rule
+        check_count("k_top", sparsity.k_top, least=1)
+        check_count("k_att", sparsity.k_att, least=1)
+        check_count("k_trunc", sparsity.k_trunc, least=0)
         check_count("state.step", state.step, least=0)  # type: ignore[attr-defined]
     B = x.shape[0]
     W1, W2, w3 = ((H, H), (H, H), (H,)) if rule is None else attention_shapes(rule, H)
@@ -87,8 +87,7 @@ def check_call(
         ("state.h", state.h, (B, H)),  # type: ignore[attr-defined]
         ("state.c", state.c, (B, H)),  # type: ignore[attr-defined]
     ]
-    lazy = "_make_memory" in vars(state) and "_make_keys" in vars(state)  # computed on access
-    if not lazy:
+    if not is_lazy(state):
         memory = state.memory  # type: ignore[attr-defined]
         M = memory.shape[1] if isinstance(memory, Tensor) and memory.dim() == 3 else 1
         M = max(M, 0 if rule is None else 1)
@@ -98,31 +97,32 @@ def check_call(
         V, b = readout
         O = V.shape[0] if isinstance(V, Tensor) and V.dim() == 2 else 1
         named += [("V", V, (O, 2 * H)), ("b", b, (O,))]
-    return check_tensors(x, named, mixed=mixed)
+    check_tensors(x, named, mixed)
 
 
-def check_tensors(x: Tensor, named: Iterable[Named], *, mixed: bool = False) -> bool:
+def check_tensors(
+    x: Tensor, named: Iterable[Named], mixed: Callable[[], bool] | None = None
+) -> None:
     """Raise InputError unless each tensor has its shape, and the device and dtype of x.
 
-    mixed: accept different dtypes. Returns whether all dtypes are the same.
+    mixed: as in `check_call`.
     """
-    dtype, device, same_dtype = x.dtype, x.device, True
+    dtype, device, strided = x.dtype, x.device, torch.strided
     for name, tensor, shape in named:
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name} is of type {type(tensor).__name__}: give a torch.Tensor")
         if tensor.shape != shape and not (shape == UNUSED and not tensor.numel()):
             raise_wrong_shape(x, name, tensor, shape)
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not strided:
             raise InputError(f"{name} is {describe(tensor)}: give a dense tensor")
         if tensor.device != device:
             raise InputError(f"{name} is on {tensor.device}, x on {device}: move one of them")
         if tensor.dtype != dtype:
-            same_dtype = False
-            if tensor.dtype not in DTYPES or not (mixed or torch.is_autocast_enabled(device.type)):
+            allowed = torch.is_autocast_enabled(device.type) or (mixed is not None and mixed())
+            if tensor.dtype not in DTYPES or not allowed:
                 raise InputError(
                     f"{name} is {describe(tensor)}, x is {describe(x)}: convert one of them"
                 )
-    return same_dtype
 
 
 def check_state(state: object, state_type: type) -> None:
@@ -131,6 +131,21 @@ def check_state(state: object, state_type: type) -> None:
         actual = f"{type(state).__module__}.{type(state).__qualname__}"
         wanted = f"{state_type.__module__}.{state_type.__qualname__}"
         raise InputError(f"state is a {actual}: give the {wanted} of an earlier call, or None")
+
+
+def is_lazy(state: object) -> bool:
+    """Return whether a state computes its memory and keys when they are first read."""
+    return "_make_memory" in vars(state) and "_make_keys" in vars(state)
+
+
+def computed_tensors(state: State) -> tuple[Tensor, ...]:
+    """Return h and c, and memory and keys unless the state is lazy.
+
+    A lazy state is detached, and all its tensors have the same dtype.
+    """
+    if is_lazy(state):
+        return state.h, state.c
+    return state.h, state.c, state.memory, state.keys
 
 
 def check_count(name: str, value: object, least: int) -> None:
@@ -144,16 +159,13 @@ def check_count(name: str, value: object, least: int) -> None:
 
 def widths(p: Parameters) -> tuple[int, int]:
     """Return H and I of the weights. Raises InputError if either weight is not (4H, …)."""
-    columns = []
-    for name in ("weight_hh", "weight_ih"):
-        weight = getattr(p, name)
-        if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.shape[1]:
+    W_hh, W_ih = p.weight_hh, p.weight_ih
+    for name, weight in (("weight_hh", W_hh), ("weight_ih", W_ih)):
+        if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.size(1):
             actual = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             width = "H" if name == "weight_hh" else "I"
             raise InputError(f"{name} is {actual}: give a tensor (4H, {width})")
-        columns.append(weight.shape[1])
-    H, I = columns
-    return H, I
+    return W_hh.size(1), W_ih.size(1)
 
 
 def attention_shapes(rule: Rule, H: int) -> tuple[tuple[int, ...], ...]:

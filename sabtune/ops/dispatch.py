@@ -1,98 +1,79 @@
-"""SAB by the fastest implementation that supports a call.
+"""SAB by the fastest backend that supports a call.
 
-`sab` computes what `sabtune.ops.reference.sab` does, gradients included. On a CPU it runs the
-compiled pass of `ops.compiled`, which costs about as much as an LSTM and supports every scoring,
-normalizer and ε of the paper's form. `predict` computes the readout in the same pass. Other calls
-(no numba, another device or dtype, a gradient with respect to the incoming state, the released
-form) run in the kernels of `ops.triton` if you enabled them and they support the call, and
-otherwise in `ops.eager`.
+Every backend computes what `sabtune.ops.reference.sab` does, gradients included. On a CPU, the
+compiled pass costs about as much as an LSTM and supports every scoring, normalizer and ε of the
+paper's form. The Triton kernels are off unless you enable them. The eager pass runs the other calls
+(no numba, another device, a gradient with respect to the incoming state, the released form), and
+the reference those that it does not support, for example another dtype or autocast.
+
+The environment variable SABTUNE_BACKEND forces one backend for every call.
 
 Shapes: B batch, T steps, I inputs, H hidden, O outputs.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import replace
 
-from sabtune.ops import reference, triton
-from sabtune.ops.checks import check_call, transformed
-from sabtune.ops.reference import PAPER, Parameters, Readout, Rule, State
-
-try:
-    from sabtune.ops.compiled.call import Call
-except ImportError:  # no numba
-    COMPILED = False
-else:
-    COMPILED = True
-
-DTYPES = (torch.float32, torch.float64)
+from sabtune.ops import compiled, eager, reference, triton
+from sabtune.ops.call import Backend, Call, Results, forced_backend, refusal
+from sabtune.ops.checks import check_call
+from sabtune.ops.reference import State
 
 
-def supports(x: Tensor, state: State, rule: Rule = PAPER) -> bool:
-    """Return whether the compiled pass supports this call; `triton.sab` runs the others."""
-    state_tensors: tuple[Tensor, ...] = (state.h, state.c)
-    if torch.is_grad_enabled():
-        state_tensors += (state.memory, state.keys)
-    return (
-        COMPILED
-        and rule.form == "paper"
-        and x.device.type == "cpu"
-        and x.dtype in DTYPES
-        and x.shape[0] > 0
-        and x.shape[1] > 0
-        and all(tensor.dtype == x.dtype for tensor in state_tensors)
-        and not transformed()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state_tensors))
-    )
+def run_reference(call: Call) -> Results:
+    """Run the equations."""
+    return call.results(*reference.steps(call.x, call.state, call.parameters, call.sparsity))
 
 
-def sab(
-    x: Tensor,
-    state: State,
-    p: Parameters,
-    *,
-    k_top: int,
-    k_att: int,
-    k_trunc: int,
-    rule: Rule = PAPER,
-) -> tuple[Tensor, Tensor, State]:
-    """Compute `reference.sab` by the fastest implementation that supports the call.
+REFERENCE = Backend("reference", lambda _: "", run_reference)
 
-    The compiled pass returns a detached state. Raises InputError as `reference.sab` does.
+BACKENDS = (compiled.BACKEND, triton.BACKEND, eager.BACKEND, REFERENCE)
+"""All backends, in their order of preference."""
+
+ONE_DTYPE = (eager.BACKEND, REFERENCE)
+"""The backends that need a float32 state of the Triton kernels cast to the dtype of the weights."""
+
+
+def run(call: Call) -> Results:
+    """Run a call by the first backend that supports it, or by the one that SABTUNE_BACKEND forces.
+
+    The compiled pass and the kernels return a detached state; so does the eager pass unless a
+    tensor of the incoming state requires a gradient. The kernels return a float32 state for weights
+    of another dtype, so a call may mix dtypes where they are enabled. Raises InputError as
+    `reference.sab` does, and if the forced backend cannot run the call.
     """
-    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    same_dtype = check_call(x, state, p, State, rule, mixed=triton.is_enabled(), counts=counts)
-    if not (same_dtype and supports(x, state, rule)):
-        return triton.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
-    call = Call(x, state, p, None, k_top, k_att, k_trunc, rule)
-    hidden, summary, _, after = call.run()
-    return hidden, summary, after
+    forced = forced_backend()
+    check(call, mixed=triton.is_enabled)
+    for backend in BACKENDS:
+        if forced and backend.name != forced:
+            continue
+        if backend in ONE_DTYPE and triton.is_enabled():
+            call = in_one_dtype(call)
+        reason = backend.unsupported(call)
+        if not reason:
+            return backend.run(call)
+    other = next(backend.name for backend in BACKENDS if backend.supports(call))
+    raise refusal(forced, reason, other)
 
 
-def predict(
-    x: Tensor,
-    state: State,
-    p: Parameters,
-    readout: Readout,
-    *,
-    k_top: int,
-    k_att: int,
-    k_trunc: int,
-    rule: Rule = PAPER,
-) -> tuple[Tensor, State]:
-    """Compute the logits y (B, T, O) from the results of `sab`; return them and the state after x.
+def check(call: Call, mixed: Callable[[], bool] | None = None) -> None:
+    """Raise InputError unless the call is valid; see `check_call`."""
+    x, state, p = call.x, call.state, call.parameters
+    check_call(x, state, p, State, call.sparsity, call.readout, mixed=mixed)
 
-    The compiled pass returns a detached state. Raises InputError as `reference.sab` does.
+
+def in_one_dtype(call: Call) -> Call:
+    """Cast a state of the Triton kernels, which is float32, to the dtype of the weights.
+
+    Raises InputError if the dtypes differ even so. Under autocast they may.
     """
-    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    same_dtype = check_call(
-        x, state, p, State, rule, readout, mixed=triton.is_enabled(), counts=counts
-    )
-    if not (same_dtype and supports(x, state, rule)):
-        hidden, summary, after = triton.sab(
-            x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule
-        )
-        return reference.readout(hidden, summary, *readout), after
-    _, _, logits, after = Call(x, state, p, readout, k_top, k_att, k_trunc, rule).run()
-    return logits, after
+    if call.has_one_dtype():
+        return call
+    if not triton.problem_on(call.x.device):
+        state, dtype = call.state, call.parameters.weight_hh.dtype
+        tensors = {name: getattr(state, name).to(dtype) for name in ("h", "c", "memory", "keys")}
+        call = replace(call, state=State(**tensors, step=state.step))
+    check(call)
+    return call

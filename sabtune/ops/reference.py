@@ -93,6 +93,20 @@ class State:
     step: int  # number of steps since the start, from which k_att and k_trunc count
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """How many memories a step attends to, which states are remembered, and by which rule.
+
+    k_top: the number of memories that a step attends to. k_att: every k_att-th state is remembered.
+    k_trunc: the number of steps of local back-propagation; 0 for no truncation.
+    """
+
+    k_top: int
+    k_att: int
+    k_trunc: int
+    rule: Rule = PAPER
+
+
 def initial_state(batch: int, parameters: Parameters) -> State:
     """Return the state before the first step: h = c = 0, and a memory that holds only m_0 = 0."""
     w = parameters.weight_hh
@@ -174,19 +188,29 @@ def sab(
 ) -> tuple[Tensor, Tensor, State]:
     """Run x (B, T, I) from `state`; return h (B, T, H), s (B, T, H) and the state after it.
 
-    k_top: the number of memories that a step attends to. k_att: every k_att-th state is remembered.
-    k_trunc: the number of steps of local back-propagation; 0 for no truncation. watch: called at
-    each step with its number t and its weights p (B, M). Raises InputError if a shape, dtype,
-    device or count does not fit.
+    k_top, k_att, k_trunc, rule: see `Sparsity`. watch: called at each step with its number t and
+    its weights p (B, M). Raises InputError if a shape, dtype, device or count does not fit.
     """
-    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    check_call(x, state, p, State, rule, counts=counts)
+    sparsity = Sparsity(k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
+    check_call(x, state, p, State, sparsity)
+    return steps(x, state, p, sparsity, watch)
+
+
+def steps(
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    sparsity: Sparsity,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor, State]:
+    """Compute `sab` without checking the arguments."""
+    k_top, k_att, rule = sparsity.k_top, sparsity.k_att, sparsity.rule
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
     x_gates = x @ p.weight_ih.T + p.bias_ih
     hidden: list[Tensor] = []
     summary: list[Tensor] = []
     for t, gates in enumerate(x_gates.unbind(dim=1), start=state.step + 1):
-        if is_cut(t, k_trunc, rule):
+        if is_cut(t, sparsity.k_trunc, rule):
             h, c = h.detach(), c.detach()
         h, c = lstm_cell(gates, h, c, p)
         weights = sparse_weights(scores(keys, h, p, rule), k_top, rule)

@@ -1,8 +1,9 @@
 """An LSTM with full self-attention: equation by equation, and as one compiled pass on the CPU.
 
 `attend` computes what `equations` does, gradients included. It runs the compiled pass where that
-supports the call, and `equations` otherwise (no numba, another device or dtype, a gradient with
-respect to the incoming state).
+supports the call, and the equations otherwise (no numba, another device or dtype, a gradient with
+respect to the incoming state). SABTUNE_BACKEND=compiled forces the compiled pass; any other backend
+forces the equations.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories.
 """
@@ -15,17 +16,10 @@ import torch
 from torch import Tensor
 
 from sabtune.ops import reference
-from sabtune.ops.checks import check_call, transformed
+from sabtune.ops.call import forced_backend, refusal
+from sabtune.ops.checks import check_call
+from sabtune.ops.compiled import backend
 from sabtune.ops.reference import Parameters
-
-try:
-    from sabtune.ops.compiled.dense_call import Call
-except ImportError:  # no numba
-    COMPILED = False
-else:
-    COMPILED = True
-
-DTYPES = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,11 @@ def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, S
     InputError if a shape, dtype or device does not fit.
     """
     check_call(x, state, p, State)
+    return steps(x, state, p)
+
+
+def steps(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
+    """Compute `equations` without checking the arguments."""
     h, c, memory, keys = state.h, state.c, state.memory, state.keys
     hidden, summary = [], []
     for gates in (x @ p.weight_ih.T + p.bias_ih).unbind(dim=1):
@@ -69,27 +68,25 @@ def equations(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, S
     return torch.stack(hidden, dim=1), torch.stack(summary, dim=1), after
 
 
-def supports(x: Tensor, state: State) -> bool:
-    """Return whether the compiled pass supports this call; `equations` runs the others."""
-    state_tensors = (state.h, state.c, state.memory, state.keys)
-    return (
-        COMPILED
-        and x.device.type == "cpu"
-        and x.dtype in DTYPES
-        and x.shape[0] > 0
-        and x.shape[1] > 0
-        and all(tensor.dtype == x.dtype for tensor in state_tensors)
-        and not transformed()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state_tensors))
-    )
+def unsupported(x: Tensor, state: State, p: Parameters) -> str:
+    """Return why the compiled pass cannot run a call, or "" if it can."""
+    tensors = (state.h, state.c, state.memory, state.keys)
+    return backend.unsupported_tensors(x, tensors, vars(p).values())
 
 
 def attend(x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
     """Compute what `equations` does, in the compiled pass if that supports the call.
 
-    The compiled pass returns a detached state. Raises InputError as `equations` does.
+    The compiled pass returns a detached state. Raises InputError as `equations` does, and if the
+    compiled pass is forced and does not support the call.
     """
-    if not (check_call(x, state, p, State) and supports(x, state)):
-        return equations(x, state, p)
-    hidden, summary, *after = Call(x, (state.h, state.c, state.memory, state.keys), p).run()
+    forced = forced_backend()
+    check_call(x, state, p, State)
+    reason = unsupported(x, state, p)
+    if reason and forced == "compiled":
+        raise refusal(forced, reason, "reference")
+    if reason or forced not in ("", "compiled"):
+        return steps(x, state, p)
+    before = (state.h, state.c, state.memory, state.keys)
+    hidden, summary, *after = backend.attend(x, before, p)
     return hidden, summary, State(*after)

@@ -76,10 +76,7 @@ def recall_map(model: SAB, x: Tensor) -> RecallMap:
         x,
         reference.initial_state(B, parameters),
         parameters,
-        k_top=model.k_top,
-        k_att=k_att,
-        k_trunc=model.config.k_trunc,
-        rule=model.rule,
+        **vars(model.sparsity),
         watch=store,
     )
     return RecallMap(weights, made_at)

@@ -16,6 +16,7 @@ from sabtune.cluster.ray_session import check_shared, some_ray
 from sabtune.cluster.ray_watch import RayLostError
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
+from sabtune.ops.call import forced_backend
 from sabtune.schema import to_dict
 from sabtune.storage import server
 from sabtune.storage.store import Store
@@ -102,12 +103,13 @@ def search(
     system_metrics: whether to log the machine's metrics to MLflow. say: called with each message
     for the user, such as a warning or a description of the cluster.
 
-    Raises StudyFileError if the space fails, ResourceError if no trial can ever be placed,
-    StoreError if another search is writing to the study or if the study asks another question (see
-    `check_same_question`), DataError if the task's data is missing, TrackingError if another
-    version wrote the store's MLflow, and ClusterError if the cluster refuses access or can't read
-    the store's files.
+    Raises ConfigError if SABTUNE_BACKEND names no backend, StudyFileError if the space fails,
+    ResourceError if no trial can ever be placed, StoreError if another search is writing to the
+    study or if the study asks another question (see `check_same_question`), DataError if the task's
+    data is missing, TrackingError if another version wrote the store's MLflow, and ClusterError if
+    the cluster refuses access or can't read the store's files.
     """
+    forced_backend()  # raises for an unknown name, before any trial does
     with locked(file.study.name, store) as lock:
         restore(store)
         wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, store)

@@ -1,6 +1,6 @@
 """One call of the compiled pass, and its autograd function.
 
-The notation is that of `sabtune.ops.dispatch`.
+The notation is that of `sabtune.ops.reference`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sabtune.ops import reference
+from sabtune.ops.call import Call
 from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.common import DOT, MLP, SEPARABLE, Inputs, Settings
 from sabtune.ops.compiled.common import Tape as Arrays
@@ -23,7 +24,7 @@ from sabtune.ops.compiled.layout import Layout, forward_weights, unpacked
 from sabtune.ops.compiled.memory_bank import bank_of, carried, on_bank, start_keys
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.higher_order import gradients_through
-from sabtune.ops.reference import Parameters, Readout, Rule, State
+from sabtune.ops.reference import Parameters, State
 
 SCORINGS = {"mlp": MLP, "dot": DOT, "separable": SEPARABLE}
 
@@ -33,30 +34,23 @@ FEW_INPUTS = 5
 Array = NDArray[Any]
 
 
-class Call:
+class CompiledCall:
     """One call: its sizes, its start state, and its weights as the kernels take them."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        state: State,
-        p: Parameters,
-        readout: Readout | None,
-        k_top: int,
-        k_att: int,
-        k_trunc: int,
-        rule: Rule,
-    ):
+    def __init__(self, call: Call):
+        self.call = call
+        x, state, p, rule = call.x, call.state, call.parameters, call.sparsity.rule
         self.layout = Layout(state.h.shape[1])
-        self.shows_states = readout is None
-        V, b = readout or (x.new_empty(0, 2 * self.layout.H), x.new_empty(0))
+        self.shows_states = call.readout is None
+        V, b = call.readout or (x.new_empty(0, 2 * self.layout.H), x.new_empty(0))
         self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3, V, b)
         self.x = x.detach().contiguous()
         self.sparse = int(self.x.count_nonzero()) * FEW_INPUTS <= self.x.numel()
         self.state = state
         self.B, self.T = x.shape[:2]
-        self.k_top, self.k_att, self.k_trunc, self.rule = k_top, k_att, k_trunc, rule
+        self.sparsity = call.sparsity
         self.way = SCORINGS[rule.scoring], rule.normalizer == "softmax"
+        k_att = call.sparsity.k_att
         self.N = (state.step + self.T) // k_att - state.step // k_att
         self.raw = rule.scoring != "mlp"  # the kernels' keys are W1 m itself
         self.h = self.layout.rows(state.h).clone()
@@ -75,25 +69,14 @@ class Call:
         with torch.no_grad():
             return self.evaluate()
 
-    def again(self) -> Call:
-        """Return a new `Call` with the same inputs and the same start state."""
-        x, w_ih, w_hh, b_ih, b_hh, W1, W2, w3, V, b = self.inputs
-        p = parameters(w_ih, w_hh, b_ih, b_hh, W1, W2, w3)
-        readout = None if self.shows_states else (V, b)
-        return Call(x, self.state, p, readout, self.k_top, self.k_att, self.k_trunc, self.rule)
+    def again(self) -> CompiledCall:
+        """Return a new `CompiledCall` with the same inputs and the same start state."""
+        return CompiledCall(self.call)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return h, s (B, T, H) and logits (B, T, O) of these inputs, by the reference."""
         *cell, V, b = weights
-        hidden, summary, _ = reference.sab(
-            x,
-            self.state,
-            parameters(*cell),
-            k_top=self.k_top,
-            k_att=self.k_att,
-            k_trunc=self.k_trunc,
-            rule=self.rule,
-        )
+        hidden, summary, _ = reference.steps(x, self.state, parameters(*cell), self.sparsity)
         return hidden, summary, reference.readout(hidden, summary, V, b)
 
     def settings(self, M0: int) -> Settings:
@@ -102,11 +85,11 @@ class Call:
         return Settings(
             scoring=scoring,
             softmax=softmax,
-            epsilon=self.rule.epsilon,
+            epsilon=self.sparsity.rule.epsilon,
             step=self.state.step,
-            k_top=self.k_top,
-            k_att=self.k_att,
-            k_trunc=self.k_trunc,
+            k_top=self.sparsity.k_top,
+            k_att=self.sparsity.k_att,
+            k_trunc=self.sparsity.k_trunc,
             M0=M0,
             sparse=self.sparse,
         )
@@ -132,7 +115,7 @@ class Call:
         arrays = tape.arrays(memory, keys, wide)
 
         def part(low: int, high: int) -> None:
-            sizes = self.x.shape[2], len(w.b), keys.shape[1], self.k_top
+            sizes = self.x.shape[2], len(w.b), keys.shape[1], self.sparsity.k_top
             workspace = BUFFERS.take(forward_scratch(high - low, h.shape[1], *sizes, self.dtype))
             work = Scratch(*workspace.arrays)
             forward(low, high, keep, settings, given, outputs, arrays, w, work)
@@ -153,7 +136,7 @@ class Call:
         """Do what `run` does, without autograd."""
         layout = self.layout
         bank, M0 = bank_of(self.state, layout, self.N, self.raw)
-        tape = Tape(self, 0, np.array([0, min(self.k_top + 1, bank.count)]))
+        tape = Tape(self, 0, np.array([0, min(self.sparsity.k_top + 1, bank.count)]))
         outputs = self.compute(tape, M0, bank.memory, bank.keys, bank.wide, keep=False)
         tape.release()
         ends = layout.no_rows(self.h), layout.no_rows(self.c)
@@ -164,9 +147,9 @@ class Call:
         """Return h, s and logits as `compute` does, and the tape for the backward pass."""
         M0 = self.state.memory.shape[1]
         steps = self.state.step + np.arange(self.T)
-        memories = M0 + steps // self.k_att - self.state.step // self.k_att
+        memories = M0 + steps // self.sparsity.k_att - self.state.step // self.sparsity.k_att
         starts = np.zeros(self.T + 1, np.int64)
-        np.cumsum(np.minimum(self.k_top + 1, memories), out=starts[1:])
+        np.cumsum(np.minimum(self.sparsity.k_top + 1, memories), out=starts[1:])
         tape = Tape(self, self.T, starts, M0 + self.N)
         tape.h, tape.c = self.h.numpy().copy(), self.c.numpy().copy()
         tape.memory[:, :M0] = self.layout.rows(self.state.memory).numpy()
@@ -176,8 +159,9 @@ class Call:
     def after_training(self, hidden: Tensor) -> State:
         """Return the state after a recorded call, from its h (B, T, H)."""
         layout, before, W1 = self.layout, self.state, self.weights.W1
-        first = (before.step // self.k_att + 1) * self.k_att - before.step - 1
-        made = hidden[:, first :: self.k_att]  # memories of this call, (B, N, H)
+        k_att = self.sparsity.k_att
+        first = (before.step // k_att + 1) * k_att - before.step - 1
+        made = hidden[:, first::k_att]  # memories of this call, (B, N, H)
 
         def keys() -> Tensor:
             # example by example: the rounding of one large product may depend on the batch size
@@ -194,7 +178,7 @@ class Call:
 
 
 def parameters(*weights: Tensor) -> Parameters:
-    """Return the parameters of the cell from tensors in the order of `Call.inputs`."""
+    """Return the parameters of the cell from tensors in the order of `CompiledCall.inputs`."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
     return Parameters(**dict(zip(names, weights, strict=True)))
 
@@ -210,7 +194,7 @@ class Tape:
     c: Array  # (B, W), before the pass
     wide: Array  # (B,)
 
-    def __init__(self, call: Call, kept: int, starts: NDArray[np.int64], memories: int = 0):
+    def __init__(self, call: CompiledCall, kept: int, starts: NDArray[np.int64], memories: int = 0):
         B, W, real = call.B, call.layout.width, call.dtype
         S = int(starts[-1])
         self.starts = starts
@@ -218,7 +202,7 @@ class Tape:
             [
                 ((kept, B, 4 * W), real),
                 ((kept, B, W), real),
-                ((kept if call.rule.scoring != "separable" else 0, B, W), real),
+                ((kept if call.sparsity.rule.scoring != "separable" else 0, B, W), real),
                 ((B, memories, W), real),
                 ((B, memories, W), real),
                 ((B, S), np.dtype(np.int32)),
@@ -251,7 +235,7 @@ class Tape:
 
 class _Sab(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, call: CompiledCall, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden, summary, logits, ctx.tape = call.train()
         ctx.call = call
         ctx.set_materialize_grads(False)

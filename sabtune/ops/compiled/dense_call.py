@@ -27,7 +27,7 @@ Array = NDArray[Any]
 Before = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, memory and keys
 
 
-class Call:
+class DenseCall:
     """One call: its sizes, its weights, and its state, which a run replaces by the state after."""
 
     def __init__(self, x: Tensor, before: Before, p: Parameters):
@@ -59,17 +59,17 @@ class Call:
         after = (self.layout.no_rows(t) for t in (self.h, self.c, self.memory, self.raw))
         return hidden, summary, *after
 
-    def again(self) -> Call:
-        """Return a new `Call` with the same inputs and the same start state."""
-        return Call(self.inputs[0], self.before, self.p)
+    def again(self) -> DenseCall:
+        """Return a new `DenseCall` with the same inputs and the same start state."""
+        return DenseCall(self.inputs[0], self.before, self.p)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h and s (B, T, H) of these inputs, by `self_attention.equations`."""
+        """Return h and s (B, T, H) of these inputs, by `self_attention.steps`."""
         from sabtune.ops import self_attention  # which imports this module
 
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
         p = Parameters(**dict(zip(names, weights, strict=True)))
-        hidden, summary, _ = self_attention.equations(x, self_attention.State(*self.before), p)
+        hidden, summary, _ = self_attention.steps(x, self_attention.State(*self.before), p)
         return hidden, summary
 
     @property
@@ -112,7 +112,7 @@ class Call:
 class Tape:
     """The arrays that a forward pass writes besides its outputs, in a workspace."""
 
-    def __init__(self, call: Call, keep: bool):
+    def __init__(self, call: DenseCall, keep: bool):
         B, T, W, memories = call.B, call.T, call.layout.width, call.M0 + call.T
         self.real = call.w.dtype
         rows = [filled(call.M0 + t) if keep else 0 for t in range(T)]
@@ -147,7 +147,7 @@ class Tape:
 
 class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, call: DenseCall, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         ctx.tape = call.compute(keep=True)
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -169,7 +169,7 @@ class _Dense(torch.autograd.Function):
 
 
 def differentiate(
-    call: Call, tape: Tape, gradients: tuple[Tensor | None, ...], *, of_x: bool
+    call: DenseCall, tape: Tape, gradients: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
     """Return dL/dx (None unless `of_x`) and dL/d of the parameters, in order."""
     layout, p, real, W = call.layout, call.p, tape.real, call.layout.width

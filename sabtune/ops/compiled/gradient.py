@@ -1,6 +1,6 @@
 """The backward pass of a compiled call.
 
-The notation is that of `sabtune.ops.dispatch`.
+The notation is that of `sabtune.ops.reference`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.reference import Parameters
 
 if TYPE_CHECKING:
-    from sabtune.ops.compiled.call import Call, Tape
+    from sabtune.ops.compiled.call import CompiledCall, Tape
 
 Array = NDArray[Any]
 
 
 def differentiate(
-    call: Call,
+    call: CompiledCall,
     tape: Tape,
     p: Parameters,
     V: Tensor,
@@ -36,8 +36,9 @@ def differentiate(
 ) -> tuple[Tensor | None, ...]:
     """Return dL/dx (None unless `of_x`) and dL/d of the parameters and the readout, in order."""
     layout, B, N, inputs = call.layout, call.B, call.N, call.x.shape[2]
+    rule = call.sparsity.rule
     W, O, real = layout.width, len(V), call.dtype
-    weights = backward_weights(p, V, layout, call.rule, of_x)
+    weights = backward_weights(p, V, layout, rule, of_x)
     across, outputs = Layout(inputs).width, Layout(O).width
     of_logits = V.new_empty(0, 0, 0) if gradients[2] is None else gradients[2].contiguous()
     d_out = OutputGradients(
@@ -50,8 +51,8 @@ def differentiate(
     settings = call.settings(call.state.memory.shape[1])
     arrays = tape.arrays(tape.memory, tape.keys, tape.wide)
     d_x = V.new_empty(call.x.shape if of_x else (0, 0, 0))
-    separable = call.rule.scoring == "separable"
-    sizes = across, outputs, tape.keys.shape[1], call.k_top
+    separable = rule.scoring == "separable"
+    sizes = across, outputs, tape.keys.shape[1], call.sparsity.k_top
     ranges = parts(B)
     each = len(ranges)
     workspace = BUFFERS.take(
@@ -88,7 +89,7 @@ def differentiate(
         d_gates,
         d_gates.clone(),
         layout.no_square(d_W1),
-        layout.no_square(d_W2) * query_scale(call.rule, layout.H) if p.W2.numel() else None,
+        layout.no_square(d_W2) * query_scale(rule, layout.H) if p.W2.numel() else None,
         layout.no_rows(d_w3) if p.w3.numel() else None,
         layout.no_readout(d_V[:O]),
         d_b[:O],

@@ -1,5 +1,5 @@
 """SAB in PyTorch operations, on any device and for every rule."""
 
-from sabtune.ops.eager.call import DTYPES, sab, supports
+from sabtune.ops.eager.call import BACKEND, DTYPES
 
-__all__ = ["DTYPES", "sab", "supports"]
+__all__ = ["BACKEND", "DTYPES"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sabtune.ops.eager.forward import Call, Record, double_cell_gate, doubled
+from sabtune.ops.eager.forward import EagerCall, Record, double_cell_gate, doubled
 from sabtune.ops.eager.scores import add_to_rows, gather_rows, make_scores, tanh
 from sabtune.ops.eager.weights import score_gradient
 from sabtune.ops.reference import Parameters
@@ -32,7 +32,7 @@ class Backward:
 
     def __init__(
         self,
-        call: Call,
+        call: EagerCall,
         x: Tensor,
         p: Parameters,
         h: Tensor,
@@ -47,7 +47,7 @@ class Backward:
         self.d_hidden, self.d_summary = d_hidden, d_summary
         self.weights = call.split_steps(record.weights, call.top_counts())
         self.rows = call.split_steps(record.rows, call.selected_counts())
-        self.scores = make_scores(p, call.rule, record.keys, call.M0, call.max_scores)
+        self.scores = make_scores(p, call.sparsity.rule, record.keys, call.M0, call.max_scores)
         self.scores.start_backward()
         self.W_ih, self.W_hh, bias = doubled(p)
         # dL/d of W_hh and W_ih, in one product and transposed: with 10 inputs, a product with 10
@@ -110,7 +110,7 @@ class Backward:
         ds = dh if self.d_summary is None else dh + self.d_summary[:, t]
         dp = torch.bmm(ds.unsqueeze(1), gather_rows(self.record.memory, rows, M).mT).squeeze(1)
         add_to_rows(self.d_memory, rows, M, p.unsqueeze(2) * ds.unsqueeze(1))
-        da = score_gradient(dp, p, self.record.divisors[t], rows is None, call.rule)
+        da = score_gradient(dp, p, self.record.divisors[t], rows is None, call.sparsity.rule)
         return self.scores.backward(da, rows, M, q)
 
     def backward_cell(self, t: int, d_gates: Tensor, dc_factor: Tensor) -> None:

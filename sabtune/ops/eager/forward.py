@@ -17,38 +17,36 @@ from torch import Tensor
 from sabtune.ops import reference
 from sabtune.ops.eager.scores import gather_rows, make_scores, tanh
 from sabtune.ops.eager.weights import weigh
-from sabtune.ops.reference import Parameters, Rule, State
+from sabtune.ops.reference import Parameters, Sparsity, State
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class EagerCall:
     """The sizes and options of a call. Its steps t count from 0; `step` steps precede them."""
 
     B: int
     T: int
     M0: int  # memories from before the call
     step: int
-    k_top: int
-    k_att: int
-    k_trunc: int
-    rule: Rule
+    sparsity: Sparsity
 
     @property
     def max_scores(self) -> int:
         """The largest number of scores that affect the weights of a step, including θ."""
-        return self.k_top + (self.rule.form == "paper")
+        return self.sparsity.k_top + (self.sparsity.rule.form == "paper")
 
     def memories(self, t: int) -> int:
         """Return M at step t, which is also the index of a memory that step t adds."""
-        return self.M0 + (self.step + t) // self.k_att - self.step // self.k_att
+        k_att = self.sparsity.k_att
+        return self.M0 + (self.step + t) // k_att - self.step // k_att
 
     def remembers(self, t: int) -> bool:
         """Return whether h_t becomes a memory."""
-        return (self.step + t + 1) % self.k_att == 0
+        return (self.step + t + 1) % self.sparsity.k_att == 0
 
     def is_cut(self, t: int) -> bool:
         """Return whether h and c are detached before step t."""
-        return reference.is_cut(self.step + t + 1, self.k_trunc, self.rule)
+        return reference.is_cut(self.step + t + 1, self.sparsity.k_trunc, self.sparsity.rule)
 
     def top_counts(self) -> list[int]:
         """Return K of every step."""
@@ -74,8 +72,8 @@ class Record(NamedTuple):
     keys: Tensor  # (B, M, H)
     gates: Tensor  # (T, B, 4H): σ of input, forget, cell and output gate
     cells: Tensor  # (T + 1, B, H): c before the first step, then after each step
-    weights: Tensor  # p of all steps, sized by `Call.top_counts`
-    rows: Tensor  # the selected memories' rows, sized by `Call.selected_counts`
+    weights: Tensor  # p of all steps, sized by `EagerCall.top_counts`
+    rows: Tensor  # the selected memories' rows, sized by `EagerCall.selected_counts`
     divisors: Tensor  # (T, B, 1): the divisor of p
 
 
@@ -100,17 +98,17 @@ def allocate_bank(carried: Tensor, M: int) -> Tensor:
     return bank
 
 
-def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
+def forward(call: EagerCall, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
     """Run x (B, T, I) from `state`.
 
     keep: store what the backward pass needs. Otherwise the record does not hold it.
     """
-    B, T, H = call.B, call.T, state.h.shape[1]
+    B, T, H, rule = call.B, call.T, state.h.shape[1], call.sparsity.rule
     W_ih, W_hh, bias = doubled(p)
     gates = torch.addmm(bias, x.transpose(0, 1).reshape(T * B, -1), W_ih.T).view(T, B, 4 * H)
     memory = allocate_bank(state.memory, call.memories(T))
     keys = allocate_bank(state.keys, call.memories(T))
-    scores = make_scores(p, call.rule, keys, call.M0, call.max_scores)
+    scores = make_scores(p, rule, keys, call.M0, call.max_scores)
     hidden, summary = x.new_empty(B, T, H), x.new_empty(B, T, H)
     cells = x.new_empty(T + 1 if keep else 1, B, H)
     divisors = x.new_empty(T if keep else 0, B, 1)
@@ -129,7 +127,7 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
         query = tanh(c).mul_(o)
         M = call.memories(t)
         a, selected = scores.highest(query, M)
-        w, divisor = weigh(a, selected is None, call.rule, step_weights[t] if keep else None)
+        w, divisor = weigh(a, selected is None, rule, step_weights[t] if keep else None)
         s = torch.bmm(w.unsqueeze(1), gather_rows(memory, selected, M)).squeeze(1)
         h = query.add_(s)
         hidden[:, t], summary[:, t] = h, s

@@ -50,12 +50,12 @@ from sabtune.ops import reference
 from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.reference import Parameters, State
 from sabtune.ops.triton.launch_backward import Backward
-from sabtune.ops.triton.launch_forward import Call, Record, forward, rounded
+from sabtune.ops.triton.launch_forward import KernelCall, Record, forward, rounded
 
 NAMES = [field.name for field in fields(Parameters)]
 
 
-def run(call: Call, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
+def run(call: KernelCall, x: Tensor, state: State, p: Parameters) -> tuple[Tensor, Tensor, State]:
     """Return h and s, each (B, T, H), and the detached state after the call.
 
     If x or a parameter requires a gradient, the call stores what the backward pass needs.
@@ -79,12 +79,14 @@ def outputs(record: Record) -> tuple[Tensor, ...]:
     return hidden, record.summary.transpose(0, 1), h, record.c, record.memory, record.keys
 
 
-def _record(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
+def _record(call: KernelCall, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         return forward(call, x.to(call.dtype), p, state, keep=keep)
 
 
-def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+def equations(
+    call: KernelCall, record: Record, x: Tensor, *weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Compute h and s (B, T, H) from these inputs by the reference equations, in float32."""
     initial = State(
         h=record.hidden[0],
@@ -95,21 +97,13 @@ def equations(call: Call, record: Record, x: Tensor, *weights: Tensor) -> tuple[
     )
     p = Parameters(**{name: w.float() for name, w in zip(NAMES, weights, strict=True)})
     with torch.autocast(x.device.type, enabled=False):
-        hidden, summary, _ = reference.sab(
-            x.float(),
-            initial,
-            p,
-            k_top=call.k_top,
-            k_att=call.k_att,
-            k_trunc=call.k_trunc,
-            rule=call.rule,
-        )
+        hidden, summary, _ = reference.steps(x.float(), initial, p, call.sparsity)
     return hidden.to(call.dtype), summary.to(call.dtype)
 
 
 class _Sab(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, state: State, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: KernelCall, state: State, *inputs: Tensor) -> tuple[Tensor, ...]:
         x, *weights = inputs
         p = rounded(Parameters(**dict(zip(NAMES, weights, strict=True))), call.dtype)
         record = _record(call, x, p, state, keep=True)

@@ -1,12 +1,12 @@
 """SAB on a GPU by two Triton kernels: experimental, and off by default.
 
-`sab` computes what `sabtune.ops.reference.sab` does, gradients included. It uses the kernels if you
-set SABTUNE_EXPERIMENTAL_GPU=1 in the environment and they support the call: the paper's form with
-every scoring, normalizer and ε, in float32 or bf16 (or autocast to bf16), H up to 256, at most 32
-selected memories (or at most 33 memories in all), and no gradient with respect to the incoming
-state. Other calls run in `ops.eager`, and so do all calls where Triton does not work: on a GPU it
-compiles its driver when it starts, which requires a C compiler and Python's headers. Tests run the
-kernels in Triton's interpreter; they have not run on a GPU yet.
+`run` computes what `sabtune.ops.reference.sab` does, gradients included. The kernels are enabled if
+you set SABTUNE_EXPERIMENTAL_GPU=1 or SABTUNE_BACKEND=triton in the environment. They support the
+paper's form with every scoring, normalizer and ε, in float32 or bf16 (or autocast to bf16), H up to
+256, at most 32 selected memories (or at most 33 memories in all), and no gradient with respect to
+the incoming state. They need a GPU where Triton works: it compiles its driver when it starts, which
+requires a C compiler and Python's headers. Tests run the kernels in Triton's interpreter; they have
+not run on a GPU yet.
 
 Shapes: B batch, T steps, I inputs, H hidden, M memories.
 """
@@ -21,10 +21,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from sabtune.ops import eager
-from sabtune.ops.checks import check_call, transformed
-from sabtune.ops.reference import PAPER, Parameters, Rule, State
+from sabtune.ops.call import VARIABLE, Backend, Call, Results
+from sabtune.ops.checks import transformed
 
+NAME = "triton"
 SWITCH = "SABTUNE_EXPERIMENTAL_GPU"
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_HIDDEN = 256
@@ -33,25 +33,25 @@ MIN_CAPABILITY = (8, 0)
 """The lowest compute capability of a GPU that the kernels run on."""
 
 
+def is_forced() -> bool:
+    """Return whether the environment forces the kernels for every call."""
+    return os.environ.get(VARIABLE) == NAME
+
+
 def is_enabled() -> bool:
-    """Return whether the environment enables the kernels."""
-    return os.environ.get(SWITCH) == "1"
-
-
-def is_enabled_on_device_of(x: Tensor) -> bool:
-    """Return whether the kernels are enabled and run on the device of x."""
-    return is_enabled() and runs_on(x.device)
+    """Return whether the environment enables or forces the kernels."""
+    return os.environ.get(SWITCH) == "1" or is_forced()
 
 
 @functools.cache
-def runs_on(device: torch.device) -> bool:
-    """Return whether Triton runs kernels on a device; on a CPU only its interpreter does.
+def problem_on(device: torch.device) -> str:
+    """Return why Triton runs no kernels on a device, or ""; on a CPU only its interpreter does.
 
-    Warns with the reason if Triton fails to start on a GPU.
+    Warns if Triton fails to start on a GPU and other backends may run its calls.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not (interpreted and device.type == "cpu"):
-        return False
+        return f"runs on NVIDIA GPUs, and x is on {device}"
     try:
         start(device, interpreted)
     except (
@@ -62,13 +62,14 @@ def runs_on(device: torch.device) -> bool:
         subprocess.SubprocessError,
     ) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        warnings.warn(
-            f"{SWITCH}: no kernels on {device}, plain torch instead: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
+        if not is_forced():
+            warnings.warn(
+                f"{SWITCH}: no kernels on {device}, plain torch instead: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return f"does not start on {device} ({reason})"
+    return ""
 
 
 def start(device: torch.device, interpreted: bool) -> None:
@@ -93,68 +94,51 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def supports(x: Tensor, state: State, *, k_top: int, k_att: int, rule: Rule = PAPER) -> bool:
-    """Return whether the kernels support this call; the eager pass runs the others."""
+def unsupported(call: Call) -> str:
+    """Return why the kernels cannot run a call, or "" if they can."""
+    if not is_enabled():
+        return f"is off: set {SWITCH}=1"
+    x, state, sparsity = call.x, call.state, call.sparsity
+    problem = problem_on(x.device)
+    if problem:
+        return problem
+    if sparsity.rule.form != "paper":
+        return "runs the paper's form only"
+    if not x.numel():
+        return f"needs at least one sequence, and x is {tuple(x.shape)}"
+    if state.h.shape[1] > MAX_HIDDEN:
+        return f"runs H up to {MAX_HIDDEN}, and H is {state.h.shape[1]}"
+    new_memories = (state.step + x.shape[1]) // sparsity.k_att - state.step // sparsity.k_att
+    if min(sparsity.k_top, state.memory.shape[1] + new_memories - 1) > MAX_K_TOP:
+        return f"selects up to {MAX_K_TOP} memories, and k_top is {sparsity.k_top}"
     carried = (state.h, state.c, state.memory, state.keys)
-    new_memories = (state.step + x.shape[1]) // k_att - state.step // k_att
-    return (
-        is_enabled_on_device_of(x)
-        and rule.form == "paper"
-        and x.shape[0] > 0
-        and x.shape[1] > 0
-        and state.h.shape[1] <= MAX_HIDDEN
-        and min(k_top, state.memory.shape[1] + new_memories - 1) <= MAX_K_TOP
-        and compute_dtype(x) in DTYPES
-        and all(tensor.dtype in DTYPES for tensor in (x, *carried))
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in carried))
-        and not transformed()
-    )
+    dtypes = {compute_dtype(x), x.dtype, *(tensor.dtype for tensor in carried)}
+    if not dtypes.issubset(DTYPES):
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes.difference(DTYPES)))
+        return f"runs float32 and bfloat16, and the call has {names}"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in carried):
+        return "computes no gradient of the state, and a tensor of state requires one"
+    if transformed():
+        return "does not run in function transforms or forward-mode differentiation"
+    return ""
 
 
-def sab(
-    x: Tensor,
-    state: State,
-    p: Parameters,
-    *,
-    k_top: int,
-    k_att: int,
-    k_trunc: int,
-    rule: Rule = PAPER,
-) -> tuple[Tensor, Tensor, State]:
-    """Compute `reference.sab`, by the kernels if they are enabled and support the call.
+def run(call: Call) -> Results:
+    """Run a call in the kernels, which return a detached state in float32."""
+    from sabtune.ops.triton import autograd  # loads Triton
+    from sabtune.ops.triton.launch_forward import KernelCall
 
-    The kernels return a detached state in float32. Raises InputError as `reference.sab` does.
-    """
-    counts = {"k_top": k_top, "k_att": k_att, "k_trunc": k_trunc}
-    check_call(x, state, p, State, rule, mixed=is_enabled(), counts=counts)
-    if not supports(x, state, k_top=k_top, k_att=k_att, rule=rule):
-        if is_enabled_on_device_of(x):
-            state = cast_state(state, p.weight_hh.dtype)
-        return eager.sab(x, state, p, k_top=k_top, k_att=k_att, k_trunc=k_trunc, rule=rule)
-    from sabtune.ops.triton.autograd import run  # loads Triton
-    from sabtune.ops.triton.launch_forward import Call
-
-    call = Call(
+    x, state = call.x, call.state
+    sizes = KernelCall(
         B=x.shape[0],
         T=x.shape[1],
         H=state.h.shape[1],
         M0=state.memory.shape[1],
         step=state.step,
-        k_top=k_top,
-        k_att=k_att,
-        k_trunc=k_trunc,
-        rule=rule,
+        sparsity=call.sparsity,
         dtype=compute_dtype(x),
     )
-    return run(call, x, state, p)
+    return call.results(*autograd.run(sizes, x, state, call.parameters))
 
 
-def cast_state(state: State, dtype: torch.dtype) -> State:
-    """Cast a state of the kernels, which is float32, to the dtype that the eager pass needs."""
-    return State(
-        h=state.h.to(dtype),
-        c=state.c.to(dtype),
-        memory=state.memory.to(dtype),
-        keys=state.keys.to(dtype),
-        step=state.step,
-    )
+BACKEND = Backend(NAME, unsupported, run)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sabtune.ops.reference import Parameters
 from sabtune.ops.triton.backward_kernel import backward_kernel
-from sabtune.ops.triton.launch_forward import Call, Record, gate_sums
+from sabtune.ops.triton.launch_forward import KernelCall, Record, gate_sums
 
 
 class Backward:
@@ -18,7 +18,7 @@ class Backward:
 
     def __init__(
         self,
-        call: Call,
+        call: KernelCall,
         x: Tensor,
         p: Parameters,
         record: Record,
@@ -46,7 +46,7 @@ class Backward:
         record, p = self.record, self.p
         h, x = record.hidden[start:end], self.x[:, start:end]
         gates = gate_sums(x, p, h)
-        has_query = self.call.rule.scoring != "separable"
+        has_query = self.call.sparsity.rule.scoring != "separable"
         o = gates[..., 3 * self.call.H :]
         query = torch.sigmoid(o).mul_(torch.tanh(record.cells[start + 1 : end + 1]))
         q = query @ p.W2.float().T if has_query else query
@@ -81,7 +81,7 @@ class Backward:
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         """Return dL/d of x and of the parameters in order, in float32."""
-        M0, scoring = self.call.M0, self.call.rule.scoring
+        M0, scoring = self.call.M0, self.call.sparsity.rule.scoring
         new_memories = self.record.memory[:, M0:].flatten(0, 1)
         d_W1 = self.d_keys[:, M0:].flatten(0, 1).T @ new_memories
         d_W2 = self.d_W2 if scoring != "separable" else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sabtune.ops.reference import Parameters, Rule, State
+from sabtune.ops.reference import Parameters, Sparsity, State
 from sabtune.ops.triton import tile
 from sabtune.ops.triton.forward_kernel import forward_kernel
 
@@ -36,7 +36,7 @@ NEVER_STEPS = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class KernelCall:
     """The sizes and options of a call. Its steps t count from 0; `step` steps precede them."""
 
     B: int
@@ -44,21 +44,19 @@ class Call:
     H: int
     M0: int
     step: int
-    k_top: int
-    k_att: int
-    k_trunc: int
-    rule: Rule
+    sparsity: Sparsity
     dtype: torch.dtype  # of the weights that the kernels read, and of the outputs
 
     @property
     def room(self) -> int:
         """The number of memories after the call."""
-        return self.M0 + (self.step + self.T) // self.k_att - self.step // self.k_att
+        k_att = self.sparsity.k_att
+        return self.M0 + (self.step + self.T) // k_att - self.step // k_att
 
     @property
     def most(self) -> int:
         """The largest number of scores that affect the weights of a step, including θ."""
-        return min(self.k_top + 1, self.room)
+        return min(self.sparsity.k_top + 1, self.room)
 
     def chunks(self) -> list[tuple[int, int]]:
         """Return the first step of each chunk, and the step after its last one."""
@@ -67,25 +65,26 @@ class Call:
 
     def integers(self) -> dict[str, int]:
         """Return the integer arguments that both kernels take."""
+        k_att = self.sparsity.k_att
         return {
             "M0": self.M0,
-            "since": self.step % self.k_att,
+            "since": self.step % k_att,
             "most": self.most,
-            "k_att": min(self.k_att, NEVER_STEPS),
+            "k_att": min(k_att, NEVER_STEPS),
             "room": self.room,
         }
 
     def cuts(self) -> dict[str, int]:
         """Return the arguments that place the cuts of truncated back-propagation."""
-        k_trunc = min(self.k_trunc or NEVER_STEPS, NEVER_STEPS)
+        k_trunc = min(self.sparsity.k_trunc or NEVER_STEPS, NEVER_STEPS)
         return {"k_trunc": k_trunc, "cut": self.step % k_trunc}
 
     def shape(self) -> dict[str, Any]:
         """Return the compile-time arguments of the kernels."""
         padded_hidden = max(16, 1 << (self.H - 1).bit_length())
         return {
-            "SCORING": SCORINGS[self.rule.scoring],
-            "SOFTMAX": self.rule.normalizer == "softmax",
+            "SCORING": SCORINGS[self.sparsity.rule.scoring],
+            "SOFTMAX": self.sparsity.rule.normalizer == "softmax",
             "H": self.H,
             "HP": padded_hidden,
             "KP": next(size for size in SLOT_COUNTS if size >= self.most),
@@ -97,7 +96,7 @@ class Call:
     @property
     def scale(self) -> float:
         """The factor of the query in a score."""
-        return 1 / math.sqrt(self.H) if self.rule.scoring == "dot" else 1.0
+        return 1 / math.sqrt(self.H) if self.sparsity.rule.scoring == "dot" else 1.0
 
 
 class Record(NamedTuple):
@@ -142,7 +141,7 @@ def gate_sums(x: Tensor, p: Parameters, h: Tensor | None = None) -> Tensor:
     return sums.view(*rows.shape[:2], -1)
 
 
-def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
+def forward(call: KernelCall, x: Tensor, p: Parameters, state: State, *, keep: bool) -> Record:
     """Run x (B, T, I) from `state`, with weights from `rounded`.
 
     keep: store what the backward pass needs.
@@ -175,7 +174,7 @@ def forward(call: Call, x: Tensor, p: Parameters, state: State, *, keep: bool) -
             gate_sums(x[:, start:end], p), record.hidden, record.summary, record.c, record.cells,
             query, record.weights, record.rows, record.divisors, record.memory, record.keys,
             W_hh, W1, W2, p.w3, start, end, **call.integers(),
-            epsilon=call.rule.epsilon, scale=call.scale, KEEP=keep,
+            epsilon=call.sparsity.rule.epsilon, scale=call.scale, KEEP=keep,
             MEMORIES=shape["ROWS"], **shape,
         )  # fmt: skip
     return record
