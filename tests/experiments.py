@@ -94,7 +94,7 @@ class Place:
         return str(found.experiment_id)
 
     def searches(self) -> list[Run]:
-        return [run for run in self.runs() if "sabtune.tuning" in run.data.tags]
+        return [run for run in self.runs() if "sabtune.search" in run.data.tags]
 
     def trials(self) -> dict[int, Run]:
         """Return the trials' runs by number.

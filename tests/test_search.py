@@ -194,7 +194,7 @@ def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClien
     experiment = client.get_experiment_by_name("learnable")
     assert experiment is not None
     (search,) = client.search_runs(
-        [experiment.experiment_id], "tags.`sabtune.tuning` = 'learnable'"
+        [experiment.experiment_id], "tags.`sabtune.search` = 'learnable'"
     )
     note = search.data.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.note.content"] == note

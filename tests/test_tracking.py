@@ -133,7 +133,7 @@ def test_sync_keeps_the_earlier_of_two_runs(embedded: Place, run: RunConfig) -> 
     tracker.sync(told, state(complete=False))
     first = {number: run.info.run_id for number, run in embedded.trials().items()}
     (search,) = (run.info.run_id for run in embedded.searches())
-    double = {"sabtune.tuning": embedded.study}
+    double = {"sabtune.search": embedded.study}
     later = embedded.client.create_run(embedded.experiment, tags=double).info.run_id
     for number in (0, 0, 2):
         tags = {"sabtune.number": str(number), "mlflow.parentRunId": later}

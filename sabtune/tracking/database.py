@@ -30,7 +30,7 @@ ADDRESS_COLUMNS = (
 
 SEARCH_LOCATIONS = (
     "SELECT DISTINCT artifact_location FROM experiments WHERE name = :study OR experiment_id IN "
-    "(SELECT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE key = 'sabtune.tuning')"
+    "(SELECT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE key = 'sabtune.search')"
 )
 """SQL query for the artifact locations of sabtune's experiments."""
 

@@ -25,7 +25,7 @@ from sabtune.tracking.trial_run import LAST_METRIC, RUNNING, RunContent, full_co
 from sabtune.training.checkpoint import MODEL_FILES
 from sabtune.training.trial import TrialSpec
 
-SEARCH = "sabtune.tuning"
+SEARCH = "sabtune.search"
 WRITTEN = "sabtune.written"
 
 KIND = "mlflow.experimentKind"
