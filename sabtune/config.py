@@ -24,20 +24,37 @@ PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDUL
 class TrainConfig(Config):
     """The parameters of training, apart from the model and the seed.
 
-    updates: the number of optimizer steps. batch_size: sequences per update. learning_rate: the
-    peak learning rate of Adam. warmup: the share of the updates, at the start, over which the rate
-    rises linearly from zero. decay: the share of the updates, at the end, over which the rate falls
-    linearly to zero. clip_norm: the gradient norm that gradients are clipped to. report_every: the
-    number of updates between two measurements. shortest: if given, each batch has a length drawn
-    uniformly from `shortest` to the training length, for tasks that generate their sequences; with
-    None, every batch has the training length. initial: the h and c at the start of a training
-    sequence: "zero"; "noise", normally distributed with standard deviation `initial_scale`; or
-    "passed", the final h and c of the same row of the previous batch. "noise" and "passed" are from
-    Ruiz and Gu (2025, arXiv 2507.02782) and help models to generalize to longer sequences.
+    The optimizer is Adam. `initial` affects only training, and none of its values provides
+    memories. A batch that continues the previous one, as in the language task, starts from the
+    carried state instead.
 
-    `initial` affects only training, and none of its values provides memories. A batch that
-    continues the previous one, as in the language task, starts from the carried state instead.
-    Raises ConfigError if a value is out of range.
+    Args:
+        updates: The number of optimizer steps, at least 1.
+        batch_size: The number of sequences per update, from 1 to `2**20`.
+        learning_rate: The peak learning rate of Adam, above 0.
+        warmup: The share of the updates, at the start, over which the rate rises linearly from
+            zero; from 0 to 1.
+        decay: The share of the updates, at the end, over which the rate falls linearly to zero;
+            from 0 to 1.
+        clip_norm: The gradient norm that gradients are clipped to, above 0.
+        report_every: The number of updates between two measurements, at least 1.
+        shortest: If given, each batch has a length drawn uniformly from `shortest` to the training
+            length. Only for tasks that generate their sequences: copying, adding and recall. With
+            None, every batch has the training length.
+        initial: The h and c at the start of a training sequence: "zero"; "noise", normally
+            distributed with standard deviation `initial_scale`; or "passed", the final h and c of
+            the same row of the previous batch. "noise" and "passed" are from Ruiz and Gu (2025,
+            arXiv 2507.02782) and help models to generalize to longer sequences.
+        initial_scale: The standard deviation of "noise", above 0.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> train = sab.TrainConfig(learning_rate=0.01, warmup=0.1, decay=0.2)
+        >>> train.rate(249), train.rate(2500), train.rate(4500)  # of 5000 updates
+        (0.005, 0.01, 0.005)
     """
 
     updates: int = 5000
@@ -73,7 +90,21 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig(Config):
-    """The configuration that a space returns: a model, and how it is trained."""
+    """The configuration that a space returns: a model, and how it is trained.
+
+    Args:
+        model: The configuration of the model.
+        train: The parameters of training. Defaults to those of `TrainConfig()`.
+
+    Raises:
+        ConfigError: A field is missing, unknown or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> config = sab.TrialConfig(model=sab.LSTM.Config(hidden=64, k_trunc=5))
+        >>> config.model.label(), config.train.updates
+        ('lstm k_trunc=5', 5000)
+    """
 
     model: ModelConfig
     train: TrainConfig = field(default_factory=TrainConfig)

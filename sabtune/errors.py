@@ -2,7 +2,19 @@
 
 
 class SabtuneError(Exception):
-    """The base class of sabtune's errors. The command line prints the message and exits with 2."""
+    """The base class of sabtune's errors. The command line prints the message and exits with 2.
+
+    The message is one line that names the problem and the remedy. `sabtune.errors` defines a
+    subclass for each kind of problem, such as `ConfigError` and `StoreError`.
+
+    Example:
+        >>> import sabtune as sab
+        >>> try:
+        ...     sab.Resources(gpus=1.5)
+        ... except sab.SabtuneError as error:
+        ...     print(error)
+        gpus is 1.5: give 0, a fraction from 0.01, a whole number, or "auto"
+    """
 
 
 class ConfigError(SabtuneError, ValueError):

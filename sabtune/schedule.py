@@ -22,14 +22,27 @@ class Schedule(Config, ABC):
     def k_top(self, progress: float, final: int, dense: int) -> int:
         """Return k_top at a point of training.
 
-        progress: the share of the updates that are done, from 0 to 1. final: the value of k_top at
-        `progress` 1. dense: the k_top that selects every memory of a training sequence.
+        Args:
+            progress: The share of the updates that are done, from 0 to 1.
+            final: The value of k_top at `progress` 1.
+            dense: The k_top that selects every memory of a training sequence.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The final value at every update, as in Ke et al. (2018)."""
+    """A schedule with the final k_top at every update, as in Ke et al. (2018).
+
+    It has no fields.
+
+    Raises:
+        ConfigError: A field is given.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.Constant().k_top(0.0, final=5, dense=21)
+        5
+    """
 
     def k_top(self, progress: float, final: int, dense: int) -> int:
         return final
@@ -39,9 +52,14 @@ class Constant(Schedule):
 class Moving(Schedule):
     """The base class of the schedules that change k_top.
 
-    start: the initial k_top, a number or "all", which is dense attention. warmup: the share of the
-    updates for which k_top stays at `start`. share: the share of the updates after which k_top has
-    its final value.
+    Args:
+        start: The initial k_top, at least 1, or "all", which is dense attention.
+        warmup: The share of the updates for which k_top keeps its initial value, at least 0 and
+            less than the value of share.
+        share: The share of the updates after which k_top has its final value, above 0 and up to 1.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
     """
 
     start: int | Literal["all"] = "all"
@@ -66,12 +84,27 @@ class Moving(Schedule):
 
     @abstractmethod
     def between(self, start: int, final: int, fraction: float) -> float:
-        """Interpolate from `start` at fraction 0 to `final` at fraction 1."""
+        """Interpolate from the start at fraction 0 to the final value at fraction 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Moving):
-    """Linear interpolation."""
+    """A schedule that changes k_top linearly.
+
+    Args:
+        start: The initial k_top, at least 1, or "all", which is dense attention.
+        warmup: The share of the updates for which k_top keeps its initial value, at least 0 and
+            less than the value of share.
+        share: The share of the updates after which k_top has its final value, above 0 and up to 1.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.Linear(start="all", share=0.5).k_top(0.25, final=5, dense=21)
+        13
+    """
 
     def between(self, start: int, final: int, fraction: float) -> float:
         return start + (final - start) * fraction
@@ -79,7 +112,23 @@ class Linear(Moving):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Moving):
-    """Half a cosine, which is slow at both ends."""
+    """A schedule that changes k_top along half a cosine, which is slow at both ends.
+
+    Args:
+        start: The initial k_top, at least 1, or "all", which is dense attention.
+        warmup: The share of the updates for which k_top keeps its initial value, at least 0 and
+            less than the value of share.
+        share: The share of the updates after which k_top has its final value, above 0 and up to 1.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> cosine = sab.Cosine(start="all", share=0.5)
+        >>> [cosine.k_top(p, final=5, dense=21) for p in (0, 0.125, 0.25, 0.5)]
+        [21, 19, 13, 5]
+    """
 
     def between(self, start: int, final: int, fraction: float) -> float:
         return start + (final - start) * (1 - math.cos(math.pi * fraction)) / 2
@@ -87,7 +136,25 @@ class Cosine(Moving):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Moving):
-    """A change by a constant factor per update. It is fast for a large k_top."""
+    """A schedule that changes k_top by a constant factor per update.
+
+    It is fast for a large k_top.
+
+    Args:
+        start: The initial k_top, at least 1, or "all", which is dense attention.
+        warmup: The share of the updates for which k_top keeps its initial value, at least 0 and
+            less than the value of share.
+        share: The share of the updates after which k_top has its final value, above 0 and up to 1.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> exponential = sab.Exponential(start=128, share=0.5)
+        >>> [exponential.k_top(p, final=2, dense=200) for p in (0, 0.125, 0.25, 0.5)]
+        [128, 45, 16, 2]
+    """
 
     def between(self, start: int, final: int, fraction: float) -> float:
         return float(start * (final / start) ** fraction)
@@ -95,7 +162,24 @@ class Exponential(Moving):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepwise(Moving):
-    """`steps` equal jumps, the last of which reaches the final value."""
+    """A schedule that changes k_top in `steps` equal jumps, the last one to the final value.
+
+    Args:
+        start: The initial k_top, at least 1, or "all", which is dense attention.
+        warmup: The share of the updates for which k_top keeps its initial value, at least 0 and
+            less than the value of share.
+        share: The share of the updates after which k_top has its final value, above 0 and up to 1.
+        steps: The number of jumps, at least 1.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> stepwise = sab.Stepwise(start=21, share=0.5, steps=2)
+        >>> [stepwise.k_top(p, final=5, dense=99) for p in (0, 0.2, 0.3, 0.5)]
+        [21, 21, 13, 5]
+    """
 
     steps: int = 4
 

@@ -20,8 +20,13 @@ from sabtune.schema import Config, check_whole
 class ModelConfig(Config, ABC):
     """The base of every model's configuration.
 
-    hidden: the number of units of the recurrent state. forget_bias: a number that is added to the
-    initial bias of the forget gates. Above 0, the gates start more open (Gers et al., 2000).
+    Args:
+        hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
+        forget_bias: A number that is added to the initial bias of the forget gates. Above 0, the
+            gates start more open (Gers et al., 2000).
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
     """
 
     hidden: int = 128
@@ -48,7 +53,14 @@ class ModelConfig(Config, ABC):
 
     @abstractmethod
     def build(self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator) -> Model:
-        """Build a model with weights drawn from `generator`, for sequences of T = `steps`."""
+        """Build a model with weights drawn from `generator`.
+
+        Args:
+            inputs: I, the number of inputs of a step.
+            outputs: O, the number of logits of a step.
+            steps: T, the number of steps of a training sequence.
+            generator: A random generator on the CPU.
+        """
 
 
 def uniform(*shape: int, fan_in: int, generator: torch.Generator | None) -> nn.Parameter:
@@ -93,11 +105,19 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Compute the logits (B, T, O) of x (B, T, I), and the state after x.
+        """Compute the logits of every step, and the state after the last one.
 
-        `state` is the state that an earlier call returned, or None at the start of a sequence. A
-        sequence gives the same logits in one call and in several. Raises InputError if x or `state`
-        does not fit the model.
+        A sequence gives the same logits in one call and in several.
+
+        Args:
+            x: (B, T, I), a batch of B sequences of T steps with I inputs.
+            state: The state that an earlier call on the same sequences returned. None at the start.
+
+        Returns:
+            The logits (B, T, O), and the state after x.
+
+        Raises:
+            InputError: x or `state` doesn't fit the model.
         """
 
     @abstractmethod

@@ -120,7 +120,7 @@ class SABLayer(_Layer):
         dtype: The dtype of the weights.
 
     Shapes:
-        x: (T, B, I), or (B, T, I) if `batch_first`. output: (T, B, 2H) or (B, T, 2H).
+        x: (T, B, I), or (B, T, I) if `batch_first=True`. output: (T, B, 2H) or (B, T, 2H).
 
     Raises:
         InputError: An argument, x or the state doesn't fit the layer.
@@ -155,6 +155,7 @@ class SABLayer(_Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
+        """Create the layer, with weights drawn by PyTorch's global random generator."""
         rule = Rule(scoring=scoring, normalizer=normalizer, epsilon=epsilon, form=form)
         super().__init__(
             input_size,
@@ -176,7 +177,7 @@ class SABLayer(_Layer):
         """Run the layer on a sequence; return h and s of every step, and the state after it.
 
         Args:
-            x: (T, B, I), or (B, T, I) if `batch_first`.
+            x: (T, B, I), or (B, T, I) if `batch_first=True`.
             state: The state that an earlier call on the same sequences returned. None at the start.
         """
 
@@ -211,7 +212,7 @@ class SelfAttentionLayer(_Layer):
         dtype: The dtype of the weights.
 
     Shapes:
-        x: (T, B, I), or (B, T, I) if `batch_first`. output: (T, B, 2H) or (B, T, 2H).
+        x: (T, B, I), or (B, T, I) if `batch_first=True`. output: (T, B, 2H) or (B, T, 2H).
 
     Raises:
         InputError: An argument, x or the state doesn't fit the layer.
@@ -233,6 +234,7 @@ class SelfAttentionLayer(_Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
+        """Create the layer, with weights drawn by PyTorch's global random generator."""
         super().__init__(
             input_size,
             hidden_size,
@@ -292,6 +294,7 @@ class TruncatedLSTM(nn.LSTM):
         forget_bias: float = 0.0,
         **options: Any,
     ):
+        """Create the layer, with weights drawn by PyTorch's global random generator."""
         check_count("k_trunc", k_trunc, least=1)
         super().__init__(input_size, hidden_size, **options)
         if self.bidirectional:
@@ -307,7 +310,7 @@ class TruncatedLSTM(nn.LSTM):
         """Run the layer on a sequence, as `torch.nn.LSTM` does.
 
         Args:
-            x: (T, B, I), or (B, T, I) if `batch_first`.
+            x: (T, B, I), or (B, T, I) if `batch_first=True`.
             state: h and c, each (num_layers, B, H). None for zeros.
         """
         check_x(x, self.input_size)

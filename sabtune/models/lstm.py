@@ -22,14 +22,47 @@ class State:
 
 
 class LSTM(Model):
-    """PyTorch's nn.LSTM with a linear readout: y_t = V h_t + b."""
+    """PyTorch's `nn.LSTM` with a linear readout: y_t = V h_t + b.
+
+    Args:
+        config: The configuration. Its `build` method creates the model too.
+        inputs: I, the number of inputs of a step.
+        outputs: O, the number of logits of a step.
+        generator: A random generator on the CPU, which the weights are drawn from.
+
+    Attributes:
+        config: The configuration.
+        lstm: The `nn.LSTM`.
+        V: The weights of the readout, (O, H).
+        b: The bias of the readout, (O,).
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> config, generator = sab.LSTM.Config(hidden=32), torch.Generator()
+        >>> model = sab.LSTM(config, 10, 9, generator.manual_seed(0))
+        >>> logits, state = model(torch.randn(8, 40, 10))
+        >>> logits.shape, state.h.shape, state.step
+        (torch.Size([8, 40, 9]), torch.Size([1, 8, 32]), 40)
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """The LSTM's configuration.
+        """The configuration of an LSTM.
 
-        k_trunc: the number of steps of local back-propagation, in blocks as in SAB; 0 for no
-        truncation.
+        Args:
+            hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
+            forget_bias: A number that is added to the initial bias of the forget gates. Above 0,
+                the gates start more open (Gers et al., 2000).
+            k_trunc: The number of steps of local back-propagation, in blocks as in SAB; 0 for no
+                truncation.
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> sab.LSTM.Config().label(), sab.LSTM.Config(k_trunc=5).label()
+            ('lstm full BPTT', 'lstm k_trunc=5')
         """
 
         k_trunc: int = 0
@@ -54,6 +87,7 @@ class LSTM(Model):
     state_type = State
 
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
+        """Create the model, with weights drawn from `generator`."""
         super().__init__()
         self.config = config
         H = config.hidden
@@ -96,7 +130,9 @@ class LSTM(Model):
     def blocks(self, done: int, steps: int) -> list[int]:
         """Return the lengths of the blocks into which k_trunc cuts the next `steps` steps.
 
-        done: the number of steps before them.
+        Args:
+            done: The number of steps before them.
+            steps: The number of steps to cut.
         """
         k = self.config.k_trunc
         if not k:

@@ -23,21 +23,73 @@ ALL = 10**9
 
 
 class SAB(Attentive):
-    """The SAB model of the paper.
+    """The SAB model of the paper (Ke et al., NeurIPS 2018, arXiv 1809.03702).
 
-    `ops.reference` has its equations, and `ops.dispatch` runs them.
+    At each step t, the LSTM attends to the `k_top` best of its remembered states and adds their
+    weighted sum s_t to its state h_t. It remembers every `k_att`-th state. Gradients flow through
+    these few connections and through at most `k_trunc` steps of the recurrence. The logits are
+    y_t = V1 h_t + V2 s_t + b. `sabtune.ops.reference` has the equations, and `sabtune.ops.dispatch`
+    runs them.
+
+    Args:
+        config: The configuration. Its `build` method creates the model too.
+        inputs: I, the number of inputs of a step.
+        outputs: O, the number of logits of a step.
+        steps: T, the number of steps of a training sequence. Schedules that start with all memories
+            need it.
+        generator: A random generator on the CPU, which the weights are drawn from.
+
+    Attributes:
+        config: The configuration.
+        dense: The number of memories after `steps` steps, at which a schedule starts with "all".
+        k_top: The current number of memories that a step attends to. `set_progress` sets it.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> config = sab.SAB.Config(hidden=32, k_top=2, k_att=5)
+        >>> model = config.build(10, 9, steps=40, generator=torch.Generator())
+        >>> logits, state = model(torch.randn(8, 40, 10))
+        >>> logits.shape, state.memory.shape  # m_0 = 0 and 8 remembered states
+        (torch.Size([8, 40, 9]), torch.Size([8, 9, 32]))
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         """The configuration of SAB, in the paper's terms.
 
-        k_top: the number of memories that a step attends to at the end of the schedule; `ALL` for
-        every memory.
-        k_att: every k_att-th state is remembered.
-        k_trunc: the number of steps of local back-propagation; 0 for no truncation.
-        schedule: how k_top changes during training, up to its final value.
-        scoring, normalizer, epsilon, form: see `ops.reference.Rule`.
+        `sabtune.ops.reference.Rule` describes the scoring, the normalizer and the forms in full.
+
+        Args:
+            hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
+            forget_bias: A number that is added to the initial bias of the forget gates. Above 0,
+                the gates start more open (Gers et al., 2000).
+            k_top: The number of memories that a step attends to at the end of the schedule, at
+                least 1. `sabtune.models.sab.ALL` selects every memory.
+            k_att: Every `k_att`-th state is remembered, at least 1.
+            k_trunc: The number of steps of local back-propagation; 0 for no truncation.
+            schedule: How k_top changes during training, up to its final value. Defaults to
+                `Constant()`.
+            scoring: How a memory m is scored: "mlp", w3 · tanh(W1 m + W2 h'), the paper's; "dot",
+                (W1 m) · (W2 h') / √H; or "separable", w3 · tanh(W1 m), which ignores the query h'.
+            normalizer: How the scores a above θ, the (k_top+1)-th largest score, become weights:
+                "sum", (a - θ) / (Σ (a - θ) + ε), the paper's; or "softmax", the softmax of those
+                scores.
+            epsilon: The ε of "sum", above 0. Because of it, all weights are zero at a step where no
+                score is above θ.
+            form: "paper"; or "released", the variant in the authors' released code, which requires
+                the default scoring and normalizer.
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type, or the form doesn't
+                support the scoring or the normalizer.
+
+        Example:
+            >>> import sabtune as sab
+            >>> config = sab.SAB.Config(k_top=3, k_att=2, schedule=sab.Linear())
+            >>> config.label()
+            'k_top=3 k_att=2 k_trunc=5 linear'
+            >>> config.share_kept(steps=30)  # 3 of m_0 and 15 remembered states
+            0.1875
         """
 
         k_top: int = 5
@@ -90,6 +142,7 @@ class SAB(Attentive):
     def __init__(
         self, config: Config, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
     ):
+        """Create the model, with weights drawn from `generator`."""
         rule = Rule(
             scoring=config.scoring,
             normalizer=config.normalizer,

@@ -1,13 +1,4 @@
-"""The baseline LSTM with full self-attention: dense, and never truncated.
-
-It is SAB with every state remembered and recalled, and softmax weights. At each step t
-
-    a_i = w3 · tanh(W1 h_i + W2 h'_t)  for every i < t;   p = softmax(a)
-    s_t = Σ p_i h_i;   h_t = h'_t + s_t;   y_t = V1 h_t + V2 s_t + b
-
-where h'_t is the output of the LSTM cell. At the first step s_1 = 0, because there are no memories
-yet. Time and memory grow with T².
-"""
+"""The baseline LSTM with full self-attention: dense, and never truncated."""
 
 from __future__ import annotations
 
@@ -24,11 +15,53 @@ from sabtune.ops.self_attention import State
 
 
 class SelfAttention(Attentive):
-    """The self-attention model, with SAB's readout and its parameters for "mlp" scoring."""
+    """The baseline LSTM with full self-attention: dense, and never truncated.
+
+    It is SAB with every state remembered and recalled, and softmax weights. It has SAB's readout,
+    and SAB's parameters for "mlp" scoring. At each step t
+
+        a_i = w3 · tanh(W1 h_i + W2 h'_t)  for every i < t;   p = softmax(a)
+        s_t = Σ p_i h_i;   h_t = h'_t + s_t;   y_t = V1 h_t + V2 s_t + b
+
+    where h'_t is the output of the LSTM cell. At the first step s_1 = 0, because there are no
+    memories yet. Time and memory grow with T².
+
+    Args:
+        config: The configuration. Its `build` method creates the model too.
+        inputs: I, the number of inputs of a step.
+        outputs: O, the number of logits of a step.
+        generator: A random generator on the CPU, which the weights are drawn from.
+
+    Attributes:
+        config: The configuration.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> config, generator = sab.SelfAttention.Config(hidden=32), torch.Generator()
+        >>> model = sab.SelfAttention(config, 10, 9, generator.manual_seed(0))
+        >>> logits, state = model(torch.randn(8, 40, 10))
+        >>> logits.shape, state.memory.shape
+        (torch.Size([8, 40, 9]), torch.Size([8, 40, 32]))
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """The configuration, with only the keys that every model has."""
+        """The configuration of the self-attention model, with only the fields of every model.
+
+        Args:
+            hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
+            forget_bias: A number that is added to the initial bias of the forget gates. Above 0,
+                the gates start more open (Gers et al., 2000).
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> config = sab.SelfAttention.Config(hidden=64)
+            >>> config.label(), config.share_kept(steps=100)
+            ('lstm self-attention', 1.0)
+        """
 
         def label(self) -> str:
             return "lstm self-attention"
@@ -44,6 +77,7 @@ class SelfAttention(Attentive):
     state_type = State
 
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
+        """Create the model, with weights drawn from `generator`."""
         super().__init__(config.hidden, inputs, outputs, generator, forget_bias=config.forget_bias)
         self.config = config
 

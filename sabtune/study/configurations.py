@@ -29,13 +29,25 @@ class Seeds(Config):
 
     Every configuration gets `first` seeds. A configuration with n ended seeds then gets another
     one, up to `most` seeds, if it is among the best 1/reduction of all configurations with at least
-    n ended seeds, and if its mean score is above 0.
+    n ended seeds, and if its mean score is above 0. A configuration whose complete trials all
+    violate a constraint gets no further seeds. This is successive halving over seeds instead of
+    updates (Li et al., MLSys 2020, arXiv 1810.05934).
 
-    objective: the value by which configurations are compared. "mean" and "median" are those of the
-    scores of the seeds. "solve" is P(solve), the fraction of seeds that solve every selection
-    length.
+    Args:
+        first: The number of seeds that every configuration gets, at least 1.
+        most: The largest number of seeds of a configuration, at least `first`.
+        reduction: The best 1/reduction of the configurations get another seed; above 1.
+        objective: The value by which configurations are compared. "mean" and "median" are those of
+            the scores of the seeds. "solve" is P(solve), the fraction of seeds that solve every
+            selection length.
 
-    Raises ConfigError if a value is out of range.
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.Seeds(first=2, most=5, objective="solve")  # at most 5 seeds each
+        Seeds(first=2, most=5, reduction=3, objective='solve')
     """
 
     first: int = 1

@@ -32,13 +32,23 @@ MIN_GPU_FRACTION = 0.01
 class Resources(Config):
     """The CPUs and GPUs of one trial.
 
-    cpus: the number of CPUs, which is also the number of threads that a trial computes on.
-    gpus: the number of GPUs. With a fraction, trials share a GPU. A number of 1 or more must be
-    whole, and all GPUs of a trial are on one machine. With "auto", a probe measures the memory of a
-    trial, and as many trials share a GPU as fit in its memory (see `tuning/placement.py`). Without
-    any GPU, trials that request at most one GPU run on the CPU.
+    Without any GPU, trials that request at most one GPU run on the CPU.
 
-    Raises ConfigError if a value is out of range.
+    Args:
+        cpus: The number of CPUs, at least 1, which is also the number of threads that a trial
+            computes on.
+        gpus: The number of GPUs: 0, a fraction of at least 0.01, or a whole number. With a
+            fraction, trials share a GPU. All GPUs of a trial are on one machine. With "auto", a
+            probe measures the memory of a trial, and as many trials share a GPU as fit in 80 % of
+            its memory, but no more than 8 and no more than the CPUs allow.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> sab.Resources(cpus=4, gpus=0.25)  # four trials share a GPU
+        Resources(cpus=4, gpus=0.25)
     """
 
     cpus: int = 1
@@ -72,11 +82,23 @@ def words(cpus: float, gpus: float) -> str:
 class ASHA(Config):
     """Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934).
 
-    The rungs are at `grace` updates, and at `grace` times each power of `reduction`. A trial
-    continues past a rung if its score is among the best 1/reduction of the trials that have reached
-    the rung, or are complete, so far. The best of them always continues.
+    The rungs are at `grace` updates, and at `grace` times each power of `reduction`. ASHA compares
+    a trial at its first report at or after a rung. The trial continues if its score is among the
+    best 1/reduction of the trials that have reached the rung, or are complete, so far. The best of
+    them always continues.
 
-    Raises ConfigError if a value is out of range.
+    Args:
+        grace: The number of updates at the first rung, at least 1.
+        reduction: The factor from one rung to the next, above 1.
+
+    Raises:
+        ConfigError: A field is missing, unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> pruning = sab.ASHA(grace=2000, reduction=2)
+        >>> [pruning.grace * pruning.reduction**rung for rung in range(3)]
+        [2000.0, 4000.0, 8000.0]
     """
 
     grace: int
@@ -91,17 +113,41 @@ class ASHA(Config):
 class Study(Config):
     """The question that a study asks, and its budget.
 
-    name: the name of the study in its store. task: the task that the models learn. ladder: the
-    lengths that they are tested at. trials: the total number of trials; each seed of a
-    configuration counts. seed: the seed from which those of the sampler and of every trial derive.
-    startup: the number of trials drawn at random before the sampler models the space. resources:
-    the CPUs and GPUs of each trial. pruning: the settings of ASHA; None to prune no trial. sampler:
-    the name of an Optuna sampler. objectives: the first one is "score", which decides which trials
-    are pruned; with more than one, the study has a Pareto front. seeds: the number of seeds of each
-    configuration. points: parameters that the search tries first, as values by name; the sampler
-    draws the parameters that a point leaves out. limits: the limits of each trial.
+    Args:
+        name: The name of the study in its store, of at most 100 letters, digits, ".", "_" and "-".
+            It names files, and it starts with a letter or a digit.
+        task: The configuration of the task that the models learn.
+        ladder: The lengths that the models are tested at. The first one is the task's `length`.
+        trials: The total number of trials, at least 1. Each seed of a configuration counts.
+        seed: The seed from which those of the sampler and of every trial derive, from 0 to
+            `2**32 - 1`.
+        startup: The number of trials drawn at random before the sampler models the space, at
+            least 1.
+        resources: The CPUs and GPUs of each trial. Defaults to one CPU and no GPU.
+        pruning: The settings of ASHA. None prunes no trial.
+        sampler: The name of an Optuna sampler: "tpe", "cmaes", "gp" or "random". "cmaes" takes
+            only one objective.
+        objectives: What the search optimizes, without duplicates. The first one is "score", which
+            is maximized and decides which trials are pruned. The others are minimized:
+            "seconds_per_update"; "peak_memory", in MiB; or "share_kept", the share of the memories
+            that a step attends to at the end of a training sequence. With more than one objective,
+            the study has a Pareto front.
+        seeds: The number of seeds of each configuration. Defaults to one.
+        points: Parameters that the search tries first, as values by name, such as
+            `({"k_top": 5},)`. The sampler draws the parameters that a point leaves out.
+        limits: The limits of each trial. Defaults to no limit.
 
-    Raises ConfigError if a value is out of range, or if the ladder doesn't fit the task.
+    Raises:
+        ConfigError: A field is missing, unknown, out of range or of the wrong type, or the ladder
+            doesn't fit the task.
+
+    Example:
+        >>> import sabtune as sab
+        >>> task = sab.Copying.Config(length=20, symbols=5)
+        >>> ladder = sab.Ladder(lengths=(20, 40, 100), select=(20, 40))
+        >>> study = sab.Study(name="quick", task=task, ladder=ladder, trials=30)
+        >>> study.trials, study.sampler, study.seeds.most
+        (30, 'tpe', 1)
     """
 
     name: str

@@ -1,10 +1,4 @@
-"""The adding task: add the two marked numbers of a sequence.
-
-The task is from Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv
-1511.06464). Each of `length` steps shows a number drawn uniformly from [0, 1] and a mark, which is
-1 at one step of the first half and at one step of the second half, and 0 elsewhere. The target at
-the last step is the sum of the two marked numbers.
-"""
+"""The adding task: add the two marked numbers of a sequence."""
 
 from __future__ import annotations
 
@@ -23,10 +17,26 @@ TOLERANCE = 0.04
 
 
 class Adding(SyntheticTask):
-    """The adding task, trained by the squared error.
+    """The adding task: add the two marked numbers of a sequence.
 
-    The best constant answer is 1, the mean and mode of the sum. Its mean squared error is 1/6, and
-    it is correct with probability 2·0.04 - 0.04².
+    The task is from Hochreiter and Schmidhuber (1997), in the form of Arjovsky et al. (2016, arXiv
+    1511.06464). At length L, each of L steps shows a number drawn uniformly from [0, 1] and a mark,
+    which is 1 at one step of the first half and at one step of the second half, and 0 elsewhere.
+    The target at the last step is the sum of the two marked numbers.
+
+    Models are trained by the squared error. An answer is correct if its error is below 0.04. The
+    best constant answer is 1, the mean and mode of the sum. Its mean squared error is 1/6, and it
+    is correct with probability 2·0.04 - 0.04².
+
+    Args:
+        config: The configuration. Its `build` method creates the task too.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Adding.Config(length=50).build()
+        >>> batch = task.batch(8, 50, torch.Generator().manual_seed(0))
+        >>> batch.x.shape, batch.targets.shape, round(task.chance, 4)
+        (torch.Size([8, 50, 2]), torch.Size([8, 50]), 0.0784)
     """
 
     inputs = 2
@@ -37,9 +47,19 @@ class Adding(SyntheticTask):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """The task's configuration.
+        """The configuration of the adding task.
 
-        length: the number of steps T, each of which shows a number.
+        Args:
+            length: The number of steps T, each of which shows a number; at least 2.
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> task = sab.Adding.Config(length=50).build()
+            >>> task.steps(200)
+            200
         """
 
         length: int = 50

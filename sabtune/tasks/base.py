@@ -27,7 +27,11 @@ MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
 class TaskConfig(Config, ABC):
     """The base of every task's configuration.
 
-    length: the training length, which is also the first length of a ladder.
+    Args:
+        length: The training length, which is also the first length of a ladder.
+
+    Raises:
+        ConfigError: A field is missing, unknown, out of range or of the wrong type.
     """
 
     length: int
@@ -44,7 +48,11 @@ class Task(ABC):
     """
 
     inputs: int
+    """I, the number of inputs of a step."""
+
     outputs: int
+    """O, the number of outputs of a step."""
+
     chance: float
     """The accuracy of a model that has learned everything except to remember."""
 
@@ -75,7 +83,8 @@ class Task(ABC):
     def steps(self, length: int) -> int:
         """Return the number of steps T of a sequence of this length.
 
-        Raises ConfigError if the task has no sequences of this length.
+        Raises:
+            ConfigError: The task has no sequences of this length.
         """
 
     @property
@@ -93,9 +102,16 @@ class Task(ABC):
     ) -> Source:
         """Return a source of sequences of this length on `device`.
 
-        stream: the purpose of the sequences. A task that reads data has a separate part for each.
-        generator: determines the sequences and their order. Raises DataError if the task's data is
-        missing or damaged, and ConfigError if the task has no sequences of this length.
+        Args:
+            length: The length of the sequences.
+            stream: The purpose of the sequences. A task that reads data has a separate part for
+                each.
+            generator: The random generator that determines the sequences and their order.
+            device: The device of the batches.
+
+        Raises:
+            DataError: The task's data is missing or damaged.
+            ConfigError: The task has no sequences of this length.
         """
 
     def varied(
@@ -113,7 +129,12 @@ class Task(ABC):
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
-        """Return `size` sequences of this length from the test stream, for inspection."""
+        """Return `size` sequences of this length from the test stream, for inspection.
+
+        Returns:
+            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored` (T,), whether
+            accuracy counts a step.
+        """
         return self.batches(length, Stream.TEST, generator, device).batch(size)
 
     def prepare(self, lengths: Sequence[int]) -> None:
@@ -168,7 +189,9 @@ class Task(ABC):
     def normalized_score(self, accuracy: float, loss: float) -> float:
         """Return the score of a result, from 0 at chance to 1. Other scores are means of it.
 
-        loss: in `loss_unit`.
+        Args:
+            accuracy: The accuracy, from 0 to 1.
+            loss: The loss, in `loss_unit`.
         """
         return above_chance(accuracy, self.chance)
 
@@ -184,7 +207,12 @@ class SyntheticTask(Task):
     def batch(
         self, size: int, length: int, generator: torch.Generator, device: torch.device = CPU
     ) -> Batch:
-        """Draw `size` new sequences of this length on the CPU, and return them on `device`."""
+        """Draw `size` new sequences of this length on the CPU, and return them on `device`.
+
+        Returns:
+            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored` (T,), whether
+            accuracy counts a step.
+        """
 
     def batches(
         self,

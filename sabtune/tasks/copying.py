@@ -1,10 +1,4 @@
-"""The copying task: recall a few symbols after a long stretch of blanks.
-
-As in Ke et al. (2018) and their released script, a sequence shows `symbols` symbols, length - 1
-blanks, a marker, and then as many blanks as symbols. The targets are the symbols, in order, at
-those last blanks, and the blank at every earlier step. A sequence of length L with 10 symbols has
-L + 20 steps.
-"""
+"""The copying task: recall a few symbols after a long stretch of blanks."""
 
 from __future__ import annotations
 
@@ -21,15 +15,43 @@ BLANK = 0
 
 
 class Copying(SyntheticTask):
-    """The copying task: the blank is 0, symbols are 1 to `alphabet`, the marker is alphabet + 1."""
+    """The copying task: recall a few symbols after a long stretch of blanks.
+
+    As in Ke et al. (2018) and their released script, a sequence shows `symbols` symbols, length - 1
+    blanks, a marker, and then as many blanks as symbols. The targets are the symbols, in order, at
+    those last blanks, and the blank at every earlier step. A sequence of length L with 10 symbols
+    has L + 20 steps. The blank is 0, symbols are 1 to `alphabet`, and the marker is alphabet + 1.
+
+    Args:
+        config: The configuration. Its `build` method creates the task too.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Copying.Config(length=20, symbols=5).build()
+        >>> batch = task.batch(64, 20, torch.Generator().manual_seed(0))
+        >>> batch.x.shape, batch.targets.shape, int(batch.scored.sum())
+        (torch.Size([64, 30, 10]), torch.Size([64, 30]), 5)
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """The task's configuration.
+        """The configuration of the copying task.
 
-        length: steps from the last symbol to the marker. symbols: the number of symbols to recall.
-        alphabet: the number of different symbols. input: "one-hot", or "scalar", the symbol's
-        number itself, as in the authors' released script.
+        Args:
+            length: The number of steps from the last symbol to the marker, at least 1.
+            symbols: The number of symbols to recall, at least 1.
+            alphabet: The number of different symbols, at least 2.
+            input: What a step shows: "one-hot", a vector of `alphabet` + 2 numbers; or "scalar",
+                the symbol's number itself, as in the authors' released script.
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> task = sab.Copying.Config(length=100, symbols=10, alphabet=8).build()
+            >>> task.steps(100), task.inputs, task.outputs
+            (120, 10, 9)
         """
 
         length: int = 100

@@ -1,11 +1,4 @@
-"""Character-level language modeling: predict the next character.
-
-As in Ke et al. (2018), the loss is the mean of -log2 of the probability of each next character, in
-bits per character. For training, the text is split into one stream per row of a batch. An update
-reads `length` characters of each stream, and the state is carried to the next update. In an
-evaluation, each sequence starts from an empty state, so a character of a longer sequence has more
-context on average.
-"""
+"""Character-level language modeling: predict the next character."""
 
 from __future__ import annotations
 
@@ -28,10 +21,27 @@ from sabtune.tasks.source import Passes, Shuffled, Source
 
 
 class Language(Task):
-    """The language modeling task. Each purpose has its own part of the text; see `data.texts`.
+    """Character-level language modeling: predict the next character.
+
+    As in Ke et al. (2018), the loss is the mean of -log2 of the probability of each next character,
+    in bits per character. For training, the text is split into one stream per row of a batch. An
+    update reads `length` characters of each stream, and the state is carried to the next update. In
+    an evaluation, each sequence starts from an empty state, so a character of a longer sequence has
+    more context on average.
 
     After every `length` characters, in training and in evaluation, memories that are more than
-    `memory_span` steps old are dropped.
+    `memory_span` steps old are dropped. Training, selection, test and confirmation have their own
+    parts of the text; see `sabtune.data.texts`.
+
+    Args:
+        config: The configuration. Its `build` method creates the task too.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Language.Config(length=100, text="pydoc").build()
+        >>> batch = task.batch(8, 100, torch.Generator().manual_seed(0))
+        >>> batch.x.shape, batch.targets.shape
+        (torch.Size([8, 100, 70]), torch.Size([8, 100]))
     """
 
     loss_unit = "bits per character"
@@ -40,10 +50,22 @@ class Language(Task):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """The task's configuration.
+        """The configuration of the language task.
 
-        length: characters of each stream that an update reads. text: "pydoc", "ptb" or "text8".
-        memory_span: the largest age in steps of a memory that is carried to the next update.
+        Args:
+            length: The number of characters of each stream that an update reads, at least 1.
+            text: "pydoc", the help topics of Python; "ptb", Penn Treebank; or "text8".
+            memory_span: The largest age in steps of a memory that is carried to the next update, at
+                least 0.
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> task = sab.Language.Config(text="text8").build()
+            >>> task.loss_unit, round(task.normalized_score(accuracy=0.5, loss=1.0), 2)
+            ('bits per character', 0.79)
         """
 
         length: int = 100

@@ -1,10 +1,4 @@
-"""Multi-query associative recall: recall the value that was shown with each key.
-
-This is the probe of Arora et al. ("Zoology", 2023, arXiv 2312.04927) with controlled distances. A
-sequence shows `pairs` keys, each followed by its value, then blanks, then every key again in
-another order. The target at such a key is its value. The first queried key comes `length` steps
-after the last value, and a query comes at most length + 3 · (pairs - 1) steps after its value.
-"""
+"""Multi-query associative recall: recall the value that was shown with each key."""
 
 from __future__ import annotations
 
@@ -19,9 +13,26 @@ from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 
 
 class Recall(SyntheticTask):
-    """The recall task. Symbols are the keys, 0 to `keys` - 1, then the values, then the blank.
+    """Multi-query associative recall: recall the value that was shown with each key.
 
-    The classes are the values. The loss covers only the steps of the queried keys.
+    This is the probe of Arora et al. ("Zoology", 2023, arXiv 2312.04927) with controlled distances.
+    A sequence shows `pairs` keys, each followed by its value, then blanks, then every key again in
+    another order. The target at such a key is its value. At length L, the first queried key comes L
+    steps after the last value, and a query comes at most L + 3 · (pairs - 1) steps after its value.
+
+    Symbols are the keys, 0 to `keys` - 1, then the values, then the blank. A step shows a symbol as
+    a one-hot vector. The classes are the values. The loss covers only the steps of the queried
+    keys.
+
+    Args:
+        config: The configuration. Its `build` method creates the task too.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Recall.Config(length=32, pairs=4, keys=16, values=8).build()
+        >>> batch = task.batch(64, 32, torch.Generator().manual_seed(0))
+        >>> batch.x.shape, batch.targets.shape, int(batch.scored.sum())
+        (torch.Size([64, 43, 25]), torch.Size([64, 43]), 4)
     """
 
     loss_unit = "nats a query"
@@ -29,12 +40,25 @@ class Recall(SyntheticTask):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        """The task's configuration.
+        """The configuration of the recall task.
 
-        length: steps from the last value to the first queried key. pairs: the number of pairs in a
-        sequence. keys, values: the numbers of different keys and values; a sequence shows no key
-        twice. grows: what increases with the length on the ladder: "distance"; "pairs", the number
-        of pairs in proportion to the length, at the training distance; or "both".
+        Args:
+            length: The number of steps from the last value to the first queried key, at least 1.
+            pairs: The number of pairs in a sequence, at least 1.
+            keys: The number of different keys, at least `pairs`. A sequence has no pairs with the
+                same key.
+            values: The number of different values, at least 2.
+            grows: What increases with the length on the ladder: "distance"; "pairs", the number of
+                pairs in proportion to the length, at the training distance; or "both".
+
+        Raises:
+            ConfigError: A field is unknown, out of range or of the wrong type.
+
+        Example:
+            >>> import sabtune as sab
+            >>> task = sab.Recall.Config(length=32, pairs=4, grows="pairs").build()
+            >>> task.pairs(128), task.distance(128), task.steps(128)
+            (16, 32, 79)
         """
 
         length: int = 32
@@ -64,7 +88,11 @@ class Recall(SyntheticTask):
         return self.length if self.config.grows == "pairs" else length
 
     def pairs(self, length: int) -> int:
-        """Return the number of pairs of a sequence. Raises ConfigError if there are fewer keys."""
+        """Return the number of pairs of a sequence.
+
+        Raises:
+            ConfigError: There are fewer keys than pairs.
+        """
         config = self.config
         if config.grows == "distance":
             return config.pairs

@@ -32,26 +32,31 @@ SOLVED = Task.solved
 class Ladder(Config):
     """The lengths that a model is tested at, the training length first.
 
-    lengths: All lengths, in increasing order.
+    Args:
+        lengths: All lengths, in increasing order.
+        select: The selection lengths, in increasing order: short lengths that are measured at every
+            report. Only they decide which trial is best and which is pruned.
+        sequences: The number of sequences that each length is measured on, at least `phases`. A
+            length for which the data has fewer sequences is measured on all of them.
+        solved_reports: Stop training after this many consecutive reports that solve every selection
+            length, but not before k_top has reached its final value. None makes all updates.
+        phases: Measure each length L over the lengths L, L + 1, …, L + phases - 1, with the
+            sequences spread evenly over them. The accuracy of a model that remembers every k_att-th
+            state may depend on the length modulo k_att. With phases = k_att, every remainder
+            occurs. None takes the largest k_att of the study's search spaces, or 1 for a task that
+            scores every step.
+        k_top: The k_top that models are measured with during training: "final", the value at the
+            end of the schedule, or "scheduled", the current value. None takes "final". A study that
+            was recorded before this option existed uses "scheduled".
 
-    select: The selection lengths: short lengths that are measured at every report. Only they decide
-    which trial is best and which is pruned.
+    Raises:
+        ConfigError: A field is missing, unknown, out of range or of the wrong type.
 
-    sequences: The number of sequences that each length is measured on.
-
-    solved_reports: Stop training after this many consecutive reports that solve every selection
-    length, but not before k_top has reached its final value. None: make all updates.
-
-    phases: Measure each length L over the lengths L, L + 1, …, L + phases - 1, with the sequences
-    spread evenly over them. The accuracy of a model that remembers every k_att-th state may depend
-    on the length modulo k_att. With phases = k_att, every remainder occurs. None: the largest k_att
-    of the study's search spaces, or 1 for a task that scores every step.
-
-    k_top: The k_top that models are measured with during training: "final", the value at the end of
-    the schedule, or "scheduled", the current value. None: "final". A study that was recorded before
-    this option existed uses "scheduled".
-
-    Raises ConfigError if a value is invalid.
+    Example:
+        >>> import sabtune as sab
+        >>> ladder = sab.Ladder(lengths=(20, 40, 100, 200), select=(20, 40), phases=5)
+        >>> ladder.sequences, ladder.phase_count
+        (512, 5)
     """
 
     lengths: tuple[int, ...]

@@ -54,13 +54,21 @@ FILES = (*checkpoint.FILES, FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Config):
-    """The limits of a trial. A trial that exceeds a limit fails. None: no limit.
+    """The limits of a trial, checked at every report. A trial that exceeds a limit fails.
 
-    hours: The time of training and evaluation, over all attempts.
+    Args:
+        hours: The time of training and evaluation in hours, over all attempts. Above 0, or None for
+            no limit.
+        memory: The peak memory in GiB of the trial's process, or of its tensors on the GPU. Above
+            0, or None for no limit.
 
-    memory: The peak memory in GiB of the trial's process, or of its tensors on the GPU.
+    Raises:
+        ConfigError: A field is unknown, not above 0 or of the wrong type.
 
-    Raises ConfigError if a limit is not above 0.
+    Example:
+        >>> import sabtune as sab
+        >>> sab.Limits(hours=0.5, memory=4)
+        Limits(hours=0.5, memory=4.0)
     """
 
     hours: float | None = None
