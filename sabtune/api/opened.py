@@ -69,7 +69,7 @@ class OpenStudy:
 
         The columns are how the trial ended (`state`, `reason`, `score`, `updates`, `seconds`,
         `peak_memory_mib`), its whole configuration (`trial.model.k_top`, …), the parameters that
-        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (nats a step) by
+        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (in the unit of the task) by
         length on the selection sequences (`ladder_accuracy_at_100`, …) and on the test sequences
         (`test_accuracy_at_100`, …).
         """
@@ -86,7 +86,7 @@ class OpenStudy:
         Returns:
             One row for each trial and length, with the columns `trial`, `label`, `seed`, `length`,
             `times_training` (the length in training lengths), `accuracy` (from 0 to 1), `loss`
-            (nats a step), `in_phase`, `worst_phase` (accuracies; see the documentation of phases),
+            (in the unit of the task), `in_phase`, `worst_phase` (accuracies; see the documentation of phases),
             `share_kept` (the share of memories that the last step attends to) and `sequences`.
 
         Raises:

@@ -193,5 +193,5 @@ class Study(Config):
             named = isinstance(point, dict) and all(isinstance(name, str) for name in point)
             check(named, "points", self.points, 'values by name, such as ({"k_top": 5},)')
         task = self.task.build()
-        for length in self.ladder.lengths:
+        for length in {*self.ladder.lengths, *self.ladder.select}:
             task.steps(length)

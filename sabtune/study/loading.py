@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
     except BaseException as problem:  # includes SystemExit: a study file must not end sabtune
         raise StudyFileError(explain(path, problem)) from problem
     names = vars(module)
-    file = dataclasses.replace(_study_file(path, names), source=path.read_text())
+    file = dataclasses.replace(_study_file(path, names), source=decode_source(path.read_bytes()))
     return _checked(file, names, baseline)
 
 
