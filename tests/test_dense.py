@@ -202,7 +202,7 @@ def test_updates_that_carry_a_state(span: int, monkeypatch: pytest.MonkeyPatch) 
             logits, after = model(stretch, state)
             logits.square().mean().backward()
             optimizer.step()
-            state = model.carried(after, span)
+            state = model.carry(after, span)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert (
         weights[0] - torch.cat([p.flatten() for p in model_of(17).parameters()])

@@ -57,11 +57,14 @@ class Oracle(Model):
                 said[:, marker + 1 + i] = seen[:, i].argmax(dim=-1)
         return one_hot(said, TASK.outputs).float()[:, -x.shape[1] :] * 50, seen
 
-    def carried(self, state: Any, span: int) -> Any:
+    def carry(self, state: Any, span: int) -> Any:
         return state[:, -span:]
 
-    def start(self, h: Tensor, c: Tensor) -> Any:
-        raise AssertionError("it has no h and no c")
+    def random_start(self, batch: int, scale: float, generator: torch.Generator) -> Any:
+        raise AssertionError("it has no random state")
+
+    def restart(self, state: Any) -> Any:
+        raise AssertionError("it passes nothing on")
 
 
 def results(**accuracy: float) -> list[LengthResult]:

@@ -90,7 +90,7 @@ def test_a_model_in_bf16_carries_a_state_in_float32(
                 *({name: getattr(each, name) for name in CARRIED} for each in (state, of_exact))
             )
             state, of_exact = (
-                each.carried(now, 60) for each, now in ((model, state), (exact, of_exact))
+                each.carry(now, 60) for each, now in ((model, state), (exact, of_exact))
             )
         assert len(ran) == 3
         model.k_top = exact.k_top = 40

@@ -117,7 +117,7 @@ def test_carrying_the_whole_state_continues_the_sequence(model: ModelConfig) -> 
     x = torch.randn(3, 23, 5, generator=generator(0, Stream.TEST)).double()
     whole, _ = built(x)
     first, state = built(x[:, :11])
-    rest, _ = built(x[:, 11:], built.carried(state, 100))
+    rest, _ = built(x[:, 11:], built.carry(state, 100))
     assert torch.allclose(torch.cat([first, rest], dim=1), whole, atol=1e-12)
 
 
@@ -143,12 +143,12 @@ def test_memories_older_than_the_span_are_dropped(
     hidden, _, state = reference.sab(
         x, reference.initial_state(2, p), p, k_top=2, k_att=3, k_trunc=5
     )
-    carried = built.carried(state, span)
+    carried = built.carry(state, span)
     expected = torch.cat([torch.zeros(2, 1, 6), hidden[:, [t - 1 for t in made_at]]], dim=1)
     assert torch.equal(carried.memory, expected)
     assert torch.allclose(carried.keys, expected @ p.W1.T, atol=1e-6)
     assert carried.step == steps
-    again = built.carried(carried, span)  # carrying it again drops nothing more
+    again = built.carry(carried, span)  # carrying it again drops nothing more
     assert torch.equal(again.memory, expected)
     assert not any(t.requires_grad for t in (carried.h, carried.c, carried.memory, carried.keys))
 
@@ -158,7 +158,7 @@ def test_self_attention_drops_memories_by_age() -> None:
         2, 2, steps=9, generator=generator(0, Stream.INITIALIZATION)
     )
     _, state = built(torch.randn(2, 10, 2, generator=generator(0, Stream.TEST)))
-    assert torch.equal(built.carried(state, 3).memory, state.memory[:, 6:])
+    assert torch.equal(built.carry(state, 3).memory, state.memory[:, 6:])
 
 
 def test_carried_keys_use_the_current_weights() -> None:
@@ -225,14 +225,14 @@ def test_measuring_drops_old_memories_like_training() -> None:
         task.inputs, task.outputs, steps=50, generator=generator(0, Stream.INITIALIZATION)
     )
     most = []
-    real = model.carried
+    real = model.carry
 
     def spy(state: Any, span: int) -> Any:
         kept = real(state, span)
         most.append(kept.memory.shape[1])
         return kept
 
-    model.carried = spy  # type: ignore[method-assign]
+    model.carry = spy  # type: ignore[method-assign]
     result = measure(model, task, 200, sequences=3, seed=0, stream=Stream.TEST)
     assert result.sequences == 3
     assert most == [11] + [17] * 9  # m_0 and 10, then 16 states of every second step

@@ -70,11 +70,14 @@ class Periodic(Model):
                     break
         return one_hot(said, self.outputs).float()[:, -x.shape[1] :] * 50, seen
 
-    def carried(self, state: Any, span: int) -> Any:
+    def carry(self, state: Any, span: int) -> Any:
         raise AssertionError("no task here carries a state")
 
-    def start(self, h: Tensor, c: Tensor) -> Any:
-        raise AssertionError("it has no h and no c")
+    def random_start(self, batch: int, scale: float, generator: torch.Generator) -> Any:
+        raise AssertionError("it has no random state")
+
+    def restart(self, state: Any) -> Any:
+        raise AssertionError("it passes nothing on")
 
 
 @pytest.mark.parametrize("task", [COPYING, DIGITS], ids=["copying", "digits"])

@@ -155,7 +155,8 @@ def extrapolate(
 
     Returns:
         One row for each trial and length: `trial`, `length`, `accuracy` (from 0 to 1), `loss`
-        (in the unit of the task), `in_phase`, `worst_phase`, `sequences`, `seconds` and `peak_memory_mib`.
+        (in the unit of the task), `in_phase`, `worst_phase`, `sequences`, `seconds` and
+        `peak_memory_mib`.
 
     Raises:
         ConfigError: An argument is out of range.

@@ -69,9 +69,9 @@ class OpenStudy:
 
         The columns are how the trial ended (`state`, `reason`, `score`, `updates`, `seconds`,
         `peak_memory_mib`), its whole configuration (`trial.model.k_top`, …), the parameters that
-        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (in the unit of the task) by
-        length on the selection sequences (`ladder_accuracy_at_100`, …) and on the test sequences
-        (`test_accuracy_at_100`, …).
+        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (in the unit of
+        the task) by length on the selection sequences (`ladder_accuracy_at_100`, …) and on the test
+        sequences (`test_accuracy_at_100`, …).
         """
         rows = [row(trial) for trial in self.records]
         return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
@@ -86,8 +86,9 @@ class OpenStudy:
         Returns:
             One row for each trial and length, with the columns `trial`, `label`, `seed`, `length`,
             `times_training` (the length in training lengths), `accuracy` (from 0 to 1), `loss`
-            (in the unit of the task), `in_phase`, `worst_phase` (accuracies; see the documentation of phases),
-            `share_kept` (the share of memories that the last step attends to) and `sequences`.
+            (in the unit of the task), `in_phase`, `worst_phase` (accuracies by the phase of the
+            length), `share_kept` (the share of memories that the last step attends to) and
+            `sequences`.
 
         Raises:
             StoreError: The study has no such trial, or no trial is complete.

@@ -7,13 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sabtune.models.base import Model, uniform
+from sabtune.models.base import uniform
+from sabtune.models.lstm_like import LSTMLike
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import reference
 from sabtune.ops.reference import PAPER, Rule
 
 
-class Attentive(AttentionWeights, Model):
+class Attentive(AttentionWeights, LSTMLike):
     """An LSTM cell, attention over remembered states, and the readout y_t = V1 h_t + V2 s_t + b."""
 
     def __init__(

@@ -22,15 +22,12 @@ class ModelConfig(Config, ABC):
 
     Args:
         hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
-        forget_bias: A number that is added to the initial bias of the forget gates. Above 0, the
-            gates start more open (Gers et al., 2000).
 
     Raises:
         ConfigError: A field is unknown, out of range or of the wrong type.
     """
 
     hidden: int = 128
-    forget_bias: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole("hidden", self.hidden, least=1, most=2**20)
@@ -67,12 +64,6 @@ def uniform(*shape: int, fan_in: int, generator: torch.Generator | None) -> nn.P
     """Draw a weight uniformly from ±1/√fan_in, PyTorch's default for nn.LSTM and nn.Linear."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
-
-def open_forget_gates(bias: nn.Parameter, offset: float) -> None:
-    """Add `offset` to the forget gates' part of a bias (4H), the second quarter."""
-    with torch.no_grad():
-        bias.view(4, -1)[1] += offset
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
@@ -121,7 +112,7 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def carried(self, state: Any, span: int) -> Any:
+    def carry(self, state: Any, span: int) -> Any:
         """Return `state` prepared for the next update, which continues the sequence.
 
         It is detached, has no memories that are more than `span` steps old, and its keys are
@@ -129,13 +120,21 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def start(self, h: Tensor, c: Tensor) -> Any:
-        """Return the state at the start of a sequence: h and c (B, H), and no memories."""
+    def random_start(self, batch: int, scale: float, generator: torch.Generator) -> Any:
+        """Return a random state at the start of `batch` sequences, with no memories.
 
-    def restarted(self, state: Any) -> Any:
-        """Return the state at the start of a sequence, with the h and c of `state`, detached."""
-        h, c = (t.detach().reshape(-1, t.shape[-1]) for t in (state.h, state.c))
-        return self.start(h, c)
+        Args:
+            batch: B, the number of sequences.
+            scale: The standard deviation of its numbers.
+            generator: A random generator on the CPU.
+        """
+
+    @abstractmethod
+    def restart(self, state: Any) -> Any:
+        """Return the state at the start of new sequences that keep what `state` passes on.
+
+        It is detached and has no memories.
+        """
 
     @property
     def period(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sabtune.errors import InputError
-from sabtune.models.base import open_forget_gates
+from sabtune.models.lstm_like import open_forget_gates
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import dispatch, reference, self_attention
 from sabtune.ops.call import Call

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import Model, ModelConfig, open_forget_gates, uniform
+from sabtune.models.base import uniform
+from sabtune.models.lstm_like import LSTMLike, LSTMLikeConfig, open_forget_gates
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import check_whole
 
@@ -21,7 +22,7 @@ class State:
     step: int
 
 
-class LSTM(Model):
+class LSTM(LSTMLike):
     """PyTorch's `nn.LSTM` with a linear readout: y_t = V h_t + b.
 
     Args:
@@ -46,7 +47,7 @@ class LSTM(Model):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
+    class Config(LSTMLikeConfig):
         """The configuration of an LSTM.
 
         Args:
@@ -123,7 +124,7 @@ class LSTM(Model):
     def start(self, h: Tensor, c: Tensor) -> State:
         return State(h.unsqueeze(0), c.unsqueeze(0), 0)
 
-    def carried(self, state: State, span: int) -> State:
+    def carry(self, state: State, span: int) -> State:
         """Return `state` detached; the LSTM has no memories."""
         return State(state.h.detach(), state.c.detach(), state.step)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sabtune.errors import InputError
 from sabtune.models.attentive import Attentive
-from sabtune.models.base import ModelConfig
+from sabtune.models.lstm_like import LSTMLikeConfig
 from sabtune.ops import dispatch, reference
 from sabtune.ops.call import Call
 from sabtune.ops.checks import check_x
@@ -54,7 +54,7 @@ class SAB(Attentive):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
+    class Config(LSTMLikeConfig):
         """The configuration of SAB, in the paper's terms.
 
         `sabtune.ops.reference.Rule` describes the scoring, the normalizer and the forms in full.
@@ -192,7 +192,7 @@ class SAB(Attentive):
         self.sparsity = replace(self.sparsity, k_top=k_top)
 
     @torch.no_grad()
-    def carried(self, state: reference.State, span: int) -> reference.State:
+    def carry(self, state: reference.State, span: int) -> reference.State:
         """Return `state` prepared for the next update. It always includes the zero vector m_0.
 
         The keys are recomputed, because W1 may have changed.

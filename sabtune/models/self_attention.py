@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sabtune.models.attentive import Attentive
-from sabtune.models.base import ModelConfig
+from sabtune.models.lstm_like import LSTMLikeConfig
 from sabtune.ops import reference, self_attention
 from sabtune.ops.checks import check_x
 from sabtune.ops.self_attention import State
@@ -45,8 +45,8 @@ class SelfAttention(Attentive):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
-        """The configuration of the self-attention model, with only the fields of every model.
+    class Config(LSTMLikeConfig):
+        """The configuration of the self-attention model, with only the fields of an LSTM.
 
         Args:
             hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
@@ -93,7 +93,7 @@ class SelfAttention(Attentive):
         return self_attention.start(h, c)
 
     @torch.no_grad()
-    def carried(self, state: State, span: int) -> State:
+    def carry(self, state: State, span: int) -> State:
         memory = state.memory[:, -span - 1 :].detach()
         return State(
             state.h.detach(), state.c.detach(), memory, reference.key(memory, self.weights())

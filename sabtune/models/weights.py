@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import open_forget_gates, uniform
+from sabtune.models.base import uniform
+from sabtune.models.lstm_like import open_forget_gates
 from sabtune.ops.reference import PAPER, Parameters, Rule
 
 

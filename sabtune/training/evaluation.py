@@ -282,7 +282,7 @@ def tallied(model: Model, task: Task, batches: Mapping[int, Batch]) -> dict[int,
             ]
         )
         logits, state = model(x, state)
-        state = state if span is None else model.carried(state, span)
+        state = state if span is None else model.carry(state, span)
         rows = logits.split([len(batch.x) for batch in batches.values()])
         for key, part, own in zip(batches, parts, rows, strict=True):
             if part is not None:

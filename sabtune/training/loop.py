@@ -21,7 +21,7 @@ from sabtune.ops import triton
 from sabtune.schema import known_fields
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Tally
-from sabtune.tasks.batch import Count, moved
+from sabtune.tasks.batch import Count
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import never
 
@@ -283,12 +283,10 @@ class Training:
             return self.carried
         match train.initial:
             case "passed":
-                return None if self.carried is None else self.model.restarted(self.carried)
+                return None if self.carried is None else self.model.restart(self.carried)
             case "noise":
                 drawn = generator(self.run.seed, Stream.STATES, index=self.step)
-                shape = 2, len(batch.x), self.run.trial.model.hidden
-                h, c = train.initial_scale * torch.randn(shape, generator=drawn)
-                return self.model.start(moved(h, self.model.device), moved(c, self.model.device))
+                return self.model.random_start(len(batch.x), train.initial_scale, drawn)
             case "zero":
                 return None
 
@@ -299,8 +297,8 @@ class Training:
         """
         span = self.task.memory_span
         if state is not None and span is not None:
-            self.carried = self.model.carried(state, span)
+            self.carried = self.model.carry(state, span)
         elif state is not None and self.run.trial.train.initial == "passed":
-            self.carried = self.model.restarted(state)
+            self.carried = self.model.restart(state)
         else:
             self.carried = None
