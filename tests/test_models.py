@@ -175,7 +175,7 @@ def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
 @every_model
 def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
-        MODELS[kind](hidden=6, forget_bias=by)
+        MODELS[kind](**{"hidden": 6, "forget_bias": by})
         .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
         .state_dict()
         for by in (0.0, 1.5)
@@ -196,7 +196,7 @@ def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> N
     )
     before, x = torch.randn(2, 11, 4), torch.randn(2, 1, 4)
     _, ended = model(before)
-    started = model.restarted(ended)
+    started = model.restart(ended)
     _, after = model(x, started)
     weights = dict(model.named_parameters())
     cell = torch.nn.LSTMCell(4, 6)
