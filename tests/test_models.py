@@ -175,7 +175,7 @@ def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
 @every_model
 def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
-        MODELS[kind](**{"hidden": 6, "forget_bias": by})
+        MODELS[kind](**{"hidden": 6, "forget_bias": by})  # type: ignore[arg-type]
         .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
         .state_dict()
         for by in (0.0, 1.5)
