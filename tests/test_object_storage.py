@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,4 @@ def step_of_the_newest(store: Store) -> int:
         content = left[0].read("progress.json") if len(left) == 2 else None
         if content is not None:
             return int(json.loads(content)["step"])
+        time.sleep(0.5)
