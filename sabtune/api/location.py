@@ -6,11 +6,8 @@ import os
 from pathlib import Path
 
 from sabtune.data import place
-from sabtune.storage.store import DEFAULT, Store
+from sabtune.storage.store import DEFAULT, FILES_VARIABLE, TRACKING_VARIABLE, Store
 from sabtune.study.backups import restore
-
-FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
-"""The environment variables that the command line reads as well."""
 
 
 def store_at(

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
-
-FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
+from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
 MOST_RUNS = 10_000
 """The largest number of configurations in a comparison, and of seeds for each of them."""

@@ -9,10 +9,10 @@ import tempfile
 import traceback
 
 from sabtune import __version__
-from sabtune.cli.options import FILES_VARIABLE, TRACKING_VARIABLE
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.errors import SabtuneError
 from sabtune.redaction import redact
+from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
 MEMORY_REMEDY = "lower hidden, batch_size, the task's length or the ladder's lengths"
 

@@ -33,6 +33,9 @@ from sabtune.storage.folder import Folder, local
 
 DEFAULT = Path("sabtune-store")
 
+FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
+"""The environment variables for the location of the files and for MLflow."""
+
 DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 
 CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?(?:\?[^/]*)?$")
