@@ -14,6 +14,7 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -30,37 +31,45 @@ BEFORE = dict(os.environ)
 def serve(requests: socket.socket) -> dict[str, Any]:
     """Fork for each request, and return the request in the new process.
 
-    A second process waits for the new one and sends its PID and its exit code to the client.
+    The server sends the PID of the new process to the client, and its exit code once it has ended.
     """
+    running: dict[int, socket.socket] = {}  # where to send the exit code, by PID
+    signals, woken = socket.socketpair()  # readable when a process has ended
+    woken.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken.fileno())
     while True:
+        ready, _, _ = select.select([requests, signals], [], [])
+        if signals in ready:
+            signals.recv(4096)
+            _send_exit_codes(running)
+        if requests not in ready:
+            continue
         content, descriptors, _, _ = socket.recv_fds(requests, 2**20, 4)
         if not content:  # the test process has closed the socket
             os._exit(0)
-        if os.fork() == 0:
-            requests.close()
-            answers = socket.socket(fileno=descriptors.pop())
-            command = os.fork()
-            if command == 0:
-                answers.close()
-                request: dict[str, Any] = json.loads(content)
-                return request | {"streams": descriptors}
-            for descriptor in descriptors:
-                os.close(descriptor)
-            answers.send(str(command).encode())
-            _, status = os.waitpid(command, 0)
-            answers.send(str(os.waitstatus_to_exitcode(status)).encode())
-            os._exit(0)
+        answers = socket.socket(fileno=descriptors.pop())
+        command = os.fork()
+        if command == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for inherited in (requests, signals, woken, answers, *running.values()):
+                inherited.close()
+            request: dict[str, Any] = json.loads(content)
+            return request | {"streams": descriptors}
         for descriptor in descriptors:
             os.close(descriptor)
-        while _reaped():
-            pass
+        answers.send(str(command).encode())
+        running[command] = answers
 
 
-def _reaped() -> bool:
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return False
+def _send_exit_codes(running: dict[int, socket.socket]) -> None:
+    """Send the exit codes of the processes that have ended, and forget those processes."""
+    for command in list(running):
+        ended, status = os.waitpid(command, os.WNOHANG)
+        if ended:
+            with running.pop(command) as answers, contextlib.suppress(OSError):  # nobody waits
+                answers.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def become(request: dict[str, Any], imported: dict[str, str]) -> None:
