@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import subprocess
@@ -23,7 +24,7 @@ FUNCTIONS = {
     "confirm": ["studies", "top", "seeds", "lengths", *PLACE],
     "extrapolate": ["study", "lengths", "trials", "sequences", "phases", "store", "files",
                     "data_dir"],
-    "open_study": ["name", "store", "files"],
+    "open_study": ["name", "store", "files", "tracking"],
     "report": ["study", "out", "formats", "store", "files"],
     "reproduce": ["study", "trial", "store", "files", "data_dir"],
     "search": ["study", "space", "constraints", "baselines", "question", "baseline", "name", "new",
@@ -157,6 +158,37 @@ def failing(trial: Any) -> sab.TrialConfig:
 
 
 LINE = inspect.getsourcelines(failing)[1] + 1
+
+
+class Space:
+    """A space with a size."""
+
+    def __init__(self, hidden: int):
+        self.hidden = hidden
+
+    def __call__(self, trial: Any) -> sab.TrialConfig:
+        """How wide?"""
+        return sized(trial, hidden=self.hidden)
+
+
+def sized(trial: Any, *, hidden: int) -> sab.TrialConfig:
+    """How many memories of what size?"""
+    return sab.TrialConfig(
+        model=sab.SAB.Config(hidden=hidden, k_top=trial.suggest_int("k_top", 1, 3)),
+        train=sab.TrainConfig(updates=20, batch_size=4, report_every=10),
+    )
+
+
+def test_a_space_can_be_a_partial_or_an_object() -> None:
+    partial = from_objects(STUDY, functools.partial(sized, hidden=8))
+    assert partial.question == "How many memories of what size?"
+    assert inspect.getsource(sized) in partial.source
+    assert partial.path == Path(__file__)
+    made = from_objects(STUDY, Space(8))
+    assert made.question == "How wide?"
+    assert "def __call__" in made.source
+    with pytest.raises(StudyFileError, match=r"test_api\.py:\d+: ConfigError|test_api\.py:\d+: "):
+        from_objects(STUDY, Space(0))
 
 
 @pytest.mark.parametrize(

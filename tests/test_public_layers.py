@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
 import sabtune as sab
-from sabtune.errors import InputError
+from sabtune.errors import ConfigError, InputError
 from sabtune.ops import reference, self_attention
 
 COUNTS: dict[str, Any] = {"k_top": 2, "k_att": 2, "k_trunc": 3}
@@ -231,7 +234,7 @@ def test_export_is_refused_in_one_line(make: Make, x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("give", "told"),
     [
-        (lambda x: (x[0],), r"x is \(11, 3\): give a tensor \(B, T, I\) with I = 3"),
+        (lambda x: (x[0],), r"x is \(11, 3\): give a tensor \(B, T, I\) with T .* and I = 3"),
         (lambda x: (x[..., :2],), r"x is \(4, 11, 2\): give"),
         (lambda x: (x[:, :0],), "T of at least 1"),
         (lambda x: (x.long(),), "floating-point"),
@@ -250,8 +253,41 @@ def test_input_that_does_not_fit_is_refused(make: Make, x: Tensor, give: Make, t
 )
 def test_counts_out_of_range_are_refused(counts: dict[str, Any]) -> None:
     (name,) = counts
-    with pytest.raises(InputError, match=f"{name} is"):
+    with pytest.raises(ConfigError, match=f"{name} is"):
         sab.SABLayer(3, 8, **counts)
+
+
+@pytest.mark.parametrize(
+    "values", [{"epsilon": 0.0}, {"scoring": "x"}, {"forget_bias": float("nan")},
+               {"form": "released", "scoring": "dot"}],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=list(values)[-1]):
+        sab.SABLayer(3, 8, **values)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_stream_trains_in_every_dtype(make: Make, x: Tensor, dtype: torch.dtype) -> None:
+    layer, state = make(dtype=dtype), None
+    for _ in range(3):
+        output, state = layer(x.to(dtype), state)
+        assert not any(t.requires_grad for t in vars(state).values() if isinstance(t, Tensor))
+        output.float().sum().backward()
+
+
+@both
+def test_a_layer_that_was_loaded_in_a_new_process_compiles(
+    make: Make, x: Tensor, tmp_path: Path
+) -> None:
+    layer = make()
+    torch.save((layer, x, layer(x)[0].detach()), tmp_path / "layer.pt")
+    code = (
+        "import torch; layer, x, expected = torch.load('layer.pt', weights_only=False); "
+        "output, _ = torch.compile(layer, backend='eager')(x); "
+        "assert torch.equal(output, expected)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=200)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

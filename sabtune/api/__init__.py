@@ -3,7 +3,6 @@
 searching   search: run the trials of a study
 comparing   confirm, ablate, extrapolate, reproduce
 opened      open_study, study_names, report: read what a store holds
-display     the progress of a search in a terminal, a file or a notebook
 location    the store that a call names
 
 `import sabtune` provides these names; see `sabtune.__all__`.

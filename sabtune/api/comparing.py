@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from rich.console import Console
 
 from sabtune import interrupts
-from sabtune.api.location import store_at
+from sabtune.api.location import restored, store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.api.searching import raise_unless_ended, say_problems
 from sabtune.compare import extrapolate as measuring
 from sabtune.compare import reproduce as reproducing
 from sabtune.compare.extrapolate import Extrapolation
 from sabtune.compare.reproduce import Reproduction
-from sabtune.compare.run import ComparisonPlan, plan_ablation, plan_confirmation, run_comparison
+from sabtune.compare.run import (
+    ComparisonPlan,
+    plan_ablation,
+    plan_confirmation,
+    run_comparison,
+    update_champion_of,
+)
+from sabtune.data.place import using
 from sabtune.errors import StoreError
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_whole
@@ -75,10 +83,12 @@ def confirm(
         >>> confirmed.comparison.groups[0].n
         2
     """
-    say, names = _say(progress), _names(studies)
-    place = store_at(store, files, tracking, data_dir).existing()
+    console, names = make_console() if progress else None, _names(studies)
+    say = line_printer(console) if console else silent
+    place = restored(store_at(store, files, tracking), say).existing()
     plan = plan_confirmation(place, names, top=top, seeds=seeds, lengths=lengths, say=say)
-    return _run(plan, progress, say)
+    with using(data_dir):
+        return _run(plan, console, say)
 
 
 def ablate(
@@ -123,10 +133,12 @@ def ablate(
         >>> sorted(set(ablated.ladder()["label"]))
         ['k_att → 1', 'winner']
     """
-    say, names = _say(progress), _names(studies)
-    place = store_at(store, files, tracking, data_dir).existing()
+    console, names = make_console() if progress else None, _names(studies)
+    say = line_printer(console) if console else silent
+    place = restored(store_at(store, files, tracking), say).existing()
     plan = plan_ablation(place, names, seeds=seeds, changes=changes, lengths=lengths, say=say)
-    return _run(plan, progress, say)
+    with using(data_dir):
+        return _run(plan, console, say)
 
 
 def extrapolate(
@@ -151,7 +163,7 @@ def extrapolate(
             length L are spread.
         store: As for `open_study`.
         files: As for `open_study`.
-        data_dir: The folder of data sets. Defaults to your cache folder.
+        data_dir: As for `search`.
 
     Returns:
         One row for each trial and length: `trial`, `length`, `accuracy` (from 0 to 1), `loss`
@@ -173,13 +185,13 @@ def extrapolate(
         check_whole("lengths", length, least=1)
     check_whole("sequences", sequences, least=1)
     check_whole("phases", phases, least=1)
-    opened = open_study(store_at(store, files, None, data_dir).existing(), study)
-    chosen = [best_trial(opened)] if trials is None else [one(opened, n) for n in trials]
+    opened = open_study(store_at(store, files).existing(), study)
+    chosen = [one(opened, number) for number in trials] if trials else [best_trial(opened)]
     rows = []
     for trial in chosen:
         if trial is None:
             raise StoreError(f"study {study!r} has no complete trial yet: search it first")
-        with _threads_kept():
+        with _threads_kept(), using(data_dir):
             measured = list(measuring.extrapolate(trial, lengths, sequences, phases))
         rows += [_cells(trial.number, each) for each in measured]
     return pd.DataFrame(rows)
@@ -215,7 +227,7 @@ def reproduce(
         trial: The number of a trial.
         store: As for `open_study`.
         files: As for `open_study`.
-        data_dir: The folder of data sets. Defaults to your cache folder.
+        data_dir: As for `search`.
 
     Returns:
         The number of compared metrics, those that differ, and the differences of the environment.
@@ -228,8 +240,8 @@ def reproduce(
         >>> sab.reproduce("quick", 0).differences
         []
     """
-    place = store_at(store, files, None, data_dir).existing()
-    with _threads_kept():
+    place = store_at(store, files).existing()
+    with _threads_kept(), using(data_dir):
         return reproducing.reproduce(one(open_study(place, study), trial))
 
 
@@ -249,21 +261,17 @@ def _names(studies: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _say(progress: bool) -> Say:
-    return line_printer(make_console()) if progress else silent
-
-
-def _run(plan: ComparisonPlan, progress: bool, say: Say) -> OpenStudy:
+def _run(plan: ComparisonPlan, console: Console | None, say: Say) -> OpenStudy:
     """Run a comparison as `sabtune confirm` does, and return its study."""
     interrupts.forget()
-    console = make_console() if progress else None
     with watching(console, plan.renamed_file, plan.store) as watchers:
-        result = run_comparison(plan, watchers, line_printer(console) if console else silent)
+        ending, _ = run_comparison(plan, watchers, say)
     for name in (plan.name, plan.name.rpartition(".")[0]):
-        say_problems(publish(name, plan.store, result.ending), result.ending, say)
-    if result.champion is not None:
-        say(f"Champion of {plan.champion_of}: {result.champion.words}")
-    if result.champion_behind:
-        say(f"MLflow doesn't show the champion: {result.champion_behind}")
-    raise_unless_ended(result.ending, f"study {plan.name!r}")
+        say_problems(publish(name, plan.store, ending), ending, say)
+    champion, behind = update_champion_of(plan, ending)
+    if champion is not None:
+        say(f"Champion of {plan.champion_of}: {champion.words}")
+    if behind:
+        say(f"MLflow doesn't show the champion: {behind}")
+    raise_unless_ended(ending, f"study {plan.name!r}")
     return OpenStudy(plan.name, plan.store)

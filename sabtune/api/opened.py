@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from optuna.trial import TrialState
 
 from sabtune.api.location import store_at
 from sabtune.compare.comparison import Comparison
 from sabtune.compare.results import comparison
-from sabtune.errors import StoreError
+from sabtune.errors import StoreError, TrackingError
 from sabtune.models import Model
 from sabtune.reporting.data import ReportData, gather
-from sabtune.reporting.trials import row
+from sabtune.reporting.publish import publish
+from sabtune.reporting.trials import OUTCOME, row
 from sabtune.reporting.write import FORMATS, write
 from sabtune.storage.store import Store
 from sabtune.study import record
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 class OpenStudy:
     """A study of a store.
 
-    Its properties show what the store held when they were first read; `refresh` reads it again.
+    The trials and everything that derives from them are read once, when they are first used;
+    `refresh` reads them again. The champion is read each time.
     `open_study` and `search` return one.
 
     Attributes:
@@ -67,14 +71,15 @@ class OpenStudy:
     def trials(self) -> pd.DataFrame:
         """One row for each trial that has started, with the number of the trial as its index.
 
-        The columns are how the trial ended (`state`, `reason`, `score`, `updates`, `seconds`,
-        `peak_memory_mib`), its whole configuration (`trial.model.k_top`, …), the parameters that
-        the sampler drew (`param.…`), and its accuracies (from 0 to 1) and losses (in the unit of
-        the task) by length on the selection sequences (`ladder_accuracy_at_100`, …) and on the test
-        sequences (`test_accuracy_at_100`, …).
+        The columns are those of `trials.csv` in the report: how the trial ended (`state`, `reason`,
+        `score`, `updates`, `seconds`, `peak_memory_mib`, …), its whole configuration
+        (`task.length`, `trial.model.k_top`, `seed`, …), the parameters that the sampler drew
+        (`param.…`), and its accuracies (from 0 to 1) and losses (in the unit of the task) by length
+        on the selection sequences (`ladder_accuracy_at_100`, …) and on the test sequences
+        (`test_accuracy_at_100`, …). Without a trial, the table has only the first of these.
         """
         rows = [row(trial) for trial in self.records]
-        return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
+        return pd.DataFrame(rows, columns=None if rows else list(OUTCOME)).set_index("trial")
 
     def ladder(self, trial: int | None = None) -> pd.DataFrame:
         """Return the results of trials by length, on the test sequences.
@@ -99,6 +104,8 @@ class OpenStudy:
             chosen = [each for each in record.counted(self.records) if each.test]
         else:
             chosen = [self._best()]
+        if not chosen:
+            raise StoreError(f"study {self.name!r} has no complete trial yet: run it first")
         rows = [cells for each in chosen for cells in _by_length(each)]
         return pd.DataFrame(rows)
 
@@ -150,7 +157,7 @@ class OpenStudy:
             champion = self.champion
             trial = self._best().number if champion is None else champion.trial
         chosen = self._record(trial)
-        if chosen.checkpoint is None:
+        if chosen.checkpoint is None or chosen.state != TrialState.COMPLETE:
             raise StoreError(
                 f"trial {trial} of study {self.name!r} has no model: it isn't complete"
             )
@@ -182,16 +189,20 @@ class OpenStudy:
             StoreError: No trial is complete, or the folder can't be written.
             ConfigError: A format is unknown.
         """
-        return write(self._study, self.store, Path(out).expanduser(), formats)
+        chosen = [formats] if isinstance(formats, str) else formats
+        return write(self._study, self.store, Path(out).expanduser(), chosen)
 
     def sync(self) -> None:
-        """Write to MLflow whatever it lacks of the study.
+        """Write to MLflow whatever it lacks of the study, including the report.
 
         Raises:
             TrackingError: MLflow can't be reached or used.
         """
         mirror.sync(record.open_study(self.store, self.name, write=True), self.store)
         self.refresh()
+        problem = publish(self.name, self.store)
+        if problem:
+            raise TrackingError(problem)
 
     def __repr__(self) -> str:
         return f"<sabtune study {self.name!r} in {self.store.shown}: {self._counts}>"
@@ -201,7 +212,7 @@ class OpenStudy:
         parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._counts)}</p>"]
         if self.question:
             parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
-        if self.comparison is not None or self.best is not None:
+        with suppress(StoreError):  # no trial is complete yet
             parts.append(_html_table(self._table()))
         return "\n".join(parts)
 
@@ -265,15 +276,21 @@ def _html_table(table: pd.DataFrame) -> str:
 
 
 def open_study(
-    name: str, store: str | Path | None = None, *, files: str | Path | None = None
+    name: str,
+    store: str | Path | None = None,
+    *,
+    files: str | Path | None = None,
+    tracking: str | None = None,
 ) -> OpenStudy:
     """Open a study of a store.
 
     Args:
         name: The name of the study.
-        store: The folder of all studies, or the URL of a PostgreSQL database. Defaults to
-            `sabtune-store` in the current folder.
-        files: The location of checkpoints and backups. Defaults to the store's folder.
+        store: The folder of all studies, or the URL of a PostgreSQL database as a string. Defaults
+            to `sabtune-store` in the current folder.
+        files: The location of checkpoints and backups. Defaults to $SABTUNE_FILES, or else the
+            store's folder.
+        tracking: The MLflow that `OpenStudy.sync` writes to, as for `search`.
 
     Returns:
         The study.
@@ -286,7 +303,7 @@ def open_study(
         >>> found = sab.open_study("quick")
         >>> found.trials[["state", "trial.model.k_top"]]  # doctest: +SKIP
     """
-    return OpenStudy(name, store_at(store, files).existing())
+    return OpenStudy(name, store_at(store, files, tracking).existing())
 
 
 def study_names(store: str | Path | None = None, *, files: str | Path | None = None) -> list[str]:

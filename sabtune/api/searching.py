@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sabtune import interrupts
-from sabtune.api.location import store_at
+from sabtune.api.location import restored, store_at
 from sabtune.api.opened import OpenStudy
+from sabtune.data.place import using
 from sabtune.errors import ClusterError, ConfigError
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
@@ -22,6 +24,8 @@ from sabtune.terminal.watching import watching
 from sabtune.tuning import run
 from sabtune.tuning.budget import Budget
 from sabtune.tuning.run import Ending
+
+METRICS_VARIABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
 def search(
@@ -40,7 +44,7 @@ def search(
     gpu_hours: float | None = None,
     retry_failed: bool = False,
     warm_start: str | None = None,
-    system_metrics: bool = False,
+    system_metrics: bool | None = None,
     store: str | Path | None = None,
     files: str | Path | None = None,
     tracking: str | None = None,
@@ -71,12 +75,15 @@ def search(
         gpu_hours: Stop after the trials have used this many GPU hours.
         retry_failed: Run failed trials again.
         warm_start: Try the best configurations of this study of the store first.
-        system_metrics: Log the machine's CPU, memory, disk, network and GPU use to MLflow.
-        store: The folder of all studies, or the URL of a PostgreSQL database. Defaults to
-            `sabtune-store` in the current folder.
-        files: Where to keep checkpoints, artifacts and backups. Defaults to the store's folder.
-        tracking: The URI of an MLflow server or database. Defaults to a database in the store.
-        data_dir: The folder of data sets. Defaults to your cache folder.
+        system_metrics: Log the machine's CPU, memory, disk, network and GPU use to MLflow. Defaults
+            to $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, or else False.
+        store: The folder of all studies, or the URL of a PostgreSQL database as a string. Defaults
+            to `sabtune-store` in the current folder.
+        files: Where to keep checkpoints, artifacts and backups. Defaults to $SABTUNE_FILES, or else
+            the store's folder.
+        tracking: The URI of an MLflow server or database. Defaults to $MLFLOW_TRACKING_URI, or else
+            a database in the store.
+        data_dir: The folder of data sets. Defaults to $SABTUNE_DATA, or else your cache folder.
         progress: Show the progress of the search.
 
     Returns:
@@ -120,13 +127,15 @@ def search(
         raise ConfigError(f"name is {name!r} and new is True: give one of them")
     file = file if name is None else file.renamed(name)
     file = file.with_limits(trials=trials, seed=seed)
-    place = store_at(store, files, tracking, data_dir).made()
-    if new:
-        file = file.renamed(names.free_name(file.study.name, place))
     console = make_console() if progress else None
     say = line_printer(console) if console else run.silent
+    place = restored(store_at(store, files, tracking).made(), say)
+    if new:
+        file = file.renamed(names.free_name(file.study.name, place))
+    if system_metrics is None:
+        system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
-    with watching(console, file, place, retry_failed) as watchers:
+    with using(data_dir), watching(console, file, place, retry_failed) as watchers:
         ending = run.search(
             file,
             place,
@@ -162,6 +171,8 @@ def _file(
         if space is None:
             raise ConfigError("space is None: give a function that returns a TrialConfig")
         return from_objects(study, space, baseline=baseline, **others)
+    if not isinstance(study, str | Path):
+        raise ConfigError(f"study is {study!r}: give a Study, or the path of a study file")
     given = {"space": space, **others}
     for key, value in given.items():
         if value is not None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sabtune import interrupts
 from sabtune.cli.commands import Values, command_line
-from sabtune.errors import ConfigError, DataError
+from sabtune.errors import ConfigError
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import Store
 from sabtune.terminal.console import line_printer
@@ -35,20 +35,22 @@ def run_comparison(console: Console, plan: ComparisonPlan, again: str, where: Va
     """
     from sabtune.compare.results import page
     from sabtune.compare.run import run_comparison as run
+    from sabtune.compare.run import update_champion_of
     from sabtune.terminal.watching import watching
 
     interrupts.advise(resume_advice(again))
     with watching(console, plan.renamed_file, plan.store) as watchers:
-        result = run(plan, watchers, line_printer(console))
-    console.print(page(result.study))
+        ending, study = run(plan, watchers, line_printer(console))
+    console.print(page(study))
     for name in (plan.name, plan.name.rpartition(".")[0]):
-        publish_report(console, name, plan.store, result.ending)
-    if result.champion is not None:
-        console.print(Text(f"Champion of {plan.champion_of}: {result.champion.words}"))
-    if result.champion_behind:
-        console.print(Text(f"MLflow doesn't show the champion: {result.champion_behind}"))
+        publish_report(console, name, plan.store, ending)
+    champion, behind = update_champion_of(plan, ending)
+    if champion is not None:
+        console.print(Text(f"Champion of {plan.champion_of}: {champion.words}"))
+    if behind:
+        console.print(Text(f"MLflow doesn't show the champion: {behind}"))
         hint(console, "Once MLflow is back:", command_line("sync", plan.champion_of, where=where))
-    close(console, result.ending, again, command_line("sync", plan.name, where=where))
+    close(console, ending, again, command_line("sync", plan.name, where=where))
     raise typer.Exit
 
 
@@ -109,10 +111,7 @@ def data_folder(named: Path | None) -> Path:
 
     if named is not None:
         place.use(named)
-    folder = place.folder()
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file: give a folder for data sets with --data-dir")
-    return folder
+    return place.existing_folder()
 
 
 def restore_if_lost(console: Console, store: Store) -> Store:

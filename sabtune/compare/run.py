@@ -56,23 +56,6 @@ class ComparisonPlan:
         return self.file.renamed(self.name).with_limits(trials=self.trials, seed=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparisonResult:
-    """The result of running a comparison.
-
-    study: The study that contains its runs.
-
-    champion: The champion that the comparison updated. None: it updated none.
-
-    champion_behind: Why MLflow doesn't show the champion; "" if it does.
-    """
-
-    ending: Ending
-    study: optuna.Study
-    champion: Version | None = None
-    champion_behind: str = ""
-
-
 def plan_confirmation(
     store: Store,
     studies: Sequence[str],
@@ -152,13 +135,13 @@ def _plan(
 
 def run_comparison(
     plan: ComparisonPlan, watchers: Sequence[Watcher] = (), say: Say = silent
-) -> ComparisonResult:
-    """Run a comparison, and update the champion that it is about.
+) -> tuple[Ending, optuna.Study]:
+    """Run a comparison; return how it ended, and the study that contains its runs.
 
     A comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
     also lists the errors.
     """
-    ending, study = compare_runs(
+    return compare_runs(
         plan.name,
         plan.file,
         plan.store,
@@ -168,9 +151,17 @@ def run_comparison(
         watchers=watchers,
         say=say,
     )
+
+
+def update_champion_of(plan: ComparisonPlan, ending: Ending) -> tuple[Version | None, str]:
+    """Update the champion of the study that a finished comparison is about.
+
+    Returns the champion, or None if the comparison doesn't concern one, and why MLflow doesn't show
+    the champion; "" if it does.
+    """
     if plan.champion_of is None or not ending.complete:
-        return ComparisonResult(ending=ending, study=study)
+        return None, ""
     searched = open_study(plan.store, plan.champion_of, write=True)
     champion = update_champion(searched, open_study(plan.store, plan.name))
     behind = "" if champion is None else mirror.show_champion(searched, plan.store)
-    return ComparisonResult(ending=ending, study=study, champion=champion, champion_behind=behind)
+    return champion, behind

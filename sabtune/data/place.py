@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sabtune.errors import DataError
@@ -31,6 +33,32 @@ def cache() -> Path:
 def use(directory: Path) -> None:
     """Set the data folder of this process and of those that it starts."""
     os.environ[VARIABLE] = str(directory.expanduser().absolute())
+
+
+@contextmanager
+def using(directory: str | Path | None) -> Iterator[None]:
+    """Set the data folder while a block runs; None keeps the present one.
+
+    Raises DataError if the folder is a file.
+    """
+    before = os.environ.get(VARIABLE)
+    if directory is not None:
+        use(Path(directory))
+    try:
+        existing_folder()
+        yield
+    finally:
+        if before is not None:
+            os.environ[VARIABLE] = before
+        elif directory is not None:
+            del os.environ[VARIABLE]
+
+
+def existing_folder() -> Path:
+    """Return the data folder, which need not exist. Raises DataError if it is a file."""
+    if folder().exists() and not folder().is_dir():
+        raise DataError(f"{folder()} is a file: give a folder for data sets with --data-dir")
+    return folder()
 
 
 def file(data_set: str, name: str, within: Path) -> Path:

@@ -6,6 +6,7 @@ Shapes: B batch, T steps, I inputs, H hidden, M memories.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from sabtune.errors import InputError
 from sabtune.models.lstm_like import open_forget_gates
+from sabtune.models.sab import SAB
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import dispatch, reference, self_attention
 from sabtune.ops.call import Call
-from sabtune.ops.checks import check_count, check_x
+from sabtune.ops.checks import check_count
 from sabtune.ops.reference import Form, Normalizer, Parameters, Rule, Scoring, Sparsity
 
 _hidden_from_compiler: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -42,6 +44,27 @@ def _sab(
 ) -> tuple[Tensor, Tensor, reference.State]:
     (hidden, summary), after = dispatch.run(Call(x, state, p, sparsity))
     return hidden, summary, after
+
+
+def _check_sequences(x: object, width: int, batch_first: bool) -> None:
+    """Raise InputError unless x is a tensor of sequences in the layout of a layer."""
+    fits = isinstance(x, Tensor) and x.dim() == 3 and x.shape[-1] == width
+    if not fits or x.shape[1 if batch_first else 0] == 0:  # type: ignore[attr-defined]
+        actual = tuple(x.shape) if isinstance(x, Tensor) else f"of type {type(x).__name__}"
+        layout = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise InputError(
+            f"x is {actual}: give a tensor {layout} with T of at least 1 and I = {width}"
+        )
+
+
+def _detached(state: Any) -> Any:
+    """Return a state whose tensors have no gradient; most backends return such a state."""
+    if not state.h.requires_grad:
+        return state
+    tensors = {f.name: getattr(state, f.name) for f in fields(state)}
+    return type(state)(
+        **{name: t.detach() if isinstance(t, Tensor) else t for name, t in tensors.items()}
+    )
 
 
 class _Layer(AttentionWeights):
@@ -75,15 +98,19 @@ class _Layer(AttentionWeights):
         self, x: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor, Any]]
     ) -> tuple[Tensor, Any]:
         """Apply `run`, which maps x (B, T, I) to h, s and a state, in the layout of the layer."""
-        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.input_size:
-            actual = tuple(x.shape) if isinstance(x, Tensor) else f"of type {type(x).__name__}"
-            layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise InputError(f"x is {actual}: give a tensor {layout} with I = {self.input_size}")
+        _check_sequences(x, self.input_size, self.batch_first)
         if torch.compiler.is_exporting():
             raise InputError("the layer can't be exported: its passes aren't PyTorch operations")
         hidden, summary, after = run(x if self.batch_first else x.transpose(0, 1))
         output = torch.cat([hidden, summary], dim=-1)
-        return output if self.batch_first else output.transpose(0, 1), after
+        return output if self.batch_first else output.transpose(0, 1), _detached(after)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Prepare this process for the layer."""
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, for `print`."""
@@ -123,7 +150,8 @@ class SABLayer(_Layer):
         x: (T, B, I), or (B, T, I) if `batch_first=True`. output: (T, B, 2H) or (B, T, 2H).
 
     Raises:
-        InputError: An argument, x or the state doesn't fit the layer.
+        ConfigError: An argument is out of range.
+        InputError: x or the state doesn't fit the layer.
 
     A returned state is detached: to back-propagate through several calls, pass the whole sequence
     in one call. The weights are drawn by PyTorch's global random generator, from ±1/√H as in
@@ -156,6 +184,16 @@ class SABLayer(_Layer):
         dtype: torch.dtype | None = None,
     ):
         """Create the layer, with weights drawn by PyTorch's global random generator."""
+        SAB.Config(  # checks the values
+            k_top=k_top,
+            k_att=k_att,
+            k_trunc=k_trunc,
+            scoring=scoring,
+            normalizer=normalizer,
+            epsilon=epsilon,
+            form=form,
+            forget_bias=forget_bias,
+        )
         rule = Rule(scoring=scoring, normalizer=normalizer, epsilon=epsilon, form=form)
         super().__init__(
             input_size,
@@ -166,9 +204,10 @@ class SABLayer(_Layer):
             device=device,
             dtype=dtype,
         )
-        for name, count in (("k_top", k_top), ("k_att", k_att), ("k_trunc", k_trunc)):
-            check_count(name, count, least=0 if name == "k_trunc" else 1)
         self.k_top, self.k_att, self.k_trunc = k_top, k_att, k_trunc
+        self.prepare()
+
+    def prepare(self) -> None:
         _hide_from_compiler(_sab)
 
     def forward(
@@ -244,6 +283,9 @@ class SelfAttentionLayer(_Layer):
             device=device,
             dtype=dtype,
         )
+        self.prepare()
+
+    def prepare(self) -> None:
         _hide_from_compiler(self_attention.attend)
 
     def forward(
@@ -266,7 +308,8 @@ class TruncatedLSTM(nn.LSTM):
     """A `torch.nn.LSTM` whose gradients flow through at most `k_trunc` steps of the recurrence.
 
     The sequence is cut into blocks of `k_trunc` steps, and the state is detached between blocks.
-    The values are those of `torch.nn.LSTM`. Each call starts with a new block.
+    The values are those of `torch.nn.LSTM`. Each call starts with a new block, whose gradients also
+    flow to the incoming state.
 
     Args:
         input_size: I, the number of input features.
@@ -299,6 +342,8 @@ class TruncatedLSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, **options)
         if self.bidirectional:
             raise InputError("bidirectional is True: the layer runs forward only, leave it out")
+        if forget_bias and not self.bias:
+            raise InputError(f"forget_bias is {forget_bias} and bias is False: give one of them")
         self.k_trunc = k_trunc
         for name, bias in self.named_parameters():
             if name.startswith("bias_ih"):
@@ -313,11 +358,11 @@ class TruncatedLSTM(nn.LSTM):
             x: (T, B, I), or (B, T, I) if `batch_first=True`.
             state: h and c, each (num_layers, B, H). None for zeros.
         """
-        check_x(x, self.input_size)
-        outputs = []
+        _check_sequences(x, self.input_size, self.batch_first)
+        outputs: list[Tensor] = []
         time = 1 if self.batch_first else 0
         for block in x.split(self.k_trunc, dim=time):  # type: ignore[no-untyped-call]
-            if state is not None:
+            if outputs and state is not None:
                 state = (state[0].detach(), state[1].detach())
             output, state = super().forward(block, state)
             outputs.append(output)

@@ -10,6 +10,12 @@ from sabtune.training.evaluation import LengthResult
 
 Cells = dict[str, object]
 
+OUTCOME = (
+    "trial", "configuration", "label", "state", "run_again", "reason", "score", "updates",
+    "seconds", "peak_memory_mib",
+)  # fmt: skip
+"""The columns that say how a trial ended."""
+
 
 def csv_page(data: ReportData) -> str:
     """Return a CSV with one row for each trial that has started, with all digits of numbers.
@@ -42,18 +48,19 @@ def _groups(trial: TrialRecord) -> tuple[Cells, ...]:
 
 
 def _outcome(trial: TrialRecord) -> Cells:
-    return {
-        "trial": trial.number,
-        "configuration": trial.configuration,
-        "label": trial.label,
-        "state": state(trial),
-        "run_again": trial.run_again,
-        "reason": trial.reason,
-        "score": trial.score,
-        "updates": max(trial.scores, default=0),
-        "seconds": trial.seconds,
-        "peak_memory_mib": trial.memory,
-    }
+    values = (
+        trial.number,
+        trial.configuration,
+        trial.label,
+        state(trial),
+        trial.run_again,
+        trial.reason,
+        trial.score,
+        max(trial.scores, default=0),
+        trial.seconds,
+        trial.memory,
+    )
+    return dict(zip(OUTCOME, values, strict=True))
 
 
 def _configuration(trial: TrialRecord) -> Cells:

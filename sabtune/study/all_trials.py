@@ -28,6 +28,10 @@ def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
         study, trial = _table(models.StudyModel), _table(models.TrialModel)
         if connection.execute(select(study).where(study.c.study_id == study_id)).first() is None:
             raise KeyError(f"there is no study with the ID {study_id}")
+        # The trials are read first: what is read later of a trial that ends meanwhile only adds to
+        # a trial that counts as running. The other way round, a complete trial could lack values.
+        selected = select(trial).where(trial.c.study_id == study_id).order_by(trial.c.trial_id)
+        trials = connection.execute(selected).all()
         ids = select(trial.c.trial_id).where(trial.c.study_id == study_id).scalar_subquery()
         rows = functools.partial(_rows, connection, ids)
         params: dict[int, dict[str, Any]] = defaultdict(dict)
@@ -46,7 +50,6 @@ def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
         values: dict[int, dict[int, float]] = defaultdict(dict)
         for row in rows(models.TrialValueModel):
             values[row.trial_id][row.objective] = _value(row)
-        selected = select(trial).where(trial.c.study_id == study_id).order_by(trial.c.trial_id)
         return [
             FrozenTrial(
                 number=row.number,
@@ -64,7 +67,7 @@ def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
                 intermediate_values=scores.get(row.trial_id, {}),
                 trial_id=row.trial_id,
             )
-            for row in connection.execute(selected)
+            for row in trials
         ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
+import tokenize
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import decode_source
@@ -16,7 +17,7 @@ from sabtune.schema import suggest
 from sabtune.study.definition import Constraints, Space, Study, fits_name
 from sabtune.study.study_file import StudyFile
 from sabtune.study.study_module import import_file
-from sabtune.study.wording import explain, location, shown
+from sabtune.study.wording import code_of, explain, function_of, location, shown
 
 
 def load(path: Path, baseline: str | None = None) -> StudyFile:
@@ -65,17 +66,25 @@ def from_objects(
     Raises StudyFileError, with the line number where possible, if the objects don't define a valid
     study.
     """
-    code = getattr(inspect.unwrap(space), "__code__", None) if callable(space) else None
-    path = Path(code.co_filename if code is not None else f"{study!r:.40}")
+    if not isinstance(question, str | None):
+        raise StudyFileError(f"question is {shown(question)}: give the question as text")
+    code = code_of(space) if callable(space) else None
+    name = getattr(study, "name", None)
+    path = Path(code.co_filename if code is not None else f"study {name!r}")
     names = {
         "STUDY": study,
         "space": space,
         "constraints": constraints,
-        "BASELINES": dict(baselines or {}),
-        "__doc__": inspect.getdoc(space) if question is None else question,
+        "BASELINES": baselines or {},
+        "__doc__": _doc(space) if question is None else question,
     }
     file = dataclasses.replace(_study_file(path, names), in_file=False, source=_source(names))
     return _checked(file, names, baseline)
+
+
+def _doc(space: Space) -> str:
+    """Return the docstring of the function that a space calls, or ""."""
+    return (inspect.getdoc(function_of(space)) or "") if callable(space) else ""
 
 
 def _source(names: Mapping[str, Any]) -> str:
@@ -83,8 +92,8 @@ def _source(names: Mapping[str, Any]) -> str:
     functions = [names["space"], names["constraints"], *names["BASELINES"].values()]
     texts = [f"STUDY = {names['STUDY']!r}\n"]
     for function in functions:
-        with suppress(OSError, TypeError):
-            text = textwrap.dedent(inspect.getsource(function))
+        with suppress(OSError, TypeError, SyntaxError, tokenize.TokenError):
+            text = textwrap.dedent(inspect.getsource(function_of(function)))
             texts += [text] * (text not in texts)
     return "\n\n".join(texts)
 
@@ -169,9 +178,7 @@ def _as_baseline(file: StudyFile, baselines: Mapping[str, Space], name: str) -> 
         remedy = suggest(name, baselines) if baselines else "it has no BASELINES"
         raise StudyFileError(f"{file.path} has no baseline {name!r}: {remedy}")
     space = baselines[name]
-    question = "\n\n".join(
-        filter(None, [file.question, f"Baseline: {name}", inspect.getdoc(space)])
-    )
+    question = "\n\n".join(filter(None, [file.question, f"Baseline: {name}", _doc(space)]))
     own = dataclasses.replace(file, space=space, question=question, baseline=name)
     return own.renamed(f"{file.study.name}.{name}").with_points_asked_for()
 

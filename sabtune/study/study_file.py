@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -258,7 +258,7 @@ class StudyFile:
         Raises RejectedError if the code rejects a configuration, and StudyFileError otherwise.
         """
         try:
-            with importable(self.path.resolve().parent):
+            with importable(self.path.resolve().parent) if self.in_file else nullcontext():
                 yield
         except KeyboardInterrupt:
             raise

@@ -55,8 +55,6 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    finally:
-        former_names.hide_package()
     return module
 
 
@@ -76,6 +74,7 @@ def importable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        former_names.hide_package()
         with suppress(ValueError):
             sys.path.remove(str(folder))
         new = set(sys.modules) - before

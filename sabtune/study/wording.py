@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import optuna
@@ -72,10 +74,27 @@ def location(path: Path, definition: str | Callable[..., Any]) -> str:
                 line = node.lineno
                 break
     elif callable(definition):
-        code = getattr(inspect.unwrap(definition), "__code__", None)
+        code = code_of(definition)
         if code is not None and Path(code.co_filename) == path.resolve():
             line = code.co_firstlineno
     return f"{path}:{line}" if line else str(path)
+
+
+def function_of(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that a callable calls: that of a partial, a method or an object."""
+    while isinstance(definition, functools.partial):
+        definition = definition.func
+    if inspect.isroutine(definition) or inspect.isclass(definition):
+        function: Callable[..., Any] = inspect.unwrap(definition)
+    else:
+        function = inspect.unwrap(type(definition).__call__)
+    return function
+
+
+def code_of(definition: Callable[..., Any]) -> CodeType | None:
+    """Return the code of the function that a callable calls; None if it isn't Python code."""
+    code = getattr(function_of(definition), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _text(problem: BaseException) -> str:
