@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from sabtune.cluster import ENVIRONMENT
 from sabtune.storage.store import Store
 from sabtune.study import record
 from tests.studies import learnable
@@ -50,7 +51,12 @@ def run_script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(text)
     return subprocess.run(
-        [sys.executable, script], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: os.environ[name] for name in os.environ if name not in ENVIRONMENT},
     )
 
 
