@@ -4,6 +4,8 @@ The names of `__all__` are the public interface. Importing this package imports 
 Ray, Optuna and MLflow; each name is imported when it is first used.
 """
 
+import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,10 @@ def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'sabtune' has no attribute {name!r}")
+    if "IPython" in sys.modules and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings():  # Optuna imports it, and sabtune shows no such bars
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            import_module("tqdm.auto")
     value = getattr(import_module(module), name)
     globals()[name] = value
     return value

@@ -176,6 +176,8 @@ def test_an_interrupted_search_resumes_in_the_same_kernel(tmp_path: Path) -> Non
     assert error.ename == "KeyboardInterrupt"
     assert "study 'interrupted' was interrupted: finished trials are kept" in error.evalue
     shown = "".join(str(output) for output in book.cells[2].outputs)
+    assert "0 running, 0 pruned, 0 failed, 2 complete of 2" in shown
+    assert "stderr" not in shown
     assert "(2, {'complete'})" in shown
     assert "3 trials (3 complete)" in str(book.cells[3].outputs)
     study = record.open_study(Store(tmp_path / "sabtune-store"), "interrupted")

@@ -15,6 +15,7 @@ preflight     checks of a cluster file and this machine before a cluster is used
 Importing this package sets the environment that Ray reads when it is imported.
 """
 
+import logging
 import os
 import sys
 
@@ -37,6 +38,9 @@ USER_VARIABLES = {name for name in os.environ if name.startswith("RAY_")} - set(
 
 RAY_IS_OLDER = "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ
 """Whether the program imported Ray before this package, without Ray's authentication."""
+
+# In a notebook, Ray asks for ipywidgets, which only its own displays need.
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
 
 # Set them here, because Ray reads some of them only when it is first imported.
 for _name, _value in ENVIRONMENT.items():

@@ -405,6 +405,7 @@ def _tuner(parts: _TuneParts, placement: Placement, store: Store) -> tune.Tuner:
             stop=guard.over(parts.budget),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+            progress_reporter=tune.CLIReporter(),  # Tune's own for notebooks clears the output
             verbose=0,
         ),
     )
