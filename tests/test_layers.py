@@ -65,6 +65,7 @@ OUTSIDE = {
         "sabtune.tracking",
     },
     "optuna": {
+        "sabtune.api",
         "sabtune.compare",
         "sabtune.reporting",
         "sabtune.tuning",
@@ -76,7 +77,7 @@ OUTSIDE = {
     "optuna_dashboard": {"sabtune.tuning"},
     "mlflow": {"sabtune.tracking"},
     "uvicorn": {"sabtune.tracking"},
-    "rich": {"sabtune.terminal", "sabtune.compare", "sabtune.cli"},
+    "rich": {"sabtune.api", "sabtune.terminal", "sabtune.compare", "sabtune.cli"},
     "typer": {"sabtune.cli"},
     "scipy": {"sabtune.compare"},
     "matplotlib": {"sabtune.reporting"},
