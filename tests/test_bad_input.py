@@ -17,7 +17,7 @@ import pytest
 from tests.forked import sabtune
 from tests.stores import ARCHIVE
 
-SECONDS = 100
+SECONDS = 200
 """The seconds after which a command is killed."""
 
 MEMORY = 8 * 1024**3
