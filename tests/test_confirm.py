@@ -321,7 +321,7 @@ BASELINES = {"lstm": lstm}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     file = learnable(tmp_path)
     text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', '{"good": 0.02}')

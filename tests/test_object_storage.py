@@ -27,7 +27,7 @@ from tests.forked import sabtune
 from tests.objects import BUCKET, SECRET, Objects
 from tests.test_search_faults import workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def place(request: pytest.FixtureRequest) -> str:

@@ -31,7 +31,7 @@ from sabtune.tuning.trainable import Trial
 from tests.local_cluster import Nodes, local_cluster
 from tests.studies import learnable
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager

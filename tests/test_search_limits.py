@@ -20,7 +20,7 @@ from tests.faults import (
 )
 from tests.forked import sabtune
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_trials_that_cannot_write_checkpoints_fail_with_the_reason(tmp_path: Path) -> None:

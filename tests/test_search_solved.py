@@ -11,7 +11,7 @@ from tests.faults import records
 from tests.forked import sabtune
 from tests.studies import learnable
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_solved_trial_ends_complete_and_counts_at_later_rungs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.experiments import Place, Server
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
 KINDS = {"plain": {}, "diverging": {"learning_rate": 3e37}}
