@@ -79,6 +79,13 @@ def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
     check(whole and least <= value <= most, name, value, wanted)  # type: ignore[operator]
 
 
+def check_lengths(name: str, lengths: Sequence[object]) -> None:
+    """Raise ConfigError unless there is a length, and every length is a whole number above 0."""
+    check(len(lengths) > 0, name, lengths, "at least one length")
+    for length in lengths:
+        check_whole(name, length, least=1)
+
+
 def check_seed(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a valid seed of every random generator."""
     check_whole(name, value, least=0, most=2**32 - 1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 from sabtune import interrupts
-from sabtune.api.location import restored, store_at
+from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.api.searching import raise_unless_ended, say_problems
 from sabtune.compare import extrapolate as measuring
@@ -26,14 +26,14 @@ from sabtune.compare.run import (
     update_champion_of,
 )
 from sabtune.data.place import using
-from sabtune.errors import StoreError
 from sabtune.reporting.publish import publish
-from sabtune.schema import check, check_whole
-from sabtune.study.configurations import best_trial
+from sabtune.schema import check, check_lengths, check_whole
+from sabtune.storage.store import Store
+from sabtune.study.backups import restored
 from sabtune.study.record import one, open_study
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
-from sabtune.tuning.run import Say, silent
+from sabtune.tuning.run import silent
 
 
 def confirm(
@@ -83,12 +83,9 @@ def confirm(
         >>> confirmed.comparison.groups[0].n
         2
     """
-    console, names = make_console() if progress else None, _names(studies)
-    say = line_printer(console) if console else silent
-    place = restored(store_at(store, files, tracking), say).existing()
-    plan = plan_confirmation(place, names, top=top, seeds=seeds, lengths=lengths, say=say)
+    plan = partial(plan_confirmation, top=top, seeds=seeds, lengths=lengths)
     with using(data_dir):
-        return _run(plan, console, say)
+        return _compare(plan, studies, store_at(store, files, tracking), progress)
 
 
 def ablate(
@@ -133,12 +130,9 @@ def ablate(
         >>> sorted(set(ablated.ladder()["label"]))
         ['k_att → 1', 'winner']
     """
-    console, names = make_console() if progress else None, _names(studies)
-    say = line_printer(console) if console else silent
-    place = restored(store_at(store, files, tracking), say).existing()
-    plan = plan_ablation(place, names, seeds=seeds, changes=changes, lengths=lengths, say=say)
+    plan = partial(plan_ablation, seeds=seeds, changes=changes, lengths=lengths)
     with using(data_dir):
-        return _run(plan, console, say)
+        return _compare(plan, studies, store_at(store, files, tracking), progress)
 
 
 def extrapolate(
@@ -180,17 +174,12 @@ def extrapolate(
         >>> sab.extrapolate("quick", [12, 24], sequences=16)["length"].tolist()
         [12, 24]
     """
-    check(len(lengths) > 0, "lengths", lengths, "at least one length")
-    for length in lengths:
-        check_whole("lengths", length, least=1)
+    check_lengths("lengths", lengths)
     check_whole("sequences", sequences, least=1)
     check_whole("phases", phases, least=1)
     opened = open_study(store_at(store, files).existing(), study)
-    chosen = [one(opened, number) for number in trials] if trials else [best_trial(opened)]
     rows = []
-    for trial in chosen:
-        if trial is None:
-            raise StoreError(f"study {study!r} has no complete trial yet: search it first")
+    for trial in measuring.chosen(opened, trials):
         with _threads_kept(), using(data_dir):
             measured = list(measuring.extrapolate(trial, lengths, sequences, phases))
         rows += [_cells(trial.number, each) for each in measured]
@@ -255,14 +244,18 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _names(studies: str | Sequence[str]) -> list[str]:
+def _compare(
+    make_plan: Callable[..., ComparisonPlan],
+    studies: str | Sequence[str],
+    store: Store,
+    progress: bool,
+) -> OpenStudy:
+    """Plan and run a comparison as `sabtune confirm` does, and return its study."""
     names = [studies] if isinstance(studies, str) else list(studies)
     check(len(names) > 0, "studies", studies, "the name of a study")
-    return names
-
-
-def _run(plan: ComparisonPlan, console: Console | None, say: Say) -> OpenStudy:
-    """Run a comparison as `sabtune confirm` does, and return its study."""
+    console = make_console() if progress else None
+    say = line_printer(console) if console else silent
+    plan = make_plan(restored(store, say).existing(), names, say=say)
     interrupts.forget()
     with watching(console, plan.renamed_file, plan.store) as watchers:
         ending, _ = run_comparison(plan, watchers, say)

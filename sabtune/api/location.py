@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from sabtune.storage.store import DEFAULT, FILES_VARIABLE, TRACKING_VARIABLE, Store
-from sabtune.study.backups import restore
 
 
 def store_at(
@@ -31,11 +29,3 @@ def store_at(
         files or os.environ.get(FILES_VARIABLE),
         tracking or os.environ.get(TRACKING_VARIABLE),
     )
-
-
-def restored(store: Store, say: Callable[[str], None]) -> Store:
-    """Restore the studies from a backup, if the store has lost them, and return the store."""
-    sentence = restore(store) if store.snapshots else ""
-    if sentence:
-        say(sentence)
-    return store

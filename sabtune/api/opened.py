@@ -40,8 +40,8 @@ class OpenStudy:
     """A study of a store.
 
     The trials and everything that derives from them are read once, when they are first used;
-    `refresh` reads them again. The champion is read each time.
-    `open_study` and `search` return one.
+    `refresh` reads them again. The champion is read each time. `open_study` and `search` return an
+    `OpenStudy`.
 
     Attributes:
         name: The name of the study.
@@ -213,7 +213,7 @@ class OpenStudy:
         if self.question:
             parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
         with suppress(StoreError):  # no trial is complete yet
-            parts.append(_html_table(self._table()))
+            parts.append(self._table().to_html(border=0))
         return "\n".join(parts)
 
     def _table(self) -> pd.DataFrame:
@@ -246,9 +246,10 @@ class OpenStudy:
         return record.one(self._study, number)  # raises StoreError, or the trial is new
 
     def _best(self) -> TrialRecord:
-        if self.best is None:
+        best = self.best
+        if best is None:
             raise StoreError(f"study {self.name!r} has no complete trial yet: search it first")
-        return self.best
+        return best
 
 
 def _by_length(trial: TrialRecord) -> Iterator[dict[str, Any]]:
@@ -269,10 +270,6 @@ def _by_length(trial: TrialRecord) -> Iterator[dict[str, Any]]:
             "share_kept": trial.run.share_kept(result.length),
             "sequences": result.sequences,
         }
-
-
-def _html_table(table: pd.DataFrame) -> str:
-    return str(table.to_html(border=0, escape=True))
 
 
 def open_study(

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sabtune import interrupts
-from sabtune.api.location import restored, store_at
+from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.data.place import using
 from sabtune.errors import ClusterError, ConfigError
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
+from sabtune.storage.store import METRICS_VARIABLE
 from sabtune.study import names
+from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.loading import from_objects, load
 from sabtune.study.study_file import StudyFile
@@ -24,8 +26,6 @@ from sabtune.terminal.watching import watching
 from sabtune.tuning import run
 from sabtune.tuning.budget import Budget
 from sabtune.tuning.run import Ending
-
-METRICS_VARIABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
 def search(
@@ -135,18 +135,19 @@ def search(
     if system_metrics is None:
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
-    with using(data_dir), watching(console, file, place, retry_failed) as watchers:
-        ending = run.search(
-            file,
-            place,
-            watchers,
-            budget=Budget(hours=hours, gpu_hours=gpu_hours),
-            retry_failed=retry_failed,
-            warm_start=warm_start,
-            system_metrics=system_metrics,
-            say=say,
-        )
-    say_problems(publish(file.study.name, place, ending), ending, say)
+    with using(data_dir):
+        with watching(console, file, place, retry_failed) as watchers:
+            ending = run.search(
+                file,
+                place,
+                watchers,
+                budget=Budget(hours=hours, gpu_hours=gpu_hours),
+                retry_failed=retry_failed,
+                warm_start=warm_start,
+                system_metrics=system_metrics,
+                say=say,
+            )
+        say_problems(publish(file.study.name, place, ending), ending, say)
     raise_unless_ended(ending, f"study {file.study.name!r}")
     return OpenStudy(file.study.name, place)
 

@@ -45,9 +45,9 @@ from sabtune.cli.screen import (
     run_comparison,
     show_report,
 )
-from sabtune.errors import ConfigError, StoreError
-from sabtune.schema import check, check_seed, check_whole
-from sabtune.storage.store import DEFAULT, Store
+from sabtune.errors import ConfigError
+from sabtune.schema import check, check_lengths, check_seed, check_whole
+from sabtune.storage.store import DEFAULT, METRICS_VARIABLE, Store
 from sabtune.terminal.console import line_printer, make_console
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def search(
         bool,
         typer.Option(
             "--system-metrics",
-            envvar="MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+            envvar=METRICS_VARIABLE,
             help="Log the machine's CPU, memory, disk, network and GPU use to MLflow.",
         ),
     ] = False,
@@ -440,19 +440,14 @@ def extrapolate(
 ) -> None:
     """Measure the models of a study at further lengths, in bounded memory."""
     from sabtune.compare import extrapolate as measuring
-    from sabtune.study.configurations import best_trial
-    from sabtune.study.record import one, open_study
+    from sabtune.study.record import open_study
     from sabtune.terminal.results import extrapolation_line
 
     data_folder(data_dir)
-    opened = open_study(Store.at(store, files).existing(), study)
-    chosen = [one(opened, number) for number in trials] if trials else [best_trial(opened)]
+    chosen = measuring.chosen(open_study(Store.at(store, files).existing(), study), trials)
     targets = parse_lengths(lengths) or ()
-    for length in targets:
-        check_whole("--lengths", length, least=1)
+    check_lengths("--lengths", targets)
     console = make_console()
     for trial in chosen:
-        if trial is None:
-            raise StoreError(f"study {study!r} has no complete trial yet: search it first")
         for extrapolation in measuring.extrapolate(trial, targets, sequences, phases):
             console.print(extrapolation_line(trial, extrapolation))

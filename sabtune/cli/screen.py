@@ -116,12 +116,9 @@ def data_folder(named: Path | None) -> Path:
 
 def restore_if_lost(console: Console, store: Store) -> Store:
     """Restore the studies from a backup, if the store has lost them, and return the store."""
-    from sabtune.study.backups import restore
+    from sabtune.study.backups import restored
 
-    line = restore(store) if store.snapshots else ""
-    if line:
-        console.print(Text(line))
-    return store
+    return restored(store, line_printer(console))
 
 
 def show_report(console: Console, study: str, store: Store, sync: str) -> None:

@@ -11,7 +11,7 @@ from sabtune.compare.ablation import CHANGED, ablations
 from sabtune.compare.champion import update_champion
 from sabtune.compare.confirm import compare_runs, finalists, name_of, planned, study_file
 from sabtune.config import RunConfig
-from sabtune.schema import check, check_whole
+from sabtune.schema import check_lengths, check_whole
 from sabtune.storage.store import Store
 from sabtune.study.events import Version, Watcher
 from sabtune.study.record import open_study
@@ -114,9 +114,7 @@ def _plan(
 ) -> ComparisonPlan:
     check_whole("seeds", seeds, least=1)
     if lengths is not None:
-        check(len(lengths) > 0, "lengths", lengths, "at least one length")
-        for length in lengths:
-            check_whole("lengths", length, least=1)
+        check_lengths("lengths", lengths)
     requested = f"{studies[0]}.{kind}"
     name = name_of(requested, store, runs, lengths)
     if name != requested:

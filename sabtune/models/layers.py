@@ -21,14 +21,25 @@ from sabtune.ops.call import Call
 from sabtune.ops.checks import check_count
 from sabtune.ops.reference import Form, Normalizer, Parameters, Rule, Scoring, Sparsity
 
+
+def _sab(
+    x: Tensor, state: reference.State, p: Parameters, sparsity: Sparsity
+) -> tuple[Tensor, Tensor, reference.State]:
+    (hidden, summary), after = dispatch.run(Call(x, state, p, sparsity))
+    return hidden, summary, after
+
+
+PASSES: tuple[Callable[..., Any], ...] = (_sab, self_attention.attend)
+"""The functions that the layers run."""
+
 _hidden_from_compiler: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that `torch.compile` leaves out of its graphs, by the functions that they call."""
 
 
-def _hide_from_compiler(run: Callable[..., Any]) -> None:
-    """Prepare a function for `_callable`. The first call takes a second: it imports TorchDynamo."""
-    if run not in _hidden_from_compiler:
-        _hidden_from_compiler[run] = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
+def _hide_from_compiler() -> None:
+    """Prepare `_callable`. The first call takes a second: it imports TorchDynamo."""
+    if not _hidden_from_compiler:
+        _hidden_from_compiler.update({run: torch.compiler.disable(run) for run in PASSES})  # type: ignore[no-untyped-call]
 
 
 def _callable(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,13 +48,6 @@ def _callable(run: Callable[..., Any]) -> Callable[..., Any]:
     The passes are compiled already, and tracing into them would take minutes.
     """
     return _hidden_from_compiler.get(run, run) if torch.compiler.is_compiling() else run
-
-
-def _sab(
-    x: Tensor, state: reference.State, p: Parameters, sparsity: Sparsity
-) -> tuple[Tensor, Tensor, reference.State]:
-    (hidden, summary), after = dispatch.run(Call(x, state, p, sparsity))
-    return hidden, summary, after
 
 
 def _check_sequences(x: object, width: int, batch_first: bool) -> None:
@@ -88,6 +92,7 @@ class _Layer(AttentionWeights):
         self.batch_first = batch_first
         self.add_weights(input_size, hidden_size, None, rule, forget_bias)
         self.to(device=device, dtype=dtype)
+        _hide_from_compiler()
 
     @property
     def output_size(self) -> int:
@@ -107,10 +112,7 @@ class _Layer(AttentionWeights):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Prepare this process for the layer."""
+        _hide_from_compiler()
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, for `print`."""
@@ -184,7 +186,7 @@ class SABLayer(_Layer):
         dtype: torch.dtype | None = None,
     ):
         """Create the layer, with weights drawn by PyTorch's global random generator."""
-        SAB.Config(  # checks the values
+        config = SAB.Config(  # checks the values
             k_top=k_top,
             k_att=k_att,
             k_trunc=k_trunc,
@@ -194,21 +196,16 @@ class SABLayer(_Layer):
             form=form,
             forget_bias=forget_bias,
         )
-        rule = Rule(scoring=scoring, normalizer=normalizer, epsilon=epsilon, form=form)
         super().__init__(
             input_size,
             hidden_size,
-            rule,
+            config.sparsity.rule,
             batch_first=batch_first,
             forget_bias=forget_bias,
             device=device,
             dtype=dtype,
         )
         self.k_top, self.k_att, self.k_trunc = k_top, k_att, k_trunc
-        self.prepare()
-
-    def prepare(self) -> None:
-        _hide_from_compiler(_sab)
 
     def forward(
         self, x: Tensor, state: reference.State | None = None
@@ -283,10 +280,6 @@ class SelfAttentionLayer(_Layer):
             device=device,
             dtype=dtype,
         )
-        self.prepare()
-
-    def prepare(self) -> None:
-        _hide_from_compiler(self_attention.attend)
 
     def forward(
         self, x: Tensor, state: self_attention.State | None = None

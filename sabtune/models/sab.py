@@ -122,6 +122,17 @@ class SAB(Attentive):
             return " ".join(words)
 
         @property
+        def sparsity(self) -> Sparsity:
+            """The final k_top, k_att, k_trunc and the rule, as `sabtune.ops` takes them."""
+            rule = Rule(
+                scoring=self.scoring,
+                normalizer=self.normalizer,
+                epsilon=self.epsilon,
+                form=self.form,
+            )
+            return Sparsity(k_top=self.k_top, k_att=self.k_att, k_trunc=self.k_trunc, rule=rule)
+
+        @property
         def period(self) -> int:
             return self.k_att
 
@@ -143,17 +154,11 @@ class SAB(Attentive):
         self, config: Config, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
     ):
         """Create the model, with weights drawn from `generator`."""
-        rule = Rule(
-            scoring=config.scoring,
-            normalizer=config.normalizer,
-            epsilon=config.epsilon,
-            form=config.form,
+        sparsity = config.sparsity
+        super().__init__(
+            config.hidden, inputs, outputs, generator, sparsity.rule, config.forget_bias
         )
-        super().__init__(config.hidden, inputs, outputs, generator, rule, config.forget_bias)
-        self.config = config
-        self.sparsity = Sparsity(
-            k_top=config.k_top, k_att=config.k_att, k_trunc=config.k_trunc, rule=rule
-        )
+        self.config, self.sparsity = config, sparsity
         self.dense = config.dense(steps)
         self.set_progress(0.0)
         self.register_load_state_dict_pre_hook(fill_missing_k_top)  # type: ignore[no-untyped-call]

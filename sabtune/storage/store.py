@@ -34,7 +34,8 @@ from sabtune.storage.folder import Folder, local
 DEFAULT = Path("sabtune-store")
 
 FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
-"""The environment variables for the location of the files and for MLflow."""
+METRICS_VARIABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+"""The environment variables for the location of the files, for MLflow, and for its metrics."""
 
 DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 

@@ -304,6 +304,17 @@ def snapshots(store: Store, lost: Callable[[], None]) -> Iterator[Sequence[Snaps
         raise watcher.problem
 
 
+def restored(store: Store, say: Callable[[str], None]) -> Store:
+    """Restore the studies of a store if it has lost them, and return the store; see `restore`.
+
+    say: called with the sentence that says what was done.
+    """
+    sentence = restore(store)
+    if sentence:
+        say(sentence)
+    return store
+
+
 def restore(store: Store) -> str:
     """Restore the studies of a store from the newest readable backup.
 

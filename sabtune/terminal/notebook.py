@@ -32,6 +32,14 @@ def in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
+def _console(**options: Any) -> Screen:
+    """Return a console of the table's size that prints nowhere."""
+    return Screen(
+        file=io.StringIO(), force_jupyter=False, width=COLUMNS, height=LINES,
+        markup=False, emoji=False, **options,
+    )  # fmt: skip
+
+
 class NotebookWatch(Watch):
     """A watcher that shows a search in the output of a notebook's cell.
 
@@ -39,16 +47,7 @@ class NotebookWatch(Watch):
     """
 
     def __init__(self, trials: int, *, ended: int = 0, earlier: Sequence[TrialRecord] = ()):
-        console = Screen(
-            file=io.StringIO(),
-            force_terminal=True,
-            force_jupyter=False,
-            width=COLUMNS,
-            height=LINES,
-            markup=False,
-            emoji=False,
-        )
-        super().__init__(console, trials, ended=ended, earlier=earlier)
+        super().__init__(_console(force_terminal=True), trials, ended=ended, earlier=earlier)
         self.shown: Any = None  # IPython's handle of the displayed table
         self.next_refresh = 0.0
 
@@ -80,10 +79,7 @@ class NotebookWatch(Watch):
 
     def html(self) -> str:
         """Return the table as HTML."""
-        page = Screen(
-            file=io.StringIO(), record=True, force_jupyter=False, width=COLUMNS, height=LINES,
-            markup=False, emoji=False,
-        )  # fmt: skip
+        page = _console(record=True)
         page.print(self._screen())
         return page.export_html(
             inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>'
