@@ -9,6 +9,7 @@ import torch
 
 from sabtune import schema
 from sabtune.models import MODELS, Model, ModelConfig
+from sabtune.parts.table import OwnParts
 from sabtune.schedule import SCHEDULES, Schedule
 from sabtune.schema import Config, check, check_name, check_whole
 from sabtune.seeding import Stream, generator
@@ -17,7 +18,11 @@ from sabtune.tasks.batch import CPU
 
 Initial = Literal["zero", "noise", "passed"]
 
-PARTS: schema.Parts = {ModelConfig: MODELS, TaskConfig: TASKS, Schedule: SCHEDULES}
+PARTS: schema.Parts = {
+    ModelConfig: OwnParts(ModelConfig, MODELS),
+    TaskConfig: OwnParts(TaskConfig, TASKS),
+    Schedule: OwnParts(Schedule, SCHEDULES),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

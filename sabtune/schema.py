@@ -15,17 +15,15 @@ import numbers
 import types
 import typing
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union
 
 from sabtune.errors import ConfigError
 
-KIND = "kind"
-"""The key under which a dict holds the name of its class in `Parts`."""
-
-Parts = Mapping[type, Mapping[str, type]]
-"""A table of parts: for each base class of configurations, its subclasses by name."""
+KIND, CODE = "kind", "code"
+"""The keys under which a dict holds the name of its class in `Parts`, and the digest of the code
+that defines the class; only a class of your own code has a digest."""
 
 MAX_SHOWN_CHARACTERS = 200
 """The maximum length of a value in a message, in characters."""
@@ -53,6 +51,46 @@ class Config(metaclass=_Checked):
     type. An int is converted to a float, a list to a tuple, and a NumPy scalar to a Python number
     where the annotation requires it.
     """
+
+
+class PartTable(Mapping[str, type]):
+    """The subclasses of a base class of configurations, by name."""
+
+    def __init__(self, parts: Mapping[str, type]):
+        self._parts = dict(parts)
+
+    def __getitem__(self, name: str) -> type:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def identify(self, part: type) -> dict[str, str]:
+        """Return the keys and values that identify a class in a dict.
+
+        Raises ConfigError if the class can't be found again by them.
+        """
+        for name, known in self.items():
+            if part is known:
+                return {KIND: name}
+        raise ConfigError(f"{part.__qualname__} is in no table of parts: add it to one")
+
+    def find(self, identity: Mapping[str, object], where: str) -> type:
+        """Return the class that `identify` returned these keys and values for.
+
+        Raises ConfigError if there is none. where: the path of the configuration in the message.
+        """
+        kind = identity.get(KIND)
+        if not isinstance(kind, str) or kind not in self:
+            raise ConfigError(f"{where}.{KIND} is {shown(kind)}: {suggest(str(kind), self)}")
+        return self[kind]
+
+
+Parts = Mapping[type, PartTable]
+"""For each base class of configurations, the table of its subclasses."""
 
 
 def check(valid: bool, name: str, value: object, wanted: str) -> None:
@@ -99,12 +137,13 @@ def check_name(name: str, value: object, names: typing.Sequence[str]) -> None:
 def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
     """Convert a configuration to JSON values.
 
-    For an instance of a class in `parts`, the key "kind" holds the name of that class. Raises
-    ConfigError if the class of an instance is missing from its table.
+    For an instance of a base class in `parts`, the key "kind" holds the name of its class, and the
+    key "code" the digest of its code if it is your own. Raises ConfigError if the class of an
+    instance can't be found again by these.
     """
     data: dict[str, Any] = {}
     for table in (table for base, table in parts.items() if isinstance(config, base)):
-        data[KIND] = _kind(config, table)
+        data |= table.identify(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
         data[field.name] = _plain(value, parts)
@@ -121,7 +160,10 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     assert isinstance(data, Mapping)
     values = dict(data)
     if cls in parts:
-        cls = _part(cls, values.pop(KIND, None), parts[cls], where)
+        identity = {key: values.pop(key) for key in (KIND, CODE) if key in values}
+        part = parts[cls].find(identity, where)
+        assert issubclass(part, cls)
+        cls = part
     checked = _checked(cls, values, parts, where)
     return ABCMeta.__call__(cls, **checked)  # type: ignore[no-any-return]  # they are checked
 
@@ -144,6 +186,16 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def codes(data: object) -> set[str]:
+    """Return the digests of all your own code in the result of `to_dict`."""
+    if isinstance(data, list):
+        return set().union(*map(codes, data))
+    if not isinstance(data, Mapping):
+        return set()
+    own = {data[CODE]} if KIND in data and isinstance(data.get(CODE), str) else set()
+    return own.union(*map(codes, data.values()))
 
 
 def suggest(name: str, names: typing.Iterable[str]) -> str:
@@ -191,21 +243,6 @@ def _hints(cls: type) -> dict[str, Any]:
         ):  # such as for a class that is defined in a function
             continue
     return hints
-
-
-def _kind(config: Config, table: Mapping[str, type]) -> str:
-    for name, part in table.items():
-        if type(config) is part:
-            return name
-    raise ConfigError(f"{type(config).__qualname__} is in no table of parts: add it to one")
-
-
-def _part(base: type[C], kind: object, table: Mapping[str, type], where: str) -> type[C]:
-    if not isinstance(kind, str) or kind not in table:
-        raise ConfigError(f"{where}.{KIND} is {kind!r}: {suggest(str(kind), table)}")
-    part = table[kind]
-    assert issubclass(part, base)
-    return part
 
 
 def _plain(value: Any, parts: Parts) -> Any:

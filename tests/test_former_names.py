@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sabtune.study import former_names
+from sabtune.parts import former_names
 from sabtune.study.cautions import cautions
 from sabtune.study.loading import load
 from tests.studies import learnable
@@ -68,7 +68,7 @@ def test_former_names_are_found_in_the_source(
 def test_every_former_name_imports_the_module() -> None:
     code = (
         "from importlib import import_module\n"
-        "from sabtune.study import former_names\n"
+        "from sabtune.parts import former_names\n"
         "former_names.accept()\n"
         "for before, now in former_names.FORMER_NAMES.items():\n"
         "    assert import_module(before) is import_module(now), before\n"
@@ -79,7 +79,7 @@ def test_every_former_name_imports_the_module() -> None:
 
 def test_an_unknown_name_is_missing() -> None:
     code = (
-        "from sabtune.study import former_names; former_names.accept()\n"
+        "from sabtune.parts import former_names; former_names.accept()\n"
         "try: import sabtune.search.nothing\n"
         "except ModuleNotFoundError: pass\n"
         "else: raise AssertionError"

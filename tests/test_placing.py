@@ -53,14 +53,14 @@ def witness(folder: str, together: int) -> type[Trial]:
             import time
 
             began = time.time()
-            (Path(folder) / "begun" / str(self.worker_task.spec.number)).touch()
+            (Path(folder) / "begun" / str(self.task_config["assignment"]["number"])).touch()
             while len(list((Path(folder) / "begun").iterdir())) < together:
                 if time.time() > began + 90:
                     break
                 time.sleep(0.1)
             answer = super().step()
             seen = {
-                "trial": self.worker_task.spec.number,
+                "trial": self.task_config["assignment"]["number"],
                 "node": ray.get_runtime_context().get_node_id(),
                 "gpus": ray.get_gpu_ids(),
                 "began": began,

@@ -70,7 +70,7 @@ def test_a_rejected_configuration_is_pruned_and_counts(
         study.enqueue_trial({"k_top": k_top})
     leaderboard = Leaderboard(file.study.seeds)
     asking = StudySearcher(
-        study, TrialSpecs(file, ()), leaderboard, Folder.at(tmp_path), Budget(), most=4,
+        study, TrialSpecs(file, (), Folder.at(tmp_path)), leaderboard, Folder.at(tmp_path), Budget(), most=4,
         watchers=[noting],
     )  # fmt: skip
     first = order(asking).spec

@@ -168,9 +168,9 @@ def test_settings_missing_from_an_older_plan_have_their_defaults(
 
 def test_a_changed_seed_does_not_change_the_measured_sequences(file: StudyFile) -> None:
     study = optuna.create_study()
-    first = TrialSpecs(file, []).spec(study.ask())
+    first = TrialSpecs(file, [], store.code).spec(study.ask())
     known = record.records(study)
-    later = TrialSpecs(changed(file, seed=5), known).spec(study.ask())
+    later = TrialSpecs(changed(file, seed=5), known, store.code).spec(study.ask())
     assert later.evaluation_seed == first.evaluation_seed == 0
     assert later.run.seed != first.run.seed
 
@@ -189,5 +189,5 @@ def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: St
         assert name_of("s.confirm", store, runs, None) == name
         confirmation = open_or_create(file.renamed(name), store)
         record.enqueue(confirmation, runs[f"#{name}"], label=f"#{name}")
-    TrialSpecs(file, []).spec(record.open_study(store, "learnable", write=True).ask())
+    TrialSpecs(file, [], store.code).spec(record.open_study(store, "learnable", write=True).ask())
     assert name_of("learnable", store, runs, None) == "learnable-2"

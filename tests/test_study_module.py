@@ -13,7 +13,7 @@ import pytest
 
 from sabtune.errors import StudyFileError
 from sabtune.study.loading import load
-from sabtune.study.study_module import check_alone
+from sabtune.parts.importing import check_alone
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 
 DATACLASS = """\

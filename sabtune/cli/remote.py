@@ -100,7 +100,7 @@ def train(
     the study file imports modules from its folder.
     """
     if upload is not None:
-        from sabtune.study.study_module import check_alone
+        from sabtune.parts.importing import check_alone
 
         check_alone(upload)
     console = make_console()

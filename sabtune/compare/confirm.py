@@ -278,7 +278,11 @@ def compare_runs(
         )
         queue = enqueue(opened, with_fresh_seeds(runs, seeds))
         specs = TrialSpecs(
-            comparison, record.records(opened), evaluation_seed=EVALUATION_SEED, confirms=True
+            comparison,
+            record.records(opened),
+            store.code,
+            evaluation_seed=EVALUATION_SEED,
+            confirms=True,
         )
         ending = execute(
             opened,

@@ -14,6 +14,7 @@ Large files, and files that must survive the loss of the machine, can be at anot
 another folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. By default they are in the same folder.
 
 trials/STUDY/NNNN  the checkpoints of trial NNNN; NNNN.1 those of its second attempt
+code/DIGEST        the study file and the modules that trials were run with
 artifacts/         MLflow's artifacts, unless a server stores them
 snapshots/         if the files are at another location: backups of optuna.db, and their owner
 """
@@ -149,6 +150,11 @@ class Store:
     def trials(self) -> Folder:
         """Return the folder of the checkpoints of all studies."""
         return self.place / "trials"
+
+    @property
+    def code(self) -> Folder:
+        """Return the folder of the code that trials were run with (see `sabtune.parts.bundle`)."""
+        return self.place / "code"
 
     @property
     def snapshots(self) -> Folder | None:

@@ -12,11 +12,13 @@ from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
+from sabtune.config import PARTS
 from sabtune.errors import StudyFileError
+from sabtune.parts import local
+from sabtune.parts.importing import import_file, neighbors
 from sabtune.schema import suggest
 from sabtune.study.definition import Constraints, Space, Study, fits_name
 from sabtune.study.study_file import StudyFile
-from sabtune.study.study_module import import_file
 from sabtune.study.wording import code_of, explain, function_of, location, shown
 
 
@@ -43,6 +45,7 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
         raise
     except BaseException as problem:  # includes SystemExit: a study file must not end sabtune
         raise StudyFileError(explain(path, problem)) from problem
+    local.identify_all(PARTS, {module.__name__, *neighbors(path)})
     names = vars(module)
     file = dataclasses.replace(_study_file(path, names), source=decode_source(path.read_bytes()))
     return _checked(file, names, baseline)

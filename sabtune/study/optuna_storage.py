@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune import databases
 from sabtune.errors import StoreError
+from sabtune.parts import local
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.all_trials import all_trials
@@ -36,6 +37,7 @@ class Studies(RDBStorage):
 
     def __init__(self, store: Store, url: str, **options: Any):
         self.store = store
+        local.add_source(store.code)
         super().__init__(url.replace("{", "{{").replace("}", "}}"), **options)
 
     def _get_trials(

@@ -14,14 +14,14 @@ from typing import Any, SupportsFloat
 import optuna
 from optuna.trial import FrozenTrial
 
-from sabtune.config import RunConfig, TrialConfig
+from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
-from sabtune.schema import suggest
+from sabtune.parts.importing import importable
+from sabtune.schema import Config, suggest, to_dict
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
 from sabtune.study.record import TrialRecord
-from sabtune.study.study_module import importable
 from sabtune.study.wording import explain, location, shown
 
 ACCEPTED_DRAWS = 10
@@ -113,7 +113,18 @@ class StudyFile:
                 f"{location(self.path, self.space)}: space(trial) returned {shown(config)}: "
                 "return a TrialConfig"
             )
+        self._check_parts(self.space, config)
         return config
+
+    def _check_parts(self, defined_by: object, config: Config) -> None:
+        """Raise StudyFileError if a worker couldn't find the class of a part of a configuration.
+
+        defined_by: what defines the configuration, for the message.
+        """
+        try:
+            to_dict(config, PARTS)
+        except ConfigError as problem:
+            raise StudyFileError(f"{location(self.path, defined_by)}: {problem}") from problem
 
     def constrained(self, trial: TrialRecord) -> dict[str, float]:
         """Return the values of the constraints for a trial, by name.
@@ -146,6 +157,7 @@ class StudyFile:
         Raises StudyFileError if the space fails or rejects every draw, if a point is outside it, or
         if it gives a parameter a range that is incompatible with that of a stored trial.
         """
+        self._check_parts("STUDY", self.study.task)
         study = self._scratch_study()
         if stored_trials:
             stored = study.ask(fixed_distributions=distributions(stored_trials))

@@ -10,9 +10,12 @@ from typing import Any
 
 import optuna
 
+from sabtune import schema
 from sabtune.config import RunConfig
 from sabtune.errors import RejectedError
+from sabtune.parts import bundle, local
 from sabtune.provenance import revision, software
+from sabtune.storage.folder import Folder
 from sabtune.study import record
 from sabtune.study.record import TrialRecord
 from sabtune.study.study_file import StudyFile
@@ -23,7 +26,8 @@ from sabtune.training.trial import TrialSpec
 class TrialSpecs:
     """A factory for the trial specifications of one study.
 
-    trials: the trials that the study already has. ladder: the ladder of all trials; None for that
+    trials: the trials that the study already has. code: the store's folder of code, which gets the
+    study file with its modules, and the code of own parts. ladder: the ladder of all trials; None for that
     of the study file. evaluation_seed: the seed of the sequences that all trials are measured on;
     None for that of the study's first trial, even if the study file has another seed now. confirms:
     see `TrialSpec`.
@@ -36,12 +40,13 @@ class TrialSpecs:
         self,
         file: StudyFile,
         trials: Iterable[TrialRecord],
+        code: Folder,
         *,
         ladder: Ladder | None = None,
         evaluation_seed: int | None = None,
         confirms: bool = False,
     ):
-        self.file, self.confirms = file, confirms
+        self.file, self.confirms, self.code = file, confirms, code
         self.ladder = ladder or file.study.ladder
         trials = list(trials)
         if evaluation_seed is None:
@@ -49,6 +54,11 @@ class TrialSpecs:
             evaluation_seed = next(recorded, file.study.seed)
         self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
+        if file.in_file:
+            whole = bundle.of_study_file(file.path, whole=True)
+            whole.write(code)
+            self.environment |= {"code": whole.digest}
+        self.stored: set[str] = set()  # the digests of the own parts whose code is in the store
         self.configurations: dict[str, int] = {}  # the first trial of each configuration, by key
         self.members: dict[int, int] = {}  # a trial of each configuration, by configuration
         for trial in trials:
@@ -79,8 +89,12 @@ class TrialSpecs:
             limits=study.limits,
             confirms=self.confirms,
         )
+        content = spec.to_dict()
+        for digest in schema.codes(content) - self.stored:
+            local.find_bundle(digest).write(self.code)
+            self.stored.add(digest)
         trial.set_user_attr(record.ENVIRONMENT, self.environment)
-        trial.set_user_attr(record.SPEC, spec.to_dict())
+        trial.set_user_attr(record.SPEC, content)
         self.members.setdefault(spec.configuration, trial.number)
         return spec
 

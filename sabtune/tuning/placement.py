@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ import optuna
 import ray
 from ray.exceptions import RayError
 
+from sabtune import schema
 from sabtune.cluster.capacity import PARTS_PER_GPU, Capacity, settled
 from sabtune.config import RunConfig
 from sabtune.errors import ResourceError
+from sabtune.parts import local
+from sabtune.parts.bundle import Bundle
 from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, words
 from sabtune.study.study_file import StudyFile
@@ -145,8 +148,10 @@ def on_a_gpu(spec: TrialSpec) -> Reading:
     No other trial uses the GPU meanwhile. Raises ResourceError if the probe fails.
     """
     probe = ray.remote(num_cpus=spec.threads, num_gpus=1)(_reading)
+    content = spec.to_dict()
+    bundles = [local.find_bundle(digest) for digest in schema.codes(content)]
     try:
-        reading: dict[str, Any] = ray.get(probe.remote(spec.to_dict()))
+        reading: dict[str, Any] = ray.get(probe.remote(content, bundles))
     except RayError as problem:
         cause = getattr(problem, "cause", None) or problem
         line = next((line for line in str(cause).splitlines() if line.strip()), "")
@@ -157,5 +162,7 @@ def on_a_gpu(spec: TrialSpec) -> Reading:
     return Reading(**reading)
 
 
-def _reading(spec: dict[str, Any]) -> dict[str, Any]:
+def _reading(spec: dict[str, Any], bundles: Iterable[Bundle]) -> dict[str, Any]:
+    for bundle in bundles:
+        local.add_bundle(bundle)
     return asdict(read_gpu(TrialSpec.from_dict(spec)))

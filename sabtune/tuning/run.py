@@ -178,7 +178,7 @@ def execute(
         notified: list[Watcher] = [mirror, *copiers, *watchers]
         searcher = StudySearcher(
             study,
-            enqueued.specs if enqueued else TrialSpecs(file, earlier),
+            enqueued.specs if enqueued else TrialSpecs(file, earlier, store.code),
             leaderboard,
             store.trials / study.study_name,
             budget,

@@ -152,6 +152,7 @@ class StudySearcher(NotPickled, Searcher):
             checkpoints=tuple(map(str, earlier)),
             save_every=trainable.SAVE_SECONDS,
             entry=entry(trial, self.identity) if self.identity else "",
+            code=str(self.specs.code),
         ).to_config()
 
     def _next(self) -> tuple[optuna.Trial, bool]:

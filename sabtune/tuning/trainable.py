@@ -14,6 +14,7 @@ from ray import tune
 
 from sabtune.errors import CheckpointError, StoreError
 from sabtune.manifest import INSTEAD
+from sabtune.parts import local
 from sabtune.provenance import hardware
 from sabtune.redaction import redact
 from sabtune.storage.folder import Folder
@@ -35,7 +36,8 @@ class WorkerTask:
     the address `trials`. checkpoints: addresses of the checkpoints of earlier attempts, newest
     first. The worker resumes from the first one that it can read. save_every: the seconds after
     which a trial without new progress pauses, to save a checkpoint. entry: the trial's entry in the
-    study, which every checkpoint stores; "" to store none.
+    study, which every checkpoint stores; "" to store none. code: the address of the folder that has
+    the code of own parts.
     """
 
     spec: TrialSpec
@@ -44,6 +46,7 @@ class WorkerTask:
     checkpoints: tuple[str, ...] = ()
     save_every: float = SAVE_SECONDS
     entry: str = ""
+    code: str = ""
 
     def to_config(self) -> dict[str, Any]:
         """Return the task as plain values, for `from_config`."""
@@ -54,11 +57,17 @@ class WorkerTask:
             "checkpoints": list(self.checkpoints),
             "save_every": self.save_every,
             "entry": self.entry,
+            "code": self.code,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Return the task that `to_config` turned into plain values."""
+        """Return the task that `to_config` turned into plain values.
+
+        Raises ConfigError if a part of the trial can't be loaded.
+        """
+        if config["code"]:
+            local.add_source(Folder(config["code"]))
         return cls(
             spec=TrialSpec.from_dict(config["assignment"]),
             directory=config["directory"],
@@ -66,6 +75,7 @@ class WorkerTask:
             checkpoints=tuple(config["checkpoints"]),
             save_every=config["save_every"],
             entry=config["entry"],
+            code=config["code"],
         )
 
 
@@ -131,8 +141,8 @@ class Trial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial, and return True: a worker can always be reused."""
-        self.worker_task, self.place = WorkerTask.from_config(new_config), place(new_config)
-        self._reset([Folder(address) for address in self.worker_task.checkpoints])
+        self.task_config, self.place = new_config, place(new_config)
+        self._reset([Folder(address) for address in new_config["checkpoints"]])
         return True
 
     def _reset(self, checkpoints: Sequence[Folder]) -> None:
@@ -142,21 +152,22 @@ class Trial(tune.Trainable):
         self.saved = time.monotonic()
 
     def _should_pause(self) -> bool:
-        return time.monotonic() - self.saved >= self.worker_task.save_every
+        return time.monotonic() - self.saved >= float(self.task_config["save_every"])
 
     def step(self) -> dict[str, Any]:
         """Train until the next progress or pause, and return a `WorkerResult` as plain values.
 
-        The first step loads the newest readable checkpoint. Raises StoreError if the checkpoints
-        can't be reached. Every other problem fails the trial.
+        The first step loads the trial's own code and the newest readable checkpoint. Raises
+        StoreError if they can't be reached. Every other problem fails the trial.
         """
         first, passed_over = self.run is None, dict[str, str]()
         try:
             if first:
-                torch.set_num_threads(self.worker_task.spec.threads)
+                task = patiently(lambda: WorkerTask.from_config(self.task_config), StoreError)
+                torch.set_num_threads(task.spec.threads)
                 self.run = patiently(
                     lambda: newest(
-                        self.worker_task.spec, self.checkpoints, device(), passed_over.__setitem__
+                        task.spec, self.checkpoints, device(), passed_over.__setitem__
                     ),
                     StoreError,
                 )
@@ -197,7 +208,8 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write a checkpoint to a folder on this machine."""
         if self.run is not None:  # a failed trial leaves an empty checkpoint, which is never read
-            entry = {ENTRY: self.worker_task.entry.encode()} if self.worker_task.entry else {}
+            recorded = self.task_config["entry"]
+            entry = {ENTRY: recorded.encode()} if recorded else {}
             self.run.save(Path(checkpoint_dir), entry)
         self.saved = time.monotonic()
 
@@ -217,7 +229,7 @@ class Trial(tune.Trainable):
         checkpoints = within(self.place)
         for unreported in (each for each in checkpoints if each.name > self.last_checkpoint):
             unreported.delete_all()
-        earlier = [Folder(address) for address in self.worker_task.checkpoints]
+        earlier = [Folder(address) for address in self.task_config["checkpoints"]]
         reported = (each for each in checkpoints if each.name <= self.last_checkpoint)
         self._reset([*reported, *earlier])
 

@@ -12,15 +12,18 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from sabtune.errors import StudyFileError
-from sabtune.study import former_names
+from sabtune.parts import former_names
 
 _neighbors: dict[Path, dict[str, ModuleType]] = {}
 """The modules that were imported from the folders of study files, by folder and name."""
+
+
+study_files: dict[str, Path] = {}
+"""The study files that were imported, by the names of their modules."""
 
 
 class _UncachedLoader(SourceFileLoader):
@@ -48,7 +51,7 @@ def import_file(path: Path) -> ModuleType:
     _forget(path.parent)
     importlib.invalidate_caches()
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name], study_files[name] = module, path
     try:
         with importable(path.parent):
             spec.loader.exec_module(module)
@@ -81,15 +84,15 @@ def importable(folder: Path) -> Iterator[None]:
         neighbors.update({name: sys.modules[name] for name in new if _is_in(name, folder)})
 
 
-def check_alone(path: Path) -> None:
-    """Raise StudyFileError if an imported study file needs modules from its folder."""
-    neighbors = {name.partition(".")[0] for name in _neighbors.get(path.resolve().parent, {})}
-    missing = sorted(name for name in neighbors if PathFinder.find_spec(name) is None)
-    if missing:
-        raise StudyFileError(
-            f"{path} imports {', '.join(missing)} from its own folder, but only the study file is "
-            "sent to a cluster: move the code that it needs into it, or install it as a package"
-        )
+def neighbors(path: Path) -> set[str]:
+    """Return the names of the modules that were imported from the folder of a study file."""
+    return set(_neighbors.get(path.resolve().parent, {}))
+
+
+def loaded(name: str) -> Iterator[ModuleType]:
+    """Yield the imported modules of this name: the present one, and those of study files."""
+    modules = [sys.modules.get(name), *(found.get(name) for found in _neighbors.values())]
+    yield from (module for module in modules if module is not None)
 
 
 def _is_in(name: str, folder: Path) -> bool:
