@@ -49,7 +49,7 @@ from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
 from sabtune.training.trial import Progress, TrialRun, TrialSpec
 from sabtune.tuning import run
-from sabtune.tuning.trainable import Trial, WorkerResult
+from sabtune.tuning.trainable import Trial, WorkerResult, WorkerTask
 
 REPORTS = 5
 STEP = 10  # updates per report
@@ -95,7 +95,8 @@ class Idle(Trial):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         super().reset_config(new_config)
-        self.stretches = progress_of(self.worker_task.spec)
+        self.spec = WorkerTask.from_config(new_config).spec
+        self.stretches = progress_of(self.spec)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Idle(Trial):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if Idle.written is None:
             Idle.written = Path(tempfile.mkdtemp())
-            TrialRun(self.worker_task.spec).save(Idle.written)
+            TrialRun(self.spec).save(Idle.written)
         shutil.copytree(Idle.written, checkpoint_dir, dirs_exist_ok=True)
 
 

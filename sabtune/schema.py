@@ -188,14 +188,15 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def codes(data: object) -> set[str]:
-    """Return the digests of all your own code in the result of `to_dict`."""
-    if isinstance(data, list):
-        return set().union(*map(codes, data))
-    if not isinstance(data, Mapping):
-        return set()
-    own = {data[CODE]} if KIND in data and isinstance(data.get(CODE), str) else set()
-    return own.union(*map(codes, data.values()))
+def codes(data: object) -> dict[str, str]:
+    """Return the digests of the code of all own parts in the result of `to_dict`, by kind."""
+    found: dict[str, str] = {}
+    if isinstance(data, Mapping) and KIND in data and isinstance(data.get(CODE), str):
+        found[data[KIND]] = data[CODE]
+    values = data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    for value in values:
+        found |= codes(value)
+    return found
 
 
 def suggest(name: str, names: typing.Iterable[str]) -> str:

@@ -59,7 +59,7 @@ def searcher(
 ) -> StudySearcher:
     known = record.records(study)
     leaderboard = Leaderboard(file.study.seeds).add(known)
-    specs, budget = TrialSpecs(file, known), budget or Budget()
+    specs, budget = TrialSpecs(file, known, Folder.at(trials) / "code"), budget or Budget()
     return StudySearcher(study, specs, leaderboard, Folder.at(trials), budget, queue=queue)
 
 

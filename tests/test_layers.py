@@ -27,6 +27,7 @@ LAYERS = [
     ],
     ["sabtune.schema", "sabtune.databases", "sabtune.manifest"],
     ["sabtune.schedule", "sabtune.ops", "sabtune.storage", "sabtune.data"],
+    ["sabtune.parts"],
     ["sabtune.models", "sabtune.tasks"],
     ["sabtune.config"],
     ["sabtune.training"],

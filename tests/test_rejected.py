@@ -70,9 +70,14 @@ def test_a_rejected_configuration_is_pruned_and_counts(
         study.enqueue_trial({"k_top": k_top})
     leaderboard = Leaderboard(file.study.seeds)
     asking = StudySearcher(
-        study, TrialSpecs(file, (), Folder.at(tmp_path)), leaderboard, Folder.at(tmp_path), Budget(), most=4,
+        study,
+        TrialSpecs(file, (), Folder.at(tmp_path)),
+        leaderboard,
+        Folder.at(tmp_path),
+        Budget(),
+        most=4,
         watchers=[noting],
-    )  # fmt: skip
+    )
     first = order(asking).spec
     assert (first.number, first.run.trial.model.k_top) == (1, 2)  # type: ignore[attr-defined]
     again = order(asking).spec

@@ -166,7 +166,9 @@ def test_settings_missing_from_an_older_plan_have_their_defaults(
     check_same_question(file, store)
 
 
-def test_a_changed_seed_does_not_change_the_measured_sequences(file: StudyFile) -> None:
+def test_a_changed_seed_does_not_change_the_measured_sequences(
+    file: StudyFile, store: Store
+) -> None:
     study = optuna.create_study()
     first = TrialSpecs(file, [], store.code).spec(study.ask())
     known = record.records(study)

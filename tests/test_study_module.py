@@ -11,9 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sabtune.errors import StudyFileError
 from sabtune.study.loading import load
-from sabtune.parts.importing import check_alone
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 
 DATACLASS = """\
@@ -117,17 +115,6 @@ def test_a_changed_neighbor_is_reloaded(tmp_path: Path) -> None:
     for k in (2, 30):
         written(tmp_path, f"K = {k}", "helper.py")
         assert k_top(path) == k
-
-
-def test_a_file_that_imports_its_neighbor_is_not_sent_to_a_cluster(tmp_path: Path) -> None:
-    written(tmp_path, "K = 2", "helper.py")
-    path = written(tmp_path, IMPORTS["within the space"])
-    load(path)
-    with pytest.raises(StudyFileError, match=r"study.py imports helper from its own folder, but"):
-        check_alone(path)
-    alone = written(tmp_path, GOOD, "alone.py")
-    load(alone)
-    check_alone(alone)
 
 
 def test_a_space_gets_an_optuna_trial(tmp_path: Path) -> None:

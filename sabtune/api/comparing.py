@@ -29,8 +29,9 @@ from sabtune.data.place import using
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_lengths, check_whole
 from sabtune.storage.store import Store
+from sabtune.study import record
 from sabtune.study.backups import restored
-from sabtune.study.record import one, open_study
+from sabtune.study.record import open_study
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
 from sabtune.tuning.run import silent
@@ -231,7 +232,8 @@ def reproduce(
     """
     place = store_at(store, files).existing()
     with _threads_kept(), using(data_dir):
-        return reproducing.reproduce(one(open_study(place, study), trial))
+        opened = open_study(place, study)
+        return reproducing.reproduce(record.one(opened, trial), record.plan(opened).get("file", ""))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def search(
     gpu_hours: float | None = None,
     retry_failed: bool = False,
     warm_start: str | None = None,
+    accept_changed_code: bool = False,
     system_metrics: bool | None = None,
     store: str | Path | None = None,
     files: str | Path | None = None,
@@ -75,6 +76,9 @@ def search(
         gpu_hours: Stop after the trials have used this many GPU hours.
         retry_failed: Run failed trials again.
         warm_start: Try the best configurations of this study of the store first.
+        accept_changed_code: Resume the study even if the code of its own task, models or schedules
+            has changed. Without it, such a study is refused, because the scores of its trials
+            couldn't be compared.
         system_metrics: Log the machine's CPU, memory, disk, network and GPU use to MLflow. Defaults
             to $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, or else False.
         store: The folder of all studies, or the URL of a PostgreSQL database as a string. Defaults
@@ -144,6 +148,7 @@ def search(
                 budget=Budget(hours=hours, gpu_hours=gpu_hours),
                 retry_failed=retry_failed,
                 warm_start=warm_start,
+                accept_changed_code=accept_changed_code,
                 system_metrics=system_metrics,
                 say=say,
             )

@@ -94,15 +94,10 @@ def train(
 
     study: The name of the study that the command writes to.
 
-    upload: The study file to copy to the head.
+    upload: The study file to copy to the head, with the local modules that it imports.
 
-    Raises ClusterError if the study is already being searched on the cluster, and StudyFileError if
-    the study file imports modules from its folder.
+    Raises ClusterError if the study is already being searched on the cluster.
     """
-    if upload is not None:
-        from sabtune.parts.importing import check_alone
-
-        check_alone(upload)
     console = make_console()
     with head_of(cluster) as head:
         for job in head.jobs():

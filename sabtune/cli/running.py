@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sabtune.study.study_file import StudyFile
+    from sabtune.tuning.budget import Budget
     from sabtune.tuning.run import Ending
 
 
@@ -85,6 +86,13 @@ def search(
     warm_start: Annotated[
         str | None, typer.Option(help="Try the best configurations of this study first.")
     ] = None,
+    accept_changed_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-code",
+            help="Resume even if the code of your own task, model or schedule has changed.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Probe one trial and predict the cost of the search.")
     ] = False,
@@ -118,6 +126,7 @@ def search(
     if cluster is not None:
         given: dict[str, Value] = {"--baseline": baseline, **limits.options()}
         given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
+        given |= {"--accept-changed-code": accept_changed_code}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         _search_on_cluster(cluster, path, file, own_name, given, rename=new and not dry_run)
@@ -126,7 +135,7 @@ def search(
     console = make_console()
     place = Store.at(store, files, tracking)
     if dry_run:
-        _print_prediction(console, file, place, new=new)
+        _print_prediction(console, file, place, new=new, accept_changed_code=accept_changed_code)
         return
     place = restore_if_lost(console, place.made())
     file = _with_free_name(file, place) if new else file
@@ -134,7 +143,16 @@ def search(
     where = location_values(store, files, tracking, data_dir)
     again = _resume_command(path, name, baseline, limits, system_metrics, where)
     interrupts.advise(resume_advice(again))
-    ending = _run_search(console, file, place, limits, retry_failed, warm_start, system_metrics)
+    ending = _run_search(
+        console,
+        file,
+        place,
+        limits.budget(),
+        retry_failed=retry_failed,
+        warm_start=warm_start,
+        accept_changed_code=accept_changed_code,
+        system_metrics=system_metrics,
+    )
     _print_results(console, file.study.name, place, ending, where)
     close(console, ending, again, command_line("sync", file.study.name, where=where))
 
@@ -156,6 +174,12 @@ class _Limits:
             check_seed("--seed", self.seed)
         for name, bound in (("--hours", self.hours), ("--gpu-hours", self.gpu_hours)):
             check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
+
+    def budget(self) -> Budget:
+        """Return the time limits of the search."""
+        from sabtune.tuning.budget import Budget
+
+        return Budget(hours=self.hours, gpu_hours=self.gpu_hours)
 
     def options(self) -> dict[str, Value]:
         """Return the values by option."""
@@ -204,7 +228,9 @@ def _search_on_cluster(
     remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
 
 
-def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: bool) -> None:
+def _print_prediction(
+    console: Console, file: StudyFile, place: Store, *, new: bool, accept_changed_code: bool
+) -> None:
     """Probe one trial and print the predicted cost of the search.
 
     new: Whether the search starts a new study. If not, the existing study must be resumable.
@@ -216,7 +242,7 @@ def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: b
 
     if place.found and not new:
         file = with_recorded_ladder(file, place)
-        check_resumable(file, place)
+        check_resumable(file, place, accept_changed_code=accept_changed_code)
     console.print(prediction_page(predict(file), file.study))
 
 
@@ -247,29 +273,18 @@ def _resume_command(
 
 
 def _run_search(
-    console: Console,
-    file: StudyFile,
-    place: Store,
-    limits: _Limits,
-    retry_failed: bool,
-    warm_start: str | None,
-    system_metrics: bool,
+    console: Console, file: StudyFile, place: Store, budget: Budget, **options: Any
 ) -> Ending:
-    """Run a search on this machine, or on the cluster of this machine, and show its progress."""
+    """Run a search on this machine, or on the cluster of this machine, and show its progress.
+
+    options: The other parameters of `sabtune.tuning.run.search`.
+    """
     from sabtune.terminal.watching import watching
     from sabtune.tuning import run  # imports Ray, which takes seconds
-    from sabtune.tuning.budget import Budget
 
-    with watching(console, file, place, retry_failed) as watchers:
+    with watching(console, file, place, options["retry_failed"]) as watchers:
         return run.search(
-            file,
-            place,
-            watchers,
-            budget=Budget(hours=limits.hours, gpu_hours=limits.gpu_hours),
-            retry_failed=retry_failed,
-            warm_start=warm_start,
-            system_metrics=system_metrics,
-            say=line_printer(console),
+            file, place, watchers, budget=budget, say=line_printer(console), **options
         )
 
 
@@ -398,12 +413,13 @@ def reproduce(
 ) -> NoReturn:
     """Train a trial again from its record. Exits with 0 if every metric is the same, else 1."""
     from sabtune.compare.reproduce import reproduce as run_again
-    from sabtune.study.record import one, open_study
+    from sabtune.study.record import one, open_study, plan
     from sabtune.terminal.results import reproduction_page
 
     data_folder(data_dir)
     place = Store.at(store, files).existing()
-    reproduction = run_again(one(open_study(place, study), trial))
+    opened = open_study(place, study)
+    reproduction = run_again(one(opened, trial), plan(opened).get("file", ""))
     make_console().print(reproduction_page(trial, reproduction))
     raise typer.Exit(1 if reproduction.differences else 0)
 

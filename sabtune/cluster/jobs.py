@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import tempfile
 import time
 import urllib.error
@@ -27,6 +26,7 @@ from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.cluster.ssh import LOOPBACK, forwarded
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import ClusterError
+from sabtune.parts.bundle import of_study_file
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -35,7 +35,7 @@ DASHBOARD_PORT = 8265
 """The port of Ray's dashboard on the head's loopback interface."""
 
 STUDIES_FOLDER = "sabtune-studies"
-"""The folder in the head's home for the study files that are sent there."""
+"""The folder in the head's home for the study files that are sent there, each in its own folder."""
 
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
 """Environment of a job that lets `stop` end a search like Ctrl-C, so that it can be resumed."""
@@ -90,8 +90,9 @@ class Head:
     ) -> str:
         """Start `sabtune COMMAND …` in the head's home as a job, and return the job's name.
 
-        The job keeps running without this machine. upload: a study file, which is sent with its git
-        revision and becomes the first argument of the command. environment: additional environment
+        The job keeps running without this machine. upload: a study file, which is sent with the
+        local modules that it imports and with its git revision. It becomes the first argument of
+        the command. environment: additional environment
         variables; anyone with the cluster's token can read them.
         """
         name = "-".join(filter(None, (command, study, uuid.uuid4().hex[:8])))
@@ -99,10 +100,9 @@ class Head:
         store_upload = ""
         with tempfile.TemporaryDirectory() as folder:
             if upload is not None:
-                names = _pack(upload, Path(folder))
-                paths = " ".join(f'"$OLDPWD"/{shlex.quote(name)}' for name in names)
-                store_upload = f"mkdir -p {STUDIES_FOLDER} && cp {paths} {STUDIES_FOLDER} && "
-                words.append(f"{STUDIES_FOLDER}/{upload.name}")
+                place = f"{STUDIES_FOLDER}/{_pack(upload, Path(folder) / STUDIES_FOLDER)}"
+                store_upload = f'cp -r "$OLDPWD"/{STUDIES_FOLDER} . && '
+                words.append(f"{place}/{upload.name}")
             run = shlex.join(["sabtune", *words, *arguments])
             check = SAME_SABTUNE.format(ours=version("sabtune"))
             entrypoint = f"{check}; cd && {store_upload}exec {run}"
@@ -157,13 +157,18 @@ class Head:
         return job
 
 
-def _pack(file: Path, folder: Path) -> list[str]:
-    """Copy a study file and its git revision to a folder, and return the names of both files."""
+def _pack(file: Path, folder: Path) -> str:
+    """Copy a study file, the local modules that it imports and its git revision to a folder.
+
+    Returns the name of their own folder in `folder`.
+    """
     from sabtune.provenance import NOTE, revision  # imports torch, which is slow
 
-    note = folder / (file.name + NOTE)
-    note.write_text(json.dumps(revision(file)))
-    return [Path(shutil.copy(file, folder)).name, note.name]
+    bundle = of_study_file(file, whole=True)
+    own = folder / bundle.digest
+    bundle.copy(own)
+    (own / (file.name + NOTE)).write_text(json.dumps(revision(file)))
+    return bundle.digest
 
 
 @contextmanager

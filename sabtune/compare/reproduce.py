@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
+from sabtune.parts.bundle import changes, of_study_file
+from sabtune.parts.local import find_bundle
 from sabtune.provenance import hardware, software
 from sabtune.study.record import TrialRecord
 from sabtune.training.evaluation import LengthResult
@@ -26,15 +29,22 @@ class Reproduction:
 
     environment: The name, recorded value and present value of each software or hardware property
     that differs.
+
+    code: The files that differ between the trial's code, which was run again, and the present code.
     """
 
     metrics: int
     differences: list[tuple[str, object, object]]
     environment: list[tuple[str, object, object]]
+    code: list[str] = field(default_factory=list)
 
 
-def reproduce(trial: TrialRecord) -> Reproduction:
+def reproduce(trial: TrialRecord, study_file: str = "") -> Reproduction:
     """Train a trial again in this process on the CPU, up to its last score, and compare metrics.
+
+    The trial's own parts are those that it was trained with, even if their code has changed since.
+
+    study_file: The path of the study file; "" if the study has none.
 
     Raises StoreError if the trial has no score.
     """
@@ -56,7 +66,16 @@ def reproduce(trial: TrialRecord) -> Reproduction:
         metrics=len(recorded),
         differences=list(_differing(recorded, repeated)),
         environment=list(_differing(_recorded_environment(trial), software() | hardware())),
+        code=_changed_code(trial, Path(study_file)),
     )
+
+
+def _changed_code(trial: TrialRecord, study_file: Path) -> list[str]:
+    """Return the files that differ between the code of a trial and that of its study file."""
+    digest = trial.environment.get("code")
+    if digest is None or not study_file.is_file():
+        return []
+    return changes(find_bundle(digest), of_study_file(study_file, whole=True))
 
 
 def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
@@ -81,7 +100,11 @@ def _flat(name: str, results: Sequence[LengthResult]) -> dict[str, float]:
 
 def _recorded_environment(trial: TrialRecord) -> dict[str, object]:
     flat = dict(trial.environment) | dict(trial.environment.get("hardware", {}))
-    return {key: value for key, value in flat.items() if key not in ("hardware", "study", "host")}
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in ("hardware", "study", "host", "code")
+    }
 
 
 def _differing(

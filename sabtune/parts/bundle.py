@@ -50,9 +50,9 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the files, as 64 hexadecimal digits."""
+        """The first 16 hexadecimal digits of the SHA-256 of the files."""
         lines = [f"{path} {self._file_digest(path)}\n" for path in sorted(self.files)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
     def _file_digest(self, path: str) -> str:
         content = self.files[path]
@@ -72,6 +72,13 @@ class Bundle:
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
         table = {"format": FORMAT, "study_file": self.study_file, "whole": self.whole}
         place.write(CONTENTS, json.dumps(table | {"files": digests}, indent=2).encode())
+
+    def copy(self, folder: Path) -> None:
+        """Write the files, without `code.json`, to a folder on this machine."""
+        for path, content in self.files.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
 
     @classmethod
     def read(cls, folder: Folder, digest: str) -> Bundle | None:
@@ -130,16 +137,19 @@ def is_local(spec: ModuleSpec | None) -> bool:
     if origin is None or not origin.endswith(".py"):
         return False
     path = Path(origin).resolve()
-    return not any(path.is_relative_to(folder) for folder in _installed())
+    return not any(path.is_relative_to(folder) for folder in _installed(tuple(sys.path)))
 
 
 @functools.cache
-def _installed() -> Sequence[Path]:
-    """Return the folders of the standard library, of installed packages and of sabtune."""
+def _installed(search_path: Sequence[str]) -> Sequence[Path]:
+    """Return the folders of the standard library, of installed packages and of sabtune.
+
+    search_path: the value of `sys.path`.
+    """
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     folders += [*site.getsitepackages(), site.getusersitepackages()]
-    folders += [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    folders += [entry for entry in search_path if entry.endswith(("site-packages", "dist-packages"))]
     return [*(Path(folder).resolve() for folder in folders), Path(__file__).resolve().parents[1]]
 
 

@@ -57,9 +57,7 @@ def find_bundle(digest: str) -> Bundle:
                 break
         if digest not in _bundles:
             places = " or ".join(map(str, _sources)) or "any store that was opened"
-            raise ConfigError(
-                f"its code {digest[:12]} isn't in {places}: open the store that has it"
-            )
+            raise ConfigError(f"its code {digest} isn't in {places}: open the store that has it")
         return _bundles[digest]
 
 
@@ -172,12 +170,8 @@ def _unpacked(code: Bundle) -> Path:
     """Return a folder with the files of a bundle, which lasts as long as the process."""
     if code.digest not in _roots:
         folder = _cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sabtune-code-"))
-        root = Path(folder).resolve()
-        for path, content in code.files.items():
-            file = root / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        _roots[code.digest] = root
+        _roots[code.digest] = Path(folder).resolve()
+        code.copy(_roots[code.digest])
     return _roots[code.digest]
 
 

@@ -55,9 +55,9 @@ class OwnParts(PartTable):
         try:
             part = _installed(path) if code is None else local.find(path, str(code))
         except ConfigError as problem:
-            raise ConfigError(f"{where}.{KIND} is {kind!r}, which can't be loaded: {problem}") from (
-                problem.__cause__
-            )
+            raise ConfigError(
+                f"{where}.{KIND} is {kind!r}, which can't be loaded: {problem}"
+            ) from (problem.__cause__)
         if not isinstance(part, type) or not issubclass(part, self.base):
             raise ConfigError(f"{where}.{KIND} is {kind!r}, which is no {self.base.__qualname__}")
         return part

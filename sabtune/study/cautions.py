@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from sabtune.config import TrialConfig
 from sabtune.models import SAB
-from sabtune.schedule import Constant
 from sabtune.parts import former_names
+from sabtune.schedule import Constant
 from sabtune.study.study_file import StudyFile
 from sabtune.wording import counted
 

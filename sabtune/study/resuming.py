@@ -13,7 +13,9 @@ import optuna
 
 from sabtune.config import PARTS
 from sabtune.errors import ConfigError, StoreError
-from sabtune.schema import flatten, from_dict, to_dict
+from sabtune.parts import local
+from sabtune.parts.bundle import changes
+from sabtune.schema import CODE, flatten, from_dict, to_dict
 from sabtune.storage.store import Store
 from sabtune.study import record
 from sabtune.study.objectives import directions
@@ -22,6 +24,9 @@ from sabtune.tasks import TaskConfig
 from sabtune.training.evaluation import recorded_ladder, resolved
 
 Values = Mapping[str, Any]
+
+OWN_CODE = "code"
+"""The key of a plan that holds the digests of the code of own parts, by kind."""
 
 REMEDY = "start another study with --new, or give it another name with --study"
 
@@ -42,11 +47,16 @@ def with_recorded_ladder(file: StudyFile, store: Store) -> StudyFile:
     return file.with_ladder(phases=phases, k_top=ladder.k_top or stored.k_top)
 
 
-def check_same_question(file: StudyFile, store: Store) -> None:
+def check_same_question(
+    file: StudyFile, store: Store, *, accept_changed_code: bool = False
+) -> None:
     """Raise StoreError if scores of the file can't be compared with those of the stored study.
 
     A study ranks all of its trials by one score. Therefore its task, ladder, objectives and
-    baseline must not change. Everything else may change between two searches.
+    baseline must not change, and neither must the code of own tasks, models and schedules.
+    Everything else may change between two searches.
+
+    accept_changed_code: whether the code may change.
     """
     name = file.study.name
     if name not in record.names(store):
@@ -69,6 +79,24 @@ def check_same_question(file: StudyFile, store: Store) -> None:
             f"{file.path} asks another question than {stored} ({', '.join(changes)}), "
             f"so their scores can't be compared: {REMEDY}"
         )
+    if not accept_changed_code:
+        _check_code(file, plan.get(OWN_CODE, {}), stored)
+
+
+def _check_code(file: StudyFile, before: Mapping[str, str], stored: str) -> None:
+    """Raise StoreError if the code of an own part has changed.
+
+    before: the digests of the stored study's own parts, by kind. stored: the study in the message.
+    """
+    now = file.own_code()
+    for kind in before.keys() & now.keys():
+        if before[kind] != now[kind]:
+            files = changes(*(local.find_bundle(codes[kind]) for codes in (before, now)))
+            raise StoreError(
+                f"the code of {kind} has changed since the last search of {stored} "
+                f"({', '.join(files)}): put it back, search with --accept-changed-code, or "
+                f"{REMEDY}"
+            )
 
 
 def asked(plan: Values) -> dict[str, Any]:
@@ -118,6 +146,8 @@ def _changes(stored: Values, plan: Values, file: StudyFile) -> Iterator[str]:
         before["objectives"], after["objectives"] = plan["objectives"], list(file.study.objectives)
     if plan:
         before["baseline"], after["baseline"] = plan.get("rival"), file.baseline
+    for values in (before, after):  # `_check_code` compares the code
+        values.get("task", {}).pop(CODE, None)
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
     if old.get(kind) != new.get(kind):  # the settings of different tasks aren't comparable

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.parts.importing import importable
-from sabtune.schema import Config, suggest, to_dict
+from sabtune.schema import Config, codes, suggest, to_dict
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
@@ -116,7 +116,7 @@ class StudyFile:
         self._check_parts(self.space, config)
         return config
 
-    def _check_parts(self, defined_by: object, config: Config) -> None:
+    def _check_parts(self, defined_by: str | Space, config: Config) -> None:
         """Raise StudyFileError if a worker couldn't find the class of a part of a configuration.
 
         defined_by: what defines the configuration, for the message.
@@ -188,6 +188,14 @@ class StudyFile:
                 for value in ends(distribution):
                     add_config(trial.params | {name: value})
         return configs
+
+    def own_code(self) -> dict[str, str]:
+        """Return the digests of the code of own parts that the study uses, by kind.
+
+        The parts are those of the task and of sampled configurations.
+        """
+        configs = [self.study.task, *self.sampled()]
+        return codes([to_dict(config, PARTS) for config in configs])
 
     def largest_period(self) -> int:
         """Return the largest k_att among sampled configurations of the space; at least 1."""

@@ -27,10 +27,10 @@ class TrialSpecs:
     """A factory for the trial specifications of one study.
 
     trials: the trials that the study already has. code: the store's folder of code, which gets the
-    study file with its modules, and the code of own parts. ladder: the ladder of all trials; None for that
-    of the study file. evaluation_seed: the seed of the sequences that all trials are measured on;
-    None for that of the study's first trial, even if the study file has another seed now. confirms:
-    see `TrialSpec`.
+    study file with its modules, and the code of own parts. ladder: the ladder of all trials; None
+    for that of the study file. evaluation_seed: the seed of the sequences that all trials are
+    measured on; None for that of the study's first trial, even if the study file has another seed
+    now. confirms: see `TrialSpec`.
 
     Trials with the same task, model and training configuration are seeds of one configuration,
     whether the space suggested them or they were enqueued.
@@ -90,7 +90,7 @@ class TrialSpecs:
             confirms=self.confirms,
         )
         content = spec.to_dict()
-        for digest in schema.codes(content) - self.stored:
+        for digest in {*schema.codes(content).values()} - self.stored:
             local.find_bundle(digest).write(self.code)
             self.stored.add(digest)
         trial.set_user_attr(record.ENVIRONMENT, self.environment)

@@ -53,6 +53,9 @@ def reproduction_page(number: int, reproduction: Reproduction) -> RenderableType
         parts.append(Text(f"Trial {number}: all {metrics} metrics are the same, bit for bit."))
     if reproduction.environment:
         parts += [Text("Differences in the environment:"), _table(reproduction.environment)]
+    if reproduction.code:
+        files = ", ".join(reproduction.code)
+        parts.append(Text(f"It ran the code that it was trained with. Changed since then: {files}"))
     return Group(*parts)
 
 

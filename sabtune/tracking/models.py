@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from sabtune.parts import local
+from sabtune.schema import codes
 from sabtune.seeding import Stream, generator
+from sabtune.storage.folder import Folder
 from sabtune.tasks import Task
 from sabtune.tracking.datasets import dataset
 from sabtune.tracking.trial_run import MODEL, NUMBER, SELECTION, SUMMARY, TEST, RunContent
@@ -67,7 +71,12 @@ class Models:
             checkpoint.load_model(exported, content.spec.run)  # raises before anything is logged
             model = self._create(run_id, content)
             files = Path(folder) / "model"
-            save(files, exported, task, model, run_id)
+            code = Folder(str(Path(folder) / "code"))
+            digests = sorted({*codes(content.spec.run.to_dict()).values()})
+            for digest in digests:
+                local.find_bundle(digest).write(code)
+            paths = [str(code / digest) for digest in digests]
+            save(files, exported, task, model, run_id, code_paths=paths)
             self.client.log_model_artifacts(model.model_id, str(files))
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         ready = self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -142,14 +151,25 @@ def of_model(point: Metric, model: LoggedModel, spec: TrialSpec, run_id: str) ->
     )
 
 
-def save(folder: Path, exported: Path, task: Task, model: LoggedModel, run_id: str) -> None:
-    """Write the files of an MLflow model into `folder`, which must not exist."""
+def save(
+    folder: Path,
+    exported: Path,
+    task: Task,
+    model: LoggedModel,
+    run_id: str,
+    code_paths: Sequence[str] = (),
+) -> None:
+    """Write the files of an MLflow model into `folder`, which must not exist.
+
+    code_paths: The folders of the code of own parts.
+    """
     drawn = generator(0, Stream.SELECTION, index=task.length)
     example = task.batches(task.length, Stream.SELECTION, drawn).batch(1).x
     save_model(
         folder,
         python_model=str(PYFUNC_MODEL),
         artifacts={exported.name: str(exported)},
+        code_paths=list(code_paths) or None,
         mlflow_model=Model(
             artifact_path=model.artifact_location,
             model_uuid=model.model_id,

@@ -12,6 +12,8 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from sabtune.parts import local
+from sabtune.storage.folder import Folder
 from sabtune.training.checkpoint import load_model
 
 
@@ -19,8 +21,9 @@ class Recall(PythonModel):
     """A trained model, on the CPU."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        (checkpoint,) = context.artifacts.values()
-        self.model = load_model(Path(checkpoint))
+        (checkpoint,) = map(Path, context.artifacts.values())
+        local.add_source(Folder(str(checkpoint.parents[1] / "code")))
+        self.model = load_model(checkpoint)
 
     def predict(
         self,

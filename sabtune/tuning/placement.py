@@ -149,7 +149,7 @@ def on_a_gpu(spec: TrialSpec) -> Reading:
     """
     probe = ray.remote(num_cpus=spec.threads, num_gpus=1)(_reading)
     content = spec.to_dict()
-    bundles = [local.find_bundle(digest) for digest in schema.codes(content)]
+    bundles = [local.find_bundle(digest) for digest in schema.codes(content).values()]
     try:
         reading: dict[str, Any] = ray.get(probe.remote(content, bundles))
     except RayError as problem:

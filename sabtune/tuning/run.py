@@ -17,6 +17,7 @@ from sabtune.cluster.ray_watch import RayLostError
 from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.ops.call import forced_backend
+from sabtune.parts import local
 from sabtune.schema import to_dict
 from sabtune.storage import server
 from sabtune.storage.store import Store
@@ -31,7 +32,7 @@ from sabtune.study.objectives import directions
 from sabtune.study.parameters import branches
 from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import identity, recover
-from sabtune.study.resuming import check_same_question, with_recorded_ladder
+from sabtune.study.resuming import OWN_CODE, check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
@@ -88,6 +89,7 @@ def search(
     budget: Budget | None = None,
     retry_failed: bool = False,
     warm_start: str | None = None,
+    accept_changed_code: bool = False,
     system_metrics: bool = False,
     say: Say = silent,
 ) -> Ending:
@@ -100,8 +102,9 @@ def search(
     watchers: notified when trials start, progress and end. budget: the time limits; None for no
     limit. retry_failed: whether to run failed trials again, from their start and under new numbers.
     warm_start: the name of a study in the store whose best configurations are tried first.
-    system_metrics: whether to log the machine's metrics to MLflow. say: called with each message
-    for the user, such as a warning or a description of the cluster.
+    accept_changed_code: whether to resume even if the code of own tasks, models or schedules has
+    changed. system_metrics: whether to log the machine's metrics to MLflow. say: called with each
+    message for the user, such as a warning or a description of the cluster.
 
     Raises ConfigError if SABTUNE_BACKEND names no backend, StudyFileError if the space fails,
     ResourceError if no trial can ever be placed, StoreError if another search is writing to the
@@ -113,7 +116,7 @@ def search(
     with locked(file.study.name, store) as lock:
         restore(store)
         wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, store)
-        check_resumable(file, store)
+        check_resumable(file, store, accept_changed_code=accept_changed_code)
         if (phases := file.study.ladder.phase_count) < wanted:
             say(
                 f"The study measures each length over {counted(phases, 'phase')}, as at its start, "
@@ -308,6 +311,9 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
         recover(study, store.trials / study.study_name)
     count = len(study.get_trials(deepcopy=False))  # so that a resumed search draws new samples
     study.sampler = sampler(file, count)
+    own_code = file.own_code()
+    for digest in own_code.values():
+        local.find_bundle(digest).write(store.code)
     plan = {key: value for key, value in record.plan(study).items() if key in record.KEPT}
     record.set_plan(
         study,
@@ -320,6 +326,7 @@ def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
             "searched": list(file.study.ladder.select),
             "file": str(file.path.resolve()) if file.in_file else "",
             "source": file.source,
+            OWN_CODE: own_code,
             "rival": file.baseline,
         },
     )
@@ -356,13 +363,13 @@ WARM_START_CONFIGURATIONS = 5
 """The number of configurations that a warm start takes from another study."""
 
 
-def check_resumable(file: StudyFile, store: Store) -> None:
+def check_resumable(file: StudyFile, store: Store, *, accept_changed_code: bool = False) -> None:
     """Check that a search can resume the study of this name, if the store has it.
 
     Raises StoreError if the study asks another question. Raises StudyFileError if the space fails,
     or if it gives a parameter a range that is incompatible with that of a stored trial.
     """
-    check_same_question(file, store)
+    check_same_question(file, store, accept_changed_code=accept_changed_code)
     if file.study.name in record.names(store):
         file.try_space(branches(record.open_study(store, file.study.name)))
 

@@ -166,9 +166,7 @@ class Trial(tune.Trainable):
                 task = patiently(lambda: WorkerTask.from_config(self.task_config), StoreError)
                 torch.set_num_threads(task.spec.threads)
                 self.run = patiently(
-                    lambda: newest(
-                        task.spec, self.checkpoints, device(), passed_over.__setitem__
-                    ),
+                    lambda: newest(task.spec, self.checkpoints, device(), passed_over.__setitem__),
                     StoreError,
                 )
                 self.stretches = self.run.stretches(self._should_pause)
