@@ -65,6 +65,10 @@ class LimitError(SabtuneError):
     """A trial that exceeds a limit of its study."""
 
 
+class FailedTrialsError(SabtuneError):
+    """A search whose trials all failed."""
+
+
 class TrackingError(SabtuneError):
     """An MLflow server that is unreachable, refuses a write, or contains another study."""
 

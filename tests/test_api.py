@@ -29,7 +29,7 @@ FUNCTIONS = {
     "reproduce": ["study", "trial", "store", "files", "data_dir"],
     "search": ["study", "space", "constraints", "baselines", "question", "baseline", "name", "new",
                "trials", "seed", "hours", "gpu_hours", "retry_failed", "warm_start",
-               "system_metrics", *PLACE],
+               "accept_changed_code", "system_metrics", *PLACE],
     "study_names": ["store", "files"],
 }  # fmt: skip
 """The public functions and their parameters."""

@@ -12,7 +12,7 @@ from sabtune import interrupts
 from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.data.place import using
-from sabtune.errors import ClusterError, ConfigError
+from sabtune.errors import ClusterError, ConfigError, FailedTrialsError
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
 from sabtune.storage.store import METRICS_VARIABLE
@@ -20,7 +20,9 @@ from sabtune.study import names
 from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.loading import from_objects, load
+from sabtune.study.record import open_study
 from sabtune.study.study_file import StudyFile
+from sabtune.study.summary import total_failure
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
 from sabtune.tuning import run
@@ -101,6 +103,7 @@ def search(
         ResourceError: A trial requests more than the machine or the cluster has.
         DataError: The data of the task is missing.
         TrackingError: MLflow can't be used.
+        FailedTrialsError: Every trial failed. The message has the most common reason.
         ClusterError: Ray doesn't start, or ends during the search. Call `search` again to resume.
         KeyboardInterrupt: You interrupted the search. Finished trials are kept; run it again to
             resume the others from their checkpoints.
@@ -154,6 +157,9 @@ def search(
             )
         say_problems(publish(file.study.name, place, ending), ending, say)
     raise_unless_ended(ending, f"study {file.study.name!r}")
+    failure = total_failure(open_study(place, file.study.name))
+    if failure:
+        raise FailedTrialsError(f"study {file.study.name!r}: {failure}")
     return OpenStudy(file.study.name, place)
 
 

@@ -155,6 +155,7 @@ def search(
     )
     _print_results(console, file.study.name, place, ending, where)
     close(console, ending, again, command_line("sync", file.study.name, where=where))
+    _check_not_all_failed(file.study.name, place, again)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +306,17 @@ def _print_results(
         report = command_line("report", name, where=where, out="report")
         hint(console, "Write figures and tables:", report)
     hint(console, "Confirm on fresh seeds:", command_line("confirm", name, where=where))
+
+
+def _check_not_all_failed(name: str, place: Store, again: str) -> None:
+    """Exit with 1 and the most common reason if every trial of a study has failed."""
+    from sabtune.study.record import open_study
+    from sabtune.study.summary import total_failure
+
+    failure = total_failure(open_study(place, name))
+    if failure:
+        typer.echo(f"sabtune: {failure}; try again with: {again} --retry-failed", err=True)
+        raise typer.Exit(1)
 
 
 @app.command("free-name", hidden=True)

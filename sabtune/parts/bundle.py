@@ -149,7 +149,9 @@ def _installed(search_path: Sequence[str]) -> Sequence[Path]:
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     folders += [*site.getsitepackages(), site.getusersitepackages()]
-    folders += [entry for entry in search_path if entry.endswith(("site-packages", "dist-packages"))]
+    folders += [
+        entry for entry in search_path if entry.endswith(("site-packages", "dist-packages"))
+    ]
     return [*(Path(folder).resolve() for folder in folders), Path(__file__).resolve().parents[1]]
 
 

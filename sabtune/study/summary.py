@@ -104,6 +104,18 @@ def space(study: optuna.Study) -> dict[str, str]:
     return descriptions
 
 
+def total_failure(study: optuna.Study) -> str:
+    """Return how many trials failed and the most common reason, if all did; else ""."""
+    trials = record.counted(record.records(study))
+    if not trials or any(trial.state != TrialState.FAIL for trial in trials):
+        return ""
+    reason, count = Counter(trial.reason for trial in trials).most_common(1)[0]
+    if len(trials) == 1:
+        return f"the only trial failed: {reason}"
+    how_many = "each of them" if count == len(trials) else f"{count} of them"
+    return f"all {len(trials)} trials failed, {how_many} because of this: {reason}"
+
+
 def _widest(distributions: Sequence[BaseDistribution]) -> str:
     """Return the distributions of one parameter in words, with the widest bounds of all.
 
