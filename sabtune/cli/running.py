@@ -209,14 +209,16 @@ def _print_prediction(console: Console, file: StudyFile, place: Store, *, new: b
 
     new: Whether the search starts a new study. If not, the existing study must be resumable.
     """
+    from sabtune.study.record import StudyRecord
     from sabtune.study.resuming import with_recorded_ladder
     from sabtune.terminal.results import prediction_page
     from sabtune.tuning.dry_run import predict
     from sabtune.tuning.run import check_resumable
 
-    if place.found and not new:
-        file = with_recorded_ladder(file, place)
-        check_resumable(file, place)
+    stored = StudyRecord.find(place, file.study.name) if place.found and not new else None
+    if stored is not None:
+        file = with_recorded_ladder(file, stored)
+        check_resumable(file, stored)
     console.print(prediction_page(predict(file), file.study))
 
 
@@ -277,14 +279,13 @@ def _print_results(
     console: Console, name: str, place: Store, ending: Ending, where: Values
 ) -> None:
     """Print the results of a search, log its report to MLflow, and print what to run next."""
-    from sabtune.study.configurations import best_trial
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
 
     show_report(console, name, place, command_line("sync", name, where=where))
     publish_report(console, name, place, ending)
     hint(console, "Browse all trials:", command_line("ui", where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
-    if best_trial(open_study(place, name)) is None:
+    if StudyRecord.open(place, name).best is None:
         return
     if CLUSTER_VARIABLE not in os.environ:
         report = command_line("report", name, where=where, out="report")
@@ -398,12 +399,12 @@ def reproduce(
 ) -> NoReturn:
     """Train a trial again from its record. Exits with 0 if every metric is the same, else 1."""
     from sabtune.compare.reproduce import reproduce as run_again
-    from sabtune.study.record import one, open_study
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.results import reproduction_page
 
     data_folder(data_dir)
     place = Store.at(store, files).existing()
-    reproduction = run_again(one(open_study(place, study), trial))
+    reproduction = run_again(StudyRecord.open(place, study).trial(trial))
     make_console().print(reproduction_page(trial, reproduction))
     raise typer.Exit(1 if reproduction.differences else 0)
 
@@ -440,11 +441,11 @@ def extrapolate(
 ) -> None:
     """Measure the models of a study at further lengths, in bounded memory."""
     from sabtune.compare import extrapolate as measuring
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.results import extrapolation_line
 
     data_folder(data_dir)
-    chosen = measuring.chosen(open_study(Store.at(store, files).existing(), study), trials)
+    chosen = measuring.chosen(StudyRecord.open(Store.at(store, files).existing(), study), trials)
     targets = parse_lengths(lengths) or ()
     check_lengths("--lengths", targets)
     console = make_console()

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
 from sabtune.provenance import hardware, software
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import Progress, TrialRun
 from sabtune.wording import counted
