@@ -32,7 +32,7 @@ from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
 from sabtune.seeding import Stream
 from sabtune.study.loading import load
-from sabtune.study.record import FRESH_SEED
+from sabtune.study.trial_specs import FRESH_SEED
 from sabtune.tasks import Adding, Copying, Pixels, Recall, TaskConfig
 from sabtune.training.evaluation import mean_by_phase, measure
 from sabtune.training.loop import Training

@@ -44,8 +44,8 @@ from sabtune.models import SAB
 from sabtune.schedule import Constant, Moving
 from sabtune.seeding import Stream
 from sabtune.study.loading import load
-from sabtune.study.record import FRESH_SEED
 from sabtune.study.study_file import StudyFile
+from sabtune.study.trial_specs import FRESH_SEED
 from sabtune.training.evaluation import LengthResult, measure, selection_score
 from sabtune.training.loop import Training
 from sabtune.tuning.asha import Halving

@@ -23,7 +23,8 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
 
 DISTINCT = 500
 """The number of trials that are written by Optuna; the others are copies of their rows."""
@@ -40,7 +41,7 @@ def write(store: Store, count: int) -> None:
     """Write a study of `count` trials."""
     from report import trial  # loads more than reading needs
 
-    storage = record.store_of(store.made(), write=True)
+    storage = open_storage(store.made(), write=True)
     study = optuna.create_study(study_name="many", storage=storage, direction="maximize")
     draw = np.random.default_rng(0)
     study.add_trials([trial(number, draw) for number in range(min(count, DISTINCT))])
@@ -69,14 +70,14 @@ def read(store: Store) -> None:
     """Read the study and print what that takes."""
     before = peak()
     began = time.process_time()
-    study = record.open_study(store, "many")
-    trials = record.records(study)
+    study = StudyRecord.open(store, "many")
+    trials = study.trials
     seconds = time.process_time() - began
     memory = f"{before:.0f} MiB before, {peak():.0f} at most"
     print(f"{len(trials):,} trials: {seconds:.2f} CPU s, {memory}")
     began = time.process_time()
     storage = RDBStorage(store.optuna_url)
-    count = len(storage.get_all_trials(study._study_id, deepcopy=False))
+    count = len(storage.get_all_trials(storage.get_study_id_from_name("many"), deepcopy=False))
     print(f"Optuna's storage, without sabtune's records: {time.process_time() - began:.2f} CPU s")
     assert count == len(trials)
 

@@ -28,7 +28,8 @@ from sabtune.models import SAB
 from sabtune.reporting.write import QUICK, write
 from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import RESULT, SPEC, TEST
+from sabtune.study.record import StudyRecord
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import TrialSpec, plain
@@ -76,8 +77,8 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
         distributions=SPACE,
         intermediate_values={100 * i: score * i / 10 for i in range(1, 4 if pruned else 11)},
         user_attrs={
-            record.SPEC: spec.to_dict(),
-            record.RESULT: {record.TEST: [] if pruned else plain(results)},
+            SPEC: spec.to_dict(),
+            RESULT: {TEST: [] if pruned else plain(results)},
         },
     )
 
@@ -95,12 +96,12 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     draw = np.random.default_rng(0)
     study = optuna.create_study(study_name="many", direction="maximize")
-    record.set_plan(study, {"objectives": ["score"], "question": "What does a report take?"})
+    study.set_user_attr("plan", {"objectives": ["score"], "question": "What does a report take?"})
     study.add_trials([trial(number, draw) for number in range(arguments.trials)])
     print(f"{processor()}, load {os.getloadavg()[0]:.1f}; {peak():.0f} MiB before")
     with tempfile.TemporaryDirectory() as folder:
         used, started = time.process_time(), time.perf_counter()
-        write(study, Store(Path(folder)), Path(folder), arguments.formats.split(","))
+        write(StudyRecord(study, Store(Path(folder))), Path(folder), arguments.formats.split(","))
         used, wall = time.process_time() - used, time.perf_counter() - started
         sizes = {path.name: path.stat().st_size / 2**20 for path in Path(folder).iterdir()}
     print(f"{arguments.trials} trials: {used:.1f} CPU s, {wall:.1f} s, {peak():.0f} MiB at most")

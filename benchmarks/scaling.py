@@ -42,8 +42,8 @@ from ray import tune
 
 from sabtune.cluster.ray_session import left_in_peace
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.record import ENDED
+from sabtune.study.record import StudyRecord
+from sabtune.study.states import ENDED
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.runs import Runs
 from sabtune.training.trial import Progress, TrialRun, TrialSpec
@@ -174,8 +174,8 @@ def search(root: Path, options: argparse.Namespace, mlflow: bool) -> Clock:
 
 def agree(store: Store, name: str, ran: Path, trials: int, mlflow: bool, behind: str) -> None:
     """Print the trials in the workers' files, the study and MLflow; fail unless they agree."""
-    study = record.open_study(store, name)
-    ended = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
+    study = StudyRecord.open(store, name)
+    ended = {trial.number for trial in study.trials if trial.state in ENDED}
     done = {int(path.name) for path in ran.iterdir() if path.read_text() == "."}
     print(f"\nran {len(done)}, in the study {len(ended)}", end="")
     assert done == ended == set(range(trials))

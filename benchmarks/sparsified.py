@@ -23,7 +23,7 @@ from sabtune.models.sab import ALL
 from sabtune.ops import reference
 from sabtune.ops.reference import State
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.record import StudyRecord
 from sabtune.tasks import Task
 from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.evaluation import measure
@@ -38,7 +38,7 @@ def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfA
 
     only: what the labels of the models start with.
     """
-    for trial in record.records(record.open_study(Store.at(store).existing(), study)):
+    for trial in StudyRecord.open(Store.at(store).existing(), study).trials:
         if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue
         config = trial.spec.run.trial.model

@@ -17,8 +17,8 @@ from typing import IO, Any
 import pytest
 
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.trial import Limits, Progress, TrialRun
 from tests.forked import Process, start, start_anew
 
@@ -165,13 +165,11 @@ def driver(*arguments: object, cwd: Path, prefix: Sequence[str] = ()) -> Iterato
 
 def records(store: Store | Path, name: str) -> list[TrialRecord]:
     """Return the trials of a study and close the connection to its database."""
-    study = record.open_study(store if isinstance(store, Store) else Store(store), name)
+    study = StudyRecord.open(store if isinstance(store, Store) else Store(store), name)
     try:
-        return record.records(study)
+        return study.trials
     finally:
-        cached: Any = study._storage
-        cached.remove_session()
-        cached._backend.engine.dispose()
+        study.close()
 
 
 def in_one_go(trial: TrialRecord) -> TrialRun:

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.models import SAB
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import TrialSpec

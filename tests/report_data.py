@@ -10,7 +10,8 @@ from sabtune.config import RunConfig
 from sabtune.models import SAB
 from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import SPEC
+from sabtune.study.record import StudyRecord
 from sabtune.tasks import Copying
 from sabtune.training.loop import Training
 from tests.reports import BASELINES, confirmed, frozen, searched
@@ -26,12 +27,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def found(store: Store) -> ReportData:
     """Return a study of 40 trials in memory, with a confirmation in the store."""
-    return gather(searched(store, "found", 40, in_memory=True), store)
+    return gather(StudyRecord(searched(store, "found", 40, in_memory=True), store))
 
 
 @pytest.fixture(scope="session")
 def many(store: Store) -> ReportData:
-    return gather(searched(store, "many", 500, in_memory=True), store)
+    return gather(StudyRecord(searched(store, "many", 500, in_memory=True), store))
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,7 @@ def recalling(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         0, SAB.Config(hidden=8, k_top=3, k_att=3), 0.5, TrialState.COMPLETE,
         task=task, checkpoint=folder,
     )  # fmt: skip
-    run = RunConfig.from_dict(made.user_attrs[record.SPEC]["run"])
+    run = RunConfig.from_dict(made.user_attrs[SPEC]["run"])
     Training(run).save(folder)
     study.add_trial(made)
-    return gather(study, Store(folder))
+    return gather(StudyRecord(study, Store(folder)))

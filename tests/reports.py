@@ -18,7 +18,9 @@ from sabtune.models.base import ModelConfig
 from sabtune.reporting.figures.marks import Panel
 from sabtune.schedule import Constant, Linear
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import CHECKPOINT, ENVIRONMENT, LABEL, RESULT, SCORES, SPEC, TEST
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.trial_specs import FRESH_SEED
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import TrialSpec, plain
@@ -32,7 +34,7 @@ DISTRIBUTIONS = {
     "k_att": IntDistribution(1, 10),
     "learning_rate": FloatDistribution(5e-4, 4e-3, log=True),
 }
-ENVIRONMENT = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
+PACKAGES = {"torch": "2.13.0", "study": {"commit": "0abc", "dirty": False}}
 
 
 def results(score: float, lengths: Sequence[int] = LENGTHS) -> list[LengthResult]:
@@ -84,8 +86,8 @@ def frozen(
     reports = {TrialState.COMPLETE: 10, TrialState.PRUNED: 3, TrialState.FAIL: 1}[state]
     scores = {100 * i: score * i / 10 for i in range(1, reports + 1)}
     complete = state == TrialState.COMPLETE
-    result: dict[str, Any] = {record.TEST: plain(results(score, lengths)) if complete else []}
-    result |= {record.CHECKPOINT: str(checkpoint)} if checkpoint else {}
+    result: dict[str, Any] = {TEST: plain(results(score, lengths)) if complete else []}
+    result |= {CHECKPOINT: str(checkpoint)} if checkpoint else {}
     several = values is not None and len(values) > 1
     return create_trial(
         state=state,
@@ -94,11 +96,11 @@ def frozen(
         distributions={name: DISTRIBUTIONS[name] for name in params},
         intermediate_values={} if several else scores,
         user_attrs={
-            record.SPEC: made.to_dict(),
-            record.ENVIRONMENT: ENVIRONMENT,
-            record.RESULT: result,
-            **({record.SCORES: scores} if several else {}),
-            **({record.LABEL: label} if label else {}),
+            SPEC: made.to_dict(),
+            ENVIRONMENT: PACKAGES,
+            RESULT: result,
+            **({SCORES: scores} if several else {}),
+            **({LABEL: label} if label else {}),
         },
     )
 
@@ -117,10 +119,10 @@ def searched(
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "minimize"]
     study = optuna.create_study(
         study_name=name,
-        storage=None if in_memory else record.store_of(store, write=True),
+        storage=None if in_memory else open_storage(store, write=True),
         directions=directions[: len(objectives)],
     )
-    record.set_plan(study, {"objectives": list(objectives), "file": __file__})
+    study.set_user_attr("plan", {"objectives": list(objectives), "file": __file__})
     draw, made = np.random.default_rng(0), []
     for number in range(trials):
         params: dict[str, Any] = {
@@ -159,17 +161,19 @@ def confirmed(
     methods: the model and its scores by label; a score is None where a seed failed.
     """
     study = optuna.create_study(
-        study_name=name, storage=record.store_of(store, write=True), direction="maximize"
+        study_name=name, storage=open_storage(store, write=True), direction="maximize"
     )
     confirmation = {label: model.label() for label, (model, _) in methods.items()}
-    record.set_plan(study, {"contest": confirmation, "searched": list(LENGTHS), "file": __file__})
+    study.set_user_attr(
+        "plan", {"contest": confirmation, "searched": list(LENGTHS), "file": __file__}
+    )
     for label, (model, found) in methods.items():
         for seed, score in enumerate(found):
             state = TrialState.FAIL if score is None else TrialState.COMPLETE
             number = len(study.get_trials(deepcopy=False))
             study.add_trial(
                 frozen(number, model, score or 0.0, state,
-                       seed=record.FRESH_SEED + seed, lengths=lengths, label=label)
+                       seed=FRESH_SEED + seed, lengths=lengths, label=label)
             )  # fmt: skip
     return study
 

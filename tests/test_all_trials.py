@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import open_storage
 
 
 def fill(study: optuna.Study) -> None:
@@ -41,7 +41,7 @@ def fill(study: optuna.Study) -> None:
 
 @pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
 def test_all_trials_are_those_of_optunas_storage(tmp_path: Path, directions: list[Any]) -> None:
-    storage = record.store_of(Store(tmp_path), write=True)
+    storage = open_storage(Store(tmp_path), write=True)
     other = optuna.create_study(study_name="other", storage=storage)
     other.ask().suggest_int("y", 1, 2)
     study = optuna.create_study(study_name="s", storage=storage, directions=directions)
@@ -59,6 +59,6 @@ def test_all_trials_are_those_of_optunas_storage(tmp_path: Path, directions: lis
 
 
 def test_an_unknown_study_is_refused(tmp_path: Path) -> None:
-    storage = record.store_of(Store(tmp_path), write=True)
+    storage = open_storage(Store(tmp_path), write=True)
     with pytest.raises(KeyError):
         storage._get_trials(99, None, set(), -1)

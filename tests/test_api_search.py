@@ -17,7 +17,8 @@ from nbclient.exceptions import CellExecutionError
 
 from sabtune.cluster import ENVIRONMENT
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import ATTEMPTS
+from sabtune.study.record import StudyRecord
 from tests.studies import learnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -141,17 +142,18 @@ import os, signal, sys, time
 from pathlib import Path
 import psutil
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import ATTEMPTS
+from sabtune.study.record import StudyRecord
 
 parent, folder = int(sys.argv[1]), Path(sys.argv[2])
 store = Store(folder / "sabtune-store")
 
 def started():
     try:
-        study = record.open_study(store, "interrupted")
+        study = StudyRecord.open(store, "interrupted")
     except Exception:
         return False
-    return any(trial.scores for trial in record.records(study))
+    return any(trial.scores for trial in study.trials)
 
 while not started():
     time.sleep(0.5)
@@ -180,10 +182,10 @@ def test_an_interrupted_search_resumes_in_the_same_kernel(tmp_path: Path) -> Non
     assert "stderr" not in shown
     assert "(2, {'complete'})" in shown
     assert "3 trials (3 complete)" in str(book.cells[3].outputs)
-    study = record.open_study(Store(tmp_path / "sabtune-store"), "interrupted")
-    resumed = [trial.user_attrs.get(record.ATTEMPTS, 0) for trial in study.get_trials()]
+    study = StudyRecord.open(Store(tmp_path / "sabtune-store"), "interrupted")
+    resumed = [trial.user_attrs.get(ATTEMPTS, 0) for trial in study.frozen]
     assert max(resumed[:2]) == 1
-    for trial in record.records(study):
+    for trial in study.trials:
         assert sorted(trial.scores) == list(range(30, 3001, 30))
 
 

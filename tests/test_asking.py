@@ -18,15 +18,17 @@ from sabtune.config import TrialConfig
 from sabtune.errors import StudyFileError
 from sabtune.models import SAB
 from sabtune.storage.folder import Folder
-from sabtune.study import record
+from sabtune.study.attributes import SPEC
 from sabtune.study.configurations import Leaderboard, Seeds
 from sabtune.study.events import Outcome
 from sabtune.study.loading import load
 from sabtune.study.objectives import directions
-from sabtune.study.record import TrialRecord
+from sabtune.study.record import StudyRecord
 from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
+from sabtune.study.trial_record import TrialRecord, counted
 from sabtune.study.trial_specs import TrialSpecs, trial_seed
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import TrialRun
 from sabtune.tuning.budget import Budget
 from sabtune.tuning.run import enqueue_best, enqueue_failed
@@ -57,10 +59,12 @@ def searcher(
     budget: Budget | None = None,
     queue: Sequence[int] | None = None,
 ) -> StudySearcher:
-    known = record.records(study)
+    known = StudyRecord(study).trials
     leaderboard = Leaderboard(file.study.seeds).add(known)
-    specs, budget = TrialSpecs(file, known, Folder.at(trials) / "code"), budget or Budget()
-    return StudySearcher(study, specs, leaderboard, Folder.at(trials), budget, queue=queue)
+    specs = TrialSpecs(file, known, Folder.at(trials) / "code")
+    return StudySearcher(
+        StudyWriter(study), specs, leaderboard, Folder.at(trials), budget or Budget(), queue=queue
+    )
 
 
 def order(searcher: StudySearcher) -> WorkerTask:
@@ -72,7 +76,7 @@ def order(searcher: StudySearcher) -> WorkerTask:
 def end(study: optuna.Study, searcher: StudySearcher, number: int, *values: float) -> None:
     state = "COMPLETE" if values else "FAIL"
     outcome = Outcome(state=state)  # type: ignore[arg-type]
-    record.end(record.reopen(study, number), outcome, values or None, None)
+    StudyWriter(study).end(StudyWriter(study).reopen(number), outcome, values or None, None)
     searcher.leaderboard.end(TrialRecord.of(study.get_trials()[number]))
 
 
@@ -98,7 +102,7 @@ def test_a_queue_decides_which_waiting_trials_start_and_in_which_order(
     asking = searcher(study, file, tmp_path, queue=(3, 1))
     assert [order(asking).spec.number for _ in range(2)] == [3, 1]
     assert [study.trials[number].params["k_top"] for number in (3, 1)] == [2, 3]
-    assert record.waiting(study) == [0, 2]
+    assert StudyRecord(study).waiting == [0, 2]
 
 
 def test_the_trial_number_decides_the_seed(file: StudyFile, tmp_path: Path) -> None:
@@ -148,7 +152,7 @@ def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: P
     further = order(asking).spec
     assert further.configuration == 1
     assert further.number == 2
-    first = record.records(study)[1].run
+    first = StudyRecord(study).trials[1].run
     assert first is not None
     assert further.run.trial == first.trial
     assert further.run.seed != first.seed
@@ -163,7 +167,7 @@ def race_of(study: optuna.Study, file: StudyFile, folder: Path, trials: int) -> 
             number = order(asking).spec.number
             k_top = study.trials[number].params["k_top"]
             end(study, asking, number, 0.9 if number < 4 else k_top % 80 / 100)
-    return Counter(of.configuration for of in record.records(study))
+    return Counter(of.configuration for of in StudyRecord(study).trials)
 
 
 def wide(file: StudyFile, updates: int = 120) -> StudyFile:
@@ -181,12 +185,12 @@ def test_no_configuration_exceeds_its_seeds_after_an_edit_of_the_file(
     seeds = Seeds(first=first, most=4, reduction=2)
     study = opened(file)
     race_of(study, changed(wide(file), seeds=seeds), tmp_path, 10)
-    before = {of.configuration: of.run for of in record.records(study)}
+    before = {of.configuration: of.run for of in StudyRecord(study).trials}
     later = changed(wide(file, 60), seeds=seeds)
     got = race_of(study, later, tmp_path, 40)
     assert max(got.values()) <= 4
     assert max(got[of] for of in before) == 4  # recorded configurations still get seeds
-    for trial in record.records(study):
+    for trial in StudyRecord(study).trials:
         assert trial.run is not None
         known = before.get(trial.configuration)
         assert trial.run.trial.train.updates == (120 if known else 60)
@@ -246,7 +250,7 @@ def test_a_further_seed_keeps_the_parameters_of_its_configuration(
         study.enqueue_trial({"rate": "good", "k_top": 2})
         made = order(first).spec
         apart = made.to_dict() | {"configuration": number}
-        record.reopen(study, number).set_user_attr(record.SPEC, apart)
+        StudyWriter(study).reopen(number).set_user_attr(SPEC, apart)
         first.leaderboard.start(number)
         end(study, first, number, 0.9)
     asking = searcher(study, changed(file, seeds=Seeds(first=2, most=2)), tmp_path)
@@ -307,10 +311,10 @@ def test_a_retried_trial_has_its_seed_and_a_new_number(file: StudyFile, tmp_path
     failed, fine = order(asking).spec, order(asking).spec
     end(study, asking, failed.number)
     end(study, asking, fine.number, 0.5)
-    assert record.ended(study) == 2
+    assert StudyRecord(study).ended == 2
     for _ in range(2):  # a trial queued twice runs once
-        enqueue_failed(study)
-    assert record.ended(study) == 1
+        enqueue_failed(StudyWriter(study))
+    assert StudyRecord(study).ended == 1
     again = order(asking).spec
     assert again.number == 2
     assert again.run == failed.run
@@ -318,7 +322,7 @@ def test_a_retried_trial_has_its_seed_and_a_new_number(file: StudyFile, tmp_path
     waiting = study.get_trials(states=(TrialState.WAITING,))
     assert not waiting
     end(study, asking, again.number, 0.95)
-    scores = {trial.number: trial.score for trial in record.counted(record.records(study))}
+    scores = {trial.number: trial.score for trial in counted(StudyRecord(study).trials)}
     assert scores == {fine.number: 0.5, again.number: 0.95}
 
 
@@ -329,8 +333,8 @@ def test_the_best_of_an_earlier_study_come_first(file: StudyFile, tmp_path: Path
         earlier.enqueue_trial({"rate": "good", "k_top": k_top})
         end(earlier, asking, order(asking).spec.number, score)
     study = opened(file)
-    enqueue_best(study, earlier)
-    enqueue_best(study, earlier)  # a resumed search enqueues them again
+    enqueue_best(StudyWriter(study), StudyRecord(earlier))
+    enqueue_best(StudyWriter(study), StudyRecord(earlier))  # a resumed search enqueues them again
     warm = searcher(study, file, tmp_path)
     for _ in range(3):
         order(warm)
@@ -369,9 +373,9 @@ def test_a_trial_that_breaks_a_constraint_is_never_the_best(
     for k_top, score in ((2, 0.5), (3, 0.9)):
         study.enqueue_trial({"rate": "good", "k_top": k_top})
         number = order(asking).spec.number
-        trial = record.one(study, number)
+        trial = StudyRecord(study).trial(number)
         for name, value in file.constrained(trial).items():
-            record.reopen(study, number).set_constraint(name, value)
+            StudyWriter(study).reopen(number).set_constraint(name, value)
         end(study, asking, number, score)
     assert study.best_trial.number == 0
     assert [c.number for c in asking.leaderboard.ranked()] == [0]
@@ -382,7 +386,7 @@ def test_constraints_that_fail_name_the_file(file: StudyFile) -> None:
     study = opened(file)
     study.ask()
     with pytest.raises(StudyFileError, match=r"learnable\.py: AttributeError"):
-        broken.constrained(record.one(study, 0))
+        broken.constrained(StudyRecord(study).trial(0))
 
 
 def test_all_objectives_are_recorded(file: StudyFile, tmp_path: Path) -> None:
@@ -391,7 +395,7 @@ def test_all_objectives_are_recorded(file: StudyFile, tmp_path: Path) -> None:
     asking = searcher(study, file, tmp_path)
     spec = order(asking).spec
     progress = next(iter(TrialRun(spec)))
-    record.report(record.reopen(study, 0), progress)
-    assert record.records(study)[0].scores == {30: progress.score}
+    StudyWriter(study).report(StudyWriter(study).reopen(0), progress)
+    assert StudyRecord(study).trials[0].scores == {30: progress.score}
     end(study, asking, 0, 0.5, 0.01, 100.0)
     assert [trial.number for trial in study.best_trials] == [0]

@@ -172,7 +172,7 @@ def test_a_dry_run_refuses_a_space_that_does_not_fit_the_stored_study(tmp_path: 
     store = Store.at(str(tmp_path / "store")).made()
     draw = 'trial.suggest_categorical("k", [3, 2])'
     file = load(written(tmp_path, changed(DRAW, draw)))
-    file.config(open_or_create(file, store).ask())
+    file.config(open_or_create(file, store).optuna.ask())
     path = written(tmp_path, changed(DRAW, draw.replace("2]", "2, 1]")))
     command = ["search", str(path), "--store", str(store.root), "--dry-run"]
     ended = CliRunner().invoke(app, command)

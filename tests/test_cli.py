@@ -12,7 +12,7 @@ import pytest
 from sabtune import __version__, cli
 from sabtune.data.catalogue import DATA_SETS
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.record import StudyRecord
 from tests.studies import learnable
 
 
@@ -68,7 +68,7 @@ def test_more_than_the_machine_has(mistake, tmp_path: Path, resources: str, aske
     text = path.read_text().replace("trials=8", f"resources=Resources({resources})")
     path.write_text(text.replace("    pruning=ASHA(grace=30, reduction=2),\n", ""))
     assert f"a trial asks for {asked} and this machine has " in mistake("search", path)
-    assert record.records(record.open_study(Store(tmp_path / "sabtune-store"), "learnable")) == []
+    assert StudyRecord.open(Store(tmp_path / "sabtune-store"), "learnable").trials == []
 
 
 def test_a_store_that_is_not_there(mistake) -> None:  # type: ignore[no-untyped-def]

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from tests.clusters import Lab
 from tests.faults import assert_as_unbroken, records, study
 from tests.hosts import ROOT, Host, network

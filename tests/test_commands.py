@@ -24,8 +24,12 @@ from sabtune.config import RunConfig
 from sabtune.data import place
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.events import KeptModel
+from sabtune.study.names import stored_names
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
+from sabtune.study.writer import StudyWriter
 from sabtune.terminal.console import Screen
 from sabtune.tuning.run import Ending
 from tests.reports import searched
@@ -134,19 +138,19 @@ class Searches:
             (name, file.baseline, file.study.trials, file.study.seed, budget.hours, store,
              options["system_metrics"], place.folder(), file.path.resolve())
         )  # fmt: skip
-        if name not in record.names(store):
+        if name not in stored_names(store):
             study = searched(store, name, 4)
-            record.set_plan(study, {"file": str(file.path.resolve())})
+            study.set_user_attr("plan", {"file": str(file.path.resolve())})
         return Ending(complete=False, behind="it is away")
 
     def compare_runs(
         self, name: str, _: object, store: Store, runs: dict[str, RunConfig], **options: Any
     ) -> Any:
         self.asked.append((name, options["seeds"], options["lengths"], store, place.folder()))
-        if name not in record.names(store):
-            study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
-            enqueue(study, with_fresh_seeds(runs, options["seeds"]))
-        return Ending(complete=False, behind="it is away"), record.open_study(store, name)
+        if name not in stored_names(store):
+            study = optuna.create_study(study_name=name, storage=open_storage(store, write=True))
+            enqueue(StudyWriter(study), with_fresh_seeds(runs, options["seeds"]))
+        return Ending(complete=False, behind="it is away"), StudyRecord.open(store, name)
 
 
 @pytest.fixture
@@ -350,8 +354,8 @@ def test_the_line_that_loads_a_model_names_its_mlflow(
 ) -> None:
     run(["search", "--store", "st", "--", study])
     store = Store((tmp_path / ODD / "st").absolute())
-    opened = record.open_study(store, "learnable", write=True)
-    record.set_model(opened, record.KeptModel(trial=0, uri="models:/m-1"))
+    opened = StudyWriter.open(store, "learnable")
+    opened.set_model(KeptModel(trial=0, uri="models:/m-1"))
     for uri in (store.mlflow_uri, "http://127.0.0.1:1"):
         shown = run(["report", "learnable", "--store", "st"]).output
         (line,) = [of for of in shown.splitlines() if "load_model" in of]
@@ -360,7 +364,7 @@ def test_the_line_that_loads_a_model_names_its_mlflow(
         code = line.strip().removeprefix("import mlflow; ").partition("; mlflow.pyfunc")[0]
         exec(code, {"mlflow": module})
         assert called == [uri]
-        record.set_tracking(opened, "http://127.0.0.1:1")
+        opened.set_tracking("http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("within", [None, ODD])

@@ -34,8 +34,11 @@ from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.schedule import Constant, Cosine, Linear
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.configurations import Leaderboard
+from sabtune.study.attributes import LABEL, SPEC
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_specs import FRESH_SEED
+from sabtune.study.writer import StudyWriter
 from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialSpec
@@ -173,13 +176,13 @@ def fill(
         run = spec().run
         run = replace(run, trial=config(model), seed=number, task=task or run.task)
         made: TrialSpec = spec(number, run=run)
-        trial.set_user_attr(record.SPEC, made.to_dict())
+        trial.set_user_attr(SPEC, made.to_dict())
         study.tell(trial, 0.1 * number)
 
 
 def test_finalists_are_the_best_and_the_baselines_the_best_of_each_kind(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    storage = record.store_of(store, write=True)
+    storage = open_storage(store, write=True)
     ours = optuna.create_study(study_name="ours", storage=storage, direction="maximize")
     baselines = optuna.create_study(study_name="lstms", storage=storage, direction="maximize")
     empty = optuna.create_study(study_name="empty", storage=storage, direction="maximize")
@@ -200,7 +203,7 @@ def test_finalists_are_the_best_and_the_baselines_the_best_of_each_kind(tmp_path
 
 def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    storage = record.store_of(store, write=True)
+    storage = open_storage(store, write=True)
     tasks = {
         "one": Copying.Config(length=4, symbols=1),
         "longer": Copying.Config(length=5, symbols=1),
@@ -215,23 +218,27 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
 def test_a_comparison_runs_what_is_requested_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
     assert planned("c", store, runs, 3) == 6
-    study = optuna.create_study(study_name="c", storage=record.store_of(store, write=True))
-    assert enqueue(study, with_fresh_seeds(runs, 3)) == list(range(6))  # a and b, by seed
-    record.begin(study, 0)
-    record.begin(study, 1)
+    study = optuna.create_study(study_name="c", storage=open_storage(store, write=True))
+    assert enqueue(StudyWriter(study), with_fresh_seeds(runs, 3)) == list(
+        range(6)
+    )  # a and b, by seed
+    StudyWriter(study).begin(0)
+    StudyWriter(study).begin(1)
     assert planned("c", store, runs, 3) == 6
     # A smaller request runs only its own waiting trials and those that have started.
     only = {"b": runs["b"]}
-    assert enqueue(study, with_fresh_seeds(only, 2)) == [3]
+    assert enqueue(StudyWriter(study), with_fresh_seeds(only, 2)) == [3]
     assert planned("c", store, only, 2) == 3
     # A larger or different request runs in its own order.
     others = {"new": winner(SAB.Config(k_top=2)), "b": runs["b"]}
-    assert enqueue(study, with_fresh_seeds(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
+    assert enqueue(StudyWriter(study), with_fresh_seeds(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
     assert planned("c", store, others, 4) == 9
-    labels = [trial.user_attrs[record.LABEL] for trial in study.trials[6:]]
+    labels = [trial.user_attrs[LABEL] for trial in study.trials[6:]]
     assert labels == ["new", "new", "new", "new", "b"]
     # An existing configuration isn't trained again under another label.
-    assert enqueue(study, with_fresh_seeds({"s a": runs["a"], "other": runs["a"]}, 3)) == [2, 4]
+    assert enqueue(
+        StudyWriter(study), with_fresh_seeds({"s a": runs["a"], "other": runs["a"]}, 3)
+    ) == [2, 4]
     assert len(study.trials) == 11
 
 
@@ -254,18 +261,18 @@ def test_incomparable_runs_become_a_new_comparison(tmp_path: Path) -> None:
     assert name_of("s.ablate", store, runs, None) == "s.ablate"
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
     # The study exists but has neither a plan nor trials.
-    optuna.create_study(study_name="s.ablate-3", storage=record.store_of(store, write=True))
+    optuna.create_study(study_name="s.ablate-3", storage=open_storage(store, write=True))
     assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
 
 
 def compared(
     store: Store, name: str, runs: Mapping[str, RunConfig], lengths: tuple[int, ...]
 ) -> None:
-    study = optuna.create_study(study_name=name, storage=record.store_of(store, write=True))
-    record.set_plan(
-        study, {"study": {"ladder": {"lengths": list(lengths), "select": [lengths[0]]}}}
+    study = optuna.create_study(study_name=name, storage=open_storage(store, write=True))
+    study.set_user_attr(
+        "plan", {"study": {"ladder": {"lengths": list(lengths), "select": [lengths[0]]}}}
     )
-    enqueue(study, with_fresh_seeds(runs, 1))
+    enqueue(StudyWriter(study), with_fresh_seeds(runs, 1))
 
 
 @pytest.mark.parametrize("command", ["confirm", "ablate"])
@@ -275,7 +282,7 @@ def test_the_command_that_resumes_a_comparison_has_the_same_lengths(
     monkeypatch.delenv("SABTUNE_DATA", raising=False)
     store, told = Store(tmp_path), []
     study = optuna.create_study(
-        study_name="s", storage=record.store_of(store, write=True), direction="maximize"
+        study_name="s", storage=open_storage(store, write=True), direction="maximize"
     )
     fill(study, [SAB.Config()])
     monkeypatch.setattr("sabtune.compare.run.study_file", lambda *_: None)
@@ -328,20 +335,20 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     file.write_text(text)
     sabtune("search", file, "--trials", 3, cwd=tmp_path)
     store = Store(tmp_path / "sabtune-store")
-    searched = record.records(record.open_study(store, "learnable"))
+    searched = StudyRecord.open(store, "learnable").trials
 
     shown = sabtune("confirm", "learnable", "--top", 2, "--seeds", 2, cwd=tmp_path)
-    study = record.open_study(store, "learnable.confirm")
-    trials = record.records(study)
+    study = StudyRecord.open(store, "learnable.confirm")
+    trials = study.trials
     assert len(trials) == 4
     assert {trial.run.seed for trial in trials if trial.run} == {
-        record.FRESH_SEED,
-        record.FRESH_SEED + 1,
+        FRESH_SEED,
+        FRESH_SEED + 1,
     }
     assert not {t.run.seed for t in trials if t.run} & {t.run.seed for t in searched if t.run}
     assert all(trial.spec and trial.spec.confirms for trial in trials)
     assert not any(trial.spec and trial.spec.confirms for trial in searched)
-    best = Leaderboard.of(record.open_study(store, "learnable")).ranked()[:2]
+    best = StudyRecord.open(store, "learnable").leaderboard.ranked()[:2]
     expected = {c.best.run.trial.model.label() for c in best if c.best.run}
     assert {t.run.trial.model.label() for t in trials if t.run} == expected
     for trial in trials:
@@ -351,7 +358,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert found is not None
     assert [group.n for group in found.groups] == [2, 2]
 
-    champion = record.registered(record.open_study(store, "learnable")).champion_version
+    champion = StudyRecord.open(store, "learnable").registered.champion_version
     assert champion is not None
     assert (champion.contest, champion.seeds, champion.length) == ("learnable.confirm", 2, 16)
     assert f"Champion of learnable: {champion.words}" in shown
@@ -364,28 +371,28 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
 
     # More seeds are added to the existing ones.
     sabtune("confirm", "learnable", "--top", 2, "--seeds", 3, cwd=tmp_path)
-    after = record.records(record.open_study(store, "learnable.confirm"))
+    after = StudyRecord.open(store, "learnable.confirm").trials
     assert after[:4] == trials
     assert len(after) == 6
 
     sabtune("ablate", "learnable", "--seeds", 1, "--lengths", "2,9", cwd=tmp_path)
-    ablated = record.records(record.open_study(store, "learnable.ablate"))
+    ablated = StudyRecord.open(store, "learnable.ablate").trials
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
     assert all([result.length for result in trial.test] == [2, 9] for trial in ablated)
     # Runs that were interrupted before their start wait until they are requested again.
-    opened = record.open_study(store, "learnable.ablate", write=True)
+    opened = StudyWriter.open(store, "learnable.ablate")
     label = "form → released"
     run = next(trial.run for trial in ablated if trial.label == label)
     assert run is not None
-    record.enqueue(opened, replace(run, seed=run.seed + 1), label=label)
+    opened.enqueue(replace(run, seed=run.seed + 1), label=label)
     words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc")
     narrower = sabtune(*words, cwd=tmp_path)
     assert f"[{len(ablated) + 2} of {len(ablated) + 2}" in narrower
-    added = record.records(opened)[len(ablated) :]
+    added = opened.read().trials[len(ablated) :]
     assert [trial.label for trial in added] == ["winner", "k_trunc → full"]
     assert [trial.state for trial in added] == [TrialState.COMPLETE] * 2
     assert all([result.length for result in trial.test] == [2, 9] for trial in added)
-    assert record.waiting(opened) == [len(ablated)]
+    assert opened.read().waiting == [len(ablated)]
     page = sabtune("report", "learnable.ablate", cwd=tmp_path)
     assert "p after Holm" in page
     assert "winner:" in page
@@ -397,7 +404,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     ended = sabtune("search", file, "--baseline", "lstm", "--trials", 1, cwd=tmp_path)
     assert "Study learnable.lstm: 1 trial (" in ended
     sabtune("confirm", "learnable.lstm", "--top", 1, "--seeds", 1, cwd=tmp_path)
-    (confirmed,) = record.records(record.open_study(store, "learnable.lstm.confirm"))
+    (confirmed,) = StudyRecord.open(store, "learnable.lstm.confirm").trials
     assert confirmed.run is not None
     assert confirmed.run.trial.model == LSTM.Config(hidden=12)
 

@@ -18,8 +18,8 @@ import typer
 import sabtune
 from sabtune.cli.app import app
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.loading import from_objects, load
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking.mirror import sync
 from tests.stores import unpacked
 
@@ -180,7 +180,7 @@ def test_the_example_of_a_task_draws_sequences() -> None:
 
 def test_the_code_that_uses_a_model_runs(tmp_path: Path) -> None:
     store = Store(Path(shutil.copytree(unpacked(tmp_path).root, tmp_path / "store")))
-    sync(record.open_study(store, "old", write=True), store)
+    sync(StudyWriter.open(store, "old"), store)
     predict, recall = blocks(ROOT / "docs" / "models.md", "python")
     uri = "sqlite:////absolute/path/to/sabtune-store/mlflow.db"
     checkpoint = "sabtune-store/trials/copying_quick/0009/checkpoint_000016"

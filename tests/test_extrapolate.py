@@ -17,8 +17,9 @@ from sabtune.models import SAB
 from sabtune.seeding import Stream
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
+from sabtune.study.attributes import SPEC
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import measure_ladder
 from sabtune.training.trial import TrialRun
 from tests.records import spec, trial
@@ -76,7 +77,7 @@ def test_the_command_prints_a_line_per_length(
     run, _ = trained(kept, confirms=False)
     study = optuna.create_study(
         study_name="kept",
-        storage=record.store_of(Store(tmp_path), write=True),
+        storage=open_storage(Store(tmp_path), write=True),
         direction="maximize",
     )
     place = ("--store", tmp_path, "--sequences", 1)
@@ -93,7 +94,7 @@ def test_the_command_prints_a_line_per_length(
         task=run.training.run.task,
         checkpoint=kept,
     )
-    made.user_attrs[record.SPEC] = run.spec.to_dict()
+    made.user_attrs[SPEC] = run.spec.to_dict()
     study.add_trial(made)
     code, out, err = sabtune("extrapolate", "kept", "--lengths", "6,1000", *place)
     assert err == ""

@@ -25,7 +25,8 @@ from sabtune.reporting.figures.marks import (
     spread,
 )
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import RESULT, SPEC, TEST
+from sabtune.study.record import StudyRecord
 from tests.reports import BASELINES, LENGTHS, frozen, marks, named, results, searched
 
 pytest_plugins = ("tests.report_data",)
@@ -63,9 +64,9 @@ def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None
     study = optuna.create_study(study_name="seeds", direction="maximize")
     for number, score in enumerate((0.8, 0.9, 0.7)):
         trial = frozen(number, SAB.Config(hidden=8), score, TrialState.COMPLETE)
-        trial.user_attrs[record.SPEC]["configuration"] = 0
+        trial.user_attrs[SPEC]["configuration"] = 0
         study.add_trial(trial)
-    (panel,) = lengths.accuracy(gather(study, store)).panels
+    (panel,) = lengths.accuracy(gather(StudyRecord(study, store))).panels
     spread_, best = marks(panel, Line)
     assert spread_.label == "its configuration: mean and range of 3 seeds"
     assert spread_.low == [100 * result.accuracy for result in results(0.7)]
@@ -93,10 +94,10 @@ def test_cost_is_drawn_only_if_it_was_recorded(found: ReportData, store: Store) 
     assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])
     study = optuna.create_study(study_name="old", direction="maximize")
     trial = frozen(0, SAB.Config(hidden=8), 0.5, TrialState.COMPLETE)
-    for result in trial.user_attrs[record.RESULT][record.TEST]:
+    for result in trial.user_attrs[RESULT][TEST]:
         del result["seconds"]
     study.add_trial(trial)
-    assert lengths.cost(gather(study, store)) is None
+    assert lengths.cost(gather(StudyRecord(study, store))) is None
 
 
 def test_trials_look_different_by_state(found: ReportData) -> None:
@@ -126,10 +127,10 @@ def test_trials_look_different_by_state(found: ReportData) -> None:
 def test_infeasible_trials_have_their_own_mark(store: Store) -> None:
     study = searched(store, "bound", 6, in_memory=True)
     trial = study.ask()
-    trial.set_user_attr(record.SPEC, study.trials[0].user_attrs[record.SPEC])
+    trial.set_user_attr(SPEC, study.trials[0].user_attrs[SPEC])
     trial.set_constraint("memory", 1.0)
     study.tell(trial, 0.99)
-    figure = space.scores(gather(study, store))
+    figure = space.scores(gather(StudyRecord(study, store)))
     assert figure is not None
     points = named(figure.panels[0], "breaks a constraint")
     assert isinstance(points, Points)
@@ -149,7 +150,7 @@ def test_all_memories_and_no_truncation_have_numeric_values(store: Store) -> Non
     for number, (k_top, k_trunc) in enumerate(((ALL, 5), (5, 0), (7, 9))):
         model = SAB.Config(hidden=8, k_top=k_top, k_att=10, k_trunc=k_trunc)
         study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))
-    data = gather(study, store)
+    data = gather(StudyRecord(study, store))
     by_name = {field.name: field.values for field in fields(data, data.ended)}
     assert by_name["k_top"] == {0: 1 + 120 // 10, 1: 5, 2: 7}
     assert by_name["k_trunc"] == {0: 5, 1: 120, 2: 9}
@@ -198,7 +199,7 @@ def test_importances_name_their_estimators_and_need_enough_trials(
     tried = [trial for trial in found.ended if trial.state != TrialState.FAIL]
     assert any(trial.state == TrialState.PRUNED for trial in tried)
     assert f"(n = {len(tried)}, " in figure.caption
-    few = gather(searched(store, "few", 11, in_memory=True), store)
+    few = gather(StudyRecord(searched(store, "few", 11, in_memory=True), store))
     assert importance.importance(few) is None
 
 
@@ -211,7 +212,7 @@ def drawn_at_random(store: Store, seed: int, decided_by: str | None) -> Figure:
         score = params[decided_by] / 12 if decided_by else float(random.uniform())
         model = SAB.Config(hidden=8, **params)  # type: ignore[arg-type]
         study.add_trial(frozen(number, model, score, TrialState.COMPLETE, params=params))
-    figure = importance.importance(gather(study, store))
+    figure = importance.importance(gather(StudyRecord(study, store)))
     assert figure is not None
     return figure
 
@@ -235,9 +236,9 @@ def test_seeds_of_a_configuration_count_as_one_sample(store: Store) -> None:
             number, SAB.Config(hidden=8, k_top=k_top), k_top / 20 + (number > 11) / 10,
             TrialState.COMPLETE, params={"k_top": k_top},
         )  # fmt: skip
-        trial.user_attrs[record.SPEC]["configuration"] = number % 12
+        trial.user_attrs[SPEC]["configuration"] = number % 12
         study.add_trial(trial)
-    drawn, scores = importance.tried(gather(study, store))
+    drawn, scores = importance.tried(gather(StudyRecord(study, store)))
     assert [trial.params["k_top"] for trial in drawn.trials] == list(range(2, 14))
     assert scores == pytest.approx([k / 20 + 0.05 for k in range(2, 14)])
 
@@ -256,7 +257,7 @@ def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
                 params={"k_top": k_top, "k_att": k_att}, values=[score, 0.01][:objectives],
             )
         )  # fmt: skip
-    figure = importance.importance(gather(study, store))
+    figure = importance.importance(gather(StudyRecord(study, store)))
     assert figure is not None
     assert figure.panels[1].title == "PED-ANOVA"
     assert [text for _, text in figure.panels[1].y.ticks] == ["k_att", "k_top"]
@@ -266,7 +267,7 @@ def test_importances_are_for_high_scores(store: Store, objectives: int) -> None:
 def test_the_pareto_front_has_the_nondominated_trials(store: Store) -> None:
     objectives = ("score", "seconds_per_update")
     two = searched(store, "two", 30, objectives=objectives, in_memory=True)
-    figure = space.pareto(gather(two, store))
+    figure = space.pareto(gather(StudyRecord(two, store)))
     assert figure is not None
     line = named(figure.panels[0], "Pareto front")
     assert isinstance(line, Line)

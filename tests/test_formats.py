@@ -13,8 +13,11 @@ from mlflow import MlflowClient
 
 from sabtune.errors import StoreError, TrackingError
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import FORMAT, STORE_FORMAT
 from sabtune.study.loading import load
+from sabtune.study.names import stored_names
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking.mirror import Mirror, sync
 from sabtune.tracking.ui import serve
 from sabtune.tuning.run import open_or_create
@@ -22,8 +25,8 @@ from sabtune.tuning.run import search as run_search
 from tests.studies import learnable
 
 COMMANDS: dict[str, Callable[[Store], object]] = {
-    "names": record.names,
-    "open": lambda store: record.open_study(store, "learnable"),
+    "names": stored_names,
+    "open": lambda store: StudyRecord.open(store, "learnable"),
     "create": lambda store: open_or_create(load(learnable(store.root)), store),
     "search": lambda store: run_search(load(learnable(store.root)), store),
 }
@@ -63,18 +66,18 @@ def refused(store: Store, database: str, command: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_store_of_a_newer_sabtune_is_refused(store: Store, command: str) -> None:
     newer = optuna.create_study(study_name="newer", storage=store.optuna_url)
-    newer.set_user_attr(record.FORMAT, record.STORE_FORMAT + 1)
+    newer.set_user_attr(FORMAT, STORE_FORMAT + 1)
     line = refused(store, "optuna.db", command)
     assert line == (
-        f"{store.root} was written by a newer sabtune (format {record.STORE_FORMAT + 1}; this "
-        f"version reads up to format {record.STORE_FORMAT}): update sabtune, or give another "
+        f"{store.root} was written by a newer sabtune (format {STORE_FORMAT + 1}; this "
+        f"version reads up to format {STORE_FORMAT}): update sabtune, or give another "
         "--store"
     )
 
 
 def test_a_study_has_its_format(store: Store) -> None:
-    study = record.open_study(store, "learnable")
-    assert study.user_attrs[record.FORMAT] == record.STORE_FORMAT
+    study = StudyRecord.open(store, "learnable")
+    assert study.attributes[FORMAT] == STORE_FORMAT
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_a_store_of_another_mlflow_is_refused_and_no_search_starts(
     MlflowClient(f"sqlite:///{made}").search_experiments()
     shutil.copy(made, store.root)  # this process hasn't opened this path yet
     execute(store.root / "mlflow.db", "UPDATE alembic_version SET version_num = 'f00000000000'")
-    study = record.open_study(store, "learnable", write=True)
+    study = StudyWriter.open(store, "learnable")
     commands: dict[str, Callable[[Store], object]] = {
         "projection": lambda store: Mirror(study, store),
         "sync": lambda store: sync(study, store),
@@ -112,13 +115,13 @@ def test_a_store_of_another_mlflow_is_refused_and_no_search_starts(
         line = refused(store, "mlflow.db", name)
         assert f"MLflow at {store.mlflow_uri} was made by another MLflow than " in line, name
         assert "`mlflow db upgrade`" in line
-    assert record.records(study) == []
+    assert study.read().trials == []
 
 
 def test_a_missing_study_lists_the_existing_ones(store: Store, tmp_path: Path) -> None:
     def told(name: str) -> str:
         with pytest.raises(StoreError) as raised:
-            record.open_study(store, name)
+            StudyRecord.open(store, name)
         return str(raised.value)
 
     assert told("lernable") == (

@@ -19,10 +19,12 @@ from sqlalchemy.exc import OperationalError
 from sabtune.cluster import ray_session
 from sabtune.errors import StoreError, UnexpectedError
 from sabtune.storage.store import Store
-from sabtune.study import locks, record
+from sabtune.study import locks
 from sabtune.study.checkpoints import Attempts
 from sabtune.study.events import Outcome
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning import run, searcher
 from sabtune.tuning.asha import Scheduler
@@ -184,13 +186,13 @@ def test_a_search_ended_by_a_problem_resumes_without_losing_a_trial(tmp_path: Pa
     watcher = Raising("reported", full)
     assert type(search_with(watcher)) is StoreError
     assert watcher.raised == 1
-    assert type(search_with(report=(record, database))) is StoreError
+    assert type(search_with(report=(StudyWriter, database))) is StoreError
     for where, name in ((WorkerResult, "from_result"), (searcher, "values"), (Attempts, "next")):
         said = search_with(**{name: (where, nothing)})
         assert type(said) is UnexpectedError
         assert "KeyError: 'score'" in str(said)
-    study = record.open_study(store, "guarded")
-    assert not study.get_trials(states=(TrialState.FAIL, TrialState.PRUNED))
+    study = StudyRecord.open(store, "guarded")
+    assert all(trial.state == TrialState.RUNNING for trial in study.trials)
     assert run.search(file, store).complete
     trials = optuna.load_study(study_name="guarded", storage=store.optuna_url).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3

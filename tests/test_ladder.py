@@ -20,8 +20,8 @@ from sabtune.models import SAB
 from sabtune.reporting import length_table, published
 from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Copying
 from tests.reports import BASELINES, LENGTHS, confirmed, results, searched
 
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def data(store: Store, name: str) -> ReportData:
-    return gather(record.open_study(store, name), store)
+    return gather(StudyRecord.open(store, name))
 
 
 def rows_of(of: ReportData) -> list[dict[str, str]]:
@@ -47,8 +47,8 @@ def rows_of(of: ReportData) -> list[dict[str, str]]:
 
 
 def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None:
-    study = record.open_study(store, "alone")
-    best = max((t for t in record.records(study) if t.values), key=lambda trial: trial.score)
+    study = StudyRecord.open(store, "alone")
+    best = max((t for t in study.trials if t.values), key=lambda trial: trial.score)
     rows = [row for row in rows_of(data(store, "alone")) if row["seeds"] == "1"]
     assert [int(row["length"]) for row in rows] == list(LENGTHS)
     for row, result in zip(rows, best.test, strict=True):
@@ -137,7 +137,9 @@ def test_published_numbers_always_have_a_caveat(store: Store) -> None:
 def test_training_on_several_lengths_is_noted(store: Store) -> None:
     found = data(store, "found")
     assert not any(note.startswith("Ours") for note in length_table.notes(found))
-    varied = replace(found, trials=[on_many_lengths(trial) for trial in found.trials])
+    several = StudyRecord.open(store, "found")
+    several.trials = [on_many_lengths(trial) for trial in found.trials]
+    varied = replace(found, study=several)
     assert {table.title.rpartition("; ")[2] for table in length_table.tables(varied)} >= {
         "trained at lengths up to 100"
     }
@@ -176,7 +178,7 @@ def test_a_task_without_published_numbers_has_none(
 def test_a_study_without_a_complete_trial_has_a_message(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="empty", direction="maximize")
     with pytest.raises(StoreError, match="study 'empty' has no complete trial"):
-        gather(study, Store(tmp_path))
+        gather(StudyRecord(study, Store(tmp_path)))
 
 
 def test_latex_tables_are_well_formed() -> None:

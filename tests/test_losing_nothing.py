@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.record import StudyRecord
 from tests.faults import driver
 from tests.forked import sabtune
 from tests.studies import learnable
@@ -48,10 +47,10 @@ def kill_somewhere(file: Path, after: float) -> None:
         time.sleep(after)
 
 
-def outcomes(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
+def outcomes(study: StudyRecord) -> dict[int, tuple[Any, ...]]:
     return {
         trial.number: (trial.state, trial.params, trial.scores, trial.ladder, trial.test)
-        for trial in record.records(study)
+        for trial in study.trials
     }
 
 
@@ -68,9 +67,9 @@ def test_a_search_killed_five_times_has_the_results_of_an_uninterrupted_one(
         assert shown.stderr == ""
 
     broken, whole = (
-        record.open_study(Store(tmp_path / store), "killed") for store in ("broken", "whole")
+        StudyRecord.open(Store(tmp_path / store), "killed") for store in ("broken", "whole")
     )
-    trials = broken.get_trials()
+    trials = broken.trials
     assert len(trials) == TRIALS
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
     assert outcomes(broken) == outcomes(whole)
@@ -111,5 +110,5 @@ def test_the_next_search_writes_what_mlflow_lacks(
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 3
     ended = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-    expected = {ended[t.state.name] for t in record.records(record.open_study(store, "learnable"))}
+    expected = {ended[t.state.name] for t in StudyRecord.open(store, "learnable").trials}
     assert {run.info.status for run in runs} == expected | {"FINISHED"}

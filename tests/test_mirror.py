@@ -11,8 +11,10 @@ import pytest
 
 from sabtune.errors import TrackingError
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.events import Outcome, Overview, Registered, Version
+from sabtune.study.attributes import ENVIRONMENT, SPEC
+from sabtune.study.events import KeptModel, Outcome, Overview, Registered, Version
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
 from sabtune.tracking.mirror import Mirror, keep_report, register
 from tests.experiments import Place
@@ -45,8 +47,8 @@ class Told:
 def study() -> optuna.Study:
     study = optuna.create_study(study_name="s", direction="maximize")
     trial = study.ask()
-    trial.set_user_attr(record.SPEC, spec(0).to_dict())
-    trial.set_user_attr(record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": True}})
+    trial.set_user_attr(SPEC, spec(0).to_dict())
+    trial.set_user_attr(ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": True}})
     study.tell(trial, 0.5)
     return study
 
@@ -57,7 +59,7 @@ def test_the_mirror_limits_how_often_it_reads_the_whole_study(
     now, told = [0.0], Told()
     monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
-    shown = Mirror(study, Store(tmp_path))
+    shown = Mirror(StudyWriter(study), Store(tmp_path))
     assert len(told.overviews) == 1  # at the start, for the run's description
     for seconds, looks in ((30, 1), (61, 2), (90, 2), (122, 3)):
         now[0] = seconds
@@ -82,32 +84,32 @@ def test_a_trial_is_shown_with_its_revision(
 ) -> None:
     told = Told()
     monkeypatch.setattr(mirror, "Tracker", lambda *_, **__: told)
-    Mirror(study, Store(tmp_path)).trial_started(spec(0))
+    Mirror(StudyWriter(study), Store(tmp_path)).trial_started(spec(0))
     (origin,) = told.origins
     assert (origin.commit, origin.changed) == ("c0ffee", True)
 
 
 def test_a_model_that_mlflow_lacks_is_an_error(study: optuna.Study) -> None:
     champion = Registered(versions=(Version(trial=0),), champion=0)
-    register(study, Told())  # type: ignore[arg-type]  # nothing to register yet
-    record.set_registered(study, champion)
+    register(StudyWriter(study), Told())  # type: ignore[arg-type]  # nothing to register yet
+    StudyWriter(study).set_registered(champion)
     with pytest.raises(TrackingError, match="MLflow is away"):
-        register(study, Told())  # type: ignore[arg-type]
+        register(StudyWriter(study), Told())  # type: ignore[arg-type]
     with pytest.raises(TrackingError, match="no model of trial 0, the best one: its checkpoint"):
-        register(study, Told({}))  # type: ignore[arg-type]
-    assert record.model(study) is None
-    register(study, Told({0: "models:/m-1"}))  # type: ignore[arg-type]
-    assert record.model(study) == record.KeptModel(trial=0, uri="models:/m-1")
+        register(StudyWriter(study), Told({}))  # type: ignore[arg-type]
+    assert StudyRecord(study).model is None
+    register(StudyWriter(study), Told({0: "models:/m-1"}))  # type: ignore[arg-type]
+    assert StudyRecord(study).model == KeptModel(trial=0, uri="models:/m-1")
 
 
 def test_a_report_is_kept_with_the_searchs_run(study: optuna.Study, tmp_path: Path) -> None:
     store = Store(tmp_path / "store").made()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("found")
-    assert keep_report(study, store, tmp_path / "report")
+    assert keep_report(StudyRecord(study, store), tmp_path / "report")
     place = Place(store.mlflow_uri, "s", store.root / "artifacts")
     (search,) = place.searches()
     files = place.client.list_artifacts(search.info.run_id, "report")
     assert [file.path for file in files] == ["report/index.html"]
     nowhere = Store(tmp_path / "store", tracking="http://127.0.0.1:9")
-    assert not keep_report(study, nowhere, tmp_path / "report")
+    assert not keep_report(StudyRecord(study, nowhere), tmp_path / "report")

@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.checkpoints import Attempts
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.checkpoint import load_model
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
@@ -71,7 +71,7 @@ def test_a_search_from_end_to_end(
     assert_mlflow_is_whole(store, trials)
 
 
-def assert_mlflow_is_whole(store: Store, trials: list[record.TrialRecord]) -> None:
+def assert_mlflow_is_whole(store: Store, trials: list[TrialRecord]) -> None:
     """Check that MLflow has a run with curves and the trained model for each trial."""
     client = MlflowClient(store.mlflow_uri)
     (name,) = {trial.checkpoint.address.split("/")[-3] for trial in trials if trial.checkpoint}

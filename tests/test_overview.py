@@ -11,10 +11,12 @@ from optuna.trial import TrialState
 
 from sabtune.config import RunConfig
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import ENVIRONMENT, SPEC
 from sabtune.study.events import Outcome, Overview, Version
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.study.summary import origin, overview
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking.search_run import DESCRIPTION_CHARACTERS, description, points
 from sabtune.tuning.run import open_or_create
 from tests.experiments import COMPLETE, spec, state, views
@@ -25,7 +27,7 @@ from tests.studies import learnable
 def study(tmp_path: Path) -> optuna.Study:
     """Return a study of a real file: two trials complete, one pruned, one failed, one running."""
     file = load(learnable(tmp_path))
-    study = open_or_create(file, Store(tmp_path).made())
+    study = open_or_create(file, Store(tmp_path).made()).optuna
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, None]
     for number, ending in enumerate(states):
         trial = study.ask()
@@ -33,15 +35,13 @@ def study(tmp_path: Path) -> optuna.Study:
         if number != 2:
             trial.suggest_float("rarely", 1e-4, 0.1, log=True)
         made = replace(spec_of(number), run=run)
-        trial.set_user_attr(record.SPEC, made.to_dict())
-        trial.set_user_attr(
-            record.ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": number == 3}}
-        )
+        trial.set_user_attr(SPEC, made.to_dict())
+        trial.set_user_attr(ENVIRONMENT, {"study": {"commit": "c0ffee", "dirty": number == 3}})
         if ending == TrialState.COMPLETE:
-            record.end(trial, replace(COMPLETE, score=number / 10), [number / 10], None)
+            StudyWriter(study).end(trial, replace(COMPLETE, score=number / 10), [number / 10], None)
         elif ending is not None:
             name = "PRUNED" if ending == TrialState.PRUNED else "FAIL"
-            record.end(trial, Outcome(state=name), None, None)  # type: ignore[arg-type]
+            StudyWriter(study).end(trial, Outcome(state=name), None, None)  # type: ignore[arg-type]
     return study
 
 
@@ -52,11 +52,11 @@ def spec_of(number: int):  # type: ignore[no-untyped-def]
 
 
 def test_the_overview_has_the_question_the_space_and_the_state(study: optuna.Study) -> None:
-    found = overview(study, complete=False)
+    found = overview(StudyRecord(study), complete=False)
     assert (
         found.question == "One symbol of two, two steps later: learned in seconds, or not at all."
     )
-    assert found.task == load(Path(record.plan(study)["file"])).study.task
+    assert found.task == load(Path(StudyRecord(study).plan.file or "")).study.task
     assert found.ladder is not None
     assert found.ladder.lengths == (2, 4, 8)
     assert found.space == {
@@ -75,27 +75,31 @@ def test_the_overview_has_the_question_the_space_and_the_state(study: optuna.Stu
 
 
 def test_a_trial_has_its_file_and_commit(study: optuna.Study) -> None:
-    first, changed = (origin(study, record.one(study, number)) for number in (0, 3))
-    assert first.file == record.plan(study)["file"]
+    first, changed = (
+        origin(StudyRecord(study), StudyRecord(study).trial(number)) for number in (0, 3)
+    )
+    assert first.file == StudyRecord(study).plan.file
     assert (first.commit, first.changed) == ("c0ffee", False)
     assert (changed.commit, changed.changed) == ("c0ffee", True)
 
 
 def test_the_overview_of_a_comparison_lists_its_configurations(study: optuna.Study) -> None:
     labels = {"#3 k_top=1": "k_top=1", "winner": "k_top=2"}
-    record.set_plan(study, {**record.plan(study), "contest": labels})
-    found = overview(study, complete=True)
+    study.set_user_attr("plan", study.user_attrs["plan"] | {"contest": labels})
+    found = overview(StudyRecord(study), complete=True)
     assert found.question.splitlines()[-2:] == ["- #3 k_top=1", "- winner: k_top=2"]
     assert found.budget[0].startswith("2 configurations, each on the same fresh seeds")
     assert found.best is None  # a comparison has no best seed
 
 
 def test_a_study_without_a_plan_has_an_overview() -> None:
-    assert overview(optuna.create_study(), complete=True).trials["complete"] == 0
+    assert overview(StudyRecord(optuna.create_study()), complete=True).trials["complete"] == 0
 
 
 def test_the_description_is_readable_markdown(study: optuna.Study) -> None:
-    text = description(replace(overview(study, complete=False), champion=Version(trial=3)))
+    text = description(
+        replace(overview(StudyRecord(study), complete=False), champion=Version(trial=3))
+    )
     lines = text.splitlines()
     assert lines[0].startswith("One symbol of two")
     assert (

@@ -12,6 +12,7 @@ import pytest
 from sabtune.reporting import length_table, published
 from sabtune.reporting.data import ReportData, gather
 from sabtune.storage.store import Store
+from sabtune.study.record import StudyRecord
 from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
 from tests.reports import searched
 
@@ -28,7 +29,7 @@ SAME = {
 
 def data(task: Any, folder: Path) -> ReportData:
     store = Store(folder).made()
-    return gather(searched(store, "of-a-task", 3, task=task), store)
+    return gather(StudyRecord(searched(store, "of-a-task", 3, task=task)))
 
 
 @pytest.mark.parametrize(

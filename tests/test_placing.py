@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 from sabtune.cluster import capacity
 from sabtune.cluster.ray_session import left_in_peace, some_ray
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.definition import Resources
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.training.trial import TrialSpec
 from sabtune.tuning import placement, probe, run
 from sabtune.tuning.budget import Budget
@@ -95,7 +95,7 @@ def searched(
     store, budget = Store(tmp_path / "store").made(), Budget()
     said: list[str] = []
     assert run.search(load(path), store, budget=budget, say=said.append).complete
-    kept = record.plan(record.open_study(store, "learnable"))[record.PLACED]
+    kept = StudyRecord.open(store, "learnable").plan.placed
     assert said == [kept] * bool(kept)
     steps = [
         json.loads(line) for of in seen.glob("*.jsonl") for line in of.read_text().splitlines()
@@ -129,7 +129,7 @@ def test_fractions_share_a_gpu_and_no_trial_is_split(
     most = most_at_once(steps)
     assert len(most) == 3
     assert set(most.values()) == {2}
-    trials = record.records(record.open_study(store, "learnable"))
+    trials = StudyRecord.open(store, "learnable").trials
     seconds = sum(trial.seconds for trial in trials)
     assert budget.used_gpu_hours == pytest.approx(0.4 * seconds / 3600)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -161,8 +161,8 @@ def test_auto_shares_a_gpu_by_the_reading(tmp_path: Path, monkeypatch: pytest.Mo
     steps, store, _ = searched(tmp_path, monkeypatch, nodes, "gpus='auto'", together=3)
     assert asked == [[0]]
     assert list(most_at_once(steps).values()) == [3]
-    plan = record.plan(record.open_study(store, "learnable"))
-    assert plan[record.PLACED].startswith("A trial took 19.53 GiB at its peak, of the 78.1 GiB")
+    plan = StudyRecord.open(store, "learnable").plan
+    assert (plan.placed or "").startswith("A trial took 19.53 GiB at its peak, of the 78.1 GiB")
 
 
 def test_the_probe_runs_on_a_worker_with_a_gpu(tmp_path: Path) -> None:

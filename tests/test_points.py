@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from sabtune.errors import StudyFileError
-from sabtune.study import record
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.tuning.run import enqueue_best
 from tests.test_asking import end, opened, order, searcher
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
@@ -100,7 +101,7 @@ def test_parameters_of_an_earlier_study_outside_the_space_are_skipped_with_a_mes
         end(earlier, asking, order(asking).spec.number, score)
     file, said = load(written(tmp_path, GOOD)), list[str]()
     study = opened(file)
-    enqueue_best(study, earlier, file, said.append)
+    enqueue_best(StudyWriter(study), StudyRecord(earlier), file, said.append)
     points = [trial.system_attrs["fixed_params"]["k_top"] for trial in study.trials]
     assert points == [3, 4]
     assert len(said) == 1
@@ -115,6 +116,6 @@ def test_a_waiting_point_outside_a_narrower_space_is_pruned(tmp_path: Path) -> N
         study.enqueue_trial({"k_top": k_top})
     asking = searcher(study, file, tmp_path)
     assert order(asking).spec.run.trial.model.k_top == 3  # type: ignore[attr-defined]
-    first = record.records(study)[0]
+    first = StudyRecord(study).trials[0]
     assert (first.state.name, first.params) == ("PRUNED", {})
     assert "a point gives k_top=99, which is outside the space" in first.reason

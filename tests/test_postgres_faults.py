@@ -18,9 +18,12 @@ from sqlalchemy.exc import OperationalError
 from sabtune.errors import StoreError
 from sabtune.storage import server as waiting
 from sabtune.storage.store import Store
-from sabtune.study import database_lock, patience, record
+from sabtune.study import database_lock, patience
 from sabtune.study.database_lock import DatabaseLock, TakenError
 from sabtune.study.locks import locked
+from sabtune.study.names import stored_names
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.writer import StudyWriter
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
 from tests.test_postgres import Server, empty, server
@@ -63,7 +66,7 @@ def until_free(admin: sqlalchemy.Connection) -> None:
 
 def opened(store: Store, name: str) -> optuna.Study:
     """Return the study, created if it doesn't exist."""
-    storage = record.store_of(store, write=True)
+    storage = open_storage(store, write=True)
     return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
 
 
@@ -71,7 +74,7 @@ def opened(store: Store, name: str) -> optuna.Study:
 def test_connections_are_few_and_reconnect(store: Store, admin: sqlalchemy.Connection) -> None:
     made = opened(store, "cut")
     for _ in range(3):
-        record.names(store)
+        stored_names(store)
         opened(store, "cut")
     assert (
         len(ask(admin, f"SELECT 1 FROM pg_stat_activity WHERE {OURS}")) <= waiting.POOL_CONNECTIONS
@@ -113,7 +116,7 @@ def test_a_write_waits_for_a_free_connection(
     with monkeypatch.context() as hasty:
         hasty.setattr(waiting, "OPENING_PAUSES_SECONDS", (0.1,))
         with pytest.raises(StoreError, match=r"^the database of \S+ can't be used .*too many"):
-            record.names(store)
+            stored_names(store)
 
     def close() -> None:
         for connection in held:
@@ -121,7 +124,7 @@ def test_a_write_waits_for_a_free_connection(
 
     later = threading.Timer(2.0, close)
     later.start()
-    assert "full" in record.names(store)
+    assert "full" in stored_names(store)
     later.join()
 
 
@@ -136,7 +139,7 @@ def claimed(lock: DatabaseLock | None, made: optuna.Study) -> list[str]:
     """Claim the study and return a list that gets an entry when the lock is lost."""
     told: list[str] = []
     assert lock is not None
-    lock.claim(made, lambda: told.append("lost"))
+    lock.claim(StudyWriter(made), lambda: told.append("lost"))
     return told
 
 

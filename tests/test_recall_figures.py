@@ -23,7 +23,8 @@ from sabtune.reporting.figures.marks import (
 from sabtune.seeding import Stream, generator
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.attributes import SPEC
+from sabtune.study.record import StudyRecord
 from sabtune.training import checkpoint
 from sabtune.training.diagnostics import recall_map
 from sabtune.training.loop import Training
@@ -110,13 +111,14 @@ def test_a_model_without_memory_or_checkpoint_has_no_recall_map(
 ) -> None:
     assert memory.memory(found) == []
     gone = replace(recalling.best, checkpoint=Folder.at(tmp_path / "gone"))
-    ranked = [replace(recalling.ranked[0], complete=[gone])]
-    assert memory.memory(replace(recalling, ranked=ranked)) == []
+    without = StudyRecord.open(recalling.study.store, "recalling")
+    without.ranked = [replace(recalling.ranked[0], complete=[gone])]
+    assert memory.memory(replace(recalling, study=without)) == []
     study = optuna.create_study(study_name="lstm", direction="maximize")
     made = frozen(0, LSTM.Config(hidden=8), 0.5, TrialState.COMPLETE, checkpoint=tmp_path)
-    Training(RunConfig.from_dict(made.user_attrs[record.SPEC]["run"])).save(tmp_path)
+    Training(RunConfig.from_dict(made.user_attrs[SPEC]["run"])).save(tmp_path)
     study.add_trial(made)
-    assert memory.memory(gather(study, Store(tmp_path))) == []
+    assert memory.memory(gather(StudyRecord(study, Store(tmp_path)))) == []
 
 
 def test_a_task_without_sources_has_no_circles(

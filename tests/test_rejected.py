@@ -12,15 +12,16 @@ from ray.tune.search import Searcher
 from sabtune.errors import StudyFileError
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.configurations import Leaderboard, Seeds
 from sabtune.study.events import Outcome
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning.budget import Budget
-from sabtune.tuning.run import check_resumable, failed, open_or_create
+from sabtune.tuning.run import check_resumable, open_or_create
 from sabtune.tuning.searcher import StudySearcher
 from tests.test_asking import changed, end, opened, order, searcher
 from tests.test_bad_study_files import RETURN, written
@@ -70,7 +71,7 @@ def test_a_rejected_configuration_is_pruned_and_counts(
         study.enqueue_trial({"k_top": k_top})
     leaderboard = Leaderboard(file.study.seeds)
     asking = StudySearcher(
-        study,
+        StudyWriter(study),
         TrialSpecs(file, (), Folder.at(tmp_path)),
         leaderboard,
         Folder.at(tmp_path),
@@ -85,17 +86,17 @@ def test_a_rejected_configuration_is_pruned_and_counts(
     assert asking.suggest("any") == Searcher.FINISHED
     assert asking.problem is None
     assert [(number, state) for number, state, _ in noting.ended] == [(0, "PRUNED"), (2, "PRUNED")]
-    for trial in (record.one(study, 0), record.one(study, 2)):
+    for trial in (StudyRecord(study).trial(0), StudyRecord(study).trial(2)):
         assert trial.state.name == "PRUNED"
         assert trial.params["k_top"] in (4, 5)
         assert trial.spec is None
         assert re.search(reason, trial.reason)
-    assert record.ended(study) == 2
-    assert not failed(study)
+    assert StudyRecord(study).ended == 2
+    assert not StudyRecord(study).failed
     values = [0.5] * len(objectives)
     end(study, asking, 1, *values)
     assert [
-        c.number for c in Leaderboard(file.study.seeds).add(record.records(study)).ranked()
+        c.number for c in Leaderboard(file.study.seeds).add(StudyRecord(study).trials).ranked()
     ] == [1]
 
 
@@ -107,8 +108,8 @@ def test_a_resumed_search_counts_rejected_trials(tmp_path: Path) -> None:
     study.enqueue_trial({"k_top": 2})
     asking = searcher(study, file, tmp_path)
     assert order(asking).spec.number == 1
-    assert record.one(study, 0).state.name == "PRUNED"
-    assert record.ended(study) == 1
+    assert StudyRecord(study).trial(0).state.name == "PRUNED"
+    assert StudyRecord(study).ended == 1
 
 
 def test_a_space_that_rejects_everything_ends_the_search(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_an_error_in_a_space_ends_the_search(tmp_path: Path) -> None:
     asking.unfinished.clear()
     assert asking.suggest("any") == Searcher.FINISHED
     assert "study.py:12: NameError: name 'nothing'" in str(asking.problem)
-    assert record.one(study, 30).state.name == "FAIL"
+    assert StudyRecord(study).trial(30).state.name == "FAIL"
 
 
 BATCH = 'trial.suggest_categorical("b", [8, 16])'
@@ -160,20 +161,19 @@ def test_a_changed_parameter_is_refused_before_a_trial_starts(
     store = Store.at(str(tmp_path / "store"))
     store.root.mkdir()
     file = load(written(tmp_path, with_batch(before, condition)))
-    study = open_or_create(file, store)
+    study = open_or_create(file, store).optuna
     study.enqueue_trial({"k_top": 2})
     order(searcher(study, file, tmp_path))
     same = load(written(tmp_path, with_batch(before, condition)))
-    check_resumable(same, store)
+    check_resumable(same, StudyRecord.open(store, file.study.name))
     other = load(written(tmp_path, with_batch(after, condition)))
     message = (
         r"study.py:12: b is .*, and was .* in the study: search with --new --warm-start s, "
         "or give the parameter another name"
     )
     with pytest.raises(StudyFileError, match=message):
-        check_resumable(other, store)
+        check_resumable(other, StudyRecord.open(store, file.study.name))
     assert len(study.trials) == 1
-    check_resumable(other.renamed("t"), store)
     if condition:  # the check may miss a branch, so the search also checks
         study.enqueue_trial({"k_top": 2})
         asking = searcher(study, other, tmp_path)
@@ -190,5 +190,7 @@ def test_a_range_may_change(tmp_path: Path, after: str) -> None:
     store = Store.at(str(tmp_path / "store"))
     store.root.mkdir()
     file = load(written(tmp_path, with_batch('trial.suggest_int("b", 1, 5)')))
-    order(searcher(open_or_create(file, store), file, tmp_path))
-    check_resumable(load(written(tmp_path, with_batch(after))), store)
+    order(searcher(open_or_create(file, store).optuna, file, tmp_path))
+    check_resumable(
+        load(written(tmp_path, with_batch(after))), StudyRecord.open(store, file.study.name)
+    )

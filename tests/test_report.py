@@ -12,8 +12,10 @@ from rich.console import Console
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.record import KeptModel
+from sabtune.study.attributes import SPEC, TEST
+from sabtune.study.events import KeptModel
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.terminal.summary import summary
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import plain
@@ -23,7 +25,7 @@ from tests.records import spec
 def shown(study: optuna.Study) -> str:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(summary(study))
+        console.print(summary(StudyRecord(study)))
     return captured.get()
 
 
@@ -37,12 +39,12 @@ def add(
     trial = study.ask()
     score = values[0] if values else None
     made = spec(trial.number, configuration, run=run)
-    trial.set_user_attr(record.SPEC, made.to_dict())
+    trial.set_user_attr(SPEC, made.to_dict())
     results = [
         LengthResult(length=length, accuracy=accuracy, loss=0.25, sequences=1000)
         for length, accuracy in ((5, 0.999), (10, 0.99), (1000, (score or 0) / 2))
     ]
-    trial.set_user_attr(record.TEST, plain(results))
+    trial.set_user_attr(TEST, plain(results))
     study.tell(trial, values or None, state=state)
 
 
@@ -59,7 +61,7 @@ def test_the_best_is_the_completed_trial_with_the_highest_score(
     add(study, run, TrialState.COMPLETE, 0.8)
     add(study, run, TrialState.PRUNED)
     add(study, run, TrialState.FAIL)
-    record.set_model(study, KeptModel(trial=1, uri="models:/m-1"))
+    StudyWriter(study).set_model(KeptModel(trial=1, uri="models:/m-1"))
     page = shown(study)
     assert "Study found: 4 trials (2 complete, 1 pruned, 1 failed)" in page
     assert "trial 1, 0.800" in page
@@ -88,7 +90,7 @@ def test_seeds_of_a_configuration_are_averaged(study: optuna.Study, run: RunConf
 
 def test_several_objectives_have_a_pareto_front(tmp_path: Path, run: RunConfig) -> None:
     study = optuna.create_study(study_name="two", directions=["maximize", "minimize"])
-    record.set_plan(study, {"objectives": ["score", "seconds_per_update"]})
+    study.set_user_attr("plan", {"objectives": ["score", "seconds_per_update"]})
     add(study, run, TrialState.COMPLETE, 0.5, 0.010)
     add(study, run, TrialState.COMPLETE, 0.4, 0.020)  # worse in both
     add(study, run, TrialState.COMPLETE, 0.9, 0.030)
@@ -109,6 +111,6 @@ def test_a_study_without_a_completed_trial_says_so(study: optuna.Study, run: Run
 def test_an_unknown_study_lists_the_existing_ones(study: optuna.Study, tmp_path: Path) -> None:
     store = Store(tmp_path).existing()
     with pytest.raises(StoreError, match="has no study 'fund': did you mean 'found'"):
-        record.open_study(store, "fund")
+        StudyRecord.open(store, "fund")
     with pytest.raises(StoreError, match="has no study 'xyz': it has found"):
-        record.open_study(store, "xyz")
+        StudyRecord.open(store, "xyz")

@@ -22,7 +22,8 @@ from sabtune.reporting.data import gather
 from sabtune.reporting.publish import publish
 from sabtune.reporting.write import FORMATS
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
 from sabtune.tracking import mirror
 from sabtune.training.loop import Training
 from sabtune.tuning.run import Ending
@@ -44,11 +45,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
-    Training(gather(study, store).run).save(model)
+    Training(gather(StudyRecord(study, store)).run).save(model)
     confirmed(store, "found.confirm", {**BASELINES, HOSTILE: (SAB.Config(hidden=8), (0.5, 0.6))})
     confirmed(store, "found.ablate", {"winner": BASELINES["ours"], "k_att → 1": BASELINES["lstm"]})
     optuna.create_study(
-        study_name="empty", storage=record.store_of(store, write=True), direction="maximize"
+        study_name="empty", storage=open_storage(store, write=True), direction="maximize"
     )
     return store
 
@@ -57,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the complete report on the search."""
     folder = tmp_path_factory.mktemp("report") / "not" / "there" / "yet"
-    write(record.open_study(store, "found"), store, folder)
+    write(StudyRecord.open(store, "found"), folder)
     return folder
 
 
@@ -103,8 +104,8 @@ def test_every_file_exists_and_none_is_empty(folder: Path) -> None:
 
 
 def test_only_requested_formats_are_written(store: Store, tmp_path: Path) -> None:
-    study = record.open_study(store, "found")
-    assert write(study, store, tmp_path, ("csv", "md")) == [
+    study = StudyRecord.open(store, "found")
+    assert write(study, tmp_path, ("csv", "md")) == [
         tmp_path / "ladder.md",
         tmp_path / "ladder.csv",
         tmp_path / "trials.csv",
@@ -137,7 +138,7 @@ def test_links_of_the_table_of_contents_resolve(page: Page) -> None:
 def test_the_page_has_the_question_and_the_results(page: Page, store: Store) -> None:
     text = " ".join(page.words)
     best = max(
-        (t for t in record.records(record.open_study(store, "found")) if t.values),
+        (t for t in StudyRecord.open(store, "found").trials if t.values),
         key=lambda trial: trial.score,
     )
     # The docstring of tests/reports.py.
@@ -163,8 +164,8 @@ def test_names_are_escaped(page: Page, folder: Path) -> None:
 
 
 def test_a_comparison_has_its_own_report(store: Store, tmp_path: Path) -> None:
-    study = record.open_study(store, "found.confirm")
-    written = write(study, store, tmp_path, ("html", "csv"))
+    study = StudyRecord.open(store, "found.confirm")
+    written = write(study, tmp_path, ("html", "csv"))
     assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]
     shown = Page((tmp_path / "report.html").read_text())
     assert {"accuracy", "learning", "cost", "comparison-confirm"} <= set(shown.ids)
@@ -173,14 +174,14 @@ def test_a_comparison_has_its_own_report(store: Store, tmp_path: Path) -> None:
 
 def test_500_trials_make_a_page_of_a_few_megabytes(store: Store, tmp_path: Path) -> None:
     study = searched(store, "many", 500, in_memory=True)
-    write(study, store, tmp_path, ("html",))
+    write(StudyRecord(study, store), tmp_path, ("html",))
     library = max(Page((tmp_path / "report.html").read_text()).scripts, key=len)
     assert (tmp_path / "report.html").stat().st_size - len(library.encode()) < 3_000_000
 
 
 def test_several_objectives_have_a_pareto_figure(store: Store, tmp_path: Path) -> None:
     study = searched(store, "two", 12, objectives=("score", "peak_memory"), in_memory=True)
-    written = write(study, store, tmp_path, ("png",))
+    written = write(StudyRecord(study, store), tmp_path, ("png",))
     assert tmp_path / "figures/pareto.png" in written
 
 
@@ -195,12 +196,12 @@ def test_drawing_libraries_are_imported_lazily() -> None:
 @pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x"])
 def test_a_folder_that_cannot_be_written(store: Store, place: str) -> None:
     with pytest.raises(StoreError, match=f"the folder {place} can't be written .*--out"):
-        write(record.open_study(store, "found"), store, Path(place), ("csv",))
+        write(StudyRecord.open(store, "found"), Path(place), ("csv",))
 
 
 def test_an_unknown_format_lists_the_known_ones(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--format is 'docx': give one of html, md, "):
-        write(record.open_study(store, "found"), store, tmp_path, ("csv", "docx"))
+        write(StudyRecord.open(store, "found"), tmp_path, ("csv", "docx"))
     assert not list(tmp_path.iterdir())
 
 
@@ -313,4 +314,4 @@ def test_a_report_without_a_complete_trial_is_an_error(store: Store, tmp_path: P
     study = optuna.create_study(study_name="failed", direction="maximize")
     study.add_trial(frozen(0, SAB.Config(hidden=8), 0.5, TrialState.FAIL))
     with pytest.raises(StoreError, match=r"no complete trial \(1 ended otherwise\)"):
-        write(study, store, tmp_path)
+        write(StudyRecord(study, store), tmp_path)

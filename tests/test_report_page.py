@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from sabtune.reporting import write
 from sabtune.reporting.data import gather
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.record import StudyRecord
 from sabtune.training.loop import Training
 from tests import browser
 from tests.reports import BASELINES, confirmed, searched
@@ -39,12 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(tmp_path_factory.mktemp("store"))
     model = store.root / "trials" / "found" / "0000" / "checkpoint_000001"
     study = searched(store, "found", 20, checkpoint=model)
-    Training(gather(study, store).run).save(model)
+    Training(gather(StudyRecord(study, store)).run).save(model)
     confirmed(store, "found.confirm", BASELINES)
     searched(store, "two", 20, objectives=("score", "peak_memory"))
     folder = tmp_path_factory.mktemp("reports")
     for name in FIGURES:
-        write(record.open_study(store, name), store, folder / name, ("html",))
+        write(StudyRecord.open(store, name), folder / name, ("html",))
     return folder
 
 

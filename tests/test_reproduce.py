@@ -12,7 +12,7 @@ from rich.console import Console
 from sabtune.compare.reproduce import reproduce
 from sabtune.errors import StoreError
 from sabtune.study.loading import load
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.results import prediction_page, reproduction_page
 from sabtune.training.trial import TrialRun
 from sabtune.tuning.dry_run import predict

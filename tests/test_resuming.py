@@ -14,14 +14,15 @@ from sabtune.compare.confirm import name_of, study_file
 from sabtune.errors import StoreError
 from sabtune.models import SAB
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Resources
 from sabtune.study.loading import load
 from sabtune.study.objectives import Direction
+from sabtune.study.record import StudyRecord
 from sabtune.study.resuming import check_same_question
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
+from sabtune.study.writer import StudyWriter
 from sabtune.tasks import Adding, Copying
 from sabtune.training.evaluation import Ladder, resolved
 from sabtune.training.trial import Limits
@@ -44,6 +45,10 @@ def store(tmp_path: Path, file: StudyFile) -> Store:
     store = Store(tmp_path / "store").made()
     open_or_create(file, store)
     return store
+
+
+def stored(store: Store) -> StudyRecord:
+    return StudyRecord.open(store, "learnable")
 
 
 def changed(file: StudyFile, **changes: Any) -> StudyFile:
@@ -101,12 +106,12 @@ def test_changes_to_the_meaning_of_scores_are_refused(
 def test_changes_to_budget_and_search_are_allowed(
     file: StudyFile, store: Store, changes: dict[str, Any]
 ) -> None:
-    check_same_question(changed(file, **changes), store)
+    check_same_question(changed(file, **changes), stored(store))
 
 
 def test_changes_to_the_space_are_allowed(file: StudyFile, store: Store) -> None:
     file.path.write_text(file.path.read_text().replace('"k_top", 1, 3', '"k_top", 1, 9'))
-    check_same_question(load(file.path), store)
+    check_same_question(load(file.path), stored(store))
 
 
 def test_objectives_with_the_same_direction_are_distinguished(
@@ -115,19 +120,23 @@ def test_objectives_with_the_same_direction_are_distinguished(
     store = Store(tmp_path / "other").made()
     open_or_create(changed(file, objectives=("score", "seconds_per_update")), store)
     with pytest.raises(StoreError, match="score,seconds_per_update → score,peak_memory"):
-        check_same_question(changed(file, objectives=("score", "peak_memory")), store)
+        check_same_question(
+            changed(file, objectives=("score", "peak_memory")), StudyRecord.open(store, "learnable")
+        )
 
 
 def test_a_baseline_has_its_own_study(file: StudyFile, store: Store) -> None:
     with pytest.raises(StoreError, match="baseline: none → lstm"):
-        check_same_question(dataclasses.replace(file, baseline="lstm"), store)
+        check_same_question(
+            dataclasses.replace(file, baseline="lstm"), StudyRecord.open(store, "learnable")
+        )
 
 
 def test_a_comparison_cannot_be_searched(file: StudyFile, store: Store) -> None:
-    study = record.open_study(store, "learnable", write=True)
-    record.set_plan(study, {**record.plan(study), record.COMPARISON: {"a": "b"}})
+    study = StudyWriter.open(store, "learnable")
+    study.change_plan(comparison={"a": "b"})
     with pytest.raises(StoreError, match="is a comparison"):
-        check_same_question(file, store)
+        check_same_question(file, stored(store))
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
@@ -148,22 +157,22 @@ def test_a_study_of_another_program_is_refused(
 def test_a_study_interrupted_before_it_had_a_plan_resumes(file: StudyFile, tmp_path: Path) -> None:
     store = Store(tmp_path / "begun").made()
     optuna.create_study(study_name="learnable", storage=store.optuna_url, direction="maximize")
-    check_same_question(file, store)
+    check_same_question(file, stored(store))
 
 
 def test_settings_missing_from_an_older_plan_have_their_defaults(
     file: StudyFile, store: Store
 ) -> None:
-    study = record.open_study(store, "learnable", write=True)
-    plan = dict(record.plan(study))
+    study = StudyWriter.open(store, "learnable")
+    plan = dict(study.optuna.user_attrs["plan"])
     plan["study"] = {
         "task": {key: of for key, of in plan["study"]["task"].items() if key != "input"}
         | {"shortest": None},
         "ladder": {k: of for k, of in plan["study"]["ladder"].items() if k != "solved_reports"},
     }
-    del plan["rival"]
-    record.set_plan(study, plan)
-    check_same_question(file, store)
+    plan.pop("rival", None)
+    study.optuna.set_user_attr("plan", plan)
+    check_same_question(file, stored(store))
 
 
 def test_a_changed_seed_does_not_change_the_measured_sequences(
@@ -171,7 +180,7 @@ def test_a_changed_seed_does_not_change_the_measured_sequences(
 ) -> None:
     study = optuna.create_study()
     first = TrialSpecs(file, [], store.code).spec(study.ask())
-    known = record.records(study)
+    known = StudyRecord(study).trials
     later = TrialSpecs(changed(file, seed=5), known, store.code).spec(study.ask())
     assert later.evaluation_seed == first.evaluation_seed == 0
     assert later.run.seed != first.run.seed
@@ -190,6 +199,6 @@ def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: St
         runs = {f"#{name}": dataclasses.replace(run, trial=trial, task=task)}
         assert name_of("s.confirm", store, runs, None) == name
         confirmation = open_or_create(file.renamed(name), store)
-        record.enqueue(confirmation, runs[f"#{name}"], label=f"#{name}")
-    TrialSpecs(file, [], store.code).spec(record.open_study(store, "learnable", write=True).ask())
+        confirmation.enqueue(runs[f"#{name}"], label=f"#{name}")
+    TrialSpecs(file, [], store.code).spec(StudyWriter.open(store, "learnable").optuna.ask())
     assert name_of("learnable", store, runs, None) == "learnable-2"

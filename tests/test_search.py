@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -22,10 +21,10 @@ from optuna.trial import TrialState
 
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.configurations import best_trial
-from sabtune.study.record import TrialRecord
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.study.trial_specs import trial_seed
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking.mirror import sync
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import measure
@@ -45,16 +44,16 @@ class Done:
     shown: subprocess.CompletedProcess[str]
 
     @property
-    def study(self) -> optuna.Study:
-        return record.open_study(self.store, "learnable", write=True)
+    def study(self) -> StudyRecord:
+        return StudyRecord.open(self.store, "learnable")
 
     @property
     def trials(self) -> list[TrialRecord]:
-        return record.records(self.study)
+        return self.study.trials
 
     @property
     def best(self) -> TrialRecord:
-        best = best_trial(self.study)
+        best = self.study.best
         assert best is not None
         return best
 
@@ -80,7 +79,7 @@ def test_a_search_succeeds_without_foreign_output(done: Done) -> None:
 def test_every_trial_has_its_state(done: Done) -> None:
     for trial in done.trials:
         assert trial.run is not None
-        steps = list(done.study.get_trials()[trial.number].intermediate_values)
+        steps = list(done.study.frozen[trial.number].intermediate_values)
         if trial.params["rate"] == "mad":
             assert trial.state == TrialState.FAIL
             assert trial.reason.startswith(("DivergedError: ", "RuntimeError: "))
@@ -163,7 +162,7 @@ def test_mlflow_has_the_ladder_by_length_and_the_curves_by_step(
         ladder = client.get_metric_history(run, "ladder_accuracy")
         assert {m.step: m.value for m in ladder} == {r.length: r.accuracy for r in trial.ladder}
         assert len(trial.ladder) >= 2
-        steps = list(done.study.get_trials()[trial.number].intermediate_values)
+        steps = list(done.study.frozen[trial.number].intermediate_values)
         for key in ("loss", "accuracy", "gradient_norm", "updates_per_second", "score", "k_top"):
             assert [m.step for m in client.get_metric_history(run, key)] == steps, key
 
@@ -171,7 +170,7 @@ def test_mlflow_has_the_ladder_by_length_and_the_curves_by_step(
 def test_the_best_model_loads_in_a_fresh_process_and_gives_the_checkpoints_logits(
     done: Done, tmp_path: Path
 ) -> None:
-    kept = record.model(done.study)
+    kept = done.study.model
     assert kept is not None
     assert kept.trial == done.best.number
     assert done.best.checkpoint is not None
@@ -219,15 +218,15 @@ def test_sync_recreates_everything_in_another_mlflow(
 ) -> None:
     """Sync to an MLflow that has nothing of the study."""
     monkeypatch.chdir(tmp_path)  # the other MLflow writes its files to the current folder
-    study, kept = done.study, record.model(done.study)
+    study, kept = StudyWriter.open(done.store, "learnable"), done.study.model
     there = Place(done.store.mlflow_uri, "learnable", None)
     other = Place(f"sqlite:///{tmp_path / 'other.db'}", "learnable", None)
     assert kept is not None
     try:
         sync(study, Store(done.store.root, tracking=other.uri))
     finally:
-        record.set_model(study, kept)
-        record.set_tracking(study, None)
+        study.set_model(kept)
+        study.set_tracking(None)
     pairs = [*zip(there.searches(), other.searches(), strict=True)]
     pairs += [(run, other.trials()[number]) for number, run in there.trials().items()]
     own = ("mlflow.parentRunId", "mlflow.runName")
@@ -275,7 +274,7 @@ def test_a_search_resumes_an_existing_study(done: Done, tmp_path: Path) -> None:
     This test adds trials, so it comes after the tests that count them.
     """
     before = done.trials
-    lost = done.study.ask()
+    lost = StudyWriter.open(done.store, "learnable").optuna.ask()
     shown = sabtune("search", done.file, "--store", done.store.root, "--trials", 10, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     after = done.trials

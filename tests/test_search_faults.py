@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from sabtune.errors import StoreError
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.training.evaluation import measure_ladder
 from sabtune.training.loop import Training
 from sabtune.tuning.run import search
@@ -57,8 +57,8 @@ def test_an_interrupted_search_keeps_its_trials_and_prints_how_to_resume(tmp_pat
     words = shlex.split(again.partition(":")[2])
     assert words[1:] == ["-m", "sabtune", "search", str(file), "--store", "store"]
     assert shutil.which(words[0]) is not None
-    study = record.open_study(Store(tmp_path / "store"), "endless")
-    unfinished = [t for t in record.records(study) if t.state == TrialState.RUNNING]
+    study = StudyRecord.open(Store(tmp_path / "store"), "endless")
+    unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
     assert unfinished
     status = sabtune("status", "endless", "--store", "store", cwd=tmp_path)
     assert status.returncode == 0
@@ -80,11 +80,11 @@ def test_a_lost_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     assert "Warning" not in errors  # a repeated report is not recorded again
     assert "#0 1500/1500 updates" in shown
 
-    study = record.open_study(Store(tmp_path / "store"), "killed")
-    (trial,) = record.records(study)
+    study = StudyRecord.open(Store(tmp_path / "store"), "killed")
+    (trial,) = study.trials
     assert trial.state == TrialState.COMPLETE
     assert trial.run is not None
-    assert list(study.trials[0].intermediate_values) == list(range(30, 1501, 30))
+    assert list(study.trials[0].scores) == list(range(30, 1501, 30))
     unbroken = Training(trial.run)
     list(unbroken)
     measured = measure_ladder(

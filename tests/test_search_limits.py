@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from tests.faults import (
     assert_as_unbroken,
     assert_begun_as_unbroken,

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.names import stored_names
 from tests.faults import driver, records, study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -43,7 +43,7 @@ def test_eight_searches_start_at_once_on_a_new_store(tmp_path: Path) -> None:
             assert search.end() == 0, search.shown + search.errors
             assert search.errors == ""
     store = Store(tmp_path / "sabtune-store")
-    assert sorted(record.names(store)) == names
+    assert sorted(stored_names(store)) == names
     for name in names:
         assert [trial.state for trial in records(store, name)] == [TrialState.COMPLETE]
         assert in_mlflow(store, name) == ["FINISHED"] * 2

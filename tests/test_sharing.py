@@ -13,11 +13,12 @@ import torch
 from sabtune.cluster.capacity import Capacity, Node, to_a_gpu
 from sabtune.errors import ResourceError
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import overview
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import TrialSpec
 from sabtune.tuning import probe
 from sabtune.tuning.placement import (
@@ -87,7 +88,7 @@ def asks(tmp_path: Path) -> Callable[[str], tuple[StudyFile, optuna.Study]]:
         text = path.read_text().replace("trials=8", f"trials=8, resources=Resources({resources})")
         path.write_text(text)
         file = load(path)
-        return file, open_or_create(file, Store(tmp_path / "store").made())
+        return file, open_or_create(file, Store(tmp_path / "store").made()).optuna
 
     return make
 
@@ -111,42 +112,42 @@ def test_a_resumed_search_shares_gpus_as_before(asks: Asks) -> None:
         asked.append(spec)
         return read(20_000)
 
-    before = placed(file, study, look=gives(H100), read=reading)
+    before = placed(file, StudyWriter(study), look=gives(H100), read=reading)
     assert asked == [first(file)]
     assert asked[0].run.trial == file.try_space()
     assert asked[0].ladder.lengths == (2, 4, 8)
     file, study = asks("gpus='auto'")
-    assert placed(file, study, look=gives(H100), read=never) == before
-    assert before.words in overview(study, complete=False).budget
+    assert placed(file, StudyWriter(study), look=gives(H100), read=never) == before
+    assert before.words in overview(StudyRecord(study), complete=False).budget
 
 
 def test_without_a_gpu_the_study_runs_on_cpus_and_later_on_gpus(asks: Asks) -> None:
     file, study = asks("cpus=2, gpus='auto'")
-    here = placed(file, study, look=gives(CPUS), read=never)
+    here = placed(file, StudyWriter(study), look=gives(CPUS), read=never)
     words = "No GPU here: each trial runs on 2 CPUs."
     assert here == Placement(cpus=2, gpus=0, at_once=2, words=words)
-    assert words in overview(study, complete=False).budget
+    assert words in overview(StudyRecord(study), complete=False).budget
     file, study = asks("cpus=2, gpus='auto'")
-    there = placed(file, study, look=gives(CPUS, H100), read=lambda _: read(20_000))
+    there = placed(file, StudyWriter(study), look=gives(CPUS, H100), read=lambda _: read(20_000))
     assert (to_a_gpu(there.gpus), there.at_once) == (3, 3)
-    assert record.plan(study)[record.PLACED] == there.words
+    assert StudyRecord(study).plan.placed == there.words
 
 
 def test_a_fraction_is_not_probed(asks: Asks) -> None:
     file, study = asks("gpus=0.5")
-    assert placed(file, study, look=gives(H100), read=never).at_once == 2
-    assert "1 CPU and 0.5 GPU a trial" in overview(study, complete=False).budget
+    assert placed(file, StudyWriter(study), look=gives(H100), read=never).at_once == 2
+    assert "1 CPU and 0.5 GPU a trial" in overview(StudyRecord(study), complete=False).budget
 
 
 def test_a_request_that_fits_nowhere_is_refused_before_a_probe(asks: Asks) -> None:
     file, study = asks("cpus=17, gpus='auto'")
     with pytest.raises(ResourceError, match="17 CPUs and 1 GPU and this machine has 16 CPUs and"):
-        placed(file, study, look=gives(H100), read=never)
+        placed(file, StudyWriter(study), look=gives(H100), read=never)
 
 
 def test_a_gpu_that_torch_does_not_find_is_not_shared(asks: Asks) -> None:
     file, study = asks("gpus='auto'")
-    found = placed(file, study, look=gives(H100), read=probe.read_gpu)
+    found = placed(file, StudyWriter(study), look=gives(H100), read=probe.read_gpu)
     if torch.cuda.is_available():
         assert "share one" in found.words
     else:

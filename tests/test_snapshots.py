@@ -17,10 +17,12 @@ from optuna.trial import TrialState
 from sabtune.errors import StoreError
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.backups import Lease, Snapshots, restore, snapshots
 from sabtune.study.checkpoints import ENTRY, Attempts
-from sabtune.study.recovery import entry, identity, recover
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
+from sabtune.study.recovery import entry, recover
+from sabtune.study.writer import StudyWriter
 from tests.objects import BUCKET, Objects
 
 
@@ -35,9 +37,9 @@ def files(request: pytest.FixtureRequest, s3: Objects, tmp_path: Path) -> str:
 def begun(root: Path, files: str) -> tuple[Store, optuna.Study]:
     """Return a store with a study in it."""
     store = Store.at(str(root), files).made()
-    storage = record.store_of(store, write=True)
+    storage = open_storage(store, write=True)
     study = optuna.create_study(study_name="copied", storage=storage)
-    record.set_plan(study, {"question": "Which?"})
+    study.set_user_attr("plan", {"question": "Which?"})
     return store, study
 
 
@@ -60,7 +62,7 @@ def test_a_study_is_restored_as_the_search_left_it(files: str, tmp_path: Path) -
     other = Store.at(str(tmp_path / "b"), files).made()
     line = restore(other)
     assert line.startswith(f"Restored the studies from {files}/snapshots/optuna-00000002.db")
-    assert [trial.value for trial in record.open_study(other, "copied").trials] == [0.5]
+    assert [trial.value for trial in StudyRecord.open(other, "copied").trials] == [0.5]
     assert restore(other) == ""  # existing studies are never overwritten
     assert restore(Store.at(str(tmp_path / "c"), f"{files}-2").made()) == ""
 
@@ -192,7 +194,7 @@ def left(study: optuna.Study, trials: Folder, number: int, params: dict[str, flo
         beside.add_trial(optuna.trial.create_trial(value=0))
     beside.add_trial(frozen)
     trial = optuna.Trial(beside, beside.trials[number]._trial_id)
-    content = entry(trial, identity(study)).encode()
+    content = entry(trial, StudyWriter(study).identity()).encode()
     (trials / f"{number:04d}" / "checkpoint_000000").write(ENTRY, content)
 
 
@@ -202,13 +204,13 @@ def test_trials_after_the_copy_are_recovered_with_their_numbers(files: str) -> N
     study.enqueue_trial({"x": 0.25})
     left(study, trials, 1, {"x": 0.25})
     left(study, trials, 3, {"x": 0.75})
-    recover(study, trials)
+    recover(StudyWriter(study), trials)
     found = study.get_trials()
     states = [TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING, TrialState.RUNNING]
     assert [trial.state for trial in found] == states
     assert [trial.params for trial in found] == [{}, {"x": 0.25}, {}, {"x": 0.75}]
     assert found[3].user_attrs["assignment"] == {"number": 3}
-    recover(study, trials)
+    recover(StudyWriter(study), trials)
     assert study.get_trials() == found
     assert study.ask().number == 2
 
@@ -216,6 +218,6 @@ def test_trials_after_the_copy_are_recovered_with_their_numbers(files: str) -> N
 def test_files_of_another_study_with_the_same_name_are_ignored(files: str) -> None:
     study, trials = optuna.create_study(), Folder.at(files) / "trials" / "s"
     left(optuna.create_study(), trials, 0, {"x": 0.25})
-    recover(study, trials)
+    recover(StudyWriter(study), trials)
     assert study.get_trials() == []
     assert Attempts(trials).next(0) == 1  # its folder is not reused

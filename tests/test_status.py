@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from sabtune.study import record
+from sabtune.study.attributes import REASON, SECONDS, SPEC
+from sabtune.study.record import StudyRecord
 from sabtune.terminal.status import status
 from tests.records import spec
 
@@ -49,9 +50,9 @@ def add(
             params={},
             distributions={},
             user_attrs={
-                record.SPEC: spec(number, configuration).to_dict(),
-                record.REASON: reason,
-                record.SECONDS: 90.0 * finished,
+                SPEC: spec(number, configuration).to_dict(),
+                REASON: reason,
+                SECONDS: 90.0 * finished,
             },
             system_attrs={},
             intermediate_values=dict(scores),
@@ -61,7 +62,7 @@ def add(
 
 def page(study: optuna.Study, *, alive: bool = True, width: int = 160) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(status(study, alive))
+    console.print(status(StudyRecord(study), alive))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 

@@ -22,8 +22,11 @@ from sabtune import cli, databases
 from sabtune.cli.app import app
 from sabtune.errors import SabtuneError, StoreError, TrackingError
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.locks import is_held, locked
+from sabtune.study.names import stored_names
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking import database
 from sabtune.tracking.mirror import sync
 from tests.stores import state, unpacked
@@ -57,9 +60,9 @@ def test_a_store_stays_in_its_folder_whatever_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.at(str(tmp_path / name)).made()
-    opened = record.store_of(store, write=True)
+    opened = open_storage(store, write=True)
     optuna.create_study(study_name="one", storage=opened)
-    assert record.names(store) == ["one"]
+    assert stored_names(store) == ["one"]
     with sqlite3.connect(f"{(tmp_path / name / 'optuna.db').as_uri()}?mode=ro", uri=True) as found:
         assert found.execute("SELECT study_name FROM studies").fetchall() == [("one",)]
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -97,10 +100,10 @@ def test_a_database_has_a_relative_or_absolute_path(
     monkeypatch.chdir(tmp_path)
     store = Store.at("sqlite:///mine/studies.db").made()
     assert store.optuna_file == tmp_path / "mine" / "studies.db"
-    record.store_of(store, write=True)
+    open_storage(store, write=True)
     monkeypatch.chdir("/")
     other = Store.at(f"sqlite:///{tmp_path / 'mine' / 'studies.db'}", tmp_path / "files")
-    assert record.names(other) == []
+    assert stored_names(other) == []
     with locked("x", store):  # studies are locked even if the rest of the store differs
         assert is_held("x", other)
         with (
@@ -117,7 +120,7 @@ def test_a_database_has_a_relative_or_absolute_path(
 def _make(root: str, start: multiprocessing.synchronize.Barrier, number: int) -> None:
     store = Store(Path(root))
     start.wait()
-    opened = record.store_of(store, write=True)
+    opened = open_storage(store, write=True)
     optuna.create_study(study_name=f"study-{number}", storage=opened)
     database.make(store.mlflow_uri, store.artifacts)
     MlflowClient(store.mlflow_uri).create_experiment(f"study-{number}", store.artifacts)
@@ -133,7 +136,7 @@ def test_eight_processes_create_the_databases_of_a_store_at_once(tmp_path: Path)
         maker.join()
     assert [maker.exitcode for maker in makers] == [0] * 8
     names = [f"study-{number}" for number in range(8)]
-    assert sorted(record.names(Store(tmp_path))) == names
+    assert sorted(stored_names(Store(tmp_path))) == names
     found = MlflowClient(Store(tmp_path).mlflow_uri).search_experiments()
     assert sorted(of.name for of in found) == ["Default", *names]
     assert not list(tmp_path.glob(".*.part"))
@@ -147,7 +150,7 @@ def test_a_write_waits_for_a_locked_database(
 ) -> None:
     monkeypatch.setattr(databases, "BUSY_NOTICE_SECONDS", 0.5)
     store = Store(tmp_path)
-    study = optuna.create_study(study_name="x", storage=record.store_of(store, write=True))
+    study = optuna.create_study(study_name="x", storage=open_storage(store, write=True))
     holder = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
     holder.execute("BEGIN EXCLUSIVE")
     release = threading.Timer(3, lambda: holder.execute("ROLLBACK"))
@@ -156,8 +159,8 @@ def test_a_write_waits_for_a_locked_database(
     assert not release.is_alive()
     release.join()
     holder.close()
-    (begun,) = record.store_of(store).get_all_studies()
-    assert len(record.store_of(store).get_all_trials(begun._study_id)) == 1
+    (begun,) = open_storage(store).get_all_studies()
+    assert len(open_storage(store).get_all_trials(begun._study_id)) == 1
     (line,) = {of.getMessage() for of in caplog.records if of.name == "sabtune"}
     assert "Another program has locked the store's database" in line
 
@@ -166,7 +169,7 @@ def test_a_database_that_stays_locked_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
-    study = optuna.create_study(study_name="x", storage=record.store_of(store, write=True))
+    study = optuna.create_study(study_name="x", storage=open_storage(store, write=True))
     monkeypatch.setattr(databases, "BUSY_MINUTES", 0.01)
     with closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
@@ -218,8 +221,8 @@ def test_a_read_only_store_can_be_read(old: Store) -> None:
 
 
 def test_a_moved_store_finds_its_checkpoints(old: Store) -> None:
-    study = record.open_study(old, "old")
-    for trial in record.records(study):
+    study = StudyRecord.open(old, "old")
+    for trial in study.trials:
         if trial.state == TrialState.COMPLETE:
             assert trial.checkpoint is not None
             assert trial.checkpoint.path is not None
@@ -247,7 +250,7 @@ def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
     old: Store, tmp_path: Path
 ) -> None:
     """The copy contains paths of the original, which still exists and is writable."""
-    sync(record.open_study(old, "old", write=True), old)
+    sync(StudyWriter.open(old, "old"), old)
     before = state(old.root)
     copied = Store(Path(shutil.copytree(old.root, tmp_path / "copy")))
     moved = "The store moved; first:"
@@ -257,7 +260,7 @@ def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
         if line.startswith(moved)
     ]
     assert line.endswith(f"sync old --store {copied.root}")
-    sync(record.open_study(copied, "old", write=True), copied)
+    sync(StudyWriter.open(copied, "old"), copied)
     assert moved not in told("report", "old", "--store", copied.root)[1]
     assert state(old.root) == before
     shutil.rmtree(old.root)
@@ -298,7 +301,7 @@ def test_a_shared_mlflow_with_another_artifact_location_is_refused(
     with pytest.raises(
         TrackingError, match=r"keeps the files of study 'old' at file://.*elsewhere"
     ):
-        sync(record.open_study(store, "old", write=True), store)
+        sync(StudyWriter.open(store, "old"), store)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -426,6 +429,6 @@ def test_a_store_without_its_mlflow_is_readable_and_sync_recreates_it(old: Store
     assert code == 2
     assert "there is no MLflow at" in line
     assert not (old.root / "mlflow.db").exists()
-    sync(record.open_study(old, "old", write=True), old)
+    sync(StudyWriter.open(old, "old"), old)
     version = MlflowClient(old.mlflow_uri).get_model_version_by_alias("old", "champion")
     assert str(version.source).startswith(str(old.artifacts))

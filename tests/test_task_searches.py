@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from sabtune.data import place
 from sabtune.errors import DataError
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.loading import load
+from sabtune.study.record import StudyRecord
 from sabtune.tasks import TASKS, Language, Pixels, TaskConfig
 from sabtune.tuning.run import search
 from tests.data_files import write_cifar10, write_mnist, write_ptb, write_text8
@@ -46,7 +46,7 @@ def test_a_search_works_end_to_end(kind: str, tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.returncode == 0
-    trials = record.records(record.open_study(Store(tmp_path / "sabtune-store"), "posed"))
+    trials = StudyRecord.open(Store(tmp_path / "sabtune-store"), "posed").trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE]
     assert f"loss ({config.build().loss_unit})" in done.stdout
     lengths = [config.length, 2 * config.length]
@@ -63,7 +63,7 @@ def test_a_search_without_its_data_fails_before_it_starts(
         search(load(ROOT / "search_spaces" / f"{name}.py"), store)
     assert str(raised.value).startswith(f"there is no {tmp_path / name}")
     assert f"run `sabtune data fetch {name} --data-dir {tmp_path}`" in str(raised.value)
-    assert record.records(record.open_study(store, name)) == []
+    assert StudyRecord.open(store, name).trials == []
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:

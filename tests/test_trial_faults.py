@@ -16,7 +16,7 @@ from sabtune.config import RunConfig
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
 from sabtune.study.checkpoints import Attempts, history
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits, TrialRun, TrialSpec
 from sabtune.tuning.trainable import newest

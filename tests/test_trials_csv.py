@@ -13,7 +13,8 @@ from sabtune.models import LSTM, SAB
 from sabtune.reporting import trials
 from sabtune.reporting.data import gather
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import open_storage
+from sabtune.study.record import StudyRecord
 from tests.reports import LENGTHS, confirmed, frozen, searched
 
 TRIALS = 12
@@ -29,12 +30,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def rows_of(store: Store, name: str) -> list[dict[str, str]]:
-    text = trials.csv_page(gather(record.open_study(store, name), store))
+    text = trials.csv_page(gather(StudyRecord.open(store, name)))
     return list(csv.DictReader(text.splitlines()))
 
 
 def test_every_trial_has_a_row_with_its_state(store: Store) -> None:
-    study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
+    study = optuna.load_study(study_name="found", storage=open_storage(store, write=True))
     rows = rows_of(store, "found")
     words = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     assert [(int(row["trial"]), words[row["state"]]) for row in rows] == [
@@ -53,7 +54,7 @@ def test_every_trial_has_a_row_with_its_state(store: Store) -> None:
 
 
 def test_rows_have_all_parameters_and_the_configuration(store: Store) -> None:
-    study = optuna.load_study(study_name="found", storage=record.store_of(store, write=True))
+    study = optuna.load_study(study_name="found", storage=open_storage(store, write=True))
     for row, trial in zip(rows_of(store, "found"), study.trials, strict=True):
         drawn = {name: row[f"param.{name}"] for name in trial.params}
         assert drawn == {name: str(value) for name, value in trial.params.items()}
@@ -65,7 +66,7 @@ def test_rows_have_all_parameters_and_the_configuration(store: Store) -> None:
 
 def test_columns_that_a_model_lacks_are_empty(store: Store) -> None:
     study = optuna.create_study(
-        study_name="mixed", storage=record.store_of(store, write=True), direction="maximize"
+        study_name="mixed", storage=open_storage(store, write=True), direction="maximize"
     )
     for number, model in enumerate((LSTM.Config(k_trunc=7), SAB.Config(k_top=4, k_trunc=6))):
         study.add_trial(frozen(number, model, 0.5, TrialState.COMPLETE))

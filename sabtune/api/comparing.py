@@ -29,9 +29,8 @@ from sabtune.data.place import using
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_lengths, check_whole
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.backups import restored
-from sabtune.study.record import open_study
+from sabtune.study.record import StudyRecord
 from sabtune.terminal.console import line_printer, make_console
 from sabtune.terminal.watching import watching
 from sabtune.tuning.run import silent
@@ -178,7 +177,7 @@ def extrapolate(
     check_lengths("lengths", lengths)
     check_whole("sequences", sequences, least=1)
     check_whole("phases", phases, least=1)
-    opened = open_study(store_at(store, files).existing(), study)
+    opened = StudyRecord.open(store_at(store, files).existing(), study)
     rows = []
     for trial in measuring.chosen(opened, trials):
         with _threads_kept(), using(data_dir):
@@ -232,8 +231,8 @@ def reproduce(
     """
     place = store_at(store, files).existing()
     with _threads_kept(), using(data_dir):
-        opened = open_study(place, study)
-        return reproducing.reproduce(record.one(opened, trial), record.plan(opened).get("file", ""))
+        opened = StudyRecord.open(place, study)
+        return reproducing.reproduce(opened.trial(trial), opened.plan.file or "")
 
 
 @contextmanager

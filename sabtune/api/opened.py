@@ -17,20 +17,19 @@ from sabtune.compare.comparison import Comparison
 from sabtune.compare.results import comparison
 from sabtune.errors import StoreError, TrackingError
 from sabtune.models import Model
-from sabtune.reporting.data import ReportData, gather
+from sabtune.reporting.data import gather
 from sabtune.reporting.publish import publish
 from sabtune.reporting.trials import OUTCOME, row
 from sabtune.reporting.write import FORMATS, write
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.configurations import Leaderboard
 from sabtune.study.events import Version
-from sabtune.study.record import TrialRecord
-from sabtune.study.states import counts
+from sabtune.study.names import stored_names
+from sabtune.study.record import StudyRecord
 from sabtune.study.summary import question
+from sabtune.study.trial_record import TrialRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
 from sabtune.training.checkpoint import MODEL_FILES, load_model
-from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -58,14 +57,14 @@ class OpenStudy:
         Raises:
             StoreError: The store has no such study, or can't be read.
         """
-        for cached in ("records", "figures", "comparison", "_leaderboard", "_data"):
+        for cached in ("figures", "comparison"):
             self.__dict__.pop(cached, None)
-        self._study = record.open_study(self.store, self.name)
+        self._study = StudyRecord.open(self.store, self.name)
 
-    @cached_property
+    @property
     def records(self) -> list[TrialRecord]:
         """The trials that have started, as `TrialRecord` objects, in the order of their numbers."""
-        return record.records(self._study)
+        return self._study.trials
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -99,9 +98,9 @@ class OpenStudy:
             StoreError: The study has no such trial, or no trial is complete.
         """
         if trial is not None:
-            chosen = [self._record(trial)]
+            chosen = [self._study.trial(trial)]
         elif self.comparison is not None:
-            chosen = [each for each in record.counted(self.records) if each.test]
+            chosen = [each for each in self._study.counted if each.test]
         else:
             chosen = [self._best()]
         if not chosen:
@@ -112,7 +111,7 @@ class OpenStudy:
     @property
     def best(self) -> TrialRecord | None:
         """The best trial of the best configuration; None if no trial is complete and feasible."""
-        return self._leaderboard.best
+        return self._study.best
 
     @property
     def champion(self) -> Version | None:
@@ -120,24 +119,22 @@ class OpenStudy:
 
         `search` makes the best trial the champion, and `confirm` may replace it.
         """
-        return record.registered(self._study).champion_version
+        return StudyRecord.open(self.store, self.name).champion
 
     @cached_property
     def comparison(self) -> Comparison | None:
         """The comparison over fresh seeds; None unless this is a confirmation or an ablation."""
-        if record.COMPARISON not in record.plan(self._study):
-            return None
-        return comparison(self._study)
+        return comparison(self._study) if self._study.is_comparison else None
 
     @property
     def question(self) -> str:
         """The question of the study: the docstring of its file or of its space."""
-        return question(record.plan(self._study))
+        return question(self._study.plan)
 
     @property
     def source(self) -> str:
         """The text of the study file, or the source of the study's functions; "" if unknown."""
-        return str(record.plan(self._study).get("source", ""))
+        return self._study.plan.source or ""
 
     def model(self, trial: int | None = None) -> Model:
         """Load a trained model, in evaluation mode and on the CPU.
@@ -156,7 +153,7 @@ class OpenStudy:
         if trial is None:
             champion = self.champion
             trial = self._best().number if champion is None else champion.trial
-        chosen = self._record(trial)
+        chosen = self._study.trial(trial)
         if chosen.checkpoint is None or chosen.state != TrialState.COMPLETE:
             raise StoreError(
                 f"trial {trial} of study {self.name!r} has no model: it isn't complete"
@@ -173,7 +170,7 @@ class OpenStudy:
         """
         from sabtune.reporting.figures import drawings, live
 
-        return {drawing.name: live.figure(drawing) for drawing in drawings(self._data)}
+        return {drawing.name: live.figure(drawing) for drawing in drawings(gather(self._study))}
 
     def report(self, out: str | Path = "report", formats: Collection[str] = FORMATS) -> list[Path]:
         """Write the report of the study: an HTML page, tables and figures.
@@ -190,7 +187,7 @@ class OpenStudy:
             ConfigError: A format is unknown.
         """
         chosen = [formats] if isinstance(formats, str) else formats
-        return write(self._study, self.store, Path(out).expanduser(), chosen)
+        return write(self._study, Path(out).expanduser(), chosen)
 
     def sync(self) -> None:
         """Write to MLflow whatever it lacks of the study, including the report.
@@ -198,18 +195,18 @@ class OpenStudy:
         Raises:
             TrackingError: MLflow can't be reached or used.
         """
-        mirror.sync(record.open_study(self.store, self.name, write=True), self.store)
+        mirror.sync(StudyWriter.open(self.store, self.name), self.store)
         self.refresh()
         problem = publish(self.name, self.store)
         if problem:
             raise TrackingError(problem)
 
     def __repr__(self) -> str:
-        return f"<sabtune study {self.name!r} in {self.store.shown}: {self._counts}>"
+        return f"<sabtune study {self.name!r} in {self.store.shown}: {self._study.size}>"
 
     def _repr_html_(self) -> str:
         """Return the study for a notebook: its question, its trials and its results by length."""
-        parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._counts)}</p>"]
+        parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._study.size)}</p>"]
         if self.question:
             parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
         with suppress(StoreError):  # no trial is complete yet
@@ -224,26 +221,6 @@ class OpenStudy:
             results["label"] = f"trial {best.number}"
         table = results.pivot_table(index="label", columns="length", values="accuracy", sort=False)
         return table.map("{:.1%}".format).rename_axis(index=None, columns="accuracy at length")
-
-    @property
-    def _counts(self) -> str:
-        trials = record.counted(self.records)
-        states = counts(trial.state for trial in trials)
-        return counted(len(trials), "trial") + (f" ({states})" if states else "")
-
-    @cached_property
-    def _leaderboard(self) -> Leaderboard:
-        return Leaderboard.of_trials(self._study, self.records)
-
-    @cached_property
-    def _data(self) -> ReportData:
-        return gather(self._study, self.store)
-
-    def _record(self, number: int) -> TrialRecord:
-        for trial in self.records:
-            if trial.number == number:
-                return trial
-        return record.one(self._study, number)  # raises StoreError, or the trial is new
 
     def _best(self) -> TrialRecord:
         best = self.best
@@ -313,7 +290,7 @@ def study_names(store: str | Path | None = None, *, files: str | Path | None = N
     Raises:
         StoreError: There is no store, or it can't be read.
     """
-    return sorted(record.names(store_at(store, files).existing()))
+    return sorted(stored_names(store_at(store, files).existing()))
 
 
 def report(

@@ -20,7 +20,7 @@ from sabtune.study import names
 from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.loading import from_objects, load
-from sabtune.study.record import open_study
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import total_failure
 from sabtune.terminal.console import line_printer, make_console
@@ -157,7 +157,7 @@ def search(
             )
         say_problems(publish(file.study.name, place, ending), ending, say)
     raise_unless_ended(ending, f"study {file.study.name!r}")
-    failure = total_failure(open_study(place, file.study.name))
+    failure = total_failure(StudyRecord.open(place, file.study.name))
     if failure:
         raise FailedTrialsError(f"study {file.study.name!r}: {failure}")
     return OpenStudy(file.study.name, place)

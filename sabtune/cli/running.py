@@ -236,14 +236,16 @@ def _print_prediction(
 
     new: Whether the search starts a new study. If not, the existing study must be resumable.
     """
+    from sabtune.study.record import StudyRecord
     from sabtune.study.resuming import with_recorded_ladder
     from sabtune.terminal.results import prediction_page
     from sabtune.tuning.dry_run import predict
     from sabtune.tuning.run import check_resumable
 
-    if place.found and not new:
-        file = with_recorded_ladder(file, place)
-        check_resumable(file, place, accept_changed_code=accept_changed_code)
+    stored = StudyRecord.find(place, file.study.name) if place.found and not new else None
+    if stored is not None:
+        file = with_recorded_ladder(file, stored)
+        check_resumable(file, stored, accept_changed_code=accept_changed_code)
     console.print(prediction_page(predict(file), file.study))
 
 
@@ -293,14 +295,13 @@ def _print_results(
     console: Console, name: str, place: Store, ending: Ending, where: Values
 ) -> None:
     """Print the results of a search, log its report to MLflow, and print what to run next."""
-    from sabtune.study.configurations import best_trial
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
 
     show_report(console, name, place, command_line("sync", name, where=where))
     publish_report(console, name, place, ending)
     hint(console, "Browse all trials:", command_line("ui", where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
-    if best_trial(open_study(place, name)) is None:
+    if StudyRecord.open(place, name).best is None:
         return
     if CLUSTER_VARIABLE not in os.environ:
         report = command_line("report", name, where=where, out="report")
@@ -310,10 +311,10 @@ def _print_results(
 
 def _check_not_all_failed(name: str, place: Store, again: str) -> None:
     """Exit with 1 and the most common reason if every trial of a study has failed."""
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
     from sabtune.study.summary import total_failure
 
-    failure = total_failure(open_study(place, name))
+    failure = total_failure(StudyRecord.open(place, name))
     if failure:
         typer.echo(f"sabtune: {failure}; try again with: {again} --retry-failed", err=True)
         raise typer.Exit(1)
@@ -425,13 +426,13 @@ def reproduce(
 ) -> NoReturn:
     """Train a trial again from its record. Exits with 0 if every metric is the same, else 1."""
     from sabtune.compare.reproduce import reproduce as run_again
-    from sabtune.study.record import one, open_study, plan
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.results import reproduction_page
 
     data_folder(data_dir)
     place = Store.at(store, files).existing()
-    opened = open_study(place, study)
-    reproduction = run_again(one(opened, trial), plan(opened).get("file", ""))
+    opened = StudyRecord.open(place, study)
+    reproduction = run_again(opened.trial(trial), opened.plan.file or "")
     make_console().print(reproduction_page(trial, reproduction))
     raise typer.Exit(1 if reproduction.differences else 0)
 
@@ -468,11 +469,11 @@ def extrapolate(
 ) -> None:
     """Measure the models of a study at further lengths, in bounded memory."""
     from sabtune.compare import extrapolate as measuring
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.results import extrapolation_line
 
     data_folder(data_dir)
-    chosen = measuring.chosen(open_study(Store.at(store, files).existing(), study), trials)
+    chosen = measuring.chosen(StudyRecord.open(Store.at(store, files).existing(), study), trials)
     targets = parse_lengths(lengths) or ()
     check_lengths("--lengths", targets)
     console = make_console()

@@ -127,15 +127,15 @@ def show_report(console: Console, study: str, store: Store, sync: str) -> None:
     sync: The command that copies the study to MLflow.
     """
     from sabtune.compare import results
-    from sabtune.study.record import COMPARISON, open_study, plan, tracking
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.summary import summary
     from sabtune.tracking.database import is_elsewhere
 
-    opened = open_study(store, study)
-    if COMPARISON in plan(opened):
+    opened = StudyRecord.open(store, study)
+    if opened.is_comparison:
         console.print(results.page(opened))
     else:
-        uri = store.tracking or tracking(opened) or store.mlflow_uri
+        uri = store.tracking or opened.tracking or store.mlflow_uri
         console.print(summary(opened, without_secrets(uri)), crop=False)
         if uri == store.mlflow_uri and is_elsewhere(store):
             hint(console, "The store moved; first:", sync)
@@ -149,11 +149,11 @@ def write_report(
     formats: The value of --format. None: all formats.
     """
     from sabtune.reporting.write import FORMATS, write
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
 
     requested = formats.split(",") if formats is not None else FORMATS
     folder = folder.expanduser()
-    written = write(open_study(store, study), store, folder, requested)
+    written = write(StudyRecord.open(store, study), folder, requested)
     figures = sum(path.parent != folder for path in written)
     names = [path.name for path in written if path.parent == folder]
     names += [f"{counted(figures, 'file')} in figures/"] * bool(figures)

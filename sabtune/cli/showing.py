@@ -59,11 +59,11 @@ def status(
     if study is None:
         raise ConfigError("status needs a study name, or --cluster")
     from sabtune.study.locks import is_held
-    from sabtune.study.record import open_study
+    from sabtune.study.record import StudyRecord
     from sabtune.terminal.status import status as page
 
     place = Store.at(store, files).existing()
-    make_console().print(page(open_study(place, study), is_held(study, place)))
+    make_console().print(page(StudyRecord.open(place, study), is_held(study, place)))
 
 
 @app.command()
@@ -87,16 +87,16 @@ def sync(
     if cluster is not None:
         where = remote.location_options(store, files, tracking)
         remote.run_on_head(cluster, "sync", study, *where)
-    from sabtune.study.record import open_study
+    from sabtune.study.writer import StudyWriter
     from sabtune.tracking.mirror import sync as run_sync
 
     place = Store.at(store, files, tracking).existing()
-    opened = open_study(place, study, write=True)
+    opened = StudyWriter.open(place, study)
     run_sync(opened, place)
     console = make_console()
     publish_report(console, study, place)
-    trials = opened.get_trials(deepcopy=False)
-    note = "" if any(trial.state.is_finished() for trial in trials) else " No trial has ended yet."
+    record = opened.read()
+    trials, note = record.frozen, "" if record.ended else " No trial has ended yet."
     console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")
 
 

@@ -18,35 +18,31 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import optuna
-from optuna.trial import TrialState
 
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.results import comparison
-from sabtune.study import record
-from sabtune.study.configurations import Leaderboard
 from sabtune.study.events import Version
+from sabtune.study.record import StudyRecord
 from sabtune.study.trial_specs import configuration_key
+from sabtune.study.writer import StudyWriter
 
 
-def update_champion(study: optuna.Study, confirmation: optuna.Study) -> Version | None:
+def update_champion(study: StudyWriter, confirmation: StudyRecord) -> Version | None:
     """Record the results of a finished confirmation in the study, and return the champion.
 
     Returns None and records nothing if a trial of the confirmation is unfinished, if no trial is
     complete, or if the confirmation contains no configuration of the study.
     """
-    result = None
-    if not confirmation.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        result = comparison(confirmation)
-    candidates = _candidates(study, confirmation, result) if result else {}
+    record = study.read()
+    result = None if confirmation.running else comparison(confirmation)
+    candidates = _candidates(record, confirmation, result) if result else {}
     if result is None or not candidates:
         return None
-    registered, leaderboard = record.registered(study), Leaderboard.of(study)
-    champion = registered.champion_version
-    incumbent = _configuration(study, champion.trial) if champion is not None else None
+    registered, champion = record.registered, record.champion
+    incumbent = record.trial(champion.trial).configuration if champion is not None else None
     versions = {}
     for number, group in candidates.items():
-        best = leaderboard.configurations[number].best.number
+        best = record.leaderboard.configurations[number].best.number
         trial = champion.trial if champion is not None and number == incumbent else best
         versions[number] = _version(trial, confirmation, result, group)
     winner = incumbent if champion is not None and champion.confirmed else None
@@ -61,39 +57,35 @@ def update_champion(study: optuna.Study, confirmation: optuna.Study) -> Version 
             registered = registered.with_version(version)
     if winner in versions:
         registered = registered.with_champion(versions[winner].trial)
-    record.set_registered(study, registered)
+    study.set_registered(registered)
     return registered.champion_version
 
 
 def _candidates(
-    study: optuna.Study, confirmation: optuna.Study, result: Comparison
+    study: StudyRecord, confirmation: StudyRecord, result: Comparison
 ) -> dict[int, Group]:
     """Return the groups of a confirmation by the number of their configuration in the study.
 
     A group is left out if its configuration has no complete trial in the study.
     """
-    leaderboard = Leaderboard.of(study)
+    configurations = study.leaderboard.configurations
     numbers = {
         configuration_key(trial.run): trial.configuration
-        for trial in record.counted(record.records(study))
-        if trial.run is not None and leaderboard.configurations[trial.configuration].complete
+        for trial in study.counted
+        if trial.run is not None and configurations[trial.configuration].complete
     }
     labels = {
         trial.label: numbers[configuration_key(trial.run)]
-        for trial in record.counted(record.records(confirmation))
+        for trial in confirmation.counted
         if trial.run is not None and configuration_key(trial.run) in numbers
     }
     return {labels[group.label]: group for group in result.groups if group.label in labels}
 
 
-def _configuration(study: optuna.Study, trial: int) -> int:
-    return record.one(study, trial).configuration
-
-
-def _version(trial: int, confirmation: optuna.Study, result: Comparison, group: Group) -> Version:
+def _version(trial: int, confirmation: StudyRecord, result: Comparison, group: Group) -> Version:
     return Version(
         trial=trial,
-        contest=confirmation.study_name,
+        contest=confirmation.name,
         seeds=group.n,
         accuracy=float(np.mean(result.accuracies(group, result.compared))),
         length=result.compared,

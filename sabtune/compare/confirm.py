@@ -18,26 +18,25 @@ from pathlib import Path
 from typing import NoReturn
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
-from sabtune.config import PARTS, RunConfig
+from sabtune.config import RunConfig
 from sabtune.errors import StoreError, StudyFileError
-from sabtune.schema import KIND, from_dict
+from sabtune.schema import KIND
 from sabtune.storage.store import Store
-from sabtune.study import record
-from sabtune.study.configurations import Leaderboard, Seeds
-from sabtune.study.definition import Study
+from sabtune.study.configurations import Seeds
 from sabtune.study.events import Watcher
 from sabtune.study.loading import load
 from sabtune.study.locks import locked
 from sabtune.study.names import numbered
+from sabtune.study.record import StudyRecord
 from sabtune.study.resuming import as_asked
 from sabtune.study.study_file import StudyFile
-from sabtune.study.trial_specs import TrialSpecs, configuration_key
+from sabtune.study.trial_specs import FRESH_SEED, TrialSpecs, configuration_key
+from sabtune.study.writer import StudyWriter
 from sabtune.training.evaluation import Ladder, recorded_ladder
 from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 
-EVALUATION_SEED = record.FRESH_SEED
+EVALUATION_SEED = FRESH_SEED
 """The seed of the test sequences of comparisons, which no search uses."""
 
 
@@ -47,15 +46,16 @@ def study_file(store: Store, name: str) -> StudyFile:
     If there is no file, as for a study from a notebook or after a move to another machine, the
     recorded study is used.
     """
-    with record.plan_of(record.open_study(store, name)) as plan:
-        path, baseline = Path(plan["file"] or name), plan.get("rival")
-        if not plan["file"] or not path.is_file():
-            study = from_dict(Study, plan["study"], PARTS, "study")
-            question = plan.get("question", "")
-            file = StudyFile(path, study, _no_space, question=question, baseline=baseline,
-                             source=plan.get("source", ""), in_file=bool(plan["file"]))  # fmt: skip
-            return as_asked(file, plan)
-    return as_asked(load(path, baseline), plan)
+    study = StudyRecord.open(store, name)
+    plan, path = study.plan, Path(study.plan.file or name)
+    if plan.file and path.is_file():
+        return as_asked(load(path, plan.baseline), plan)
+    if study.definition is None:
+        raise StoreError(f"study {name!r} in {store.shown} stores no definition: search it again")
+    file = StudyFile(path, study.definition, _no_space, question=plan.question or "",
+                     baseline=plan.baseline, source=plan.source or "",
+                     in_file=bool(plan.file))  # fmt: skip
+    return as_asked(file, plan)
 
 
 def _no_space(trial: optuna.Trial) -> NoReturn:
@@ -71,7 +71,7 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConf
     """
     runs: dict[str, RunConfig] = {}
     for index, name in enumerate(names):
-        ranked = Leaderboard.of(record.open_study(store, name)).ranked()
+        ranked = StudyRecord.open(store, name).ranked
         if not ranked:
             raise StoreError(f"study {name!r} has no complete trial yet: search it first")
         kinds: set[object] = set()
@@ -135,22 +135,16 @@ def with_fresh_seeds(runs: Mapping[str, RunConfig], seeds: int) -> list[Run]:
     """Return each configuration with each of `seeds` fresh seeds, sorted by seed."""
     return [
         Run(label, dataclasses.replace(run, seed=seed))
-        for seed in range(record.FRESH_SEED, record.FRESH_SEED + seeds)
+        for seed in range(FRESH_SEED, FRESH_SEED + seeds)
         for label, run in runs.items()
     ]
 
 
-def recorded_runs(study: optuna.Study) -> list[Run]:
+def recorded_runs(study: StudyRecord) -> list[Run]:
     """Return the runs that a comparison has recorded, whether or not they have started."""
     return [
-        Run(
-            label=trial.user_attrs[record.LABEL],
-            run=RunConfig.from_dict(trial.user_attrs[record.FIXED]["run"]),
-            number=trial.number,
-            waits=trial.state == TrialState.WAITING,
-        )
-        for trial in study.get_trials(deepcopy=False)
-        if record.LABEL in trial.user_attrs
+        Run(label=each.label, run=each.run, number=each.number, waits=each.waits)
+        for each in study.labeled_runs
     ]
 
 
@@ -164,12 +158,12 @@ def name_of(
 
     lengths: The lengths to measure. None: those of an existing comparison, whatever they are.
     """
-    names = set(record.names(store))
     tasks = {run.task for run in runs.values()}
 
-    def fits(confirmation: str) -> bool:
-        study = record.open_study(store, confirmation)
-        if any(_belongs_to_search(trial) for trial in study.get_trials(deepcopy=False)):
+    def fits(study: StudyRecord | None) -> bool:
+        if study is None:
+            return True
+        if study.belongs_to_search:
             return False
         existing = recorded_runs(study)
         ladder = _ladder(study)
@@ -177,18 +171,14 @@ def name_of(
         same_tasks = {run.run.task for run in existing} <= tasks
         return same_lengths and same_tasks and not _relabels(existing, runs)
 
-    return next(n for n in numbered(name) if n not in names or fits(n))
+    return next(n for n in numbered(name) if fits(StudyRecord.find(store, n)))
 
 
-def _belongs_to_search(trial: FrozenTrial) -> bool:
-    """Return whether a trial has started and is not a run of a comparison."""
-    return record.SPEC in trial.user_attrs and record.LABEL not in trial.user_attrs
-
-
-def _ladder(study: optuna.Study) -> Ladder | None:
-    """Return the ladder of a comparison; None if it was interrupted before recording one."""
-    content = record.plan(study).get("study")
-    return recorded_ladder(content["ladder"]) if content else None
+def _ladder(study: StudyRecord | None) -> Ladder | None:
+    """Return the ladder of a comparison; None if there is none, or it was interrupted too early."""
+    if study is None or study.plan.study is None:
+        return None
+    return recorded_ladder(study.plan.study["ladder"])
 
 
 def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
@@ -210,8 +200,8 @@ def _relabels(existing: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
 
 def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
     """Return the number of runs of a comparison once these have run, including earlier ones."""
-    exists = name in record.names(store)
-    existing = recorded_runs(record.open_study(store, name)) if exists else []
+    study = StudyRecord.find(store, name)
+    existing = recorded_runs(study) if study is not None else []
     started = {run.key for run in existing if not run.waits}
     return len(started | {run.key for run in with_fresh_seeds(runs, seeds)})
 
@@ -226,7 +216,7 @@ def compare_runs(
     lengths: Sequence[int] | None = None,
     watchers: Sequence[Watcher] = (),
     say: Say = silent,
-) -> tuple[Ending, optuna.Study]:
+) -> tuple[Ending, StudyRecord]:
     """Train each configuration on the same fresh seeds and measure it on fresh sequences.
 
     The runs stop early after the same number of solved measurements as the trials of the study
@@ -247,7 +237,7 @@ def compare_runs(
     Returns how the runs ended, and the study of the comparison.
     """
     searched = file.study.ladder
-    existing = _ladder(record.open_study(store, name)) if name in record.names(store) else None
+    existing = _ladder(StudyRecord.find(store, name))
     if lengths is None and existing is not None:
         lengths = existing.lengths
     phases = existing.phases if existing and existing.phases else _phases(file, runs)
@@ -270,16 +260,14 @@ def compare_runs(
     comparison = dataclasses.replace(file, study=study)
     with locked(name, store) as lock:
         opened = open_or_create(comparison, store)
-        plan = record.plan(opened)
         models = {label: run.trial.model.label() for label, run in runs.items()}
-        models = plan.get(record.COMPARISON, {}) | models
-        record.set_plan(
-            opened, {**plan, "searched": list(searched.select), record.COMPARISON: models}
-        )
+        models = {**(opened.read().plan.comparison or {}), **models}
+        opened.change_plan(searched=searched.select, comparison=models)
         queue = enqueue(opened, with_fresh_seeds(runs, seeds))
+        recorded = opened.read()
         specs = TrialSpecs(
             comparison,
-            record.records(opened),
+            recorded.trials,
             store.code,
             evaluation_seed=EVALUATION_SEED,
             confirms=True,
@@ -289,23 +277,23 @@ def compare_runs(
             comparison,
             store,
             watchers,
-            trials=len(record.counted(record.records(opened))) + len(queue),
+            trials=len(recorded.counted) + len(queue),
             enqueued=EnqueuedTrials(numbers=queue, specs=specs),
             lock=lock,
             say=say,
         )
-    return ending, opened
+    return ending, opened.read()
 
 
-def enqueue(study: optuna.Study, runs: Sequence[Run]) -> list[int]:
+def enqueue(study: StudyWriter, runs: Sequence[Run]) -> list[int]:
     """Enqueue the runs that a comparison doesn't have under any label.
 
     Returns the trial numbers of those given runs that have not started, in the order of `runs`.
     """
-    existing = {run.key for run in recorded_runs(study)}
+    existing = {run.key for run in recorded_runs(study.read())}
     for run in runs:
         if run.key not in existing:
-            record.enqueue(study, run.run, label=run.label)
+            study.enqueue(run.run, label=run.label)
             existing.add(run.key)
-    numbers = {run.key: run.number for run in recorded_runs(study) if run.waits}
+    numbers = {run.key: run.number for run in recorded_runs(study.read()) if run.waits}
     return [number for run in runs if (number := numbers.pop(run.key, None)) is not None]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import optuna
 import torch
 
 from sabtune.errors import StoreError
 from sabtune.schema import check
-from sabtune.study.configurations import best_trial
-from sabtune.study.record import TrialRecord, one
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.evaluation import LengthResult, measure
 from sabtune.training.memory import forget_peak, peak
@@ -25,17 +24,16 @@ class Extrapolation:
     memory: float
 
 
-def chosen(study: optuna.Study, numbers: Sequence[int] | None) -> list[TrialRecord]:
+def chosen(study: StudyRecord, numbers: Sequence[int] | None) -> list[TrialRecord]:
     """Return the trials with these numbers, or the best trial if none is given.
 
     Raises StoreError if the study has no such trial, or no complete one.
     """
     if numbers:
-        return [one(study, number) for number in numbers]
-    best = best_trial(study)
-    if best is None:
-        raise StoreError(f"study {study.study_name!r} has no complete trial yet: search it first")
-    return [best]
+        return [study.trial(number) for number in numbers]
+    if study.best is None:
+        raise StoreError(f"study {study.name!r} has no complete trial yet: search it first")
+    return [study.best]
 
 
 def extrapolate(

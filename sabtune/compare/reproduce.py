@@ -13,7 +13,7 @@ from sabtune.errors import StoreError
 from sabtune.parts.bundle import changes, of_study_file
 from sabtune.parts.local import find_bundle
 from sabtune.provenance import hardware, software
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import Progress, TrialRun
 from sabtune.wording import counted

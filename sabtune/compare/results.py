@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-import optuna
 from optuna.trial import TrialState
 from rich.console import Group as Stack
 from rich.console import RenderableType
@@ -12,17 +11,16 @@ from rich.text import Text
 
 from sabtune.compare.comparison import Comparison, Group
 from sabtune.compare.comparison import page as comparison_page
-from sabtune.study import record
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_specs import FRESH_SEED
 from sabtune.training.evaluation import LengthResult
 
 
-def page(study: optuna.Study) -> RenderableType:
+def page(study: StudyRecord) -> RenderableType:
     """Return the terminal output on a comparison: the counts of its trials, then its results."""
     result = comparison(study)
-    trials = record.counted(record.records(study))
-    counts = Counter(trial.state.name.lower() for trial in trials)
-    head = Text(f"Study {study.study_name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
-    for label, model in record.plan(study).get(record.COMPARISON, {}).items():
+    head = Text(f"Study {study.name}: {study.size}")
+    for label, model in (study.plan.comparison or {}).items():
         if model not in label:
             head.append(f"\n  {label}: {model}")
     return (
@@ -32,21 +30,20 @@ def page(study: optuna.Study) -> RenderableType:
     )
 
 
-def comparison(study: optuna.Study) -> Comparison | None:
+def comparison(study: StudyRecord) -> Comparison | None:
     """Return the comparison of the runs, grouped by label; None before a run is complete.
 
     A failed run counts as a failed seed unless it was run again.
     """
-    trials = record.counted(record.records(study))
     runs: dict[str, dict[int, list[LengthResult]]] = defaultdict(dict)
     failed: Counter[str] = Counter()
-    for trial in trials:
+    for trial in study.counted:
         if trial.state == TrialState.COMPLETE and trial.run is not None:
-            runs[trial.label][trial.run.seed - record.FRESH_SEED] = trial.test
+            runs[trial.label][trial.run.seed - FRESH_SEED] = trial.test
         elif trial.state == TrialState.FAIL:
             failed[trial.label] += 1
             runs[trial.label]  # adds the label if it has no completed run
-    run = next((trial.run for trial in trials if trial.run), None)
+    run = next((trial.run for trial in study.counted if trial.run), None)
     if run is None or not any(runs.values()):
         return None
     groups = [
@@ -57,5 +54,5 @@ def comparison(study: optuna.Study) -> Comparison | None:
         groups=groups,
         chance=task.chance,
         solved_at=task.solved,
-        searched=record.plan(study).get("searched", []),
+        searched=study.plan.searched or (),
     )

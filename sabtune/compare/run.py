@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import optuna
-
 from sabtune.compare.ablation import CHANGED, ablations
 from sabtune.compare.champion import update_champion
 from sabtune.compare.confirm import compare_runs, finalists, name_of, planned, study_file
@@ -14,8 +12,9 @@ from sabtune.config import RunConfig
 from sabtune.schema import check_lengths, check_whole
 from sabtune.storage.store import Store
 from sabtune.study.events import Version, Watcher
-from sabtune.study.record import open_study
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
 from sabtune.tuning.run import Ending, Say, silent
 
@@ -133,7 +132,7 @@ def _plan(
 
 def run_comparison(
     plan: ComparisonPlan, watchers: Sequence[Watcher] = (), say: Say = silent
-) -> tuple[Ending, optuna.Study]:
+) -> tuple[Ending, StudyRecord]:
     """Run a comparison; return how it ended, and the study that contains its runs.
 
     A comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
@@ -159,7 +158,7 @@ def update_champion_of(plan: ComparisonPlan, ending: Ending) -> tuple[Version | 
     """
     if plan.champion_of is None or not ending.complete:
         return None, ""
-    searched = open_study(plan.store, plan.champion_of, write=True)
-    champion = update_champion(searched, open_study(plan.store, plan.name))
+    searched = StudyWriter.open(plan.store, plan.champion_of)
+    champion = update_champion(searched, StudyRecord.open(plan.store, plan.name))
     behind = "" if champion is None else mirror.show_champion(searched, plan.store)
     return champion, behind

@@ -8,45 +8,47 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import optuna
 from optuna.trial import TrialState
 
 from sabtune.compare.comparison import Comparison
 from sabtune.compare.results import comparison
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, history
-from sabtune.study.configurations import Configuration, Leaderboard
+from sabtune.study.configurations import Configuration
 from sabtune.study.names import COMPARISONS, kept_names, kind
-from sabtune.study.record import TrialRecord
-from sabtune.study.states import INFEASIBLE, WORDS, counts
+from sabtune.study.record import StudyRecord
+from sabtune.study.states import ENDED, INFEASIBLE, WORDS
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Task
 from sabtune.training.trial import Progress
-from sabtune.wording import counted as number
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
     """The data of a report on a study with at least one complete trial.
 
-    ranked: The configurations of the study, best first.
-
     comparisons: Comparisons on fresh seeds, by the study that contains their runs: this study, or
     each .confirm and .ablate study of it.
     """
 
-    study: optuna.Study
-    store: Store
-    trials: list[TrialRecord]
-    ranked: list[Configuration]
+    study: StudyRecord
     comparisons: dict[str, Comparison]
 
     @property
     def name(self) -> str:
         """The name of the study."""
-        return self.study.study_name
+        return self.study.name
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """The trials that have started."""
+        return self.study.trials
+
+    @property
+    def ranked(self) -> list[Configuration]:
+        """The configurations of the study, best first."""
+        return self.study.ranked
 
     @property
     def is_comparison(self) -> bool:
@@ -87,8 +89,8 @@ class ReportData:
     @cached_property
     def ended(self) -> list[TrialRecord]:
         """The ended trials that have a configuration, without those that were run again."""
-        trials = record.counted(self.trials)
-        return [t for t in trials if t.state in record.ENDED and t.run is not None]
+        trials = self.study.counted
+        return [t for t in trials if t.state in ENDED and t.run is not None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
@@ -104,19 +106,16 @@ class ReportData:
     @property
     def counts(self) -> str:
         """The number of trials by state, in words."""
-        counted = record.counted(self.trials)
-        states = counts(trial.state for trial in counted)
-        again = record.again_words(len(self.trials) - len(counted))
-        return f"{number(len(counted), 'trial')} ({states}{again})"
+        return self.study.size
 
     @cached_property
     def question(self) -> str:
         """The recorded question of the study, or else the docstring of its file."""
-        plan = record.plan(self.study)
-        if "question" in plan:
-            return str(plan["question"])
+        plan = self.study.plan
+        if plan.question is not None:
+            return plan.question
         try:
-            docstring = ast.get_docstring(ast.parse(Path(plan.get("file", "")).read_text()))
+            docstring = ast.get_docstring(ast.parse(Path(plan.file or "").read_text()))
         except (OSError, SyntaxError, ValueError):
             docstring = None
         return (docstring or "").strip()
@@ -131,37 +130,30 @@ class ReportData:
 
     @cached_property
     def _attempts(self) -> Attempts:
-        return Attempts(self.store.trials / self.name)
+        return Attempts(self.study.store.trials / self.name)
 
 
-def gather(study: optuna.Study, store: Store) -> ReportData:
+def gather(study: StudyRecord) -> ReportData:
     """Read the data of a report. Raises StoreError if the study has no complete trial."""
-    trials = record.records(study)
-    ranked = Leaderboard.of_trials(study, trials).ranked()
-    if not ranked:
-        ended = sum(trial.state in record.ENDED for trial in record.counted(trials))
+    if not study.ranked:
         raise StoreError(
-            f"study {study.study_name!r} has no complete trial ({ended} ended otherwise): "
+            f"study {study.name!r} has no complete trial ({study.ended} ended otherwise): "
             "there is nothing to report yet, continue the search"
         )
-    return ReportData(
-        study=study,
-        store=store,
-        trials=trials,
-        ranked=ranked,
-        comparisons=dict(_comparisons(study, store)),
-    )
+    return ReportData(study=study, comparisons=dict(_comparisons(study)))
 
 
-def _comparisons(study: optuna.Study, store: Store) -> dict[str, Comparison]:
+def _comparisons(study: StudyRecord) -> dict[str, Comparison]:
     """Return the comparisons of a study by the study that contains their runs."""
-    name = study.study_name
-    if record.COMPARISON in record.plan(study):
+    if study.is_comparison:
         studies = [study]
     else:
-        names = [other for suffix in COMPARISONS for other in kept_names(f"{name}.{suffix}", store)]
-        studies = [record.open_study(store, other) for other in names]
-    comparisons = {other.study_name: comparison(other) for other in studies}
+        studies = [
+            StudyRecord.open(study.store, name)
+            for suffix in COMPARISONS
+            for name in kept_names(f"{study.name}.{suffix}", study.store)
+        ]
+    comparisons = {other.name: comparison(other) for other in studies}
     return {other: result for other, result in comparisons.items() if result is not None}
 
 

@@ -20,7 +20,6 @@ from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures import live
 from sabtune.reporting.figures.marks import Drawing
 from sabtune.schema import flatten
-from sabtune.study import record
 from sabtune.study.names import kind
 from sabtune.wording import counted
 
@@ -151,7 +150,7 @@ def _provenance(data: ReportData) -> Section:
         for key, value in flatten(trial.environment).items():
             by_key.setdefault(key, Counter())[_value(value)] += 1
     pairs = [(key, _counted(values, len(data.ended))) for key, values in by_key.items() if values]
-    file = record.plan(data.study).get("file")
+    file = data.study.plan.file
     study_file = [("study file", str(file))] if file else []
     return Section(
         id="provenance",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from sabtune.reporting.write import QUICK, write
 from sabtune.storage.store import Store
-from sabtune.study.configurations import best_trial
-from sabtune.study.record import open_study
+from sabtune.study.record import StudyRecord
 from sabtune.tracking import mirror
 
 if TYPE_CHECKING:
@@ -29,12 +28,12 @@ def publish(name: str, store: Store, ending: Ending | None = None) -> str:
     if ending and (ending.behind or not (ending.complete or ending.out_of_budget)):
         return ""
     try:
-        study = open_study(store, name)
-        if best_trial(study) is None:
+        study = StudyRecord.open(store, name)
+        if study.best is None:
             return ""
         with TemporaryDirectory() as folder:
-            write(study, store, Path(folder), QUICK)
-            logged = mirror.keep_report(study, store, Path(folder))
+            write(study, Path(folder), QUICK)
+            logged = mirror.keep_report(study, Path(folder))
         problem = "" if logged else "MLflow didn't take it"
     except Exception as failure:  # the results of the search are safe, so this must not end it
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sabtune.compare.table import csv_text
 from sabtune.reporting.data import ReportData, state
 from sabtune.schema import flatten
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
 
 Cells = dict[str, object]

@@ -6,13 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-import optuna
-
 from sabtune.errors import StoreError
 from sabtune.reporting import length_table, trials
 from sabtune.reporting.data import ReportData, gather
 from sabtune.schema import check_name
-from sabtune.storage.store import Store
+from sabtune.study.record import StudyRecord
 
 Format = Literal["html", "md", "tex", "csv", "png", "pdf"]
 
@@ -31,9 +29,7 @@ QUICK = ("html", *TABLES)
 """The formats of the report that is logged to MLflow."""
 
 
-def write(
-    study: optuna.Study, store: Store, folder: Path, formats: Collection[str] = FORMATS
-) -> list[Path]:
+def write(study: StudyRecord, folder: Path, formats: Collection[str] = FORMATS) -> list[Path]:
     """Write the report of a study into a folder, which is created if it does not exist.
 
     Returns the paths of the files.
@@ -43,7 +39,7 @@ def write(
     """
     for name in formats:
         check_name("--format", name, FORMATS)
-    data = gather(study, store)
+    data = gather(study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [_put(folder / name, content) for name, content in _files(data, formats)]

@@ -29,15 +29,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from sabtune.errors import RefusedError, StoreError
 from sabtune.storage.folder import Folder
 from sabtune.storage.patience import patiently
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.events import Outcome
 from sabtune.study.recovery import recover
+from sabtune.study.writer import writers
 from sabtune.training.trial import Progress, TrialSpec
 
 LEASE_EXPIRY_SECONDS = 60.0
@@ -341,11 +339,9 @@ def restore(store: Store) -> str:
                 shutil.copy(here / name, part)
                 lease.write(ended=True)  # from here on, the backups belong to this store
                 part.replace(database)
-                storage = record.store_of(store, write=True)
-                for study in record.names(store):
-                    opened = optuna.load_study(study_name=study, storage=storage)
-                    if record.is_ours(opened):
-                        recover(opened, store.trials / study)
+                for study in writers(store):
+                    if study.read().is_ours:
+                        recover(study, store.trials / study.name)
                 return (
                     f"Restored the studies from {store.snapshots / name}: trials that ran after "
                     "that backup resume from their checkpoints."

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self, get_args
 
-import optuna
 from optuna.trial import TrialState
 
 from sabtune.schema import Config, check, check_name, check_whole
-from sabtune.study import record
-from sabtune.study.record import ENDED, TrialRecord
+from sabtune.study.states import ENDED
+from sabtune.study.trial_record import TrialRecord, counted
 
 Over = Literal["mean", "median", "solve"]
 
@@ -124,25 +123,13 @@ class Leaderboard:
         elif trial.state == TrialState.COMPLETE:
             configuration.infeasible += 1
 
-    @classmethod
-    def of(cls, study: optuna.Study) -> Self:
-        """Return the leaderboard of a study. Raises StoreError if the study can't be read."""
-        return cls.of_trials(study, record.records(study))
-
-    @classmethod
-    def of_trials(cls, study: optuna.Study, trials: Iterable[TrialRecord]) -> Self:
-        """Return the leaderboard of a study whose trials you have already read."""
-        with record.plan_of(study) as plan:
-            seeds = Seeds(**plan.get("seeds", {}))
-        return cls(seeds).add(trials)
-
     def add(self, trials: Iterable[TrialRecord]) -> Self:
         """Add the trials of an earlier search, and return the leaderboard itself.
 
         It ignores trials that were run again, and trials that ended before the space gave them a
         configuration.
         """
-        for trial in record.counted(trials):
+        for trial in counted(trials):
             if trial.run is None:
                 continue
             self.start(trial.configuration)
@@ -199,8 +186,3 @@ class Leaderboard:
             return -c.value(over, seeds), -c.value("mean", seeds), c.number
 
         return sorted(configurations, key=key)
-
-
-def best_trial(study: optuna.Study) -> TrialRecord | None:
-    """Return the best trial of a study's best configuration; None if no trial qualifies."""
-    return Leaderboard.of(study).best

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-import optuna
 import sqlalchemy
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,15 +24,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sabtune.errors import StoreError
 from sabtune.storage import server
 from sabtune.storage.store import Store
+from sabtune.study.attributes import SEARCHER
+from sabtune.study.writer import StudyWriter
 
 FRESH_SECONDS = 1.0
 """The seconds for which a successful check of the lock stays valid."""
 
 PERIOD_SECONDS = 5.0
 """The interval in seconds between two checks while nothing is committed."""
-
-SEARCHER = "searcher"
-"""The user attribute of a study that identifies the last search."""
 
 LOCK = "SELECT pg_try_advisory_lock(:key)"
 
@@ -71,7 +69,7 @@ class DatabaseLock:
         self._backend: tuple[Any, ...] = ()  # the server process that holds this search's lock
         self._checked_at = 0.0
         self._lost: TakenError | None = None
-        self._study: optuna.Study | None = None
+        self._study: StudyWriter | None = None
         self._token = uuid.uuid4().hex
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,7 +80,7 @@ class DatabaseLock:
             self.close()
             raise self.held
 
-    def claim(self, study: optuna.Study, lost: Callable[[], None]) -> None:
+    def claim(self, study: StudyWriter, lost: Callable[[], None]) -> None:
         """Monitor the lock from now on, and refuse commits to the study while it isn't held.
 
         lost: called in a background thread when another search holds the lock, or has held it.
@@ -92,9 +90,9 @@ class DatabaseLock:
             if not self._holds() and not self._try():
                 self._lose()
         searcher = {"token": self._token, "host": socket.gethostname(), "process": os.getpid()}
-        study.set_user_attr(SEARCHER, searcher)
+        study.optuna.set_user_attr(SEARCHER, searcher)
         self._study = study
-        event.listen(_engine(study), "commit", lambda connection: self.check())
+        event.listen(study.internals.engine, "commit", lambda connection: self.check())
         self._thread = threading.Thread(target=self._watch, args=(lost,), daemon=True)
         self._thread.start()
 
@@ -175,7 +173,7 @@ class DatabaseLock:
         assert self._study is not None
         rows = self._execute(
             "SELECT value_json FROM study_user_attributes WHERE study_id = :study AND key = :key",
-            study=self._study._study_id,
+            study=self._study.internals.study_id,
             key=SEARCHER,
         )
         if not any(self._token in str(value) for (value,) in rows):
@@ -202,10 +200,3 @@ class DatabaseLock:
             with suppress(SQLAlchemyError):
                 self._connection.close()
         self._connection = None
-
-
-def _engine(study: optuna.Study) -> sqlalchemy.Engine:
-    """Return the engine of a study's storage, which Optuna may have put behind a cache."""
-    storage: Any = study._storage
-    engine: sqlalchemy.Engine = getattr(storage, "_backend", storage).engine
-    return engine

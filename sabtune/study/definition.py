@@ -12,7 +12,7 @@ import optuna
 from sabtune.config import TrialConfig
 from sabtune.schema import Config, check, check_name, check_seed, check_whole
 from sabtune.study.configurations import Seeds
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import TaskConfig
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from sabtune.storage.folder import Folder
+from sabtune.study.states import State
 from sabtune.tasks import TaskConfig
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.trial import Progress, TrialSpec
-
-State = Literal["COMPLETE", "PRUNED", "FAIL"]
-"""The final states of a trial, by their names in Optuna."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +95,14 @@ class Registered:
         """Return a copy with this version added, or replaced if its trial is registered already."""
         by_trial = {other.trial: other for other in self.versions} | {version.trial: version}
         return replace(self, versions=tuple(by_trial.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptModel:
+    """The model that MLflow keeps for a study: its trial's number and its URI."""
+
+    trial: int
+    uri: str
 
 
 @dataclass(frozen=True, kw_only=True)

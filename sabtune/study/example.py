@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sabtune.config import RunConfig, TrialConfig
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import TrialSpec
 

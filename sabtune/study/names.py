@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from itertools import count, takewhile
 
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import exists, open_storage
 
 COMPARISONS = ("confirm", "ablate")
 """The kinds of comparison, by the last part of a study's name."""
+
+
+def stored_names(store: Store) -> list[str]:
+    """Return the names of the studies in a store; [] if it has no database yet."""
+    if not exists(store):
+        return []
+    return [study.study_name for study in open_storage(store).get_all_studies()]
 
 
 def kind(name: str) -> str:
@@ -28,11 +35,11 @@ def numbered(name: str) -> Iterator[str]:
 
 def free_name(name: str, store: Store) -> str:
     """Return the first of the numbered names that no study in the store has."""
-    existing = set(record.names(store))
+    existing = set(stored_names(store))
     return next(candidate for candidate in numbered(name) if candidate not in existing)
 
 
 def kept_names(name: str, store: Store) -> list[str]:
     """Return the numbered names up to the first one that no study in the store has."""
-    existing = set(record.names(store))
+    existing = set(stored_names(store))
     return list(takewhile(existing.__contains__, numbered(name)))

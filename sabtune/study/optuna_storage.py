@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune import databases
 from sabtune.errors import StoreError
 from sabtune.parts import local
+from sabtune.schema import shown
 from sabtune.storage import server
 from sabtune.storage.store import Store
-from sabtune.study.all_trials import all_trials
-from sabtune.study.patience import PRIVATE, make_patient
+from sabtune.study.attributes import FORMAT, STORE_FORMAT
+from sabtune.study.optuna_private import CACHED_METHODS, BulkStorage
+from sabtune.study.patience import make_patient
 
 TABLES = {"studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info"}
 """The tables of Optuna that a readable database must have."""
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # sabtune shows the progress itself
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class Studies(RDBStorage):
+class Studies(BulkStorage):
     """Optuna's storage in the database of a store.
 
     Its methods raise StoreError, with a one-line message, if the database fails or holds a value
@@ -39,19 +42,6 @@ class Studies(RDBStorage):
         self.store = store
         local.add_source(store.code)
         super().__init__(url.replace("{", "{{").replace("}", "}}"), **options)
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        """Read the trials of a study: all of them in a fraction of the time that Optuna takes."""
-        if included_trial_ids or trial_id_greater_than > -1:  # an update of a few trials
-            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        trials = all_trials(self.engine, study_id)
-        return [trial for trial in trials if states is None or trial.state in states]
 
 
 def _raising_store_error(
@@ -76,19 +66,19 @@ def _raising_store_error(
     return wrapper  # type: ignore[return-value]
 
 
-def unreadable_value(shown: str, problem: Exception, subject: str = "a value") -> str:
+def unreadable_value(store: str, problem: Exception, subject: str = "a value") -> str:
     """Return the message for a value that can't be read.
 
-    shown: the name of the store in messages. subject: the value, such as "trial 3".
+    store: the name of the store in messages. subject: the value, such as "trial 3".
     """
     words = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     return (
-        f"the database of {shown} holds {subject} that can't be read ({type(problem).__name__}: "
+        f"the database of {store} holds {subject} that can't be read ({type(problem).__name__}: "
         f"{words[:200]}): restore a backup of the database, or give another --store"
     )
 
 
-for _name in (*vars(BaseStorage), *PRIVATE):
+for _name in (*vars(BaseStorage), *CACHED_METHODS):
     if _name.startswith(("get_", "_get_")):
         _decoding_errors = (ValueError, LookupError, TypeError)
         _method = _raising_store_error(getattr(Studies, _name), _decoding_errors)
@@ -113,6 +103,31 @@ def exists(store: Store) -> bool:
         url = store.optuna_url
         engine = sqlalchemy.create_engine(url, **server.engine_options(url))
         return server.opening(lambda: sqlalchemy.inspect(engine).has_table("studies"))
+
+
+def open_storage(store: Store, *, write: bool = False) -> Studies:
+    """Open the database of a store.
+
+    write: whether to open the database for writing too, and to create it if it doesn't exist.
+
+    Raises StoreError if the database can't be used, or if a newer version of sabtune or an
+    incompatible version of Optuna wrote it. The message doesn't contain the password.
+    """
+    storage = writing(store) if write else reading(store)
+    formats = [study.user_attrs.get(FORMAT, 0) for study in storage.get_all_studies()]
+    for version in formats:
+        if not isinstance(version, int):
+            raise StoreError(
+                f"{store.shown} is damaged (a study has format {shown(version)}): "
+                "restore a backup of it, or give another --store"
+            )
+    latest = max(formats, default=0)
+    if latest > STORE_FORMAT:
+        raise StoreError(
+            f"{store.shown} was written by a newer sabtune (format {latest}; this version reads "
+            f"up to format {STORE_FORMAT}): update sabtune, or give another --store"
+        )
+    return storage
 
 
 def reading(store: Store) -> Studies:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import Enum
-from typing import Any, Self
+from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -17,6 +16,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial
 
 from sabtune.errors import RejectedError, StudyFileError
+from sabtune.study.optuna_private import InterceptedTrial, is_on_grid
 from sabtune.study.wording import shown
 
 MAX_NAME_CHARACTERS = 512
@@ -28,7 +28,7 @@ STORED = "stored"
 The trial has the distributions of the stored study. The value is the name of that study."""
 
 
-class CheckedTrial(optuna.Trial):
+class CheckedTrial(InterceptedTrial):
     """A trial that refuses parameters that the study can't store, or whose ranges are incompatible.
 
     Its suggest methods raise StudyFileError for a parameter that the study can't store, or that has
@@ -36,34 +36,21 @@ class CheckedTrial(optuna.Trial):
     outside the parameter's range.
     """
 
-    @classmethod
-    def of(cls, trial: optuna.Trial) -> Self:
-        """Return a checked trial with the state of `trial`."""
-        checked = cls.__new__(cls)
-        vars(checked).update(vars(trial))
-        return checked
-
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         _check_choices(name, choices)
         return super().suggest_categorical(name, choices)
 
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+    def before(self, name: str, distribution: BaseDistribution, fixed: Mapping[str, Any]) -> None:
         _check_name(name)
-        if name in self._fixed_params and name not in self._cached_frozen_trial.params:
-            value = self._fixed_params[name]
+        for value in fixed.values():
             if not contains(distribution, value):
-                self._refuse_change(name, distribution)
+                self.refused(name, distribution)
                 raise RejectedError(
                     f"a point gives {name}={shown(value)}, which is outside the space: "
                     f"give a value inside, {range_of(distribution)}"
                 )
-        try:
-            return super()._suggest(name, distribution)
-        except ValueError:
-            self._refuse_change(name, distribution)
-            raise
 
-    def _refuse_change(self, name: str, distribution: BaseDistribution) -> None:
+    def refused(self, name: str, distribution: BaseDistribution) -> None:
         """Raise StudyFileError if another trial has an incompatible distribution for `name`."""
         trials = self.study.get_trials(deepcopy=False)
         earlier = next((trial for trial in trials if name in trial.distributions), None)
@@ -85,10 +72,10 @@ class CheckedTrial(optuna.Trial):
             ) from None
 
 
-def branches(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the first trial of each set of parameters that the space has suggested."""
+def branches(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the first of the trials with each set of parameters that the space has suggested."""
     first: dict[frozenset[str], FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
+    for trial in trials:
         if trial.params:
             first.setdefault(frozenset(trial.params), trial)
     return list(first.values())
@@ -125,7 +112,7 @@ def contains(distribution: BaseDistribution, value: object) -> bool:
     if not isinstance(value, kind) or isinstance(value, bool):
         return False
     inside: bool = distribution.low <= value <= distribution.high
-    return inside and distribution._contains(value)
+    return inside and is_on_grid(distribution, value)
 
 
 def range_of(distribution: BaseDistribution) -> str:

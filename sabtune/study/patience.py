@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from optuna.storages import BaseStorage, RDBStorage
 
 from sabtune.storage import server
+from sabtune.study.optuna_private import CACHED_METHODS, CREATING_METHODS, trial_id
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -17,15 +18,12 @@ PREFIXES = ("get_", "_get_trials", "set_", "_set_", "create_", "_create_new_tria
 """The prefixes of the methods that access the database. All of them are idempotent, except for
 those that `_done` handles."""
 
-PRIVATE = ("_create_new_trial", "_get_trials", "_set_trial_param")
-"""The private methods of a storage that Optuna's cache calls."""
-
 _retrying_thread = threading.local()
 
 
 def make_patient(storage: type[RDBStorage]) -> None:
     """Make the methods of a storage class wait while its database server is unavailable."""
-    for name in (*vars(BaseStorage), *PRIVATE):
+    for name in (*vars(BaseStorage), *CACHED_METHODS):
         if name.startswith(PREFIXES):
             setattr(storage, name, _with_retries(getattr(storage, name)))
 
@@ -59,7 +57,7 @@ def _done(
     returns None if the call must be repeated. The search that holds the lock is the only writer of
     the study. So if there is one more trial than before, the failed call created it.
     """
-    if name in ("create_new_trial", "_create_new_trial"):
+    if name in CREATING_METHODS:
         study = args[0]
         count = server.retried(lambda: storage.get_n_trials(study))
 
@@ -67,7 +65,7 @@ def _done(
             trials = storage.get_all_trials(study, deepcopy=False)
             if len(trials) == count:
                 return None
-            return trials[count]._trial_id if name == "create_new_trial" else trials[count]
+            return trials[count] if name in CACHED_METHODS else trial_id(trials[count])
 
         return created
     if name == "set_trial_state_values":

@@ -8,29 +8,16 @@ the same results again.
 from __future__ import annotations
 
 import json
-import uuid
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
 from sabtune import manifest
 from sabtune.errors import CheckpointError
 from sabtune.storage.folder import Folder
 from sabtune.study.checkpoints import ENTRY, Attempts
-
-IDENTITY = "identity"
-"""The user attribute that distinguishes a study from an earlier study of the same name."""
-
-
-def identity(study: optuna.Study) -> str:
-    """Return the unique identity of a study, and store it on the first call."""
-    stored = study.user_attrs.get(IDENTITY)
-    if stored is None:
-        stored = uuid.uuid4().hex
-        study.set_user_attr(IDENTITY, stored)
-    return str(stored)
+from sabtune.study.writer import StudyWriter
 
 
 def entry(trial: optuna.Trial, study_identity: str) -> str:
@@ -46,7 +33,7 @@ def entry(trial: optuna.Trial, study_identity: str) -> str:
     return json.dumps(content)
 
 
-def recover(study: optuna.Study, trials: Folder) -> None:
+def recover(study: StudyWriter, trials: Folder) -> None:
     """Add the trials that have checkpoints, but are missing from the study, as running trials.
 
     Waiting trials with a checkpoint become running trials, too. A trial is enqueued in place of a
@@ -55,29 +42,21 @@ def recover(study: optuna.Study, trials: Folder) -> None:
 
     trials: the folder of the study's checkpoints.
     """
-    attempts, study_identity = Attempts(trials), identity(study)
-    recorded = study.get_trials(deepcopy=False)
-    waiting = {trial.number for trial in recorded if trial.state == TrialState.WAITING}
+    attempts, identity, record = Attempts(trials), study.identity(), study.read()
+    known, waiting = len(record.frozen), set(record.waiting)
     entries = {}
     for number in attempts.numbers:
-        if number >= len(recorded) or number in waiting:
-            content = _latest_entry(attempts, number, study_identity)
+        if number >= known or number in waiting:
+            content = _latest_entry(attempts, number, identity)
             if content is not None:
                 entries[number] = content
     for number in sorted(entries.keys() & waiting):
-        _start_waiting_trial(study, recorded[number]._trial_id, entries[number])
-    for number in range(len(recorded), max(entries, default=-1) + 1):
+        study.begin_as(number, *_parts(entries[number]))
+    for number in range(known, max(entries, default=-1) + 1):
         if number in entries:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=entries[number]["params"],
-                    distributions=_distributions(entries[number]),
-                    user_attrs=entries[number]["user_attrs"],
-                )
-            )
+            study.add(*_parts(entries[number]))
         else:
-            study.enqueue_trial({})
+            study.optuna.enqueue_trial({})
 
 
 def _latest_entry(attempts: Attempts, number: int, study_identity: str) -> dict[str, Any] | None:
@@ -97,19 +76,9 @@ def _latest_entry(attempts: Attempts, number: int, study_identity: str) -> dict[
     return None
 
 
-def _distributions(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: json_to_distribution(d) for name, d in content["distributions"].items()}
-
-
-def _start_waiting_trial(study: optuna.Study, trial: int, content: dict[str, Any]) -> None:
-    """Set a waiting trial to running, with the parameters and attributes of its entry.
-
-    trial: the ID of the trial in Optuna's storage.
-    """
-    storage = study._storage
-    for name, distribution in _distributions(content).items():
-        value = distribution.to_internal_repr(content["params"][name])
-        storage.set_trial_param(trial, name, value, distribution)
-    for name, value in content["user_attrs"].items():
-        storage.set_trial_user_attr(trial, name, value)
-    storage.set_trial_state_values(trial, TrialState.RUNNING)
+def _parts(
+    content: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]:
+    """Return the parameters, the distributions and the attributes of an entry."""
+    distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
+    return content["params"], distributions, content["user_attrs"]

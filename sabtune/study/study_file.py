@@ -21,7 +21,7 @@ from sabtune.schema import Config, codes, suggest, to_dict
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.study.wording import explain, location, shown
 
 ACCEPTED_DRAWS = 10
@@ -183,7 +183,7 @@ class StudyFile:
 
         for point in (*self.study.points, *[{}] * SAMPLED_DRAWS):
             add_config(point)
-        for trial in branches(study) if with_ends else ():
+        for trial in branches(study.get_trials(deepcopy=False)) if with_ends else ():
             for name, distribution in trial.distributions.items():
                 for value in ends(distribution):
                     add_config(trial.params | {name: value})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -15,29 +13,24 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from sabtune.config import PARTS
-from sabtune.schema import from_dict
-from sabtune.study import record
-from sabtune.study.configurations import Leaderboard
 from sabtune.study.definition import AUTO, Study, words
 from sabtune.study.events import Origin, Overview, TrialView
-from sabtune.study.record import TrialRecord
+from sabtune.study.plan import Plan
+from sabtune.study.record import StudyRecord
 from sabtune.study.states import WORDS
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
 
 
-def overview(study: optuna.Study, complete: bool) -> Overview:
+def overview(study: StudyRecord, complete: bool) -> Overview:
     """Return the overview of a study.
 
     complete: whether nothing is left to do. Raises StoreError if the study can't be read.
     """
-    trials = record.records(study)
-    with record.plan_of(study) as plan:
-        definition = from_dict(Study, plan["study"], PARTS) if "study" in plan else None
-    by_state = Counter(trial.state for trial in record.counted(trials))
+    definition, plan = study.definition, study.plan
     # a comparison has no best trial: it compares configurations over their seeds
-    best = Leaderboard.of_trials(study, trials).best if record.COMPARISON not in plan else None
+    best = None if study.is_comparison else study.best
     return Overview(
         question=question(plan),
         task=definition.task if definition else None,
@@ -45,16 +38,18 @@ def overview(study: optuna.Study, complete: bool) -> Overview:
         space=space(study),
         budget=list(_budget(definition, plan)) if definition else [],
         trials={
-            word: by_state[state] for state, word in WORDS.items() if state != TrialState.WAITING
+            word: study.counts.get(state, 0)
+            for state, word in WORDS.items()
+            if state != TrialState.WAITING
         },
-        hours=sum(trial.seconds for trial in trials) / 3600,
+        hours=sum(trial.seconds for trial in study.trials) / 3600,
         best=view(study, best) if best else None,
-        champion=record.registered(study).champion_version,
+        champion=study.champion,
         complete=complete,
     )
 
 
-def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
+def view(study: StudyRecord, trial: TrialRecord, history: Sequence[Progress] = ()) -> TrialView:
     """Return the view of a trial that has a specification. history: its progress, for MLflow."""
     assert trial.spec is not None
     return TrialView(
@@ -65,21 +60,20 @@ def view(study: optuna.Study, trial: TrialRecord, history: Sequence[Progress] = 
     )
 
 
-def origin(study: optuna.Study, trial: TrialRecord) -> Origin:
+def origin(study: StudyRecord, trial: TrialRecord) -> Origin:
     """Return the origin of a trial: the study file, its commit, and the trial's label."""
     revision = trial.environment.get("study", {})
     return Origin(
-        file=record.plan(study).get("file", ""),
+        file=study.plan.file or "",
         commit=revision.get("commit", ""),
         changed=revision.get("dirty", False),
         label=trial.label,
     )
 
 
-def question(plan: Mapping[str, Any]) -> str:
+def question(plan: Plan) -> str:
     """Return the question of a study and, for a comparison, the list of the compared models."""
-    text: str = plan.get("question", "")
-    compared: Mapping[str, str] = plan.get(record.COMPARISON, {})
+    text, compared = plan.question or "", plan.comparison or {}
     if not compared:
         return text
     lines = [f"- {label}" if model in label else f"- {label}: {model}"
@@ -87,10 +81,9 @@ def question(plan: Mapping[str, Any]) -> str:
     return "\n".join([text, "", "Compared on fresh seeds:", "", *lines]).strip()
 
 
-def space(study: optuna.Study) -> dict[str, str]:
+def space(study: StudyRecord) -> dict[str, str]:
     """Return the distribution of each parameter over all trials so far, in words, by name."""
-    repeated = record.run_again(study)
-    counting = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in repeated]
+    counting = (trial for trial in study.frozen if trial.number not in study.run_again)
     trials = [trial for trial in counting if trial.distributions]
     by_name: dict[str, list[BaseDistribution]] = {}
     for trial in trials:
@@ -104,9 +97,9 @@ def space(study: optuna.Study) -> dict[str, str]:
     return descriptions
 
 
-def total_failure(study: optuna.Study) -> str:
+def total_failure(study: StudyRecord) -> str:
     """Return how many trials failed and the most common reason, if all did; else ""."""
-    trials = record.counted(record.records(study))
+    trials = study.counted
     if not trials or any(trial.state != TrialState.FAIL for trial in trials):
         return ""
     reason, count = Counter(trial.reason for trial in trials).most_common(1)[0]
@@ -131,11 +124,10 @@ def _widest(distributions: Sequence[BaseDistribution]) -> str:
     return words + (" on a log scale" if numbers[0].log else "")
 
 
-def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
+def _budget(study: Study, plan: Plan) -> Iterator[str]:
     """Yield the parts of a study's budget in words."""
-    if record.COMPARISON in plan:
-        configurations = len(plan[record.COMPARISON])
-        compared = counted(configurations, "configuration")
+    if plan.comparison is not None:
+        compared = counted(len(plan.comparison), "configuration")
         yield f"{compared}, each on the same fresh seeds; none is pruned"
     else:
         yield (
@@ -154,15 +146,14 @@ def _budget(study: Study, plan: Mapping[str, Any]) -> Iterator[str]:
                 f"{study.seeds.first} to {study.seeds.most} seeds per configuration, "
                 f"compared by {study.seeds.objective}"
             )
-    yield plan.get(record.PLACED) or _resources(study)
+    yield plan.placed or _resources(study)
     bounds = {"h": study.limits.hours, "GiB": study.limits.memory}
     limits = [f"{value:g} {unit}" for unit, value in bounds.items() if value is not None]
     if limits:
         yield f"at most {' and '.join(limits)} per trial"
-    search_limits = {"hours": "h", "gpu_hours": "GPU h"}
-    for name, unit in search_limits.items():
-        if plan.get(name) is not None:
-            yield f"at most {plan[name]:g} {unit} for the last search"
+    for limit, unit in ((plan.hours, "h"), (plan.gpu_hours, "GPU h")):
+        if limit is not None:
+            yield f"at most {limit:g} {unit} for the last search"
 
 
 def _resources(study: Study) -> str:

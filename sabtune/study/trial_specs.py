@@ -16,9 +16,10 @@ from sabtune.errors import RejectedError
 from sabtune.parts import bundle, local
 from sabtune.provenance import revision, software
 from sabtune.storage.folder import Folder
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
+from sabtune.study.attributes import ENVIRONMENT, FIXED, SPEC
 from sabtune.study.study_file import StudyFile
+from sabtune.study.trial_record import TrialRecord
+from sabtune.study.writer import StudyWriter
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialSpec
 
@@ -72,11 +73,11 @@ class TrialSpecs:
         A specification that is already stored is returned unchanged. Raises RejectedError if the
         space rejects the trial, and StudyFileError if it fails.
         """
-        stored = trial.user_attrs.get(record.SPEC)
+        stored = trial.user_attrs.get(SPEC)
         if stored is not None:
             return TrialSpec.from_dict(stored)
         study = self.file.study
-        fixed: dict[str, Any] | None = trial.user_attrs.get(record.FIXED)
+        fixed: dict[str, Any] | None = trial.user_attrs.get(FIXED)
         run = self._run(trial, fixed)
         first = self.configurations.setdefault(configuration_key(run), trial.number)
         spec = TrialSpec(
@@ -93,22 +94,23 @@ class TrialSpecs:
         for digest in {*schema.codes(content).values()} - self.stored:
             local.find_bundle(digest).write(self.code)
             self.stored.add(digest)
-        trial.set_user_attr(record.ENVIRONMENT, self.environment)
-        trial.set_user_attr(record.SPEC, content)
+        trial.set_user_attr(ENVIRONMENT, self.environment)
+        trial.set_user_attr(SPEC, content)
         self.members.setdefault(spec.configuration, trial.number)
         return spec
 
-    def another_seed(self, study: optuna.Study, configuration: int) -> optuna.Trial:
+    def another_seed(self, study: StudyWriter, configuration: int) -> optuna.Trial:
         """Start a trial of a recorded configuration under another seed.
 
         The configuration is taken from an earlier trial. The space isn't called again, because its
         code may have changed, so that it returns another configuration for the same parameters.
         """
-        member = record.one(study, self.members[configuration])
+        record = study.read()
+        member = record.trial(self.members[configuration])
         assert member.run is not None
-        seed = trial_seed(self.file.study.seed, record.next_number(study))
+        seed = trial_seed(self.file.study.seed, len(record.frozen))
         run = dataclasses.replace(member.run, seed=seed)
-        return record.begin_again(study, member.number, run, configuration)
+        return study.begin_again(member.number, run, configuration)
 
     def _run(self, trial: optuna.Trial, fixed: dict[str, Any] | None) -> RunConfig:
         """Return the run of a trial: the fixed one, or the space's configuration and a seed."""
@@ -120,6 +122,10 @@ class TrialSpecs:
         study = self.file.study
         config = self.file.config(trial)
         return RunConfig(task=study.task, trial=config, seed=trial_seed(study.seed, trial.number))
+
+
+FRESH_SEED = 10**12
+"""The first seed of a comparison on fresh seeds. The seeds of searches are far below it."""
 
 
 def trial_seed(study_seed: int, number: int) -> int:

@@ -18,12 +18,10 @@ from rich.text import Text
 
 from sabtune.config import RunConfig
 from sabtune.study.events import Outcome
-from sabtune.study.record import TrialRecord
-from sabtune.study.states import WORDS_IN_A_SEARCH
+from sabtune.study.states import SUMMARY_WORDS, WORDS_IN_A_SEARCH
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
 from sabtune.training.trial import Progress, TrialSpec
-
-SUMMARY_STATES = ("running", "pruned", "failed", "complete")
 
 WIDE_COLUMNS = 110
 """The minimum width of a terminal, in characters, at which the table shows speed and loss."""
@@ -286,7 +284,7 @@ class Watch:
     def _summary(self) -> Text:
         """Return one line with the counts, the best score, the rate and the remaining time."""
         count = Counter(row.state for row in list(self.rows.values()))
-        states = ", ".join(f"{count[s]} {s}" for s in SUMMARY_STATES)
+        states = ", ".join(f"{count[word]} {word}" for word in SUMMARY_WORDS)
         before = f", {self.before} before" if self.before else ""
         score, number = self._best() or (None, 0)
         best = "best –" if score is None else f"best {score:.3f} by #{-number}"

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sabtune.study.events import Outcome
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.console import Screen
 from sabtune.terminal.live_table import Watch
 from sabtune.training.trial import Progress, TrialSpec

@@ -11,7 +11,7 @@ from rich.text import Text
 from sabtune.compare.extrapolate import Extrapolation
 from sabtune.compare.reproduce import Reproduction
 from sabtune.study.definition import Study, words
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tuning.dry_run import Prediction
 from sabtune.wording import counted
 

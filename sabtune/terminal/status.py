@@ -5,50 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
-from sabtune.study.states import WORDS, WORDS_IN_A_SEARCH, counts
+from sabtune.study.record import StudyRecord
+from sabtune.study.states import ENDED, WORDS, WORDS_IN_A_SEARCH
+from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.live_table import duration, label, same_as
 
 SHOWN_TRIALS = 5
 """The maximum number of ended trials in the output."""
 
 
-def status(study: optuna.Study, alive: bool) -> RenderableType:
+def status(study: StudyRecord, alive: bool) -> RenderableType:
     """Return the output of `sabtune status`.
 
     alive: Whether a search is writing to the study now.
     """
-    frozen = study.get_trials(deepcopy=False)
-    trials = {trial.number: trial for trial in record.records(study)}
-    running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
-    ends = sorted((t for t in frozen if t.state.is_finished()), key=_when)
+    words = WORDS_IN_A_SEARCH if alive else WORDS
+    running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+    ended = sorted((trial for trial in study.trials if trial.state in ENDED), key=_when)
     parts: list[RenderableType] = [
-        Text(f"Study {study.study_name}: {_counts(frozen, trials, alive)}"),
+        Text(f"Study {study.name}: {study.counts_in_words(words) or 'no trial yet'}"),
         Text("A search is writing to it now." if alive else "No search is writing to it now."),
-        Text(_best(list(trials.values()), WORDS_IN_A_SEARCH if alive else WORDS)),
+        Text(_best(study.trials, words)),
     ]
     if running:
         title = "Running" if alive else "Interrupted: the next search resumes these"
         parts += [Text(f"\n{title}"), _running(running, datetime.now(), alive=alive)]
-    if ends:
-        parts += [Text("\nLatest ended trials"), _ended(ends[-SHOWN_TRIALS:], trials)]
+    if ended:
+        parts += [Text("\nLatest ended trials"), _ended(ended[-SHOWN_TRIALS:])]
     return Group(*parts)
-
-
-def _counts(frozen: Sequence[FrozenTrial], trials: Mapping[int, TrialRecord], alive: bool) -> str:
-    repeated = {number for number, trial in trials.items() if trial.run_again}
-    states = counts(
-        (trial.state for trial in frozen if trial.number not in repeated),
-        WORDS_IN_A_SEARCH if alive else WORDS,
-    )
-    return (states or "no trial yet") + record.again_words(len(repeated))
 
 
 def _best(trials: Sequence[TrialRecord], states: Mapping[TrialState, str]) -> str:
@@ -77,10 +66,10 @@ def _running(trials: Sequence[TrialRecord], now: datetime, *, alive: bool) -> Ta
     return table
 
 
-def _ended(ends: Sequence[FrozenTrial], trials: dict[int, TrialRecord]) -> Table:
+def _ended(trials: Sequence[TrialRecord]) -> Table:
     """Return a table of ended trials, the latest last."""
     table = _table("configuration", "state", "score", "took", "reason")
-    for trial in (trials[end.number] for end in ends):
+    for trial in trials:
         scored = trial.state != TrialState.FAIL and (trial.values or trial.scores)
         table.add_row(
             str(trial.number),
@@ -113,5 +102,5 @@ def _label(trial: TrialRecord) -> str:
     return "  ".join(filter(None, (same_as(trial.spec), label(trial.spec.run))))
 
 
-def _when(trial: FrozenTrial) -> datetime:
-    return trial.datetime_complete or datetime.min
+def _when(trial: TrialRecord) -> datetime:
+    return trial.ended or datetime.min

@@ -5,57 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-import optuna
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sabtune.config import RunConfig
-from sabtune.study import record
-from sabtune.study.configurations import Configuration, Leaderboard, Seeds
-from sabtune.study.record import TrialRecord
-from sabtune.study.states import counts
+from sabtune.study.configurations import Configuration, Seeds
+from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Task
 from sabtune.training.evaluation import LengthResult, length_score, solve_length
-from sabtune.wording import counted as number
 
 
-def summary(study: optuna.Study, mlflow: str | None = None) -> RenderableType:
+def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
     """Return the summary of a study.
 
     mlflow: The MLflow tracking URI to load the model from. None: MLflow's current one.
     """
-    trials = record.records(study)
-    leaderboard = Leaderboard.of(study)
-    ranked = leaderboard.ranked()
-    best = ranked[0].best if ranked else None
-    parts: list[RenderableType] = [Text(_counts(study.study_name, trials))]
+    seconds = sum(trial.seconds for trial in study.trials)
+    parts: list[RenderableType] = [
+        Text(f"Study {study.name}: {study.size}, {seconds / 60:.1f} trial minutes")
+    ]
+    best = study.best
     if best is None:
         parts.append(Text("No trial has completed yet."))
         return Group(*parts)
     assert best.run is not None
     parts += [Text(line) for line in _best(best)]
-    parts += [Text(line) for line in _seeds(ranked[0], leaderboard.seeds)]
+    parts += [Text(line) for line in _seeds(study.ranked[0], study.leaderboard.seeds)]
     parts += [Text(""), _ladder(best.test, best.run)]
-    parts += [Text(line) for line in _reading(best, len(ranked[0].scores))]
+    parts += [Text(line) for line in _reading(best, len(study.ranked[0].scores))]
     if len(study.directions) > 1:
         parts += [Text(""), _front(study)]
-    model = record.model(study)
+    model = study.model
     if model is not None:
         parts += [Text(""), Text("Load the model, which predicts at any length:")]
         place = f"import mlflow; mlflow.set_tracking_uri({json.dumps(mlflow)}); " if mlflow else ""
         line = f'  {place}mlflow.pyfunc.load_model("{model.uri}")  # trial {model.trial}'
         parts.append(Text(line, no_wrap=True, overflow="ignore"))
     return Group(*parts)
-
-
-def _counts(name: str, trials: Sequence[TrialRecord]) -> str:
-    counted = record.counted(trials)
-    states = counts(trial.state for trial in counted)
-    seconds = sum(trial.seconds for trial in trials)
-    repeated = record.again_words(len(trials) - len(counted))
-    trials_in_words = number(len(counted), "trial")
-    return f"Study {name}: {trials_in_words} ({states}{repeated}), {seconds / 60:.1f} trial minutes"
 
 
 def _best(best: TrialRecord) -> Iterator[str]:
@@ -79,15 +67,15 @@ def _seeds(best: Configuration, seeds: Seeds) -> Iterator[str]:
         )
 
 
-def _front(study: optuna.Study) -> Table:
+def _front(study: StudyRecord) -> Table:
     """Return the Pareto front, sorted by the first objective."""
     table = Table(title="Pareto front", title_justify="left")
-    names = record.plan(study).get("objectives", [])
+    names = study.plan.objectives or ()
     for name in ("trial", *(UNITS.get(name, name) for name in names)):
         table.add_column(name, justify="right")
     table.add_column("configuration")
-    for trial in sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=True):
-        run = TrialRecord.of(trial).run
+    for trial in study.pareto_front:
+        run = trial.run
         score, *others = trial.values
         values = [f"{score:.3f}", *(f"{value:.3g}" for value in others)]
         table.add_row(str(trial.number), *values, run.trial.model.label() if run else "")

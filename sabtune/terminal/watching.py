@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.events import Watcher
+from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.terminal.live_table import Watch
 from sabtune.terminal.notebook import NotebookWatch, in_notebook
 from sabtune.terminal.trial_log import Logbook
-from sabtune.tuning.run import failed
 
 
 @contextmanager
@@ -32,11 +31,11 @@ def watching(
     if console is None:
         yield [logbook]
         return
-    study = record.open_study(store, name) if name in record.names(store) else None
-    ended = record.ended(study) if study else 0
+    study = StudyRecord.find(store, name)
+    ended = study.ended if study else 0
     if study and retry_failed:
-        ended -= len(failed(study))
-    earlier = record.records(study) if study else []
+        ended -= len(study.failed)
+    earlier = study.trials if study else []
     trials = file.study.trials
     with (
         NotebookWatch(trials, ended=ended, earlier=earlier)

@@ -6,18 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import optuna
-
 from sabtune.errors import TrackingError
 from sabtune.redaction import without_secrets
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.checkpoints import Attempts, history
-from sabtune.study.configurations import best_trial
-from sabtune.study.events import Outcome, TrialView, Version
-from sabtune.study.record import TrialRecord
+from sabtune.study.events import KeptModel, Outcome, TrialView, Version
+from sabtune.study.record import StudyRecord
 from sabtune.study.summary import origin, overview, view
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
 from sabtune.training.trial import Progress, TrialSpec
@@ -40,28 +37,32 @@ class Mirror:
     store's MLflow cannot be used, for example because another version of MLflow created it.
     """
 
-    def __init__(self, study: optuna.Study, store: Store, *, system_metrics: bool = False):
+    def __init__(self, study: StudyWriter, store: Store, *, system_metrics: bool = False):
         refuse_without_client(store.artifacts)
         refuse_database(store.mlflow_uri)
         self.study, self.store = study, store
-        self.is_resumed = bool(record.records(study))
-        self.tracker = _tracker(study, store, system_metrics=system_metrics)
+        record = study.read()
+        self.is_resumed = bool(record.trials)
+        self.tracker = _tracker(study.name, store, system_metrics=system_metrics)
         self.next_overview = 0.0
         self.started: set[int] = set()
-        self._send_overview()
+        self._send_overview(record)
 
-    def _send_overview(self) -> None:
-        """Send an overview of the study to the tracker, unless the last one is too recent."""
+    def _send_overview(self, record: StudyRecord | None = None) -> None:
+        """Send an overview of the study to the tracker, unless the last one is too recent.
+
+        record: The study, if it has just been read.
+        """
         began = time.monotonic()
         if began >= self.next_overview:
-            self.tracker.search_updated(overview(self.study, complete=False))
+            self.tracker.search_updated(overview(record or self.study.read(), complete=False))
             now = time.monotonic()
             self.next_overview = now + max(OVERVIEW_SECONDS, (now - began) / OVERVIEW_FRACTION)
 
     def trial_started(self, spec: TrialSpec) -> None:
         self.started.add(spec.number)
-        trial = record.one(self.study, spec.number)
-        self.tracker.trial_started(spec, origin(self.study, trial))
+        record = self.study.read()
+        self.tracker.trial_started(spec, origin(record, record.trial(spec.number)))
 
     def trial_reported(self, number: int, progress: Progress) -> None:
         self.tracker.trial_reported(number, progress)
@@ -80,7 +81,7 @@ class Mirror:
         complete: Whether the study is complete.
         """
         nominate(self.study)
-        self.tracker.search_ended(overview(self.study, complete))
+        self.tracker.search_ended(overview(self.study.read(), complete))
         try:
             written = self.tracker.close(DRAIN_SECONDS)
             if self.is_resumed or not written:  # an earlier search may have left MLflow incomplete
@@ -92,36 +93,35 @@ class Mirror:
         return ""
 
 
-def _tracker(study: optuna.Study, store: Store, *, system_metrics: bool = False) -> Tracker:
+def _tracker(name: str, store: Store, *, system_metrics: bool = False) -> Tracker:
     return Tracker(
         store.mlflow_uri,
-        study.study_name,
+        name,
         store.artifacts,
         embedded=store.tracking is None,
         system_metrics=system_metrics,
     )
 
 
-def sync(study: optuna.Study, store: Store) -> None:
+def sync(study: StudyWriter, store: Store) -> None:
     """Write to MLflow whatever it lacks of the study.
 
     Raises TrackingError if MLflow cannot be reached or used.
     """
     refuse_without_client(store.artifacts)
     refuse_database(store.mlflow_uri)
-    tracker = _tracker(study, store)
-    trials = record.records(study)
-    folder = store.trials / study.study_name
-    complete = all(trial.outcome is not None for trial in trials)
+    tracker = _tracker(study.name, store)
     nominate(study)
+    record = study.read()
+    complete = all(trial.outcome is not None for trial in record.trials)
     try:
-        tracker.sync(views(study, trials, folder), overview(study, complete))
+        tracker.sync(views(record, store.trials / study.name), overview(record, complete))
         register_in(study, tracker, store)
     finally:
         tracker.close(DRAIN_SECONDS)
 
 
-def made_whole(study: optuna.Study, store: Store) -> str:
+def made_whole(study: StudyWriter, store: Store) -> str:
     """Sync MLflow with a complete study. Return why MLflow is incomplete, or "".
 
     This is needed if the last search of the study ended before it had written everything to MLflow.
@@ -133,10 +133,10 @@ def made_whole(study: optuna.Study, store: Store) -> str:
     return ""
 
 
-def show_champion(study: optuna.Study, store: Store) -> str:
+def show_champion(study: StudyWriter, store: Store) -> str:
     """Write the champion of the study to MLflow. Return why that fails, or ""."""
-    tracker = _tracker(study, store)
-    tracker.search_updated(overview(study, complete=True))
+    tracker = _tracker(study.name, store)
+    tracker.search_updated(overview(study.read(), complete=True))
     try:
         register_in(study, tracker, store)
     except TrackingError as problem:
@@ -146,41 +146,40 @@ def show_champion(study: optuna.Study, store: Store) -> str:
     return ""
 
 
-def views(
-    study: optuna.Study, trials: Sequence[TrialRecord], folder: Folder
-) -> Sequence[TrialView]:
+def views(study: StudyRecord, folder: Folder) -> Sequence[TrialView]:
     """Return a view of each trial that has started."""
     attempts = Attempts(folder)
     return [
         view(study, trial, history(attempts.checkpoints(trial.number), trial.spec))
-        for trial in trials
+        for trial in study.trials
         if trial.spec is not None
     ]
 
 
-def nominate(study: optuna.Study) -> None:
+def nominate(study: StudyWriter) -> None:
     """Add the best trial of a search to the trials whose models are registered.
 
     The first trial that is added becomes the champion, without a confirmation. After that, only
     comparisons on fresh seeds change the champion.
     """
-    best = best_trial(study)
-    if best is None or record.COMPARISON in record.plan(study):
+    record = study.read()
+    best, registered = record.best, record.registered
+    if best is None or record.is_comparison:
         return
-    registered = record.registered(study)
     if best.number not in {version.trial for version in registered.versions}:
         registered = registered.with_version(Version(trial=best.number))
     if registered.champion_version is None:
         registered = registered.with_champion(best.number)
-    record.set_registered(study, registered)
+    study.set_registered(registered)
 
 
-def register(study: optuna.Study, tracker: Tracker) -> None:
+def register(study: StudyWriter, tracker: Tracker) -> None:
     """Update MLflow's registered model from the study, and store the best model's URI in the study.
 
     Raises TrackingError if MLflow refuses or lacks the model.
     """
-    registered, best = record.registered(study), best_trial(study)
+    record = study.read()
+    registered, best = record.registered, record.best
     if registered.champion is None or best is None:
         return
     uris = tracker.register(registered.versions, registered.champion)
@@ -190,26 +189,24 @@ def register(study: optuna.Study, tracker: Tracker) -> None:
         raise TrackingError(
             f"MLflow has no model of trial {best.number}, the best one: its checkpoint is gone"
         )
-    model = record.KeptModel(trial=best.number, uri=uris[best.number])
-    if record.model(study) != model:
-        record.set_model(study, model)
+    study.set_model(KeptModel(trial=best.number, uri=uris[best.number]))
 
 
-def register_in(study: optuna.Study, tracker: Tracker, store: Store) -> None:
+def register_in(study: StudyWriter, tracker: Tracker, store: Store) -> None:
     """Call `register`, and store in the study the address of the MLflow that has the model.
 
     Raises TrackingError if MLflow refuses or lacks the model.
     """
     register(study, tracker)
-    record.set_tracking(study, store.tracking and without_secrets(store.tracking))
+    study.set_tracking(store.tracking and without_secrets(store.tracking))
 
 
-def keep_report(study: optuna.Study, store: Store, folder: Path) -> bool:
+def keep_report(study: StudyRecord, folder: Path) -> bool:
     """Log all files of `folder` to the search's run in MLflow, replacing an earlier report.
 
     Returns whether that succeeded.
     """
-    tracker = _tracker(study, store)
+    tracker = _tracker(study.name, study.store)
     try:
         return tracker.keep_files(folder, REPORT)
     finally:

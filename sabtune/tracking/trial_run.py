@@ -19,14 +19,15 @@ A run has these metrics. Their step is the number of updates unless noted otherw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from sabtune.schema import KIND, flatten
-from sabtune.study.events import Origin, Outcome, State, TrialView
+from sabtune.study.events import Origin, Outcome, TrialView
+from sabtune.study.states import MLFLOW_STATUS
 from sabtune.training.evaluation import LengthResult, length_score, solve_length
 from sabtune.training.trial import Progress, TrialSpec
 
@@ -42,9 +43,6 @@ REASON = "sabtune.reason"
 
 RUNNING = "RUNNING"
 """The state of a trial that runs or waits to be resumed."""
-
-STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""MLflow's run status for each final state of a trial."""
 
 LAST_METRIC = "seconds"
 """The metric of a report that is logged last. If it has a point, so do all others."""
@@ -72,7 +70,7 @@ class RunContent:
     @property
     def status(self) -> str:
         """The status of the run, in MLflow's words."""
-        return STATUS[self.outcome.state] if self.outcome else RUNNING
+        return MLFLOW_STATUS[self.outcome.state] if self.outcome else RUNNING
 
     def name(self) -> str:
         """Return the run's name, such as "#17 k_top=5 …".

@@ -12,7 +12,7 @@ import optuna_dashboard
 
 from sabtune.loopback import HOST, READING, refusal
 from sabtune.storage.store import Store
-from sabtune.study import record
+from sabtune.study.optuna_storage import open_storage
 
 REFUSED_BODY_BYTES = 1 << 16
 """The maximum number of bytes that are read from the body of a refused request.
@@ -63,7 +63,7 @@ def serve(store: Store, port: int) -> None:
 
     port: the TCP port. Raises StoreError if the database can't be used.
     """
-    app = read_only(optuna_dashboard.wsgi(record.store_of(store)))
+    app = read_only(optuna_dashboard.wsgi(open_storage(store)))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with make_server(HOST, port, app, server_class=_Server, handler_class=_SilentHandler) as server:
         try:

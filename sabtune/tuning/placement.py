@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import optuna
 import ray
 from ray.exceptions import RayError
 
@@ -18,9 +17,9 @@ from sabtune.config import RunConfig
 from sabtune.errors import ResourceError
 from sabtune.parts import local
 from sabtune.parts.bundle import Bundle
-from sabtune.study import record
 from sabtune.study.definition import AUTO, Resources, words
 from sabtune.study.study_file import StudyFile
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import TrialSpec
 from sabtune.tuning.probe import Reading, read_gpu
 
@@ -51,7 +50,7 @@ Read = Callable[[TrialSpec], Reading]
 
 def placed(
     file: StudyFile,
-    study: optuna.Study,
+    study: StudyWriter,
     *,
     look: Callable[[Resources], Capacity] = settled,
     read: Read | None = None,
@@ -69,11 +68,10 @@ def placed(
     capacity.check_asked(requested)
     reading = None
     if requested.gpus == AUTO and capacity.has_gpus:
-        stored = record.plan(study).get(record.PLACEMENT)
+        stored = study.read().plan.placement
         reading = Reading(**stored) if stored else (read or on_a_gpu)(first(file))
     placement = shared(requested, capacity, reading)
-    plan = {**record.plan(study), record.PLACED: placement.words}
-    record.set_plan(study, plan | ({record.PLACEMENT: asdict(reading)} if reading else {}))
+    study.change_plan(placed=placement.words, **({"placement": asdict(reading)} if reading else {}))
     return placement
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-import optuna
 from optuna.trial import TrialState
 from ray import tune
 
@@ -21,7 +20,6 @@ from sabtune.parts import local
 from sabtune.schema import to_dict
 from sabtune.storage import server
 from sabtune.storage.store import Store
-from sabtune.study import record
 from sabtune.study.backups import restore, snapshots
 from sabtune.study.cautions import cautions
 from sabtune.study.configurations import Leaderboard
@@ -30,12 +28,14 @@ from sabtune.study.events import Watcher
 from sabtune.study.locks import locked
 from sabtune.study.objectives import directions
 from sabtune.study.parameters import branches
-from sabtune.study.record import TrialRecord
-from sabtune.study.recovery import identity, recover
-from sabtune.study.resuming import OWN_CODE, check_same_question, with_recorded_ladder
+from sabtune.study.plan import Plan
+from sabtune.study.record import StudyRecord
+from sabtune.study.recovery import recover
+from sabtune.study.resuming import check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
+from sabtune.study.writer import StudyWriter
 from sabtune.tracking.mirror import Mirror, made_whole
 from sabtune.tuning.asha import Halving, Scheduler
 from sabtune.tuning.budget import Budget
@@ -115,8 +115,10 @@ def search(
     forced_backend()  # raises for an unknown name, before any trial does
     with locked(file.study.name, store) as lock:
         restore(store)
-        wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, store)
-        check_resumable(file, store, accept_changed_code=accept_changed_code)
+        stored = StudyRecord.find(store, file.study.name)
+        wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, stored)
+        if stored is not None:
+            check_resumable(file, stored, accept_changed_code=accept_changed_code)
         if (phases := file.study.ladder.phase_count) < wanted:
             say(
                 f"The study measures each length over {counted(phases, 'phase')}, as at its start, "
@@ -127,9 +129,9 @@ def search(
             say(warning)
         study = open_or_create(file, store)
         for point in file.study.points:
-            study.enqueue_trial(dict(point), skip_if_exists=True)
+            study.enqueue_point(point)
         if warm_start is not None:
-            enqueue_best(study, record.open_study(store, warm_start), file, say)
+            enqueue_best(study, StudyRecord.open(store, warm_start), file, say)
         if retry_failed:
             enqueue_failed(study)
         return execute(
@@ -146,7 +148,7 @@ def search(
 
 
 def execute(
-    study: optuna.Study,
+    study: StudyWriter,
     file: StudyFile,
     store: Store,
     watchers: Sequence[Watcher],
@@ -164,16 +166,16 @@ def execute(
     enqueued trials to run; None for all of them. lock: the study's lock in a shared database, which
     the search claims and checks. The other parameters, and the errors, are those of `search`.
     """
-    missing = trials - record.ended(study)
+    earlier = study.read()
+    missing = trials - earlier.ended
     if missing <= 0:
         return Ending(complete=True, behind=made_whole(study, store))
     file.study.task.build().prepare(file.study.ladder.lengths)
-    earlier = record.records(study)
     budget = budget or Budget()
     if lock is not None:
         lock.claim(study, budget.stop)
     _resume_budget(budget, study, earlier)
-    leaderboard = Leaderboard(file.study.seeds).add(earlier)
+    leaderboard = Leaderboard(file.study.seeds).add(earlier.trials)
     mirror = Mirror(study, store, system_metrics=system_metrics)
     scheduler = Scheduler(_resumed_halving(file, earlier))
     guard = Guard(budget.stop)
@@ -181,11 +183,11 @@ def execute(
         notified: list[Watcher] = [mirror, *copiers, *watchers]
         searcher = StudySearcher(
             study,
-            enqueued.specs if enqueued else TrialSpecs(file, earlier, store.code),
+            enqueued.specs if enqueued else TrialSpecs(file, earlier.trials, store.code),
             leaderboard,
-            store.trials / study.study_name,
+            store.trials / study.name,
             budget,
-            identity(study) if store.snapshots else "",
+            study.identity() if store.snapshots else "",
             enqueued.numbers if enqueued else None,
             most=missing,
             watchers=notified,
@@ -205,7 +207,7 @@ def execute(
             server.retried(lock.check)
         if isinstance(callback.problem, StoreError):
             raise callback.problem
-        complete = record.ended(study) >= trials
+        complete = study.read().ended >= trials
         behind = mirror.finish(complete)
     problem = searcher.problem or callback.problem
     if problem is not None:
@@ -213,21 +215,21 @@ def execute(
     return Ending(complete=complete, out_of_budget=budget.spent, behind=behind, lost=lost)
 
 
-def _resume_budget(budget: Budget, study: optuna.Study, earlier: Sequence[TrialRecord]) -> None:
+def _resume_budget(budget: Budget, study: StudyWriter, earlier: StudyRecord) -> None:
     """Exclude the seconds of earlier searches from a budget, and store its limits in the study."""
-    for trial in earlier:
+    for trial in earlier.trials:
         budget.resume(trial.number, trial.seconds)
     limits = {"hours": budget.hours, "gpu_hours": budget.gpu_hours}
     set_limits = {name: limit for name, limit in limits.items() if limit is not None}
-    record.set_plan(study, {**record.plan(study), **set_limits})
+    study.change_plan(**set_limits)
 
 
-def _resumed_halving(file: StudyFile, earlier: Sequence[TrialRecord]) -> Halving | None:
+def _resumed_halving(file: StudyFile, earlier: StudyRecord) -> Halving | None:
     """Return ASHA with the scores of earlier searches, or None if the study prunes no trials."""
     if not file.study.pruning:
         return None
     halving = Halving(file.study.pruning)
-    for trial in record.counted(earlier):
+    for trial in earlier.counted:
         complete = trial.state == TrialState.COMPLETE
         halving.remember(trial.number, trial.scores, complete=complete)
     return halving
@@ -253,7 +255,7 @@ def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> s
     """
     study, budget = parts.searcher.study, parts.budget
     try:
-        with some_ray(store.ray_log(study.study_name)) as cluster:
+        with some_ray(store.ray_log(study.name)) as cluster:
             if cluster:
                 say(cluster)
             placement = placed(file, study)
@@ -296,66 +298,45 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(signal.SIGUSR1, before)
 
 
-def open_or_create(file: StudyFile, store: Store) -> optuna.Study:
+def open_or_create(file: StudyFile, store: Store) -> StudyWriter:
     """Open the study in the store's database, or create it, and store the plan of the study file.
 
     Trials that started after the backup that the study was restored from are recovered.
     """
-    study = optuna.create_study(
-        study_name=file.study.name,
-        storage=record.store_of(store, write=True),
-        directions=directions(file.study.objectives),
-        load_if_exists=True,
-    )
+    study = StudyWriter.create(store, file.study.name, directions(file.study.objectives))
     if store.snapshots:
-        recover(study, store.trials / study.study_name)
-    count = len(study.get_trials(deepcopy=False))  # so that a resumed search draws new samples
-    study.sampler = sampler(file, count)
+        recover(study, store.trials / study.name)
+    earlier = study.read()
+    count = len(earlier.frozen)  # so that a resumed search draws new samples
+    study.optuna.sampler = sampler(file, count)
     own_code = file.own_code()
     for digest in own_code.values():
         local.find_bundle(digest).write(store.code)
-    plan = {key: value for key, value in record.plan(study).items() if key in record.KEPT}
-    record.set_plan(
-        study,
-        plan
-        | {
-            "question": file.question,
-            "study": to_dict(file.study, PARTS),
-            "objectives": list(file.study.objectives),
-            "seeds": asdict(file.study.seeds),
-            "searched": list(file.study.ladder.select),
-            "file": str(file.path.resolve()) if file.in_file else "",
-            "source": file.source,
-            OWN_CODE: own_code,
-            "rival": file.baseline,
-        },
+    study.set_plan(
+        Plan(
+            question=file.question,
+            study=to_dict(file.study, PARTS),
+            objectives=file.study.objectives,
+            seeds=asdict(file.study.seeds),
+            searched=file.study.ladder.select,
+            file=str(file.path.resolve()) if file.in_file else "",
+            source=file.source,
+            code=own_code,
+            baseline=file.baseline,
+            placement=earlier.plan.placement,
+            placed=earlier.plan.placed,
+            comparison=earlier.plan.comparison,
+        )
     )
     return study
 
 
-def failed(study: optuna.Study) -> list[TrialRecord]:
-    """Return the failed trials that were not run again and are not enqueued to be.
-
-    Trials that failed before they had a specification are left out.
-    """
-    retried = record.run_again(study)
-    return [
-        trial
-        for trial in record.records(study)
-        if trial.state == TrialState.FAIL and trial.run is not None and trial.number not in retried
-    ]
-
-
-def enqueue_failed(study: optuna.Study) -> None:
+def enqueue_failed(study: StudyWriter) -> None:
     """Enqueue each failed trial once more, with its own seed."""
-    for trial in failed(study):
+    for trial in study.read().failed:
         assert trial.run is not None
-        record.enqueue(
-            study,
-            trial.run,
-            params=trial.params or None,
-            label=trial.label,
-            retry_of=trial.number,
+        study.enqueue(
+            trial.run, params=trial.params or None, label=trial.label, retry_of=trial.number
         )
 
 
@@ -363,31 +344,32 @@ WARM_START_CONFIGURATIONS = 5
 """The number of configurations that a warm start takes from another study."""
 
 
-def check_resumable(file: StudyFile, store: Store, *, accept_changed_code: bool = False) -> None:
-    """Check that a search can resume the study of this name, if the store has it.
+def check_resumable(
+    file: StudyFile, stored: StudyRecord, *, accept_changed_code: bool = False
+) -> None:
+    """Check that a search can resume the stored study of this name.
 
     Raises StoreError if the study asks another question. Raises StudyFileError if the space fails,
     or if it gives a parameter a range that is incompatible with that of a stored trial.
     """
-    check_same_question(file, store, accept_changed_code=accept_changed_code)
-    if file.study.name in record.names(store):
-        file.try_space(branches(record.open_study(store, file.study.name)))
+    check_same_question(file, stored, accept_changed_code=accept_changed_code)
+    file.try_space(branches(stored.frozen))
 
 
 def enqueue_best(
-    study: optuna.Study, earlier: optuna.Study, file: StudyFile | None = None, say: Say = silent
+    study: StudyWriter, earlier: StudyRecord, file: StudyFile | None = None, say: Say = silent
 ) -> None:
     """Enqueue the parameters of the best configurations of `earlier`, unless they were tried.
 
     Configurations outside the space of `file` are left out, with a message to `say`.
     """
-    for configuration in Leaderboard.of(earlier).ranked()[:WARM_START_CONFIGURATIONS]:
+    for configuration in earlier.ranked[:WARM_START_CONFIGURATIONS]:
         point = configuration.best.params
         reason = file.unfit(point) if file else ""
         if reason:
-            say(f"Trial {configuration.best.number} of {earlier.study_name} is left out: {reason}")
+            say(f"Trial {configuration.best.number} of {earlier.name} is left out: {reason}")
         else:
-            study.enqueue_trial(point, skip_if_exists=True)
+            study.enqueue_point(point)
 
 
 def _tuner(parts: _TuneParts, placement: Placement, store: Store) -> tune.Tuner:

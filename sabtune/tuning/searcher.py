@@ -31,15 +31,16 @@ from sabtune.errors import (
     StudyFileError,
 )
 from sabtune.storage.folder import Folder
-from sabtune.study import record
+from sabtune.study.attributes import ATTEMPTS, ENVIRONMENT, SPEC
 from sabtune.study.checkpoints import Attempts, clear, directory, history
 from sabtune.study.configurations import Leaderboard
-from sabtune.study.events import Outcome, State, Watcher
+from sabtune.study.events import Outcome, Watcher
 from sabtune.study.objectives import values
-from sabtune.study.record import TrialRecord
 from sabtune.study.recovery import entry
+from sabtune.study.states import State
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
+from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning import trainable
 from sabtune.tuning.budget import Budget
@@ -79,7 +80,7 @@ class StudySearcher(NotPickled, Searcher):
 
     def __init__(
         self,
-        study: optuna.Study,
+        study: StudyWriter,
         specs: TrialSpecs,
         leaderboard: Leaderboard,
         trials: Folder,
@@ -94,10 +95,9 @@ class StudySearcher(NotPickled, Searcher):
         self.study, self.specs, self.leaderboard = study, specs, leaderboard
         self.trials, self.budget, self.identity = trials, budget, identity
         self.attempts = Attempts(trials)
-        self.unfinished = deque(
-            trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        )
-        self.waiting = deque(record.waiting(study) if queue is None else queue)
+        record = study.read()
+        self.unfinished = deque(record.running)
+        self.waiting = deque(record.waiting if queue is None else queue)
         self.problem: StudyFileError | None = None
         self.remaining, self.watchers = math.inf if most is None else most, watchers
         self.rejected_in_a_row = 0
@@ -107,7 +107,7 @@ class StudySearcher(NotPickled, Searcher):
         while self.problem is None and not self.budget.spent and self.remaining > 0:
             self.remaining -= 1
             trial, resumed = self._next()
-            is_counted = record.SPEC in trial.user_attrs  # the leaderboard already counts it
+            is_counted = SPEC in trial.user_attrs  # the leaderboard already counts it
             try:
                 spec = self.specs.spec(trial)
             except RejectedError as problem:
@@ -134,7 +134,7 @@ class StudySearcher(NotPickled, Searcher):
 
     def _end_unstarted(self, trial: optuna.Trial, state: State, problem: StudyFileError) -> None:
         outcome = Outcome(state=state, reason=str(problem))
-        record.end(trial, outcome, None, None)
+        self.study.end(trial, outcome)
         for watcher in self.watchers:
             watcher.trial_ended(trial.number, outcome)
 
@@ -142,8 +142,8 @@ class StudySearcher(NotPickled, Searcher):
         """Return a trial's `WorkerTask` as the `config` of a Ray Tune trial."""
         attempt, earlier = self.attempts.next(trial.number), list[Folder]()
         if resumed:
-            attempt = max(attempt, trial.user_attrs.get(record.ATTEMPTS, 0) + 1)
-            trial.set_user_attr(record.ATTEMPTS, attempt)
+            attempt = max(attempt, trial.user_attrs.get(ATTEMPTS, 0) + 1)
+            trial.set_user_attr(ATTEMPTS, attempt)
             earlier = self.attempts.checkpoints(trial.number)
         return WorkerTask(
             spec=spec,
@@ -158,13 +158,13 @@ class StudySearcher(NotPickled, Searcher):
     def _next(self) -> tuple[optuna.Trial, bool]:
         """Return the next trial, and whether it is resumed from an earlier search."""
         if self.unfinished:
-            return record.reopen(self.study, self.unfinished.popleft()), True
+            return self.study.reopen(self.unfinished.popleft()), True
         if self.waiting:
-            return record.begin(self.study, self.waiting.popleft()), False
+            return self.study.begin(self.waiting.popleft()), False
         promising = self.leaderboard.next()
         if promising is not None:
             return self.specs.another_seed(self.study, promising), False
-        return self.study.ask(), False
+        return self.study.optuna.ask(), False
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -187,7 +187,7 @@ class StudyCallback(NotPickled, tune.Callback):
 
     def __init__(
         self,
-        study: optuna.Study,
+        study: StudyWriter,
         leaderboard: Leaderboard,
         budget: Budget,
         file: StudyFile,
@@ -212,7 +212,8 @@ class StudyCallback(NotPickled, tune.Callback):
 
     def _start(self, spec: TrialSpec) -> Running:
         """Add a trial to the running trials, notify the watchers, and return it."""
-        running = Running(spec, record.reopen(self.study, spec.number))
+        trial = self.study.reopen(spec.number)
+        running = Running(spec, trial, self.study.last_step(trial))
         self.running[spec.number] = running
         for watcher in self.watchers:
             watcher.trial_started(spec)
@@ -230,9 +231,9 @@ class StudyCallback(NotPickled, tune.Callback):
         worker_result = WorkerResult.from_result(result)
         running = self.running[trial.config["assignment"]["number"]]
         if worker_result.hardware is not None:
-            environment = running.trial.user_attrs.get(record.ENVIRONMENT, {})
+            environment = running.trial.user_attrs.get(ENVIRONMENT, {})
             running.trial.set_user_attr(
-                record.ENVIRONMENT, environment | {"hardware": worker_result.hardware}
+                ENVIRONMENT, environment | {"hardware": worker_result.hardware}
             )
         for words in worker_result.passed_over:
             for watcher in self.watchers:
@@ -252,7 +253,7 @@ class StudyCallback(NotPickled, tune.Callback):
             return
         running.history.append(progress)
         if progress.report.step > running.recorded_step:
-            record.report(running.trial, progress)
+            self.study.report(running.trial, progress)
         for watcher in self.watchers:
             watcher.trial_reported(running.spec.number, progress)
 
@@ -352,7 +353,7 @@ class StudyCallback(NotPickled, tune.Callback):
         if objectives is not None:
             for name, value in self._constraints(running, outcome, objectives).items():
                 running.trial.set_constraint(name, value)
-        self.leaderboard.end(record.end(running.trial, outcome, objectives, last))
+        self.leaderboard.end(self.study.end(running.trial, outcome, objectives, last))
         for watcher in self.watchers:
             watcher.trial_ended(running.spec.number, outcome)
 
@@ -365,9 +366,8 @@ class StudyCallback(NotPickled, tune.Callback):
         """
         if self.file.constraints is None:
             return {}
-        frozen = self.study.get_trials(deepcopy=False)[running.spec.number]
         trial = dataclasses.replace(
-            TrialRecord.of(frozen),
+            self.study.read().trial(running.spec.number),
             state=TrialState.COMPLETE,
             values=values,
             ladder=list(outcome.ladder),
@@ -426,7 +426,6 @@ class Running:
     recorded_step: the number of updates at the last progress that an earlier search recorded.
     """
 
-    def __init__(self, spec: TrialSpec, trial: optuna.Trial):
-        self.spec, self.trial = spec, trial
+    def __init__(self, spec: TrialSpec, trial: optuna.Trial, recorded_step: int):
+        self.spec, self.trial, self.recorded_step = spec, trial, recorded_step
         self.history: list[Progress] = []
-        self.recorded_step = record.told(trial)

@@ -12,7 +12,7 @@ from sabtune.models import SAB
 from sabtune.models.sab import ALL
 from sabtune.reporting.data import ReportData
 from sabtune.schema import KIND, flatten
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 
 Value = float | str
 

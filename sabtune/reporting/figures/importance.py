@@ -98,9 +98,9 @@ def tried(data: ReportData) -> tuple[optuna.Study, list[float]]:
     parameters that separate high scores from low ones would seem unimportant.
     """
     trained = (trial for trial in data.ended if trial.state != TrialState.FAIL)
-    configurations = Leaderboard.of_trials(data.study, trained).configurations.values()
+    configurations = Leaderboard(data.study.leaderboard.seeds).add(trained).configurations.values()
     scores = [configuration.value("mean") for configuration in configurations]
-    drawn = data.study.get_trials(deepcopy=False)
+    drawn = data.study.frozen
     study = optuna.create_study(direction="maximize")
     for configuration, score in zip(configurations, scores, strict=True):
         trial = drawn[configuration.number]

@@ -28,7 +28,7 @@ from sabtune.reporting.figures.marks import (
     Scale,
     spread,
 )
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Task
 from sabtune.training.evaluation import LengthResult
 from sabtune.wording import counted

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sabtune.reporting.data import ReportData, state
 from sabtune.reporting.figures.fields import Field, Value, fields, without_bound
 from sabtune.reporting.figures.marks import Dimension, Parallel, Scale, spread
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 
 MAX_FIELDS = 10
 """Maximum number of fields; more axes leave no room for their names."""

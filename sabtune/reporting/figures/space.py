@@ -25,8 +25,7 @@ from sabtune.reporting.figures.marks import (
     Rule,
 )
 from sabtune.reporting.figures.states import STYLES
-from sabtune.study import record
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.summary import UNITS
 
 FAILED_SCORE = -0.07
@@ -125,12 +124,12 @@ def _shifted(x: float, shift: float, log: bool) -> float:
 
 def pareto(data: ReportData) -> Figure | None:
     """Return the figure of the score against each other objective, or None if there is no other."""
-    names = record.plan(data.study).get("objectives", [])
+    names = data.study.plan.objectives or ()
     trials = [trial for trial in data.complete if len(trial.values) == len(names)]
     if len(names) < 2 or not trials:
         return None
-    best = {trial.number for trial in data.study.best_trials}
-    front = sorted((t for t in trials if t.number in best), key=lambda t: t.values[0])
+    front = data.study.pareto_front[::-1]
+    best = {trial.number for trial in front}
     panels = []
     for i, name in enumerate(names[1:], 1):
         marks: list[Mark] = [

@@ -21,7 +21,7 @@ from sabtune.reporting.figures.marks import (
     spread,
 )
 from sabtune.reporting.figures.states import STYLES
-from sabtune.study.record import TrialRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.training.trial import Progress
 from sabtune.wording import counted
 
