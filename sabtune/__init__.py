@@ -15,12 +15,25 @@ if TYPE_CHECKING:
     from sabtune.api.searching import search
     from sabtune.config import TrainConfig, TrialConfig
     from sabtune.errors import SabtuneError
-    from sabtune.models import LSTM, SAB, SelfAttention
+    from sabtune.models import LSTM, SAB, Model, ModelConfig, SelfAttention
     from sabtune.models.layers import SABLayer, SelfAttentionLayer, TruncatedLSTM
-    from sabtune.schedule import Constant, Cosine, Exponential, Linear, Stepwise
+    from sabtune.schedule import Constant, Cosine, Exponential, Linear, Schedule, Stepwise
+    from sabtune.seeding import Stream
     from sabtune.study.configurations import Seeds
     from sabtune.study.definition import ASHA, Resources, Study
-    from sabtune.tasks import Adding, Copying, Language, Pixels, Recall
+    from sabtune.tasks import (
+        Adding,
+        Batch,
+        Copying,
+        Language,
+        Pixels,
+        Recall,
+        Shuffled,
+        Source,
+        SyntheticTask,
+        Task,
+        TaskConfig,
+    )
     from sabtune.training.evaluation import Ladder
     from sabtune.training.trial import Limits
 
@@ -32,12 +45,25 @@ _MODULES = {
     "sabtune.api.searching": ("search",),
     "sabtune.config": ("TrainConfig", "TrialConfig"),
     "sabtune.errors": ("SabtuneError",),
-    "sabtune.models": ("LSTM", "SAB", "SelfAttention"),
+    "sabtune.models": ("LSTM", "SAB", "Model", "ModelConfig", "SelfAttention"),
     "sabtune.models.layers": ("SABLayer", "SelfAttentionLayer", "TruncatedLSTM"),
-    "sabtune.schedule": ("Constant", "Cosine", "Exponential", "Linear", "Stepwise"),
+    "sabtune.schedule": ("Constant", "Cosine", "Exponential", "Linear", "Schedule", "Stepwise"),
+    "sabtune.seeding": ("Stream",),
     "sabtune.study.configurations": ("Seeds",),
     "sabtune.study.definition": ("ASHA", "Resources", "Study"),
-    "sabtune.tasks": ("Adding", "Copying", "Language", "Pixels", "Recall"),
+    "sabtune.tasks": (
+        "Adding",
+        "Batch",
+        "Copying",
+        "Language",
+        "Pixels",
+        "Recall",
+        "Shuffled",
+        "Source",
+        "SyntheticTask",
+        "Task",
+        "TaskConfig",
+    ),
     "sabtune.training.evaluation": ("Ladder",),
     "sabtune.training.trial": ("Limits",),
 }
@@ -49,6 +75,7 @@ __all__ = [
     "LSTM",
     "SAB",
     "Adding",
+    "Batch",
     "Constant",
     "Copying",
     "Cosine",
@@ -57,17 +84,26 @@ __all__ = [
     "Language",
     "Limits",
     "Linear",
+    "Model",
+    "ModelConfig",
     "OpenStudy",
     "Pixels",
     "Recall",
     "Resources",
     "SABLayer",
     "SabtuneError",
+    "Schedule",
     "Seeds",
     "SelfAttention",
     "SelfAttentionLayer",
+    "Shuffled",
+    "Source",
     "Stepwise",
+    "Stream",
     "Study",
+    "SyntheticTask",
+    "Task",
+    "TaskConfig",
     "TrainConfig",
     "TrialConfig",
     "TruncatedLSTM",

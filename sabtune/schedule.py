@@ -16,7 +16,24 @@ from sabtune.schema import Config, check, check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Config, ABC):
-    """How k_top changes from the start of training to its final value."""
+    """How k_top changes from the start of training to its final value.
+
+    A schedule of your own is a frozen dataclass that defines `k_top`. Its fields are its settings.
+    It has none by default.
+
+    Raises:
+        ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import sabtune as sab
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Halfway(sab.Schedule):
+        ...     def k_top(self, progress, final, dense):
+        ...         return dense if progress < 0.5 else final
+        >>> [Halfway().k_top(progress, final=5, dense=21) for progress in (0, 0.4, 0.5, 1)]
+        [21, 21, 5, 5]
+    """
 
     @abstractmethod
     def k_top(self, progress: float, final: int, dense: int) -> int:

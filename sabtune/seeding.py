@@ -22,6 +22,11 @@ class Stream(IntEnum):
     that a search compares trials on. TEST: the sequences that are measured at the end of a trial.
     CONFIRMATION: the sequences of a confirmation, which no search uses. STATES: the initial states
     of training sequences.
+
+    Example:
+        >>> import sabtune as sab
+        >>> [stream.name for stream in sab.Stream]
+        ['INITIALIZATION', 'TRAINING', 'SELECTION', 'TEST', 'CONFIRMATION', 'STATES']
     """
 
     INITIALIZATION = 0

@@ -92,3 +92,117 @@ def heed_interrupts() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+OWN = {
+    "own.py": '''
+"""Does a GRU remember the first bit?"""
+
+from dataclasses import dataclass
+
+import torch
+
+import sabtune as sab
+from own_gru import GRU
+from own_text import describe
+
+
+class FirstBit(sab.SyntheticTask):
+    inputs, outputs, chance = 1, 2, 0.5
+    loss_everywhere = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(sab.TaskConfig):
+        length: int = 4
+
+        def build(self):
+            return FirstBit(self)
+
+    def batch(self, size, length, generator, device=torch.device("cpu")):
+        x = torch.randint(0, 2, (size, length, 1), generator=generator)
+        scored = torch.arange(length) == length - 1
+        targets = x[:, :1, 0].expand(size, length)
+        return sab.Batch(x=x.float().to(device), targets=targets.to(device), scored=scored)
+
+
+STUDY = sab.Study(
+    name="own",
+    task=FirstBit.Config(length=4),
+    ladder=sab.Ladder(lengths=(4, 8), select=(4,), sequences=32),
+    trials=TRIALS,
+    startup=TRIALS,
+    pruning=None,
+)
+
+
+def space(trial):
+    return sab.TrialConfig(
+        model=GRU.Config(hidden=trial.suggest_int("hidden", 8, 32)),
+        train=sab.TrainConfig(updates=UPDATES, batch_size=16, report_every=30, learning_rate=0.02),
+    )
+''',
+    "own_gru.py": """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import sabtune as sab
+from own_text import describe
+
+
+@dataclass(frozen=True)
+class State:
+    h: torch.Tensor
+
+
+class GRU(sab.Model):
+    state_type = State
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(sab.ModelConfig):
+        def label(self):
+            return describe(self.hidden)
+
+        def build(self, inputs, outputs, *, steps, generator):
+            return GRU(self, inputs, outputs, generator)
+
+    def __init__(self, config, inputs, outputs, generator):
+        super().__init__()
+        self.config = config
+        self.gru = nn.GRU(inputs, config.hidden, batch_first=True)
+        self.head = nn.Linear(config.hidden, outputs)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -0.2, 0.2, generator=generator)
+
+    def forward(self, x, state=None):
+        hidden, last = self.gru(x, None if state is None else state.h[None])
+        return self.head(hidden), State(last[0])
+
+    def carry(self, state, span):
+        return State(state.h.detach())
+
+    def restart(self, state):
+        return State(state.h.detach())
+
+    def random_start(self, batch, scale, generator):
+        h = scale * torch.randn(batch, self.config.hidden, generator=generator)
+        return State(h.to(self.device))
+""",
+    "own_text.py": """
+def describe(hidden):
+    return f"gru hidden={hidden}"
+""",
+}
+"""A study with a task of its own, and a model of its own in a module that imports another one."""
+
+
+def own(directory: Path, trials: int = 2, updates: int = 60) -> Path:
+    """Write the study OWN and its modules to a folder, and return the path of the study file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in OWN.items():
+        text = text.replace("TRIALS", str(trials)).replace("UPDATES", str(updates))
+        (directory / name).write_text(text)
+    return directory / "own.py"

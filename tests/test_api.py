@@ -35,10 +35,11 @@ FUNCTIONS = {
 """The public functions and their parameters."""
 
 CLASSES = {
-    "ASHA", "Adding", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder", "Language",
-    "Limits", "Linear", "OpenStudy", "Pixels", "Recall", "Resources", "SAB", "SABLayer",
-    "SabtuneError", "Seeds", "SelfAttention", "SelfAttentionLayer", "Stepwise", "Study",
-    "TrainConfig", "TrialConfig", "TruncatedLSTM",
+    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder",
+    "Language", "Limits", "Linear", "Model", "ModelConfig", "OpenStudy", "Pixels", "Recall",
+    "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "SelfAttentionLayer", "Shuffled", "Source", "Stepwise", "Stream", "Study", "SyntheticTask",
+    "Task", "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
 }  # fmt: skip
 
 OPEN_STUDY = {

@@ -56,8 +56,9 @@ def public_members(cls: type) -> list[str]:
 def test_these_are_the_public_classes() -> None:
     assert {"Study", "Linear", "SABLayer", "SAB.Config", "Pixels.Config"} <= CLASSES.keys()
     assert CLASSES.keys() - DATACLASSES.keys() == {
-        "Adding", "Copying", "LSTM", "Language", "Pixels", "Recall", "SAB", "SABLayer",
-        "SabtuneError", "SelfAttention", "SelfAttentionLayer", "TruncatedLSTM",
+        "Adding", "Copying", "LSTM", "Language", "Model", "Pixels", "Recall", "SAB", "SABLayer",
+        "SabtuneError", "SelfAttention", "SelfAttentionLayer", "Shuffled", "Source", "Stream",
+        "SyntheticTask", "Task", "TruncatedLSTM",
     }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_a_class_describes_exactly_its_fields(name: str) -> None:
     assert sorted(described) == sorted(fields)
 
 
-@pytest.mark.parametrize("name", DATACLASSES)
+@pytest.mark.parametrize("name", sorted(DATACLASSES.keys() - {"Batch"}))
 def test_a_class_names_the_error_of_wrong_fields(name: str) -> None:
     assert entries(DATACLASSES[name].__doc__, "Raises") == ["ConfigError"]
 

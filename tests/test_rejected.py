@@ -21,7 +21,7 @@ from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning.budget import Budget
-from sabtune.tuning.run import check_resumable, open_or_create
+from sabtune.tuning.run import checked, open_or_create
 from sabtune.tuning.searcher import StudySearcher
 from tests.test_asking import changed, end, opened, order, searcher
 from tests.test_bad_study_files import RETURN, written
@@ -165,14 +165,14 @@ def test_a_changed_parameter_is_refused_before_a_trial_starts(
     study.enqueue_trial({"k_top": 2})
     order(searcher(study, file, tmp_path))
     same = load(written(tmp_path, with_batch(before, condition)))
-    check_resumable(same, StudyRecord.open(store, file.study.name))
+    checked(same, StudyRecord.open(store, file.study.name))
     other = load(written(tmp_path, with_batch(after, condition)))
     message = (
         r"study.py:12: b is .*, and was .* in the study: search with --new --warm-start s, "
         "or give the parameter another name"
     )
     with pytest.raises(StudyFileError, match=message):
-        check_resumable(other, StudyRecord.open(store, file.study.name))
+        checked(other, StudyRecord.open(store, file.study.name))
     assert len(study.trials) == 1
     if condition:  # the check may miss a branch, so the search also checks
         study.enqueue_trial({"k_top": 2})
@@ -191,6 +191,4 @@ def test_a_range_may_change(tmp_path: Path, after: str) -> None:
     store.root.mkdir()
     file = load(written(tmp_path, with_batch('trial.suggest_int("b", 1, 5)')))
     order(searcher(open_or_create(file, store).optuna, file, tmp_path))
-    check_resumable(
-        load(written(tmp_path, with_batch(after))), StudyRecord.open(store, file.study.name)
-    )
+    checked(load(written(tmp_path, with_batch(after))), StudyRecord.open(store, file.study.name))

@@ -135,7 +135,14 @@ def search(
     console = make_console()
     place = Store.at(store, files, tracking)
     if dry_run:
-        _print_prediction(console, file, place, new=new, accept_changed_code=accept_changed_code)
+        _print_prediction(
+            console,
+            file,
+            place,
+            new=new,
+            warm_start=warm_start,
+            accept_changed_code=accept_changed_code,
+        )
         return
     place = restore_if_lost(console, place.made())
     file = _with_free_name(file, place) if new else file
@@ -229,23 +236,15 @@ def _search_on_cluster(
     remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
 
 
-def _print_prediction(
-    console: Console, file: StudyFile, place: Store, *, new: bool, accept_changed_code: bool
-) -> None:
-    """Probe one trial and print the predicted cost of the search.
+def _print_prediction(console: Console, file: StudyFile, place: Store, **options: Any) -> None:
+    """Check a search, probe one trial and print the predicted cost of the search.
 
-    new: Whether the search starts a new study. If not, the existing study must be resumable.
+    options: The options of `sabtune.tuning.dry_run.check_search`.
     """
-    from sabtune.study.record import StudyRecord
-    from sabtune.study.resuming import with_recorded_ladder
     from sabtune.terminal.results import prediction_page
-    from sabtune.tuning.dry_run import predict
-    from sabtune.tuning.run import check_resumable
+    from sabtune.tuning.dry_run import check_search, predict
 
-    stored = StudyRecord.find(place, file.study.name) if place.found and not new else None
-    if stored is not None:
-        file = with_recorded_ladder(file, stored)
-        check_resumable(file, stored, accept_changed_code=accept_changed_code)
+    file = check_search(file, place, **options)
     console.print(prediction_page(predict(file), file.study))
 
 

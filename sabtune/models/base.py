@@ -18,13 +18,22 @@ from sabtune.schema import Config, check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config, ABC):
-    """The base of every model's configuration.
+    """The base of every model's configuration, a frozen dataclass that builds the model.
+
+    A configuration of your own defines `build` and `label`.
 
     Args:
         hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
 
     Raises:
         ConfigError: A field is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> config = sab.LSTM.Config(hidden=8)
+        >>> model = config.build(2, 3, steps=10, generator=torch.Generator().manual_seed(0))
+        >>> isinstance(config, sab.ModelConfig), isinstance(model, sab.Model)
+        (True, True)
     """
 
     hidden: int = 128
@@ -73,7 +82,22 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
 
 
 class Model(nn.Module, ABC):
-    """A recurrent network that can process a sequence in several calls."""
+    """A recurrent network that can process a sequence in several calls.
+
+    A model of your own defines `state_type`, a dataclass of tensors with the batch first, `forward`,
+    and the start states `carry`, `restart` and `random_start`.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> config = sab.LSTM.Config(hidden=8)
+        >>> model = config.build(2, 3, steps=10, generator=torch.Generator().manual_seed(0))
+        >>> x = torch.randn(4, 10, 2)  # (B, T, I)
+        >>> logits, state = model(x)
+        >>> first, state = model(x[:, :6])  # the same in two calls
+        >>> last, state = model(x[:, 6:], state)
+        >>> torch.allclose(torch.cat([first, last], dim=1), logits, atol=1e-6)
+        True
+    """
 
     state_type: type
     """The type of the state that `forward` returns."""

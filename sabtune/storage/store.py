@@ -21,6 +21,7 @@ snapshots/         if the files are at another location: backups of optuna.db, a
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -93,6 +94,18 @@ class Store:
         if self.files is not None:
             self.files.check()
         return self
+
+    def check_writable(self) -> None:
+        """Raise StoreError if `made` would, but create no folder."""
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            reason = "Permission denied" if existing.is_dir() else f"{existing} is a file"
+            raise StoreError(
+                f"the store {self.root} can't be written ({reason}): "
+                "give a folder of your own with --store"
+            )
+        if self.files is not None and self.files.path is None:
+            self.files.check()
 
     @property
     def found(self) -> bool:

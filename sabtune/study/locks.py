@@ -116,6 +116,12 @@ def is_held(name: str, store: Store) -> bool:
         return True
 
 
+def refuse_held(name: str, store: Store) -> None:
+    """Raise StoreError if a search is writing to a study. The check itself writes nothing."""
+    if is_held(name, store):
+        raise _held_error(name, store)
+
+
 @contextmanager
 def _locked_in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
     """Lock a study in a database server, and yield the lock; None if the store has no server."""

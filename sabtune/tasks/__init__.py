@@ -1,13 +1,13 @@
 """The tasks that a study can use, by their names in a configuration."""
 
 from sabtune.tasks.adding import Adding
-from sabtune.tasks.base import Task, TaskConfig, above_chance
+from sabtune.tasks.base import SyntheticTask, Task, TaskConfig, above_chance
 from sabtune.tasks.batch import Batch, Tally
 from sabtune.tasks.copying import Copying
 from sabtune.tasks.language import Language
 from sabtune.tasks.pixels import Pixels
 from sabtune.tasks.recall import Recall
-from sabtune.tasks.source import Source
+from sabtune.tasks.source import Shuffled, Source
 
 TASKS: dict[str, type[TaskConfig]] = {
     "copying": Copying.Config,
@@ -25,7 +25,9 @@ __all__ = [
     "Language",
     "Pixels",
     "Recall",
+    "Shuffled",
     "Source",
+    "SyntheticTask",
     "Tally",
     "Task",
     "TaskConfig",

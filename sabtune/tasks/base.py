@@ -25,13 +25,19 @@ MEASURED = (Stream.SELECTION, Stream.TEST, Stream.CONFIRMATION)
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Config, ABC):
-    """The base of every task's configuration.
+    """The base of every task's configuration, a frozen dataclass that builds the task.
 
     Args:
         length: The training length, which is also the first length of a ladder.
 
     Raises:
         ConfigError: A field is missing, unknown, out of range or of the wrong type.
+
+    Example:
+        >>> import sabtune as sab
+        >>> config = sab.Copying.Config(length=50)
+        >>> isinstance(config, sab.TaskConfig), config.build().length
+        (True, 50)
     """
 
     length: int
@@ -44,7 +50,15 @@ class TaskConfig(Config, ABC):
 class Task(ABC):
     """Sequences to learn from, and the measures of a model's answers.
 
-    The defaults are those of classification at every step, trained by cross-entropy.
+    The defaults are those of classification at every step, trained by cross-entropy. A task of your
+    own that generates its sequences extends `SyntheticTask`. One that reads data extends `Task`,
+    and defines `steps` and `batches`, which returns a `Source` such as `Shuffled`.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Copying.Config(length=5).build()
+        >>> isinstance(task, sab.Task), task.inputs, task.outputs, task.steps(5)
+        (True, 10, 9, 25)
     """
 
     inputs: int
@@ -197,11 +211,47 @@ class Task(ABC):
 
 
 class SyntheticTask(Task):
-    """A task that generates its sequences: any number, of any length."""
+    """A task that generates its sequences: any number, of any length.
+
+    A task of your own defines `inputs`, `outputs`, `chance` and `batch`. Every random number must
+    come from the generator that `batch` gets.
+
+    Args:
+        config: The configuration, of which the base class reads `length`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch, sabtune as sab
+        >>> class FirstBit(sab.SyntheticTask):
+        ...     "Answer at the last step with the bit of the first one."
+        ...     inputs, outputs, chance, loss_everywhere = 1, 2, 0.5, False
+        ...
+        ...     @dataclass(frozen=True, kw_only=True)
+        ...     class Config(sab.TaskConfig):
+        ...         def build(self):
+        ...             return FirstBit(self)
+        ...
+        ...     def batch(self, size, length, generator, device=torch.device("cpu")):
+        ...         x = torch.randint(0, 2, (size, length, 1), generator=generator)
+        ...         targets = x[:, :1, 0].expand(size, length).to(device)
+        ...         scored = torch.arange(length) == length - 1
+        ...         return sab.Batch(x=x.float().to(device), targets=targets, scored=scored)
+        >>> task = FirstBit.Config(length=10).build()
+        >>> task.batch(8, 10, torch.Generator().manual_seed(0)).x.shape
+        torch.Size([8, 10, 1])
+    """
 
     def __init__(self, config: TaskConfig):
         check_whole("length", config.length, least=1)
         self.length = config.length
+
+    def steps(self, length: int) -> int:
+        """Return the number of steps T of a sequence of this length: `length` by default.
+
+        Raises:
+            ConfigError: The task has no sequences of this length.
+        """
+        return length
 
     @abstractmethod
     def batch(

@@ -19,7 +19,22 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Sequences and their targets."""
+    """Sequences and their targets.
+
+    Args:
+        x: (B, T, I), the inputs.
+        targets: (B, T), the correct class at every step (int64), or the correct number.
+        scored: (T,), whether accuracy counts a step. It is on the CPU.
+        continues: Whether each row continues the same row of the previous batch.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> x = torch.randn(8, 20, 1)  # 8 sequences of 20 steps
+        >>> targets = (x.sum(dim=1) > 0).long().expand(8, 20)  # one class for each sequence
+        >>> batch = sab.Batch(x=x, targets=targets, scored=torch.arange(20) == 19)
+        >>> batch.at_scored(batch.targets).shape  # the answer after the last step
+        torch.Size([8, 1])
+    """
 
     x: Tensor  # (B, T, I)
     targets: Tensor  # (B, T), the correct class at every step, or the correct number

@@ -19,7 +19,18 @@ GENERATOR, CURSOR = "generator", "cursor"
 
 
 class Source(ABC):
-    """An endless series of batches."""
+    """An endless series of batches.
+
+    Training saves the state of its source in every checkpoint, so a resumed trial sees the same
+    batches. `Shuffled` is a source of examples in memory.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> task = sab.Copying.Config(length=5).build()
+        >>> source = task.batches(5, sab.Stream.TRAINING, torch.Generator().manual_seed(0))
+        >>> isinstance(source, sab.Source), source.batch(8).targets.shape
+        (True, torch.Size([8, 25]))
+    """
 
     count: int | None = None
     """The number of sequences before they repeat; None if they never do."""
@@ -94,7 +105,22 @@ class Passes(Source):
 class Shuffled(Passes):
     """A source of `count` examples in a new random order each pass, without incomplete batches.
 
-    make: returns the batch of the examples with the given indices (B,), which are on `device`.
+    Args:
+        count: The number of examples.
+        make: A function that returns the batch of the examples with the given indices (B,), which
+            are on `device`.
+        generator: The random generator of the order.
+        device: The device of the indices.
+
+    Example:
+        >>> import torch, sabtune as sab
+        >>> x, labels = torch.randn(100, 20, 1), torch.randint(0, 2, (100,))
+        >>> def make(index):
+        ...     targets = labels[index, None].expand(-1, 20)
+        ...     return sab.Batch(x=x[index], targets=targets, scored=torch.arange(20) == 19)
+        >>> source = sab.Shuffled(100, make, torch.Generator().manual_seed(0))
+        >>> source.batch(8).x.shape
+        torch.Size([8, 20, 1])
     """
 
     def __init__(

@@ -112,13 +112,12 @@ def search(
     data is missing, TrackingError if another version wrote the store's MLflow, and ClusterError if
     the cluster refuses access or can't read the store's files.
     """
-    forced_backend()  # raises for an unknown name, before any trial does
     with locked(file.study.name, store) as lock:
         restore(store)
-        stored = StudyRecord.find(store, file.study.name)
-        wanted, file = file.study.ladder.phase_count, with_recorded_ladder(file, stored)
-        if stored is not None:
-            check_resumable(file, stored, accept_changed_code=accept_changed_code)
+        stored, wanted = StudyRecord.find(store, file.study.name), file.study.ladder.phase_count
+        file = checked(file, stored, accept_changed_code=accept_changed_code)
+        if warm_start is not None:
+            StudyRecord.open(store, warm_start)  # raises before anything is written
         if (phases := file.study.ladder.phase_count) < wanted:
             say(
                 f"The study measures each length over {counted(phases, 'phase')}, as at its start, "
@@ -344,16 +343,21 @@ WARM_START_CONFIGURATIONS = 5
 """The number of configurations that a warm start takes from another study."""
 
 
-def check_resumable(
-    file: StudyFile, stored: StudyRecord, *, accept_changed_code: bool = False
-) -> None:
-    """Check that a search can resume the stored study of this name.
+def checked(
+    file: StudyFile, stored: StudyRecord | None, *, accept_changed_code: bool = False
+) -> StudyFile:
+    """Return a study file with the ladder of the stored study of its name, after checking it.
 
-    Raises StoreError if the study asks another question. Raises StudyFileError if the space fails,
-    or if it gives a parameter a range that is incompatible with that of a stored trial.
+    Raises ConfigError if SABTUNE_BACKEND names no backend, and StoreError if the stored study asks
+    another question. Raises StudyFileError if the space fails, or if it gives a parameter a range
+    that is incompatible with that of a stored trial.
     """
-    check_same_question(file, stored, accept_changed_code=accept_changed_code)
-    file.try_space(branches(stored.frozen))
+    forced_backend()  # raises for an unknown name, before any trial does
+    file = with_recorded_ladder(file, stored)
+    if stored is not None:
+        check_same_question(file, stored, accept_changed_code=accept_changed_code)
+        file.try_space(branches(stored.frozen))
+    return file
 
 
 def enqueue_best(
