@@ -84,8 +84,8 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
 class Model(nn.Module, ABC):
     """A recurrent network that can process a sequence in several calls.
 
-    A model of your own defines `state_type`, a dataclass of tensors with the batch first, `forward`,
-    and the start states `carry`, `restart` and `random_start`.
+    A model of your own defines `state_type`, a dataclass of tensors whose first dimension is the
+    batch, and the methods `forward`, `carry`, `restart` and `random_start`.
 
     Example:
         >>> import torch, sabtune as sab
