@@ -138,7 +138,9 @@ STUDY = sab.Study(
 def space(trial):
     return sab.TrialConfig(
         model=GRU.Config(hidden=trial.suggest_int("hidden", 8, 32)),
-        train=sab.TrainConfig(updates=UPDATES, batch_size=16, report_every=30, learning_rate=0.02),
+        train=sab.TrainConfig(
+            updates=UPDATES, batch_size=16, report_every=EVERY, learning_rate=0.02
+        ),
     )
 ''',
     "own_gru.py": """
@@ -200,9 +202,13 @@ def describe(hidden):
 
 
 def own(directory: Path, trials: int = 2, updates: int = 60) -> Path:
-    """Write the study OWN and its modules to a folder, and return the path of the study file."""
+    """Write the study OWN and its modules to a folder, and return the path of the study file.
+
+    Its trials report twice.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in OWN.items():
         text = text.replace("TRIALS", str(trials)).replace("UPDATES", str(updates))
+        text = text.replace("EVERY", str(updates // 2))
         (directory / name).write_text(text)
     return directory / "own.py"

@@ -19,6 +19,7 @@ from sabtune.study.trial_record import TrialRecord
 from tests.clusters import Lab
 from tests.faults import assert_as_unbroken, records, study
 from tests.hosts import ROOT, Host, network
+from tests.studies import own
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -46,28 +47,28 @@ def committed(host: Host, file: str) -> str:
     return host.run("git", "rev-parse", "HEAD").stdout.strip()
 
 
-def test_a_study_is_searched_on_all_machines(lab: Lab) -> None:
-    study(lab.laptop.home, "spread", ["plain"] * 9, updates=2000)
-    commit = committed(lab.laptop, "spread.py")
-    done = lab.sabtune("search", "spread.py", *CLUSTER)
+def test_a_study_with_own_parts_is_searched_on_all_machines(lab: Lab) -> None:
+    own(lab.laptop.home, trials=9, updates=4000)
+    commit = committed(lab.laptop, "own.py")
+    done = lab.sabtune("search", "own.py", *CLUSTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "On the cluster at 10.0.0.2:6379: 3 nodes, 3 CPUs, 0 GPUs" in done.stdout
-    assert "Study spread: 9 trials (9 complete)" in done.stdout
+    assert "Study own: 9 trials (9 complete)" in done.stdout
 
-    trials = records(lab.store, "spread")
+    trials = records(lab.store, "own")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
     assert hosts_of(trials) == {"head", "worker1", "worker2"}
     assert {trial.environment["study"]["commit"] for trial in trials} == {commit}
     for trial in trials[:3]:
         assert_as_unbroken(trial)
     client = mlflow.MlflowClient(lab.store.mlflow_uri)
-    experiment = client.get_experiment_by_name("spread")
+    experiment = client.get_experiment_by_name("own")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 10  # the search and its trials
     assert {run.info.status for run in runs} == {"FINISHED"}
-    report = lab.sabtune("report", "spread", *CLUSTER)
-    assert "Study spread: 9 trials (9 complete)" in report.stdout
+    report = lab.sabtune("report", "own", *CLUSTER)
+    assert "Study own: 9 trials (9 complete)" in report.stdout
 
 
 def test_ui_shows_the_clusters_mlflow(lab: Lab) -> None:

@@ -1,0 +1,63 @@
+"""Test a whole study with a task and a model of its own, down to loading the model elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults import assert_as_unbroken, driver, records
+from tests.forked import sabtune
+from tests.studies import own
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LOAD = """
+import mlflow, numpy
+mlflow.set_tracking_uri("sqlite:///{store}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/own@champion")
+print(model.predict(numpy.zeros((2, 5, 1), "float32")).shape)
+"""
+
+
+def test_a_study_with_own_parts_loses_nothing_and_needs_no_folder(tmp_path: Path) -> None:
+    file = own(tmp_path / "work", updates=2000)
+    store = tmp_path / "store"
+    place = ["--store", store]
+    with driver("search", file, *place, cwd=tmp_path) as search:
+        search.until("1000/2000 updates")
+        search.process.send_signal(signal.SIGINT)
+        assert search.end() == 130, search.errors
+    done = sabtune("search", file, *place, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for trial in records(store, "own"):
+        assert_as_unbroken(trial)
+    text = file.read_text()
+    file.write_text(text.replace("chance = 1, 2, 0.5", "chance = 1, 2, 0"))
+    refused = sabtune("search", file, *place, "--trials", 3, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "the code of own:FirstBit.Config has changed" in refused.stderr
+
+    confirmed = sabtune("confirm", "own", "--top", 1, "--seeds", 1, *place, cwd=tmp_path)
+    assert (confirmed.returncode, confirmed.stderr) == (0, "")
+    assert "Champion of own: trial" in confirmed.stdout
+    again = sabtune("reproduce", "own", 0, *place, cwd=tmp_path)
+    assert "metrics are the same, bit for bit." in again.stdout
+    assert "It ran the code that it was trained with. Changed since then: own.py" in again.stdout
+
+    shutil.rmtree(file.parent)
+    for command in (["status"], ["report"], ["report", "--out", "report"]):
+        shown = sabtune(command[0], "own", *command[1:], *place, cwd=tmp_path)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "gru hidden=" in shown.stdout or "report.html" in shown.stdout
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code = LOAD.format(store=store)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=empty, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout == "(2, 5, 2)\n"
