@@ -69,6 +69,13 @@ class FailedTrialsError(SabtuneError):
     """A search whose trials all failed."""
 
 
+class ConformanceError(SabtuneError, AssertionError):
+    """A task, model or schedule that breaks its contract, found by `sabtune.testing`."""
+
+    check = ""
+    """The name of the check that failed, such as "streaming"."""
+
+
 class TrackingError(SabtuneError):
     """An MLflow server that is unreachable, refuses a write, or contains another study."""
 

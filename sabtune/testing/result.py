@@ -1,0 +1,145 @@
+"""The result of the checks of a part, and the line that describes a failed one."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import numpy as np
+import torch
+
+from sabtune.errors import ConformanceError
+from sabtune.schema import Config
+from sabtune.wording import counted
+
+MAX_REASON_CHARACTERS = 600
+"""The maximum length of the message of an exception that a part raised, in characters."""
+
+Check = Callable[[], str | None]
+"""A check of a part. It raises an exception if it fails, and returns a note if it is incomplete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """The result of checking a part that keeps its contract.
+
+    Args:
+        part: The name of the part's configuration.
+        checks: The names of the checks that the part passed, in their order.
+        notes: What was not checked, with the reason.
+        sequences_per_second: How fast a task draws training sequences on this machine, in batches
+            of up to 32; None for other parts.
+
+    Example:
+        >>> import sabtune as sab
+        >>> print(sab.testing.check_schedule(sab.Linear(start=9)))
+        Linear passes 3 checks: config, values, ends
+    """
+
+    part: str
+    checks: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    sequences_per_second: float | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.part} passes {counted(len(self.checks), 'check')}: "]
+        lines[0] += ", ".join(self.checks)
+        if self.sequences_per_second is not None:
+            lines.append(f"{self.sequences_per_second:,.0f} sequences per second")
+        return "\n".join([*lines, *self.notes])
+
+
+class Broken(Exception):  # noqa: N818  # never leaves this package
+    """A promise that a part does not keep, in words."""
+
+
+def expect(kept: bool, reason: str) -> None:
+    """Raise `Broken` with the reason unless the promise is kept."""
+    if not kept:
+        raise Broken(reason)
+
+
+def run_checks(config: Config, checks: Sequence[Check]) -> CheckResult:
+    """Run the checks in order, up to the first that fails.
+
+    The global random generators and PyTorch's gradient mode are restored at the end.
+
+    Raises:
+        ConformanceError: A check failed, or the part raised an exception.
+    """
+    __tracebackhide__ = True
+    part, notes = name_of(type(config)), []
+    names = [check.__name__.replace("_", " ") for check in checks]
+    for name, check in zip(names, checks, strict=True):
+        try:
+            with _isolated():
+                note = check()
+        except Broken as broken:
+            raise _error(part, name, str(broken)) from None
+        except Exception as problem:
+            raise _error(part, name, _raised(problem, type(config).__module__)) from problem
+        if note:
+            notes.append(f"{name}: {note}")
+    return CheckResult(part=part, checks=tuple(names), notes=tuple(notes))
+
+
+def name_of(cls: type) -> str:
+    """Return the name of a class as a person writes it, as in "Copying.Config"."""
+    return cls.__qualname__.rpartition("<locals>.")[2]
+
+
+def seed_globally(seed: int) -> None:
+    """Seed the global generators of PyTorch, NumPy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Seed the global random generators, enable gradients, and restore both afterwards."""
+    theirs, ours = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            seed_globally(0)
+            yield
+    finally:
+        np.random.set_state(theirs)
+        random.setstate(ours)
+
+
+def _error(part: str, name: str, reason: str) -> ConformanceError:
+    error = ConformanceError(f"{part} fails the check {name!r}: {reason}")
+    error.check = name
+    return error
+
+
+def _raised(problem: Exception, module: str) -> str:
+    """Return which method raised the exception, and what it says, on one line."""
+    where = _method(problem, module)
+    text = " ".join(str(problem).split())
+    if len(text) > MAX_REASON_CHARACTERS:
+        text = text[:MAX_REASON_CHARACTERS] + "…"
+    return f"{where}raised {type(problem).__name__}" + (f": {text}" if text else "")
+
+
+def _method(problem: Exception, module: str) -> str:
+    """Return the outermost function of the part's module that the exception passed through.
+
+    If there is none, the result is the outermost function of sabtune, or "".
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(problem.__traceback__)]
+    outside = [frame for frame in frames if not _module(frame).startswith(__package__)]
+    own = [frame for frame in outside if _module(frame) == module]
+    known = own or [frame for frame in outside if _module(frame).startswith("sabtune.")]
+    if not known:
+        return ""
+    return known[0].f_code.co_qualname.rpartition("<locals>.")[2] + " "
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
