@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sabtune import testing
     from sabtune.api.comparing import ablate, confirm, extrapolate, reproduce
     from sabtune.api.opened import OpenStudy, open_study, report, study_names
     from sabtune.api.searching import search
@@ -68,6 +69,8 @@ _MODULES = {
     "sabtune.training.trial": ("Limits",),
 }
 
+_SUBMODULES = ("testing",)
+
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -116,10 +119,13 @@ __all__ = [
     "reproduce",
     "search",
     "study_names",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"sabtune.{name}")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'sabtune' has no attribute {name!r}")

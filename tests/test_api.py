@@ -42,6 +42,9 @@ CLASSES = {
     "Task", "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
 }  # fmt: skip
 
+MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_task"}}
+"""The public modules and their names."""
+
 OPEN_STUDY = {
     "best", "champion", "comparison", "figures", "ladder", "model", "question", "records",
     "refresh", "report", "source", "sync", "trials",
@@ -50,12 +53,16 @@ OPEN_STUDY = {
 
 
 def test_the_public_names_are_these() -> None:
-    assert set(sab.__all__) == FUNCTIONS.keys() | CLASSES | {"__version__"}
+    assert set(sab.__all__) == FUNCTIONS.keys() | CLASSES | MODULES.keys() | {"__version__"}
     assert set(sab.__all__) <= set(dir(sab))
     for name in FUNCTIONS:
         assert inspect.isfunction(getattr(sab, name)), name
     for name in CLASSES:
         assert inspect.isclass(getattr(sab, name)), name
+    for name, names in MODULES.items():
+        module = getattr(sab, name)
+        assert inspect.ismodule(module)
+        assert set(module.__all__) == names
     assert {name for name in dir(sab.OpenStudy) if not name.startswith("_")} == OPEN_STUDY
 
 

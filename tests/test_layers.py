@@ -31,7 +31,7 @@ LAYERS = [
     ["sabtune.models", "sabtune.tasks"],
     ["sabtune.config"],
     ["sabtune.training"],
-    ["sabtune.checkpoint"],
+    ["sabtune.checkpoint", "sabtune.testing"],
     ["sabtune.study"],
     ["sabtune.tracking"],
     ["sabtune.cluster"],

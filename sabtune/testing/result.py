@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from sabtune.errors import ConformanceError
-from sabtune.schema import Config
+from sabtune.schema import Config, shown
 from sabtune.wording import counted
 
 MAX_REASON_CHARACTERS = 600
@@ -81,10 +83,25 @@ def run_checks(config: Config, checks: Sequence[Check]) -> CheckResult:
         except Broken as broken:
             raise _error(part, name, str(broken)) from None
         except Exception as problem:
-            raise _error(part, name, _raised(problem, type(config).__module__)) from problem
+            raise _error(part, name, _raised(problem, config, check)) from problem
         if note:
             notes.append(f"{name}: {note}")
     return CheckResult(part=part, checks=tuple(names), notes=tuple(notes))
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Return whether a value is an int, not a bool, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number, not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def wrong(name: str, value: object, wanted: str) -> str:
+    """Return the reason for refusing a value."""
+    return f"{name} is {shown(value)}: give {wanted}"
 
 
 def name_of(cls: type) -> str:
@@ -118,13 +135,20 @@ def _error(part: str, name: str, reason: str) -> ConformanceError:
     return error
 
 
-def _raised(problem: Exception, module: str) -> str:
-    """Return which method raised the exception, and what it says, on one line."""
-    where = _method(problem, module)
+def _raised(problem: Exception, config: Config, check: Check) -> str:
+    """Return which method raised the exception, what it says, and what the check is about."""
+    where = _method(problem, type(config).__module__)
     text = " ".join(str(problem).split())
     if len(text) > MAX_REASON_CHARACTERS:
         text = text[:MAX_REASON_CHARACTERS] + "…"
-    return f"{where}raised {type(problem).__name__}" + (f": {text}" if text else "")
+    text = f"{where}raised {type(problem).__name__}" + (f": {text}" if text else "")
+    return f"{text} (the check: {promise(check)})"
+
+
+def promise(check: Check) -> str:
+    """Return what a check is about, the first paragraph of its docstring, without "Check that"."""
+    text = " ".join((inspect.getdoc(check) or "").split("\n\n")[0].split())
+    return text.removeprefix("Check that ").removesuffix(".")
 
 
 def _method(problem: Exception, module: str) -> str:

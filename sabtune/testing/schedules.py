@@ -23,9 +23,8 @@ def check_schedule(config: Schedule) -> CheckResult:
 
     The checks, in this order, up to the first that fails:
 
-    - config: it is stored as JSON and read again without a change, and has a hash.
-    - values: `k_top` is an int of at least 1 at every point of training, for any final value and
-      any number of memories, and depends on nothing else.
+    - config: the configuration is read from JSON as it was, and has a hash.
+    - values: `k_top` is an int of at least 1, and depends on nothing but its arguments.
     - ends: `k_top` is `final` at progress 1. A schedule that derives from `Moving` also has its
       start value up to `warmup`, its final value from `share` on, and values between the two.
 
@@ -46,7 +45,7 @@ def check_schedule(config: Schedule) -> CheckResult:
         ('config', 'values', 'ends')
     """
     __tracebackhide__ = True
-    check_argument(config, Schedule, "Linear(start=12)")  # type: ignore[type-abstract]
+    check_argument(config, Schedule, "Linear(start=12)")
     checks = ScheduleChecks(config)
     return run_checks(config, [checks.config, checks.values, checks.ends])
 
@@ -59,6 +58,8 @@ class ScheduleChecks:
         self.method = f"{name_of(type(schedule))}.k_top"
 
     def config(self) -> None:
+        """Check that the configuration is read from JSON as it was, and has a hash."""
+
         def read(run: RunConfig) -> Schedule:
             model = run.trial.model
             assert isinstance(model, SAB.Config)
@@ -67,6 +68,7 @@ class ScheduleChecks:
         check_config(self.schedule, read)
 
     def values(self) -> None:
+        """Check that `k_top` is an int of at least 1, and depends on nothing but its arguments."""
         cases = list(product(POINTS, FINALS, DENSE))
         first = {case: self.schedule.k_top(*case) for case in cases}
         for case, value in first.items():
@@ -81,6 +83,10 @@ class ScheduleChecks:
             expect(again == first[case], f"{self.call(*case)} {same}")
 
     def ends(self) -> None:
+        """Check that `k_top` is `final` at progress 1.
+
+        A schedule that derives from `Moving` also keeps its other promises.
+        """
         for final, dense in product(FINALS, DENSE):
             last = self.schedule.k_top(1.0, final, dense)
             wanted = f"return `final`, {final}, at progress 1"
