@@ -58,8 +58,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 docs: $(READY)
-	$(BIN)/pdoc --docformat google --output-directory site sabtune '!sabtune\.' \
-		sabtune.testing '!sabtune\.testing\.'
+	$(BIN)/pdoc --docformat google --output-directory site sabtune '!sabtune\.' sabtune.testing '!sabtune\.testing\.'
 
 # What `ray up` installs on every node of a cluster.
 wheel: $(READY)

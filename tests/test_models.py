@@ -12,61 +12,23 @@ from sabtune.ops import reference
 from sabtune.ops.reference import Normalizer, Scoring
 from sabtune.schedule import Linear
 from sabtune.seeding import Stream, generator
+from sabtune.testing import check_model
 
 every_model = pytest.mark.parametrize("kind", MODELS)
 
-
-@every_model
-def test_shapes(kind: str) -> None:
-    model = MODELS[kind](hidden=6).build(
-        4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION)
-    )
-    logits, _ = model(torch.randn(2, 11, 4))
-    assert logits.shape == (2, 11, 3)
-    assert logits.dtype == torch.float32
-
-
-@every_model
-def test_only_the_generator_decides_the_weights(kind: str) -> None:
-    config = MODELS[kind](hidden=6)
-    models = (
-        config.build(4, 3, steps=20, generator=generator(seed, Stream.INITIALIZATION))
-        for seed in (1, 1, 2)
-    )
-    one, same, other = (dict(model.named_parameters()) for model in models)
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert all(not torch.equal(one[name], other[name]) for name in one)
-
-
-@every_model
-@pytest.mark.parametrize("stretch", [1, 4, 7])
-def test_segments_equal_the_whole_sequence(kind: str, stretch: int) -> None:
-    model = (
-        MODELS[kind](hidden=6)
-        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
-        .double()
-    )
-    x = torch.randn(2, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
-    whole, _ = model(x)
-    parts, state = [], None
-    for start in range(0, x.shape[1], stretch):
-        logits, state = model(x[:, start : start + stretch], state)
-        parts.append(logits)
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-12, atol=1e-12)
-
-
-@every_model
-def test_one_example_does_not_depend_on_its_batch(kind: str) -> None:
-    model = (
-        MODELS[kind](hidden=6)
-        .build(4, 3, steps=20, generator=generator(0, Stream.INITIALIZATION))
-        .double()
-    )
-    x = torch.randn(5, 19, 4, dtype=torch.float64, generator=generator(0, Stream.TEST))
-    torch.testing.assert_close(model(x)[0][2:3], model(x[2:3])[0], rtol=1e-12, atol=1e-12)
-
-
 SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
+
+
+@every_model
+def test_every_model_keeps_its_contract(kind: str) -> None:
+    result = check_model(MODELS[kind](hidden=6))
+    assert not [note for note in result.notes if not note.startswith("devices: ")]
+
+
+def test_models_of_few_memories_keep_their_contract() -> None:
+    check_model(LSTM.Config(hidden=6, k_trunc=4))
+    check_model(SAB.Config(hidden=6, schedule=Linear(), **SPARSITY))  # type: ignore[arg-type]
+    check_model(SAB.Config(hidden=6, form="released", **SPARSITY))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])

@@ -85,22 +85,24 @@ class AnswerChecks(TaskCase):
     def perfect_answers(self) -> str | None:
         """Check that correct answers have accuracy 1, score 1 and the lower loss."""
         batch = self.batch
-        answers = []
+        pairs = []  # of correct logits and others
         if self.classifies:
-            answers = [SURE * one_hot(batch.targets, self.task.outputs)]
+            sure = SURE * one_hot(batch.targets, self.task.outputs)
+            pairs = [(sure, 0 * sure)]
         elif self.task.outputs == 1:  # a number, or the logit of a class
             targets = batch.targets.unsqueeze(-1).float()
-            answers = [targets, SURE * (2 * targets - 1)]
-        if not answers:
+            sure = SURE * (2 * targets - 1)
+            pairs = [(targets, targets + 1), (sure, -sure)]
+        if not pairs:
             return "the logits of a correct answer are not known"
-        tally = max((self.task.tally(logits, batch) for logits in answers), key=lambda t: t.correct)
+        tallies = [[self.task.tally(logits, batch) for logits in pair] for pair in pairs]
+        tally, other = max(tallies, key=lambda pair: pair[0].correct)
         right = f"{self.named('right')} gives correct answers accuracy {tally.accuracy:g}: give 1"
         expect(tally.correct == tally.scored, right)
-        undecided = self.task.tally(torch.zeros_like(answers[0]), batch)
         expect(
-            tally.mean_loss < undecided.mean_loss,
+            tally.mean_loss < other.mean_loss,
             f"{self.named('loss')} is {tally.mean_loss:g} for correct answers, and "
-            f"{undecided.mean_loss:g} for undecided ones: make it lower for correct ones",
+            f"{other.mean_loss:g} for others: make it lower for correct ones",
         )
         score = self.task.normalized_score(tally.accuracy, tally.mean_loss)
         perfect = math.isclose(score, 1, abs_tol=1e-3)
@@ -119,6 +121,9 @@ class AnswerChecks(TaskCase):
             f"{self.named('normalized_score')} is {score:g} for accuracy `chance` and the loss of "
             f"an undecided answer, {undecided.mean_loss:g}: give 0",
         )
+        score = task.normalized_score(chance, math.inf)
+        name = self.named("normalized_score")
+        expect(score == 0, f"{name} is {score:g} for a loss of infinity: give 0 at least")
         remedy = f"set {self.named('chance')} to the accuracy of an answer that needs no memory"
         if self.guess is not None:
             accuracy, error, _ = self.accuracy(self.guess, self.rows)

@@ -15,7 +15,7 @@ from sabtune.models import Model, ModelConfig
 from sabtune.models.base import state_tensors
 from sabtune.schema import shown
 from sabtune.seeding import Stream, generator
-from sabtune.testing.result import expect, is_whole, name_of
+from sabtune.testing.result import expect, is_whole, name_of, type_of
 
 TOLERANCE = 1e-10
 """The largest difference of logits in float64 that counts as rounding, absolute and relative."""
@@ -67,14 +67,14 @@ class ModelCase:
         assert kind is not None
         expect(
             isinstance(state, kind),
-            f"{self.name}.{method} returns a state {shown(type(state))}: return {kind.__name__}, "
+            f"{self.name}.{method} returns {type_of(state)} as the state: return {kind.__name__}, "
             "the state_type",
         )
         for field in fields(state):
             value = getattr(state, field.name)
             stored = isinstance(value, Tensor) or is_whole(value, 0)
             wanted = "checkpoints store tensors and ints of at least 0"
-            expect(stored, f"{kind.__name__}.{field.name} is {shown(value)}: {wanted}")
+            expect(stored, f"{kind.__name__}.{field.name} is {type_of(value)}: {wanted}")
         return state_tensors(state)
 
 

@@ -27,12 +27,20 @@ from sabtune.testing.model_case import (
     first_difference,
     largest_difference,
 )
-from sabtune.testing.result import CheckResult, expect, is_whole, name_of, run_checks, seed_globally
+from sabtune.testing.result import (
+    CheckResult,
+    expect,
+    is_whole,
+    name_of,
+    run_checks,
+    seed_globally,
+    type_of,
+)
 from sabtune.testing.resuming import check_resuming
 from sabtune.testing.states import SCALE, StateChecks
 from sabtune.training.checkpoint import restore_weights
 
-SINGLE_TOLERANCE = 1e-3
+SINGLE_TOLERANCE = 1e-2
 """The largest difference of logits in float32 between devices, absolute and relative."""
 STRETCHES = (1, 4, 7)
 """The numbers of steps of the calls that a sequence is divided into."""
@@ -139,7 +147,7 @@ class ModelChecks(StateChecks):
     def shapes(self) -> None:
         """Check that logits and states fit, for one and several sequences and steps."""
         model = self.built()
-        expect(isinstance(model, Model), f"build returns {shown(model)}: return a Model")
+        expect(isinstance(model, Model), f"build returns {type_of(model)}: return a Model")
         period, same = model.period, self.model_config.period
         expect(
             period == same, f"{self.name}.period is {period}, that of its Config {same}: return it"
@@ -166,7 +174,7 @@ class ModelChecks(StateChecks):
         weights = []
         for seed, elsewhere in ((1, 1), (1, 2), (2, 2)):
             seed_globally(elsewhere)
-            weights.append(self.built(seed).state_dict())
+            weights.append(copied_weights(self.built(seed)))
         one, same, other = weights
         key = first_difference(one, same)
         expect(key is None, f"{key} changes with the global random seed: {remedy}")
@@ -319,7 +327,9 @@ class ModelChecks(StateChecks):
         state = self.model.state_dict()
         for key, value in state.items():
             tensor = isinstance(value, Tensor)
-            expect(tensor, f"{key} of the state_dict is {shown(value)}: checkpoints store tensors")
+            expect(
+                tensor, f"{key} of the state_dict is {type_of(value)}: checkpoints store tensors"
+            )
         stored = bytes_of({key: value.contiguous() for key, value in state.items()})
         restored = self.double(seed=1)
         restore_weights(restored, tensors_of(stored))
@@ -327,7 +337,7 @@ class ModelChecks(StateChecks):
             (restored, "restoring its state_dict in another model"),
             (copy.deepcopy(self.model), "copy.deepcopy"),
         ]
-        importable = is_importable(type(self.model))
+        importable = is_importable(type(self.model)) and is_importable(type(self.model_config))
         if importable:
             pickled = pickle.loads(pickle.dumps(self.model))  # noqa: S301  # from here
             copies.append((pickled, "pickle"))

@@ -104,6 +104,11 @@ def wrong(name: str, value: object, wanted: str) -> str:
     return f"{name} is {shown(value)}: give {wanted}"
 
 
+def type_of(value: object) -> str:
+    """Return the type of a value in words, which is faster than the `repr` of tensors."""
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def name_of(cls: type) -> str:
     """Return the name of a class as a person writes it, as in "Copying.Config"."""
     return cls.__qualname__.rpartition("<locals>.")[2]

@@ -15,12 +15,11 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from sabtune.errors import ConfigError
-from sabtune.schema import shown
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch, Task
 from sabtune.tasks.base import MEASURED
 from sabtune.tasks.batch import CPU
-from sabtune.testing.result import expect, is_whole, name_of, seed_globally, wrong
+from sabtune.testing.result import expect, is_whole, name_of, seed_globally, type_of, wrong
 from sabtune.testing.task_case import SIZES, TaskCase, same_batch
 
 STREAMS = (Stream.TRAINING, *MEASURED)
@@ -64,9 +63,6 @@ class SourceChecks(TaskCase):
                 for stream in STREAMS:
                     self.check_batches(length, size, stream)
         self.task.prepare(self.lengths)
-        one = self.task.batch(max(SIZES), self.task.length, generator(0, Stream.TEST))
-        same = same_batch(one, self.batch)
-        expect(same, f"{self.named('batch')} differs from `batches` with the test stream: use it")
         return f"the data has no sequences of length {missing}" if missing else None
 
     def check_batches(self, length: int, size: int, stream: Stream) -> None:
@@ -88,14 +84,16 @@ class SourceChecks(TaskCase):
             )
 
     def check_batch(self, batch: Batch, shape: tuple[int, int], where: str) -> None:
-        expect(isinstance(batch, Batch), f"{where} returns {shown(batch)}: return a Batch")
+        expect(isinstance(batch, Batch), f"{where} returns {type_of(batch)}: return a Batch")
         B, T = shape
         for name, tensor, wanted_shape, dtype in (
             ("x", batch.x, (B, T, self.task.inputs), torch.float32),
             ("targets", batch.targets, (B, T), None),
             ("scored", batch.scored, (T,), torch.bool),
         ):
-            expect(isinstance(tensor, Tensor), f"{where}: {name} is {shown(tensor)}: give a tensor")
+            expect(
+                isinstance(tensor, Tensor), f"{where}: {name} is {type_of(tensor)}: give a tensor"
+            )
             size, letters = tuple(tensor.shape), {1: "(T,)", 2: "(B, T)", 3: "(B, T, inputs)"}
             wanted = f"{wanted_shape}, {letters[len(wanted_shape)]}"
             expect(size == wanted_shape, f"{where}: {name} has shape {size}: give {wanted}")
@@ -127,12 +125,16 @@ class SourceChecks(TaskCase):
         remedy = "draw every number from the given generator"
         for stream in STREAMS:
             batches = []
-            for seed, elsewhere in ((1, 1), (1, 2), (2, 2)):
-                seed_globally(elsewhere)
+            for seed, globally in ((1, 1), (1, 1), (1, 2), (2, 2)):
+                seed_globally(globally)
                 batches.append(self.source(stream, seed=seed).batch(max(SIZES)))
-            one, same, other = batches
+            one, again, elsewhere, other = batches
             expect(
-                same_batch(one, same),
+                same_batch(one, again),
+                f"{self.drawing} gives other sequences for generators of the same seed: {remedy}",
+            )
+            expect(
+                same_batch(one, elsewhere),
                 f"{self.drawing} gives other sequences if the global random seed changes: {remedy}",
             )
             expect(
@@ -152,6 +154,9 @@ class SourceChecks(TaskCase):
         source = task.batches(task.length, Stream.TEST, generator(0, Stream.TEST))
         alike = same_batch(source.batch(max(SIZES)), self.batch)
         expect(alike, f"{self.drawing} differs between two tasks of one configuration: {remedy}")
+        one = self.task.batch(max(SIZES), self.task.length, generator(0, Stream.TEST))
+        same = same_batch(one, self.batch)
+        expect(same, f"{self.named('batch')} differs from `batches` with the test stream: use it")
 
     def restoring(self) -> None:
         """Check that a source continues from its `state`, which a checkpoint stores."""
@@ -163,7 +168,7 @@ class SourceChecks(TaskCase):
                 tensors = isinstance(state, dict) and all(
                     isinstance(value, Tensor) for value in state.values()
                 )
-                expect(tensors, f"{name}.state is {shown(state)}: return a dict of tensors")
+                expect(tensors, f"{name}.state returns {type_of(state)}: return a dict of tensors")
                 stored = tensors_of(bytes_of({k: v.contiguous() for k, v in state.items()}))
                 expected = [source.batch(max(SIZES)) for _ in range(taken + 1)]
                 again = self.source(stream, seed=9)
