@@ -16,6 +16,7 @@ import types
 import typing
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union
 
@@ -67,6 +68,16 @@ class PartTable(Mapping[str, type]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+    @contextmanager
+    def including(self, name: str, part: type) -> Iterator[None]:
+        """Add a class to the table, under a name that it lacks, for the duration of the block."""
+        assert name not in self._parts
+        self._parts[name] = part
+        try:
+            yield
+        finally:
+            del self._parts[name]
 
     def identify(self, part: type) -> dict[str, str]:
         """Return the keys and values that identify a class in a dict.

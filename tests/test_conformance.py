@@ -8,8 +8,11 @@ import math
 import pickle
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 import sabtune as sab
+from sabtune.config import PARTS
 from sabtune.errors import ConfigError, ConformanceError, SabtuneError
-from sabtune.models import MODELS, Model, ModelConfig
+from sabtune.models import Model, ModelConfig
 from sabtune.models.base import uniform
-from sabtune.schedule import SCHEDULES, Linear, Moving, Schedule
+from sabtune.schedule import Moving, Schedule
 from sabtune.schema import Config
 from sabtune.seeding import Stream
-from sabtune.tasks import TASKS, Batch, Source, Task, TaskConfig
+from sabtune.tasks import Batch, Source, Task, TaskConfig
 from sabtune.tasks.base import SyntheticTask
 from sabtune.tasks.batch import CPU, last, moved, one_hot
 from sabtune.tasks.source import Drawn, Shuffled
@@ -120,14 +124,6 @@ class Sudden(Schedule):
         return dense if progress < 0.5 else final
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the parts of this file."""
-    monkeypatch.setitem(TASKS, "first-bit", FirstBit.Config)
-    monkeypatch.setitem(MODELS, "gru", GRU.Config)
-    monkeypatch.setitem(SCHEDULES, "sudden", Sudden)
-
-
 def test_a_task_of_ones_own_passes() -> None:
     state = torch.get_rng_state()
     result = check_task(FirstBit.Config())
@@ -155,7 +151,7 @@ def test_a_schedule_of_ones_own_passes() -> None:
 METACLASS: Any = type(Config)
 
 
-def broken_task(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> TaskConfig:
+def broken_task(**changes: Any) -> TaskConfig:
     """Return the configuration of a `FirstBit` with other members; `config` has those of Config."""
     values = {"note": changes.pop("note", None)}
     members: dict[str, Any] = {"__qualname__": "Broken.Config", "__module__": __name__}
@@ -163,7 +159,6 @@ def broken_task(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> TaskConfig:
     members |= changes.pop("config", {})
     task: Any = type("Broken", (FirstBit,), changes)
     config: Any = METACLASS("Config", (FirstBit.Config,), members)
-    monkeypatch.setitem(TASKS, "broken", config)
     return config(**values)  # type: ignore[no-any-return]
 
 
@@ -232,12 +227,14 @@ def rising(self: Any, logits: Tensor, targets: Tensor) -> Tensor:
     """Compute a training loss that rises with the number of updates."""
     calls: int = getattr(self, "calls", 0) + logits.requires_grad
     self.calls = calls
-    return cross_entropy(logits, targets) * (1 + calls if logits.requires_grad else 1)
+    factor = 1 + calls if logits.requires_grad else 1
+    return cross_entropy(logits, targets) * factor
 
 
 def scored_only(self: Any, logits: Tensor, batch: Batch) -> Tensor:
     answers, targets = batch.at_scored(logits), batch.at_scored(batch.targets)
-    return cross_entropy(answers[:, 0], targets[:, 0])
+    loss: Tensor = cross_entropy(answers[:, 0], targets[:, 0])
+    return loss
 
 
 def undivided(_: object, logits: Tensor, targets: Tensor) -> Tensor:
@@ -461,9 +458,9 @@ def each(faults: Faults) -> pytest.MarkDecorator:
 
 @each(TASK_FAULTS)
 def test_a_broken_task_gets_the_line_that_says_why(
-    check: str, changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+    check: str, changes: dict[str, Any], reason: str
 ) -> None:
-    error = failing(check_task, broken_task(monkeypatch, **changes))
+    error = failing(check_task, broken_task(**changes))
     assert str(error).startswith(f"Broken.Config fails the check {check!r}: ")
     assert re.search(reason, str(error)), error
     assert error.check == check
@@ -499,35 +496,34 @@ class Half(FirstBit):
 
 
 def test_a_task_of_numbers_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "half", Half.Config)
     assert len(check_task(Half.Config()).checks) == 15
     monkeypatch.setattr(Half, "chance", 0.1)
     error = str(failing(check_task, Half.Config()))
     assert re.search(r"a constant answer has accuracy 0\.\d+, above chance, 0\.1: set Half", error)
 
 
-def test_a_task_with_the_logit_of_a_class_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_with_the_logit_of_a_class_passes() -> None:
     def criterion(_: object, logits: Tensor, targets: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(logits[:, 0], targets.float())
 
     members: dict[str, Any] = {"outputs": 1, "criterion": criterion}
     members["right"] = lambda _, logits, targets: (logits[..., 0] > 0) == targets
-    assert len(check_task(broken_task(monkeypatch, **members)).checks) == 15
+    assert len(check_task(broken_task(**members)).checks) == 15
     members["right"] = lambda _, logits, targets: (logits[..., 0] < 0) == targets
-    assert failing(check_task, broken_task(monkeypatch, **members)).check == "perfect answers"
+    assert failing(check_task, broken_task(**members)).check == "perfect answers"
 
 
-def test_a_note_names_what_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_names_what_is_not_checked() -> None:
     """The kit does not know the logits of a correct or a constant answer of two numbers."""
     members: dict[str, Any] = draws(lambda b: replace(b, targets=b.targets.float()))
     members["criterion"] = lambda _, x, t: (x[:, 1] - t).square().mean()
     members["right"] = lambda _, x, t: (x[..., 1] - t).abs() < 0.5
-    notes = check_task(broken_task(monkeypatch, **members)).notes
+    notes = check_task(broken_task(**members)).notes
     assert "perfect answers: the logits of a correct answer are not known" in notes
     assert "chance: no constant answer is known: give `guess` to check it" in notes
 
 
-def broken_model(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> ModelConfig:
+def broken_model(**changes: Any) -> ModelConfig:
     """Return the configuration of a `GRU` with other members; `config` has those of Config."""
 
     def build(config: Any, inputs: int, outputs: int, *, steps: int, generator: Any) -> Model:
@@ -537,7 +533,6 @@ def broken_model(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> ModelConfig
     members |= changes.pop("config", {})
     model: Any = changes.pop("model", None) or type("Broken", (GRU,), changes)
     config: Any = METACLASS("Config", (GRU.Config,), members)
-    monkeypatch.setitem(MODELS, "broken", config)
     return config(hidden=6)  # type: ignore[no-any-return]
 
 
@@ -795,23 +790,22 @@ MODEL_FAULTS: Faults = [
 
 @each(MODEL_FAULTS)
 def test_a_broken_model_gets_the_line_that_says_why(
-    check: str, changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+    check: str, changes: dict[str, Any], reason: str
 ) -> None:
-    error = failing(check_model, broken_model(monkeypatch, **changes))
+    error = failing(check_model, broken_model(**changes))
     assert str(error).startswith(f"Broken.Config fails the check {check!r}: ")
     assert re.search(reason, str(error)), error
     assert error.check == check
 
 
-def test_a_model_that_pickle_refuses_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "local", Local.Config)
+def test_a_model_that_pickle_refuses_gets_a_line() -> None:
     error = failing(check_model, Local.Config(hidden=6))
     assert re.search(r"'saving': raised \w+: Can't (pickle|get) local", str(error)), error
 
 
-def test_a_model_without_an_import_path_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = check_model(broken_model(monkeypatch)).notes
-    assert notes[0] == "saving: pickle, because Broken is not at a module's top level"
+def test_a_model_without_an_import_path_is_not_pickled() -> None:
+    notes = check_model(broken_model()).notes
+    assert notes[1] == "saving: pickle, because Broken is not at a module's top level"
 
 
 def constant(value: Any) -> dict[str, Any]:
@@ -858,11 +852,10 @@ SCHEDULE_FAULTS: Faults = [
 
 @each(SCHEDULE_FAULTS)
 def test_a_broken_schedule_gets_the_line_that_says_why(
-    check: str, changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+    check: str, changes: dict[str, Any], reason: str
 ) -> None:
     base: Any = Moving if "between" in changes else Sudden
     schedule: Any = type(base)("Broken", (base,), {"__module__": __name__, **changes})
-    monkeypatch.setitem(SCHEDULES, "broken", schedule)
     error = failing(check_schedule, schedule())
     assert str(error).startswith(f"Broken fails the check {check!r}: ")
     assert re.search(reason, str(error)), error
@@ -887,14 +880,16 @@ def test_every_check_is_described_and_has_a_fault(check: Any, cls: Any, faults: 
     assert broken == set(described) - ({"devices"} if check is check_model else set())
 
 
-def test_a_part_that_is_not_registered_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration can't be stored, and the line says so."""
-    monkeypatch.delitem(SCHEDULES, "linear")
-    error = failing(check_schedule, Linear())
-    assert re.match(
-        r"Linear fails the check 'config': .*to_dict raised ConfigError: Linear ", str(error)
-    )
-    assert isinstance(error.__cause__, ConfigError)
+def test_a_part_that_workers_cannot_import_is_checked_with_a_note() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Local(Sudden):
+        share: float = 0.5
+
+    (note,) = check_schedule(Local()).notes
+    assert re.match("config: a search would refuse this part, because .* in a function", note), note
+    with pytest.raises(ConfigError, match="is defined in a function"):
+        PARTS[Schedule].identify(Local)
+    assert check_schedule(Sudden()).notes == ()
 
 
 @pytest.mark.parametrize("check", [check_task, check_model, check_schedule])
@@ -919,3 +914,29 @@ def test_the_example_of_a_name_runs(name: str) -> None:
     assert example.examples
     told: list[str] = []
     assert doctest.DocTestRunner().run(example, out=told.append).failed == 0, "".join(told)
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "own_parts.md").read_text()
+
+
+class Parity(FirstBit):
+    """A task that draws from PyTorch's own generator."""
+
+    batch = draws(lambda b: replace(b, x=b.x + torch.rand(())))["batch"]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(FirstBit.Config):
+        def build(self) -> Task:
+            return Parity(self)
+
+
+def test_the_code_and_the_line_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    check, guess = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+    parts = SimpleNamespace(GRU=GRU, Parity=FirstBit, Sudden=Sudden)
+    monkeypatch.setitem(sys.modules, "my_parts", parts)
+    names: dict[str, Any] = {}
+    exec(check, names)
+    names["test_my_parts"]()
+    exec(guess.replace("batch.x)", "one_hot(batch.targets * 0, 2))"), names | {"one_hot": one_hot})
+    (line,) = re.findall(r"^```text\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+    assert " ".join(line.split()) == str(failing(check_task, Parity.Config(length=10)))

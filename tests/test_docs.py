@@ -36,6 +36,7 @@ GUIDES = [ROOT / "README.md"] + [
         "models",
         "python",
         "storage",
+        "own_parts",
         "extending",
         "architecture",
         "glossary",
@@ -158,7 +159,9 @@ def test_the_reference_has_every_public_name_and_its_links_resolve(tmp_path: Pat
     subprocess.run([sys.executable, "-m", "pdoc", *words], check=True, cwd=ROOT)
     text = (tmp_path / "sabtune.html").read_text()
     places = set(re.findall(r' id="([^"]+)"', text))
-    assert set(sabtune.__all__) - {"__version__"} <= places
+    assert set(sabtune.__all__) - {"__version__", "testing"} <= places
+    testing = (tmp_path / "sabtune" / "testing.html").read_text()
+    assert set(sabtune.testing.__all__) <= set(re.findall(r' id="([^"]+)"', testing))
     assert {f"OpenStudy.{name}" for name in ("trials", "ladder", "model", "figures")} <= places
     links = set(re.findall(r' href="([^"]+)"', text))
     for link in links:

@@ -97,6 +97,7 @@ def check_model(
     check_argument(config, ModelConfig, "LSTM.Config(hidden=8)")
     checks = ModelChecks(config, inputs, outputs, steps)
     return run_checks(
+        ModelConfig,
         config,
         [
             checks.config,

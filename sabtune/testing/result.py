@@ -8,18 +8,23 @@ import math
 import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
 
 import numpy as np
 import torch
 
-from sabtune.errors import ConformanceError
+from sabtune.config import PARTS
+from sabtune.errors import ConfigError, ConformanceError
 from sabtune.schema import Config, shown
 from sabtune.wording import counted
 
 MAX_REASON_CHARACTERS = 600
 """The maximum length of the message of an exception that a part raised, in characters."""
+
+CHECKED = "checked"
+"""The name of a class that has no import path, during its checks."""
 
 Check = Callable[[], str | None]
 """A check of a part. It raises an exception if it fails, and returns a note if it is incomplete."""
@@ -65,16 +70,30 @@ def expect(kept: bool, reason: str) -> None:
         raise Broken(reason)
 
 
-def run_checks(config: Config, checks: Sequence[Check]) -> CheckResult:
+def run_checks(base: type[Config], config: Config, checks: Sequence[Check]) -> CheckResult:
     """Run the checks in order, up to the first that fails.
 
-    The global random generators and PyTorch's gradient mode are restored at the end.
+    The global random generators and PyTorch's gradient mode are restored at the end. A class that
+    can't be imported elsewhere, such as one in a notebook, is checked all the same, with a note.
 
     Raises:
         ConformanceError: A check failed, or the part raised an exception.
     """
     __tracebackhide__ = True
-    part, notes = name_of(type(config)), []
+    with ExitStack() as stack:
+        notes = []
+        try:
+            PARTS[base].identify(type(config))
+        except ConfigError as problem:
+            stack.enter_context(PARTS[base].including(CHECKED, type(config)))
+            notes.append(f"config: a search would refuse this part, because {problem}")
+        return _run(config, checks, notes)
+
+
+def _run(config: Config, checks: Sequence[Check], notes: list[str]) -> CheckResult:
+    """Run the checks, and add their notes to the others."""
+    __tracebackhide__ = True
+    part = name_of(type(config))
     names = [check.__name__.replace("_", " ") for check in checks]
     for name, check in zip(names, checks, strict=True):
         try:

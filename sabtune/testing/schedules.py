@@ -47,7 +47,7 @@ def check_schedule(config: Schedule) -> CheckResult:
     __tracebackhide__ = True
     check_argument(config, Schedule, "Linear(start=12)")
     checks = ScheduleChecks(config)
-    return run_checks(config, [checks.config, checks.values, checks.ends])
+    return run_checks(Schedule, config, [checks.config, checks.values, checks.ends])
 
 
 class ScheduleChecks:

@@ -65,6 +65,7 @@ def check_task(config: TaskConfig, *, guess: Guess | None = None) -> CheckResult
     check_argument(config, TaskConfig, "Copying.Config(length=10)")
     checks = TaskChecks(config, guess)
     result = run_checks(
+        TaskConfig,
         config,
         [
             checks.config,
