@@ -238,7 +238,7 @@ def scored_only(self: Any, logits: Tensor, batch: Batch) -> Tensor:
 
 
 def undivided(_: object, logits: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(logits, targets, reduction="sum") / len(targets) ** 0.5
+    return cross_entropy(logits, targets, reduction="sum") / math.sqrt(len(targets))
 
 
 Faults = list[tuple[str, dict[str, Any], str]]

@@ -165,6 +165,8 @@ def test_the_reference_has_every_public_name_and_its_links_resolve(tmp_path: Pat
     assert {f"OpenStudy.{name}" for name in ("trials", "ladder", "model", "figures")} <= places
     links = set(re.findall(r' href="([^"]+)"', text))
     for link in links:
+        if link.startswith("${"):  # a pattern in the script that searches
+            continue
         place = link.removeprefix("#").partition(".")[0]  # pdoc has no places of inherited fields
         local = tmp_path / link.partition("#")[0]
         assert place in places or link.startswith("https://") or local.exists(), link
