@@ -89,6 +89,15 @@ def test_every_task_keeps_its_contract(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "config",
+    [Adding.Config(), Language.Config(length=1), Recall.Config(length=1, pairs=1, keys=1)],
+    ids=lambda config: type(config).__qualname__,
+)
+def test_answers_that_are_rarely_right_and_few_sequences_are_no_fault(config: TaskConfig) -> None:
+    check_task(config)
+
+
 @every_task
 def test_shapes_at_further_lengths(kind: str) -> None:
     task = EXAMPLES[kind].config.build()

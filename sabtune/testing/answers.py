@@ -131,10 +131,12 @@ class AnswerChecks(TaskCase):
             expect(
                 near, f"`guess` has accuracy {accuracy:.4g}, and chance is {chance:.4g}: {remedy}"
             )
-        constant = self.best_constant()
-        if constant is None:
+        first, others = self.rows[: max(1, len(self.rows) // 4)], self.rows[len(self.rows) // 4 :]
+        constants = self.constants(first)
+        if not constants:
             return None if self.guess else "no constant answer is known: give `guess` to check it"
-        accuracy, error, loss = self.accuracy(constant, self.rows[len(self.rows) // 4 :])
+        best = max(constants, key=lambda guess: self.accuracy(guess, first)[0])
+        accuracy, error, loss = self.accuracy(best, others)
         least = max(0.0, accuracy - ERRORS * error)
         score = task.normalized_score(least, loss)
         if type(task).normalized_score is Task.normalized_score:
@@ -146,7 +148,8 @@ class AnswerChecks(TaskCase):
         else:
             name = self.named("normalized_score")
             expect(score <= 1e-3, f"{name} is {score:g} for a constant answer: give 0")
-        if self.guess is None:
+        if self.guess is None and accuracy + ERRORS * error < chance:
+            accuracy = max(self.accuracy(guess, self.rows)[0] for guess in constants)
             expect(
                 accuracy + ERRORS * error >= chance,
                 f"the best constant answer has accuracy {accuracy:.4g}, below chance, "
@@ -154,13 +157,12 @@ class AnswerChecks(TaskCase):
             )
         return None
 
-    def best_constant(self) -> Guess | None:
-        """Return the best of the answers that are the same for all steps, or None if not known.
+    def constants(self, batches: list[Batch]) -> list[Guess]:
+        """Return answers that are the same at all steps, with the best one for these batches.
 
-        It is chosen on the first quarter of the sequences.
+        The list is empty if the logits of an answer are not known.
         """
-        first = self.rows[: max(1, len(self.rows) // 4)]
-        targets = torch.cat([batch.at_scored(batch.targets).flatten() for batch in first])
+        targets = torch.cat([batch.at_scored(batch.targets).flatten() for batch in batches])
         if self.classifies:
             best = torch.bincount(targets, minlength=self.task.outputs).argmax()
             answers = [SURE * one_hot(best, self.task.outputs)]
@@ -170,11 +172,8 @@ class AnswerChecks(TaskCase):
             numbers = torch.cat([numbers, torch.tensor([-SURE, SURE])])  # or logits of a class
             answers = list(numbers.unsqueeze(-1))
         else:
-            return None
-        guesses = [_constant(answer) for answer in answers]
-        if len(guesses) == 1:
-            return guesses[0]
-        return max(guesses, key=lambda guess: self.accuracy(guess, first)[0])
+            answers = []
+        return [_constant(answer) for answer in answers]
 
     def accuracy(self, guess: Guess, batches: list[Batch]) -> tuple[float, float, float]:
         """Return the accuracy of an answer, its standard error, and the loss."""
