@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,6 @@ from tests.forked import sabtune
 from tests.studies import own
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-LOAD = """
-import mlflow, numpy
-mlflow.set_tracking_uri("sqlite:///{store}/mlflow.db")
-model = mlflow.pyfunc.load_model("models:/own@champion")
-print(model.predict(numpy.zeros((2, 5, 1), "float32")).shape)
-"""
 
 
 def test_a_study_with_own_parts_loses_nothing_and_needs_no_folder(tmp_path: Path) -> None:
@@ -42,9 +36,6 @@ def test_a_study_with_own_parts_loses_nothing_and_needs_no_folder(tmp_path: Path
     assert refused.returncode == 2
     assert "the code of own:FirstBit.Config has changed" in refused.stderr
 
-    confirmed = sabtune("confirm", "own", "--top", 1, "--seeds", 1, *place, cwd=tmp_path)
-    assert (confirmed.returncode, confirmed.stderr) == (0, "")
-    assert "Champion of own: trial" in confirmed.stdout
     again = sabtune("reproduce", "own", 0, *place, cwd=tmp_path)
     assert "metrics are the same, bit for bit." in again.stdout
     assert "It ran the code that it was trained with. Changed since then: own.py" in again.stdout
@@ -54,10 +45,36 @@ def test_a_study_with_own_parts_loses_nothing_and_needs_no_folder(tmp_path: Path
         shown = sabtune(command[0], "own", *command[1:], *place, cwd=tmp_path)
         assert (shown.returncode, shown.stderr) == (0, "")
         assert "gru hidden=" in shown.stdout or "report.html" in shown.stdout
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    code = LOAD.format(store=store)
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "own_parts.md").read_text()
+
+
+def test_the_tutorials_run(tmp_path: Path) -> None:
+    task, model, compare, load, *_ = blocks(PAGE, "python")
+    search, both = ([line.split()[1:] for line in each.splitlines()] for each in blocks(PAGE, "sh"))
+    work = tmp_path / "work"
+    work.mkdir()
+    texts = {"first_bit.py": task, "gru.py": model, "compare.py": compare}
+    for name, text in texts.items():
+        (work / name).write_text(text.replace("trials=4", "trials=2").replace("600", "60"))
+    for command in (*search, *both):
+        done = sabtune(*command, cwd=work)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "compare.gru #" in done.stdout
+    shutil.move(work / "parts", tmp_path / "empty" / "parts")
+    shutil.rmtree(work)
+    shown = "import numpy; print(model.predict(numpy.zeros((2, 5, 1), 'float32')).shape)"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=empty, capture_output=True, text=True, check=True
+        [sys.executable, "-c", load + shown],
+        cwd=tmp_path / "empty",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert loaded.stdout == "(2, 5, 2)\n"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
