@@ -54,11 +54,12 @@ class StudyRecord:
     def __init__(self, study: optuna.Study, store: Store | None = None):
         """Read an Optuna study.
 
-        store: the store that holds the study's checkpoints. None: the one that holds the study.
+        store: the store of a study that is in memory, for the history of its trials and for its
+        comparisons.
         """
         self._study, self._internals = study, Internals(study)
         self.name: str = study.study_name
-        self._store = store_of(study) if store is None else store
+        self._store, self._beside = store_of(study), store
 
     @classmethod
     def open(cls, store: Store, name: str) -> Self:
@@ -106,8 +107,9 @@ class StudyRecord:
     @property
     def store(self) -> Store:
         """The store of the study."""
-        assert self._store is not None, "the study is in no store"
-        return self._store
+        store = self._beside if self._store is None else self._store
+        assert store is not None, "the study is in no store"
+        return store
 
     @property
     def directions(self) -> list[str]:
