@@ -26,7 +26,7 @@ import torch
 from sabtune import manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.schema import Config, check, from_dict, known_fields, to_dict
+from sabtune.schema import CODE, Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import (
@@ -139,10 +139,16 @@ class TrialSpec(Config):
 
 
 def _read_run(data: object) -> RunConfig:
-    """Return a run from its dict. Runs that differ only in their seeds are read once."""
-    if not isinstance(data, dict) or type(data.get("seed")) is not int:
-        return RunConfig.from_dict(data)
-    return replace(_read_without_seed(json.dumps(data | {"seed": 0})), seed=data["seed"])
+    """Return a run from its dict.
+
+    Runs that differ only in their seeds are read once, unless they have parts of your own code,
+    whose classes may be loaded again.
+    """
+    if isinstance(data, dict) and type(data.get("seed")) is int:
+        text = json.dumps(data | {"seed": 0})
+        if f'"{CODE}"' not in text:
+            return replace(_read_without_seed(text), seed=data["seed"])
+    return RunConfig.from_dict(data)
 
 
 @functools.lru_cache(maxsize=1_000)
