@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sabtune.config import RunConfig
 from sabtune.errors import ConfigError, StoreError
 from sabtune.storage.store import Store
 from sabtune.study.attributes import ATTEMPTS
@@ -49,6 +50,9 @@ def test_a_record_stays_as_it_was_read_until_it_is_refreshed(tmp_path: Path) -> 
     writer.change_plan(file="elsewhere.py")
     assert (record.trials, record.waiting, record.champion, record.ended) == ([], [], None, 0)
     assert record.plan.file == str(file.path)
+    record.refresh(trials=False)
+    assert (record.trials, record.champion) == ([], Version(trial=0))
+    assert record.plan.file == "elsewhere.py"
     record.refresh()
     assert [(trial.state, trial.reason) for trial in record.trials] == [(TrialState.FAIL, "why")]
     assert (record.champion, record.ended) == (Version(trial=0), 1)
@@ -101,3 +105,12 @@ def test_runs_that_differ_in_their_seeds_share_what_is_equal() -> None:
             TrialSpec.from_dict(other | {"run": other["run"] | {"seed": seed}})
     with pytest.raises(ConfigError):
         TrialSpec.from_dict(other | {"run": []})
+
+
+def test_runs_with_parts_of_own_code_are_read_every_time() -> None:
+    data = spec(1).to_dict()
+    data["run"]["task"] |= {"code": "0abc"}
+    with patch.object(RunConfig, "from_dict", return_value=spec(1).run) as read:
+        TrialSpec.from_dict(data)
+        TrialSpec.from_dict(data)
+    assert read.call_count == 2

@@ -34,6 +34,10 @@ MAX_SHOWN_STUDIES = 20
 """The maximum number of studies that a message lists."""
 
 
+OF_ATTRIBUTES = {"attributes", "plan", "definition", "registered", "model"}
+"""The properties of a `StudyRecord` that are read from the study alone, without its trials."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabeledRun:
     """A run that was enqueued for a comparison."""
@@ -85,9 +89,12 @@ class StudyRecord:
         record.check()
         return record
 
-    def refresh(self) -> None:
-        """Have every property read again when it is used next."""
-        for name in list(vars(self)):
+    def refresh(self, *, trials: bool = True) -> None:
+        """Have every property read again when it is used next.
+
+        trials: whether to read the trials again too, and not only the attributes of the study.
+        """
+        for name in [*vars(self)] if trials else OF_ATTRIBUTES & vars(self).keys():
             if isinstance(getattr(type(self), name, None), cached_property):
                 del self.__dict__[name]
 
