@@ -1,4 +1,4 @@
-"""Databases by URL: SQLite files and PostgreSQL, their creation, read-only access and errors."""
+"""SQLite files, their creation and read-only access, and the errors of any database."""
 
 from __future__ import annotations
 
@@ -41,15 +41,6 @@ def sqlite_url(path: Path) -> str:
     # without the driver's name, MLflow may take a part of the URL for a folder and create it
     url = URL.create("sqlite+pysqlite", database=str(path))
     return url.render_as_string(hide_password=False)
-
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite URL; None for any other URL."""
-    from sqlalchemy import make_url
-
-    if not url.startswith("sqlite"):
-        return None
-    return Path(make_url(url).database or "")
 
 
 def read_only_url(path: Path) -> str:
@@ -158,26 +149,11 @@ def _retry_while_busy(act: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def making(url: str) -> Iterator[None]:
-    """Lock a database while its tables are created, so that only one process creates them.
+def making_file(path: Path) -> Iterator[None]:
+    """Lock a SQLite file while its tables are created, by a hidden file beside it."""
+    import filelock
 
-    For a SQLite file, the lock is a hidden file beside it. For PostgreSQL, it is an advisory lock.
-    Raises SQLAlchemy's errors if a server is unreachable.
-    """
-    path = sqlite_path(url)
-    if path is not None:
-        import filelock
-
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            yield
-        return
-    import sqlalchemy
-
-    key = advisory_key(f"tables of {sqlalchemy.make_url(url).database}")
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
-        connection.commit()  # the lock belongs to the connection, not to the transaction
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         yield
 
 
@@ -192,7 +168,9 @@ def make_file(path: Path, fill: Callable[[str], None]) -> None:
     fill: a function that creates the tables of the database at a URL. It is called with the URL of
     a temporary file, which is then renamed to `path`.
     """
-    with making(sqlite_url(path)):
+    if path.exists() and path.stat().st_size:
+        return
+    with making_file(path):
         if path.exists() and path.stat().st_size:
             return
         part = path.with_name(f".{path.name}.part")

@@ -20,7 +20,7 @@ from sabtune.cli import app, commands, remote, screen
 from sabtune.cli.commands import CLUSTER_VARIABLE, command_line, location_values, quote
 from sabtune.cluster.jobs import Job
 from sabtune.compare.confirm import enqueue, with_fresh_seeds
-from sabtune.config import RunConfig
+from sabtune.compare.run import ComparisonPlan
 from sabtune.data import place
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import Store
@@ -143,14 +143,14 @@ class Searches:
             study.set_user_attr("plan", {"file": str(file.path.resolve())})
         return Ending(complete=False, behind="it is away")
 
-    def compare_runs(
-        self, name: str, _: object, store: Store, runs: dict[str, RunConfig], **options: Any
-    ) -> Any:
-        self.asked.append((name, options["seeds"], options["lengths"], store, place.folder()))
-        if name not in stored_names(store):
-            study = optuna.create_study(study_name=name, storage=open_storage(store, write=True))
-            enqueue(StudyWriter(study), with_fresh_seeds(runs, options["seeds"]))
-        return Ending(complete=False, behind="it is away"), StudyRecord.open(store, name)
+    def run_comparison(self, plan: ComparisonPlan, *_: object) -> Any:
+        self.asked.append((plan.name, plan.seeds, plan.lengths, plan.store, place.folder()))
+        if plan.name not in stored_names(plan.store):
+            storage = open_storage(plan.store, write=True)
+            study = optuna.create_study(study_name=plan.name, storage=storage)
+            enqueue(StudyWriter(study), with_fresh_seeds(plan.runs, plan.seeds))
+        ending = Ending(complete=False, behind="it is away")
+        return ending, StudyRecord.open(plan.store, plan.name)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     (tmp_path / ODD).mkdir()
     monkeypatch.chdir(tmp_path / ODD)
     monkeypatch.setattr("sabtune.tuning.run.search", made.search)
-    monkeypatch.setattr("sabtune.compare.run.compare_runs", made.compare_runs)
+    monkeypatch.setattr("sabtune.compare.run.run_comparison", made.run_comparison)
     monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
     monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))
     monkeypatch.setattr("sabtune.cli.showing.check_free", lambda _: None)

@@ -188,17 +188,17 @@ def test_finalists_are_the_best_and_the_baselines_the_best_of_each_kind(tmp_path
     empty = optuna.create_study(study_name="empty", storage=storage, direction="maximize")
     fill(ours, [SAB.Config(k_top=k_top) for k_top in (1, 2, 3)])
     fill(baselines, [LSTM.Config(k_trunc=5), SAB.Config(k_top=9), LSTM.Config(k_trunc=7)])
-    assert list(finalists(store, ["ours"], 2)) == [
+    assert list(finalists([StudyRecord.open(store, name) for name in ["ours"]], 2)) == [
         "#2 k_top=3 k_att=5 k_trunc=5 constant",
         "#1 k_top=2 k_att=5 k_trunc=5 constant",
     ]
-    assert list(finalists(store, ["ours", "lstms"], 1)) == [
+    assert list(finalists([StudyRecord.open(store, name) for name in ["ours", "lstms"]], 1)) == [
         "ours #2 k_top=3 k_att=5 k_trunc=5 constant",
         "lstms #2 lstm k_trunc=7",
         "lstms #1 k_top=9 k_att=5 k_trunc=5 constant",
     ]
     with pytest.raises(StoreError, match="study 'empty' has no complete trial yet"):
-        finalists(store, [empty.study_name], 1)
+        finalists([StudyRecord.open(store, name) for name in [empty.study_name]], 1)
 
 
 def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
@@ -212,27 +212,27 @@ def test_finalists_are_tested_on_one_task(tmp_path: Path) -> None:
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
         fill(study, [SAB.Config()], task)
     with pytest.raises(StoreError, match="tested on different tasks: compare studies of the same"):
-        finalists(store, ["one", "longer"], 1)
+        finalists([StudyRecord.open(store, name) for name in ["one", "longer"]], 1)
 
 
 def test_a_comparison_runs_what_is_requested_and_the_rest_waits(tmp_path: Path) -> None:
     store, runs = Store(tmp_path), {"a": winner(SAB.Config()), "b": winner(LSTM.Config())}
-    assert planned("c", store, runs, 3) == 6
+    assert planned(StudyRecord.find(store, "c"), runs, 3) == 6
     study = optuna.create_study(study_name="c", storage=open_storage(store, write=True))
     assert enqueue(StudyWriter(study), with_fresh_seeds(runs, 3)) == list(
         range(6)
     )  # a and b, by seed
     StudyWriter(study).begin(0)
     StudyWriter(study).begin(1)
-    assert planned("c", store, runs, 3) == 6
+    assert planned(StudyRecord.find(store, "c"), runs, 3) == 6
     # A smaller request runs only its own waiting trials and those that have started.
     only = {"b": runs["b"]}
     assert enqueue(StudyWriter(study), with_fresh_seeds(only, 2)) == [3]
-    assert planned("c", store, only, 2) == 3
+    assert planned(StudyRecord.find(store, "c"), only, 2) == 3
     # A larger or different request runs in its own order.
     others = {"new": winner(SAB.Config(k_top=2)), "b": runs["b"]}
     assert enqueue(StudyWriter(study), with_fresh_seeds(others, 4)) == [6, 7, 3, 8, 5, 9, 10]
-    assert planned("c", store, others, 4) == 9
+    assert planned(StudyRecord.find(store, "c"), others, 4) == 9
     labels = [trial.user_attrs[LABEL] for trial in study.trials[6:]]
     assert labels == ["new", "new", "new", "new", "b"]
     # An existing configuration isn't trained again under another label.
@@ -245,7 +245,7 @@ def test_a_comparison_runs_what_is_requested_and_the_rest_waits(tmp_path: Path) 
 def test_incomparable_runs_become_a_new_comparison(tmp_path: Path) -> None:
     store = Store(tmp_path)
     runs = {"winner": winner(SAB.Config()), "k_att → 1": winner(SAB.Config(k_att=1))}
-    assert name_of("s.ablate", store, runs, None) == "s.ablate"
+    assert name_of("s.ablate", store, runs, None)[0] == "s.ablate"
     compared(store, "s.ablate", runs, (4, 9))
     other = {"winner": winner(SAB.Config(k_top=2)), "k_att → 1": winner(SAB.Config(k_att=1))}
     for given, lengths, name in (
@@ -255,14 +255,14 @@ def test_incomparable_runs_become_a_new_comparison(tmp_path: Path) -> None:
         (runs, (4, 20), "s.ablate-2"),
         (other, None, "s.ablate-2"),
     ):
-        assert name_of("s.ablate", store, given, lengths) == name
+        assert name_of("s.ablate", store, given, lengths)[0] == name
     compared(store, "s.ablate-2", other, (4, 9))
-    assert name_of("s.ablate", store, other, None) == "s.ablate-2"
-    assert name_of("s.ablate", store, runs, None) == "s.ablate"
-    assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
+    assert name_of("s.ablate", store, other, None)[0] == "s.ablate-2"
+    assert name_of("s.ablate", store, runs, None)[0] == "s.ablate"
+    assert name_of("s.ablate", store, other, (4, 20))[0] == "s.ablate-3"
     # The study exists but has neither a plan nor trials.
     optuna.create_study(study_name="s.ablate-3", storage=open_storage(store, write=True))
-    assert name_of("s.ablate", store, other, (4, 20)) == "s.ablate-3"
+    assert name_of("s.ablate", store, other, (4, 20))[0] == "s.ablate-3"
 
 
 def compared(
@@ -411,7 +411,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
 
 def test_a_study_without_its_file_is_compared_as_recorded(tmp_path: Path) -> None:
     store = unpacked(tmp_path)
-    file = study_file(store, "old")
+    file = study_file(StudyRecord.open(store, "old"))
     assert file.study.ladder.lengths == (5, 10)
     assert file.study.name == "old"
     with pytest.raises(StudyFileError, match="needs the study's file, which is gone"):

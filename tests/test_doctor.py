@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from sabtune.cli import app
 from sabtune.cluster import node_facts
 from sabtune.cluster.cluster_file import ClusterFile
-from sabtune.cluster.doctor import database_problem, no_cluster, offset
+from sabtune.cluster.doctor import no_cluster, offset
 from sabtune.cluster.findings import find_problems
 from sabtune.cluster.node_facts import Disk, Gpu, NodeFacts, Token, examine, token
 from sabtune.cluster.preflight import problems_before
+from sabtune.storage.database import database_at
 from sabtune.tracking.reach import problem_of
 from tests.faults import small_disk
 
@@ -114,13 +115,13 @@ def test_unreachable_databases_and_mlflow_are_found(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         url = f"postgresql://me:secret@127.0.0.1:{port}/x"
-        words = database_problem(url)
+        words = database_at(url).problem()
         assert "refused" in words
         assert "secret" not in words
         assert "can't be reached" in problem_of(f"http://127.0.0.1:{port}")
     (tmp_path / "bad.db").write_text("no database" * 100)
-    assert "not a database" in database_problem(f"sqlite:///{tmp_path / 'bad.db'}")
-    assert database_problem(f"sqlite:///{tmp_path / 'none.db'}") == ""
+    assert "not a database" in database_at(f"sqlite:///{tmp_path / 'bad.db'}").problem()
+    assert database_at(f"sqlite:///{tmp_path / 'none.db'}").problem() == ""
 
 
 def test_another_version_of_ray_than_the_clusters_is_one_line() -> None:
@@ -158,6 +159,7 @@ def test_doctor_runs_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 TWO_NODES = """
 import os, sys
 from sabtune.provenance import software
+from sabtune.storage.database import database_at
 from sabtune.cluster.doctor import see
 from sabtune.storage.store import Store
 from tests.local_cluster import local_cluster

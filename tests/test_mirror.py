@@ -91,14 +91,14 @@ def test_a_trial_is_shown_with_its_revision(
 
 def test_a_model_that_mlflow_lacks_is_an_error(study: optuna.Study) -> None:
     champion = Registered(versions=(Version(trial=0),), champion=0)
-    register(StudyWriter(study), Told())  # type: ignore[arg-type]  # nothing to register yet
+    register(StudyWriter(study), StudyRecord(study), Told())  # type: ignore[arg-type]  # nothing to register yet
     StudyWriter(study).set_registered(champion)
     with pytest.raises(TrackingError, match="MLflow is away"):
-        register(StudyWriter(study), Told())  # type: ignore[arg-type]
+        register(StudyWriter(study), StudyRecord(study), Told())  # type: ignore[arg-type]
     with pytest.raises(TrackingError, match="no model of trial 0, the best one: its checkpoint"):
-        register(StudyWriter(study), Told({}))  # type: ignore[arg-type]
+        register(StudyWriter(study), StudyRecord(study), Told({}))  # type: ignore[arg-type]
     assert StudyRecord(study).model is None
-    register(StudyWriter(study), Told({0: "models:/m-1"}))  # type: ignore[arg-type]
+    register(StudyWriter(study), StudyRecord(study), Told({0: "models:/m-1"}))  # type: ignore[arg-type]
     assert StudyRecord(study).model == KeptModel(trial=0, uri="models:/m-1")
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from sabtune.errors import StoreError
 from sabtune.storage import server as waiting
+from sabtune.storage.database import SqliteFile
 from sabtune.storage.store import Store
 from sabtune.study import database_lock, patience
 from sabtune.study.database_lock import DatabaseLock, TakenError
@@ -108,7 +109,7 @@ def test_a_write_waits_for_a_free_connection(
     server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(store, "full")
-    waiting._pool(store.optuna_url).dispose()  # the next call needs a new connection
+    waiting.pool(store.optuna_url).dispose()  # the next call needs a new connection
     engine = sqlalchemy.create_engine(server.url, poolclass=sqlalchemy.NullPool)
     held: list[sqlalchemy.Connection] = []
     with pytest.raises(OperationalError, match="too many clients"):
@@ -288,7 +289,7 @@ class Unheard(RDBStorage):
 def test_a_write_whose_answer_is_lost_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "is_server", lambda url: True)
+    monkeypatch.setattr(SqliteFile, "is_shared", True)
     monkeypatch.setattr(waiting, "wait", lambda seconds: None)
     patience.make_patient(Unheard)
     storage = Unheard(f"sqlite:///{tmp_path / 'optuna.db'}")

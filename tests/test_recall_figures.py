@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_a_model_without_memory_or_checkpoint_has_no_recall_map(
 ) -> None:
     assert memory.memory(found) == []
     gone = replace(recalling.best, checkpoint=Folder.at(tmp_path / "gone"))
-    without = StudyRecord.open(recalling.study.store, "recalling")
+    without = copy(recalling.study)
     without.ranked = [replace(recalling.ranked[0], complete=[gone])]
     assert memory.memory(replace(recalling, study=without)) == []
     study = optuna.create_study(study_name="lstm", direction="maximize")

@@ -262,9 +262,9 @@ def test_a_mistake_is_one_line(
 def test_the_report_is_logged_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[str, set[str]]] = []
 
-    def keep(study: optuna.Study, store: Store, folder: Path) -> bool:
-        kept.append((study.study_name, {path.name for path in folder.iterdir()}))
-        return study.study_name == "found"
+    def keep(study: StudyRecord, folder: Path) -> bool:
+        kept.append((study.name, {path.name for path in folder.iterdir()}))
+        return study.name == "found"
 
     monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
     assert publish("found", store, Ending(complete=True)) == ""

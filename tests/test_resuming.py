@@ -189,7 +189,7 @@ def test_a_changed_seed_does_not_change_the_measured_sequences(
 def test_a_comparison_uses_the_ladder_of_the_search(file: StudyFile, store: Store) -> None:
     text = file.path.read_text()
     file.path.write_text(text.replace("lengths=(2, 4, 8)", "lengths=(2, 4, 16)"))
-    assert study_file(store, "learnable").study.ladder == resolved(LADDER)
+    assert study_file(stored(store)).study.ladder == resolved(LADDER)
 
 
 def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: Store) -> None:
@@ -197,8 +197,8 @@ def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: St
     trial = dataclasses.replace(run.trial, model=SAB.Config(hidden=8, k_top=3, k_att=2))
     for name, task in (("s.confirm", run.task), ("s.confirm-2", Copying.Config(length=9))):
         runs = {f"#{name}": dataclasses.replace(run, trial=trial, task=task)}
-        assert name_of("s.confirm", store, runs, None) == name
+        assert name_of("s.confirm", store, runs, None)[0] == name
         confirmation = open_or_create(file.renamed(name), store)
         confirmation.enqueue(runs[f"#{name}"], label=f"#{name}")
     TrialSpecs(file, [], store.code).spec(StudyWriter.open(store, "learnable").optuna.ask())
-    assert name_of("learnable", store, runs, None) == "learnable-2"
+    assert name_of("learnable", store, runs, None)[0] == "learnable-2"

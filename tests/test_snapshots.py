@@ -62,7 +62,7 @@ def test_a_study_is_restored_as_the_search_left_it(files: str, tmp_path: Path) -
     other = Store.at(str(tmp_path / "b"), files).made()
     line = restore(other)
     assert line.startswith(f"Restored the studies from {files}/snapshots/optuna-00000002.db")
-    assert [trial.value for trial in StudyRecord.open(other, "copied").trials] == [0.5]
+    assert [trial.value for trial in StudyRecord.open(other, "copied").frozen] == [0.5]
     assert restore(other) == ""  # existing studies are never overwritten
     assert restore(Store.at(str(tmp_path / "c"), f"{files}-2").made()) == ""
 

@@ -99,7 +99,7 @@ def test_a_database_has_a_relative_or_absolute_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.at("sqlite:///mine/studies.db").made()
-    assert store.optuna_file == tmp_path / "mine" / "studies.db"
+    assert store.optuna.file == tmp_path / "mine" / "studies.db"
     open_storage(store, write=True)
     monkeypatch.chdir("/")
     other = Store.at(f"sqlite:///{tmp_path / 'mine' / 'studies.db'}", tmp_path / "files")

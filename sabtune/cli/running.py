@@ -53,6 +53,7 @@ from sabtune.terminal.console import line_printer, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sabtune.study.record import StudyRecord
     from sabtune.study.study_file import StudyFile
     from sabtune.tuning.budget import Budget
     from sabtune.tuning.run import Ending
@@ -115,6 +116,7 @@ def search(
     An existing study is resumed: unfinished trials continue from their checkpoints.
     """
     from sabtune.study.loading import load
+    from sabtune.study.record import StudyRecord
 
     limits = _Limits(trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours)
     limits.check()
@@ -160,9 +162,10 @@ def search(
         accept_changed_code=accept_changed_code,
         system_metrics=system_metrics,
     )
-    _print_results(console, file.study.name, place, ending, where)
-    close(console, ending, again, command_line("sync", file.study.name, where=where))
-    _check_not_all_failed(file.study.name, place, again)
+    searched = StudyRecord.open(place, file.study.name)
+    _print_results(console, searched, place, ending, where)
+    close(console, ending, again, command_line("sync", searched.name, where=where))
+    _check_not_all_failed(searched, again)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,16 +294,15 @@ def _run_search(
 
 
 def _print_results(
-    console: Console, name: str, place: Store, ending: Ending, where: Values
+    console: Console, study: StudyRecord, place: Store, ending: Ending, where: Values
 ) -> None:
     """Print the results of a search, log its report to MLflow, and print what to run next."""
-    from sabtune.study.record import StudyRecord
-
-    show_report(console, name, place, command_line("sync", name, where=where))
+    name = study.name
+    show_report(console, study, place, command_line("sync", name, where=where))
     publish_report(console, name, place, ending)
     hint(console, "Browse all trials:", command_line("ui", where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
-    if StudyRecord.open(place, name).best is None:
+    if study.best is None:
         return
     if CLUSTER_VARIABLE not in os.environ:
         report = command_line("report", name, where=where, out="report")
@@ -308,12 +310,11 @@ def _print_results(
     hint(console, "Confirm on fresh seeds:", command_line("confirm", name, where=where))
 
 
-def _check_not_all_failed(name: str, place: Store, again: str) -> None:
+def _check_not_all_failed(study: StudyRecord, again: str) -> None:
     """Exit with 1 and the most common reason if every trial of a study has failed."""
-    from sabtune.study.record import StudyRecord
     from sabtune.study.summary import total_failure
 
-    failure = total_failure(StudyRecord.open(place, name))
+    failure = total_failure(study)
     if failure:
         typer.echo(f"sabtune: {failure}; try again with: {again} --retry-failed", err=True)
         raise typer.Exit(1)

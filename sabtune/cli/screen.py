@@ -20,6 +20,7 @@ from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from sabtune.compare.run import ComparisonPlan
+    from sabtune.study.record import StudyRecord
     from sabtune.tuning.run import Ending
 
 INTERRUPTED = 130
@@ -121,22 +122,20 @@ def restore_if_lost(console: Console, store: Store) -> Store:
     return restored(store, line_printer(console))
 
 
-def show_report(console: Console, study: str, store: Store, sync: str) -> None:
+def show_report(console: Console, study: StudyRecord, store: Store, sync: str) -> None:
     """Print the results of a study.
 
     sync: The command that copies the study to MLflow.
     """
     from sabtune.compare import results
-    from sabtune.study.record import StudyRecord
     from sabtune.terminal.summary import summary
     from sabtune.tracking.database import is_elsewhere
 
-    opened = StudyRecord.open(store, study)
-    if opened.is_comparison:
-        console.print(results.page(opened))
+    if study.is_comparison:
+        console.print(results.page(study))
     else:
-        uri = store.tracking or opened.tracking or store.mlflow_uri
-        console.print(summary(opened, without_secrets(uri)), crop=False)
+        uri = store.tracking or study.tracking or store.mlflow_uri
+        console.print(summary(study, without_secrets(uri)), crop=False)
         if uri == store.mlflow_uri and is_elsewhere(store):
             hint(console, "The store moved; first:", sync)
 

@@ -124,11 +124,13 @@ def report(
             out is None, "--out", out, "it in a command on the head, where it would write the files"
         )
         remote.run_on_head(cluster, "report", study, *remote.location_options(store, files))
+    from sabtune.study.record import StudyRecord
+
     place = Store.at(store, files).existing()
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
         sync_command = command_line("sync", study, where=location_values(store, files))
-        show_report(make_console(), study, place, sync_command)
+        show_report(make_console(), StudyRecord.open(place, study), place, sync_command)
     else:
         write_report(make_console(), study, place, out, formats)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-import sqlalchemy
 
 from sabtune.cluster import node_facts
 from sabtune.cluster.capacity import HEAD_RESOURCE
@@ -24,9 +23,9 @@ from sabtune.cluster.ray_session import (
     live_nodes,
     pinned_options,
 )
-from sabtune.databases import file_problem, sqlite_path
 from sabtune.errors import ClusterError, SabtuneError
 from sabtune.redaction import hide_password, redact
+from sabtune.storage.database import database_at
 from sabtune.storage.store import Store
 from sabtune.tracking.reach import problem_of
 
@@ -109,7 +108,7 @@ def store_findings(store: Store) -> Iterator[Finding]:
     for name, url in (("Optuna's database", store.optuna_url), ("MLflow's", store.mlflow_uri)):
         if url.startswith(("http://", "https://")):
             continue
-        words = database_problem(url)
+        words = database_at(url).problem()
         if words:
             yield Finding(
                 where="store",
@@ -121,32 +120,6 @@ def store_findings(store: Store) -> Iterator[Finding]:
         yield Finding(
             where="MLflow", says=words, remedy="start it, or give another with --tracking"
         )
-
-
-def database_problem(url: str) -> str:
-    """Return why a database can't be written, or "" if it can.
-
-    A SQLite file that doesn't exist yet is no problem.
-    """
-    path = sqlite_path(url)
-    if path is not None:
-        return file_problem(path) if path.exists() else ""
-    address = sqlalchemy.make_url(url)
-    if address.drivername == "postgresql":
-        address = address.set(drivername="postgresql+psycopg")
-    timeout = {"connect_timeout": 10} if address.drivername.startswith("postgresql") else {}
-    engine = sqlalchemy.create_engine(address, connect_args=timeout)
-    try:
-        with engine.connect() as connection:
-            statement = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
-            may_create = connection.exec_driver_sql(statement).scalar()
-            read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
-        return "" if may_create and not read_only else "it is read-only"
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as problem:
-        cause = getattr(problem, "orig", None) or problem
-        return redact(" ".join(str(cause).split()), url)[:200]
-    finally:
-        engine.dispose()
 
 
 @contextmanager

@@ -24,34 +24,32 @@ from sabtune.errors import StoreError, StudyFileError
 from sabtune.schema import KIND
 from sabtune.storage.store import Store
 from sabtune.study.configurations import Seeds
-from sabtune.study.events import Watcher
 from sabtune.study.loading import load
-from sabtune.study.locks import locked
 from sabtune.study.names import numbered
 from sabtune.study.record import StudyRecord
 from sabtune.study.resuming import as_asked
 from sabtune.study.study_file import StudyFile
-from sabtune.study.trial_specs import FRESH_SEED, TrialSpecs, configuration_key
+from sabtune.study.trial_specs import FRESH_SEED, configuration_key
 from sabtune.study.writer import StudyWriter
 from sabtune.training.evaluation import Ladder, recorded_ladder
-from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 
 EVALUATION_SEED = FRESH_SEED
 """The seed of the test sequences of comparisons, which no search uses."""
 
 
-def study_file(store: Store, name: str) -> StudyFile:
+def study_file(study: StudyRecord) -> StudyFile:
     """Return the file that a study was searched from, with the recorded task and ladder.
 
     If there is no file, as for a study from a notebook or after a move to another machine, the
     recorded study is used.
     """
-    study = StudyRecord.open(store, name)
-    plan, path = study.plan, Path(study.plan.file or name)
+    plan, path = study.plan, Path(study.plan.file or study.name)
     if plan.file and path.is_file():
         return as_asked(load(path, plan.baseline), plan)
     if study.definition is None:
-        raise StoreError(f"study {name!r} in {store.shown} stores no definition: search it again")
+        raise StoreError(
+            f"study {study.name!r} in {study.store.shown} stores no definition: search it again"
+        )
     file = StudyFile(path, study.definition, _no_space, question=plan.question or "",
                      baseline=plan.baseline, source=plan.source or "",
                      in_file=bool(plan.file))  # fmt: skip
@@ -62,7 +60,7 @@ def _no_space(trial: optuna.Trial) -> NoReturn:
     raise StudyFileError(f"trial {trial.number} needs the study's file, which is gone: put it back")
 
 
-def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConfig]:
+def finalists(studies: Sequence[StudyRecord], top: int) -> dict[str, RunConfig]:
     """Return the configurations to compare, by label.
 
     These are the best `top` configurations of the first study, and from each other study the best
@@ -70,17 +68,16 @@ def finalists(store: Store, names: Sequence[str], top: int) -> dict[str, RunConf
     the models are tested on different tasks.
     """
     runs: dict[str, RunConfig] = {}
-    for index, name in enumerate(names):
-        ranked = StudyRecord.open(store, name).ranked
-        if not ranked:
-            raise StoreError(f"study {name!r} has no complete trial yet: search it first")
+    for index, study in enumerate(studies):
+        if not study.ranked:
+            raise StoreError(f"study {study.name!r} has no complete trial yet: search it first")
         kinds: set[object] = set()
-        for configuration in ranked:
+        for configuration in study.ranked:
             run = configuration.best.run
             assert run is not None
             kind = run.to_dict()["trial"]["model"][KIND]
             if len(runs) < top if index == 0 else kind not in kinds:
-                prefix = f"{name} " if len(names) > 1 else ""
+                prefix = f"{study.name} " if len(studies) > 1 else ""
                 runs[f"{prefix}#{configuration.number} {run.trial.model.label()}"] = run
             kinds.add(kind)
     tasks = {run.task: label for label, run in runs.items()}
@@ -150,11 +147,11 @@ def recorded_runs(study: StudyRecord) -> list[Run]:
 
 def name_of(
     name: str, store: Store, runs: Mapping[str, RunConfig], lengths: Sequence[int] | None
-) -> str:
-    """Return the name of the comparison that these runs belong to.
+) -> tuple[str, StudyRecord | None]:
+    """Return the name of the comparison that these runs belong to, and the comparison if it exists.
 
-    This is the first of NAME, NAME-2 and so on that doesn't exist yet, or whose runs have the same
-    task and lengths and use no label for another configuration.
+    The name is the first of NAME, NAME-2 and so on that doesn't exist yet, or whose runs have the
+    same task and lengths and use no label for another configuration.
 
     lengths: The lengths to measure. None: those of an existing comparison, whatever they are.
     """
@@ -171,7 +168,8 @@ def name_of(
         same_tasks = {run.run.task for run in existing} <= tasks
         return same_lengths and same_tasks and not _relabels(existing, runs)
 
-    return next(n for n in numbered(name) if fits(StudyRecord.find(store, n)))
+    studies = ((n, StudyRecord.find(store, n)) for n in numbered(name))
+    return next((n, study) for n, study in studies if fits(study))
 
 
 def _ladder(study: StudyRecord | None) -> Ladder | None:
@@ -198,49 +196,42 @@ def _relabels(existing: Iterable[Run], runs: Mapping[str, RunConfig]) -> bool:
     return any(run.label in keys and run.key[0] != keys[run.label] for run in existing)
 
 
-def planned(name: str, store: Store, runs: Mapping[str, RunConfig], seeds: int) -> int:
-    """Return the number of runs of a comparison once these have run, including earlier ones."""
-    study = StudyRecord.find(store, name)
+def planned(study: StudyRecord | None, runs: Mapping[str, RunConfig], seeds: int) -> int:
+    """Return the number of runs of a comparison once these have run, including earlier ones.
+
+    study: The comparison; None if it doesn't exist yet.
+    """
     existing = recorded_runs(study) if study is not None else []
     started = {run.key for run in existing if not run.waits}
     return len(started | {run.key for run in with_fresh_seeds(runs, seeds)})
 
 
-def compare_runs(
+def comparison_file(
     name: str,
     file: StudyFile,
-    store: Store,
     runs: Mapping[str, RunConfig],
-    *,
-    seeds: int,
-    lengths: Sequence[int] | None = None,
-    watchers: Sequence[Watcher] = (),
-    say: Say = silent,
-) -> tuple[Ending, StudyRecord]:
-    """Train each configuration on the same fresh seeds and measure it on fresh sequences.
+    lengths: Sequence[int] | None,
+    existing: StudyRecord | None,
+) -> StudyFile:
+    """Return the study file of a comparison.
 
     The runs stop early after the same number of solved measurements as the trials of the study
     (`Ladder.solved_reports`).
 
-    name: The name of the comparison, from `name_of`.
+    name: The name of the comparison.
 
     file: The study file of the first study.
 
-    runs: The configurations by label; their own seeds are ignored.
-
-    seeds: The number of fresh seeds.
+    runs: The configurations by label.
 
     lengths: The lengths to measure. None: those of the existing comparison, or `fresh_lengths`.
 
-    watchers, say: See `sabtune.tuning.run.search`.
-
-    Returns how the runs ended, and the study of the comparison.
+    existing: The comparison; None if it doesn't exist yet.
     """
-    searched = file.study.ladder
-    existing = _ladder(StudyRecord.find(store, name))
-    if lengths is None and existing is not None:
-        lengths = existing.lengths
-    phases = existing.phases if existing and existing.phases else _phases(file, runs)
+    searched, ladder = file.study.ladder, _ladder(existing)
+    if lengths is None and ladder is not None:
+        lengths = ladder.lengths
+    phases = ladder.phases if ladder and ladder.phases else _phases(file, runs)
     study = dataclasses.replace(
         file.study,
         name=name,
@@ -254,35 +245,10 @@ def compare_runs(
             sequences=max(searched.sequences, phases),
             solved_reports=searched.solved_reports,
             phases=phases,
-            k_top=existing.k_top if existing else "final",
+            k_top=ladder.k_top if ladder else "final",
         ),
     )
-    comparison = dataclasses.replace(file, study=study)
-    with locked(name, store) as lock:
-        opened = open_or_create(comparison, store)
-        models = {label: run.trial.model.label() for label, run in runs.items()}
-        models = {**(opened.read().plan.comparison or {}), **models}
-        opened.change_plan(searched=searched.select, comparison=models)
-        queue = enqueue(opened, with_fresh_seeds(runs, seeds))
-        recorded = opened.read()
-        specs = TrialSpecs(
-            comparison,
-            recorded.trials,
-            store.code,
-            evaluation_seed=EVALUATION_SEED,
-            confirms=True,
-        )
-        ending = execute(
-            opened,
-            comparison,
-            store,
-            watchers,
-            trials=len(recorded.counted) + len(queue),
-            enqueued=EnqueuedTrials(numbers=queue, specs=specs),
-            lock=lock,
-            say=say,
-        )
-    return ending, opened.read()
+    return dataclasses.replace(file, study=study)
 
 
 def enqueue(study: StudyWriter, runs: Sequence[Run]) -> list[int]:

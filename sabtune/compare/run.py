@@ -7,16 +7,27 @@ from dataclasses import dataclass
 
 from sabtune.compare.ablation import CHANGED, ablations
 from sabtune.compare.champion import update_champion
-from sabtune.compare.confirm import compare_runs, finalists, name_of, planned, study_file
+from sabtune.compare.confirm import (
+    EVALUATION_SEED,
+    comparison_file,
+    enqueue,
+    finalists,
+    name_of,
+    planned,
+    study_file,
+    with_fresh_seeds,
+)
 from sabtune.config import RunConfig
 from sabtune.schema import check_lengths, check_whole
 from sabtune.storage.store import Store
 from sabtune.study.events import Version, Watcher
+from sabtune.study.locks import locked
 from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
+from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
-from sabtune.tuning.run import Ending, Say, silent
+from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +86,9 @@ def plan_confirmation(
     ConfigError if a number is out of range.
     """
     check_whole("top", top, least=1)
-    return _plan("confirm", store, studies, finalists(store, studies, top), seeds, lengths, say,
-                 champion_of=studies[0])  # fmt: skip
+    records = [StudyRecord.open(store, name) for name in studies]
+    runs = finalists(records, top)
+    return _plan("confirm", records[0], runs, seeds, lengths, say, champion_of=studies[0])
 
 
 def plan_ablation(
@@ -97,14 +109,14 @@ def plan_ablation(
     Raises StoreError if a study has no complete trial or the studies have different tasks, and
     ConfigError if a number is out of range or a change is unknown.
     """
-    runs = ablations(finalists(store, studies, 1), CHANGED if changes is None else changes, say)
-    return _plan("ablate", store, studies, runs, seeds, lengths, say)
+    records = [StudyRecord.open(store, name) for name in studies]
+    runs = ablations(finalists(records, 1), CHANGED if changes is None else changes, say)
+    return _plan("ablate", records[0], runs, seeds, lengths, say)
 
 
 def _plan(
     kind: str,
-    store: Store,
-    studies: Sequence[str],
+    study: StudyRecord,
     runs: dict[str, RunConfig],
     seeds: int,
     lengths: Sequence[int] | None,
@@ -114,17 +126,17 @@ def _plan(
     check_whole("seeds", seeds, least=1)
     if lengths is not None:
         check_lengths("lengths", lengths)
-    requested = f"{studies[0]}.{kind}"
-    name = name_of(requested, store, runs, lengths)
+    requested = f"{study.name}.{kind}"
+    name, existing = name_of(requested, study.store, runs, lengths)
     if name != requested:
         say(f"{requested} has other lengths or another winner; these runs go to {name}")
     return ComparisonPlan(
         name=name,
-        file=study_file(store, studies[0]),
-        store=store,
+        file=study_file(study),
+        store=study.store,
         runs=runs,
         seeds=seeds,
-        trials=planned(name, store, runs, seeds),
+        trials=planned(existing, runs, seeds),
         lengths=None if lengths is None else tuple(lengths),
         champion_of=champion_of,
     )
@@ -135,19 +147,35 @@ def run_comparison(
 ) -> tuple[Ending, StudyRecord]:
     """Run a comparison; return how it ended, and the study that contains its runs.
 
-    A comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
+    Each configuration is trained on the same fresh seeds and measured on fresh sequences. A
+    comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
     also lists the errors.
     """
-    return compare_runs(
-        plan.name,
-        plan.file,
-        plan.store,
-        plan.runs,
-        seeds=plan.seeds,
-        lengths=plan.lengths,
-        watchers=watchers,
-        say=say,
-    )
+    with locked(plan.name, plan.store) as lock:
+        existing = StudyRecord.find(plan.store, plan.name)
+        file = comparison_file(plan.name, plan.file, plan.runs, plan.lengths, existing)
+        study = open_or_create(file, plan.store)
+        models = {label: run.trial.model.label() for label, run in plan.runs.items()}
+        study.change_plan(
+            searched=plan.file.study.ladder.select,
+            comparison={**(study.read().plan.comparison or {}), **models},
+        )
+        queue = enqueue(study, with_fresh_seeds(plan.runs, plan.seeds))
+        record = study.read()
+        specs = TrialSpecs(
+            file, record.trials, plan.store.code, evaluation_seed=EVALUATION_SEED, confirms=True
+        )
+        ending = execute(
+            study,
+            file,
+            plan.store,
+            watchers,
+            trials=len(record.counted) + len(queue),
+            enqueued=EnqueuedTrials(numbers=queue, specs=specs),
+            lock=lock,
+            say=say,
+        )
+    return ending, study.read()
 
 
 def update_champion_of(plan: ComparisonPlan, ending: Ending) -> tuple[Version | None, str]:

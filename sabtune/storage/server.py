@@ -62,21 +62,9 @@ KEEPALIVE = {
 within about a minute."""
 
 
-def is_server(url: str) -> bool:
-    """Return whether a URL is that of a PostgreSQL server."""
-    return url.startswith("postgresql")
-
-
-def engine_options(url: str) -> dict[str, Any]:
-    """Return the options of an SQLAlchemy engine.
-
-    All engines of a process for the same server share a pool of connections.
-    """
-    return {"pool": _pool(url)} if is_server(url) else {}
-
-
 @functools.cache
-def _pool(url: str) -> Pool:
+def pool(url: str) -> Pool:
+    """Return the pool of connections that all engines of this process for a server share."""
     return sqlalchemy.create_engine(
         url,
         pool_size=POOL_CONNECTIONS,

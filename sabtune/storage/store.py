@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 from sabtune import databases
 from sabtune.errors import StoreError
 from sabtune.redaction import hide_password
+from sabtune.storage.database import SCHEMES, Database, checked_url, database_at
 from sabtune.storage.folder import Folder, local
 
 DEFAULT = Path("sabtune-store")
@@ -38,8 +39,6 @@ DEFAULT = Path("sabtune-store")
 FILES_VARIABLE, TRACKING_VARIABLE = "SABTUNE_FILES", "MLFLOW_TRACKING_URI"
 METRICS_VARIABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 """The environment variables for the location of the files, for MLflow, and for its metrics."""
-
-DATABASES = ("postgresql:", "postgresql+psycopg:", "sqlite:")
 
 CHECKPOINT = re.compile(r"(?:^|/)(trials/[^/]+/\d{4,}(?:\.\d+)?/checkpoint_\d+)/?(?:\?[^/]*)?$")
 """The address of a checkpoint; the first group is its path in the store."""
@@ -71,10 +70,11 @@ class Store:
         """
         folder = Folder.at(files) if files else None
         check_tracking(tracking)
-        if "://" not in place and not place.startswith(DATABASES):
+        if "://" not in place and not place.startswith(SCHEMES):
             return cls(local(place, "--store"), None, tracking, folder)
+        database = checked_url(place, lambda path: local(path, "--store"))
         root = folder.path if folder and folder.path else DEFAULT.absolute()
-        return cls(root, _database(place), tracking, folder)
+        return cls(root, database, tracking, folder)
 
     def made(self) -> Store:
         """Create the folder of the store if it doesn't exist, and return the store.
@@ -113,9 +113,8 @@ class Store:
 
         Raises StoreError if the file can't be accessed.
         """
-        path = self.optuna_file
         try:
-            return path is None or path.is_file()
+            return self.optuna.found
         except OSError as problem:
             raise StoreError(
                 f"the store {self.shown} can't be read ({problem.strerror}): "
@@ -139,9 +138,9 @@ class Store:
         return self.database or databases.sqlite_url(self.root / "optuna.db")
 
     @property
-    def optuna_file(self) -> Path | None:
-        """Return the SQLite file of the studies; None for a database server."""
-        return databases.sqlite_path(self.database) if self.database else self.root / "optuna.db"
+    def optuna(self) -> Database:
+        """Return the studies' database."""
+        return database_at(self.optuna_url)
 
     @property
     def mlflow_uri(self) -> str:
@@ -187,8 +186,9 @@ class Store:
 
     def lock(self, study: str) -> Path:
         """Return the lock file of a study. If the store is a SQLite file, the lock is beside it."""
-        if self.database and self.optuna_file:
-            return self.optuna_file.with_name(f"{self.optuna_file.name}.{study}.lock")
+        file = self.optuna.file
+        if self.database and file:
+            return file.with_name(f"{file.name}.{study}.lock")
         return self.root / f"{study}.lock"
 
     def log(self, study: str) -> Path:
@@ -208,35 +208,6 @@ def recorded(checkpoint: Folder) -> str:
     """Return the address that a study records for a checkpoint: its path in the store."""
     match = CHECKPOINT.search(checkpoint.address)
     return match[1] if match else checkpoint.address
-
-
-def _database(url: str) -> str:
-    """Return the URL of a database. The path of a SQLite file is made absolute.
-
-    Raises StoreError if the URL isn't that of a supported database with persistent storage.
-    """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    remedy = "give a folder, postgresql://USER@HOST/DATABASE, or sqlite:////ABSOLUTE/PATH of a file"
-    try:
-        parts = make_url(url)
-    except (ArgumentError, ValueError):
-        parts = None
-    if parts is None or not url.startswith(DATABASES):
-        raise StoreError(f"the store {hide_password(url)!r} isn't a supported database: {remedy}")
-    if not parts.database and not {"dbname", "service"} & parts.query.keys():
-        raise StoreError(f"the store {hide_password(url)!r} names no database: {remedy}")
-    if parts.get_backend_name() != "sqlite":
-        return url
-    if (
-        not parts.database
-        or parts.database == ":memory:"
-        or parts.database.startswith("file:")
-        or parts.query
-    ):
-        raise StoreError(f"the store {url!r} isn't the plain path of a file: {remedy}")
-    return databases.sqlite_url(local(parts.database, "--store"))
 
 
 def _has_port(uri: str) -> bool:

@@ -19,17 +19,17 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sabtune.errors import RefusedError, StoreError
+from sabtune.storage.database import file_database
 from sabtune.storage.folder import Folder
 from sabtune.storage.patience import patiently
 from sabtune.storage.store import Store
@@ -192,7 +192,7 @@ class Snapshots:
 
     def __init__(self, store: Store, lost: Callable[[], None]):
         self.lease, self.lost = Lease(store), lost
-        self.folder, self.database = self.lease.folder, store.root / "optuna.db"
+        self.folder, self.database = self.lease.folder, file_database(store.root / "optuna.db")
         self.problem: StoreError | None = None  # why the backups stopped for good
         self.behind: StoreError | None = None  # why the last backup failed
         self._copied: tuple[int, int] | None = None
@@ -264,16 +264,12 @@ class Snapshots:
 
         Raises StoreError if the backup can't be written.
         """
-        stat = self.database.stat()
+        stat = self.database.path.stat()
         if self._copied == (stat.st_mtime_ns, stat.st_size):
             return
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "optuna.db"
-            with (
-                closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as source,
-                closing(sqlite3.connect(copy)) as target,
-            ):
-                source.backup(target)
+            self.database.copy(copy)
             earlier = _copies(self.folder)
             number = 1 + (_number(earlier[0]) if earlier else 0)
             self.folder.write(f"optuna-{number:08d}.db", copy)
@@ -334,7 +330,7 @@ def restore(store: Store) -> str:
     lease.refuse(restoring=True)
     for name in copies:
         with store.snapshots.here((name,)) as here:
-            if _is_intact(here / name):
+            if file_database(here / name).is_intact("studies"):
                 part = database.with_suffix(".part")
                 shutil.copy(here / name, part)
                 lease.write(ended=True)  # from here on, the backups belong to this store
@@ -360,14 +356,3 @@ def _number(name: str) -> int:
     """Return the number of a backup; 0 for any other file."""
     digits = name.removeprefix("optuna-").removesuffix(".db")
     return int(digits) if digits.isdecimal() else 0
-
-
-def _is_intact(path: Path) -> bool:
-    """Return whether a backup passes SQLite's check and has a table of studies."""
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            (result,) = database.execute("PRAGMA quick_check").fetchone()
-            database.execute("SELECT count(*) FROM studies").fetchone()
-    except sqlite3.Error:
-        return False
-    return bool(result == "ok")

@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sabtune.databases import advisory_key, failure
 from sabtune.errors import SabtuneError, StoreError, UnexpectedError
 from sabtune.redaction import redact
-from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.database_lock import DatabaseLock
 
@@ -125,7 +124,7 @@ def refuse_held(name: str, store: Store) -> None:
 @contextmanager
 def _locked_in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
     """Lock a study in a database server, and yield the lock; None if the store has no server."""
-    if not server.is_server(store.optuna_url):
+    if not store.optuna.is_shared:
         yield None
         return
     lock = DatabaseLock(name, store, advisory_key(name), _held_error(name, store))

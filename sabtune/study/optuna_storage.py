@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,7 +22,7 @@ from sabtune.study.attributes import FORMAT, STORE_FORMAT
 from sabtune.study.optuna_private import CACHED_METHODS, BulkStorage
 from sabtune.study.patience import make_patient
 
-TABLES = {"studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info"}
+TABLES = ("studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info")
 """The tables of Optuna that a readable database must have."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # sabtune shows the progress itself
@@ -93,16 +92,10 @@ make_patient(Studies)
 def exists(store: Store) -> bool:
     """Return whether the store has a database of studies.
 
-    Any file that isn't empty counts as a database. Raises StoreError if a database server can't be
-    reached.
+    Raises StoreError if the database can't be read, or a server can't be reached.
     """
-    path = store.optuna_file
-    if path is not None:
-        return path.exists() and path.stat().st_size > 0
     with _opening_errors(store):
-        url = store.optuna_url
-        engine = sqlalchemy.create_engine(url, **server.engine_options(url))
-        return server.opening(lambda: sqlalchemy.inspect(engine).has_table("studies"))
+        return store.found and store.optuna.is_made("studies")
 
 
 def open_storage(store: Store, *, write: bool = False) -> Studies:
@@ -136,19 +129,9 @@ def reading(store: Store) -> Studies:
     Raises StoreError if the database can't be reached, has no tables of studies, or was made by an
     incompatible version of Optuna. The message doesn't contain the password.
     """
-    path, options = store.optuna_file, _options(store)
-    options["skip_table_creation"] = True
-    if path is None:
-        if not exists(store):
-            raise StoreError(f"{store.shown} has no studies yet: run `sabtune search` first")
-        return _open(store, store.optuna_url, options)
-    store.existing()
-    if not databases.tables(path) >= TABLES:
-        raise StoreError(
-            f"{path} is not a database of sabtune's studies: "
-            "give the folder of a store with --store"
-        )
-    return _open(store, databases.read_only_url(path), options)
+    with _opening_errors(store):
+        url = store.existing().optuna.url_to_read(TABLES)
+        return server.opening(lambda: _open(store, url, skip_table_creation=True))
 
 
 def writing(store: Store) -> Studies:
@@ -157,41 +140,12 @@ def writing(store: Store) -> Studies:
     Several processes may call this function at once; only one of them creates the tables. Raises
     StoreError as `reading` does, or if the database belongs to another program.
     """
-    path, options = store.optuna_file, _options(store)
-    if path is None:
-        with _opening_errors(store):
-            return server.opening(lambda: _create_in_server(store, options))
-    if not path.exists() or not path.stat().st_size:
-        databases.make_file(path, lambda url: _open(store, url, options).engine.dispose())
-    tables = databases.tables(path)
-    if not tables >= TABLES:
-        names = ", ".join(sorted(tables)[:3]) or "none"
-        raise StoreError(
-            f"{path} holds tables of another program ({names} …): "
-            "give sabtune a database of its own with --store"
-        )
-    return _open(store, store.optuna_url, options)
-
-
-def _options(store: Store) -> dict[str, Any]:
-    """Return the options of an `RDBStorage`.
-
-    SQLite connections wait while another program holds the database.
-    """
-    if store.optuna_file is not None:
-        return {"engine_kwargs": {"connect_args": databases.patience()}}
     with _opening_errors(store):
-        return {"engine_kwargs": server.engine_options(store.optuna_url)}
+        return store.optuna.make(lambda url: _open(store, url), TABLES)
 
 
-def _create_in_server(store: Store, options: dict[str, Any]) -> Studies:
-    with databases.making(store.optuna_url):
-        return Studies(store, store.optuna_url, **options)
-
-
-def _open(store: Store, url: str, options: dict[str, Any]) -> Studies:
-    with _opening_errors(store):
-        return server.opening(lambda: Studies(store, url, **options))
+def _open(store: Store, url: str, **options: Any) -> Studies:
+    return Studies(store, url, engine_kwargs=store.optuna.engine_options(), **options)
 
 
 @contextmanager

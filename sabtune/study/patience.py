@@ -10,22 +10,23 @@ from typing import Any, TypeVar
 from optuna.storages import BaseStorage, RDBStorage
 
 from sabtune.storage import server
+from sabtune.storage.database import database_at
 from sabtune.study.optuna_private import CACHED_METHODS, CREATING_METHODS, trial_id
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-PREFIXES = ("get_", "_get_trials", "set_", "_set_", "create_", "_create_new_trial", "delete_")
-"""The prefixes of the methods that access the database. All of them are idempotent, except for
-those that `_done` handles."""
+PREFIXES = ("get_", "set_", "create_", "delete_")
+"""The prefixes of the public methods that access the database. All of them are idempotent, except
+for those that `_done` handles."""
 
 _retrying_thread = threading.local()
 
 
 def make_patient(storage: type[RDBStorage]) -> None:
     """Make the methods of a storage class wait while its database server is unavailable."""
-    for name in (*vars(BaseStorage), *CACHED_METHODS):
-        if name.startswith(PREFIXES):
-            setattr(storage, name, _with_retries(getattr(storage, name)))
+    public = (name for name in vars(BaseStorage) if name.startswith(PREFIXES))
+    for name in (*public, *CACHED_METHODS):
+        setattr(storage, name, _with_retries(getattr(storage, name)))
 
 
 def _with_retries(method: Method) -> Method:
@@ -36,7 +37,7 @@ def _with_retries(method: Method) -> Method:
 
     @functools.wraps(method)
     def wrapper(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
-        if getattr(_retrying_thread, "active", False) or not server.is_server(self.url):
+        if getattr(_retrying_thread, "active", False) or not database_at(self.url).is_shared:
             return method(self, *args, **kwargs)
         _retrying_thread.active = True
         try:

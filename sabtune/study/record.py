@@ -34,6 +34,10 @@ MAX_SHOWN_STUDIES = 20
 """The maximum number of studies that a message lists."""
 
 
+OF_ATTRIBUTES = {"attributes", "plan", "definition", "registered", "model"}
+"""The properties of a `StudyRecord` that are read from the study alone, without its trials."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabeledRun:
     """A run that was enqueued for a comparison."""
@@ -54,11 +58,12 @@ class StudyRecord:
     def __init__(self, study: optuna.Study, store: Store | None = None):
         """Read an Optuna study.
 
-        store: the store that holds the study's checkpoints. None: the one that holds the study.
+        store: the store of a study that is in memory, for the history of its trials and for its
+        comparisons.
         """
         self._study, self._internals = study, Internals(study)
         self.name: str = study.study_name
-        self._store = store_of(study) if store is None else store
+        self._store, self._beside = store_of(study), store
 
     @classmethod
     def open(cls, store: Store, name: str) -> Self:
@@ -84,9 +89,12 @@ class StudyRecord:
         record.check()
         return record
 
-    def refresh(self) -> None:
-        """Have every property read again when it is used next."""
-        for name in list(vars(self)):
+    def refresh(self, *, trials: bool = True) -> None:
+        """Have every property read again when it is used next.
+
+        trials: whether to read the trials again too, and not only the attributes of the study.
+        """
+        for name in [*vars(self)] if trials else OF_ATTRIBUTES & vars(self).keys():
             if isinstance(getattr(type(self), name, None), cached_property):
                 del self.__dict__[name]
 
@@ -106,8 +114,9 @@ class StudyRecord:
     @property
     def store(self) -> Store:
         """The store of the study."""
-        assert self._store is not None, "the study is in no store"
-        return self._store
+        store = self._beside if self._store is None else self._store
+        assert store is not None, "the study is in no store"
+        return store
 
     @property
     def directions(self) -> list[str]:

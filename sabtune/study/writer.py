@@ -49,18 +49,15 @@ class StudyWriter:
     optuna: the study in Optuna, which has the sampler.
     """
 
-    def __init__(self, study: optuna.Study, store: Store | None = None):
+    def __init__(self, study: optuna.Study):
         self.optuna, self.internals = study, Internals(study)
         self.name: str = study.study_name
-        self._store = store_of(study) if store is None else store
 
     @classmethod
     def open(cls, store: Store, name: str) -> Self:
         """Open a study of a store to write to it. Raises StoreError as `StudyRecord.open` does."""
         Internals(load(store, name)).close()
-        return cls(
-            optuna.load_study(study_name=name, storage=open_storage(store, write=True)), store
-        )
+        return cls(optuna.load_study(study_name=name, storage=open_storage(store, write=True)))
 
     @classmethod
     def create(cls, store: Store, name: str, directions: Sequence[Direction]) -> Self:
@@ -74,11 +71,11 @@ class StudyWriter:
             directions=list(directions),
             load_if_exists=True,
         )
-        return cls(study, store)
+        return cls(study)
 
     def read(self) -> StudyRecord:
         """Return the record of the study as it is now."""
-        return StudyRecord(self.optuna, self._store)
+        return StudyRecord(self.optuna)
 
     def identity(self) -> str:
         """Return the unique identity of the study, and store it on the first call."""
@@ -214,14 +211,14 @@ class StudyWriter:
             result[CHECKPOINT] = recorded(outcome.checkpoint)
         trial.set_user_attr(RESULT, result)
         frozen = self.optuna.tell(trial, values, state=TrialState[outcome.state])
-        return TrialRecord.of(frozen, self._store)
+        return TrialRecord.of(frozen, store_of(self.optuna))
 
 
 def writers(store: Store) -> list[StudyWriter]:
     """Open every study of a store to write to it, whether or not sabtune created it."""
     storage = open_storage(store, write=True)
     return [
-        StudyWriter(optuna.load_study(study_name=name, storage=storage), store)
+        StudyWriter(optuna.load_study(study_name=name, storage=storage))
         for name in names_in(storage)
     ]
 

@@ -16,6 +16,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from sabtune import databases
 from sabtune.errors import TrackingError
+from sabtune.storage.database import database_at, file_database
 from sabtune.storage.store import Store
 from sabtune.tracking.mlflow_client import is_server
 
@@ -43,9 +44,10 @@ def make(uri: str, artifacts: str | None) -> None:
     """
     if is_server(uri):
         return
-    path = databases.sqlite_path(uri)
+    database = database_at(uri)
+    path = database.file
     if path is None:
-        with databases.making(uri):
+        with database.making():
             MlflowClient(uri).search_experiments(max_results=1)
     elif not path.exists() or not path.stat().st_size:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,11 +64,11 @@ def settle(uri: str, artifacts: str, study: str = "") -> None:
 
     study: A study whose experiment is updated even if it has no run yet.
     """
-    path = databases.sqlite_path(uri)
+    path = database_at(uri).file
     if path is None or not moved(path, artifacts, study):
         return
     with (
-        databases.making(uri),
+        databases.making_file(path),
         closing(databases.connect(str(path), isolation_level=None)) as database,
     ):
         cursor = database.cursor()
@@ -93,7 +95,7 @@ def moved(path: Path, artifacts: str, study: str = "") -> bool:
 
 def is_elsewhere(store: Store) -> bool:
     """Return whether the store was moved since the addresses in its MLflow were last updated."""
-    path, artifacts = databases.sqlite_path(store.mlflow_uri), store.artifacts
+    path, artifacts = database_at(store.mlflow_uri).file, store.artifacts
     if store.tracking or artifacts is None or path is None:
         return False
     return path.exists() and moved(path, artifacts)
@@ -106,21 +108,17 @@ def to_read(store: Store) -> Iterator[str]:
     The copy is temporary and contains the current addresses of files. The store is not changed.
     Raises TrackingError if the store's MLflow database does not exist.
     """
-    path = databases.sqlite_path(store.mlflow_uri)
+    path = database_at(store.mlflow_uri).file
     if path is not None and not path.exists():
         raise TrackingError(f"there is no MLflow at {path}: run `sabtune sync STUDY` to create it")
     if path is None or store.artifacts is None or not is_elsewhere(store):
         yield store.mlflow_uri
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        with (
-            closing(databases.connect_to_read(path)) as source,
-            closing(databases.connect(str(copy))) as target,
-        ):
-            source.backup(target)
-        settle(databases.sqlite_url(copy), store.artifacts)
-        yield databases.sqlite_url(copy)
+        copy = file_database(Path(folder) / path.name)
+        file_database(path).copy(copy.path)
+        settle(copy.url, store.artifacts)
+        yield copy.url
 
 
 def refuse_elsewhere(location: str, artifacts: str | None, study: str) -> None:

@@ -80,14 +80,14 @@ class Mirror:
 
         complete: Whether the study is complete.
         """
-        nominate(self.study)
-        self.tracker.search_ended(overview(self.study.read(), complete))
+        record = nominate(self.study)
+        self.tracker.search_ended(overview(record, complete))
         try:
             written = self.tracker.close(DRAIN_SECONDS)
             if self.is_resumed or not written:  # an earlier search may have left MLflow incomplete
                 sync(self.study, self.store)
             else:
-                register_in(self.study, self.tracker, self.store)
+                register_in(self.study, record, self.tracker, self.store)
         except TrackingError as problem:
             return str(problem)
         return ""
@@ -111,12 +111,11 @@ def sync(study: StudyWriter, store: Store) -> None:
     refuse_without_client(store.artifacts)
     refuse_database(store.mlflow_uri)
     tracker = _tracker(study.name, store)
-    nominate(study)
-    record = study.read()
+    record = nominate(study)
     complete = all(trial.outcome is not None for trial in record.trials)
     try:
         tracker.sync(views(record, store.trials / study.name), overview(record, complete))
-        register_in(study, tracker, store)
+        register_in(study, record, tracker, store)
     finally:
         tracker.close(DRAIN_SECONDS)
 
@@ -136,9 +135,10 @@ def made_whole(study: StudyWriter, store: Store) -> str:
 def show_champion(study: StudyWriter, store: Store) -> str:
     """Write the champion of the study to MLflow. Return why that fails, or ""."""
     tracker = _tracker(study.name, store)
-    tracker.search_updated(overview(study.read(), complete=True))
+    record = study.read()
+    tracker.search_updated(overview(record, complete=True))
     try:
-        register_in(study, tracker, store)
+        register_in(study, record, tracker, store)
     except TrackingError as problem:
         return str(problem)
     finally:
@@ -156,29 +156,30 @@ def views(study: StudyRecord, folder: Folder) -> Sequence[TrialView]:
     ]
 
 
-def nominate(study: StudyWriter) -> None:
+def nominate(study: StudyWriter) -> StudyRecord:
     """Add the best trial of a search to the trials whose models are registered.
 
     The first trial that is added becomes the champion, without a confirmation. After that, only
-    comparisons on fresh seeds change the champion.
+    comparisons on fresh seeds change the champion. Returns the record of the study.
     """
     record = study.read()
     best, registered = record.best, record.registered
     if best is None or record.is_comparison:
-        return
+        return record
     if best.number not in {version.trial for version in registered.versions}:
         registered = registered.with_version(Version(trial=best.number))
     if registered.champion_version is None:
         registered = registered.with_champion(best.number)
     study.set_registered(registered)
+    record.refresh(trials=False)
+    return record
 
 
-def register(study: StudyWriter, tracker: Tracker) -> None:
+def register(study: StudyWriter, record: StudyRecord, tracker: Tracker) -> None:
     """Update MLflow's registered model from the study, and store the best model's URI in the study.
 
     Raises TrackingError if MLflow refuses or lacks the model.
     """
-    record = study.read()
     registered, best = record.registered, record.best
     if registered.champion is None or best is None:
         return
@@ -192,12 +193,12 @@ def register(study: StudyWriter, tracker: Tracker) -> None:
     study.set_model(KeptModel(trial=best.number, uri=uris[best.number]))
 
 
-def register_in(study: StudyWriter, tracker: Tracker, store: Store) -> None:
+def register_in(study: StudyWriter, record: StudyRecord, tracker: Tracker, store: Store) -> None:
     """Call `register`, and store in the study the address of the MLflow that has the model.
 
     Raises TrackingError if MLflow refuses or lacks the model.
     """
-    register(study, tracker)
+    register(study, record, tracker)
     study.set_tracking(store.tracking and without_secrets(store.tracking))
 
 

@@ -17,9 +17,9 @@ import mlflow
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy import Engine, create_engine, inspect
 
-from sabtune.databases import sqlite_path
 from sabtune.errors import SabtuneError, TrackingError
 from sabtune.redaction import hide_password, redact
+from sabtune.storage.database import database_at
 
 QUIET_ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -125,7 +125,7 @@ def refuse_database(uri: str) -> None:
     if is_server(uri):
         _refuse_unauthorized(uri)
         return
-    path = sqlite_path(uri)
+    path = database_at(uri).file
     if path is not None and not path.is_file():
         return
     try:
@@ -149,7 +149,7 @@ def refuse_database(uri: str) -> None:
     except TrackingError:
         raise
     except Exception as problem:
-        if is_of_another_version(problem) or not uri.startswith("sqlite:"):
+        if is_of_another_version(problem) or path is None:
             raise TrackingError(describe(problem, uri)) from None
 
 
@@ -248,6 +248,6 @@ def _remedy(problem: Exception, words: str) -> str:
 
 def shown(uri: str) -> str:
     """Return the address without user, password and query, for messages."""
-    if uri.startswith("sqlite:"):
+    if not is_server(uri) and database_at(uri).file is not None:
         return hide_password(uri)
     return re.sub(r"//.*@", "//", hide_password(uri)).partition("?")[0]

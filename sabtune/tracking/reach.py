@@ -5,7 +5,8 @@ from __future__ import annotations
 import mlflow
 import sqlalchemy
 
-from sabtune.databases import sqlite_path, tables
+from sabtune.databases import tables
+from sabtune.storage.database import database_at
 from sabtune.tracking.mlflow_client import closing_engine, describe, hasten, is_server, quieten
 
 
@@ -26,7 +27,7 @@ def problem_of(uri: str) -> str:
 
 def _exists(uri: str) -> bool:
     """Return whether a database has MLflow's tables. Raises StoreError or SQLAlchemy's errors."""
-    path = sqlite_path(uri)
+    path = database_at(uri).file
     if path is not None:
         return "experiments" in tables(path)
     with closing_engine(uri) as engine:

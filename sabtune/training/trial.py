@@ -12,6 +12,7 @@ raises CheckpointError, because it could change what the trial computes.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ import torch
 from sabtune import manifest
 from sabtune.config import RunConfig
 from sabtune.errors import CheckpointError, LimitError
-from sabtune.schema import Config, check, from_dict, known_fields, to_dict
+from sabtune.schema import CODE, Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import (
@@ -128,13 +129,41 @@ class TrialSpec(Config):
         return cls(
             number=data["number"],
             configuration=data.get("configuration", data["number"]),
-            run=RunConfig.from_dict(data["run"]),
-            ladder=read_ladder(data["ladder"]),
+            run=_read_run(data["run"]),
+            ladder=_read_ladder(json.dumps(data["ladder"])),
             evaluation_seed=data["evaluation_seed"],
             threads=data["threads"],
-            limits=from_dict(Limits, known_fields(Limits, data.get("limits", {})), {}),
+            limits=_read_limits(json.dumps(data.get("limits", {}))),
             confirms=data.get("confirms", False),
         )
+
+
+def _read_run(data: object) -> RunConfig:
+    """Return a run from its dict.
+
+    Runs that differ only in their seeds are read once, unless they have parts of your own code,
+    whose classes may be loaded again.
+    """
+    if isinstance(data, dict) and type(data.get("seed")) is int:
+        text = json.dumps(data | {"seed": 0})
+        if f'"{CODE}"' not in text:
+            return replace(_read_without_seed(text), seed=data["seed"])
+    return RunConfig.from_dict(data)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _read_without_seed(text: str) -> RunConfig:
+    return RunConfig.from_dict(json.loads(text))
+
+
+@functools.lru_cache(maxsize=100)
+def _read_ladder(text: str) -> Ladder:
+    return read_ladder(json.loads(text))
+
+
+@functools.lru_cache(maxsize=100)
+def _read_limits(text: str) -> Limits:
+    return from_dict(Limits, known_fields(Limits, json.loads(text)), {})
 
 
 @dataclass(frozen=True, kw_only=True)
