@@ -74,7 +74,7 @@ def text(noise: np.random.Generator, name: str, count: int) -> str:
 def row(study: str) -> str:
     file = load(Path(__file__).parent.parent / "search_spaces" / f"{study}.py")
     config = file.try_space()
-    training = Training(RunConfig(task=file.study.task, trial=config, seed=0))
+    training = Training(RunConfig.of(task=file.study.task, trial=config, seed=0))
     making: list[float] = []
     made = training.batches.batch
 

@@ -239,7 +239,7 @@ def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> C
 
 
 def some_run(file: StudyFile) -> RunConfig:
-    return RunConfig(task=file.study.task, trial=file.try_space(), seed=0)
+    return RunConfig.of(task=file.study.task, trial=file.try_space(), seed=0)
 
 
 def hundreds(times: Sequence[float]) -> list[float]:

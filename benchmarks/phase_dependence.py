@@ -161,7 +161,7 @@ def trained(job: Job) -> list[Row]:
         model=replace(setting.trial.model, k_att=job.k_att, k_trunc=job.k_trunc),
         train=replace(setting.trial.train, shortest=job.shortest),
     )
-    training = Training(RunConfig(task=setting.task, trial=trial, seed=job.seed))
+    training = Training(RunConfig.of(task=setting.task, trial=trial, seed=job.seed))
     list(training)
     return [
         {"length": length + offset, "accuracy": accuracy}

@@ -114,7 +114,7 @@ def trained(job: Job) -> list[Row]:
     torch.set_num_threads(1)
     study = study_file().study
     config = varied(job.configuration, job.variant)
-    training = Training(RunConfig(task=study.task, trial=config, seed=job.seed))
+    training = Training(RunConfig.of(task=study.task, trial=config, seed=job.seed))
     model, task, ladder = training.model, training.task, study.ladder
     assert isinstance(config.model, SAB.Config)
 

@@ -55,7 +55,7 @@ def trial(number: int, draw: np.random.Generator) -> FrozenTrial:
     spec = TrialSpec(
         number=number,
         configuration=number,
-        run=RunConfig(
+        run=RunConfig.of(
             task=Copying.Config(length=100),
             trial=TrialConfig(model=model, train=train),
             seed=number,

@@ -41,7 +41,7 @@ def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfA
     for trial in StudyRecord.open(Store.at(store).existing(), study).trials:
         if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue
-        config = trial.spec.run.trial.model
+        config = trial.spec.run.model
         if config.label().startswith(only) and isinstance(
             config, SelfAttention.Config | SAB.Config
         ):
@@ -101,7 +101,7 @@ def row(
         seed=spec.evaluation_seed, stream=spec.test_stream,
     )  # fmt: skip
     cells = [f"{measured(each).accuracy:.1%}" if each else "–" for each in tested]
-    label = f"{run.trial.model.label():<38}{run.seed:>14}"
+    label = f"{run.model.label():<38}{run.seed:>14}"
     return label + "".join(f"{cell:>11}" for cell in cells)
 
 

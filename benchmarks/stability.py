@@ -52,7 +52,7 @@ def choices(hidden: int, updates: int) -> Iterator[tuple[str, TrialConfig]]:
 def row(name: str, trial: TrialConfig, seeds: int) -> str:
     norms, skipped, rises, last, short, long = [], 0, [], [], [], []
     for seed in range(seeds):
-        training = Training(RunConfig(task=Copying.Config(length=100), trial=trial, seed=seed))
+        training = Training(RunConfig.of(task=Copying.Config(length=100), trial=trial, seed=seed))
         lowest, rise, loss = float("inf"), 0.0, 0.0
         for report in training:
             loss = report.loss

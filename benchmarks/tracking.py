@@ -49,7 +49,7 @@ def spec(number: int) -> TrialSpec:
     return TrialSpec(
         number=number,
         configuration=number,
-        run=RunConfig(
+        run=RunConfig.of(
             task=Copying.Config(length=2, symbols=1, alphabet=2),
             trial=TrialConfig(model=SAB.Config(), train=TrainConfig()),
             seed=number,

@@ -120,13 +120,24 @@ class RunConfig(Config):
     """The complete configuration of a training, from which you can repeat it."""
 
     task: TaskConfig
-    trial: TrialConfig
+    model: ModelConfig
+    train: TrainConfig
     seed: int
 
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, least=0)
-        if self.trial.train.shortest is not None:
+        if self.train.shortest is not None:
             self.batches(self.task.build(), torch.Generator())
+
+    @classmethod
+    def of(cls, *, task: TaskConfig, trial: TrialConfig, seed: int) -> Self:
+        """Return the configuration of a trial. trial: what the space has returned."""
+        return cls(task=task, model=trial.model, train=trial.train, seed=seed)
+
+    @property
+    def trial(self) -> TrialConfig:
+        """The configuration that a space returned."""
+        return TrialConfig(model=self.model, train=self.train)
 
     def share_kept(self, length: int | None = None) -> float | None:
         """Return the share of the memories that a step attends to at the end of a sequence.
@@ -139,11 +150,11 @@ class RunConfig(Config):
         steps = task.remembered_steps if length is None else task.steps(length)
         if task.memory_span is not None:
             steps = min(steps, task.remembered_steps)
-        return self.trial.model.share_kept(steps)
+        return self.model.share_kept(steps)
 
     def build_model(self, task: Task) -> Model:
         """Build the model for `task`, with initial weights that are drawn from the seed."""
-        return self.trial.model.build(
+        return self.model.build(
             task.inputs,
             task.outputs,
             steps=task.remembered_steps,
@@ -156,14 +167,15 @@ class RunConfig(Config):
         Raises DataError if the task's data is missing or damaged, and ConfigError if the task does
         not support a length of these batches.
         """
-        shortest = self.trial.train.shortest
+        shortest = self.train.shortest
         if shortest is not None:
             return task.varied(shortest, generator, device)
         return task.batches(task.length, Stream.TRAINING, generator, device)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values, for checkpoints, workers and MLflow."""
-        return schema.to_dict(self, PARTS)
+        stored = _StoredRun(task=self.task, trial=self.trial, seed=self.seed)
+        return schema.to_dict(stored, PARTS)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
@@ -174,4 +186,14 @@ class RunConfig(Config):
             train = data["trial"]["train"] | {"shortest": task["shortest"]}
             task = {key: value for key, value in task.items() if key != "shortest"}
             data = data | {"task": task, "trial": data["trial"] | {"train": train}}
-        return schema.from_dict(cls, data, PARTS)
+        stored = schema.from_dict(_StoredRun, data, PARTS, cls.__qualname__)
+        return cls.of(task=stored.task, trial=stored.trial, seed=stored.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredRun(Config):
+    """The form in which a `RunConfig` is stored."""
+
+    task: TaskConfig
+    trial: TrialConfig
+    seed: int

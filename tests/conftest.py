@@ -67,7 +67,7 @@ def _two_threads() -> Iterator[None]:
 @pytest.fixture
 def run() -> RunConfig:
     """Return a run of 20 updates and 4 reports, with a schedule and a decaying learning rate."""
-    return RunConfig(
+    return RunConfig.of(
         task=Copying.Config(length=5, symbols=2),
         trial=TrialConfig(
             model=SAB.Config(hidden=8, k_top=2, k_att=2, k_trunc=3, schedule=Linear(start=6)),

@@ -21,7 +21,7 @@ def spec(number: int = 0, configuration: int | None = None, **changes: Any) -> T
     values: dict[str, Any] = {
         "number": number,
         "configuration": number if configuration is None else configuration,
-        "run": RunConfig(task=Copying.Config(length=4, symbols=1), trial=trial, seed=number),
+        "run": RunConfig.of(task=Copying.Config(length=4, symbols=1), trial=trial, seed=number),
         "ladder": Ladder(lengths=(4, 8), select=(4,), sequences=8),
         "evaluation_seed": 0,
         "threads": 1,

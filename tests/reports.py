@@ -70,7 +70,7 @@ def frozen(
     train = TrainConfig(
         updates=1000, report_every=100, learning_rate=params.get("learning_rate", 1e-3)
     )
-    run = RunConfig(
+    run = RunConfig.of(
         task=task,
         trial=TrialConfig(model=model, train=train),
         seed=number if seed is None else seed,

@@ -89,8 +89,8 @@ def test_known_points_are_tried_first(file: StudyFile, tmp_path: Path) -> None:
     first, second = order(asking), order(asking)
     assert study.trials[0].params == {"rate": "bad", "k_top": 3}
     assert study.trials[1].params["rate"] == "good"
-    assert first.spec.run.trial.train.learning_rate == 1e-6
-    assert second.spec.run.trial.train.learning_rate == 0.02
+    assert first.spec.run.train.learning_rate == 1e-6
+    assert second.spec.run.train.learning_rate == 0.02
 
 
 def test_a_queue_decides_which_waiting_trials_start_and_in_which_order(
@@ -139,7 +139,7 @@ def test_a_trial_killed_before_it_had_a_spec_gets_the_same_spec(
     study.ask()
     again = order(searcher(study, file, tmp_path))
     assert again.spec.number == 0
-    assert again.spec.run.trial.train.learning_rate == 1e-6
+    assert again.spec.run.train.learning_rate == 1e-6
 
 
 def test_promising_configurations_get_further_seeds(file: StudyFile, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_no_configuration_exceeds_its_seeds_after_an_edit_of_the_file(
     for trial in StudyRecord(study).trials:
         assert trial.run is not None
         known = before.get(trial.configuration)
-        assert trial.run.trial.train.updates == (120 if known else 60)
+        assert trial.run.train.updates == (120 if known else 60)
         assert known is None or trial.run.trial == known.trial
 
 

@@ -73,7 +73,7 @@ def test_the_share_of_memories_kept() -> None:
     def share(model: object, length: int | None = None) -> float | None:
         trial = TrialConfig(model=model, train=TrainConfig())  # type: ignore[arg-type]
         task = Copying.Config(length=20, symbols=5)  # 30 steps
-        return RunConfig(task=task, trial=trial, seed=0).share_kept(length)
+        return RunConfig.of(task=task, trial=trial, seed=0).share_kept(length)
 
     assert share(SAB.Config(k_top=4, k_att=2)) == 4 / 16  # m_0 and every second step
     assert share(SAB.Config(k_top=4, k_att=2), 190) == 4 / 101
@@ -83,7 +83,7 @@ def test_the_share_of_memories_kept() -> None:
 
 def test_carried_memories_count() -> None:
     trial = TrialConfig(model=SAB.Config(k_top=5, k_att=10), train=TrainConfig())
-    run = RunConfig(task=Language.Config(length=100, memory_span=400), trial=trial, seed=0)
+    run = RunConfig.of(task=Language.Config(length=100, memory_span=400), trial=trial, seed=0)
     assert run.share_kept() == run.share_kept(10_000) == 5 / 51
     assert run.share_kept(100) == 5 / 11
 
@@ -91,5 +91,5 @@ def test_carried_memories_count() -> None:
 def test_the_share_kept_is_an_objective_that_is_minimized() -> None:
     assert directions(("score", "share_kept")) == ["maximize", "minimize"]
     trial = TrialConfig(model=SAB.Config(k_top=4, k_att=2), train=TrainConfig())
-    run = RunConfig(task=Copying.Config(length=20, symbols=5), trial=trial, seed=0)
+    run = RunConfig.of(task=Copying.Config(length=20, symbols=5), trial=trial, seed=0)
     assert OBJECTIVES["share_kept"][1](run, []) == 0.25

@@ -33,7 +33,7 @@ LENGTH = 64
 
 def run_of(name: str, seed: int) -> RunConfig:
     run: RunConfig = spec().run
-    return replace(run, trial=replace(run.trial, model=MODELS[name]), seed=seed)
+    return replace(run, model=MODELS[name], seed=seed)
 
 
 def search(scores: Sequence[tuple[str, float]]) -> optuna.Study:

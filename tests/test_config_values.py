@@ -23,7 +23,7 @@ from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits, TrialSpec
 
 LADDER = Ladder(lengths=(5, 10), select=(5,))
-RUN = RunConfig(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)
+RUN = RunConfig.of(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)
 STUDY = Study(name="name", task=RUN.task, ladder=LADDER, pruning=ASHA(grace=5))
 SPEC = TrialSpec(number=0, configuration=0, run=RUN, ladder=LADDER, evaluation_seed=0, threads=1)
 

@@ -60,7 +60,7 @@ def test_fresh_lengths_share_only_the_first_with_the_ladder() -> None:
 
 def winner(model: ModelConfig, **train: Any) -> RunConfig:
     trial = TrialConfig(model=model, train=TrainConfig(updates=10, **train))
-    return RunConfig(task=Copying.Config(length=50), trial=trial, seed=3)
+    return RunConfig.of(task=Copying.Config(length=50), trial=trial, seed=3)
 
 
 def test_an_ablation_changes_one_thing_at_a_time() -> None:
@@ -68,7 +68,7 @@ def test_an_ablation_changes_one_thing_at_a_time() -> None:
     grid = ablations({"#7 any": run})
     assert grid.pop("winner") == run
     models = {label: of.trial.model.label() for label, of in grid.items() if of.task == run.task}
-    same = run.trial.model.label()
+    same = run.model.label()
     assert models == {
         "k_top → all": "k_top=all k_att=4 k_trunc=5 constant",
         "k_att → 1": "k_top=3 k_att=1 k_trunc=5 linear",
@@ -80,10 +80,10 @@ def test_an_ablation_changes_one_thing_at_a_time() -> None:
         "lengths → 5 to 50": same,
     }
     trained = {label: of.trial.train for label, of in grid.items()}
-    assert {label: t for label, t in trained.items() if t != run.trial.train} == {
-        "initial → noise": replace(run.trial.train, initial="noise"),
-        "initial → passed": replace(run.trial.train, initial="passed"),
-        "lengths → 5 to 50": replace(run.trial.train, shortest=5),
+    assert {label: t for label, t in trained.items() if t != run.train} == {
+        "initial → noise": replace(run.train, initial="noise"),
+        "initial → passed": replace(run.train, initial="passed"),
+        "lengths → 5 to 50": replace(run.train, shortest=5),
     }
     assert {of.task for of in grid.values()} == {run.task}
 
@@ -174,7 +174,7 @@ def fill(
     for number, model in enumerate(models):
         trial = study.ask()
         run = spec().run
-        run = replace(run, trial=config(model), seed=number, task=task or run.task)
+        run = RunConfig.of(task=task or run.task, trial=config(model), seed=number)
         made: TrialSpec = spec(number, run=run)
         trial.set_user_attr(SPEC, made.to_dict())
         study.tell(trial, 0.1 * number)
@@ -349,8 +349,8 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert all(trial.spec and trial.spec.confirms for trial in trials)
     assert not any(trial.spec and trial.spec.confirms for trial in searched)
     best = StudyRecord.open(store, "learnable").leaderboard.ranked()[:2]
-    expected = {c.best.run.trial.model.label() for c in best if c.best.run}
-    assert {t.run.trial.model.label() for t in trials if t.run} == expected
+    expected = {c.best.run.model.label() for c in best if c.best.run}
+    assert {t.run.model.label() for t in trials if t.run} == expected
     for trial in trials:
         assert [result.length for result in trial.test] == [2, 3, 6, 16]
         assert trial.label in shown
@@ -406,7 +406,7 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     sabtune("confirm", "learnable.lstm", "--top", 1, "--seeds", 1, cwd=tmp_path)
     (confirmed,) = StudyRecord.open(store, "learnable.lstm.confirm").trials
     assert confirmed.run is not None
-    assert confirmed.run.trial.model == LSTM.Config(hidden=12)
+    assert confirmed.run.model == LSTM.Config(hidden=12)
 
 
 def test_a_study_without_its_file_is_compared_as_recorded(tmp_path: Path) -> None:

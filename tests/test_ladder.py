@@ -150,8 +150,8 @@ def test_training_on_several_lengths_is_noted(store: Store) -> None:
 def on_many_lengths(trial: TrialRecord) -> TrialRecord:
     assert trial.spec is not None
     run = trial.spec.run
-    train = replace(run.trial.train, shortest=8)
-    run = replace(run, trial=replace(run.trial, train=train))
+    train = replace(run.train, shortest=8)
+    run = replace(run, train=train)
     return replace(trial, spec=replace(trial.spec, run=run))
 
 

@@ -26,7 +26,7 @@ def lagging(run: RunConfig) -> Training:
 
 
 def with_train(run: RunConfig, train: TrainConfig) -> RunConfig:
-    return dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train))
+    return dataclasses.replace(run, train=train)
 
 
 def check_close(ours: list[Report], theirs: list[Report]) -> None:
@@ -106,7 +106,7 @@ def test_training_without_a_finite_gradient_ends_before_its_report(run: RunConfi
 
 
 def test_reads_are_not_deferred_on_a_cpu(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = with_train(run, dataclasses.replace(run.trial.train, initial="passed"))
+    passed = with_train(run, dataclasses.replace(run.train, initial="passed"))
     plain, carries = Training(run), Training(passed)
     text = Training(dataclasses.replace(run, task=Language.Config(length=5)))
     for asked in ("0", "1"):

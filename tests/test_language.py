@@ -104,7 +104,7 @@ every_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.label())
 
 def run_of(model: ModelConfig, **changes: Any) -> RunConfig:
     train = TrainConfig(updates=24, batch_size=4, learning_rate=0.01, report_every=3)
-    return RunConfig(
+    return RunConfig.of(
         task=Language.Config(**({"length": 10, "memory_span": 25} | changes)),
         trial=TrialConfig(model=model, train=train),
         seed=1,

@@ -180,7 +180,7 @@ def test_the_core_needs_only_pytorch() -> None:
         "import sabtune.training.evaluation, sabtune.training.checkpoint, sabtune.training.trial; "
         "train = TrainConfig(updates=2, batch_size=2); "
         "trial = TrialConfig(model=SAB.Config(hidden=4), train=train); "
-        "run = RunConfig(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
+        "run = RunConfig.of(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
         "assert len(list(Training(run))) == 1",
         without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite triton "
         "sklearn pooch requests",

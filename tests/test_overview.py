@@ -31,7 +31,8 @@ def study(tmp_path: Path) -> optuna.Study:
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, None]
     for number, ending in enumerate(states):
         trial = study.ask()
-        run = replace(spec_of(number).run, trial=file.config(trial))
+        recorded = spec_of(number).run
+        run = RunConfig.of(task=recorded.task, trial=file.config(trial), seed=recorded.seed)
         if number != 2:
             trial.suggest_float("rarely", 1e-4, 0.1, log=True)
         made = replace(spec_of(number), run=run)

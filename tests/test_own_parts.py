@@ -37,7 +37,7 @@ class Halfway(sab.Schedule):
 
 
 def run_of(file: StudyFile) -> RunConfig:
-    return RunConfig(task=file.study.task, trial=file.try_space(), seed=0)
+    return RunConfig.of(task=file.study.task, trial=file.try_space(), seed=0)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_a_waiting_point_outside_a_narrower_space_is_pruned(tmp_path: Path) -> N
     for k_top in (99, 3):
         study.enqueue_trial({"k_top": k_top})
     asking = searcher(study, file, tmp_path)
-    assert order(asking).spec.run.trial.model.k_top == 3  # type: ignore[attr-defined]
+    assert order(asking).spec.run.model.k_top == 3  # type: ignore[attr-defined]
     first = StudyRecord(study).trials[0]
     assert (first.state.name, first.params) == ("PRUNED", {})
     assert "a point gives k_top=99, which is outside the space" in first.reason

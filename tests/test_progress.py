@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import time
@@ -10,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from sabtune.config import TrainConfig, TrialConfig
+from sabtune.config import TrainConfig
 from sabtune.models import SAB
 from sabtune.study.events import Outcome
 from sabtune.terminal.live_table import Pace, Watch, duration
@@ -134,7 +135,7 @@ def test_only_the_configuration_is_shortened_on_a_narrow_terminal(width: int) ->
     model = SAB.Config(hidden=4, k_top=10, k_att=10, k_trunc=100, normalizer="softmax")
     train = TrainConfig(updates=20000)
     run = records.spec().run
-    run = type(run)(task=run.task, trial=TrialConfig(model=model, train=train), seed=0)
+    run = dataclasses.replace(run, model=model, train=train, seed=0)
     watch = Watch(terminal(width), 9)
     ladder = Ladder(lengths=(5, 10, 20, 500, 1000), select=(5, 10, 20), sequences=8)
     watch.trial_started(records.spec(7, 5, run=run, ladder=ladder))

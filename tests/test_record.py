@@ -98,7 +98,7 @@ def test_runs_that_differ_in_their_seeds_share_what_is_equal() -> None:
     one, other = spec(1).to_dict(), spec(2).to_dict()
     first, second = TrialSpec.from_dict(one), TrialSpec.from_dict(other)
     assert (first, second) == (spec(1), spec(2))
-    assert first.run.trial is second.run.trial
+    assert first.run.model is second.run.model
     assert first.ladder is second.ladder
     for seed in ("1", -1, None, True, 1.5):
         with pytest.raises(ConfigError, match="seed"):

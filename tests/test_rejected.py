@@ -80,7 +80,7 @@ def test_a_rejected_configuration_is_pruned_and_counts(
         watchers=[noting],
     )
     first = order(asking).spec
-    assert (first.number, first.run.trial.model.k_top) == (1, 2)  # type: ignore[attr-defined]
+    assert (first.number, first.run.model.k_top) == (1, 2)  # type: ignore[attr-defined]
     again = order(asking).spec
     assert (again.number, again.configuration) == (3, 1)
     assert asking.suggest("any") == Searcher.FINISHED

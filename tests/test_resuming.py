@@ -194,9 +194,9 @@ def test_a_comparison_uses_the_ladder_of_the_search(file: StudyFile, store: Stor
 
 def test_runs_of_another_task_become_a_new_comparison(file: StudyFile, store: Store) -> None:
     run = spec().run
-    trial = dataclasses.replace(run.trial, model=SAB.Config(hidden=8, k_top=3, k_att=2))
+    model = SAB.Config(hidden=8, k_top=3, k_att=2)
     for name, task in (("s.confirm", run.task), ("s.confirm-2", Copying.Config(length=9))):
-        runs = {f"#{name}": dataclasses.replace(run, trial=trial, task=task)}
+        runs = {f"#{name}": dataclasses.replace(run, model=model, task=task)}
         assert name_of("s.confirm", store, runs, None)[0] == name
         confirmation = open_or_create(file.renamed(name), store)
         confirmation.enqueue(runs[f"#{name}"], label=f"#{name}")

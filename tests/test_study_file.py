@@ -84,7 +84,7 @@ def test_the_configurations_in_found_py_are_results_of_copying(baseline: str | N
     with (
         ROOT / "docs" / "results" / f"copying{f'.{baseline}' * bool(baseline)}.csv"
     ).open() as trials:
-        run = RunConfig(task=ours.study.task, trial=found, seed=0)
+        run = RunConfig.of(task=ours.study.task, trial=found, seed=0)
         # As when it is read back: a forget_bias of 1 becomes 1.0.
         run = RunConfig.from_dict(run.to_dict())
         wanted = {k: str(v) for k, v in flatten(run.to_dict()).items() if k.startswith("trial.")}

@@ -19,7 +19,7 @@ from sabtune.training.loop import Training
 
 def run(task: TaskConfig, shortest: int) -> RunConfig:
     trial = TrialConfig(model=SAB.Config(hidden=4), train=TrainConfig(shortest=shortest))
-    return RunConfig(task=task, trial=trial, seed=0)
+    return RunConfig.of(task=task, trial=trial, seed=0)
 
 
 @pytest.mark.parametrize("length", [2, 3, 12])

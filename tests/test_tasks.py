@@ -111,7 +111,7 @@ def test_shapes_at_further_lengths(kind: str) -> None:
 def test_a_ladder_runs(kind: str) -> None:
     config = EXAMPLES[kind].config
     task = config.build()
-    run = RunConfig(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
+    run = RunConfig.of(task=config, trial=TrialConfig(model=SAB.Config(hidden=4)), seed=0)
     lengths = (task.length, *(n for n in EXAMPLES[kind].longer if n > task.length))
     results = measure_ladder(
         run.build_model(task), task, lengths, sequences=7, seed=0, stream=Stream.SELECTION

@@ -54,7 +54,7 @@ def test_a_run_has_its_configuration_and_seed(embedded: Place, run: RunConfig) -
     tracker.trial_started(spec(replace(run, seed=2), 17, configuration=5))
     assert tracker.close(ENOUGH)
     first, further = (embedded.trials()[number] for number in (5, 17))
-    label = run.trial.model.label()
+    label = run.model.label()
     assert first.info.run_name == f"#5 {label}"
     assert further.info.run_name == f"#17 (as #5) {label} seed 2"
     tags = ("sabtune.number", "sabtune.configuration", "sabtune.seed")

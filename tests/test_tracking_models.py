@@ -129,7 +129,7 @@ def test_a_logged_model_predicts_like_the_trained_one_at_any_length(
 def test_every_kind_of_model_is_logged_to_the_bit(
     embedded: Place, config: ModelConfig, tmp_path: Path
 ) -> None:
-    run = RunConfig(
+    run = RunConfig.of(
         task=Copying.Config(length=5, symbols=2),
         trial=TrialConfig(model=config, train=TrainConfig(updates=2, report_every=2)),
         seed=3,

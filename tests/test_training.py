@@ -49,7 +49,7 @@ def test_reports_have_their_steps_and_the_scheduled_k_top(run: RunConfig) -> Non
 
 
 def test_training_learns() -> None:
-    run = RunConfig(
+    run = RunConfig.of(
         task=Copying.Config(length=2, symbols=1, alphabet=2),
         trial=TrialConfig(
             model=SAB.Config(hidden=16, k_top=2, k_att=1, k_trunc=2),
@@ -95,7 +95,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("model", [SAB.Config(hidden=8), LSTM.Config(), SelfAttention.Config()])
 def test_a_gpu_trains_like_a_cpu(run: RunConfig, model: ModelConfig, tmp_path: Path) -> None:
-    run = dataclasses.replace(run, trial=dataclasses.replace(run.trial, model=model))
+    run = dataclasses.replace(run, model=model)
     training = Training(run, "cuda")
     for ours, theirs in zip(training, Training(run), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
@@ -164,9 +164,7 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counted(run: RunConf
     reports = iter(training)
     next(reports)
     before = weights(training)
-    training.run = dataclasses.replace(
-        run, trial=dataclasses.replace(run.trial, train=TrainConfig(updates=20, report_every=1))
-    )
+    training.run = dataclasses.replace(run, train=TrainConfig(updates=20, report_every=1))
     assert next(reports).skipped == 1
     assert all(torch.equal(before[k], v) for k, v in weights(training).items())
     assert [next(reports).skipped, next(reports).skipped] == [1, 0]
@@ -178,7 +176,7 @@ def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConf
     train = TrainConfig(
         updates=10 * PATIENCE_UPDATES, batch_size=1, report_every=10 * PATIENCE_UPDATES
     )
-    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    training = Training(dataclasses.replace(run, train=train))
     poison(training, set(range(3, 10 * PATIENCE_UPDATES)))
     with pytest.raises(DivergedError, match=f"no finite gradient in {PATIENCE_UPDATES} updates"):
         list(training)
@@ -187,8 +185,8 @@ def test_training_that_stays_without_a_finite_gradient_has_diverged(run: RunConf
 
 def test_training_with_an_enormous_loss_has_diverged(run: RunConfig) -> None:
     """At a huge learning rate the gates saturate: gradients are finite, the loss is enormous."""
-    train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
-    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    train = dataclasses.replace(run.train, learning_rate=1e30, decay=0.0, updates=100)
+    training = Training(dataclasses.replace(run, train=train))
     reports = []
     with pytest.raises(
         DivergedError,
@@ -200,8 +198,8 @@ def test_training_with_an_enormous_loss_has_diverged(run: RunConfig) -> None:
 
 
 def test_a_checkpoint_keeps_the_count_of_diverged_reports(run: RunConfig, tmp_path: Path) -> None:
-    train = dataclasses.replace(run.trial.train, learning_rate=1e30, decay=0.0, updates=100)
-    training = Training(dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train)))
+    train = dataclasses.replace(run.train, learning_rate=1e30, decay=0.0, updates=100)
+    training = Training(dataclasses.replace(run, train=train))
     next(iter(training))
     training.save(tmp_path)
     resumed = Training.resume(tmp_path)
@@ -261,12 +259,12 @@ def test_files_of_two_saves_are_refused(run: RunConfig, tmp_path: Path, name: st
 
 
 def starting(run: RunConfig, **changes: Any) -> RunConfig:
-    train = dataclasses.replace(run.trial.train, **changes)
-    return dataclasses.replace(run, trial=dataclasses.replace(run.trial, train=train))
+    train = dataclasses.replace(run.train, **changes)
+    return dataclasses.replace(run, train=train)
 
 
 def with_model(run: RunConfig, model: ModelConfig) -> RunConfig:
-    return dataclasses.replace(run, trial=dataclasses.replace(run.trial, model=model))
+    return dataclasses.replace(run, model=model)
 
 
 def starts(run: RunConfig) -> tuple[list[Any], list[Any]]:

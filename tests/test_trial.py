@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from sabtune import manifest
-from sabtune.config import TrialConfig
 from sabtune.errors import CheckpointError, ConfigError, LimitError
 from sabtune.manifest import PROGRESS
 from sabtune.models import SAB
@@ -336,9 +335,9 @@ def ten(solved_reports: int | None, schedule: Schedule | None = None) -> TrialSp
     """Return a trial of ten updates that reports after each."""
     run = spec().run
     model = SAB.Config(hidden=4, k_top=2, schedule=schedule or Constant())
-    train = dataclasses.replace(run.trial.train, updates=10, report_every=1)
+    train = dataclasses.replace(run.train, updates=10, report_every=1)
     return spec(
-        run=dataclasses.replace(run, trial=TrialConfig(model=model, train=train)),
+        run=dataclasses.replace(run, model=model, train=train),
         ladder=Ladder(
             lengths=(4, 8, 16), select=(4, 8), sequences=8, solved_reports=solved_reports
         ),
@@ -390,8 +389,8 @@ def scheduled(k_top: Literal["final", "scheduled"] | None) -> TrialSpec:
     model = SAB.Config(
         hidden=12, k_top=1, k_att=1, k_trunc=3, schedule=Linear(start="all", share=0.75)
     )
-    train = dataclasses.replace(given.run.trial.train, updates=40, learning_rate=0.05)
-    run = dataclasses.replace(given.run, trial=TrialConfig(model=model, train=train))
+    train = dataclasses.replace(given.run.train, updates=40, learning_rate=0.05)
+    run = dataclasses.replace(given.run, model=model, train=train)
     ladder = Ladder(lengths=(4, 8), select=(4, 8), sequences=64, k_top=k_top)
     return dataclasses.replace(given, run=run, ladder=ladder)
 

@@ -236,7 +236,7 @@ def _by_length(trial: TrialRecord) -> Iterator[dict[str, Any]]:
     for result in trial.test:
         yield {
             "trial": trial.number,
-            "label": trial.label or trial.run.trial.model.label(),
+            "label": trial.label or trial.run.model.label(),
             "seed": trial.run.seed,
             "length": result.length,
             "times_training": result.length / trial.run.task.length,

@@ -75,7 +75,7 @@ def computes_alike(run: RunConfig, other: RunConfig) -> bool:
 
 def _effective(run: RunConfig) -> RunConfig:
     """Return the configuration with each setting replaced by the simplest equivalent one."""
-    model, train, length = run.trial.model, run.trial.train, run.task.length
+    model, train, length = run.model, run.train, run.task.length
     if train.shortest is not None and train.shortest >= length:
         train = replace(train, shortest=None)
     if isinstance(model, SAB.Config):
@@ -84,7 +84,7 @@ def _effective(run: RunConfig) -> RunConfig:
             model = replace(model, schedule=Constant())
         if model.k_trunc >= steps + (model.form == "released"):  # no sequence is ever truncated
             model = replace(model, k_trunc=0)
-    return replace(run, trial=replace(run.trial, model=model, train=train))
+    return replace(run, model=model, train=train)
 
 
 def _keeps_same_memories(model: SAB.Config, dense: int, *, carried: bool) -> bool:
@@ -105,17 +105,16 @@ def neighbors(run: RunConfig) -> dict[str, RunConfig]:
 
     The changes are to the model, to the initial state and to the sequence lengths.
     """
-    trial = run.trial
     changed: dict[str, RunConfig] = {}
-    for label, model in models(trial.model).items():
-        changed[label] = replace(run, trial=replace(trial, model=model))
+    for label, model in models(run.model).items():
+        changed[label] = replace(run, model=model)
     for initial in get_args(Initial):
-        if initial != trial.train.initial:
-            train = replace(trial.train, initial=initial)
-            changed[f"initial → {initial}"] = replace(run, trial=replace(trial, train=train))
+        if initial != run.train.initial:
+            train = replace(run.train, initial=initial)
+            changed[f"initial → {initial}"] = replace(run, train=train)
     for label, shortest in lengths(run).items():
-        train = replace(trial.train, shortest=shortest)
-        changed[label] = replace(run, trial=replace(trial, train=train))
+        train = replace(run.train, shortest=shortest)
+        changed[label] = replace(run, train=train)
     return changed
 
 
@@ -140,7 +139,7 @@ def lengths(run: RunConfig) -> dict[str, int | None]:
     Varied training lengths become one length (None), and one length becomes varied lengths. Returns
     {} for a task whose data determines the lengths.
     """
-    if run.trial.train.shortest is not None:
+    if run.train.shortest is not None:
         return {"lengths → one": None}
     length = run.task.length
     shortest = max(1, length // SHORTEST_DIVISOR)

@@ -78,7 +78,7 @@ def finalists(studies: Sequence[StudyRecord], top: int) -> dict[str, RunConfig]:
             kind = run.to_dict()["trial"]["model"][KIND]
             if len(runs) < top if index == 0 else kind not in kinds:
                 prefix = f"{study.name} " if len(studies) > 1 else ""
-                runs[f"{prefix}#{configuration.number} {run.trial.model.label()}"] = run
+                runs[f"{prefix}#{configuration.number} {run.model.label()}"] = run
             kinds.add(kind)
     tasks = {run.task: label for label, run in runs.items()}
     if len(tasks) > 1:
@@ -186,7 +186,7 @@ def _phases(file: StudyFile, runs: Mapping[str, RunConfig]) -> int:
     """
     if not file.study.task.build().phased:
         return 1
-    periods = [run.trial.model.period for run in runs.values()]
+    periods = [run.model.period for run in runs.values()]
     return max(file.study.ladder.phase_count, *periods)
 
 

@@ -155,7 +155,7 @@ def run_comparison(
         existing = StudyRecord.find(plan.store, plan.name)
         file = comparison_file(plan.name, plan.file, plan.runs, plan.lengths, existing)
         study = open_or_create(file, plan.store)
-        models = {label: run.trial.model.label() for label, run in plan.runs.items()}
+        models = {label: run.model.label() for label, run in plan.runs.items()}
         study.change_plan(
             searched=plan.file.study.ladder.select,
             comparison={**(study.read().plan.comparison or {}), **models},

@@ -82,7 +82,7 @@ class ReportData:
     @cached_property
     def shortest(self) -> int | None:
         """The shortest training length of a complete trial, or None if none varied its length."""
-        lengths = [trial.run.trial.train.shortest for trial in self.complete if trial.run]
+        lengths = [trial.run.train.shortest for trial in self.complete if trial.run]
         varied = [length for length in lengths if length and length < self.run.task.length]
         return min(varied, default=None)
 

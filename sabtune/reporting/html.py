@@ -106,7 +106,7 @@ def _best(data: ReportData) -> Section:
     title = "The best of all runs" if data.is_comparison else "The best trial"
     return Section(
         id="best",
-        title=f"{title}, #{data.best.number}: {run.trial.model.label()}",
+        title=f"{title}, #{data.best.number}: {run.model.label()}",
         pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
 

@@ -208,7 +208,7 @@ def _best(data: ReportData, cells: Mapping[int, str]) -> Row:
 
 
 def _label(data: ReportData) -> str:
-    return f"#{data.best.number} {data.run.trial.model.label()}"
+    return f"#{data.best.number} {data.run.model.label()}"
 
 
 def _percent(mean: Estimate) -> str:

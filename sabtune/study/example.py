@@ -25,7 +25,7 @@ def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> Tri
     spec = TrialSpec(
         number=0,
         configuration=0,
-        run=RunConfig(task=study.task, trial=config, seed=study.seed),
+        run=RunConfig.of(task=study.task, trial=config, seed=study.seed),
         ladder=study.ladder,
         evaluation_seed=study.seed,
         threads=study.resources.cpus,

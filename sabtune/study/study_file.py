@@ -105,7 +105,7 @@ class StudyFile:
         with self._file_errors():
             config: Any = self.space(trial)
             if isinstance(config, TrialConfig):
-                RunConfig(task=self.study.task, trial=config, seed=0)  # raises if they don't fit
+                RunConfig.of(task=self.study.task, trial=config, seed=0)  # raises if they don't fit
         if inspect.iscoroutine(config):
             config.close()
         if not isinstance(config, TrialConfig):

@@ -121,7 +121,9 @@ class TrialSpecs:
             return RunConfig.from_dict(fixed["run"])
         study = self.file.study
         config = self.file.config(trial)
-        return RunConfig(task=study.task, trial=config, seed=trial_seed(study.seed, trial.number))
+        return RunConfig.of(
+            task=study.task, trial=config, seed=trial_seed(study.seed, trial.number)
+        )
 
 
 FRESH_SEED = 10**12

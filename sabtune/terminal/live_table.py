@@ -29,7 +29,7 @@ WIDE_COLUMNS = 110
 
 def label(run: RunConfig) -> str:
     """Return a short description of a configuration."""
-    return f"{run.trial.model.label()} rate={run.trial.train.learning_rate:.2g}"
+    return f"{run.model.label()} rate={run.train.learning_rate:.2g}"
 
 
 def same_as(spec: TrialSpec) -> str:
@@ -161,7 +161,7 @@ class Row:
     def updates(self) -> str:
         """The numbers of completed and of all updates, as in "10/20"."""
         done = self.progress.report.step if self.progress else self.shown_updates
-        return f"{done}/{self.spec.run.trial.train.updates}" if self.spec else ""
+        return f"{done}/{self.spec.run.train.updates}" if self.spec else ""
 
     @property
     def same_as(self) -> str:
@@ -246,7 +246,7 @@ class Watch:
     def trial_reported(self, number: int, progress: Progress) -> None:
         row = self.rows[number]
         row.progress, report = progress, progress.report
-        updates = row.spec.run.trial.train.updates if row.spec else report.step
+        updates = row.spec.run.train.updates if row.spec else report.step
         self.pace.report(number, progress.seconds * (updates - report.step) / max(report.step, 1))
         if report.step > row.shown_updates:
             self._print(

@@ -73,7 +73,7 @@ def extrapolation_line(trial: TrialRecord, extrapolation: Extrapolation) -> Text
     result = extrapolation.result
     sequences = counted(result.sequences, "sequence")
     assert trial.run is not None
-    label = trial.label or trial.run.trial.model.label()
+    label = trial.label or trial.run.model.label()
     phases = ""
     if result.by_phase:
         shares = ", ".join(f"{accuracy:.1%}" for accuracy in result.by_phase)

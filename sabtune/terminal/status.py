@@ -59,7 +59,7 @@ def _running(trials: Sequence[TrialRecord], now: datetime, *, alive: bool) -> Ta
         table.add_row(
             str(trial.number),
             _one_line(_label(trial)),
-            f"{last}/{trial.run.trial.train.updates}" if trial.run else "",
+            f"{last}/{trial.run.train.updates}" if trial.run else "",
             f"{trial.scores[last]:.3f}" if trial.scores else "",
             f"{duration(ago)} ago" if ago is not None else "",
         )

@@ -48,9 +48,9 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
 
 def _best(best: TrialRecord) -> Iterator[str]:
     assert best.run is not None
-    train = best.run.trial.train
+    train = best.run.train
     yield f"Best, by its score on the selection lengths: trial {best.number}, {best.value:.3f}"
-    yield f"  {best.run.trial.model.label()} hidden={best.run.trial.model.hidden}"
+    yield f"  {best.run.model.label()} hidden={best.run.model.hidden}"
     yield (
         f"  learning_rate={train.learning_rate:.4g} updates={train.updates} "
         f"batch_size={train.batch_size} seed={best.run.seed}"
@@ -78,7 +78,7 @@ def _front(study: StudyRecord) -> Table:
         run = trial.run
         score, *others = trial.values
         values = [f"{score:.3f}", *(f"{value:.3g}" for value in others)]
-        table.add_row(str(trial.number), *values, run.trial.model.label() if run else "")
+        table.add_row(str(trial.number), *values, run.model.label() if run else "")
     return table
 
 
@@ -147,7 +147,7 @@ def _reading(best: TrialRecord, seeds: int) -> Iterator[str]:
     if any(map(depends_on_phase, best.test)):
         yield (
             f"Length L is measured over lengths L to L + {phases - 1}. In phase: the lengths that "
-            f"differ from the training length by a multiple of k_att={best.run.trial.model.period}."
+            f"differ from the training length by a multiple of k_att={best.run.model.period}."
         )
     if seeds == 1:
         yield "This is one trained model: another seed of the configuration may do better or worse."

@@ -45,7 +45,7 @@ def run_of(part: Config) -> RunConfig:
             )
         case Schedule():
             model = SAB.Config(hidden=2, schedule=part)
-    return RunConfig(task=task, trial=TrialConfig(model=model, train=train), seed=0)
+    return RunConfig.of(task=task, trial=TrialConfig(model=model, train=train), seed=0)
 
 
 def check_config(config: Config, read: Callable[[RunConfig], Config]) -> None:

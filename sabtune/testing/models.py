@@ -126,7 +126,7 @@ class ModelChecks(StateChecks):
 
     def config(self) -> None:
         """Check that the configuration is read from JSON as it was, and has a hash."""
-        check_config(self.model_config, lambda run: run.trial.model)
+        check_config(self.model_config, lambda run: run.model)
 
     def description(self) -> None:
         """Check that `label`, `period` and `share_kept` are in their ranges."""

@@ -21,7 +21,7 @@ def check_resuming(run: RunConfig, name: str) -> None:
     whole = Training(run)
     reports = list(whole)
     skipped = sum(report.skipped for report in reports)
-    expect(not skipped, f"{skipped} of {run.trial.train.updates} updates have no finite gradient")
+    expect(not skipped, f"{skipped} of {run.train.updates} updates have no finite gradient")
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "checkpoint"
         interrupted = Training(run)

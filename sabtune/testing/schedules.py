@@ -61,7 +61,7 @@ class ScheduleChecks:
         """Check that the configuration is read from JSON as it was, and has a hash."""
 
         def read(run: RunConfig) -> Schedule:
-            model = run.trial.model
+            model = run.model
             assert isinstance(model, SAB.Config)
             return model.schedule
 

@@ -125,7 +125,7 @@ def _results(overview: Overview) -> Iterator[str]:
 
 
 def _best(best: TrialView) -> Iterator[str]:
-    label = best.spec.run.trial.model.label()
+    label = best.spec.run.model.label()
     yield f"**Best, by its score on the selection lengths:** #{best.spec.number} {label}"
     yield ""
     outcome = best.outcome

@@ -79,7 +79,7 @@ class RunContent:
         """
         assert self.spec is not None
         number, first = self.spec.number, self.spec.configuration
-        label = self.spec.run.trial.model.label()
+        label = self.spec.run.model.label()
         if first == number:
             return f"#{number} {label}"
         return f"#{number} (as #{first}) {label} seed {self.spec.run.seed}"

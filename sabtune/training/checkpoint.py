@@ -137,7 +137,7 @@ def load_model(directory: Path, run: RunConfig | None = None) -> Model:
     with parsing(directory):
         model = saved_run.build_model(saved_run.task.build())
         restore_weights(model, weights)
-        model.set_progress(progress["step"] / saved_run.trial.train.updates)
+        model.set_progress(progress["step"] / saved_run.train.updates)
     return model.eval()
 
 

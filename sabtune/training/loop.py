@@ -104,7 +104,7 @@ class Training:
         Training that carries a state from one batch to the next cannot defer, because a gradient
         that is not finite must reset that state.
         """
-        carries = self.task.memory_span is not None or self.run.trial.train.initial == "passed"
+        carries = self.task.memory_span is not None or self.run.train.initial == "passed"
         return triton.is_enabled() and self.model.device.type == "cuda" and not carries
 
     @classmethod
@@ -127,7 +127,7 @@ class Training:
 
     def _restore(self, saved: checkpoint.Saved) -> None:
         """Restore the saved state. Raises an exception of `manifest.JUNK` if it does not fit."""
-        if saved.step > self.run.trial.train.updates:
+        if saved.step > self.run.train.updates:
             raise ValueError(f"step is {saved.step}")
         checkpoint.restore_weights(self.model, saved.weights)
         checkpoint.restore_optimizer(self.optimizer, saved.optimizer)
@@ -166,7 +166,7 @@ class Training:
     @property
     def progress(self) -> float:
         """The completed fraction of the updates, from 0 to 1."""
-        return self.step / self.run.trial.train.updates
+        return self.step / self.run.train.updates
 
     def __iter__(self) -> Iterator[Report]:
         """Train and yield reports until all updates are done.
@@ -181,11 +181,11 @@ class Training:
         `should_pause` is called after every update that does not end in a report. Training pauses
         if it returns True. Raises DivergedError if training diverges.
         """
-        while self.step < self.run.trial.train.updates:
+        while self.step < self.run.train.updates:
             yield self._until_report(should_pause)
 
     def _until_report(self, should_pause: Callable[[], bool]) -> Report | None:
-        train, stretch = self.run.trial.train, self.stretch
+        train, stretch = self.run.train, self.stretch
         stop = min((self.step // train.report_every + 1) * train.report_every, train.updates)
         started_at, earlier_seconds = time.perf_counter(), stretch.seconds
         while True:
@@ -215,7 +215,7 @@ class Training:
 
     def _update(self) -> Outcome:
         """Make one update and return its result."""
-        train = self.run.trial.train
+        train = self.run.train
         batch = self.batches.batch(train.batch_size)
         logits, state = self.model(batch.x, self._start(batch))
         loss = self.task.loss(logits, batch)
@@ -234,7 +234,7 @@ class Training:
         always True.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.run.trial.train.rate(self.step)
+            group["lr"] = self.run.train.rate(self.step)
         if self.deferred_read:
             self.optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
         elif not math.isfinite(norm):
@@ -278,7 +278,7 @@ class Training:
 
     def _start(self, batch: Batch) -> Any:
         """Return the state that the batch starts from, or None for the model's own start state."""
-        train = self.run.trial.train
+        train = self.run.train
         if batch.continues:
             return self.carried
         match train.initial:
@@ -298,7 +298,7 @@ class Training:
         span = self.task.memory_span
         if state is not None and span is not None:
             self.carried = self.model.carry(state, span)
-        elif state is not None and self.run.trial.train.initial == "passed":
+        elif state is not None and self.run.train.initial == "passed":
             self.carried = self.model.restart(state)
         else:
             self.carried = None

@@ -73,7 +73,7 @@ def predict(file: StudyFile) -> Prediction:
     except SabtuneError:
         raise
     except Exception as problem:  # a part of the user's own may raise anything
-        label = spec.run.trial.model.label()
+        label = spec.run.model.label()
         raise StudyFileError(f"{explain(file.path, problem)} (in a trial of {label})") from problem
     placement = shared(requested, capacity, measured.reading)
     trials, at_once = file.study.trials, placement.at_once

@@ -133,7 +133,7 @@ def first(file: StudyFile) -> TrialSpec:
     return TrialSpec(
         number=0,
         configuration=0,
-        run=RunConfig(task=study.task, trial=file.try_space(), seed=0),
+        run=RunConfig.of(task=study.task, trial=file.try_space(), seed=0),
         ladder=study.ladder,
         evaluation_seed=study.seed,
         threads=study.resources.cpus,

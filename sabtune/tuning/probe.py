@@ -65,22 +65,22 @@ class Probe:
 
 def probe(spec: TrialSpec, device: torch.device) -> Probe:
     """Train a trial briefly, and measure one batch of each length, to predict its duration."""
-    config, ladder = spec.run.trial, spec.ladder
+    run, ladder = spec.run, spec.ladder
     torch.set_num_threads(spec.threads)
     forget_peak(device)
     seconds, updates, training = _train(spec.run, device)
     training_memory = peak(device)
     results = [_length_cost(spec, training, length) for length in ladder.lengths]
-    reports = math.ceil(config.train.updates / config.train.report_every)
+    reports = math.ceil(run.train.updates / run.train.report_every)
     selecting = sum(result.seconds for result in results if result.selects)
     everything = sum(result.seconds for result in results)
     return Probe(
-        label=config.model.label(),
+        label=run.model.label(),
         updates=updates,
         seconds_per_update=seconds,
         training_memory=training_memory,
         results=results,
-        trial_seconds=config.train.updates * seconds + (reports - 1) * selecting + 2 * everything,
+        trial_seconds=run.train.updates * seconds + (reports - 1) * selecting + 2 * everything,
         reading=held(device) if device.type == "cuda" else None,
     )
 
@@ -118,11 +118,10 @@ def held(device: torch.device) -> Reading:
 
 def _train(run: RunConfig, device: torch.device) -> tuple[float, int, Training]:
     """Train briefly. Return the seconds per update, the number of timed updates, the training."""
-    every_update = dataclasses.replace(run.trial.train, report_every=1)
-    trial = dataclasses.replace(run.trial, train=every_update)
-    training = Training(dataclasses.replace(run, trial=trial), device)
+    every_update = dataclasses.replace(run.train, report_every=1)
+    training = Training(dataclasses.replace(run, train=every_update), device)
     reports = iter(training)
-    for _ in range(min(WARM_UPDATES, run.trial.train.updates - 1)):
+    for _ in range(min(WARM_UPDATES, run.train.updates - 1)):
         next(reports)
     start, updates = time.perf_counter(), 0
     for _ in reports:

@@ -114,7 +114,7 @@ def fields(data: ReportData, trials: Iterable[TrialRecord]) -> list[Field]:
 def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
     """Return a sentence on where an unlimited k_top and k_trunc are drawn; "" if there are none."""
     steps = data.task.steps(data.run.task.length)
-    models = [trial.run.trial.model for trial in trials if trial.run]
+    models = [trial.run.model for trial in trials if trial.run]
     clauses = []
     if any(isinstance(model, SAB.Config) and model.k_top >= ALL for model in models):
         clauses.append("a k_top of all is drawn at the number of memories of a training sequence")
@@ -126,7 +126,7 @@ def without_bound(data: ReportData, trials: Iterable[TrialRecord]) -> str:
 def _flat(trial: TrialRecord, steps: int) -> dict[str, Value]:
     """Return the flat configuration of a trial, with numbers for unlimited k_top and k_trunc."""
     assert trial.run is not None
-    model = trial.run.trial.model
+    model = trial.run.model
     flat = flatten(trial.run.to_dict()["trial"])
     if isinstance(model, SAB.Config) and model.k_top >= ALL:
         flat["model.k_top"] = model.dense(steps)

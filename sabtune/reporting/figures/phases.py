@@ -21,7 +21,7 @@ def phases(data: ReportData) -> Figure | None:
 
     Returns None if there is only one phase, or if not every phase was measured.
     """
-    period, tested = data.run.trial.model.period, data.best.test
+    period, tested = data.run.model.period, data.best.test
     if period == 1 or not all(
         result.worst_phase is not None and result.by_phase for result in tested
     ):

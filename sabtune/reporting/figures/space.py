@@ -169,13 +169,13 @@ def sparsity(data: ReportData) -> Figure | None:
     if len({share for _, share in shares}) < 2:
         return None
     longest = max(result.length for trial, _ in shares for result in trial.test)
-    periods = sorted({trial.run.trial.model.period for trial, _ in shares if trial.run})
+    periods = sorted({trial.run.model.period for trial, _ in shares if trial.run})
     marks: list[Mark] = []
     for i, period in enumerate(periods):
         own = [
             (trial, share)
             for trial, share in shares
-            if trial.run and trial.run.trial.model.period == period
+            if trial.run and trial.run.model.period == period
         ]
         marks.append(
             Points(

@@ -37,7 +37,7 @@ CURVE_POINTS = 100
 
 def schedules(data: ReportData) -> Figure | None:
     """Return the figure of k_top during training; None for a comparison or without SAB models."""
-    trials = [t for t in data.ended if t.run and isinstance(t.run.trial.model, SAB.Config)]
+    trials = [t for t in data.ended if t.run and isinstance(t.run.model, SAB.Config)]
     if data.is_comparison or not trials:
         return None
     shown = spread(data.by_score(trials), MAX_SCHEDULES)
@@ -68,7 +68,7 @@ def schedules(data: ReportData) -> Figure | None:
 
 def _schedule(data: ReportData, trial: TrialRecord) -> Curve:
     assert trial.run is not None
-    model = trial.run.trial.model
+    model = trial.run.model
     assert isinstance(model, SAB.Config)
     dense = model.dense(data.task.steps(data.run.task.length))
     progress = [i / CURVE_POINTS for i in range(CURVE_POINTS + 1)]
