@@ -20,6 +20,7 @@ from sabtune.tasks import Copying
 if TYPE_CHECKING:
     from tests.experiments import Place, Server  # loads MLflow, which most tests don't need
     from tests.objects import Objects
+    from tests.one_ray import Commands
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -130,3 +131,22 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "server":
         return Place(request.getfixturevalue("server").uri, request.node.name, None)
     return request.getfixturevalue("embedded")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def one_ray() -> Iterator[None]:
+    """Run all searches of the test on one Ray."""
+    from tests.one_ray import one_ray
+
+    with one_ray():
+        yield
+
+
+@pytest.fixture
+def commands(
+    one_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Commands:
+    """Return a function that runs commands of `sabtune` in this process, on one Ray."""
+    from tests.one_ray import Commands
+
+    return Commands(monkeypatch, capsys)

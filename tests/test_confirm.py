@@ -42,7 +42,7 @@ from sabtune.study.writer import StudyWriter
 from sabtune.tasks import Adding, Copying, TaskConfig
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import TrialSpec
-from tests import forked
+from tests.one_ray import Commands
 from tests.records import spec
 from tests.stores import unpacked
 from tests.studies import learnable
@@ -308,14 +308,6 @@ def test_the_command_that_resumes_a_comparison_has_the_same_lengths(
     assert shlex.split(again)[shlex.split(again).index(command) :] == words
 
 
-def sabtune(*arguments: object, cwd: Path) -> str:
-    """Run a command, check that it succeeds, and return its output."""
-    done = forked.sabtune(*arguments, cwd=cwd)
-    assert done.stderr == ""
-    assert done.returncode == 0
-    return done.stdout
-
-
 BASELINE = """
 from sabtune.models import LSTM
 
@@ -329,15 +321,22 @@ BASELINES = {"lstm": lstm}
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
+def test_a_search_is_confirmed_and_its_winner_ablated(commands: Commands, tmp_path: Path) -> None:
+    def sabtune(*arguments: object) -> str:
+        """Run a command, check that it succeeds, and return its output."""
+        done = commands(*arguments, cwd=tmp_path)
+        assert done.stderr == ""
+        assert done.returncode == 0
+        return done.stdout
+
     file = learnable(tmp_path)
     text = file.read_text().replace('{"good": 0.02, "bad": 1e-6, "mad": 3e38}', '{"good": 0.02}')
     file.write_text(text)
-    sabtune("search", file, "--trials", 3, cwd=tmp_path)
+    sabtune("search", file, "--trials", 3)
     store = Store(tmp_path / "sabtune-store")
     searched = StudyRecord.open(store, "learnable").trials
 
-    shown = sabtune("confirm", "learnable", "--top", 2, "--seeds", 2, cwd=tmp_path)
+    shown = sabtune("confirm", "learnable", "--top", 2, "--seeds", 2)
     study = StudyRecord.open(store, "learnable.confirm")
     trials = study.trials
     assert len(trials) == 4
@@ -370,12 +369,12 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
         registry.get_registered_model("learnable.confirm")
 
     # More seeds are added to the existing ones.
-    sabtune("confirm", "learnable", "--top", 2, "--seeds", 3, cwd=tmp_path)
+    sabtune("confirm", "learnable", "--top", 2, "--seeds", 3)
     after = StudyRecord.open(store, "learnable.confirm").trials
     assert after[:4] == trials
     assert len(after) == 6
 
-    sabtune("ablate", "learnable", "--seeds", 1, "--lengths", "2,9", cwd=tmp_path)
+    sabtune("ablate", "learnable", "--seeds", 1, "--lengths", "2,9")
     ablated = StudyRecord.open(store, "learnable.ablate").trials
     assert {trial.label for trial in ablated} >= {"winner", "k_top → all", "form → released"}
     assert all([result.length for result in trial.test] == [2, 9] for trial in ablated)
@@ -386,24 +385,24 @@ def test_a_search_is_confirmed_and_its_winner_ablated(tmp_path: Path) -> None:
     assert run is not None
     opened.enqueue(replace(run, seed=run.seed + 1), label=label)
     words = ("ablate", "learnable", "--seeds", 2, "--changes", "k_trunc")
-    narrower = sabtune(*words, cwd=tmp_path)
+    narrower = sabtune(*words)
     assert f"[{len(ablated) + 2} of {len(ablated) + 2}" in narrower
     added = opened.read().trials[len(ablated) :]
     assert [trial.label for trial in added] == ["winner", "k_trunc → full"]
     assert [trial.state for trial in added] == [TrialState.COMPLETE] * 2
     assert all([result.length for result in trial.test] == [2, 9] for trial in added)
     assert opened.read().waiting == [len(ablated)]
-    page = sabtune("report", "learnable.ablate", cwd=tmp_path)
+    page = sabtune("report", "learnable.ablate")
     assert "p after Holm" in page
     assert "winner:" in page
 
-    again = sabtune("reproduce", "learnable", 0, cwd=tmp_path)
+    again = sabtune("reproduce", "learnable", 0)
     assert "Trial 0: all" in again
 
     file.write_text(text + BASELINE)
-    ended = sabtune("search", file, "--baseline", "lstm", "--trials", 1, cwd=tmp_path)
+    ended = sabtune("search", file, "--baseline", "lstm", "--trials", 1)
     assert "Study learnable.lstm: 1 trial (" in ended
-    sabtune("confirm", "learnable.lstm", "--top", 1, "--seeds", 1, cwd=tmp_path)
+    sabtune("confirm", "learnable.lstm", "--top", 1, "--seeds", 1)
     (confirmed,) = StudyRecord.open(store, "learnable.lstm.confirm").trials
     assert confirmed.run is not None
     assert confirmed.run.model == LSTM.Config(hidden=12)

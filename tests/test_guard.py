@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import ray
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
-from sabtune.cluster import ray_session
 from sabtune.errors import StoreError, UnexpectedError
 from sabtune.storage.store import Store
 from sabtune.study import locks
@@ -148,15 +145,6 @@ class Raising:
         self._told("ended")
 
 
-@pytest.fixture
-def shared_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start one Ray for all searches of a test."""
-    with ray_session.some_ray(Path("/dev/null")):
-        monkeypatch.setattr(run, "some_ray", lambda log: nullcontext(""))
-        yield
-    assert not ray.is_initialized()
-
-
 def raises(problem: Exception) -> Callable[..., Any]:
     def call(*_: object, **__: object) -> None:
         raise problem
@@ -166,7 +154,7 @@ def raises(problem: Exception) -> Callable[..., Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("one_ray")
 def test_a_search_ended_by_a_problem_resumes_without_losing_a_trial(tmp_path: Path) -> None:
     file = load(faults.study(tmp_path, "guarded", ["plain"] * 3, updates=60))
     store = Store(tmp_path / "store").made()

@@ -174,6 +174,7 @@ def test_importing_sabtune_loads_neither_ray_nor_mlflow() -> None:
 
 
 def test_the_core_needs_only_pytorch() -> None:
+    """torch itself needs SymPy, but only for its compiler, which training does not load."""
     loads(
         "from sabtune.training.loop import Training; from sabtune.config import *; "
         "from sabtune.models import SAB; from sabtune.tasks import Copying; "
@@ -183,5 +184,5 @@ def test_the_core_needs_only_pytorch() -> None:
         "run = RunConfig.of(task=Copying.Config(length=3, symbols=1), trial=trial, seed=0); "
         "assert len(list(Training(run))) == 1",
         without="ray mlflow optuna rich typer filelock scipy pandas numba llvmlite triton "
-        "sklearn pooch requests",
+        "sklearn pooch requests sympy",
     )

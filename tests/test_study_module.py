@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from sabtune.parts.importing import importable
 from sabtune.study.loading import load
 from tests.test_bad_study_files import DRAW, GOOD, RETURN, changed, written
 
@@ -126,3 +127,17 @@ def test_a_space_gets_an_optuna_trial(tmp_path: Path) -> None:
     load(written(tmp_path, text)).config(trial)
     assert study.trials[0].user_attrs == {"isinstance": True}
     assert trial.params == study.trials[0].params != {}
+
+
+class Anything:
+    """An object with every attribute, like the one that MLflow imports while it saves a model."""
+
+    def __getattr__(self, name: str) -> Anything:
+        return Anything()
+
+
+def test_another_thread_may_import_an_object_that_is_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with importable(tmp_path):
+        monkeypatch.setitem(sys.modules, "dbutils", Anything())

@@ -48,6 +48,19 @@ def test_reports_have_their_steps_and_the_scheduled_k_top(run: RunConfig) -> Non
     assert all(report.skipped == 0 for report in reports)
 
 
+def test_the_optimizer_gives_the_bits_of_torchs_adam(run: RunConfig) -> None:
+    training, other = Training(run), Training(run)
+    other.optimizer = torch.optim.Adam(other.model.parameters())
+    assert timeless(list(training)) == timeless(list(other))
+    for name, tensor in weights(training).items():
+        assert torch.equal(tensor, weights(other)[name])
+    ours, theirs = training.optimizer.state_dict(), other.optimizer.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert all(
+        torch.equal(ours["state"][0][key], theirs["state"][0][key]) for key in ("exp_avg", "step")
+    )
+
+
 def test_training_learns() -> None:
     run = RunConfig.of(
         task=Copying.Config(length=2, symbols=1, alphabet=2),

@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -80,8 +80,10 @@ def importable(folder: Path) -> Iterator[None]:
         former_names.hide_package()
         with suppress(ValueError):
             sys.path.remove(str(folder))
-        new = set(sys.modules) - before
-        neighbors.update({name: sys.modules[name] for name in new if _is_in(name, folder)})
+        for name in set(sys.modules) - before:
+            module = sys.modules.get(name)  # another thread may have removed it
+            if module is not None and _is_in(name, folder):
+                neighbors[name] = module
 
 
 def neighbors(path: Path) -> set[str]:
@@ -98,7 +100,9 @@ def loaded(name: str) -> Iterator[ModuleType]:
 def _is_in(name: str, folder: Path) -> bool:
     """Return whether a module, or its top-level package, lies directly in `folder`."""
     spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
-    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    if not isinstance(spec, ModuleSpec):  # MLflow puts an object with any attribute there
+        return False
+    places = [*(spec.submodule_search_locations or ()), spec.origin]
     return any(Path(place).parent == folder for place in places if place)
 
 

@@ -24,6 +24,7 @@ from sabtune.tasks import Batch, Tally
 from sabtune.tasks.batch import Count
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import never
+from sabtune.training.optimizer import Adam
 
 PATIENCE_UPDATES = 100
 """The number of consecutive updates without a finite gradient that count as divergence."""
@@ -85,7 +86,8 @@ class Training:
         self.task = run.task.build()
         self.model = run.build_model(self.task).to(device)
         self.deferred_read = self._can_defer_read()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.deferred_read or None)
+        fused = self.deferred_read or None
+        self.optimizer: torch.optim.Adam = Adam(self.model.parameters(), fused=fused)
         self.batches = run.batches(
             self.task, generator(run.seed, Stream.TRAINING), self.model.device
         )
