@@ -79,7 +79,9 @@ def fetch_command(data_set: str, within: Path) -> str:
 
 
 def damaged(path: Path, reason: str) -> DataError:
-    """Return the error to raise for a data set's file that is damaged."""
+    """Return the error to raise for a file that is damaged, of a data set or of the user."""
+    if path.parent.parent != folder():
+        return DataError(f"{path} can't be used ({reason}): repair the file or replace it")
     return DataError(
         f"{path} is damaged ({reason}): "
         f"run `{fetch_command(path.parent.name, path.parent.parent)}` to get it again"
