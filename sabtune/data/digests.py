@@ -91,6 +91,23 @@ def combined(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def differences(
+    recorded: Mapping[str, str], present: Mapping[str, str]
+) -> list[tuple[str, str, str | None]]:
+    """Return the name, recorded digest and present digest of each data set that changed.
+
+    The present digest is None if no data set has the name. Equal data under other names is no
+    difference.
+    """
+    if sorted(recorded.values()) == sorted(present.values()):
+        return []
+    return [
+        (name, digest, present.get(name))
+        for name, digest in recorded.items()
+        if present.get(name) != digest
+    ]
+
+
 def shown(digest: str) -> str:
     """Return a digest for a message."""
     return f"{digest[:SHOWN_CHARACTERS]}…"

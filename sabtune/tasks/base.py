@@ -6,7 +6,7 @@ Shapes: B batch, T steps, I inputs, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,6 +161,18 @@ class Task(ABC):
         for length in lengths:
             for stream in MEASURED:
                 self.batches(length, stream, torch.Generator())
+
+    def datasets(self) -> Mapping[str, str]:
+        """Return the SHA-256 of the content of each data set that the task reads, by name.
+
+        A search records the digests with its trials. Workers, a resumed search and `reproduce`
+        compare them with the data that they find. The default, {}, is for a task that generates its
+        sequences.
+
+        Raises:
+            DataError: The task's data is missing or damaged.
+        """
+        return {}
 
     def sources(self, x: Tensor) -> Tensor | None:
         """Return which steps of one sequence x (T, I) hold the answers.

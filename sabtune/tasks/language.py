@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,6 +93,9 @@ class Language(Task):
     def normalized_score(self, accuracy: float, loss: float) -> float:
         """Return 1 - loss / log2(alphabet), the share of bits saved over a uniform prediction."""
         return max(0.0, 1 - loss / math.log2(self.outputs))
+
+    def datasets(self) -> Mapping[str, str]:
+        return {self.config.text: texts.identity(self.config.text)}
 
     def batches(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,6 +125,9 @@ class Pixels(Task):
     def steps(self, length: int) -> int:
         self.config.check_fits(length)
         return length
+
+    def datasets(self) -> Mapping[str, str]:
+        return {self.config.images: images.identity(self.config.images)}
 
     def batches(
         self,
