@@ -33,7 +33,8 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
 class Plan:
     """The plan of a study. A field is None if the study doesn't store it.
 
-    `placement`, `placed`, `comparison` and `datasets` stay when a later search stores the plan of its file.
+    `placement`, `placed`, `comparison` and `datasets` stay when a later search stores the plan of
+    its file.
     """
 
     question: str | None = None

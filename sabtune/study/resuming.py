@@ -152,6 +152,10 @@ def _changes(stored: Values, plan: Plan, file: StudyFile) -> Iterator[str]:
         before["baseline"], after["baseline"] = plan.baseline, file.baseline
     for values in (before, after):  # `_check_code` compares the code
         values.get("task", {}).pop(CODE, None)
+    tasks = [values.get("task", {}) for values in (before, after)]
+    if plan.datasets and all(task.get("content") for task in tasks):
+        for task in tasks:  # `check_same_data` compares the user's data
+            task |= dict.fromkeys(["content", *study.task.data_paths])
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
     if old.get(kind) != new.get(kind):  # the settings of different tasks aren't comparable

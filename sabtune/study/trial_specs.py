@@ -143,4 +143,6 @@ def configuration_key(run: RunConfig) -> str:
     """
     data = RunConfig.from_dict(run.to_dict()).to_dict()
     del data["seed"]
+    if data["task"].get("content"):  # the user's data is the same wherever it is
+        data["task"] |= dict.fromkeys(run.task.data_paths)
     return json.dumps(data, sort_keys=True)
