@@ -13,9 +13,11 @@ import torch
 
 import sabtune.tuning  # noqa: F401  # sets variables that Ray reads on import
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
+from sabtune.data import published
 from sabtune.models import SAB
 from sabtune.schedule import Linear
 from sabtune.tasks import Copying
+from tests import real_data
 
 if TYPE_CHECKING:
     from tests.experiments import Place, Server  # loads MLflow, which most tests don't need
@@ -113,6 +115,24 @@ def s3(s3_server: Objects, monkeypatch: pytest.MonkeyPatch) -> Objects:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the embedded MLflow that all tests share."""
     return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(scope="session")
+def real_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the raw files of the real MNIST, or skip the test."""
+    return real_data.mnist(tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture(scope="session")
+def real_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that has the files of the real Fashion-MNIST, or skip the test."""
+    return real_data.fashion_mnist(tmp_path_factory.mktemp("fashion-mnist"))
+
+
+@pytest.fixture
+def _unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept data sets that have another content than the published one."""
+    monkeypatch.setattr(published, "check", lambda name, folder: None)
 
 
 @pytest.fixture

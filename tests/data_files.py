@@ -87,3 +87,25 @@ def write_text8(folder: Path, text: str | bytes, member: str = "text8") -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(member, text)
     return path
+
+
+def write_sequences(path: Path, *, count: int = 2000, steps: int = 12) -> Path:
+    """Write labeled sequences of noise, and return the path.
+
+    The class of a sequence, of four that are equally frequent, is that of its first value.
+    """
+    noise = np.random.default_rng(0)
+    labels = np.arange(count) % 4
+    x = noise.random((count, steps, 2))
+    x[:, 0, 0] = labels
+    np.savez(path, x=x, y=labels)
+    return path
+
+
+def write_png(path: Path, pixels: Bytes) -> Path:
+    """Write an image (H, W) or (H, W, 3) as a PNG file, with its folders, and return the path."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path

@@ -38,8 +38,8 @@ CLASSES = {
     "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder",
     "Language", "Limits", "Linear", "Model", "ModelConfig", "OpenStudy", "Pixels", "Recall",
     "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
-    "SelfAttentionLayer", "Shuffled", "Source", "Stepwise", "Stream", "Study", "SyntheticTask",
-    "Task", "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
+    "SelfAttentionLayer", "Sequences", "Shuffled", "Source", "Stepwise", "Stream", "Study",
+    "SyntheticTask", "Task", "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
 }  # fmt: skip
 
 MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_task"}}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from sabtune.config import PARTS, RunConfig, TrainConfig, TrialConfig
+from sabtune.data.own_images import ImageContent
+from sabtune.data.own_text import TextContent
 from sabtune.errors import ConfigError
 from sabtune.models import SAB
 from sabtune.ops.reference import Rule
@@ -18,16 +20,28 @@ from sabtune.schedule import Linear
 from sabtune.schema import Config, from_dict
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Resources, Study
-from sabtune.tasks import Copying
+from sabtune.tasks import Copying, Sequences
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits, TrialSpec
+from tests.test_tasks import EXAMPLES as TASKS
 
 LADDER = Ladder(lengths=(5, 10), select=(5,))
 RUN = RunConfig.of(task=Copying.Config(length=5), trial=TrialConfig(model=SAB.Config()), seed=0)
 STUDY = Study(name="name", task=RUN.task, ladder=LADDER, pruning=ASHA(grace=5))
 SPEC = TrialSpec(number=0, configuration=0, run=RUN, ladder=LADDER, evaluation_seed=0, threads=1)
 
-EXAMPLES: list[Config] = [part() for table in PARTS.values() for part in table.values()]
+SEQUENCES = TASKS["sequences"].config
+assert isinstance(SEQUENCES, Sequences.Config)
+assert SEQUENCES.content is not None
+
+EXAMPLES: list[Config] = [
+    part() for table in PARTS.values() for part in table.values() if part is not Sequences.Config
+]
+EXAMPLES += [SEQUENCES, SEQUENCES.content]
+EXAMPLES += [
+    TextContent(sha256="0", characters=(1,)),
+    ImageContent(sha256="0", height=1, width=1, channels=1, classes=(), images=(1,), majority=0.5),
+]
 EXAMPLES += [LADDER, RUN, RUN.trial, TrainConfig(), STUDY, Resources(), ASHA(grace=1), Seeds()]
 EXAMPLES += [Limits(), SPEC, Rule()]
 

@@ -29,6 +29,7 @@ GUIDES = [ROOT / "README.md"] + [
     ROOT / "docs" / f"{name}.md"
     for name in (
         "studies",
+        "data",
         "search",
         "cluster",
         "reading",

@@ -110,7 +110,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
 def tiny(*urls: str) -> DataSet:
     digest = hashlib.sha256(CONTENT).hexdigest()
     file = File(name="tiny.bin", urls=urls, sha256=digest, size=len(CONTENT))
-    return DataSet(about="a test's", task="none", files=(file,))
+    return DataSet(title="Tiny", about="a test's", task="none", files=(file,))
 
 
 class Seen(list[tuple[str, int, int]]):
@@ -144,7 +144,7 @@ def test_a_partial_download_of_an_earlier_run_resumes(server: type[Server], tmp_
     with pytest.raises(DataError, match=r"tiny\.bin can't be downloaded") as raised:
         fetch("tiny", tmp_path, Seen())
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith(f"or put the file into {tmp_path / 'tiny'} by hand")
+    assert str(raised.value).endswith("or import a copy with `sabtune data add tiny PATH`")
     seen = Seen()
     (path,) = fetch("tiny", tmp_path, seen)
     assert path.read_bytes() == CONTENT
@@ -255,7 +255,9 @@ def test_a_folder_that_cannot_be_written_is_named(server: type[Server]) -> None:
 
 
 def test_an_unknown_data_set_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the data set is 'minst': give one of mnist, cifar10"):
+    with pytest.raises(
+        ConfigError, match="the data set is 'minst': give one of mnist, fashion-mnist"
+    ):
         fetch("minst", tmp_path, Seen())
 
 
@@ -287,7 +289,13 @@ def test_the_data_commands(
     assert row("tiny")[-1] == "yes"
     (tmp_path / "tiny" / "tiny.bin").write_bytes(b"")
     assert row("tiny")[-1] == "damaged: fetch it again"
-    assert row("cifar10") == ["cifar10", DATA_SETS["cifar10"].about, "pixels", "170", "no"]
+    assert row("cifar10") == [
+        "cifar10",
+        f"CIFAR-10, {DATA_SETS['cifar10'].about}",
+        "pixels",
+        "170",
+        "no",
+    ]
     server.files.clear()
     told = run("fetch", "tiny", "--data-dir", tmp_path)
     assert told.startswith("sabtune: tiny.bin can't be downloaded")
@@ -297,6 +305,7 @@ def test_the_data_commands(
 def test_the_catalogue_names_the_files_that_readers_open() -> None:
     names = {name: [file.name for file in known.files] for name, known in DATA_SETS.items()}
     assert names["cifar10"] == ["cifar-10-binary.tar.gz"]
+    assert names["mnist"] == names["fashion-mnist"]
     assert set(names["mnist"]) == {
         f"{part}-{kind}-ubyte.gz"
         for part in ("train", "t10k")
@@ -305,6 +314,7 @@ def test_the_catalogue_names_the_files_that_readers_open() -> None:
     for known in DATA_SETS.values():
         for file in known.files:
             assert len(bytes.fromhex(file.sha256)) == 32
+            assert file.content is None or len(bytes.fromhex(file.content)) == 32
             assert all(url.startswith("https://") for url in file.urls)
             assert all(url.endswith(file.name) for url in file.urls)
     assert catalogue.DATA_SETS is DATA_SETS

@@ -53,6 +53,7 @@ OUTSIDE = {
     "aiohttp": {"sabtune.cluster"},
     "psutil": {"sabtune.cluster"},
     "sklearn": {"sabtune.data", "sabtune.reporting"},
+    "PIL": {"sabtune.data"},
     "pooch": {"sabtune.data"},
     "requests": {"sabtune.data"},
     "yaml": {"sabtune.cluster"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +25,13 @@ from sabtune.tasks import (
     Language,
     Pixels,
     Recall,
+    Sequences,
     Task,
     TaskConfig,
 )
 from sabtune.testing import check_task
 from sabtune.training.evaluation import measure_ladder, selection_score
+from tests.data_files import write_sequences
 from tests.studies import posed
 
 WorkerResult = Callable[[Task, Batch], Tensor]
@@ -58,12 +63,22 @@ def one(task: Task, batch: Batch) -> Tensor:
     return torch.ones(*batch.x.shape[:2], 1)
 
 
+def _sequences() -> Path:
+    """Write sequences that exist until the tests end, and return the path."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_sequences(Path(folder) / "sequences.npz")
+
+
 EXAMPLES = {
     "copying": Example(Copying.Config(length=12), among(1), (20, 300)),
     "adding": Example(Adding.Config(length=12), one, (3, 300)),
     "recall": Example(Recall.Config(length=12), among(0), (1, 300)),
     "language": Example(Language.Config(length=60), among(0), (5, 300)),
     "pixels": Example(Pixels.Config(permutation=1), among(0), (100, 600)),
+    "sequences": Example(
+        Sequences.Config(data=_sequences(), splits=(0.6, 0.2, 0.2)), among(0), (20, 300)
+    ),
 }
 
 every_task = pytest.mark.parametrize("kind", TASKS)
@@ -84,7 +99,7 @@ def test_every_task_keeps_its_contract(kind: str) -> None:
     result = check_task(EXAMPLES[kind].config, guess=EXAMPLES[kind].guess)
     assert [note for note in result.notes if not note.startswith("devices: ")] == (
         ["varied lengths: the task has no batches of varied lengths"]
-        if kind in ("language", "pixels")
+        if kind in ("language", "pixels", "sequences")
         else []
     )
 

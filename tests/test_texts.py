@@ -21,8 +21,8 @@ from tests.data_files import write_ptb, write_text8
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty data folder for a test."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _unpublished: None) -> Path:
+    """Return an empty data folder for a test, where any content is accepted."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
     return tmp_path
 

@@ -1,7 +1,8 @@
-"""The commands for data sets: data fetch, data list."""
+"""The commands for data sets: data fetch, data add, data list."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sabtune.data.catalogue import DataSet
     from sabtune.data.fetch import Watch
 
-data = typer.Typer(no_args_is_help=True, help="Download and list data sets.")
+data = typer.Typer(no_args_is_help=True, help="Download, import and list data sets.")
 app.add_typer(data, name="data")
 
 STATE_WORDS = {"there": "yes", "missing": "no", "damaged": "damaged: fetch it again"}
@@ -47,6 +48,28 @@ def fetch(
         console.print(f"{name}: {files}, complete, in {folder / name}")
 
 
+@data.command()
+def add(
+    name: Annotated[
+        str, typer.Argument(help="The name of a data set, as `sabtune data list` shows it.")
+    ],
+    path: Annotated[Path, typer.Argument(help="A file of the data set, or a folder with files.")],
+    data_dir: DataOption = None,
+) -> None:
+    """Import a data set from a local disk.
+
+    The checksum of the content decides which file it is. A file may be the published one, its raw
+    content, or the same content compressed anew, under any name.
+    """
+    from sabtune.data.add import add as run_add
+
+    folder, console = data_folder(data_dir), make_console()
+    added = run_add(name, path.expanduser(), folder)
+    files = counted(len(added.paths), "file")
+    rest = f"still missing: {', '.join(added.missing)}" if added.missing else "complete"
+    console.print(f"{name}: added {files} to {folder / name}, {rest}")
+
+
 def progress_bars(progress: Progress, data_set: DataSet) -> Watch:
     """Add a progress bar for each file, and return the function that advances them."""
     tasks = {file.name: progress.add_task(file.name, total=file.size) for file in data_set.files}
@@ -73,5 +96,6 @@ def list_(data_dir: DataOption = None) -> None:
         states = {state(folder / name / file.name, file) for file in data_set.files}
         worst = next(s for s in ("damaged", "missing", "there") if s in states)
         size = f"{data_set.size / 1e6:.0f}"
-        table.add_row(name, data_set.about, data_set.task, size, STATE_WORDS[worst])
+        about = f"{data_set.title}, {data_set.about}"
+        table.add_row(name, about, data_set.task, size, STATE_WORDS[worst])
     make_console().print(table)

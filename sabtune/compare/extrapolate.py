@@ -14,6 +14,7 @@ from sabtune.study.trial_record import TrialRecord
 from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.evaluation import LengthResult, measure
 from sabtune.training.memory import forget_peak, peak
+from sabtune.training.trial import check_datasets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,14 @@ def extrapolate(
 
     phases: The number of consecutive lengths over which the sequences are spread.
 
-    Raises StoreError if the trial isn't complete, CheckpointError if its model can't be read, and
-    ConfigError if the task has no sequences of these lengths or there are more phases than
-    sequences.
+    Raises StoreError if the trial isn't complete, DataError if the data is missing or has changed,
+    CheckpointError if its model can't be read, and ConfigError if the task has no sequences of
+    these lengths or there are more phases than sequences.
     """
     if not trial.test or trial.checkpoint is None or trial.spec is None:
         raise StoreError(f"trial {trial.number} isn't complete: give a complete trial")
     spec = trial.spec
+    check_datasets(spec)
     with trial.checkpoint.here(MODEL_FILES) as folder:
         model = load_model(folder, trial.run)
     task = spec.run.task.build()

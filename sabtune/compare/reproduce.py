@@ -15,7 +15,7 @@ from sabtune.parts.local import find_bundle
 from sabtune.provenance import hardware, software
 from sabtune.study.trial_record import TrialRecord
 from sabtune.training.evaluation import LengthResult
-from sabtune.training.trial import Progress, TrialRun
+from sabtune.training.trial import Progress, TrialRun, changed_datasets
 from sabtune.wording import counted
 
 
@@ -27,8 +27,8 @@ class Reproduction:
 
     differences: The name, recorded value and new value of each metric that differs.
 
-    environment: The name, recorded value and present value of each software or hardware property
-    that differs.
+    environment: The name, recorded value and present value of each data set, by its SHA-256, and
+    each software or hardware property that differs.
 
     code: The files that differ between the trial's code, which was run again, and the present code.
     """
@@ -46,13 +46,14 @@ def reproduce(trial: TrialRecord, study_file: str = "") -> Reproduction:
 
     study_file: The path of the study file; "" if the study has none.
 
-    Raises StoreError if the trial has no score.
+    Raises StoreError if the trial has no score, and DataError if the task's data is missing.
     """
     if trial.spec is None or not trial.scores:
         raise StoreError(
             f"trial {trial.number} ended before its first report ({trial.reason}): "
             "there is nothing to compare"
         )
+    data = [(f"data set {name}", was, now) for name, was, now in changed_datasets(trial.spec)]
     torch.set_num_threads(trial.spec.threads)
     scores, last = _run(trial)
     repeated = {f"score at {counted(step, 'update')}": score for step, score in scores.items()}
@@ -65,7 +66,10 @@ def reproduce(trial: TrialRecord, study_file: str = "") -> Reproduction:
     return Reproduction(
         metrics=len(recorded),
         differences=list(_differing(recorded, repeated)),
-        environment=list(_differing(_recorded_environment(trial), software() | hardware())),
+        environment=[
+            *data,
+            *_differing(_recorded_environment(trial), software() | hardware()),
+        ],
         code=_changed_code(trial, Path(study_file)),
     )
 

@@ -23,6 +23,7 @@ from sabtune.storage.store import Store
 from sabtune.study.events import Version, Watcher
 from sabtune.study.locks import locked
 from sabtune.study.record import StudyRecord
+from sabtune.study.resuming import check_same_data
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
@@ -82,12 +83,13 @@ def plan_confirmation(
 
     say: Receives a line if the runs go to another study than NAME.confirm.
 
-    Raises StoreError if a study has no complete trial or the studies have different tasks, and
-    ConfigError if a number is out of range.
+    Raises StoreError if a study has no complete trial, the studies have different tasks or their
+    data has changed, DataError if the data is missing, and ConfigError if a number is out of range.
     """
     check_whole("top", top, least=1)
     records = [StudyRecord.open(store, name) for name in studies]
     runs = finalists(records, top)
+    _check_data(records, runs)
     return _plan("confirm", records[0], runs, seeds, lengths, say, champion_of=studies[0])
 
 
@@ -106,12 +108,21 @@ def plan_ablation(
 
     say: Receives a line about each variant that is left out.
 
-    Raises StoreError if a study has no complete trial or the studies have different tasks, and
-    ConfigError if a number is out of range or a change is unknown.
+    Raises StoreError if a study has no complete trial, the studies have different tasks or their
+    data has changed, DataError if the data is missing, and ConfigError if a number is out of range
+    or a change is unknown.
     """
     records = [StudyRecord.open(store, name) for name in studies]
     runs = ablations(finalists(records, 1), CHANGED if changes is None else changes, say)
+    _check_data(records, runs)
     return _plan("ablate", records[0], runs, seeds, lengths, say)
+
+
+def _check_data(records: Sequence[StudyRecord], runs: dict[str, RunConfig]) -> None:
+    """Raise StoreError if the data of these studies has changed."""
+    for task in {run.task for run in runs.values()}:
+        for record in records:
+            check_same_data(record, task)
 
 
 def _plan(

@@ -18,6 +18,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from sabtune.data.catalogue import DATA_SETS, DataSet, File
+from sabtune.data.published import is_published
 from sabtune.errors import DataError
 from sabtune.schema import check_name
 
@@ -44,11 +45,13 @@ def find_data_set(name: str) -> DataSet:
 
 
 def state(path: Path, file: File) -> State:
-    """Return the state of the file at `path`. An intact file is "there"."""
+    """Return the state of the file at `path`. A file with the published content is "there"."""
     if not path.is_file():
         return "missing"
-    complete = path.stat().st_size == file.size
-    return "there" if complete and pooch.file_hash(str(path)) == file.sha256 else "damaged"
+    try:
+        return "there" if is_published(path, file) else "damaged"
+    except DataError:  # such as for half of a gzip file
+        return "damaged"
 
 
 def fetch(name: str, folder: Path, watch: Watch) -> list[Path]:
@@ -59,11 +62,13 @@ def fetch(name: str, folder: Path, watch: Watch) -> list[Path]:
     unknown name.
     """
     directory = folder / name
-    with _exclusive(directory):
+    with exclusive(directory):
         return [_fetch_file(file, directory, watch) for file in find_data_set(name).files]
 
 
 def _fetch_file(file: File, directory: Path, watch: Watch) -> Path:
+    if state(directory / file.name, file) == "there":
+        return directory / file.name
     problems = []
     for url in file.urls:
         registry = pooch.create(
@@ -79,7 +84,7 @@ def _fetch_file(file: File, directory: Path, watch: Watch) -> Path:
             problems.append(f"{url}: {' '.join(str(problem).split())}")
     raise DataError(
         f"{file.name} can't be downloaded ({'; '.join(problems)}): "
-        f"try again later, or put the file into {directory} by hand"
+        f"try again later, or import a copy with `sabtune data add {directory.name} PATH`"
     )
 
 
@@ -149,8 +154,8 @@ def _get(url: str, headers: Mapping[str, str]) -> requests.Response:
 
 
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
-    """Lock a folder against other downloads, and silence pooch meanwhile."""
+def exclusive(directory: Path) -> Iterator[None]:
+    """Lock a folder against other downloads and imports, and silence pooch meanwhile."""
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -33,17 +33,19 @@ CIFAR_CLASSES = 10
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
-    """Read a gzipped IDX file of unsigned bytes, such as MNIST's (LeCun, Cortes and Burges).
+    """Read an IDX file of unsigned bytes, such as MNIST's (LeCun, Cortes and Burges).
 
     The file has two zero bytes, the type, the number of dimensions, the size of each dimension as a
-    big-endian 32-bit integer, and the values in row-major order. Returns the values, uint8, in the
-    shape of the file. Raises DataError if the file is damaged or has another number of dimensions.
+    big-endian 32-bit integer, and the values in row-major order. A file whose name ends in ".gz" is
+    uncompressed. Returns the values, uint8, in the shape of the file. Raises DataError if the file
+    is damaged or has another number of dimensions.
     """
     try:
-        with gzip.open(path) as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = _read_limited(file)
     except (OSError, EOFError, zlib.error) as problem:
-        raise damaged(path, f"not a complete gzip file: {problem}") from None
+        kind = "gzip" if path.suffix == ".gz" else "IDX"
+        raise damaged(path, f"not a complete {kind} file: {problem}") from None
     if not content:
         raise damaged(path, "empty")
     magic, header = bytes([0, 0, IDX_BYTES, dimensions]), 4 + 4 * dimensions

@@ -6,10 +6,13 @@ digits     1,797 images of 8 × 8 from scikit-learn (part of the UCI optical dig
            Kaynak), in a fixed random order: 1,097, 200, 200 and 300
 mnist      the first 10/12, the next 1/12 and the last 1/12 of the published training file (50,000,
            5,000 and 5,000), and for confirmation the published test file (10,000)
+fashion-mnist
+           Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), divided like MNIST
 cifar10    the first 18/20, the next 1/20 and the last 1/20 of the five published training batches
            (45,000, 2,500 and 2,500), and for confirmation the published test batch (10,000)
 
-Only confirmations read the published test data. A search never does.
+Only confirmations read the published test data. A search never does. The content of the files is
+checked against the published digests: other content is refused (`sabtune.data.published`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sabtune.data import place
+from sabtune.data import place, published
+from sabtune.data.catalogue import DATA_SETS
 from sabtune.data.formats import Bytes, read_cifar10, read_idx
 from sabtune.errors import DataError
 from sabtune.seeding import Stream
@@ -62,7 +66,27 @@ def load(name: str) -> Images:
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, folder: Path) -> Images:
-    return IMAGE_SETS[name].read(folder)
+    parts = IMAGE_SETS[name].read(folder)
+    if name in DATA_SETS:
+        published.check(name, folder)
+    return parts
+
+
+def identity(name: str) -> str:
+    """Return the SHA-256 of a set of images. Raises DataError if its files are missing."""
+    if name in DATA_SETS:
+        return published.identity(name, place.folder())
+    return _digest(name)
+
+
+@functools.lru_cache
+def _digest(name: str) -> str:
+    """Return the digest of a set that comes with a package: of its images, then its labels."""
+    digest = hashlib.sha256()
+    for tensors in zip(*load(name).values(), strict=True):
+        for tensor in tensors:
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fixed_order(count: int, name: object) -> list[int]:
@@ -93,17 +117,20 @@ def read_digits(folder: Path) -> Images:
     return dict(zip(PARTS, cut(images, digits.target[order], cuts), strict=True))
 
 
-def read_mnist(folder: Path) -> Images:
-    """Read MNIST. Raises DataError if a file is missing, damaged or inconsistent."""
-    images, labels = _mnist(folder, "train")
+def read_mnist(folder: Path, name: str = "mnist") -> Images:
+    """Read MNIST, or a set in its format.
+
+    Raises DataError if a file is missing, damaged or inconsistent.
+    """
+    images, labels = _mnist(folder, name, "train")
     parts = cut(images, labels, shares(len(labels), 10 / 12, 11 / 12))
-    return dict(zip(PARTS, [*parts, *cut(*_mnist(folder, "t10k"))], strict=True))
+    return dict(zip(PARTS, [*parts, *cut(*_mnist(folder, name, "t10k"))], strict=True))
 
 
-def _mnist(folder: Path, part: str) -> tuple[Bytes, Bytes]:
+def _mnist(folder: Path, name: str, part: str) -> tuple[Bytes, Bytes]:
     """Read the images (N, 28, 28, 1) and labels of a pair of published files."""
-    images_path = place.file("mnist", f"{part}-images-idx3-ubyte.gz", folder)
-    labels_path = place.file("mnist", f"{part}-labels-idx1-ubyte.gz", folder)
+    images_path = place.file(name, f"{part}-images-idx3-ubyte.gz", folder)
+    labels_path = place.file(name, f"{part}-labels-idx1-ubyte.gz", folder)
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (28, 28):
         size = f"{images.shape[1]} × {images.shape[2]}"
@@ -144,5 +171,12 @@ def cut(images: Bytes, labels: Bytes, at: Sequence[int] = ()) -> list[tuple[Tens
 IMAGE_SETS = {
     "digits": ImageSet(height=8, width=8, channels=1, top=16, read=read_digits),
     "mnist": ImageSet(height=28, width=28, channels=1, top=255, read=read_mnist),
+    "fashion-mnist": ImageSet(
+        height=28,
+        width=28,
+        channels=1,
+        top=255,
+        read=functools.partial(read_mnist, name="fashion-mnist"),
+    ),
     "cifar10": ImageSet(height=32, width=32, channels=3, top=255, read=read_cifar),
 }

@@ -1,6 +1,11 @@
-"""The data folder: --data-dir, else $SABTUNE_DATA, else a folder in the user's cache.
+"""Where data is: the data folder, and files of the user.
+
+The data folder is --data-dir, else $SABTUNE_DATA, else a folder in the user's cache:
 
 DIR/NAME/FILE    the published files of data set NAME
+
+A relative path of the user is below the folder of the study file that has it. Outside of a study
+file, it is below the current folder.
 """
 
 from __future__ import annotations
@@ -9,8 +14,10 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
+from sabtune.data.catalogue import DATA_SETS
 from sabtune.errors import DataError
 
 VARIABLE = "SABTUNE_DATA"
@@ -72,6 +79,65 @@ def file(data_set: str, name: str, within: Path) -> Path:
     return path
 
 
+_base: ContextVar[Path | None] = ContextVar("base", default=None)
+
+
+@contextmanager
+def relative_to(base: Path) -> Iterator[None]:
+    """Make relative paths of the user start at `base` while a block runs."""
+    token = _base.set(base)
+    try:
+        yield
+    finally:
+        _base.reset(token)
+
+
+_code_only: ContextVar[bool] = ContextVar("code_only", default=False)
+
+
+@contextmanager
+def code_only() -> Iterator[None]:
+    """Import stored code in the block, whose study file may name data that isn't here.
+
+    Configurations that are built in the block don't read data of the user. They hold made-up
+    content, because only the classes of the code are used.
+    """
+    token = _code_only.set(True)
+    try:
+        yield
+    finally:
+        _code_only.reset(token)
+
+
+def is_code_only() -> bool:
+    """Return whether this is in a block of `code_only`."""
+    return _code_only.get()
+
+
+def absolute(path: str | Path) -> str:
+    """Return a path of the user as an absolute path. "~" stands for the home folder."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111  # keeps "~name" of nobody
+    return os.path.abspath((_base.get() or Path()) / expanded)  # noqa: PTH100  # keeps links
+
+
+def exists(path: str) -> bool:
+    """Return whether there is a file or folder of the user at a path or in the data folder."""
+    return os.path.exists(path) or os.path.exists(folder() / Path(path).name)  # noqa: PTH110
+
+
+def own(path: str) -> Path:
+    """Return where a file or folder of the user is: at its path, or by its name in the data folder.
+
+    The second place serves machines that have no such path. Raises DataError if there is neither.
+    """
+    for candidate in (Path(path), folder() / Path(path).name):
+        if os.path.exists(candidate):  # noqa: PTH110  # false for an impossible path
+            return candidate
+    raise DataError(
+        f"there is no {path}: put it back, or put {Path(path).name} into the data folder {folder()}"
+    )
+
+
 def fetch_command(data_set: str, within: Path) -> str:
     """Return the command that downloads a data set to the folder `within`."""
     option = "" if within == cache() else f" --data-dir {shlex.quote(str(within))}"
@@ -79,7 +145,9 @@ def fetch_command(data_set: str, within: Path) -> str:
 
 
 def damaged(path: Path, reason: str) -> DataError:
-    """Return the error to raise for a data set's file that is damaged."""
+    """Return the error to raise for a file that is damaged, of a data set or of the user."""
+    if path.parent.name not in DATA_SETS or path.parent.parent != folder():
+        return DataError(f"{path} can't be used ({reason}): repair the file or replace it")
     return DataError(
         f"{path} is damaged ({reason}): "
         f"run `{fetch_command(path.parent.name, path.parent.parent)}` to get it again"

@@ -9,12 +9,14 @@ ptb      Penn Treebank as Mikolov prepared it, by character, with stripped lines
          published training file, the two halves of the validation file, and the test file
 text8    text8 by Mahoney. The parts are 90, 2.5, 2.5 and 5 %; the last is the usual test part
 
-Only confirmations read the usual test parts. A search never does.
+Only confirmations read the usual test parts. A search never does. The content of the files is
+checked against the published digests: other content is refused (`sabtune.data.published`).
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import string
 import unicodedata
@@ -27,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sabtune.data import place
+from sabtune.data import place, published
+from sabtune.data.catalogue import DATA_SETS
 from sabtune.data.formats import read_text, read_zipped_text
 from sabtune.seeding import Stream
 
@@ -55,7 +58,25 @@ def load(name: str) -> Text:
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, folder: Path) -> Text:
-    return TEXT_SETS[name].read(folder)
+    parts = TEXT_SETS[name].read(folder)
+    if name in DATA_SETS:
+        published.check(name, folder)
+    return parts
+
+
+def identity(name: str) -> str:
+    """Return the SHA-256 of a text. Raises DataError if its files are missing."""
+    if name in DATA_SETS:
+        return published.identity(name, place.folder())
+    return _digest(name)
+
+
+@functools.lru_cache
+def _digest(name: str) -> str:
+    """Return the digest of the characters of a text that comes with Python."""
+    alphabet = np.frombuffer(TEXT_SETS[name].alphabet.encode(), np.uint8)
+    symbols = np.concatenate([part.numpy() for part in load(name).values()])
+    return hashlib.sha256(alphabet[symbols].tobytes()).hexdigest()
 
 
 def read_pydoc(folder: Path) -> Text:

@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from sabtune.data import place
 from sabtune.parts import former_names
 
 _neighbors: dict[Path, dict[str, ModuleType]] = {}
@@ -65,6 +66,8 @@ def import_file(path: Path) -> ModuleType:
 def importable(folder: Path) -> Iterator[None]:
     """Put `folder` first on `sys.path`, as `python FILE` does, while the block runs.
 
+    Relative paths of data start there, too.
+
     Modules from the folders of other study files are removed from `sys.modules`, because modules
     of `folder` may have the same names.
     """
@@ -75,7 +78,8 @@ def importable(folder: Path) -> Iterator[None]:
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with place.relative_to(folder):
+            yield
     finally:
         former_names.hide_package()
         with suppress(ValueError):

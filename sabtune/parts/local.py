@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+from sabtune.data import place
 from sabtune.errors import ConfigError
 from sabtune.parts import bundle, importing
 from sabtune.parts.bundle import Bundle
@@ -152,6 +153,11 @@ def find(path: str, digest: str) -> type:
 def _import(module: str, code: Bundle) -> ModuleType:
     """Import a module of a bundle, and its other modules, which it may import later."""
     root = _unpacked(code)
+    with place.code_only():
+        return _import_from(root, module, code)
+
+
+def _import_from(root: Path, module: str, code: Bundle) -> ModuleType:
     if code.study_file == f"{module}.py":
         with _no_bytecode():
             imported = importing.import_file(root / code.study_file)

@@ -24,6 +24,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "placement": dict,
     "placed": str,
     "comparison": dict,
+    "datasets": dict,
 }
 """The type of each field as it is stored."""
 
@@ -32,7 +33,8 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
 class Plan:
     """The plan of a study. A field is None if the study doesn't store it.
 
-    `placement`, `placed` and `comparison` stay when a later search stores the plan of its file.
+    `placement`, `placed`, `comparison` and `datasets` stay when a later search stores the plan of
+    its file.
     """
 
     question: str | None = None
@@ -49,6 +51,7 @@ class Plan:
     placement: Mapping[str, Any] | None = None  # the reading of a probe, as plain values
     placed: str | None = None  # in words, the resources of each trial in the last search
     comparison: Mapping[str, str] | None = None  # only in a comparison: the model of each label
+    datasets: Mapping[str, str] | None = None  # the SHA-256 of each data set, by name
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:

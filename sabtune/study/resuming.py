@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sabtune.config import PARTS
+from sabtune.data.digests import differences, shown
 from sabtune.errors import ConfigError, StoreError
 from sabtune.parts import local
 from sabtune.parts.bundle import changes
@@ -46,9 +47,10 @@ def check_same_question(
 ) -> None:
     """Raise StoreError if scores of the file can't be compared with those of the stored study.
 
-    A study ranks all of its trials by one score. Therefore its task, ladder, objectives and
+    A study ranks all of its trials by one score. Therefore its task, data, ladder, objectives and
     baseline must not change, and neither must the code of own tasks, models and schedules.
-    Everything else may change between two searches.
+    Everything else may change between two searches. Raises DataError if the task's data is missing
+    or damaged.
 
     accept_changed_code: whether the code may change.
     """
@@ -71,6 +73,22 @@ def check_same_question(
         )
     if not accept_changed_code:
         _check_code(file, plan.code or {}, study)
+    check_same_data(stored, file.study.task)
+
+
+def check_same_data(stored: StudyRecord, task: TaskConfig) -> None:
+    """Raise StoreError if the task reads other data than when the study was last searched.
+
+    A study of a version that recorded no digests is not checked. Raises DataError if the task's
+    data is missing or damaged.
+    """
+    recorded = stored.plan.datasets
+    for name, before, now in differences(recorded, task.build().datasets()) if recorded else ():
+        here = f"here it has {shown(now)}" if now else "there is none here"
+        raise StoreError(
+            f"study {stored.name!r} in {stored.store.shown} was searched on data set {name} with "
+            f"SHA-256 {shown(before)}, but {here}: restore that data, or {REMEDY}"
+        )
 
 
 def _check_code(file: StudyFile, before: Mapping[str, str], study: str) -> None:
@@ -134,6 +152,10 @@ def _changes(stored: Values, plan: Plan, file: StudyFile) -> Iterator[str]:
         before["baseline"], after["baseline"] = plan.baseline, file.baseline
     for values in (before, after):  # `_check_code` compares the code
         values.get("task", {}).pop(CODE, None)
+    tasks = [values.get("task", {}) for values in (before, after)]
+    if plan.datasets and all(task.get("content") for task in tasks):
+        for task in tasks:  # `check_same_data` compares the user's data
+            task |= dict.fromkeys(["content", *study.task.data_paths])
     old, new = flatten(before), flatten(after)
     kind = "task.kind"
     if old.get(kind) != new.get(kind):  # the settings of different tasks aren't comparable

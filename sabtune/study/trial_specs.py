@@ -71,7 +71,8 @@ class TrialSpecs:
         """Return the specification of `trial`, and store it in the study.
 
         A specification that is already stored is returned unchanged. Raises RejectedError if the
-        space rejects the trial, and StudyFileError if it fails.
+        space rejects the trial, StudyFileError if it fails, and DataError if the task's data is
+        missing.
         """
         stored = trial.user_attrs.get(SPEC)
         if stored is not None:
@@ -89,6 +90,7 @@ class TrialSpecs:
             threads=study.resources.cpus,
             limits=study.limits,
             confirms=self.confirms,
+            datasets=dict(run.task.build().datasets()),
         )
         content = spec.to_dict()
         for digest in {*schema.codes(content).values()} - self.stored:
@@ -143,4 +145,6 @@ def configuration_key(run: RunConfig) -> str:
     """
     data = RunConfig.from_dict(run.to_dict()).to_dict()
     del data["seed"]
+    if data["task"].get("content"):  # the user's data is the same wherever it is
+        data["task"] |= dict.fromkeys(run.task.data_paths)
     return json.dumps(data, sort_keys=True)

@@ -7,6 +7,7 @@ from sabtune.tasks.copying import Copying
 from sabtune.tasks.language import Language
 from sabtune.tasks.pixels import Pixels
 from sabtune.tasks.recall import Recall
+from sabtune.tasks.sequences import Sequences
 from sabtune.tasks.source import Shuffled, Source
 
 TASKS: dict[str, type[TaskConfig]] = {
@@ -15,6 +16,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "recall": Recall.Config,
     "pixels": Pixels.Config,
     "language": Language.Config,
+    "sequences": Sequences.Config,
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Language",
     "Pixels",
     "Recall",
+    "Sequences",
     "Shuffled",
     "Source",
     "SyntheticTask",

@@ -6,15 +6,17 @@ Shapes: B batch, T steps, I inputs, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sabtune.errors import ConfigError
-from sabtune.schema import Config, check, check_whole
+from sabtune.data import digests, place
+from sabtune.errors import ConfigError, DataError
+from sabtune.schema import Config, check, check_whole, shown
 from sabtune.seeding import Stream
 from sabtune.tasks.batch import CPU, Batch, Count, Tally
 from sabtune.tasks.source import Drawn, Source
@@ -41,6 +43,10 @@ class TaskConfig(Config, ABC):
     """
 
     length: int
+
+    data_paths: ClassVar[tuple[str, ...]] = ()
+    """The fields that may hold paths of the user's data. A configuration with such data has a field
+    `content` with a `sha256`, which identifies the data wherever it is."""
 
     @abstractmethod
     def build(self) -> Task:
@@ -161,6 +167,18 @@ class Task(ABC):
         for length in lengths:
             for stream in MEASURED:
                 self.batches(length, stream, torch.Generator())
+
+    def datasets(self) -> Mapping[str, str]:
+        """Return the SHA-256 of the content of each data set that the task reads, by name.
+
+        A search records the digests with its trials. Workers, a resumed search and `reproduce`
+        compare them with the data that they find. The default, {}, is for a task that generates its
+        sequences.
+
+        Raises:
+            DataError: The task's data is missing or damaged.
+        """
+        return {}
 
     def sources(self, x: Tensor) -> Tensor | None:
         """Return which steps of one sequence x (T, I) hold the answers.
@@ -287,6 +305,27 @@ class SyntheticTask(Task):
             return self.batch(size, length, generator, device)
 
         return Drawn(draw, generator)
+
+
+def check_own(field: str, value: object, names: Sequence[str], path: str, kinds: str) -> None:
+    """Raise ConfigError unless there is data of the user at `path`.
+
+    names: the data sets that the field may name instead. kinds: what may be at a path, in words.
+    """
+    known = f"{', '.join(names)}, or " if names else ""
+    missing = f"; there is no {shown(path)}" if value else ""
+    there = bool(value) and place.exists(path)
+    check(there, field, value, f"{known}the path of {kinds}{missing}")
+
+
+def check_unchanged(recorded: str, datasets: Mapping[str, str]) -> None:
+    """Raise DataError if the data of the user has another SHA-256 than was recorded."""
+    for name, present in datasets.items():
+        if present != recorded:
+            raise DataError(
+                f"{name} has changed: its SHA-256 was {digests.shown(recorded)} and is "
+                f"{digests.shown(present)} now: restore it, or build the task's configuration anew"
+            )
 
 
 def above_chance(accuracy: float, chance: float) -> float:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sabtune.data import place, texts
+from sabtune.data import own_text, place, texts
+from sabtune.data.labeled import check_splits
+from sabtune.data.own_text import TextContent
 from sabtune.data.texts import TEXT_SETS
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.base import Task, TaskConfig
+from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged
 from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 from sabtune.tasks.source import Passes, Shuffled, Source
 
@@ -31,7 +33,8 @@ class Language(Task):
 
     After every `length` characters, in training and in evaluation, memories that are more than
     `memory_span` steps old are dropped. Training, selection, test and confirmation have their own
-    parts of the text; see `sabtune.data.texts`.
+    parts of the text; see `sabtune.data.texts`. A text of your own is read as it is, and its
+    alphabet is that of its training part.
 
     Args:
         config: The configuration. Its `build` method creates the task too.
@@ -54,12 +57,21 @@ class Language(Task):
 
         Args:
             length: The number of characters of each stream that an update reads, at least 1.
-            text: "pydoc", the help topics of Python; "ptb", Penn Treebank; or "text8".
+            text: "pydoc", the help topics of Python; "ptb", Penn Treebank; "text8"; or the path of
+                a text of your own in UTF-8. Three paths give its files for training, validation and
+                test. A relative path starts at the folder of the study file, or else at the current
+                folder.
             memory_span: The largest age in steps of a memory that is carried to the next update, at
                 least 0.
+            splits: The shares of training, validation and test in a text of your own that is one
+                file; they add up to 1. Defaults to 0.9, 0.05 and 0.05. Half of the validation part
+                is for selection and half for test; the test part is for confirmation.
+            alphabet: The characters of a text of your own. Defaults to those of its training part.
+            content: What a text of your own holds. It is read from the files, and recorded.
 
         Raises:
             ConfigError: A field is unknown, out of range or of the wrong type.
+            DataError: A text of your own can't be read.
 
         Example:
             >>> import sabtune as sab
@@ -69,12 +81,58 @@ class Language(Task):
         """
 
         length: int = 100
-        text: Literal["pydoc", "ptb", "text8"] = "pydoc"
+        text: str | Path | tuple[str | Path, ...] = "pydoc"
         memory_span: int = 400
+        splits: tuple[float, ...] | None = None
+        alphabet: str = field(default="", repr=False)
+        content: TextContent | None = field(default=None, repr=False)
+
+        data_paths = ("text",)
 
         def __post_init__(self) -> None:
             check_whole("length", self.length, least=1)
             check_whole("memory_span", self.memory_span, least=0)
+            if self.included is not None:
+                for name in ("splits", "alphabet", "content"):
+                    value = getattr(self, name)
+                    check(not value, name, value, f"nothing, since {self.text} has its own")
+                return
+            several = isinstance(self.text, tuple)
+            given = self.text if isinstance(self.text, tuple) else (self.text,)
+            check(not several or len(given) == 3, "text", self.text, "one path, or three")
+            files = tuple(map(place.absolute, given))
+            object.__setattr__(self, "text", files if several else files[0])
+            if several:
+                check(self.splits is None, "splits", self.splits, "nothing, since text has files")
+            if self.splits is not None:
+                check_splits(self.splits)
+            distinct = len(set(self.alphabet)) == len(self.alphabet) != 1
+            check(distinct, "alphabet", self.alphabet, "at least two different characters")
+            if self.content is None and place.is_code_only():
+                object.__setattr__(self, "alphabet", self.alphabet or "ab")
+                content = TextContent(sha256="", characters=(0, 0, 0, 0))
+                object.__setattr__(self, "content", content)
+            elif self.content is None:
+                for file, value in zip(files, given, strict=True):
+                    check_own("text", str(value), () if several else (*TEXT_SETS,), file, "a text")
+                read = own_text.read(files, self.splits, self.alphabet)
+                object.__setattr__(self, "alphabet", read.alphabet)
+                object.__setattr__(self, "content", read.content)
+
+        @property
+        def included(self) -> str | None:
+            """The name of the text if it is not the user's own."""
+            return self.text if isinstance(self.text, str) and self.text in TEXT_SETS else None
+
+        @property
+        def files(self) -> tuple[str, ...]:
+            """The absolute paths of the user's own text."""
+            return tuple(map(str, self.text if isinstance(self.text, tuple) else (self.text,)))
+
+        @property
+        def symbols(self) -> str:
+            """The alphabet of the text."""
+            return self.alphabet if self.included is None else TEXT_SETS[self.included].alphabet
 
         def build(self) -> Language:
             return Language(self)
@@ -83,7 +141,7 @@ class Language(Task):
         self.config = config
         self.length = config.length
         self.memory_span = config.memory_span
-        self.inputs = self.outputs = len(TEXT_SETS[config.text].alphabet)
+        self.inputs = self.outputs = len(config.symbols)
         self.chance = 1 / self.outputs
 
     def steps(self, length: int) -> int:
@@ -93,6 +151,12 @@ class Language(Task):
         """Return 1 - loss / log2(alphabet), the share of bits saved over a uniform prediction."""
         return max(0.0, 1 - loss / math.log2(self.outputs))
 
+    def datasets(self) -> Mapping[str, str]:
+        config = self.config
+        if config.included is not None:
+            return {config.included: texts.identity(config.included)}
+        return {own_text.name_of(config.files): own_text.identity(config.files)}
+
     def batches(
         self,
         length: int,
@@ -100,7 +164,7 @@ class Language(Task):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        text = _on_device(self.config.text, stream, device, place.folder())
+        text = _on_device(self.config, stream, device, place.folder())
         longest = len(text) - 1
         wanted = f"at most {longest}, the length of the text's part for {stream.name}"
         check(length <= longest, "length", length, wanted)
@@ -155,6 +219,13 @@ def next_characters(
 
 
 @functools.lru_cache(maxsize=8)
-def _on_device(name: str, stream: Stream, device: torch.device, folder: Path) -> Tensor:
+def _on_device(
+    config: Language.Config, stream: Stream, device: torch.device, folder: Path
+) -> Tensor:
     """Return a part of a text (N,) on `device`, cached per process."""
-    return moved(texts.load(name)[stream], device)
+    if config.included is not None:
+        return moved(texts.load(config.included)[stream], device)
+    assert config.content is not None
+    check_unchanged(config.content.sha256, config.build().datasets())
+    read = own_text.read(config.files, config.splits, config.alphabet)
+    return moved(read.parts[stream], device)

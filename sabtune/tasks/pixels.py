@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sabtune.data import images, place
-from sabtune.data.images import IMAGE_SETS
+from sabtune.data import images, own_images, place
+from sabtune.data.images import IMAGE_SETS, Images
+from sabtune.data.labeled import check_splits
+from sabtune.data.own_images import ImageContent
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.base import Task, TaskConfig
+from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged
 from sabtune.tasks.batch import CPU, Batch, last, moved
 from sabtune.tasks.source import Shuffled, Source
 
 By = Literal["pixel", "row"]
 
-SOLVED = {"digits": 0.95, "mnist": 0.95, "cifar10": 0.6}
+SOLVED = {"digits": 0.95, "mnist": 0.95, "fashion-mnist": 0.85, "cifar10": 0.6}
 """The accuracies at which a length counts as solved. They are our choice."""
+
+OWN_SOLVED = 0.95
+"""The accuracy at which a length counts as solved with images of the user."""
 
 
 class Pixels(Task):
@@ -32,8 +38,9 @@ class Pixels(Task):
     channels or a row, scaled to [0, 1]. Only the answer at the last step counts.
 
     Training, selection, test and confirmation have their own images; see `sabtune.data.images`. A
-    length counts as solved at an accuracy of 0.95 for the digits and MNIST, and of 0.6 for
-    CIFAR-10.
+    length counts as solved at an accuracy of 0.95 for the digits and MNIST, of 0.85 for
+    Fashion-MNIST, of 0.6 for CIFAR-10, and of 0.95 for images of your own. For these, chance is the
+    share of the most frequent class in training.
 
     Args:
         config: The configuration. Its `build` method creates the task too.
@@ -45,8 +52,6 @@ class Pixels(Task):
         (3, 10, 1024, 0.6)
     """
 
-    outputs = images.CLASSES
-    chance = 1 / images.CLASSES
     loss_unit = "nats an image"
     loss_everywhere = False
 
@@ -56,15 +61,24 @@ class Pixels(Task):
 
         Args:
             length: The number of steps T, at least those of an image. Zeros follow the image.
-            images: The set of images: "digits" (64 pixels, 8 rows), "mnist" (784 pixels, 28 rows)
-                or "cifar10" (1,024 pixels, 32 rows).
+            images: The set of images: "digits" (64 pixels, 8 rows), "mnist" or "fashion-mnist" (784
+                pixels, 28 rows), "cifar10" (1,024 pixels, 32 rows), or the path of images of your
+                own: an .npz file, an IDX file or a folder of these, or a folder with PNG files in a
+                subfolder for each class. A relative path starts at the folder of the study file, or
+                else at the current folder.
             by: What a step shows: "pixel" or "row".
             permutation: The number of a fixed permutation of every image's steps, at least 0. It is
                 the same on every machine (`sabtune.data.images.fixed_order`). None keeps their
                 order.
+            splits: The shares of training, validation and test in images of your own without a test
+                set; they add up to 1. Defaults to 0.8, 0.1 and 0.1. Half of the validation part is
+                for selection and half for test; the test part is for confirmation.
+            split_seed: The number of the division of images of your own, at least 0.
+            content: What images of your own hold. It is read from the files, and recorded.
 
         Raises:
             ConfigError: A field is unknown, out of range or of the wrong type.
+            DataError: Images of your own can't be read.
 
         Example:
             >>> import sabtune as sab
@@ -74,27 +88,74 @@ class Pixels(Task):
         """
 
         length: int = 64
-        images: Literal["digits", "mnist", "cifar10"] = "digits"
+        images: str | Path = "digits"
         by: By = "pixel"
         permutation: int | None = None
+        splits: tuple[float, ...] | None = None
+        split_seed: int = 0
+        content: ImageContent | None = field(default=None, repr=False)
+
+        data_paths = ("images",)
 
         def __post_init__(self) -> None:
+            check_whole("split_seed", self.split_seed, least=0)
+            if self.included is None:
+                self._read()
+            else:
+                for name in ("splits", "split_seed", "content"):
+                    value = getattr(self, name)
+                    check(not value, name, value, f"nothing, since {self.images} has its own")
             if self.permutation is not None:
                 check_whole("permutation", self.permutation, least=0)
             self.check_fits(self.length)
 
+        def _read(self) -> None:
+            """Fill in the absolute path and the content of the user's own images."""
+            path = place.absolute(self.images)
+            if self.splits is not None:
+                check_splits(self.splits)
+            content = self.content
+            if content is None and place.is_code_only():
+                content = own_images.MADE_UP
+            elif content is None:
+                kinds = "an .npz file, an IDX file, or a folder of IDX or PNG files"
+                check_own("images", str(self.images), (*IMAGE_SETS,), path, kinds)
+                content = own_images.read(path, self.splits, self.split_seed).content
+            object.__setattr__(self, "images", path)
+            object.__setattr__(self, "content", content)
+
+        @property
+        def included(self) -> str | None:
+            """The name of the set of images if it is not the user's own."""
+            return (
+                self.images if isinstance(self.images, str) and self.images in IMAGE_SETS else None
+            )
+
+        @property
+        def size(self) -> tuple[int, int, int]:
+            """The height, width and channels of an image."""
+            known = self.content or IMAGE_SETS[str(self.images)]
+            return known.height, known.width, known.channels
+
         @property
         def shown(self) -> int:
             """The number of steps of an image."""
-            image_set = IMAGE_SETS[self.images]
-            rows, columns = image_set.height, image_set.width
+            rows, columns, _ = self.size
             return rows if self.by == "row" else rows * columns
 
         @property
         def inputs(self) -> int:
             """The number of values of a step."""
-            image_set = IMAGE_SETS[self.images]
-            return image_set.channels * (image_set.width if self.by == "row" else 1)
+            _, columns, channels = self.size
+            return channels * (columns if self.by == "row" else 1)
+
+        def load(self) -> Images:
+            """Read the images. Raises DataError if they are missing, damaged or changed."""
+            if self.included is not None:
+                return images.load(self.included)
+            assert self.content is not None
+            check_unchanged(self.content.sha256, self.build().datasets())
+            return own_images.read(str(self.images), self.splits, self.split_seed).parts
 
         @property
         def order(self) -> list[int]:
@@ -118,12 +179,24 @@ class Pixels(Task):
     def __init__(self, config: Config):
         self.config = config
         self.length = config.length
-        self.solved = SOLVED[config.images]
         self.inputs = config.inputs
+        content = config.content
+        if content is None:
+            self.outputs, self.chance = images.CLASSES, 1 / images.CLASSES
+            self.solved, self.top = SOLVED[str(config.images)], IMAGE_SETS[str(config.images)].top
+        else:
+            self.outputs, self.chance = len(content.classes), content.majority
+            self.solved, self.top = OWN_SOLVED, own_images.TOP
 
     def steps(self, length: int) -> int:
         self.config.check_fits(length)
         return length
+
+    def datasets(self) -> Mapping[str, str]:
+        config = self.config
+        if config.included is not None:
+            return {config.included: images.identity(config.included)}
+        return {Path(config.images).name: own_images.identity(str(config.images))}
 
     def batches(
         self,
@@ -134,11 +207,10 @@ class Pixels(Task):
     ) -> Source:
         T, shown = self.steps(length), self.config.shown
         pixels, classes = _load_steps(self.config, stream, device, place.folder())
-        top = IMAGE_SETS[self.config.images].top
 
         def make(numbers: Tensor) -> Batch:
             x = torch.zeros(len(numbers), T, self.inputs, device=device)
-            x[:, :shown] = pixels[numbers] / top
+            x[:, :shown] = pixels[numbers] / self.top
             targets = torch.zeros(len(numbers), T, dtype=torch.long, device=device)
             targets[:, -1] = classes[numbers]
             return Batch(x=x, targets=targets, scored=last(1, T))
@@ -154,6 +226,6 @@ def _load_steps(
 
     Both are on `device`, and cached per process.
     """
-    pixels, classes = images.load(config.images)[stream]
+    pixels, classes = config.load()[stream]
     steps = pixels.reshape(len(pixels), config.shown, config.inputs)
     return moved(steps[:, config.order].contiguous(), device), moved(classes, device)

@@ -1,8 +1,11 @@
 """The sequences of a trial as MLflow datasets.
 
-Sequences are generated on the fly, so a dataset consists of the parameters that generate them. It
-has the name of the task, and its digest identifies it. The digest of the training dataset depends
-only on the task's configuration, so that trials of a study share the dataset. The digests of the
+A task that reads data has a dataset for each data set and context, such as "mnist.training". Its
+digest is the start of the data's SHA-256, which is complete in the dataset's profile.
+
+Sequences that are generated on the fly have a dataset of the parameters that generate them. It has
+the name of the task, and its digest identifies it. The digest of the training dataset depends only
+on the task's configuration, so that trials of a study share the dataset. The digests of the
 selection and test datasets also depend on the lengths, the number of sequences and the seed.
 """
 
@@ -23,6 +26,9 @@ from sabtune.schema import KIND, to_dict
 from sabtune.seeding import Stream
 from sabtune.training.trial import TrialSpec
 
+MAX_DIGEST_CHARACTERS = 36
+"""The length of the longest digest that MLflow stores."""
+
 STREAMS = {"training": Stream.TRAINING, "selection": Stream.SELECTION, "test": Stream.TEST}
 """The stream of sequences for each MLflow context."""
 
@@ -30,9 +36,28 @@ STREAMS = {"training": Stream.TRAINING, "selection": Stream.SELECTION, "test": S
 def inputs(spec: TrialSpec) -> list[DatasetInput]:
     """Return all datasets of a trial, each with its context."""
     return [
-        DatasetInput(dataset(spec, context), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+        DatasetInput(made, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
         for context in STREAMS
+        for made in (
+            [data_set(spec, context, name) for name in spec.datasets]
+            if spec.datasets
+            else [dataset(spec, context)]
+        )
     ]
+
+
+def data_set(spec: TrialSpec, context: str, name: str) -> Dataset:
+    """Return one of the data sets that a trial reads, for one context of `STREAMS`."""
+    task, sha256 = spec.run.task.build(), spec.datasets[name]
+    source = {"task": spec.run.to_dict()["task"], "stream": context, "data": name, "sha256": sha256}
+    return Dataset(
+        name=f"{name}.{context}",
+        digest=sha256[:MAX_DIGEST_CHARACTERS],
+        source_type=CodeDatasetSource._get_source_type(),
+        source=json.dumps(CodeDatasetSource(source).to_dict()),
+        schema=json.dumps(_schema(task.inputs).to_dict()),
+        profile=json.dumps({"sha256": sha256, "chance": task.chance}),
+    )
 
 
 def dataset(spec: TrialSpec, context: str) -> Dataset:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from sabtune.schema import KIND, flatten
 from sabtune.study.events import Origin, Outcome, TrialView
@@ -101,7 +102,7 @@ class RunContent:
         if self.spec is None:
             return {}
         values = flatten(self.spec.run.to_dict())
-        return {key: str(value) for key, value in values.items()}
+        return {key: str(value)[:MAX_PARAM_VAL_LENGTH] for key, value in values.items()}
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:

@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from platform import node
 from typing import Any, Self
 
 import torch
 
 from sabtune import manifest
 from sabtune.config import RunConfig
-from sabtune.errors import CheckpointError, LimitError
+from sabtune.data.digests import differences, shown
+from sabtune.errors import CheckpointError, DataError, LimitError
 from sabtune.schema import CODE, Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import checkpoint
@@ -90,6 +92,9 @@ class TrialSpec(Config):
 
     confirms: Whether the trial belongs to a confirmation, and so is tested on sequences that no
     search uses.
+
+    datasets: The SHA-256 of each data set that the task reads, by name; {} in records of version
+    0.1.
     """
 
     number: int
@@ -100,6 +105,7 @@ class TrialSpec(Config):
     threads: int
     limits: Limits = field(default_factory=Limits)
     confirms: bool = False
+    datasets: dict[str, str] = field(default_factory=dict)
 
     @property
     def test_stream(self) -> Stream:
@@ -117,6 +123,7 @@ class TrialSpec(Config):
             "threads": self.threads,
             "limits": to_dict(self.limits, {}),
             "confirms": self.confirms,
+            "datasets": dict(self.datasets),
         }
 
     @classmethod
@@ -135,6 +142,25 @@ class TrialSpec(Config):
             threads=data["threads"],
             limits=_read_limits(json.dumps(data.get("limits", {}))),
             confirms=data.get("confirms", False),
+            datasets=data.get("datasets", {}),
+        )
+
+
+def changed_datasets(spec: TrialSpec) -> list[tuple[str, str, str | None]]:
+    """Return the name, recorded digest and present digest of each data set that differs here.
+
+    Raises DataError if a data set is missing or damaged.
+    """
+    return differences(spec.datasets, spec.run.task.build().datasets()) if spec.datasets else []
+
+
+def check_datasets(spec: TrialSpec) -> None:
+    """Raise DataError unless the data on this machine is that of the trial's record."""
+    for name, recorded, present in changed_datasets(spec):
+        here = f"here it has {shown(present)}" if present else "there is none here"
+        raise DataError(
+            f"data set {name} has SHA-256 {shown(recorded)} in the record of trial "
+            f"{spec.number}, but {here}: give {node()} the data that the study began with"
         )
 
 

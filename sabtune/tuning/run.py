@@ -31,7 +31,7 @@ from sabtune.study.parameters import branches
 from sabtune.study.plan import Plan
 from sabtune.study.record import StudyRecord
 from sabtune.study.recovery import recover
-from sabtune.study.resuming import check_same_question, with_recorded_ladder
+from sabtune.study.resuming import check_same_data, check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
@@ -169,7 +169,10 @@ def execute(
     missing = trials - earlier.ended
     if missing <= 0:
         return Ending(complete=True, behind=made_whole(study, store))
-    file.study.task.build().prepare(file.study.ladder.lengths)
+    task = file.study.task.build()
+    task.prepare(file.study.ladder.lengths)
+    check_same_data(earlier, file.study.task)
+    study.change_plan(datasets=dict(task.datasets()))
     budget = budget or Budget()
     if lock is not None:
         lock.claim(study, budget.stop)
@@ -325,6 +328,7 @@ def open_or_create(file: StudyFile, store: Store) -> StudyWriter:
             placement=earlier.plan.placement,
             placed=earlier.plan.placed,
             comparison=earlier.plan.comparison,
+            datasets=earlier.plan.datasets,
         )
     )
     return study

@@ -20,7 +20,7 @@ from sabtune.redaction import redact
 from sabtune.storage.folder import Folder
 from sabtune.storage.patience import patiently
 from sabtune.study.checkpoints import ENTRY, within
-from sabtune.training.trial import FILES, Progress, TrialRun, TrialSpec
+from sabtune.training.trial import FILES, Progress, TrialRun, TrialSpec, check_datasets
 
 T = TypeVar("T")
 
@@ -164,6 +164,7 @@ class Trial(tune.Trainable):
         try:
             if first:
                 task = patiently(lambda: WorkerTask.from_config(self.task_config), StoreError)
+                check_datasets(task.spec)
                 torch.set_num_threads(task.spec.threads)
                 self.run = patiently(
                     lambda: newest(task.spec, self.checkpoints, device(), passed_over.__setitem__),
