@@ -324,7 +324,7 @@ def test_code_that_names_data_is_imported_without_the_data(corpus: Path, tmp_pat
     study = tmp_path / "own_model.py"
     study.write_text(OWN_MODEL.replace('images="images.npz"', 'images="images.npz", length=12'))
     file = load(study)
-    run = RunConfig(task=file.study.task, trial=file.try_space(), seed=0)
+    run = RunConfig.of(task=file.study.task, trial=file.try_space(), seed=0)
     code = of_study_file(study, whole=False)
     code.write(Folder(str(tmp_path / "code")))
     (tmp_path / "run.json").write_text(json.dumps(run.to_dict()))
