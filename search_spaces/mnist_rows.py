@@ -1,0 +1,30 @@
+"""MNIST by rows, one row of 28 pixels per step: how accurate are SAB and a GRU?"""
+
+import sabtune as sab
+from gru import GRU
+
+STUDY = sab.Study(
+    name="mnist_rows",
+    task=sab.Pixels.Config(images="mnist", length=28, by="row"),
+    ladder=sab.Ladder(lengths=(28, 56), select=(28,), sequences=2000),
+    trials=3,
+    seeds=sab.Seeds(first=3, most=3),  # one configuration, three seeds
+    pruning=None,
+)
+
+TRAIN = sab.TrainConfig(
+    updates=3000, batch_size=100, learning_rate=2e-3, decay=0.25, report_every=1000
+)
+
+
+def space(trial):
+    model = sab.SAB.Config(hidden=64, k_top=5, k_att=1, k_trunc=14)
+    return sab.TrialConfig(model=model, train=TRAIN)
+
+
+def gru(trial):
+    """A GRU of the same width, with full back-propagation."""
+    return sab.TrialConfig(model=GRU.Config(hidden=64), train=TRAIN)
+
+
+BASELINES = {"gru": gru}
