@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 # Two processes run the tests, a file of them at a time.
 TWO := --numprocesses 2 --dist loadfile
 
+# The files with tests of this mark: collecting all files takes ten seconds in every process.
+marked = $(shell grep --files-with-matches pytest.mark.$(1) tests/test_*.py)
+
 .PHONY: help search test test-checked test-slow test-cluster lint format docs bench wheel clean
 
 help:
@@ -29,19 +32,21 @@ test: $(READY)
 	$(BIN)/pytest $(TWO) -m "not slow and not cluster"
 
 # The build of the kernels that checks every access. Offsets are the same whatever the dtype, and a
-# dtype takes a minute to compile.
+# dtype takes a minute to compile. Tests of the other passes run no kernel.
 test-checked: $(READY)
-	SABTUNE_CHECKED_KERNELS=1 $(BIN)/pytest $(TWO) -k "not float32" tests/test_kernel_bounds.py \
+	SABTUNE_CHECKED_KERNELS=1 $(BIN)/pytest $(TWO) \
+		-k "not float32 and not eager and not gradcheck" tests/test_kernel_bounds.py \
 		tests/test_kernel_fuzz.py tests/test_batch_independence.py tests/test_fused.py \
 		tests/test_fused_rules.py tests/test_dense.py tests/test_reference.py
 
 # They kill, fill and stop things at moments of their own; the second failure is the test's.
 test-slow: $(READY)
-	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1 --rerun-show-tracebacks
+	$(BIN)/pytest $(TWO) -m "slow and not cluster" --reruns 1 --rerun-show-tracebacks \
+		$(call marked,slow)
 
 # On hosts of their own, made of Linux namespaces: root alone may make those.
 test-cluster: $(READY)
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest -m cluster $(call marked,cluster)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

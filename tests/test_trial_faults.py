@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_configuration_is_skipped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [FILES[:2], FILES[2:4], ("empty", "run.json")])
+@pytest.mark.parametrize("pair", [("training.safetensors", "trial.json"), ("empty", "run.json")])
 def test_a_search_resumes_from_the_checkpoint_before_a_damaged_one(
     pair: tuple[str, str], tmp_path: Path
 ) -> None:
