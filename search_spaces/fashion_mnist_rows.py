@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import mnist_rows
+
 import sabtune as sab
 
 STUDY = replace(

@@ -1,7 +1,9 @@
 """MNIST by rows, one row of 28 pixels per step: how accurate are SAB and a GRU?"""
 
-import sabtune as sab
+import optuna
 from gru import GRU
+
+import sabtune as sab
 
 STUDY = sab.Study(
     name="mnist_rows",
@@ -17,12 +19,12 @@ TRAIN = sab.TrainConfig(
 )
 
 
-def space(trial):
+def space(trial: optuna.Trial) -> sab.TrialConfig:
     model = sab.SAB.Config(hidden=64, k_top=5, k_att=1, k_trunc=14)
     return sab.TrialConfig(model=model, train=TRAIN)
 
 
-def gru(trial):
+def gru(trial: optuna.Trial) -> sab.TrialConfig:
     """A GRU of the same width, with full back-propagation."""
     return sab.TrialConfig(model=GRU.Config(hidden=64), train=TRAIN)
 

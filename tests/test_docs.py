@@ -132,6 +132,12 @@ def test_the_study_file_in_the_docs_loads(tmp_path: Path) -> None:
     assert file.study.trials == quick.trials
 
 
+def test_the_gru_of_the_tutorial_is_that_of_the_studies() -> None:
+    text = (ROOT / "search_spaces" / "gru.py").read_text()
+    _, _, code = text.partition('"""\n\n')
+    assert code in blocks(ROOT / "docs" / "own_parts.md", "python")
+
+
 def test_the_readme_trains_a_layer_that_generalizes() -> None:
     (block,) = blocks(ROOT / "README.md", "python")
     names: dict[str, Any] = {}

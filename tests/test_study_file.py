@@ -33,7 +33,8 @@ def space(trial):
 """
 
 ROOT = Path(__file__).parent.parent
-SEARCHED = [path for path in sorted((ROOT / "search_spaces").glob("*.py")) if path.stem not in ("found", "gru")]
+OTHERS = ("found", "gru")
+SEARCHED = [p for p in sorted((ROOT / "search_spaces").glob("*.py")) if p.stem not in OTHERS]
 
 
 def written(tmp_path: Path, text: str) -> Path:
