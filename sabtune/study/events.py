@@ -30,11 +30,12 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The study file, the commit and the label that a trial comes from."""
+    """The study file, its code, the commit and the label that a trial comes from."""
 
     file: str = ""  # the study file
     commit: str = ""  # the git commit of its folder, if it is in a repository
     changed: bool = False  # whether the repository had uncommitted changes
+    code: str = ""  # the digest of the study file with the local modules that it imports
     label: str = ""  # the trial's group in a comparison
 
 

@@ -61,12 +61,13 @@ def view(study: StudyRecord, trial: TrialRecord, history: Sequence[Progress] = (
 
 
 def origin(study: StudyRecord, trial: TrialRecord) -> Origin:
-    """Return the origin of a trial: the study file, its commit, and the trial's label."""
+    """Return the origin of a trial: the study file, its code and commit, and the trial's label."""
     revision = trial.environment.get("study", {})
     return Origin(
         file=study.plan.file or "",
         commit=revision.get("commit", ""),
         changed=revision.get("dirty", False),
+        code=trial.environment.get("code", ""),
         label=trial.label,
     )
 

@@ -58,6 +58,7 @@ class TrialSpecs:
         if file.in_file:
             whole = bundle.of_study_file(file.path, whole=True)
             whole.write(code)
+            local.add_bundle(whole)
             self.environment |= {"code": whole.digest}
         self.stored: set[str] = set()  # the digests of the own parts whose code is in the store
         self.configurations: dict[str, int] = {}  # the first trial of each configuration, by key

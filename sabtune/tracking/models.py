@@ -72,7 +72,8 @@ class Models:
             model = self._create(run_id, content)
             files = Path(folder) / "model"
             code = Folder(str(Path(folder) / "code"))
-            digests = sorted({*codes(content.spec.run.to_dict()).values()})
+            own = {*codes(content.spec.run.to_dict()).values()}
+            digests = sorted(own | {content.origin.code} - {""})
             for digest in digests:
                 local.find_bundle(digest).write(code)
             paths = [str(code / digest) for digest in digests]
@@ -161,7 +162,7 @@ def save(
 ) -> None:
     """Write the files of an MLflow model into `folder`, which must not exist.
 
-    code_paths: The folders of the code of own parts.
+    code_paths: The folders of the study file's code and of the code of own parts.
     """
     drawn = generator(0, Stream.SELECTION, index=task.length)
     example = task.batches(task.length, Stream.SELECTION, drawn).batch(1).x

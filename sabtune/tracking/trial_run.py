@@ -37,6 +37,7 @@ CONFIGURATION = "sabtune.configuration"
 SEED = "sabtune.seed"
 TASK = "sabtune.task"
 MODEL = "sabtune.model"
+CODE = "sabtune.code"
 REVISION = "sabtune.revision"
 LABEL = "sabtune.label"
 STATE = "sabtune.state"
@@ -109,6 +110,7 @@ def origin_tags(origin: Origin) -> dict[str, str]:
     """Return tags for the study file and its git revision; some have names that MLflow defines."""
     tags = {LABEL: origin.label, MLFLOW_SOURCE_NAME: origin.file}
     tags[MLFLOW_SOURCE_TYPE] = "LOCAL" if origin.file else ""
+    tags[CODE] = origin.code
     tags[MLFLOW_GIT_COMMIT] = origin.commit
     tags[REVISION] = origin.commit + "-dirty" * (origin.changed and bool(origin.commit))
     return {key: value for key, value in tags.items() if value}
