@@ -14,3 +14,5 @@ GPU = "sabtune.ops.triton"
 for module in pkgutil.walk_packages(sabtune.__path__, "sabtune."):
     if not module.name.startswith(GPU) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+
+importlib.import_module("ray.dashboard.optional_deps")  # Ray imports it when it starts

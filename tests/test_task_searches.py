@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from optuna.trial import TrialState
@@ -15,6 +17,7 @@ from sabtune.study.loading import load
 from sabtune.study.record import StudyRecord
 from sabtune.tasks import TASKS, Language, Pixels, TaskConfig
 from sabtune.tuning.run import search
+from tests import one_ray as shared_ray
 from tests.forked import sabtune
 from tests.studies import posed
 from tests.test_tasks import EXAMPLES
@@ -33,21 +36,37 @@ WIDE = {"COLUMNS": "160"}
 """The environment of a terminal that is wide enough for every heading."""
 
 
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Run the searches that need no data on one Ray."""
+    with shared_ray.one_ray():
+        yield
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*TASKS, "mnist"])
+@pytest.mark.parametrize("kind", TASKS)
 def test_a_search_works_end_to_end(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, commands: shared_ray.Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers find a relative data folder, although they run in other folders."""
-    if kind == "mnist":
-        add("mnist", request.getfixturevalue("real_mnist"), tmp_path / "data")
-    config: TaskConfig = FROM_FILES[kind] if kind in FROM_FILES else EXAMPLES[kind].config
-    done = sabtune(
-        "search", posed(config, tmp_path), "--data-dir", "data", cwd=tmp_path, environment=WIDE
-    )
+    monkeypatch.setenv("COLUMNS", WIDE["COLUMNS"])
+    config = EXAMPLES[kind].config
+    check(commands("search", posed(config, tmp_path), cwd=tmp_path), config, tmp_path)
+
+
+@pytest.mark.slow
+def test_workers_find_a_relative_data_folder(real_mnist: Path, tmp_path: Path) -> None:
+    """They run in other folders."""
+    add("mnist", real_mnist, tmp_path / "data")
+    file = posed(FROM_FILES["mnist"], tmp_path)
+    done = sabtune("search", file, "--data-dir", "data", cwd=tmp_path, environment=WIDE)
+    check(done, FROM_FILES["mnist"], tmp_path)
+
+
+def check(done: CompletedProcess[str], config: TaskConfig, folder: Path) -> None:
+    """Check the output, the trial and the lengths of a search that has ended."""
     assert done.stderr == ""
     assert done.returncode == 0
-    trials = StudyRecord.open(Store(tmp_path / "sabtune-store"), "posed").trials
+    trials = StudyRecord.open(Store(folder / "sabtune-store"), "posed").trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE]
     assert f"loss ({config.build().loss_unit})" in done.stdout
     lengths = [config.length, 2 * config.length]
