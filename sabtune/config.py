@@ -44,7 +44,7 @@ class TrainConfig(Config):
         clip_norm: The gradient norm that gradients are clipped to, above 0.
         report_every: The number of updates between two measurements, at least 1.
         shortest: If given, each batch has a length drawn uniformly from `shortest` to the training
-            length. Only for tasks that generate their sequences: copying, adding and recall. With
+            length. Only for tasks that generate their sequences, such as copying. With
             None, every batch has the training length.
         initial: The h and c at the start of a training sequence: "zero"; "noise", normally
             distributed with standard deviation `initial_scale`; or "passed", the final h and c of

@@ -18,8 +18,8 @@ from sabtune.schema import Config, check, check_whole
 class Schedule(Config, ABC):
     """How k_top changes from the start of training to its final value.
 
-    A schedule of your own is a frozen dataclass that defines `k_top`. Its fields are its settings.
-    It has none by default.
+    A schedule of your own is a frozen dataclass that defines `k_top`. Its fields, if it has any,
+    are its settings.
 
     Raises:
         ConfigError: A field is unknown, out of range or of the wrong type.
@@ -41,7 +41,7 @@ class Schedule(Config, ABC):
 
         Args:
             progress: The share of the updates that are done, from 0 to 1.
-            final: The value of k_top at `progress` 1.
+            final: The value of k_top at `progress` 1. It may be larger than `dense`.
             dense: The k_top that selects every memory of a training sequence.
         """
 

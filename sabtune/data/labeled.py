@@ -86,7 +86,8 @@ def _load(path: Path) -> dict[str, Array]:
                 raise damaged(path, f"it unpacks to more than {MAX_CONTENT_BYTES:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
-            wanted = next((keys for keys in (TWO_PAIRS, PAIR) if names >= set(keys)), None)
+            known = names & {*TWO_PAIRS, *PAIR}
+            wanted = next((keys for keys in (TWO_PAIRS, PAIR) if known == set(keys)), None)
             if wanted is None:
                 held = ", ".join(sorted(names)) or "nothing"
                 raise damaged(

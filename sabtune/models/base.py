@@ -84,8 +84,9 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
 class Model(nn.Module, ABC):
     """A recurrent network that can process a sequence in several calls.
 
-    A model of your own defines `state_type`, a dataclass of tensors whose first dimension is the
-    batch, and the methods `forward`, `carry`, `restart` and `random_start`.
+    A model of your own defines `state_type`, and the methods `forward`, `carry`, `restart` and
+    `random_start`. `state_type` is a dataclass of ints of at least 0 and of tensors whose first
+    dimension is the batch. Keep the configuration as `config`, which `print` shows.
 
     Example:
         >>> import torch, sabtune as sab
@@ -146,6 +147,8 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> Any:
         """Return a random state at the start of `batch` sequences, with no memories.
+
+        It is on the device of the weights.
 
         Args:
             batch: B, the number of sequences.

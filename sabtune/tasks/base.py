@@ -57,8 +57,9 @@ class Task(ABC):
     """Sequences to learn from, and the measures of a model's answers.
 
     The defaults are those of classification at every step, trained by cross-entropy. A task of your
-    own that generates its sequences extends `SyntheticTask`. One that reads data extends `Task`,
-    and defines `steps` and `batches`, which returns a `Source` such as `Shuffled`.
+    own that generates its sequences derives from `SyntheticTask`. One that reads data derives from
+    `Task`, sets `inputs`, `outputs`, `chance` and `length`, and defines `steps`, `datasets` and
+    `batches`, which returns a `Source` such as `Shuffled`.
 
     Example:
         >>> import torch, sabtune as sab

@@ -73,7 +73,7 @@ class Pixels(Task):
             splits: The shares of training, validation and test in images of your own without a test
                 set; they add up to 1. Defaults to 0.8, 0.1 and 0.1. Half of the validation part is
                 for selection and half for test; the test part is for confirmation.
-            split_seed: The number of the division of images of your own, at least 0.
+            split_seed: The seed by which images of your own are divided into parts, at least 0.
             content: What images of your own hold. It is read from the files, and recorded.
 
         Raises:

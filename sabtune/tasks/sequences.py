@@ -65,7 +65,7 @@ class Sequences(Task):
             splits: The shares of training, validation and test in a file without a test set; they
                 add up to 1. Defaults to 0.8, 0.1 and 0.1. Half of the validation part is for
                 selection and half for test; the test part is for confirmation.
-            split_seed: The number of the division, at least 0.
+            split_seed: The seed of the division into parts, at least 0.
             content: What the file holds. It is read from the file, and recorded.
 
         Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sabtune.models import Model, ModelConfig
 from sabtune.models.base import state_tensors
-from sabtune.schema import shown
+from sabtune.schema import check_whole, shown
 from sabtune.seeding import Stream, generator
 from sabtune.testing.configs import check_argument, check_config, run_of
 from sabtune.testing.model_case import (
@@ -55,7 +55,7 @@ def check_model(
     order, up to the first that fails:
 
     - config: the configuration is read from JSON as it was, and has a hash.
-    - description: `label`, `period` and `share_kept` are in their ranges.
+    - description: `label` is one line; `period` and `share_kept` are in their ranges.
     - shapes: logits and states fit, for one and several sequences and steps.
     - determinism: only the generator decides the weights, and only x and state the logits.
     - precision: the model can be converted to float64.
@@ -85,7 +85,7 @@ def check_model(
     Raises:
         ConformanceError: A check failed. The message is one line that names the check, the value
             and what the contract wants.
-        ConfigError: `config` is not the configuration of a model.
+        ConfigError: `config` is not the configuration of a model, or `steps` is below 8.
 
     Example:
         >>> import sabtune as sab
@@ -95,6 +95,7 @@ def check_model(
     """
     __tracebackhide__ = True
     check_argument(config, ModelConfig, "LSTM.Config(hidden=8)")
+    check_whole("steps", steps, least=8)
     checks = ModelChecks(config, inputs, outputs, steps)
     return run_checks(
         ModelConfig,

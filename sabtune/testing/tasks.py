@@ -33,7 +33,7 @@ def check_task(config: TaskConfig, *, guess: Guess | None = None) -> CheckResult
     - streams: training, selection, test and confirmation share no sequences.
     - loss: the loss is finite and differentiable, and `loss_everywhere` is right.
     - tally: the tallies of the windows of a batch add up to the tally of the batch.
-    - perfect answers: correct answers have accuracy 1, score 1 and the lower loss.
+    - perfect answers: correct answers have accuracy 1, score 1 and a lower loss than others.
     - chance: an answer that needs no memory has accuracy `chance` and score 0.
     - recalled steps: `sources` names earlier steps for scored steps.
     - varied lengths: `varied` draws the lengths of its range, or raises `ConfigError`.
@@ -43,8 +43,8 @@ def check_task(config: TaskConfig, *, guess: Guess | None = None) -> CheckResult
         config: The configuration of the task. Give it a short length: the time of the checks grows
             with the length.
         guess: An answer that needs no memory, as a function from a task and a batch to logits
-            (B, T, O). Its accuracy must be `chance`. None takes the best constant answer, whose
-            accuracy must be `chance` or, if the score does not depend on accuracy, above it.
+            (B, T, O). Its accuracy must be `chance`. By default, it is the best constant answer. If
+            the task overrides `normalized_score`, that answer may have a higher accuracy.
 
     Returns:
         The names of the checks, what could not be checked here, and how fast the task draws
