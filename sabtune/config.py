@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -9,6 +10,7 @@ import torch
 
 from sabtune import schema
 from sabtune.models import MODELS, Model, ModelConfig
+from sabtune.parts import local
 from sabtune.parts.table import OwnParts
 from sabtune.schedule import SCHEDULES, Schedule
 from sabtune.schema import Config, check, check_name, check_whole
@@ -172,6 +174,10 @@ class RunConfig(Config):
             return task.varied(shortest, generator, device)
         return task.batches(task.length, Stream.TRAINING, generator, device)
 
+    def activate(self) -> None:
+        """Make the modules of own parts importable, for imports within their functions."""
+        local.activate(schema.codes(self.to_dict()).values())
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values, for checkpoints, workers and MLflow."""
         stored = _StoredRun(task=self.task, trial=self.trial, seed=self.seed)
@@ -180,14 +186,18 @@ class RunConfig(Config):
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Build from the result of `to_dict`. Raises ConfigError if a key or a value is wrong."""
-        if isinstance(data, dict) and "shortest" in (
-            task := data.get("task", {})
-        ):  # an earlier version wrote it
+        task = data.get("task") if isinstance(data, dict) else None
+        if isinstance(data, dict) and isinstance(task, dict) and has_former_shortest(task):
             train = data["trial"]["train"] | {"shortest": task["shortest"]}
             task = {key: value for key, value in task.items() if key != "shortest"}
             data = data | {"task": task, "trial": data["trial"] | {"train": train}}
         stored = schema.from_dict(_StoredRun, data, PARTS, cls.__qualname__)
         return cls.of(task=stored.task, trial=stored.trial, seed=stored.seed)
+
+
+def has_former_shortest(task: Mapping[str, Any]) -> bool:
+    """Return whether version 0.1 stored a task, in which "shortest" was a setting of the task."""
+    return task.get(schema.KIND) in ("copying", "adding", "recall") and "shortest" in task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import json
 import math
 import numbers
 import types
@@ -156,9 +157,41 @@ def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
     for table in (table for base, table in parts.items() if isinstance(config, base)):
         data |= table.identify(type(config))
     for field in fields(config):
-        value = getattr(config, field.name)
-        data[field.name] = _plain(value, parts)
+        if field.init:
+            data[field.name] = _plain(getattr(config, field.name), parts)
     return data
+
+
+def check_storable(config: Config, parts: Parts) -> None:
+    """Raise ConfigError unless a configuration is the same after it was stored and read again."""
+    where = type(config).__qualname__
+    base = _base(type(config), parts) or type(config)
+    try:
+        again: Any = from_dict(base, json.loads(json.dumps(to_dict(config, parts))), parts, where)
+    except TypeError as problem:
+        raise ConfigError(
+            f"{where} can't be stored ({problem}): its fields may be numbers, texts, tuples and "
+            "other configurations"
+        ) from problem
+    if again != config:
+        difference = _difference(config, again, where)
+        raise ConfigError(f"{difference}: annotate the field with its class, or with a tuple")
+
+
+def _difference(config: Config, again: Config, where: str) -> str:
+    """Return the first difference between a configuration and its copy, for a message."""
+    for field in fields(config):
+        before, after = getattr(config, field.name), getattr(again, field.name, None)
+        if before != after:
+            if isinstance(before, Config) and isinstance(after, type(before)):
+                return _difference(before, after, f"{where}.{field.name}")
+            return f"{where}.{field.name} is {shown(before)}, and {shown(after)} once it was stored"
+    return f"{where} isn't equal to itself once it was stored"
+
+
+def _base(cls: type, parts: Parts) -> type | None:
+    """Return the base class in `parts` that a class derives from, or None."""
+    return next((base for base in parts if issubclass(cls, base)), None)
 
 
 def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
@@ -170,10 +203,14 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
     check(isinstance(data, Mapping), where, data, "a mapping of keys to values")
     assert isinstance(data, Mapping)
     values = dict(data)
-    if cls in parts:
+    base = _base(cls, parts)
+    if base is not None and (base is cls or KIND in values):
         identity = {key: values.pop(key) for key in (KIND, CODE) if key in values}
-        part = parts[cls].find(identity, where)
-        assert issubclass(part, cls)
+        part = parts[base].find(identity, where)
+        if not issubclass(part, cls):
+            raise ConfigError(
+                f"{where}.{KIND} is {identity[KIND]!r}, which is no {cls.__qualname__}"
+            )
         cls = part
     checked = _checked(cls, values, parts, where)
     return ABCMeta.__call__(cls, **checked)  # type: ignore[no-any-return]  # they are checked
@@ -326,14 +363,16 @@ def _typed(hint: Any, value: Any, parts: Parts | None, where: str) -> Any:
 
 
 def _union(hints: tuple[Any, ...], value: Any, parts: Parts | None, where: str) -> Any:
-    wanted = []
+    wanted, inner = [], None
     for hint in hints:
         try:
             return _typed(hint, value, parts, where)
         except WrongTypeError as problem:
             if problem.where != where:  # a value inside this one has the wrong type
-                raise
+                inner = inner or problem
             wanted.append(problem.wanted)
+    if inner is not None:
+        raise inner
     raise _wrong_type(where, value, " or ".join(wanted))
 
 

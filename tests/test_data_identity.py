@@ -163,6 +163,7 @@ def test_reproduce_names_data_that_differs() -> None:
         ({"a": "1"}, {"moved": "1"}, []),
         ({"a": "1", "b": "2"}, {"a": "1", "b": "3"}, [("b", "2", "3")]),
         ({"a": "1"}, {"b": "2"}, [("a", "1", None)]),
+        ({"a": "1", "b": "2"}, {"a": "2", "b": "1"}, [("a", "1", "2"), ("b", "2", "1")]),
     ],
 )
 def test_differences_are_by_content(

@@ -51,7 +51,7 @@ OUTSIDE = {
     "triton": {"sabtune.ops"},
     "ray": {"sabtune.cluster", "sabtune.tuning"},
     "aiohttp": {"sabtune.cluster"},
-    "psutil": {"sabtune.cluster"},
+    "psutil": {"sabtune.cluster", "sabtune.parts"},
     "sklearn": {"sabtune.data", "sabtune.reporting"},
     "PIL": {"sabtune.data"},
     "pooch": {"sabtune.data"},

@@ -8,6 +8,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -673,6 +674,7 @@ HOLE[7, 3, 1], BIG[2, 0, 0] = np.nan, 1e39
         (npz(x=np.array(3.0), y=Y), "60 labels for 0 examples"),
         (npz(x=RAGGED, y=Y[:2]), "sequences of unequal lengths"),
         (npz(x=V), "it has x, not x and y"),
+        (npz(x=V, y=Y, x_test=V, y_test=Y), "it has x, x_test, y, y_test, not x and y, or x_train"),
         (npz(x_train=V, y_train=Y, x_test=V[:, :4], y_test=Y), r"test sequences of shape \(4, 2\)"),
         (npz(x_train=V, y_train=Y, x_test=HOLE, y_test=Y), "is nan, not a finite"),
     ],
@@ -684,6 +686,50 @@ def test_malformed_sequences_are_one_line(
         Sequences.Config(data=write(tmp_path))
     assert "\n" not in str(raised.value)
     assert str(tmp_path / "bad.npz") in str(raised.value)
+
+
+def test_a_class_without_training_examples_is_refused(tmp_path: Path) -> None:
+    path = npz(x=V, y=np.arange(60) // 59)(tmp_path)
+    with pytest.raises(DataError, match="1 class has too few examples: none is left for TRAINING"):
+        Sequences.Config(data=path, splits=(0.4, 0.3, 0.3))
+
+
+@pytest.mark.parametrize("name", ["sizes", "no arrays", "encrypted"])
+def test_damaged_sequences_are_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.npz"
+    npz(x=V, y=Y)(tmp_path)
+    if name == "encrypted":
+        content = bytearray(path.read_bytes())
+        for header in (b"PK\x03\x04", b"PK\x01\x02"):
+            flags = content.index(header) + (6 if header[2] == 3 else 8)
+            content[flags] |= 1
+        path.write_bytes(content)
+    else:
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10, 35184372088832), }"
+        array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(path, "w") as archive:
+            for key in ("x.npy", "y.npy") if name == "sizes" else ("x", "y"):
+                archive.writestr(key, array if name == "sizes" else b"text")
+    with pytest.raises(DataError, match=r"bad\.npz") as raised:
+        Sequences.Config(data=path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_copy_with_other_settings_is_read_again(corpus: Path, tmp_path: Path) -> None:
+    shares = (0.5, 0.2, 0.3)
+    configs: list[Any] = [
+        Sequences.Config(data=write_sequences(tmp_path / "waves.npz", count=200)),
+        Pixels.Config(images=write_npz(tmp_path, test=False), length=12),
+        Language.Config(text=corpus, length=5),
+    ]
+    for config in configs:
+        copy = dataclasses.replace(config, splits=shares)
+        paths = {name: getattr(config, name) for name in config.data_paths}
+        assert copy == type(config)(**paths, length=config.length, splits=shares)
+        assert copy.content != config.content
+        assert dataclasses.replace(copy, splits=None) == config
+    sequences = dataclasses.replace(configs[0], split_seed=3)
+    assert sequences == Sequences.Config(data=configs[0].data, split_seed=3)
 
 
 def test_a_text_file_is_refused_as_sequences(corpus: Path) -> None:

@@ -150,6 +150,7 @@ import a
 
 STUDY = 1
 LENGTH = 4  # of a bit
+SIZE = 3
 
 
 class Task:
@@ -157,6 +158,7 @@ class Task:
 
     text = """one
     two   """
+    size = SIZE
 
 
 @a.decorate
@@ -174,12 +176,18 @@ SAME = {
     "the question": ("Why?", "Why not?\n\nIndeed.\n"),
     "the study": ("STUDY = 1", "STUDY = dict(\n    trials=2,\n)"),
     "the space": ("return LENGTH", "x = 3\n    return x"),
+    "what only the space uses": ("LENGTH = 4", "LENGTH = max(\n    4, 5\n)"),
+    "the main program": (
+        "BASELINES =",
+        "if __name__ == '__main__':\n    a.run(STUDY)\n\nBASELINES =",
+    ),
     "the constraints": ("constraints: object = None", "def constraints(trial): return {}"),
     "the baselines": ('{"x": space}', "{}"),
 }
 
 OTHER = {
-    "a number": ("LENGTH = 4", "LENGTH = 5"),
+    "a number": ("SIZE = 3", "SIZE = 5"),
+    "a call": ("LENGTH = 4", "_ = a.f()"),
     "a string": ("two   ", "two "),
     "the indentation": ("\n    text = ", "\n    if True:\n        text = "),
     "an import": ("import a\n", "import a, os\n"),
@@ -204,7 +212,7 @@ def test_the_digest_covers_what_can_change_a_part(name: str) -> None:
 
 
 def test_a_study_that_a_part_uses_counts() -> None:
-    text = STUDY + "\nTRIALS = STUDY\n"
+    text = STUDY + "\nclass Other:\n    study = STUDY\n"
     digests = {
         Bundle({"study.py": each.encode()}, "study.py").digest
         for each in (text, text.replace("STUDY = 1", "STUDY = 2"))
@@ -352,3 +360,186 @@ def test_every_trial_refers_to_the_stored_code(tmp_path: Path, store: Store) -> 
     assert whole.files.keys() == {"own.py", "own_gru.py", "own_text.py"}
     assert record.run is not None
     assert {*codes(record.run.to_dict()).values()} <= {*store.code.names()}
+
+
+NESTED = """
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sabtune as sab
+from sabtune.schema import Config
+
+if TYPE_CHECKING:
+    from sabtune import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(Config):
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Config):
+    scale: float = 1.0
+
+
+class Kind(enum.Enum):
+    A = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer(sab.TaskConfig):
+    length: int = 4
+    FIELD
+
+    def build(self):
+        return sab.Copying.Config(length=self.length).build()
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "says"),
+    [
+        ("noise: Gaussian | Uniform = None", "Uniform(scale=2)", r"noise is Uniform\(scale=2.0\)"),
+        ("rate: Schedule = None", "sab.Constant()", r"rate is Constant\(\), and {'kind': 'const"),
+        ("place: Path = None", "Path('/a')", "can't be stored .*PosixPath is not JSON"),
+        ("mode: Kind = None", "Kind.A", "can't be stored .*Kind is not JSON"),
+        ("sizes: list = None", "[1, (2, 3)]", r"sizes is \[1, \(2, 3\)\], and \[1, \[2, 3\]\]"),
+        ("noise: Gaussian = Gaussian()", "Gaussian(scale=3)", None),
+        ("inner: sab.LSTM.Config = None", "sab.LSTM.Config(hidden=3)", None),
+        ("twice: int = field(init=False, default=2)", None, None),
+        ("steps: tuple[int, ...] | tuple[str, ...] = ()", "('a', 'b')", None),
+        ("shortest: int = 3", "2", None),
+        ("limit: int | None = None", "None", None),
+    ],
+)  # fmt: skip
+def test_a_configuration_reads_back_as_it_is_or_is_refused(
+    tmp_path: Path, line: str, value: str | None, says: str | None
+) -> None:
+    (tmp_path / "nested.py").write_text(NESTED.replace("FIELD", line))
+    name = line.partition(":")[0]
+    given = f"{name}={value}" if value is not None else ""
+    path = tmp_path / "study.py"
+    path.write_text(
+        "import sabtune as sab\nfrom nested import *\n"
+        f"STUDY = sab.Study(name='s', task=Outer({given}), trials=1,\n"
+        "    ladder=sab.Ladder(lengths=(4,), select=(4,), sequences=8))\n"
+        "def space(trial): return sab.TrialConfig(model=sab.LSTM.Config(hidden=4))\n"
+    )
+    if says is not None:
+        with pytest.raises(StudyFileError, match=says):
+            load(path)
+        return
+    file = load(path)
+    run = run_of(file)
+    again = RunConfig.from_dict(run.to_dict())
+    assert again == run
+    assert again.train.shortest is None
+
+
+def test_a_study_runs_the_files_of_its_folder_as_they_are_now(tmp_path: Path) -> None:
+    """Check modules that were imported before, and classes that a failed load has left."""
+    folder = tmp_path / "work"
+    path = own(folder)
+    text = (folder / "own_text.py").read_text()
+    sys.path.insert(0, str(folder))
+    try:
+        importlib.import_module("own_text")
+        (folder / "own_text.py").write_text(text.replace("gru hidden", "new hidden"))
+        assert load(path).try_space().model.label().startswith("new hidden=")
+        study = path.read_text()
+        path.write_text(study + "\n1 / 0\n")
+        with pytest.raises(StudyFileError):
+            load(path)
+        path.write_text(study.replace("chance = 1, 2, 0.5", "chance = 1, 2, 0.25"))
+        task = load(path).study.task
+        data = RunConfig.from_dict(
+            spec().run.to_dict() | {"task": run_of(load(path)).to_dict()["task"]}
+        )
+        assert task.build().chance == data.task.build().chance == 0.25
+    finally:
+        sys.path.remove(str(folder))
+
+
+def test_a_module_that_changed_after_its_import_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path)
+    sys.path.insert(0, str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for name in ("own_gru", "own_text"):
+        sys.modules.pop(name, None)
+    try:
+        module = importlib.import_module("own_gru")
+        file = tmp_path / "own_gru.py"
+        file.write_text(file.read_text().replace("-0.2, 0.2", "-0.25, 0.25"))
+        with pytest.raises(ConfigError, match=r"own_gru.py was changed after it was imported"):
+            local.identify(module.GRU.Config)
+        importlib.reload(module)
+        assert local.identify(module.GRU.Config)["kind"] == "own_gru:GRU.Config"
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name in ("own_gru", "own_text"):
+            sys.modules.pop(name, None)
+
+
+def test_a_module_named_like_one_of_python_is_refused(tmp_path: Path) -> None:
+    path = own(tmp_path)
+    (tmp_path / "sndhdr.py").write_text((tmp_path / "own_gru.py").read_text())
+    name = next(name for name in ("nntplib", "sched", "wave") if name not in sys.modules)
+    (tmp_path / f"{name}.py").write_text((tmp_path / "own_gru.py").read_text())
+    path.write_text(path.read_text().replace("from own_gru", f"from {name}"))
+    with pytest.raises(
+        StudyFileError, match=rf"needs {name}.py, which has the name of a module of"
+    ):
+        load(path)
+    sys.modules.pop(name, None)
+
+
+def test_the_process_decides_which_module_is_stored(tmp_path: Path) -> None:
+    """Check two modules of one name: that of the study's folder is the one that is imported."""
+    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    path = own(folder)
+    elsewhere.mkdir()
+    (folder / "own_gru.py").rename(elsewhere / "own_gru.py")
+    (elsewhere / "own_text.py").write_text("def describe(hidden):\n    return 'elsewhere'\n")
+    sys.path.append(str(elsewhere))
+    try:
+        file = load(path)
+        assert file.try_space().model.label().startswith("gru")
+        digest = codes(run_of(file).to_dict())["own_gru:GRU.Config"]
+        stored = local.find_bundle(digest).files["own_text.py"]
+        assert stored == (folder / "own_text.py").read_bytes()
+    finally:
+        sys.path.remove(str(elsewhere))
+        sys.modules.pop("own_gru", None)
+
+
+def test_imports_within_functions_work_with_the_code_of_two_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, runs = Folder.at(tmp_path / "code"), []
+    for number in (1, 2):
+        path = own(tmp_path / str(number))
+        text = path.read_text().replace("from own_text import describe\n", "")
+        path.write_text(
+            text.replace("x = torch.randint", "import lazy; x = lazy.N + 0 * torch.randint")
+        )
+        (path.parent / "lazy.py").write_text(f"N = {number}\n")
+        data = run_of(load(path)).to_dict()
+        for digest in codes(data).values():
+            local.find_bundle(digest).write(code)
+        runs.append(data)
+    forget(monkeypatch)
+    local.add_source(code)
+    read = [RunConfig.from_dict(data) for data in runs]
+    for number in (1, 2, 1):
+        run = read[number - 1]
+        run.activate()
+        task = run.task.build()
+        batch = task.batch(2, 3, torch.Generator())
+        assert set(batch.x.flatten().tolist()) == {number}

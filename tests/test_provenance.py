@@ -45,6 +45,8 @@ def test_a_file_sent_to_a_cluster_keeps_its_revision(file: Path, tmp_path: Path)
     there.mkdir()
     for change in ("a = 1\n", "a = 2\n"):
         file.write_text(change)
-        assert sorted(jobs._pack(file, there)) == ["study.py", "study.py.revision.json"]
-        assert (there / "study.py").read_text() == change
-        assert revision(there / "study.py") == revision(file)
+        sent = there / jobs._pack(file, there)
+        names = sorted(path.name for path in sent.parent.iterdir())
+        assert names == ["study.py", "study.py.revision.json"]
+        assert sent.read_text() == change
+        assert revision(sent) == revision(file)

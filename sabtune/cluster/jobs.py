@@ -26,7 +26,7 @@ from sabtune.cluster.cluster_file import ClusterFile
 from sabtune.cluster.ssh import LOOPBACK, forwarded
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import ClusterError
-from sabtune.parts.bundle import of_study_file
+from sabtune.parts.importing import bundle_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -100,9 +100,9 @@ class Head:
         store_upload = ""
         with tempfile.TemporaryDirectory() as folder:
             if upload is not None:
-                place = f"{STUDIES_FOLDER}/{_pack(upload, Path(folder) / STUDIES_FOLDER)}"
+                sent = _pack(upload, Path(folder) / STUDIES_FOLDER)
                 store_upload = f'cp -r "$OLDPWD"/{STUDIES_FOLDER} . && '
-                words.append(f"{place}/{upload.name}")
+                words.append(f"{STUDIES_FOLDER}/{sent}")
             run = shlex.join(["sabtune", *words, *arguments])
             check = SAME_SABTUNE.format(ours=version("sabtune"))
             entrypoint = f"{check}; cd && {store_upload}exec {run}"
@@ -160,15 +160,15 @@ class Head:
 def _pack(file: Path, folder: Path) -> str:
     """Copy a study file, the local modules that it imports and its git revision to a folder.
 
-    Returns the name of their own folder in `folder`.
+    Returns the path of the study file below `folder`.
     """
     from sabtune.provenance import NOTE, revision  # imports torch, which is slow
 
-    bundle = of_study_file(file, whole=True)
+    bundle = bundle_of(file, whole=True)
     own = folder / bundle.digest
     bundle.copy(own)
-    (own / (file.name + NOTE)).write_text(json.dumps(revision(file)))
-    return bundle.digest
+    (own / (bundle.study_file + NOTE)).write_text(json.dumps(revision(file)))
+    return f"{bundle.digest}/{bundle.study_file}"
 
 
 @contextmanager

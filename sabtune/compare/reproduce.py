@@ -10,7 +10,8 @@ import torch
 from optuna.trial import TrialState
 
 from sabtune.errors import StoreError
-from sabtune.parts.bundle import changes, of_study_file
+from sabtune.parts.bundle import changes
+from sabtune.parts.importing import bundle_of
 from sabtune.parts.local import find_bundle
 from sabtune.provenance import hardware, software
 from sabtune.study.trial_record import TrialRecord
@@ -79,13 +80,14 @@ def _changed_code(trial: TrialRecord, study_file: Path) -> list[str]:
     digest = trial.environment.get("code")
     if digest is None or not study_file.is_file():
         return []
-    return changes(find_bundle(digest), of_study_file(study_file, whole=True))
+    return changes(find_bundle(digest), bundle_of(study_file, whole=True))
 
 
 def _run(trial: TrialRecord) -> tuple[dict[int, float], Progress]:
     assert trial.spec is not None
     until = max(trial.scores)
     scores: dict[int, float] = {}
+    trial.spec.run.activate()
     for progress in TrialRun(trial.spec):
         scores[progress.report.step] = progress.score
         if progress.report.step >= until and trial.state != TrialState.COMPLETE:

@@ -99,7 +99,8 @@ def differences(
     The present digest is None if no data set has the name. Equal data under other names is no
     difference.
     """
-    if sorted(recorded.values()) == sorted(present.values()):
+    renamed = recorded.keys().isdisjoint(present)
+    if renamed and sorted(recorded.values()) == sorted(present.values()):
         return []
     return [
         (name, digest, present.get(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import lzma
 import math
 import zipfile
 import zlib
@@ -33,6 +34,13 @@ WITH_TEST_SET = (10 / 12, 2 / 12, 0.0)
 
 PAIR = ("x", "y")
 TWO_PAIRS = ("x_train", "y_train", "x_test", "y_test")
+
+
+BROKEN_ZIP = (
+    *(zipfile.BadZipFile, EOFError, KeyError, zlib.error, lzma.LZMAError),
+    *(RuntimeError, MemoryError),  # encrypted, an unknown compression, or an absurd size
+)
+"""The exceptions that reading a damaged .npz file raises, besides ValueError and OSError."""
 
 
 def check_splits(splits: Sequence[float]) -> None:
@@ -93,13 +101,17 @@ def _load(path: Path) -> dict[str, Array]:
                 raise damaged(
                     path, f"it has {held}, not x and y, or x_train, y_train, x_test and y_test"
                 )
-            return {name: file[name] for name in wanted}
+            arrays = {name: file[name] for name in wanted}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise damaged(path, f"{name} is no array")
+        return arrays
     except ValueError as problem:
         if "allow_pickle" in str(problem):
             reason = "an array holds Python objects, such as sequences of unequal lengths"
             raise damaged(path, reason) from None
         raise damaged(path, " ".join(str(problem).split())) from None
-    except (zipfile.BadZipFile, EOFError, KeyError, zlib.error) as problem:
+    except BROKEN_ZIP as problem:
         raise damaged(path, f"not a complete .npz file: {problem}") from None
     except OSError as problem:
         raise unreadable(path, problem) from None
@@ -170,6 +182,10 @@ def divide(
     parts = [np.sort(order[a:b]) for a, b in pairwise([*cuts, len(order)])]
     if splits is None:
         parts = parts[:3]
+    missing = np.setdiff1d(labels, labels[parts[0]])
+    if len(parts[0]) and len(missing):
+        few = "1 class has" if len(missing) == 1 else f"{len(missing)} classes have"
+        raise damaged(path, f"{few} too few examples: none is left for TRAINING")
     for part, stream in zip(parts, PARTS, strict=False):
         if not len(part):
             raise damaged(

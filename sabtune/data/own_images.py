@@ -48,7 +48,8 @@ class ImageContent(Config):
 
     sha256: the digest of the files. height, width: of an image in pixels. classes: the labels, in
     the order of the classes. images: the number of images for training, selection, test and
-    confirmation. majority: the share of the most frequent class in training.
+    confirmation. majority: the share of the most frequent class in training. read_as: the settings
+    that it was read with.
     """
 
     sha256: str
@@ -58,6 +59,7 @@ class ImageContent(Config):
     classes: tuple[str, ...]
     images: tuple[int, ...]
     majority: float
+    read_as: str = ""
 
 
 MADE_UP = ImageContent(

@@ -35,11 +35,12 @@ class TextContent(Config):
     """What a text of the user holds, as it was first read.
 
     sha256: the digest of the files. characters: the number of characters for training, selection,
-    test and confirmation.
+    test and confirmation. read_as: the settings that it was read with.
     """
 
     sha256: str
     characters: tuple[int, ...]
+    read_as: str = ""
 
 
 @dataclass(frozen=True)

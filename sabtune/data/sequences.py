@@ -25,7 +25,8 @@ class SequenceContent(Config):
 
     sha256: the digest of the arrays. steps, inputs: of each sequence. classes: the labels, in the
     order of the classes. sequences: the number of sequences for training, selection, test and
-    confirmation. majority: the share of the most frequent class in training.
+    confirmation. majority: the share of the most frequent class in training. read_as: the settings
+    that it was read with.
     """
 
     sha256: str
@@ -34,6 +35,7 @@ class SequenceContent(Config):
     classes: tuple[str, ...]
     sequences: tuple[int, ...]
     majority: float
+    read_as: str = ""
 
 
 MADE_UP = SequenceContent(

@@ -107,13 +107,19 @@ _RESTORE = "restore the folder from a copy"
 def of_study_file(path: Path, *, whole: bool) -> Bundle:
     """Return the bundle of a study file that has been imported."""
     path = path.resolve()
-    files = _with_imports({path.name: path}, path.parent, study_file=path.name)
+    files = files_of(path)
     return Bundle({name: file.read_bytes() for name, file in files.items()}, path.name, whole)
+
+
+def files_of(study_file: Path) -> dict[str, Path]:
+    """Return a study file and the local files that it imports, by their path in a bundle."""
+    path = study_file.resolve()
+    return _with_imports({path.name: path}, path.parent, study_file=path.name)
 
 
 def of_module(name: str, path: Path) -> Bundle:
     """Return the bundle of a local module that has been imported. path: its file."""
-    folder = path.resolve().parents[name.count(".") + (path.name == "__init__.py")]
+    folder = path.absolute().parents[name.count(".") + (path.name == "__init__.py")]
     files = _with_imports(dict(_files_of(name, folder)), folder)
     return Bundle({part: file.read_bytes() for part, file in files.items()})
 
@@ -188,12 +194,12 @@ def _files_of(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
 def _spec(name: str, folder: Path) -> ModuleSpec | None:
     """Find a module without importing it; None if there is none."""
     top, *rest = name.split(".")
-    if top == "sabtune" or (top in sys.stdlib_module_names and top in sys.modules):
+    if top == "sabtune":
         return None
-    spec = PathFinder.find_spec(top, [str(folder)])
-    if spec is None:
-        loaded = getattr(sys.modules.get(top), "__spec__", None)
-        spec = loaded or PathFinder.find_spec(top)
+    spec: ModuleSpec | None = getattr(sys.modules.get(top), "__spec__", None)
+    is_gone = spec is not None and spec.has_location and not Path(str(spec.origin)).exists()
+    if spec is None or is_gone:
+        spec = PathFinder.find_spec(top, [str(folder), *sys.path])
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -262,10 +268,15 @@ def _code(content: bytes, is_study_file: bool) -> bytes:
 def _without_comments(text: str) -> tuple[list[str], set[int]]:
     """Return the lines without comments, and the numbers of the lines that end within a string."""
     lines, fixed = text.split("\n"), set[int]()
+    formatted: list[int] = []  # the rows in which f-strings start, from Python 3.12 on
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         (row, column), (last, _) = token.start, token.end
         if token.type == tokenize.COMMENT:
             lines[row - 1] = lines[row - 1][:column]
+        elif tokenize.tok_name[token.type] in ("FSTRING_START", "TSTRING_START"):
+            formatted.append(row)
+        elif tokenize.tok_name[token.type] in ("FSTRING_END", "TSTRING_END"):
+            fixed.update(range(formatted.pop(), last))
         elif token.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER):
             fixed.update(range(row, last))
     return lines, fixed
@@ -274,25 +285,45 @@ def _without_comments(text: str) -> tuple[list[str], set[int]]:
 def _study_lines(text: str) -> set[int]:
     """Return the lines of a study file's docstring and of its STUDY_NAMES, from 1 up.
 
-    Lines of a name that the rest of the file uses count as a part, and so do lines that have more
-    than one statement.
+    What only these use, and what nothing uses, is included, and so is what runs only if the file is
+    the main program. Lines of a name that the rest of the file uses are left out, and so are lines
+    that have another statement.
     """
-    tree = ast.parse(text)
-    defined: dict[str, list[ast.stmt]] = {}
-    others: list[ast.stmt] = []
-    for index, node in enumerate(tree.body):
-        names = _defined_names(node)
-        if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            defined.setdefault("__doc__", []).append(node)
-        elif names and names <= STUDY_NAMES:
-            for name in names:
-                defined.setdefault(name, []).append(node)
-        else:
-            others.append(node)
-    used = {node.id for other in others for node in ast.walk(other) if isinstance(node, ast.Name)}
-    spans = [_span(node) for name in defined.keys() - used for node in defined[name]]
+    statements = ast.parse(text).body
+    skipped = [node for node in statements if _is_main_guard(node)]
+    if ast.get_docstring(ast.parse(text)) is not None:
+        skipped.append(statements[0])
+    others = [node for node in statements if node not in skipped]
+    found = True
+    while found:  # what only the study's own names use, or nothing, is skipped in the next round
+        named = STUDY_NAMES | _used(skipped)
+        found = False
+        for node in others:
+            names, rest = _defined_names(node), [other for other in others if other is not node]
+            is_free = names <= named or not _calls(node)
+            if names and is_free and not names & _used(rest):
+                skipped, others, found = [*skipped, node], rest, True
+                break
     shared = {line for node in others for line in _span(node)}
-    return {line for span in spans for line in span} - shared
+    return {line for node in skipped for line in _span(node)} - shared
+
+
+def _used(statements: Sequence[ast.stmt]) -> set[str]:
+    """Return the names that statements read."""
+    nodes = (node for statement in statements for node in ast.walk(statement))
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _calls(node: ast.stmt) -> bool:
+    """Return whether a statement calls something when it runs, which may have any effect."""
+    if isinstance(node, ast.FunctionDef):
+        return bool(node.decorator_list)
+    return any(isinstance(each, ast.Call) for each in ast.walk(node))
+
+
+def _is_main_guard(node: ast.stmt) -> bool:
+    """Return whether a statement is `if __name__ == "__main__":`, which no study runs."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def _span(node: ast.stmt) -> range:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,10 @@ from types import CodeType, ModuleType
 
 from sabtune.data import place
 from sabtune.parts import former_names
+from sabtune.parts.bundle import Bundle, files_of, module_name, of_study_file
+
+lock = threading.RLock()
+"""Held while modules of a study's code are imported or may be imported."""
 
 _neighbors: dict[Path, dict[str, ModuleType]] = {}
 """The modules that were imported from the folders of study files, by folder and name."""
@@ -49,7 +54,7 @@ def import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     _import_namesake(path)
-    _forget(path.parent)
+    _forget(path)
     importlib.invalidate_caches()
     module = importlib.util.module_from_spec(spec)
     sys.modules[name], study_files[name] = module, path
@@ -71,23 +76,35 @@ def importable(folder: Path) -> Iterator[None]:
     Modules from the folders of other study files are removed from `sys.modules`, because modules
     of `folder` may have the same names.
     """
-    neighbors = _neighbors.setdefault(folder, {})
-    for other in _neighbors.keys() - {folder}:
-        _unload(other)
-    sys.modules.update(neighbors)
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    try:
-        with place.relative_to(folder):
-            yield
-    finally:
-        former_names.hide_package()
-        with suppress(ValueError):
-            sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            module = sys.modules.get(name)  # another thread may have removed it
-            if module is not None and _is_in(name, folder):
-                neighbors[name] = module
+    with lock:
+        neighbors = _neighbors.setdefault(folder, {})
+        for other in _neighbors.keys() - {folder}:
+            _unload(other)
+        sys.modules.update(neighbors)
+        before = set(sys.modules)
+        sys.path.insert(0, str(folder))
+        try:
+            with place.relative_to(folder):
+                yield
+        finally:
+            former_names.hide_package()
+            with suppress(ValueError):
+                sys.path.remove(str(folder))
+            for name in set(sys.modules) - before:
+                module = sys.modules.get(name)  # another thread may have removed it
+                if module is not None and _is_in(name, folder):
+                    neighbors[name] = module
+
+
+def activate(folder: Path) -> None:
+    """Put the modules that were imported from a folder back into `sys.modules`."""
+    sys.modules.update(_neighbors.get(folder, {}))
+
+
+def bundle_of(path: Path, *, whole: bool = False) -> Bundle:
+    """Return the bundle of a study file, with the modules of its folder that it imports."""
+    with importable(path.resolve().parent):
+        return of_study_file(path, whole=whole)
 
 
 def neighbors(path: Path) -> set[str]:
@@ -117,11 +134,17 @@ def _unload(folder: Path) -> None:
             del sys.modules[name]
 
 
-def _forget(folder: Path) -> None:
-    """Unload the modules of a folder, also from `_neighbors`, so that they are imported again."""
+def _forget(path: Path) -> None:
+    """Unload the modules that a study file imports from its folder, so that they are read again."""
+    folder = path.parent
     if folder in _neighbors:
         _unload(folder)
         del _neighbors[folder]
+    with importable(folder):
+        names = [module_name(file) for file in files_of(path) if file != path.name]
+        for name in names:
+            if _is_in(name, folder):
+                del sys.modules[name]
 
 
 def _import_namesake(path: Path) -> None:

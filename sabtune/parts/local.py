@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import struct
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+
+import psutil
 
 from sabtune.data import place
 from sabtune.errors import ConfigError
@@ -33,7 +35,7 @@ _roots: dict[str, Path] = {}
 """The folders in which the bundles of `_sources` were imported, by digest."""
 _cleanup = ExitStack()
 atexit.register(_cleanup.close)
-_lock = threading.RLock()
+_lock = importing.lock
 
 
 def add_source(folder: Folder) -> None:
@@ -70,7 +72,10 @@ def identify(part: type) -> dict[str, str]:
     with _lock:
         if part not in _identities:
             _identities[part] = _identify(part)
-        return dict(_identities[part])
+        identity = _identities[part]
+        if CODE in identity:  # of several classes of the same code, the one in use is found
+            _classes[identity[KIND], identity[CODE]] = part
+        return dict(identity)
 
 
 def identify_all(bases: Iterable[type], modules: Container[str]) -> None:
@@ -98,18 +103,47 @@ def _identify(part: type) -> dict[str, str]:
         raise ConfigError(f"{name} is defined in a function, where it can't be found: {remedy}")
     study_file = importing.study_files.get(module)
     loaded = next((m for m in importing.loaded(module) if _has(m, name, part)), None)
-    if study_file is not None:
-        code, path = bundle.of_study_file(study_file, whole=False), f"{study_file.stem}:{name}"
-    elif loaded is None:
+    if loaded is None:
         raise ConfigError(f"{module} has no {name} of this class: {remedy}")
+    if study_file is not None:
+        code, path = importing.bundle_of(study_file), f"{study_file.stem}:{name}"
     elif not bundle.is_local(loaded.__spec__):
         return {KIND: f"{module}:{name}"}
     else:
         assert loaded.__file__ is not None
+        if _changed_since_import(loaded):
+            raise ConfigError(
+                f"{loaded.__file__} was changed after it was imported: reload the module with "
+                "importlib.reload, or restart Python"
+            )
         code, path = bundle.of_module(module, Path(loaded.__file__)), f"{module}:{name}"
+    for file in code.files:
+        top = file.partition("/")[0].removesuffix(".py")
+        if top in sys.stdlib_module_names and file != code.study_file:
+            raise ConfigError(
+                f"{name} needs {file}, which has the name of a module of Python's standard "
+                "library: rename it"
+            )
     _bundles.setdefault(code.digest, code)
-    _classes[path, code.digest] = part
     return {KIND: path, CODE: code.digest}
+
+
+def _changed_since_import(module: ModuleType) -> bool:
+    """Return whether a module's file was changed after this process imported it.
+
+    Python stores the time and the size of a file beside its compiled code, when it imports the
+    file. Without compiled code, the result is False.
+    """
+    assert module.__file__ is not None
+    try:
+        header = Path(getattr(module, "__cached__", None) or "").read_bytes()[:16]
+        state = Path(module.__file__).stat()
+        flags, modified, size = struct.unpack("<III", header[4:])
+    except (OSError, struct.error):
+        return False
+    stored = (int(state.st_mtime) & 0xFFFFFFFF, state.st_size & 0xFFFFFFFF)
+    since_start = state.st_mtime > psutil.Process().create_time()
+    return flags == 0 and since_start and stored != (modified, size)
 
 
 def _has(module: ModuleType, name: str, part: type) -> bool:
@@ -155,6 +189,14 @@ def _import(module: str, code: Bundle) -> ModuleType:
     root = _unpacked(code)
     with place.code_only():
         return _import_from(root, module, code)
+
+
+def activate(digests: Iterable[str]) -> None:
+    """Make the modules of bundles importable until others are, for imports within functions."""
+    with _lock:
+        for digest in digests:
+            if digest in _roots:
+                importing.activate(_roots[digest])
 
 
 def _import_from(root: Path, module: str, code: Bundle) -> ModuleType:

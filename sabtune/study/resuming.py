@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sabtune.config import PARTS
+from sabtune.config import PARTS, has_former_shortest
 from sabtune.data.digests import differences, shown
 from sabtune.errors import ConfigError, StoreError
 from sabtune.parts import local
@@ -116,7 +116,7 @@ def asked(plan: Plan) -> dict[str, Any]:
     if plan.study is None:
         return {}
     task = plan.study.get("task")
-    if isinstance(task, Mapping):  # in version 0.1, "shortest" was a setting of the task
+    if isinstance(task, Mapping) and has_former_shortest(task):
         task = {key: value for key, value in task.items() if key != "shortest"}
     return {
         "task": from_dict(TaskConfig, task, PARTS, "task"),  # type: ignore[type-abstract]

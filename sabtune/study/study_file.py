@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from sabtune.config import PARTS, RunConfig, TrialConfig
 from sabtune.errors import ConfigError, RejectedError, StudyFileError
 from sabtune.parts.importing import importable
-from sabtune.schema import Config, codes, suggest, to_dict
+from sabtune.schema import Config, check_storable, codes, suggest, to_dict
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.example import example
 from sabtune.study.parameters import STORED, CheckedTrial, branches, distributions, ends
@@ -117,12 +117,12 @@ class StudyFile:
         return config
 
     def _check_parts(self, defined_by: str | Space, config: Config) -> None:
-        """Raise StudyFileError if a worker couldn't find the class of a part of a configuration.
+        """Raise StudyFileError if a worker couldn't read a configuration as it is.
 
         defined_by: what defines the configuration, for the message.
         """
         try:
-            to_dict(config, PARTS)
+            check_storable(config, PARTS)
         except ConfigError as problem:
             raise StudyFileError(f"{location(self.path, defined_by)}: {problem}") from problem
 

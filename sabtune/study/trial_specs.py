@@ -13,7 +13,8 @@ import optuna
 from sabtune import schema
 from sabtune.config import RunConfig
 from sabtune.errors import RejectedError
-from sabtune.parts import bundle, local
+from sabtune.parts import local
+from sabtune.parts.importing import bundle_of
 from sabtune.provenance import revision, software
 from sabtune.storage.folder import Folder
 from sabtune.study.attributes import ENVIRONMENT, FIXED, SPEC
@@ -56,7 +57,7 @@ class TrialSpecs:
         self.evaluation_seed = evaluation_seed
         self.environment = software() | {"study": revision(file.path)}
         if file.in_file:
-            whole = bundle.of_study_file(file.path, whole=True)
+            whole = bundle_of(file.path, whole=True)
             whole.write(code)
             local.add_bundle(whole)
             self.environment |= {"code": whole.digest}

@@ -5,6 +5,7 @@ Shapes: B batch, T steps, I inputs, O outputs.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -319,13 +320,18 @@ def check_own(field: str, value: object, names: Sequence[str], path: str, kinds:
     check(there, field, value, f"{known}the path of {kinds}{missing}")
 
 
+def settings_key(*settings: object) -> str:
+    """Return the settings that data of the user is read with, as text for `read_as`."""
+    return json.dumps(settings, default=str)
+
+
 def check_unchanged(recorded: str, datasets: Mapping[str, str]) -> None:
     """Raise DataError if the data of the user has another SHA-256 than was recorded."""
     for name, present in datasets.items():
         if present != recorded:
             raise DataError(
                 f"{name} has changed: its SHA-256 was {digests.shown(recorded)} and is "
-                f"{digests.shown(present)} now: restore it, or build the task's configuration anew"
+                f"{digests.shown(present)} now: restore it, or create the task's configuration again"
             )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from sabtune.data.own_text import TextContent
 from sabtune.data.texts import TEXT_SETS
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged
+from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged, settings_key
 from sabtune.tasks.batch import CPU, Batch, last, moved, one_hot
 from sabtune.tasks.source import Passes, Shuffled, Source
 
@@ -108,6 +109,13 @@ class Language(Task):
                 check_splits(self.splits)
             distinct = len(set(self.alphabet)) == len(self.alphabet) != 1
             check(distinct, "alphabet", self.alphabet, "at least two different characters")
+            key = settings_key(self.splits)
+            if self.content is not None and self.content.read_as:  # perhaps of a copy
+                read_as, derived = json.loads(self.content.read_as)
+                if read_as != key:
+                    object.__setattr__(self, "content", None)
+                    if derived == self.alphabet:
+                        object.__setattr__(self, "alphabet", "")
             if self.content is None and place.is_code_only():
                 object.__setattr__(self, "alphabet", self.alphabet or "ab")
                 content = TextContent(sha256="", characters=(0, 0, 0, 0))
@@ -116,8 +124,10 @@ class Language(Task):
                 for file, value in zip(files, given, strict=True):
                     check_own("text", str(value), () if several else (*TEXT_SETS,), file, "a text")
                 read = own_text.read(files, self.splits, self.alphabet)
+                derived = None if self.alphabet else read.alphabet
+                content = replace(read.content, read_as=json.dumps([key, derived]))
                 object.__setattr__(self, "alphabet", read.alphabet)
-                object.__setattr__(self, "content", read.content)
+                object.__setattr__(self, "content", content)
 
         @property
         def included(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from sabtune.data.labeled import check_splits
 from sabtune.data.own_images import ImageContent
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged
+from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged, settings_key
 from sabtune.tasks.batch import CPU, Batch, last, moved
 from sabtune.tasks.source import Shuffled, Source
 
@@ -114,13 +114,16 @@ class Pixels(Task):
             path = place.absolute(self.images)
             if self.splits is not None:
                 check_splits(self.splits)
-            content = self.content
+            content, key = self.content, settings_key(self.splits, self.split_seed)
+            if content is not None and content.read_as not in ("", key):
+                content = None  # a copy with other settings
             if content is None and place.is_code_only():
                 content = own_images.MADE_UP
             elif content is None:
                 kinds = "an .npz file, an IDX file, or a folder of IDX or PNG files"
                 check_own("images", str(self.images), (*IMAGE_SETS,), path, kinds)
                 content = own_images.read(path, self.splits, self.split_seed).content
+                content = replace(content, read_as=key)
             object.__setattr__(self, "images", path)
             object.__setattr__(self, "content", content)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from sabtune.data.labeled import check_splits
 from sabtune.data.sequences import SequenceContent
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
-from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged
+from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged, settings_key
 from sabtune.tasks.batch import CPU, Batch, last, moved
 from sabtune.tasks.source import Shuffled, Source
 
@@ -95,12 +95,15 @@ class Sequences(Task):
             path = place.absolute(self.data)
             if self.splits is not None:
                 check_splits(self.splits)
-            content = self.content
+            content, key = self.content, settings_key(self.splits, self.split_seed)
+            if content is not None and content.read_as not in ("", key):
+                content = None  # a copy with other settings
             if content is None and place.is_code_only():
                 content = sequences.MADE_UP
             elif content is None:
                 check_own("data", str(self.data), (), path, "an .npz file")
                 content = sequences.read(path, self.splits, self.split_seed).content
+                content = replace(content, read_as=key)
             values = {"data": path, "content": content, "length": self.length or content.steps}
             for name, value in values.items():
                 object.__setattr__(self, name, value)

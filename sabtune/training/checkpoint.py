@@ -134,6 +134,7 @@ def load_model(directory: Path, run: RunConfig | None = None) -> Model:
     saved_run = _run(directory, content.files[RUN], run)
     progress = manifest.json_object(directory, PROGRESS, content.files[PROGRESS])
     weights = _tensors(directory / WEIGHTS, content)
+    saved_run.activate()
     with parsing(directory):
         model = saved_run.build_model(saved_run.task.build())
         restore_weights(model, weights)

@@ -16,7 +16,7 @@ from sabtune.study.wording import explain
 from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
 from sabtune.tuning.placement import Placement, first, shared
 from sabtune.tuning.probe import Probe, probe
-from sabtune.tuning.run import checked
+from sabtune.tuning.run import check_warm_start, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def check_search(
         stored = StudyRecord.find(store, file.study.name) if store.found else None
     file = checked(file, stored, accept_changed_code=accept_changed_code)
     if warm_start is not None:
-        StudyRecord.open(store.existing(), warm_start)
+        check_warm_start(warm_start, store)
     file.study.task.build().prepare(file.study.ladder.lengths)
     return file
 

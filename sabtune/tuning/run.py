@@ -117,7 +117,7 @@ def search(
         stored, wanted = StudyRecord.find(store, file.study.name), file.study.ladder.phase_count
         file = checked(file, stored, accept_changed_code=accept_changed_code)
         if warm_start is not None:
-            StudyRecord.open(store, warm_start)  # raises before anything is written
+            check_warm_start(warm_start, store)
         if (phases := file.study.ladder.phase_count) < wanted:
             say(
                 f"The study measures each length over {counted(phases, 'phase')}, as at its start, "
@@ -362,6 +362,17 @@ def checked(
         check_same_question(file, stored, accept_changed_code=accept_changed_code)
         file.try_space(branches(stored.frozen))
     return file
+
+
+def check_warm_start(name: str, store: Store) -> None:
+    """Raise StoreError if the store has no study of this name."""
+    if store.found:
+        StudyRecord.open(store, name)
+    else:
+        raise StoreError(
+            f"there is no study {name!r} to start from, because there is no store at "
+            f"{store.shown}: give its folder with --store"
+        )
 
 
 def enqueue_best(

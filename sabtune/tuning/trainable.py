@@ -172,6 +172,7 @@ class Trial(tune.Trainable):
                 )
                 self.stretches = self.run.stretches(self._should_pause)
             assert self.run is not None
+            self.run.spec.run.activate()
             progress = next(self.stretches)
         except StoreError:  # the checkpoints are out of reach for now, so let Tune retry
             raise
