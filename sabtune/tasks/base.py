@@ -331,7 +331,7 @@ def check_unchanged(recorded: str, datasets: Mapping[str, str]) -> None:
         if present != recorded:
             raise DataError(
                 f"{name} has changed: its SHA-256 was {digests.shown(recorded)} and is "
-                f"{digests.shown(present)} now: restore it, or create the task's configuration again"
+                f"{digests.shown(present)} now: restore it, or create the configuration again"
             )
 
 
