@@ -52,15 +52,15 @@ def committed(host: Host, file: str) -> str:
 
 
 def test_a_study_with_own_parts_is_searched_on_all_machines(lab: Lab) -> None:
-    own(lab.laptop.home, trials=6, updates=2000)
+    own(lab.laptop.home, trials=9, updates=4000)
     commit = committed(lab.laptop, "own.py")
     done = lab.sabtune("search", "own.py", *CLUSTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "On the cluster at 10.0.0.2:6379: 3 nodes, 3 CPUs, 0 GPUs" in done.stdout
-    assert "Study own: 6 trials (6 complete)" in done.stdout
+    assert "Study own: 9 trials (9 complete)" in done.stdout
 
     trials = records(lab.store, "own")
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
     assert hosts_of(trials) == {"head", "worker1", "worker2"}
     assert {trial.environment["study"]["commit"] for trial in trials} == {commit}
     assert_as_unbroken(trials[0])
@@ -68,7 +68,7 @@ def test_a_study_with_own_parts_is_searched_on_all_machines(lab: Lab) -> None:
     experiment = client.get_experiment_by_name("own")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 7  # the search and its trials
+    assert len(runs) == 10  # the search and its trials
     assert {run.info.status for run in runs} == {"FINISHED"}
     confirmed = lab.sabtune("confirm", "own", "--top", 1, "--seeds", 1, *CLUSTER)
     assert confirmed.returncode == 0, confirmed.stdout + confirmed.stderr
@@ -79,7 +79,7 @@ def test_a_study_with_own_parts_is_searched_on_all_machines(lab: Lab) -> None:
     model = mlflow.pyfunc.load_model("models:/own@champion")
     assert model.predict(np.zeros((2, 5, 1), np.float32)).shape == (2, 5, 2)
     report = lab.sabtune("report", "own", *CLUSTER)
-    assert "Study own: 6 trials (6 complete)" in report.stdout
+    assert "Study own: 9 trials (9 complete)" in report.stdout
 
 
 def test_ui_shows_the_clusters_mlflow(lab: Lab) -> None:
