@@ -51,6 +51,7 @@ def committed(host: Host, file: str) -> str:
     return host.run("git", "rev-parse", "HEAD").stdout.strip()
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # MLflow's, of its own classes
 def test_a_study_with_own_parts_is_searched_on_all_machines(lab: Lab) -> None:
     own(lab.laptop.home, trials=9, updates=4000)
     commit = committed(lab.laptop, "own.py")
