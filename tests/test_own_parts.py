@@ -449,8 +449,8 @@ def test_a_study_runs_the_files_of_its_folder_as_they_are_now(tmp_path: Path) ->
     sys.path.insert(0, str(folder))
     try:
         importlib.import_module("own_text")
-        (folder / "own_text.py").write_text(text.replace("gru hidden", "new hidden"))
-        assert load(path).try_space().model.label().startswith("new hidden=")
+        (folder / "own_text.py").write_text(text.replace("gru hidden", "another hidden"))
+        assert load(path).try_space().model.label().startswith("another hidden=")
         study = path.read_text()
         path.write_text(study + "\n1 / 0\n")
         with pytest.raises(StudyFileError):
