@@ -27,8 +27,8 @@ def test_trials_that_cannot_write_checkpoints_fail_with_the_reason(tmp_path: Pat
     file = study(tmp_path, "full", ["plain"])
     with small_disk(tmp_path / "store" / "trials", "64k"):
         done = sabtune("search", file, "--store", "store", cwd=tmp_path)
-    assert done.stderr == ""
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert done.stderr.startswith("sabtune: the only trial failed: OSError: ")
     for trial in records(tmp_path / "store", "full"):
         assert trial.state == TrialState.FAIL
         assert trial.reason.startswith("OSError: ")
