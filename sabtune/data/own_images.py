@@ -44,7 +44,7 @@ Pairs = tuple[tuple[Array, Array], "tuple[Array, Array] | None"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageContent(Config):
-    """What a set of images of the user holds, as it was first read.
+    """The content of a set of images of the user, as it was first read.
 
     sha256: the digest of the files. height, width: of an image in pixels. classes: the labels, in
     the order of the classes. images: the number of images for training, selection, test and

@@ -32,7 +32,7 @@ FEWEST_CHARACTERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TextContent(Config):
-    """What a text of the user holds, as it was first read.
+    """The content of a text of the user, as it was first read.
 
     sha256: the digest of the files. characters: the number of characters for training, selection,
     test and confirmation. read_as: the settings that it was read with.

@@ -21,7 +21,7 @@ from sabtune.seeding import Stream
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceContent(Config):
-    """What a file of sequences holds, as it was first read.
+    """The content of a file of sequences, as it was first read.
 
     sha256: the digest of the arrays. steps, inputs: of each sequence. classes: the labels, in the
     order of the classes. sequences: the number of sequences for training, selection, test and

@@ -64,6 +64,15 @@ def find_bundle(digest: str) -> Bundle:
         return _bundles[digest]
 
 
+def write_bundles(digests: Iterable[str], folder: Folder) -> None:
+    """Write the bundles with these digests to a folder, unless they are already there.
+
+    Raises ConfigError if one is in none of the sources.
+    """
+    for digest in digests:
+        find_bundle(digest).write(folder)
+
+
 def identify(part: type) -> dict[str, str]:
     """Return the import path of a class, and the digest of its bundle if it is local.
 

@@ -97,7 +97,7 @@ def _check_code(file: StudyFile, before: Mapping[str, str], study: str) -> None:
     before: the digests of the stored study's own parts, by kind. study: the stored study in the
     message.
     """
-    now = file.own_code()
+    now = file.own_code
     for kind in before.keys() & now.keys():
         if before[kind] != now[kind]:
             files = changes(*(local.find_bundle(codes[kind]) for codes in (before, now)))

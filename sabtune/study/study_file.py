@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -189,8 +190,9 @@ class StudyFile:
                     add_config(trial.params | {name: value})
         return configs
 
-    def own_code(self) -> dict[str, str]:
-        """Return the digests of the code of own parts that the study uses, by kind.
+    @cached_property
+    def own_code(self) -> Mapping[str, str]:
+        """The digests of the code of own parts that the study uses, by kind.
 
         The parts are those of the task and of sampled configurations.
         """

@@ -95,9 +95,9 @@ class TrialSpecs:
             datasets=dict(run.task.build().datasets()),
         )
         content = spec.to_dict()
-        for digest in {*schema.codes(content).values()} - self.stored:
-            local.find_bundle(digest).write(self.code)
-            self.stored.add(digest)
+        new = {*schema.codes(content).values()} - self.stored
+        local.write_bundles(new, self.code)
+        self.stored |= new
         trial.set_user_attr(ENVIRONMENT, self.environment)
         trial.set_user_attr(SPEC, content)
         self.members.setdefault(spec.configuration, trial.number)

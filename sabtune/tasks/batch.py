@@ -131,3 +131,16 @@ def last(count: int, steps: int) -> Tensor:
     Calls share the tensor, so do not write to it.
     """
     return torch.arange(steps) >= steps - count
+
+
+def classification(steps: Tensor, classes: Tensor, length: int) -> Batch:
+    """Return sequences (B, T', I) of classes (B,) that are asked for after `length` steps.
+
+    Zeros follow the sequences. The targets before the last step are 0, and don't count.
+    """
+    size, shown, inputs = steps.shape
+    x = torch.zeros(size, length, inputs, device=steps.device)
+    x[:, :shown] = steps
+    targets = torch.zeros(size, length, dtype=torch.long, device=steps.device)
+    targets[:, -1] = classes
+    return Batch(x=x, targets=targets, scored=last(1, length))

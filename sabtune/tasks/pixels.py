@@ -18,7 +18,7 @@ from sabtune.data.own_images import ImageContent
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
 from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged, settings_key
-from sabtune.tasks.batch import CPU, Batch, last, moved
+from sabtune.tasks.batch import CPU, Batch, classification, moved
 from sabtune.tasks.source import Shuffled, Source
 
 By = Literal["pixel", "row"]
@@ -208,15 +208,11 @@ class Pixels(Task):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        T, shown = self.steps(length), self.config.shown
+        T = self.steps(length)
         pixels, classes = _load_steps(self.config, stream, device, place.folder())
 
         def make(numbers: Tensor) -> Batch:
-            x = torch.zeros(len(numbers), T, self.inputs, device=device)
-            x[:, :shown] = pixels[numbers] / self.top
-            targets = torch.zeros(len(numbers), T, dtype=torch.long, device=device)
-            targets[:, -1] = classes[numbers]
-            return Batch(x=x, targets=targets, scored=last(1, T))
+            return classification(pixels[numbers] / self.top, classes[numbers], T)
 
         return Shuffled(len(classes), make, generator, device)
 

@@ -16,7 +16,7 @@ from sabtune.data.sequences import SequenceContent
 from sabtune.schema import check, check_whole
 from sabtune.seeding import Stream
 from sabtune.tasks.base import Task, TaskConfig, check_own, check_unchanged, settings_key
-from sabtune.tasks.batch import CPU, Batch, last, moved
+from sabtune.tasks.batch import CPU, Batch, classification, moved
 from sabtune.tasks.source import Shuffled, Source
 
 SOLVED = 0.95
@@ -111,7 +111,7 @@ class Sequences(Task):
 
         @property
         def held(self) -> SequenceContent:
-            """What the file holds."""
+            """The content of the file."""
             assert self.content is not None
             return self.content
 
@@ -157,15 +157,11 @@ class Sequences(Task):
         generator: torch.Generator,
         device: torch.device = CPU,
     ) -> Source:
-        T, shown = self.steps(length), self.config.held.steps
+        T = self.steps(length)
         values, classes = _on_device(self.config, stream, device, place.folder())
 
         def make(numbers: Tensor) -> Batch:
-            x = torch.zeros(len(numbers), T, self.inputs, device=device)
-            x[:, :shown] = values[numbers]
-            targets = torch.zeros(len(numbers), T, dtype=torch.long, device=device)
-            targets[:, -1] = classes[numbers]
-            return Batch(x=x, targets=targets, scored=last(1, T))
+            return classification(values[numbers], classes[numbers], T)
 
         return Shuffled(len(classes), make, generator, device)
 

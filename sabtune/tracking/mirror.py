@@ -16,7 +16,7 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.summary import origin, overview, view
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import Tracker
-from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
+from sabtune.tracking.mlflow_client import refuse_unusable
 from sabtune.training.trial import Progress, TrialSpec
 
 DRAIN_SECONDS = 60.0
@@ -38,8 +38,7 @@ class Mirror:
     """
 
     def __init__(self, study: StudyWriter, store: Store, *, system_metrics: bool = False):
-        refuse_without_client(store.artifacts)
-        refuse_database(store.mlflow_uri)
+        refuse_unusable(store.mlflow_uri, store.artifacts)
         self.study, self.store = study, store
         record = study.read()
         self.is_resumed = bool(record.trials)
@@ -108,8 +107,7 @@ def sync(study: StudyWriter, store: Store) -> None:
 
     Raises TrackingError if MLflow cannot be reached or used.
     """
-    refuse_without_client(store.artifacts)
-    refuse_database(store.mlflow_uri)
+    refuse_unusable(store.mlflow_uri, store.artifacts)
     tracker = _tracker(study.name, store)
     record = nominate(study)
     complete = all(trial.outcome is not None for trial in record.trials)

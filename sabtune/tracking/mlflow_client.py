@@ -115,6 +115,12 @@ def refuse_without_client(artifacts: str | None) -> None:
         raise TrackingError(f"MLflow needs {module} for its files at {artifacts}: {remedy}")
 
 
+def refuse_unusable(uri: str, artifacts: str | None) -> None:
+    """Raise TrackingError if MLflow can't be used at `uri` with its files at `artifacts`."""
+    refuse_without_client(artifacts)
+    refuse_database(uri)
+
+
 def refuse_database(uri: str) -> None:
     """Raise TrackingError if MLflow cannot use this database or server.
 

@@ -74,8 +74,7 @@ class Models:
             code = Folder(str(Path(folder) / "code"))
             own = {*codes(content.spec.run.to_dict()).values()}
             digests = sorted(own | {content.origin.code} - {""})
-            for digest in digests:
-                local.find_bundle(digest).write(code)
+            local.write_bundles(digests, code)
             paths = [str(code / digest) for digest in digests]
             save(files, exported, task, model, run_id, code_paths=paths)
             self.client.log_model_artifacts(model.model_id, str(files))

@@ -13,7 +13,7 @@ from sabtune.study.locks import refuse_held
 from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.study.wording import explain
-from sabtune.tracking.mlflow_client import refuse_database, refuse_without_client
+from sabtune.tracking.mlflow_client import refuse_unusable
 from sabtune.tuning.placement import Placement, first, shared
 from sabtune.tuning.probe import Probe, probe
 from sabtune.tuning.run import check_warm_start, checked
@@ -45,8 +45,7 @@ def check_search(
     The parameters are those of `sabtune search`.
     """
     store.check_writable()
-    refuse_without_client(store.artifacts)
-    refuse_database(store.mlflow_uri)
+    refuse_unusable(store.mlflow_uri, store.artifacts)
     stored = None
     if not new:
         refuse_held(file.study.name, store)

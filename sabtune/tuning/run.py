@@ -311,9 +311,7 @@ def open_or_create(file: StudyFile, store: Store) -> StudyWriter:
     earlier = study.read()
     count = len(earlier.frozen)  # so that a resumed search draws new samples
     study.optuna.sampler = sampler(file, count)
-    own_code = file.own_code()
-    for digest in own_code.values():
-        local.find_bundle(digest).write(store.code)
+    local.write_bundles(file.own_code.values(), store.code)
     study.set_plan(
         Plan(
             question=file.question,
@@ -323,7 +321,7 @@ def open_or_create(file: StudyFile, store: Store) -> StudyWriter:
             searched=file.study.ladder.select,
             file=str(file.path.resolve()) if file.in_file else "",
             source=file.source,
-            code=own_code,
+            code=file.own_code,
             baseline=file.baseline,
             placement=earlier.plan.placement,
             placed=earlier.plan.placed,
