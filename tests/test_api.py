@@ -46,8 +46,8 @@ MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_ta
 """The public modules and their names."""
 
 OPEN_STUDY = {
-    "best", "champion", "comparison", "figures", "ladder", "model", "question", "records",
-    "refresh", "report", "source", "sync", "trials",
+    "best", "champion", "comparison", "conclusion", "figures", "ladder", "model", "question",
+    "records", "refresh", "report", "source", "sync", "trials",
 }  # fmt: skip
 """The public attributes of `OpenStudy`, without `name` and `store`."""
 

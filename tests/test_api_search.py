@@ -49,7 +49,7 @@ found = sab.open_study("quick")
 champion = found.champion
 assert champion.confirmed and champion.seeds == 2, champion
 assert found.model(champion.trial).config == found.model().config
-assert "quick" in found._repr_html_() and "accuracy at length" in found._repr_html_()
+assert "quick" in found._repr_html_() and found.conclusion in found._repr_html_()
 assert set(found.figures) >= {{"accuracy", "learning"}}
 assert found.trials.loc[0, "trial.model.hidden"] == 16
 assert found.ladder()["length"].tolist() == [3, 6]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from sabtune.compare import statistics
-from sabtune.compare.comparison import (
+from sabtune.analysis import statistics
+from sabtune.analysis.comparison import (
     NOT_DISTINGUISHABLE,
     Comparison,
     Group,

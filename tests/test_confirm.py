@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 
 from sabtune import cli
+from sabtune.analysis.compared import comparison
 from sabtune.cli import running
 from sabtune.compare.ablation import CHANGED, ablations
 from sabtune.compare.confirm import (
@@ -27,7 +28,6 @@ from sabtune.compare.confirm import (
     study_file,
     with_fresh_seeds,
 )
-from sabtune.compare.results import comparison
 from sabtune.config import RunConfig, TrainConfig, TrialConfig
 from sabtune.errors import ConfigError, StoreError, StudyFileError
 from sabtune.models import LSTM, SAB, ModelConfig
@@ -393,7 +393,8 @@ def test_a_search_is_confirmed_and_its_winner_ablated(commands: Commands, tmp_pa
     assert all([result.length for result in trial.test] == [2, 9] for trial in added)
     assert opened.read().waiting == [len(ablated)]
     page = sabtune("report", "learnable.ablate")
-    assert "p after Holm" in page
+    assert "Established: " in page
+    assert "Holm" in page
     assert "winner:" in page
 
     again = sabtune("reproduce", "learnable", 0)

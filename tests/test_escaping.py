@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from sabtune import cli
-from sabtune.compare.table import ResultTable, csv_text
+from sabtune.analysis.table import ResultTable, csv_text
 from sabtune.escaping import markdown, spreadsheet, terminal
 from sabtune.terminal.console import make_console
 from sabtune.terminal.trial_log import WIDTHS, _line

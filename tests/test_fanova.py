@@ -11,7 +11,7 @@ import pytest
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 
-from sabtune.reporting.figures.fanova import Boxes, Fanova
+from sabtune.analysis.fanova import Boxes, Fanova
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "k_top": optuna.distributions.IntDistribution(2, 15),

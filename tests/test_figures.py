@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sabtune.analysis.importance import tried
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
 from sabtune.reporting.data import ReportData, gather
@@ -238,7 +239,7 @@ def test_seeds_of_a_configuration_count_as_one_sample(store: Store) -> None:
         )  # fmt: skip
         trial.user_attrs[SPEC]["configuration"] = number % 12
         study.add_trial(trial)
-    drawn, scores = importance.tried(gather(StudyRecord(study, store)))
+    drawn, scores = tried(StudyRecord(study, store))
     assert [trial.params["k_top"] for trial in drawn.trials] == list(range(2, 14))
     assert scores == pytest.approx([k / 20 + 0.05 for k in range(2, 14)])
 

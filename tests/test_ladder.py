@@ -13,8 +13,8 @@ import numpy as np
 import optuna
 import pytest
 
-from sabtune.compare import statistics
-from sabtune.compare.table import ResultTable, latex
+from sabtune.analysis import statistics
+from sabtune.analysis.table import ResultTable, latex
 from sabtune.errors import StoreError
 from sabtune.models import SAB
 from sabtune.reporting import length_table, published

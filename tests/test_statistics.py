@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sabtune.compare import statistics
-from sabtune.compare.statistics import Estimate, Floats, Interval
+from sabtune.analysis import statistics
+from sabtune.analysis.statistics import Estimate, Floats, Interval
 
 Averaging = Callable[[ArrayLike], Estimate]
 

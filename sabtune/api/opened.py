@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from optuna.trial import TrialState
 
+from sabtune.analysis.compared import comparison
+from sabtune.analysis.comparison import Comparison
+from sabtune.analysis.conclusion import conclude
 from sabtune.api.location import store_at
-from sabtune.compare.comparison import Comparison
-from sabtune.compare.results import comparison
 from sabtune.errors import StoreError, TrackingError
 from sabtune.models import Model
 from sabtune.reporting.data import gather
@@ -107,6 +107,16 @@ class OpenStudy:
             raise StoreError(f"study {self.name!r} has no complete trial yet: run it first")
         rows = [cells for each in chosen for cells in _by_length(each)]
         return pd.DataFrame(rows)
+
+    @property
+    def conclusion(self) -> str:
+        """What the study shows, in three sentences.
+
+        The first says how many configurations generalize and what share of the memories they keep,
+        the second describes the best configuration, and the third says what is and is not
+        established.
+        """
+        return " ".join(conclude(self._study).sentences)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -205,22 +215,16 @@ class OpenStudy:
         return f"<sabtune study {self.name!r} in {self.store.shown}: {self._study.size}>"
 
     def _repr_html_(self) -> str:
-        """Return the study for a notebook: its question, its trials and its results by length."""
+        """Return the study for a notebook: its question and its conclusion."""
         parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._study.size)}</p>"]
         if self.question:
             parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
-        with suppress(StoreError):  # no trial is complete yet
-            parts.append(self._table().to_html(border=0))
+        conclusion = conclude(self._study)
+        parts.append(f"<p>{escape(' '.join(conclusion.sentences))}</p>")
+        if conclusion.table is not None:
+            table = pd.DataFrame(conclusion.table.body, columns=conclusion.table.header)
+            parts.append(table.to_html(index=False, border=0))
         return "\n".join(parts)
-
-    def _table(self) -> pd.DataFrame:
-        """Return the accuracies by length, of each label of a comparison or of the best trial."""
-        results = self.ladder()
-        if self.comparison is None:
-            best = self._best()
-            results["label"] = f"trial {best.number}"
-        table = results.pivot_table(index="label", columns="length", values="accuracy", sort=False)
-        return table.map("{:.1%}".format).rename_axis(index=None, columns="accuracy at length")
 
     def _best(self) -> TrialRecord:
         best = self.best

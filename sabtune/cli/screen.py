@@ -34,15 +34,15 @@ def run_comparison(console: Console, plan: ComparisonPlan, again: str, where: Va
 
     where: The options that select the store.
     """
-    from sabtune.compare.results import page
     from sabtune.compare.run import run_comparison as run
     from sabtune.compare.run import update_champion_of
+    from sabtune.terminal.summary import comparison_summary
     from sabtune.terminal.watching import watching
 
     interrupts.advise(resume_advice(again))
     with watching(console, plan.renamed_file, plan.store) as watchers:
         ending, study = run(plan, watchers, line_printer(console))
-    console.print(page(study))
+    console.print(comparison_summary(study))
     for name in (plan.name, plan.name.rpartition(".")[0]):
         publish_report(console, name, plan.store, ending)
     champion, behind = update_champion_of(plan, ending)
@@ -127,12 +127,11 @@ def show_report(console: Console, study: StudyRecord, store: Store, sync: str) -
 
     sync: The command that copies the study to MLflow.
     """
-    from sabtune.compare import results
-    from sabtune.terminal.summary import summary
+    from sabtune.terminal.summary import comparison_summary, summary
     from sabtune.tracking.database import is_elsewhere
 
     if study.is_comparison:
-        console.print(results.page(study))
+        console.print(comparison_summary(study))
     else:
         uri = store.tracking or study.tracking or store.mlflow_uri
         console.print(summary(study, without_secrets(uri)), crop=False)

@@ -19,11 +19,10 @@ import dataclasses
 
 import numpy as np
 
-from sabtune.compare.comparison import Comparison, Group
-from sabtune.compare.results import comparison
+from sabtune.analysis.compared import comparison, groups
+from sabtune.analysis.comparison import Comparison, Group
 from sabtune.study.events import Version
 from sabtune.study.record import StudyRecord
-from sabtune.study.trial_specs import configuration_key
 from sabtune.study.writer import StudyWriter
 
 
@@ -35,7 +34,7 @@ def update_champion(study: StudyWriter, confirmation: StudyRecord) -> Version | 
     """
     record = study.read()
     result = None if confirmation.running else comparison(confirmation)
-    candidates = _candidates(record, confirmation, result) if result else {}
+    candidates = groups(record, confirmation, result) if result else {}
     if result is None or not candidates:
         return None
     registered, champion = record.registered, record.champion
@@ -59,27 +58,6 @@ def update_champion(study: StudyWriter, confirmation: StudyRecord) -> Version | 
         registered = registered.with_champion(versions[winner].trial)
     study.set_registered(registered)
     return registered.champion_version
-
-
-def _candidates(
-    study: StudyRecord, confirmation: StudyRecord, result: Comparison
-) -> dict[int, Group]:
-    """Return the groups of a confirmation by the number of their configuration in the study.
-
-    A group is left out if its configuration has no complete trial in the study.
-    """
-    configurations = study.leaderboard.configurations
-    numbers = {
-        configuration_key(trial.run): trial.configuration
-        for trial in study.counted
-        if trial.run is not None and configurations[trial.configuration].complete
-    }
-    labels = {
-        trial.label: numbers[configuration_key(trial.run)]
-        for trial in confirmation.counted
-        if trial.run is not None and configuration_key(trial.run) in numbers
-    }
-    return {labels[group.label]: group for group in result.groups if group.label in labels}
 
 
 def _version(trial: int, confirmation: StudyRecord, result: Comparison, group: Group) -> Version:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from sabtune.compare.comparison import Comparison
-from sabtune.compare.results import comparison
+from sabtune.analysis.compared import comparisons
+from sabtune.analysis.comparison import Comparison
+from sabtune.analysis.conclusion import Conclusion, conclude
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.configurations import Configuration
-from sabtune.study.names import COMPARISONS, kept_names, kind
+from sabtune.study.names import kind
 from sabtune.study.record import StudyRecord
 from sabtune.study.states import ENDED, INFEASIBLE, WORDS
 from sabtune.study.trial_record import TrialRecord
@@ -109,6 +110,11 @@ class ReportData:
         return self.study.size
 
     @cached_property
+    def conclusion(self) -> Conclusion:
+        """What the study shows: three sentences and the best configurations."""
+        return conclude(self.study)
+
+    @cached_property
     def question(self) -> str:
         """The recorded question of the study, or else the docstring of its file."""
         plan = self.study.plan
@@ -140,21 +146,7 @@ def gather(study: StudyRecord) -> ReportData:
             f"study {study.name!r} has no complete trial ({study.ended} ended otherwise): "
             "there is nothing to report yet, continue the search"
         )
-    return ReportData(study=study, comparisons=dict(_comparisons(study)))
-
-
-def _comparisons(study: StudyRecord) -> dict[str, Comparison]:
-    """Return the comparisons of a study by the study that contains their runs."""
-    if study.is_comparison:
-        studies = [study]
-    else:
-        studies = [
-            StudyRecord.open(study.store, name)
-            for suffix in COMPARISONS
-            for name in kept_names(f"{study.name}.{suffix}", study.store)
-        ]
-    comparisons = {other.name: comparison(other) for other in studies}
-    return {other: result for other, result in comparisons.items() if result is not None}
+    return ReportData(study=study, comparisons=comparisons(study))
 
 
 def state(trial: TrialRecord) -> str:

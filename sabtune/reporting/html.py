@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
 from sabtune import __version__
-from sabtune.compare import comparison
-from sabtune.compare.table import ResultTable
+from sabtune.analysis import comparison
+from sabtune.analysis.table import ResultTable
 from sabtune.reporting import length_table
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures import live

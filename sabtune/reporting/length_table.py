@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sabtune.compare import comparison, statistics
-from sabtune.compare.comparison import Group
-from sabtune.compare.statistics import Estimate
-from sabtune.compare.table import ResultTable, csv_text, latex
+from sabtune.analysis import comparison, statistics
+from sabtune.analysis.comparison import Group
+from sabtune.analysis.statistics import Estimate
+from sabtune.analysis.table import ResultTable, csv_text, latex
 from sabtune.config import PARTS
 from sabtune.escaping import markdown as markdown_text
 from sabtune.reporting import published

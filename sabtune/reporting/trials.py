@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sabtune.compare.table import csv_text
+from sabtune.analysis.table import csv_text
 from sabtune.reporting.data import ReportData, state
 from sabtune.schema import flatten
 from sabtune.study.trial_record import TrialRecord

@@ -110,6 +110,7 @@ class KeptModel:
 class Overview:
     """A study as the terminal and MLflow show it."""
 
+    conclusion: str = ""  # what the study shows, as Markdown
     question: str = ""  # the study file's docstring
     task: TaskConfig | None = None
     ladder: Ladder | None = None

@@ -119,6 +119,11 @@ class StudyRecord:
         return store
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the study is in a store, which may contain other studies too."""
+        return (self._store or self._beside) is not None
+
+    @property
     def directions(self) -> list[str]:
         """The direction of each objective: "maximize" or "minimize"."""
         return [direction.name.lower() for direction in self._study.directions]

@@ -9,6 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sabtune.analysis import compared, comparison
+from sabtune.analysis.conclusion import conclude
+from sabtune.analysis.importance import MIN_CONFIGURATIONS, Importance, importances
 from sabtune.config import RunConfig
 from sabtune.study.configurations import Configuration, Seeds
 from sabtune.study.record import StudyRecord
@@ -26,11 +29,13 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"Study {study.name}: {study.size}, {seconds / 60:.1f} trial minutes")
     ]
+    conclusion = conclude(study)
+    parts += [Text(sentence) for sentence in conclusion.sentences]
     best = study.best
-    if best is None:
-        parts.append(Text("No trial has completed yet."))
+    if best is None or conclusion.table is None:
         return Group(*parts)
     assert best.run is not None
+    parts += [Text(""), conclusion.table.rich(), Text(_importances(study)), Text("")]
     parts += [Text(line) for line in _best(best)]
     parts += [Text(line) for line in _seeds(study.ranked[0], study.leaderboard.seeds)]
     parts += [Text(""), _ladder(best.test, best.run)]
@@ -44,6 +49,36 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
         line = f'  {place}mlflow.pyfunc.load_model("{model.uri}")  # trial {model.trial}'
         parts.append(Text(line, no_wrap=True, overflow="ignore"))
     return Group(*parts)
+
+
+def comparison_summary(study: StudyRecord) -> RenderableType:
+    """Return the summary of a comparison: its trials, its conclusion, and the tables."""
+    head = Text(f"Study {study.name}: {study.size}")
+    for label, model in (study.plan.comparison or {}).items():
+        if model not in label:
+            head.append(f"\n  {label}: {model}")
+    result = compared.comparison(study)
+    if result is None:
+        return Group(head, Text("Nothing to compare yet."))
+    sentences = conclude(study).sentences
+    return Group(head, *map(Text, sentences), Text(""), comparison.page(result))
+
+
+def _importances(study: StudyRecord) -> str:
+    """Return a line on the importances of the parameters for the score."""
+    estimated = importances(study)
+    if estimated is None:
+        few = f"they need at least {MIN_CONFIGURATIONS} configurations with different scores"
+        return f"No importances of parameters: {few}."
+    certain = [i for i in estimated.fanova if i.exceeds_chance]
+    uncertain = [i for i in estimated.fanova if not i.exceeds_chance]
+    words = f"Importance for the score (fANOVA, {estimated.configurations} configurations): "
+    words += f"{_shares(certain) or 'none exceeds chance'}."
+    return words + (f" May be chance: {_shares(uncertain)}." if uncertain else "")
+
+
+def _shares(importances: Sequence[Importance]) -> str:
+    return ", ".join(f"{one.parameter} {one.value:.0%}" for one in importances)
 
 
 def _best(best: TrialRecord) -> Iterator[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from sabtune.analysis.conclusion import conclude
 from sabtune.errors import TrackingError
 from sabtune.redaction import without_secrets
 from sabtune.storage.folder import Folder
 from sabtune.storage.store import Store
+from sabtune.study import summary
 from sabtune.study.checkpoints import Attempts, history
-from sabtune.study.events import KeptModel, Outcome, TrialView, Version
+from sabtune.study.events import KeptModel, Outcome, Overview, TrialView, Version
 from sabtune.study.record import StudyRecord
-from sabtune.study.summary import origin, overview, view
+from sabtune.study.summary import origin, view
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_unusable
@@ -90,6 +93,14 @@ class Mirror:
         except TrackingError as problem:
             return str(problem)
         return ""
+
+
+def overview(record: StudyRecord, complete: bool) -> Overview:
+    """Return the overview of a study with its conclusion.
+
+    complete: Whether the study is complete.
+    """
+    return replace(summary.overview(record, complete), conclusion=conclude(record).markdown())
 
 
 def _tracker(name: str, store: Store, *, system_metrics: bool = False) -> Tracker:

@@ -69,8 +69,10 @@ def tags(overview: Overview) -> dict[str, str]:
 
 
 def description(overview: Overview) -> str:
-    """Return the description of the search's run in Markdown: its question, setup and results."""
-    text = "\n".join([*_setup(overview), *_space(overview), *_results(overview)]).strip()
+    """Return the description of the search's run in Markdown, which begins with the conclusion."""
+    conclusion = [overview.conclusion, ""] if overview.conclusion else []
+    parts = [*conclusion, *_setup(overview), *_space(overview), *_results(overview)]
+    text = "\n".join(parts).strip()
     return text if len(text) <= DESCRIPTION_CHARACTERS else text[: DESCRIPTION_CHARACTERS - 1] + "…"
 
 

@@ -7,9 +7,9 @@ import statistics as middle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sabtune.compare import statistics
-from sabtune.compare.comparison import Comparison, Group
-from sabtune.compare.statistics import Estimate
+from sabtune.analysis import statistics
+from sabtune.analysis.comparison import Comparison, Group
+from sabtune.analysis.statistics import Estimate
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures.marks import (
     BLACK,

@@ -15,9 +15,9 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
-from sabtune.compare import statistics
-from sabtune.compare.statistics import Difference, Estimate, Floats, Share
-from sabtune.compare.table import ResultTable
+from sabtune.analysis import statistics
+from sabtune.analysis.statistics import Difference, Estimate, Floats, Share
+from sabtune.analysis.table import ResultTable
 from sabtune.errors import ConfigError
 from sabtune.training.evaluation import SOLVED, LengthResult, solve_length
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -41,11 +44,20 @@ class ResultTable:
     body: tuple[tuple[str, ...], ...]
 
     def rich(self) -> Table:
-        """Return the table for the terminal."""
-        table = Table(title=Text(self.title), title_justify="left")
+        """Return the table for the terminal.
+
+        Headers wrap to the width of the numbers, and intervals are below their numbers. If the
+        terminal is too narrow, the first column wraps.
+        """
+        table = Table(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD)
+        body = [[cell.replace(" [", "\n[") for cell in row] for row in self.body]
         for column, name in enumerate(self.header):
-            table.add_column(Text(name), justify="right" if column else "left")
-        for row in self.body:
+            lines = [line for row in body for cell in row[column:][:1] for line in cell.split("\n")]
+            width = max(map(len, [*lines, *name.split()]))
+            header = textwrap.fill(name, width) if column else name
+            justify: Literal["left", "right"] = "right" if column else "left"
+            table.add_column(Text(header), justify=justify, overflow="fold")
+        for row in body:
             table.add_row(*map(Text, row))
         return table
 
