@@ -15,16 +15,8 @@ from sabtune.models.sab import ALL
 from sabtune.reporting.data import ReportData, gather
 from sabtune.reporting.figures import importance, lengths, parallel, space, training
 from sabtune.reporting.figures.fields import Field, fields
-from sabtune.reporting.figures.marks import (
-    BLUE,
-    Bars,
-    Curves,
-    Figure,
-    Line,
-    Points,
-    Rule,
-    spread,
-)
+from sabtune.reporting.figures.marks import Bars, Curves, Figure, Line, Points, Rule, spread
+from sabtune.reporting.figures.palette import BLUE
 from sabtune.storage.store import Store
 from sabtune.study.attributes import RESULT, SPEC, TEST
 from sabtune.study.record import StudyRecord

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from optuna.trial import TrialState
 
 from sabtune.analysis.comparison import Comparison, Group
+from sabtune.study.method_names import method_names
 from sabtune.study.names import COMPARISONS, kept_names, kind
 from sabtune.study.record import StudyRecord
 from sabtune.study.trial_specs import FRESH_SEED, configuration_key
@@ -27,11 +28,20 @@ def comparison(study: StudyRecord) -> Comparison | None:
         elif trial.state == TrialState.FAIL:
             failed[trial.label] += 1
             runs[trial.label]  # adds the label if it has no completed run
-    run = next((trial.run for trial in study.counted if trial.run), None)
+    configurations = {trial.label: trial.run for trial in study.counted if trial.run}
+    run = next(iter(configurations.values()), None)
     if run is None or not any(runs.values()):
         return None
+    names = method_names({label: each.model for label, each in configurations.items()})
     groups = [
-        Group(label=label, runs=by_seed, failed=failed[label]) for label, by_seed in runs.items()
+        Group(
+            label=label,
+            runs=by_seed,
+            failed=failed[label],
+            legend=names.get(label, ""),
+            share=configurations[label].share_kept() if label in configurations else None,
+        )
+        for label, by_seed in runs.items()
     ]
     task = run.task.build()
     return Comparison(

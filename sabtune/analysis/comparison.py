@@ -33,18 +33,30 @@ Row = dict[str, str | int | float | bool | None]
 class Group:
     """The runs of one method on fresh seeds, all tested at the same lengths on fresh sequences.
 
-    label: The name of the method.
+    label: What identifies the method; unique in a comparison.
 
     runs: The length results of each seed, by the index of the seed. The same index in two groups
     means the same seed.
 
     failed: The number of seeds that `runs` lacks because their runs diverged or failed. Failed
     seeds count as unsolved, with chance accuracy.
+
+    legend: What figures and tables call the method; "" for its label.
+
+    share: The share of the memories that a step keeps at the end of a training sequence; None for a
+    model without memories.
     """
 
     label: str
     runs: Mapping[int, Sequence[LengthResult]]
     failed: int = 0
+    legend: str = ""
+    share: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the method in figures and tables."""
+        return self.legend or self.label
 
     @property
     def n(self) -> int:
@@ -201,7 +213,7 @@ def accuracy_table(comparison: Comparison) -> ResultTable:
     for group in comparison.groups:
         samples = [comparison.accuracies(group, length) for length in comparison.lengths]
         means = [statistics.mean(sample).percent() for sample in samples]
-        rows.append((group.label, _seeds(group), *means))
+        rows.append((group.name, _seeds(group), *means))
     return ResultTable(
         f"Accuracy in %: mean over seeds [{statistics.CONFIDENCE:.0%} interval]",
         ("method", "seeds", *(f"length {length:,}" for length in comparison.lengths)),
@@ -218,7 +230,7 @@ def longest_table(comparison: Comparison) -> ResultTable:
         middle = statistics.interquartile_mean(comparison.accuracies(group, longest))
         solved = group.solved(longest, comparison.solved_at)
         count = f"{solved.count} of {solved.n}"
-        row = [group.label, _seeds(group), middle.percent(), count, solved.percent()]
+        row = [group.name, _seeds(group), middle.percent(), count, solved.percent()]
         if any(by_phase):
             row += [mean.percent() for mean in phases] if phases else ["–", "–"]
         rows.append(tuple(row))
@@ -230,16 +242,16 @@ def longest_table(comparison: Comparison) -> ResultTable:
 
 def contrast_table(comparison: Comparison) -> ResultTable:
     """Return a table of the differences between the first method and each other one."""
-    label = comparison.groups[0].label
+    name = comparison.groups[0].name
     rows = []
     for contrast in comparison.contrasts:
         seeds, difference = _compared_seeds(comparison, contrast), contrast.difference
         ps = _p(difference.p), _p(contrast.corrected)
         gap = difference.percent(sign="+")
-        rows.append((contrast.other.label, seeds, gap, *ps, contrast.reading))
+        rows.append((contrast.other.name, seeds, gap, *ps, contrast.reading))
     return ResultTable(
-        f"{label} against the others at length {comparison.compared:,}",
-        ("against", "seeds", "difference (percentage points)", "p", "p after Holm", f"{label} is"),
+        f"{name} against the others at length {comparison.compared:,}",
+        ("against", "seeds", "difference (percentage points)", "p", "p after Holm", "the first is"),
         tuple(rows),
     )
 
@@ -270,7 +282,7 @@ def accuracy_rows(comparison: Comparison) -> list[Row]:
     for group in comparison.groups:
         for length in comparison.lengths:
             accuracies, solved = comparison.accuracies(group, length), group.solved(length, at)
-            row: Row = {"method": group.label, "length": length}
+            row: Row = {"method": group.name, "length": length}
             row |= {"seeds": group.n, "failed": group.failed, "solved": solved.count}
             row |= statistics.mean(accuracies).named("mean")
             row |= statistics.interquartile_mean(accuracies).named("iqm")
@@ -289,7 +301,7 @@ def contrast_rows(comparison: Comparison) -> list[Row]:
     rows: list[Row] = []
     for contrast in comparison.contrasts:
         difference, other = contrast.difference, contrast.other
-        row: Row = {"method": ours.label, "against": other.label, "length": comparison.compared}
+        row: Row = {"method": ours.name, "against": other.name, "length": comparison.compared}
         row |= {"seeds": ours.n, "seeds_against": other.n, "paired": difference.paired}
         row |= difference.named("difference")
         row |= {"p": difference.p, "p_holm": contrast.corrected, "least_p": difference.least_p}
@@ -319,7 +331,7 @@ def _runs(comparison: Comparison) -> Iterator[str]:
         else "The search chose by none of these lengths, seeds or sequences."
     )
     yield f"Fresh seeds, {seeds} per method; {sequences} fresh sequences per length. {search}"
-    failed = [f"{group.failed} of {group.label}" for group in comparison.groups if group.failed]
+    failed = [f"{group.failed} of {group.name}" for group in comparison.groups if group.failed]
     if failed:
         at = f"{comparison.chance:.1%}"
         yield f"Failed seeds ({', '.join(failed)}) count as unsolved, with chance accuracy ({at})."

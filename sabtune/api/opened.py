@@ -20,7 +20,7 @@ from sabtune.models import Model
 from sabtune.reporting.data import gather
 from sabtune.reporting.publish import publish
 from sabtune.reporting.trials import OUTCOME, row
-from sabtune.reporting.write import FORMATS, write
+from sabtune.reporting.write import FORMATS, STYLES, write
 from sabtune.storage.store import Store
 from sabtune.study.events import Version
 from sabtune.study.names import stored_names
@@ -182,22 +182,32 @@ class OpenStudy:
 
         return {drawing.name: live.figure(drawing) for drawing in drawings(gather(self._study))}
 
-    def report(self, out: str | Path = "report", formats: Collection[str] = FORMATS) -> list[Path]:
+    def report(
+        self,
+        out: str | Path = "report",
+        formats: Collection[str] = FORMATS,
+        *,
+        style: str = STYLES[0],
+    ) -> list[Path]:
         """Write the report of the study: an HTML page, tables and figures.
 
         Args:
             out: The folder, which is created if it doesn't exist.
             formats: Some of "html", "md", "csv", "tex", "png" and "pdf". Defaults to all.
+            style: "default"; or "paper", which writes the PNG and PDF figures in the widths and
+                fonts of NeurIPS and ICML, without titles, to `figures/neurips/` and
+                `figures/icml/`.
 
         Returns:
             The paths of the files.
 
         Raises:
             StoreError: No trial is complete, or the folder can't be written.
-            ConfigError: A format is unknown.
+            ConfigError: A format or the style is unknown, or the style is "paper" and neither
+                "png" nor "pdf" is among the formats.
         """
         chosen = [formats] if isinstance(formats, str) else formats
-        return write(self._study, Path(out).expanduser(), chosen)
+        return write(self._study, Path(out).expanduser(), chosen, style)
 
     def sync(self) -> None:
         """Write to MLflow whatever it lacks of the study, including the report.
@@ -302,6 +312,7 @@ def report(
     out: str | Path = "report",
     formats: Collection[str] = FORMATS,
     *,
+    style: str = STYLES[0],
     store: str | Path | None = None,
     files: str | Path | None = None,
 ) -> list[Path]:
@@ -311,6 +322,7 @@ def report(
         study: The name of a study of the store.
         out: As for `OpenStudy.report`.
         formats: As for `OpenStudy.report`.
+        style: As for `OpenStudy.report`.
         store: As for `open_study`.
         files: As for `open_study`.
 
@@ -319,11 +331,11 @@ def report(
 
     Raises:
         StoreError: There is no such study, no trial is complete, or the folder can't be written.
-        ConfigError: A format is unknown.
+        ConfigError: As for `OpenStudy.report`.
 
     Example:
         >>> import sabtune as sab
         >>> [path.name for path in sab.report("quick", "report", ["md"])]
         ['ladder.md']
     """
-    return open_study(study, store, files=files).report(out, formats)
+    return open_study(study, store, files=files).report(out, formats, style=style)

@@ -140,18 +140,26 @@ def show_report(console: Console, study: StudyRecord, store: Store, sync: str) -
 
 
 def write_report(
-    console: Console, study: str, store: Store, folder: Path, formats: str | None
+    console: Console,
+    study: str,
+    store: Store,
+    folder: Path,
+    formats: str | None,
+    style: str | None,
 ) -> None:
     """Write the files of a report and print their names.
 
     formats: The value of --format. None: all formats.
+
+    style: The value of --style. None: the default one.
     """
-    from sabtune.reporting.write import FORMATS, write
+    from sabtune.reporting.write import FORMATS, STYLES, write
     from sabtune.study.record import StudyRecord
 
     requested = formats.split(",") if formats is not None else FORMATS
+    style = STYLES[0] if style is None else style
     folder = folder.expanduser()
-    written = write(StudyRecord.open(store, study), folder, requested)
+    written = write(StudyRecord.open(store, study), folder, requested, style)
     figures = sum(path.parent != folder for path in written)
     names = [path.name for path in written if path.parent == folder]
     names += [f"{counted(figures, 'file')} in figures/"] * bool(figures)

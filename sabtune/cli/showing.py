@@ -114,6 +114,12 @@ def report(
             help="Write only these formats, such as html,png. Defaults to html,md,csv,tex,png,pdf.",
         ),
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="The style of the figures: paper has the widths and fonts of NeurIPS and ICML."
+        ),
+    ] = None,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     cluster: ClusterOption = None,
@@ -129,10 +135,11 @@ def report(
     place = Store.at(store, files).existing()
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
+        check(style is None, "--style", style, "--out too, the folder to write into")
         sync_command = command_line("sync", study, where=location_values(store, files))
         show_report(make_console(), StudyRecord.open(place, study), place, sync_command)
     else:
-        write_report(make_console(), study, place, out, formats)
+        write_report(make_console(), study, place, out, formats, style)
 
 
 @app.command()

@@ -14,17 +14,13 @@ from sabtune.models import SAB, ModelConfig
 from sabtune.models.sab import ALL
 from sabtune.schedule import Constant
 from sabtune.schema import suggest
-
-WINNER = "winner"
-"""The label of the first configuration of an ablation."""
+from sabtune.study.method_names import ARROW, WINNER
 
 CHANGED = ("k_top", "k_att", "k_trunc", "schedule", "form", "initial", "lengths")
 """The settings that an ablation changes: those of SAB first, then those of training.
 
 The name of a change starts with the name of its setting, as in "k_att → 1".
 """
-
-ARROW = " → "
 
 SCHEDULE_POINTS = 1_000
 """The number of points during training at which a schedule is evaluated."""

@@ -20,7 +20,7 @@ from sabtune.schema import Config, check_whole
 class ModelConfig(Config, ABC):
     """The base of every model's configuration, a frozen dataclass that builds the model.
 
-    A configuration of your own defines `build` and `label`.
+    A configuration of your own defines `build` and `label`, and may define `legend`.
 
     Args:
         hidden: H, the number of units of the recurrent state, from 1 to `2**20`.
@@ -56,6 +56,13 @@ class ModelConfig(Config, ABC):
     @abstractmethod
     def label(self) -> str:
         """Return a short description that distinguishes this configuration in a list."""
+
+    def legend(self) -> str:
+        """Return the name of this configuration in figures and tables, as in "LSTM, full BPTT".
+
+        Defaults to `label()`.
+        """
+        return self.label()
 
     @abstractmethod
     def build(self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator) -> Model:

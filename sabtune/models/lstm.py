@@ -64,6 +64,8 @@ class LSTM(LSTMLike):
             >>> import sabtune as sab
             >>> sab.LSTM.Config().label(), sab.LSTM.Config(k_trunc=5).label()
             ('lstm full BPTT', 'lstm k_trunc=5')
+            >>> sab.LSTM.Config(k_trunc=5).legend()
+            'LSTM, truncated BPTT (k_trunc=5)'
         """
 
         k_trunc: int = 0
@@ -74,6 +76,10 @@ class LSTM(LSTMLike):
 
         def label(self) -> str:
             return f"lstm k_trunc={self.k_trunc}" if self.k_trunc else "lstm full BPTT"
+
+        def legend(self) -> str:
+            k_trunc = self.k_trunc
+            return f"LSTM, truncated BPTT (k_trunc={k_trunc})" if k_trunc else "LSTM, full BPTT"
 
         def build(
             self,

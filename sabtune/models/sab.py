@@ -88,6 +88,8 @@ class SAB(Attentive):
             >>> config = sab.SAB.Config(k_top=3, k_att=2, schedule=sab.Linear())
             >>> config.label()
             'k_top=3 k_att=2 k_trunc=5 linear'
+            >>> config.legend()
+            'SAB (k_top=3, k_att=2, k_trunc=5, linear schedule)'
             >>> config.share_kept(steps=30)  # 3 of m_0 and 15 remembered states
             0.1875
         """
@@ -120,6 +122,17 @@ class SAB(Attentive):
             words += [self.normalizer] * (self.normalizer != "sum")
             words += [self.form] * (self.form != "paper")
             return " ".join(words)
+
+        def legend(self) -> str:
+            k_top = "all" if self.k_top >= ALL else self.k_top
+            words = [f"k_top={k_top}", f"k_att={self.k_att}"]
+            words.append(f"k_trunc={self.k_trunc}" if self.k_trunc else "full BPTT")
+            if not isinstance(self.schedule, Constant):
+                words.append(f"{type(self.schedule).__name__.lower()} schedule")
+            words += [f"{self.scoring} scoring"] * (self.scoring != "mlp")
+            words += [self.normalizer] * (self.normalizer != "sum")
+            words += [f"{self.form} form"] * (self.form != "paper")
+            return f"SAB ({', '.join(words)})"
 
         @property
         def sparsity(self) -> Sparsity:

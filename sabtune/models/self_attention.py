@@ -66,6 +66,9 @@ class SelfAttention(Attentive):
         def label(self) -> str:
             return "lstm self-attention"
 
+        def legend(self) -> str:
+            return "Self-attention LSTM, full BPTT"
+
         def share_kept(self, steps: int) -> float:
             return 1.0
 

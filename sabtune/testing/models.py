@@ -55,7 +55,8 @@ def check_model(
     order, up to the first that fails:
 
     - config: the configuration is read from JSON as it was, and has a hash.
-    - description: `label` is one line; `period` and `share_kept` are in their ranges.
+    - description: `label` and `legend` are one line each; `period` and `share_kept` are in their
+      ranges.
     - shapes: logits and states fit, for one and several sequences and steps.
     - determinism: only the generator decides the weights, and only x and state the logits.
     - precision: the model can be converted to float64.
@@ -130,12 +131,12 @@ class ModelChecks(StateChecks):
         check_config(self.model_config, lambda run: run.model)
 
     def description(self) -> None:
-        """Check that `label`, `period` and `share_kept` are in their ranges."""
+        """Check that `label`, `legend`, `period` and `share_kept` are in their ranges."""
         config, name = self.model_config, name_of(type(self.model_config))
-        label = config.label()
-        line = isinstance(label, str) and label.strip() == label != "" and "\n" not in label
         wanted = "return a few words on one line"
-        expect(line, f"{name}.label() is {shown(label)}: {wanted}")
+        for method, words in (("label", config.label()), ("legend", config.legend())):
+            line = isinstance(words, str) and words.strip() == words != "" and "\n" not in words
+            expect(line, f"{name}.{method}() is {shown(words)}: {wanted}")
         expect(
             is_whole(config.period, 1),
             f"{name}.period is {shown(config.period)}: return an int of at least 1",

@@ -1,7 +1,7 @@
 """The figures of a report, as plain data that two backends draw.
 
 marks.py       the elements of figures
-lengths.py     accuracy, loss and cost against length
+lengths.py     accuracy and loss against length
 phases.py      accuracy against the length modulo k_att
 space.py       score against each parameter; accuracy against sparsity; Pareto front
 importance.py  parameter importances, and their uncertainty
@@ -10,6 +10,7 @@ fields.py      the parts of the configuration that differ between trials
 parallel.py    parallel coordinates
 training.py    schedules, learning curves
 memory.py      what the best model recalls
+palette.py     the colors, on light and on dark pages
 states.py      the colors, markers and lines of the states of a trial
 still.py       draws PNG and PDF files with matplotlib
 live.py        draws for the browser with plotly
@@ -39,6 +40,5 @@ def drawings(data: ReportData) -> list[Drawing]:
         training.schedules(data),
         training.learning(data),
         *memory.memory(data),
-        lengths.cost(data),
     ]
     return [drawing for drawing in figures if drawing is not None]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sabtune.analysis.importance import SHUFFLINGS, Importance, importances
 from sabtune.reporting.data import ReportData
-from sabtune.reporting.figures.marks import BLACK, BLUE, GRAY, Axis, Bars, Figure, Panel, Points
+from sabtune.reporting.figures.marks import Axis, Bars, Figure, Panel, Points
+from sabtune.reporting.figures.palette import BLACK, BLUE, GRAY
 
 
 def importance(data: ReportData) -> Figure | None:

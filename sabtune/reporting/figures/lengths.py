@@ -1,4 +1,4 @@
-"""Accuracy, loss and evaluation time against length."""
+"""Accuracy and loss against length."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import math
 import statistics as middle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from sabtune.analysis import statistics
 from sabtune.analysis.comparison import Comparison, Group
 from sabtune.analysis.statistics import Estimate
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures.marks import (
-    BLACK,
-    DASHES,
-    METHODS,
-    SYMBOLS,
-    VERMILION,
     Axis,
     Curve,
     Curves,
@@ -28,10 +24,16 @@ from sabtune.reporting.figures.marks import (
     Scale,
     spread,
 )
+from sabtune.reporting.figures.palette import BLACK, DASHES, METHODS, SYMBOLS
+from sabtune.study.configurations import Configuration
+from sabtune.study.names import kind
 from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Task
 from sabtune.training.evaluation import LengthResult
 from sabtune.wording import counted
+
+BEST = 5
+"""Number of the best configurations that have a line and an entry in the legend."""
 
 MAX_CURVES = 100
 """Maximum number of curves in a panel; more are hard to distinguish."""
@@ -81,40 +83,52 @@ def loss(data: ReportData) -> Figure | None:
     return _against_length(data, "loss", quantity, [])
 
 
-def cost(data: ReportData) -> Figure | None:
-    """Return the figure of evaluation time per sequence, or None if no trial recorded it."""
-    timed = [trial for trial in data.complete if trial.test and all(map(_ms, trial.test))]
-    if not timed:
-        return None
-    if data.is_comparison:
-        marks, subject = _methods_cost(data, timed), "the median over each method's seeds"
-    else:
-        ranked = spread(data.by_score(timed), MAX_CURVES)
-        curves = [_curve(trial, _ms) for trial in ranked]
-        marks = [Curves(curves=curves, label="complete trials")]
-        if data.best in timed:
-            marks.append(_line(data.best, _ms, f"the best, #{data.best.number}", BLACK))
-        subject = (
-            f"{MAX_CURVES} of the complete trials"
-            if len(timed) > MAX_CURVES
-            else "each complete trial"
-        )
-    results = [result for trial in timed for result in trial.test]
-    return Figure(
-        name="cost",
-        title="Cost against length",
-        caption=f"Evaluation time per sequence in milliseconds, by its length: {subject} "
-        f"(n = {counted(len(timed), 'trial')}, "
-        f"{counted(results[0].sequences, 'sequence')} per length), measured while "
-        "other trials ran.",
-        panels=[
-            Panel(
-                x=_axis({result.length for result in results}),
-                y=Axis(label="ms per sequence (log scale)", log=True),
-                marks=marks,
-            )
-        ],
-    )
+@dataclass(frozen=True, kw_only=True)
+class Coloring:
+    """The color scale of a figure: the share of memories kept, or the score of a trial.
+
+    scale: None if the lines of methods have their own colors and there are no trials.
+
+    by_share: Whether it is the share of memories kept.
+    """
+
+    scale: Scale | None
+    by_share: bool
+
+    @classmethod
+    def of(cls, data: ReportData, trials: Sequence[TrialRecord], groups: Sequence[Group]) -> Self:
+        """Return the coloring of a figure of these trials and methods.
+
+        They are colored by the share of memories kept if at least two shares differ. An ablation is
+        not, because most of its methods keep the same share.
+        """
+        shares = [group.share for group in groups] + [_share(trial) for trial in trials]
+        known = {100 * share for share in shares if share is not None}
+        if len(known) > 1 and kind(data.name) != "ablate":
+            label = "share of memories kept (%)"
+            return cls(scale=Scale.of_percentages(label, list(known)), by_share=True)
+        scores = [trial.score for trial in trials]
+        return cls(scale=Scale.of("score", scores) if scores else None, by_share=False)
+
+    @property
+    def words(self) -> str:
+        """What the colors show."""
+        return "share of memories kept" if self.by_share else "search score"
+
+    def value(self, trial: TrialRecord) -> float | None:
+        """Return the value of a trial on the scale, or None if it has none."""
+        share = _share(trial)
+        if self.by_share:
+            return None if share is None else 100 * share
+        return trial.score
+
+    def color(self, value: float | None) -> str:
+        """Return the color of a line with this value; black if it has none."""
+        return BLACK if value is None or self.scale is None else self.scale.color(value)
+
+
+def _share(trial: TrialRecord) -> float | None:
+    return trial.run.share_kept() if trial.run else None
 
 
 def _against_length(
@@ -123,11 +137,13 @@ def _against_length(
     """Return the figure of a quantity: a panel of methods, a panel of trials, or both."""
     length = data.run.task.length
     rules = [*rules, Rule(x=length, label=f"training length, {length:,}", dash="dot")]
-    panels, captions, scale = [], [], None
     confirmed = data.confirmed
+    trials = [] if data.is_comparison else [trial for trial in data.complete if trial.test]
+    coloring = Coloring.of(data, trials, confirmed.groups if confirmed else [])
+    panels, captions = [], []
     if confirmed:
         title = "On fresh seeds"
-        lines = [_method(confirmed, group, quantity) for group in confirmed.groups]
+        lines = [_method(confirmed, group, quantity, coloring) for group in confirmed.groups]
         panels.append(
             Panel(title=title, x=_axis(confirmed.lengths), y=quantity.axis, marks=[*lines, *rules])
         )
@@ -137,20 +153,37 @@ def _against_length(
             f"{title}: the mean and its {statistics.CONFIDENCE:.0%} bootstrap interval "
             f"(n = {n} {'seed' if seeds[-1] == 1 else 'seeds'} a method), side by side."
         )
-    if not data.is_comparison:
-        panel, scale, caption = _search(data, quantity, rules)
+    if trials:
+        panel, caption = _search(data, trials, quantity, rules, coloring)
         panels.append(panel)
         captions.append(caption)
+    if coloring.by_share:
+        captions.append(
+            "Colors: the share of the memories that a step keeps at the end of a training sequence"
+            + (
+                "; black or gray: models without memories."
+                if _has_unknown(trials, confirmed)
+                else "."
+            )
+        )
+    elif trials:
+        captions.append(f"Colors: {coloring.words}.")
     return Figure(
         name=name,
         title=f"{name.capitalize()} against length",
         caption=" ".join(captions),
         panels=panels,
-        scale=scale,
+        scale=coloring.scale,
     )
 
 
-def _method(comparison: Comparison, group: Group, quantity: Quantity) -> Line:
+def _has_unknown(trials: Sequence[TrialRecord], confirmed: Comparison | None) -> bool:
+    """Return whether a trial or a method has no share of memories kept."""
+    groups = confirmed.groups if confirmed else []
+    return None in [*map(_share, trials), *(group.share for group in groups)]
+
+
+def _method(comparison: Comparison, group: Group, quantity: Quantity, coloring: Coloring) -> Line:
     """Return a method's line, shifted sideways so that intervals do not hide each other."""
     number, count = comparison.groups.index(group), len(comparison.groups)
     width = math.log(comparison.lengths[-1] / comparison.lengths[0])
@@ -158,97 +191,94 @@ def _method(comparison: Comparison, group: Group, quantity: Quantity) -> Line:
     optional = {n: quantity.mean(comparison, group, n) for n in comparison.lengths}
     means = {n: mean for n, mean in optional.items() if mean is not None}
     ends = [mean.interval for mean in means.values()]
+    color, dash = METHODS[number % len(METHODS)], DASHES[number // len(METHODS) % len(DASHES)]
+    if coloring.by_share:
+        color = coloring.color(None if group.share is None else 100 * group.share)
+        dash = "dash" if group.share is None else "solid"
     return Line(
         x=[shift * length for length in means],
         names=[f"length {length:,}" for length in means],
         y=[mean.value for mean in means.values()],
         low=[end.low if end else None for end in ends],
         high=[end.high if end else None for end in ends],
-        label=f"{group.label} (n = {group.n})",
-        color=METHODS[number % len(METHODS)],
+        label=f"{group.name} (n = {group.n})",
+        color=color,
         symbol=SYMBOLS[number % len(SYMBOLS)],
-        dash=DASHES[number // len(METHODS) % len(DASHES)],
+        dash=dash,
+        width=1.8,
+        rank=number,
     )
 
 
 def _search(
-    data: ReportData, quantity: Quantity, rules: Sequence[Rule]
-) -> tuple[Panel, Scale, str]:
-    """Return the panel of all complete trials and the best one, its scale, and its caption."""
-    tested = data.by_score(trial for trial in data.complete if trial.test)
-    shown, best = spread(tested, MAX_CURVES), data.best
-    marks: list[Mark] = [Curves(curves=[_curve(trial, quantity.value) for trial in shown])]
-    seeds = data.ranked[0].complete
-    if len(seeds) > 1:
-        marks.append(_range(seeds, quantity))
-    marks.append(_line(best, quantity.value, f"the best, #{best.number}, one seed", BLACK))
-    scores = [trial.score for trial in tested]
+    data: ReportData,
+    trials: Sequence[TrialRecord],
+    quantity: Quantity,
+    rules: Sequence[Rule],
+    coloring: Coloring,
+) -> tuple[Panel, str]:
+    """Return the panel of the complete trials and the best configurations, and its caption.
+
+    Next to a confirmation, only the best configuration of the search has a line of its own.
+    """
+    tested = data.by_score(trials)
+    shown = spread(tested, MAX_CURVES)
+    curves = [_curve(trial, quantity.value, coloring) for trial in shown]
+    ranked = [each for each in data.ranked if any(trial.test for trial in each.complete)]
+    best = ranked[: 1 if data.confirmed else BEST]
+    first = len(data.confirmed.groups) if data.confirmed else 0  # the methods come first
+    lines = [_line(first + i, each, quantity, coloring) for i, each in enumerate(best)]
     lengths = {result.length for trial in tested for result in trial.test}
     title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
+    thick = f"the {len(best)} best configurations" if len(best) > 1 else "the best configuration"
+    several = any(len(each.complete) > 1 for each in best)
+    marks: list[Mark] = [Curves(curves=curves), *reversed(lines), *rules]
     return (
-        Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=[*marks, *rules]),
-        Scale.of("score", scores),
-        f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed, "
-        "colored by search score, and the best one by that score.",
+        Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=marks),
+        f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed (thin); "
+        f"{thick} by search score"
+        f"{', with the mean and the range of their seeds' * several} (with markers).",
     )
 
 
-def _range(seeds: Sequence[TrialRecord], quantity: Quantity) -> Line:
-    """Return the mean and range over the seeds of one configuration."""
+def _line(rank: int, configuration: Configuration, quantity: Quantity, coloring: Coloring) -> Line:
+    """Return the line of a configuration: the mean and the range over its complete trials."""
+    trials = [trial for trial in configuration.complete if trial.test]
     by_length = {
         result.length: [
             quantity.value(other)
-            for trial in seeds
+            for trial in trials
             for other in trial.test
             if other.length == result.length
         ]
-        for result in seeds[0].test
+        for result in trials[0].test
     }
+    several = len(trials) > 1
+    model = trials[0].run.model if trials[0].run else None
+    seeds = counted(len(trials), "seed") if several else "one seed"
     return Line(
         x=list(by_length),
         y=[middle.fmean(values) for values in by_length.values()],
-        low=[min(values) for values in by_length.values()],
-        high=[max(values) for values in by_length.values()],
-        label=f"its configuration: mean and range of {len(seeds)} seeds",
-        color=VERMILION,
-        dash="dash",
+        low=[min(values) for values in by_length.values()] if several else None,
+        high=[max(values) for values in by_length.values()] if several else None,
+        label=f"#{configuration.number} {model.legend() if model else ''}, {seeds}",
+        color=coloring.color(coloring.value(trials[0])),
+        symbol=SYMBOLS[rank % len(SYMBOLS)],
+        width=1.8,
+        rank=rank,
     )
 
 
-def _curve(trial: TrialRecord, value: Callable[[LengthResult], float]) -> Curve:
+def _curve(trial: TrialRecord, value: Callable[[LengthResult], float], coloring: Coloring) -> Curve:
+    share = _share(trial)
+    kept = "" if share is None else f", {share:.1%} kept"
     return Curve(
         x=[result.length for result in trial.test],
         y=[value(result) for result in trial.test],
-        name=f"#{trial.number}, score {trial.score:.3f}",
-        value=trial.score,
+        name=f"#{trial.number}{kept}, score {trial.score:.3f}",
+        value=coloring.value(trial),
     )
-
-
-def _line(
-    trial: TrialRecord, value: Callable[[LengthResult], float], label: str, color: str
-) -> Line:
-    x, y = [result.length for result in trial.test], [value(result) for result in trial.test]
-    return Line(x=x, y=y, label=label, color=color, symbol="circle", width=1.8)
-
-
-def _methods_cost(data: ReportData, timed: Sequence[TrialRecord]) -> list[Mark]:
-    """Return the median evaluation time of each method."""
-    marks: list[Mark] = []
-    for number, label in enumerate(dict.fromkeys(trial.label for trial in timed)):
-        own = [trial for trial in timed if trial.label == label]
-        lengths = [result.length for result in own[0].test]
-        each = [[_ms(r) for t in own for r in t.test if r.length == n] for n in lengths]
-        marks.append(
-            Line(
-                x=lengths,
-                y=[middle.median(ms) for ms in each],
-                label=f"{label} (n = {len(own)})",
-                color=METHODS[number % len(METHODS)],
-                symbol=SYMBOLS[number % len(SYMBOLS)],
-            )
-        )
-    return marks
 
 
 def _axis(lengths: Sequence[int] | set[int]) -> Axis:
@@ -267,8 +297,3 @@ def _scaled(factor: float, estimate: Estimate) -> Estimate:
     ends = estimate.interval
     interval = statistics.Interval(factor * ends.low, factor * ends.high) if ends else None
     return Estimate(factor * estimate.value, interval)
-
-
-def _ms(result: LengthResult) -> float:
-    """Return the evaluation time per sequence in ms, or 0 if it was not recorded."""
-    return 1000 * (result.seconds or 0.0) / result.sequences

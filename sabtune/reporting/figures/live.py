@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any, Literal
 
 from plotly import graph_objects as go
@@ -19,35 +22,75 @@ from sabtune.reporting.figures.marks import (
     Scale,
     is_narrow,
 )
-from sabtune.reporting.figures.traces import MAP, add, plain
+from sabtune.reporting.figures.palette import FRAME, GRAY, GRID, TEXT, WHITE
+from sabtune.reporting.figures.traces import add, plain
 
 PIXELS_PER_INCH = 110
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
 
 FONT = "Helvetica, Arial, sans-serif"
 
+LEGEND_LINE = 20.0
+"""Height of a line of the legend in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a figure is laid out for the width of a page.
+
+    columns: The maximum number of panels in a row.
+
+    legend: The number of characters of all entries in one row of the legend, with 6 for each sign.
+
+    entry: The number of characters after which an entry of the legend continues on a new line.
+
+    bar: "v" for a color scale to the right of the panels, "h" for one above them.
+    """
+
+    columns: int
+    legend: int
+    entry: int
+    bar: Literal["v", "h"]
+    font: int
+
+
+WIDE = Form(columns=3, legend=130, entry=110, bar="v", font=13)
+NARROW = Form(columns=1, legend=0, entry=44, bar="h", font=12)
+"""The form for a phone, or for another page that is less than 600 pixels wide."""
+
 
 def draw(drawing: Drawing) -> str:
-    """Return the figure as HTML: an element and a script that fills it."""
-    return str(
-        figure(drawing).to_html(
-            full_html=False, include_plotlyjs=False, div_id=f"plot-{drawing.name}", config=CONFIG
-        )
+    """Return the figure as HTML: an element and the data that the script of the page fills it with.
+
+    The data have the traces and two layouts: for a wide and for a narrow page.
+    """
+    wide, narrow = (json.loads(figure(drawing, form).to_json()) for form in (WIDE, NARROW))
+    content = {"data": wide["data"], "wide": wide["layout"], "narrow": narrow["layout"]}
+    content |= {"entry": NARROW.entry}
+    data = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    safe = data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+    return (
+        f'<div class="plot" id="plot-{drawing.name}" style="height:{wide["layout"]["height"]}px">'
+        f'</div><script type="application/json">{safe}</script>'
     )
 
 
-def figure(drawing: Drawing) -> go.Figure:
+def figure(drawing: Drawing, form: Form = WIDE) -> go.Figure:
     """Return the figure as a Plotly figure."""
-    return _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
+    if isinstance(drawing, Parallel):
+        return _parallel(drawing, form)
+    return _figure(drawing, form)
 
 
-def _figure(figure: Figure) -> go.Figure:
-    columns = min(figure.columns, len(figure.panels))
+def _figure(figure: Figure, form: Form) -> go.Figure:
+    columns = min(figure.columns, len(figure.panels), form.columns)
     rows = math.ceil(len(figure.panels) / columns)
     height = rows * figure.height * PIXELS_PER_INCH + (rows - 1) * 60
+    cells: list[dict[str, Any] | None] = [{}] * len(figure.panels)
+    cells += [None] * (rows * columns - len(cells))
     plot = make_subplots(
         rows,
         columns,
+        specs=[cells[row * columns : (row + 1) * columns] for row in range(rows)],
         subplot_titles=[plain(panel.title) for panel in figure.panels],
         horizontal_spacing=_between(figure.panels) if columns > 1 else 0.0,
         vertical_spacing=75 / height if rows > 1 else 0.0,
@@ -59,26 +102,41 @@ def _figure(figure: Figure) -> go.Figure:
             add(plot, mark, figure.scale, at, named)
         plot.update_xaxes(_axis(panel, "x"), **at)
         plot.update_yaxes(_axis(panel, "y"), **at)
+        if place % columns and figure.panels[place - 1].y.label == panel.y.label:
+            plot.update_yaxes(title=None, **at)
     if figure.scale:
-        plot.update_layout(coloraxis=_coloraxis(figure.scale))
         plot.add_trace(_empty_trace(figure.scale), row=1, col=1)
     titled = any(panel.title for panel in figure.panels)
-    _lay_out(plot, height, _legend(named, height), top=58 if titled else 38)
+    legend = _legend(named, height, form)
+    _lay_out(plot, form, height, legend, top=58 if titled else 38, scale=figure.scale)
     return plot
 
 
-def _legend(named: Iterable[str], height: float) -> tuple[float, dict[str, Any]]:
+def _legend(named: Iterable[str], height: float, form: Form) -> tuple[float, dict[str, Any]]:
     """Return the height in pixels and the layout of the legend below the panels."""
     labels = [label for label in named if label]
-    short = sum(len(label) + 6 for label in labels) < 90
-    lines = 1 if short else len(labels)
-    layout: dict[str, Any] = {"orientation": "h" if short else "v", "x": 0, "xanchor": "left"}
-    layout |= {"y": -58 / height, "yanchor": "top", "yref": "paper"}
-    return (24.0 * lines + 14 if labels else 0.0), layout
+    layout: dict[str, Any] = {"x": 0, "xanchor": "left", "y": -58 / height, "yanchor": "top"}
+    layout |= {"yref": "paper", "font": {"size": form.font - 1}, "tracegroupgap": 0}
+    longest = max(map(len, labels), default=0) + 6
+    if sum(len(label) + 6 for label in labels) <= form.legend:
+        return LEGEND_LINE + 14, layout | {"orientation": "h"}
+    columns = max(form.legend // longest, 1)
+    if columns > 1:
+        share = {"entrywidth": 0.98 / columns, "entrywidthmode": "fraction"}
+        lines = math.ceil(len(labels) / columns)
+        return LEGEND_LINE * lines + 14, layout | {"orientation": "h"} | share
+    lines = sum(len(wrap(label, form.entry)) for label in labels)
+    return LEGEND_LINE * lines + 14 if labels else 0.0, layout | {"orientation": "v"}
 
 
 def _lay_out(
-    plot: go.Figure, height: float, legend: tuple[float, dict[str, Any]], *, top: int
+    plot: go.Figure,
+    form: Form,
+    height: float,
+    legend: tuple[float, dict[str, Any]],
+    *,
+    top: int,
+    scale: Scale | None,
 ) -> None:
     """Set the layout of a figure.
 
@@ -87,19 +145,26 @@ def _lay_out(
     top: Pixels above the panels, for the toolbar that appears on hover.
     """
     below, legend_layout = legend
-    margin = {"l": 65, "r": 20, "t": top, "b": 60 + below}
+    across = form.bar == "h" and scale is not None
+    margin = {"l": 65, "r": 20, "t": top + 50 * across, "b": 60 + below}
+    if form is NARROW:
+        margin |= {"l": 50, "r": 12}
     plot.update_layout(
         template="none",
         height=height + margin["t"] + margin["b"],
         margin=margin,
         legend=legend_layout,
-        font={"family": FONT, "size": 13},
+        font={"family": FONT, "size": form.font, "color": TEXT},
         hoverlabel={"font": {"family": FONT}},
         hovermode="closest",
         barmode="overlay",
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+        paper_bgcolor=WHITE,
+        plot_bgcolor=WHITE,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GRAY, "activecolor": TEXT},
     )
+    plot.update_annotations(font={"size": form.font + 1})
+    if scale:
+        plot.update_layout(coloraxis=_coloraxis(scale, form, height, top))
 
 
 def _between(panels: Sequence[Panel]) -> float:
@@ -110,11 +175,12 @@ def _between(panels: Sequence[Panel]) -> float:
 def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
     axis: Axis = getattr(panel, which)
     options: dict[str, Any] = {
-        "title": {"text": plain(axis.label), "standoff": 8, "font": {"size": 14}},
+        "title": {"text": plain(axis.label), "standoff": 8},
         "showline": True,
-        "linecolor": "#30343b",
+        "linecolor": FRAME,
+        "tickcolor": FRAME,
         "ticks": "outside",
-        "gridcolor": "#E6E8EB",
+        "gridcolor": GRID,
         "zeroline": False,
         "automargin": True,
     }
@@ -134,9 +200,10 @@ def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
     return options
 
 
-def _parallel(figure: Parallel) -> go.Figure:
+def _parallel(figure: Parallel, form: Form) -> go.Figure:
     names = [dimension.label for dimension in figure.dimensions]
-    crowded = any(len(a) + len(b) > 220 / len(names) for a, b in pairwise(names))
+    room = 220 if form is WIDE else 50
+    crowded = any(len(a) + len(b) > room / len(names) for a, b in pairwise(names))
     plot = go.Figure(
         go.Parcoords(
             line={"color": list(figure.values), "coloraxis": "coloraxis"},
@@ -154,22 +221,40 @@ def _parallel(figure: Parallel) -> go.Figure:
             labelfont={"size": 13},
         )
     )
-    plot.update_layout(coloraxis=_coloraxis(figure.scale))
-    _lay_out(plot, 340, (0.0, {}), top=70)
+    _lay_out(plot, form, 340, (0.0, {}), top=70, scale=figure.scale)
     plot.update_layout(margin={"l": 70, "b": 30})
     return plot
 
 
-def _coloraxis(scale: Scale) -> dict[str, Any]:
-    bar = {
+def _coloraxis(scale: Scale, form: Form, height: float, top: int) -> dict[str, Any]:
+    """Return the color axis of a figure.
+
+    height: The height of the panels in pixels.
+
+    top: Pixels between a color scale above the panels and the panels.
+    """
+    bar: dict[str, Any] = {
         "title": {"text": plain(scale.label), "side": "right"},
         "thickness": 14,
         "outlinewidth": 0,
     }
-    return {"colorscale": MAP, "cmin": scale.low, "cmax": scale.high, "colorbar": bar}
+    if form.bar == "h":
+        bar |= {"orientation": "h", "thickness": 10, "x": 0.5, "yanchor": "bottom"}
+        bar |= {"y": 1 + (top - 26) / height, "title": {"text": plain(scale.label), "side": "top"}}
+    if scale.ticks:
+        bar |= {"tickvals": [at for at, _ in scale.ticks]}
+        bar |= {"ticktext": [text for _, text in scale.ticks]}
+    last = len(scale.colors) - 1
+    return {
+        "colorscale": [[i / last, color] for i, color in enumerate(scale.colors)],
+        "cmin": scale.position(scale.low),
+        "cmax": scale.position(scale.high),
+        "colorbar": bar,
+    }
 
 
 def _empty_trace(scale: Scale) -> go.Scatter:
     """Return an empty trace that makes plotly show the color scale."""
-    marker = {"color": [scale.low], "coloraxis": "coloraxis", "size": 0.1}
+    color = [scale.position(scale.low)]
+    marker = {"color": color, "coloraxis": "coloraxis", "size": 0.1}
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False)

@@ -5,6 +5,7 @@ Both draw the same numbers in the same colors, so that the page and the PDF file
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -12,20 +13,16 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sabtune.reporting.figures.palette import GRAY, MAP
+
 T = TypeVar("T")
-
-# Okabe and Ito, "Color Universal Design", 2008: also distinguishable with color blindness.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GRAY, WHITE = "#8A8F98", "#FFFFFF"
-METHODS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "plus", "star")
-"""Symbols of methods, one for each color of `METHODS`."""
-
-DASHES = ("solid", "dash", "dot")
 
 MIN_SCALE_WIDTH = 0.01
 """Minimum width of a color scale."""
+
+
+LAST = 1000
+"""The rank in the legend of marks that have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +46,18 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The color scale of a figure: reversed viridis, with dark colors for high values."""
+    """The color scale of a figure, over a color map of the palette.
+
+    log: Whether the scale is logarithmic.
+
+    low_first: Whether the lowest value has the most visible color, instead of the highest.
+    """
 
     label: str
     low: float
     high: float
+    log: bool = False
+    low_first: bool = False
 
     @classmethod
     def of(cls, label: str, values: Sequence[float]) -> Scale:
@@ -61,9 +65,42 @@ class Scale:
         high = max(values)
         return cls(label=label, low=min(*values, high - MIN_SCALE_WIDTH), high=high)
 
+    @classmethod
+    def of_percentages(cls, label: str, values: Sequence[float]) -> Scale:
+        """Return a scale over different percentages; low ones are the most visible.
+
+        It is logarithmic if the values span more than a factor of 10.
+        """
+        low, high = min(values), max(values)
+        return cls(label=label, low=low, high=high, log=0 < 10 * low < high, low_first=True)
+
+    @property
+    def colors(self) -> tuple[str, ...]:
+        """The colors from the lowest to the highest value."""
+        return MAP if self.low_first else MAP[::-1]
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """The ticks of a logarithmic scale, at their positions; [] leaves them to the backend."""
+        if not self.log:
+            return []
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        round_values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        inside = [value for value in round_values if self.low <= value <= self.high]
+        return [(self.position(value), f"{value:g}") for value in inside]
+
+    def position(self, value: float) -> float:
+        """Return the value, or its logarithm to base 10 on a logarithmic scale."""
+        return math.log10(value) if self.log else value
+
     def place(self, value: float) -> float:
-        """Return the position of a value on the scale, from 0 to 1."""
-        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        """Return the position of a value between the ends of the scale, from 0 to 1."""
+        low, high = self.position(self.low), self.position(self.high)
+        return min(max((self.position(value) - low) / (high - low), 0.0), 1.0)
+
+    def color(self, value: float) -> str:
+        """Return the color of a value."""
+        return self.colors[round(self.place(value) * (len(self.colors) - 1))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +110,8 @@ class Line:
     low, high: The interval at each x.
 
     names: The hover text of each point. Empty: the x of the point.
+
+    rank: The place in the legend: lower ones come first, and equal ones in order.
     """
 
     x: Sequence[float]
@@ -85,6 +124,7 @@ class Line:
     dash: str = "solid"
     width: float = 1.4
     names: Sequence[str] = ()
+    rank: int = LAST
 
 
 @dataclass(frozen=True, kw_only=True)

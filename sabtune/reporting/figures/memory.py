@@ -13,11 +13,6 @@ from sabtune.errors import CheckpointError, StoreError
 from sabtune.models import SAB
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures.marks import (
-    BLACK,
-    BLUE,
-    GRAY,
-    VERMILION,
-    WHITE,
     Axis,
     Bars,
     Figure,
@@ -29,6 +24,7 @@ from sabtune.reporting.figures.marks import (
     Rule,
     Scale,
 )
+from sabtune.reporting.figures.palette import BLACK, BLUE, GRAY, VERMILION, WHITE
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Batch
 from sabtune.training.checkpoint import MODEL_FILES, load_model

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from sabtune.reporting.data import ReportData
-from sabtune.reporting.figures.marks import (
-    DASHES,
-    METHODS,
-    SYMBOLS,
-    Axis,
-    Figure,
-    Line,
-    Panel,
-    Rule,
-)
+from sabtune.reporting.figures.marks import Axis, Figure, Line, Panel, Rule
+from sabtune.reporting.figures.palette import DASHES, METHODS, SYMBOLS
 from sabtune.training.evaluation import mean_by_phase
 
 

@@ -10,20 +10,8 @@ from optuna.trial import TrialState
 
 from sabtune.reporting.data import ReportData, state
 from sabtune.reporting.figures.fields import Field, fields, without_bound
-from sabtune.reporting.figures.marks import (
-    BLACK,
-    BLUE,
-    METHODS,
-    SYMBOLS,
-    VERMILION,
-    Axis,
-    Figure,
-    Line,
-    Mark,
-    Panel,
-    Points,
-    Rule,
-)
+from sabtune.reporting.figures.marks import Axis, Figure, Line, Mark, Panel, Points, Rule
+from sabtune.reporting.figures.palette import BLACK, BLUE, METHODS, SYMBOLS, VERMILION
 from sabtune.reporting.figures.states import STYLES
 from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.summary import UNITS
@@ -44,7 +32,7 @@ def scores(data: ReportData) -> Figure | None:
     if not varying:
         return None
     columns = min(3, len(varying))
-    panels = [_score_panel(data, field, first=i % columns == 0) for i, field in enumerate(varying)]
+    panels = [_score_panel(data, field) for field in varying]
     return Figure(
         name="scores",
         title="Score against each parameter",
@@ -58,7 +46,7 @@ def scores(data: ReportData) -> Figure | None:
     )
 
 
-def _score_panel(data: ReportData, field: Field, *, first: bool) -> Panel:
+def _score_panel(data: ReportData, field: Field) -> Panel:
     trials = [trial for trial in data.ended if trial.number in field.values]
     place = {value: float(i) for i, value in enumerate(field.distinct)}
     x = {n: float(value) if field.numeric else place[value] for n, value in field.values.items()}
@@ -80,7 +68,7 @@ def _score_panel(data: ReportData, field: Field, *, first: bool) -> Panel:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if few and field.numeric and len(complete) >= 3 * len(place):
         marks.append(_medians(complete, x))
-    y = Axis(label="score (0 to 1)" if first else "", low=-0.12, high=1.04)
+    y = Axis(label="score (0 to 1)", low=-0.12, high=1.04)
     return Panel(x=_field_axis(field), y=y, marks=marks)
 
 

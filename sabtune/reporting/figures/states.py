@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from sabtune.reporting.figures.marks import BLUE, ORANGE, PURPLE, VERMILION
+from sabtune.reporting.figures.palette import BLUE, ORANGE, PURPLE, VERMILION
 from sabtune.study.states import INFEASIBLE, WORDS
 
 

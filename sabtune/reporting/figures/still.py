@@ -1,9 +1,11 @@
-"""The matplotlib backend: figures for print, sized for a paper with two columns."""
+"""The matplotlib backend: figures for print."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,13 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sabtune.reporting.figures.marks import (
+    LAST,
     Axis,
     Bars,
     Curves,
@@ -35,19 +38,7 @@ from sabtune.reporting.figures.marks import (
     is_narrow,
     opacity,
 )
-
-WIDTH_INCHES = 6.9
-"""Width of a figure with several panels in a row: both columns of a paper."""
-
-PANEL_WIDTH_INCHES = 4.8
-"""Width of a figure with one panel in a row."""
-
-DPI = 200
-
-CHARACTER_INCHES = 0.058
-"""Width of a character in the legend."""
-
-MAP = "viridis_r"
+from sabtune.reporting.figures.palette import GRID
 
 SYMBOLS = {
     "circle": "o",
@@ -60,34 +51,117 @@ SYMBOLS = {
 }
 DASHES: dict[str, Literal["-", "--", ":"]] = {"solid": "-", "dash": "--", "dot": ":"}
 
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "figure.titlesize": 9,
-    "legend.fontsize": 7.5,
+RC: dict[Any, Any] = {
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#E6E8EB",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 42,  # TrueType, which the style files of conferences require
     "svg.fonttype": "none",
 }
 
-Handles = dict[str, Line2D | Patch]
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a figure is sized and set.
+
+    wide, narrow: The width in inches of a figure with several panels in a row, and with one.
+
+    height: The factor on the heights of panels.
+
+    columns: The maximum number of panels in a row.
+
+    font, small: The size in points of axis labels, and of ticks and legends.
+
+    character: The mean width of a character in the legend, in small sizes.
+
+    titled: Whether the title of the figure is in it.
+    """
+
+    wide: float
+    narrow: float
+    family: str
+    font: float
+    small: float
+    height: float = 1.0
+    columns: int = 3
+    character: float = 0.56
+    titled: bool = False
+    dpi: int = 300
+
+    @property
+    def character_inches(self) -> float:
+        """The mean width of a character in the legend, in inches."""
+        return self.character * self.small / 72
+
+    @property
+    def rc(self) -> dict[Any, Any]:
+        """The settings of matplotlib."""
+        return RC | {
+            "font.family": self.family,
+            "mathtext.fontset": "stix" if self.family == TIMES else "dejavusans",
+            "font.size": self.font,
+            "axes.titlesize": self.font,
+            "figure.titlesize": self.font + 1,
+            "legend.fontsize": self.small,
+            "xtick.labelsize": self.small,
+            "ytick.labelsize": self.small,
+        }
 
 
-def draw(drawing: Drawing, format: Literal["png", "pdf"]) -> bytes:
+TIMES = "STIXGeneral"
+"""A Times that matplotlib contains, so that a figure is the same on every machine."""
+
+DEFAULT = Style(wide=6.9, narrow=4.8, family="DejaVu Sans", font=8, small=7.5, titled=True, dpi=200)
+PAPER: Mapping[str, Style] = {
+    "neurips": Style(
+        wide=5.5, narrow=5.5, family=TIMES, font=9, small=8, height=0.85, columns=2, character=0.47
+    ),
+    "icml": Style(
+        wide=6.75, narrow=3.25, family=TIMES, font=8, small=7, height=0.8, character=0.47
+    ),
+}
+"""The styles of conferences, by the folder that their figures are written to.
+
+NeurIPS has one column of 5.5 inches; ICML has two of 3.25 inches each, and 6.75 inches in all. Both
+are set in Times.
+"""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An entry of the legend: its sign and its rank."""
+
+    artist: Line2D | Patch
+    rank: int
+
+
+Handles = dict[str, Handle]
+"""The entries of a legend by their labels."""
+
+
+def draw(drawing: Drawing, format: Literal["png", "pdf"], style: Style = DEFAULT) -> bytes:
     """Return the figure as a PNG or PDF file. The same figure always gives the same bytes."""
-    with mpl.rc_context(STYLE):
-        canvas = _parallel(drawing) if isinstance(drawing, Parallel) else _figure(drawing)
-        canvas.suptitle(plain(drawing.title), fontweight="bold")
+    with mpl.rc_context(style.rc):
         file = io.BytesIO()
         metadata = {"CreationDate": None} if format == "pdf" else {}
-        canvas.savefig(file, format=format, dpi=DPI, metadata=metadata)
+        render(drawing, style).savefig(file, format=format, dpi=style.dpi, metadata=metadata)
     return file.getvalue()
+
+
+def render(drawing: Drawing, style: Style = DEFAULT) -> Canvas:
+    """Return the figure as one of matplotlib, to be used within the settings of the style."""
+    match drawing:
+        case Parallel():
+            canvas = _parallel(drawing, style)
+        case Figure():
+            canvas = _figure(drawing, style)
+    if style.titled:
+        canvas.suptitle(plain(drawing.title), fontweight="bold")
+    return canvas
 
 
 def plain(text: str) -> str:
@@ -96,42 +170,47 @@ def plain(text: str) -> str:
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
-def _figure(figure: Figure) -> Canvas:
-    columns = min(figure.columns, len(figure.panels))
+def _figure(figure: Figure, style: Style) -> Canvas:
+    columns = min(figure.columns, len(figure.panels), style.columns)
     rows = math.ceil(len(figure.panels) / columns)
-    width = WIDTH_INCHES if columns > 1 else PANEL_WIDTH_INCHES
+    width = style.wide if columns > 1 else style.narrow
+    height = rows * figure.height * style.height
     handles: Handles = {}
-    canvas = Canvas(figsize=(width, rows * figure.height), layout="constrained")
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i < len(figure.panels):
-            _panel(axes, figure.panels[i], figure.scale, handles)
+            before = figure.panels[i - 1] if i % columns else None
+            _panel(axes, figure.panels[i], figure.scale, handles, before)
         else:
             axes.remove()
     if figure.scale:
         used = [axes for axes in grid.flat if axes.figure is not None]
-        canvas.colorbar(
-            _mappable(figure.scale), ax=used, label=plain(figure.scale.label), aspect=30
-        )
+        _color_bar(canvas, figure.scale, used)
     if handles:
-        room = width / CHARACTER_INCHES / (max(map(len, handles)) + 8)
+        room = width / style.character_inches / (max(map(len, handles)) + 8)
+        entries = sorted(handles.items(), key=lambda entry: entry[1].rank)
         legend = canvas.legend(
-            handles.values(),
-            [plain(label) for label in handles],
+            [handle.artist for _, handle in entries],
+            [plain(label) for label, _ in entries],
             loc="outside lower center",
             ncols=max(1, min(int(room), len(handles))),
         )
-        extra = math.ceil(len(handles) / legend._ncols) * 0.16 + 0.1  # type: ignore[attr-defined]
-        canvas.set_size_inches(width, rows * figure.height + extra + 0.25)
+        lines = math.ceil(len(handles) / legend._ncols)  # type: ignore[attr-defined]
+        canvas.set_size_inches(width, height + lines * style.small * 0.0215 + 0.35)
     return canvas
 
 
-def _panel(axes: Axes, panel: Panel, scale: Scale | None, handles: Handles) -> None:
+def _panel(
+    axes: Axes, panel: Panel, scale: Scale | None, handles: Handles, before: Panel | None
+) -> None:
+    """Draw a panel; `before` is the panel to its left, whose label of the y axis isn't repeated."""
     for mark in panel.marks:
         _mark(axes, mark, scale, handles)
     axes.set_title(plain(panel.title))
     axes.set_xlabel(plain(panel.x.label))
-    axes.set_ylabel(plain(panel.y.label))
+    if before is None or before.y.label != panel.y.label:
+        axes.set_ylabel(plain(panel.y.label))
     _axis(axes, panel, "x")
     _axis(axes, panel, "y")
     if any(isinstance(mark, Heat) for mark in panel.marks):
@@ -180,7 +259,7 @@ def _mark(axes: Axes, mark: Mark, scale: Scale | None, handles: Handles) -> None
         case Heat():
             assert scale is not None
             axes.pcolormesh(
-                mark.x, mark.y, np.ma.masked_invalid(mark.z), cmap=MAP, norm=_norm(scale)
+                mark.x, mark.y, np.ma.masked_invalid(mark.z), cmap=_map(scale), norm=_norm(scale)
             )
 
 
@@ -193,7 +272,7 @@ def _line(axes: Axes, line: Line, handles: Handles) -> None:
         "markersize": 4.5,
     }
     (artist,) = axes.plot(line.x, line.y, zorder=4, **style)  # type: ignore[arg-type]
-    _name(handles, line.label, artist)
+    _name(handles, line.label, artist, line.rank)
     ends = list(zip(line.x, line.y, line.low or [], line.high or [], strict=False))
     intervals = [
         (x, y, low, high) for x, y, low, high in ends if low is not None and high is not None
@@ -210,9 +289,7 @@ def _line(axes: Axes, line: Line, handles: Handles) -> None:
 
 def _curves(axes: Axes, many: Curves, scale: Scale | None, handles: Handles) -> None:
     colors = [
-        mpl.colormaps[MAP](scale.place(curve.value))
-        if scale and curve.value is not None
-        else many.color
+        scale.color(curve.value) if scale and curve.value is not None else many.color
         for curve in many.curves
     ]
     axes.add_collection(
@@ -242,43 +319,52 @@ def _points(axes: Axes, points: Points, handles: Handles) -> None:
     _name(handles, points.label, Line2D([], [], **style))  # type: ignore[arg-type]
 
 
-def _name(handles: Handles, label: str, artist: Line2D | Patch) -> None:
+def _name(handles: Handles, label: str, artist: Line2D | Patch, rank: int = LAST) -> None:
     """Add an entry to the legend, unless its label is empty or already there."""
     if label:
-        handles.setdefault(label, artist)
+        handles.setdefault(label, Handle(artist, rank))
 
 
-def _parallel(figure: Parallel) -> Canvas:
-    canvas = Canvas(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
+def _parallel(figure: Parallel, style: Style) -> Canvas:
+    canvas = Canvas(figsize=(style.wide, 3.2 * style.height), layout="constrained")
     axes = canvas.subplots()
     places = np.array([dimension.places for dimension in figure.dimensions]).T
     at = [float(x) for x in range(places.shape[1])]
     alpha = opacity(len(places), least=0.25)
-    colors = [mpl.colormaps[MAP](figure.scale.place(value)) for value in figure.values]
+    colors = [figure.scale.color(value) for value in figure.values]
     lines = [np.column_stack([at, line]) for line in places]
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.0, alpha=alpha))
     for x, dimension in zip(at, figure.dimensions, strict=True):
         axes.axvline(x, color="black", linewidth=0.8)
         for y, text in dimension.ticks:
             axes.annotate(
-                plain(text), (x, y), xytext=(2, 0), textcoords="offset points", fontsize=6.5,
-                va="center", bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
+                plain(text), (x, y), xytext=(2, 0), textcoords="offset points",
+                fontsize=style.small - 1, va="center",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
             )  # fmt: skip
     names = [plain(dimension.label) for dimension in figure.dimensions]
-    room = 0.8 * WIDTH_INCHES / len(at) / CHARACTER_INCHES
+    room = 0.8 * style.wide / len(at) / style.character_inches
     crowded = any(len(a) + len(b) > 2 * room - 4 for a, b in pairwise(names))
     axes.set_xticks(at, names, rotation=20 if crowded else 0, ha="right" if crowded else "center")
     axes.set(xlim=(-0.1, len(at) - 0.6), ylim=(-0.04, 1.04))
     axes.yaxis.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    canvas.colorbar(_mappable(figure.scale), ax=axes, label=plain(figure.scale.label), aspect=30)
+    _color_bar(canvas, figure.scale, axes)
     return canvas
 
 
+def _color_bar(canvas: Canvas, scale: Scale, axes: Axes | Sequence[Axes]) -> None:
+    mappable = ScalarMappable(norm=_norm(scale), cmap=_map(scale))
+    bar = canvas.colorbar(mappable, ax=axes, label=plain(scale.label), aspect=30)
+    if scale.ticks:
+        bar.set_ticks([at for at, _ in scale.ticks], labels=[text for _, text in scale.ticks])
+        bar.minorticks_off()
+
+
 def _norm(scale: Scale) -> Normalize:
-    return Normalize(scale.low, scale.high)
+    return Normalize(scale.position(scale.low), scale.position(scale.high))
 
 
-def _mappable(scale: Scale) -> ScalarMappable:
-    return ScalarMappable(norm=_norm(scale), cmap=MAP)
+def _map(scale: Scale) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("scale", scale.colors)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from plotly import graph_objects as go
-from plotly.colors import sample_colorscale
 
 from sabtune.reporting.figures.marks import (
     Bars,
@@ -22,11 +21,6 @@ from sabtune.reporting.figures.marks import (
     Rule,
     Scale,
 )
-
-MAP = "Viridis_r"
-
-SHADES = 24
-"""Number of colors for curves on the scale. Curves of the same color share a trace, for speed."""
 
 SYMBOLS = {
     "circle": "circle",
@@ -98,6 +92,7 @@ def _line(plot: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> N
             marker=_marker(line.symbol or "circle", line.color, filled=True, size=7),
             text=[plain(name) for name in line.names] or None,
             hovertemplate=f"{'%{text}' if line.names else '%{x}'}, %{{y:.4g}}",
+            legendrank=line.rank,
             **_legend_entry(line.label, named),
             **extra,
         ),
@@ -108,7 +103,7 @@ def _line(plot: go.Figure, line: Line, at: dict[str, int], named: set[str]) -> N
 def _curves(
     plot: go.Figure, many: Curves, scale: Scale | None, at: dict[str, int], named: set[str]
 ) -> None:
-    shades: dict[str, list[Curve]] = {}
+    shades: dict[str, list[Curve]] = {}  # curves of the same color share a trace, for speed
     for curve in many.curves:
         shades.setdefault(_shade(curve, many, scale), []).append(curve)
     alone = len(many.curves) == 1
@@ -138,8 +133,7 @@ def _curves(
 def _shade(curve: Curve, many: Curves, scale: Scale | None) -> str:
     if scale is None or curve.value is None:
         return many.color
-    place = round(scale.place(curve.value) * SHADES) / SHADES
-    return str(sample_colorscale(MAP, [place])[0])
+    return scale.color(curve.value)
 
 
 def _joined(parts: Sequence[Sequence[Any]]) -> list[Any]:

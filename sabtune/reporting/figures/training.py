@@ -9,17 +9,8 @@ from optuna.trial import TrialState
 from sabtune.models import SAB
 from sabtune.models.sab import ALL
 from sabtune.reporting.data import ReportData, state
-from sabtune.reporting.figures.marks import (
-    BLACK,
-    Axis,
-    Curve,
-    Curves,
-    Figure,
-    Mark,
-    Panel,
-    Scale,
-    spread,
-)
+from sabtune.reporting.figures.marks import Axis, Curve, Curves, Figure, Mark, Panel, Scale, spread
+from sabtune.reporting.figures.palette import BLACK
 from sabtune.reporting.figures.states import STYLES
 from sabtune.study.trial_record import TrialRecord
 from sabtune.training.trial import Progress
