@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
@@ -19,23 +20,43 @@ from sabtune.reporting import length_table
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures import live
 from sabtune.reporting.figures.marks import Drawing
+from sabtune.reporting.figures.palette import DARK
 from sabtune.schema import flatten
 from sabtune.study.names import kind
 from sabtune.wording import counted
 
-JUMP = """
-document.querySelector("nav").addEventListener("click", (event) => {
-  const link = event.target.closest("a");
-  if (!link) return;
-  event.preventDefault();  // in a frame without an address, a link would leave the page
-  document.getElementById(link.getAttribute("href").slice(1)).scrollIntoView();
-});
-"""
+FOLDER = files(__package__ or "")
+
+FIRST_FIGURE = "accuracy"
+"""The name of the figure on the first screen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure of the page.
+
+    plot: The HTML of the figure.
+    """
+
+    id: str
+    plot: Markup
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The first screen of the page."""
+
+    sentences: Sequence[str]
+    table: ResultTable | None
+    figure: Plot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A section of the page, listed in its table of contents.
+
+    text: A text of one or more paragraphs.
 
     pairs: Rows of a table with two columns.
     """
@@ -43,10 +64,10 @@ class Section:
     id: str
     title: str
     level: int = 2
+    text: str = ""
     tables: Sequence[ResultTable] = ()
     pairs: Sequence[tuple[str, str]] = ()
-    plot: Markup | None = None
-    caption: str = ""
+    figure: Plot | None = None
     notes: Sequence[str] = ()
 
 
@@ -59,13 +80,16 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _with_code
+    first = next(drawing for drawing in drawings if drawing.name == FIRST_FIGURE)
+    forms = [{"width": form.width, "entry": form.entry} for form in live.FORMS]
+    question, _, more = data.question.partition("\n\n")
     return environment.get_template("page.html.jinja").render(
         name=data.name,
-        question=data.question,
+        question=question,
         counts=data.counts,
-        lead=_lead(data),
+        answer=_answer(data, first),
         sections=[
-            _best(data),
             Section(
                 id="lengths",
                 title="Generalization to length",
@@ -74,12 +98,39 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
             ),
             *_comparisons(data),
             Section(id="figures", title="Figures"),
-            *(_figure(drawing) for drawing in drawings),
+            *(_figure(drawing) for drawing in drawings if drawing is not first),
+            _best(data),
+            *([Section(id="question", title="The question", text=data.question)] if more else []),
             _provenance(data),
             Section(id="caveats", title="Caveats", notes=list(caveats(data))),
         ],
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 # the package's own file
-        jump=Markup(JUMP),  # noqa: S704 # as above
+        plotly=_trusted(get_plotlyjs()),
+        css=_trusted((FOLDER / "page.css").read_text()),
+        settings=_trusted(json.dumps({"colors": list(DARK.items()), "forms": forms})),
+        script=_trusted((FOLDER / "page.js").read_text()),
+    )
+
+
+def _trusted(text: str) -> Markup:
+    """Return text of the package as HTML."""
+    return Markup(text)  # noqa: S704
+
+
+def _with_code(text: str) -> Markup:
+    """Return text as HTML, with the parts in backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick is not closed
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
+def _answer(data: ReportData, first: Drawing) -> Answer:
+    """Return the first screen: what was found, the best configurations, and accuracy by length."""
+    return Answer(
+        sentences=[_lead(data)] * 3, table=length_table.tables(data)[0], figure=_plot(first)
     )
 
 
@@ -106,7 +157,7 @@ def _best(data: ReportData) -> Section:
     title = "The best of all runs" if data.is_comparison else "The best trial"
     return Section(
         id="best",
-        title=f"{title}, #{data.best.number}: {run.model.label()}",
+        title=f"{title}, #{data.best.number}: {run.model.legend()}",
         pairs=[(key.removeprefix("trial."), _value(value)) for key, value in flat.items()],
     )
 
@@ -137,10 +188,12 @@ def _two_lines(table: ResultTable) -> ResultTable:
 
 
 def _figure(drawing: Drawing) -> Section:
+    return Section(id=f"figure-{drawing.name}", title=drawing.title, level=3, figure=_plot(drawing))
+
+
+def _plot(drawing: Drawing) -> Plot:
     plot = Markup(live.draw(drawing))  # noqa: S704 # plotly escapes what it is given
-    return Section(
-        id=drawing.name, title=drawing.title, level=3, plot=plot, caption=drawing.caption
-    )
+    return Plot(id=drawing.name, plot=plot, caption=drawing.caption)
 
 
 def _provenance(data: ReportData) -> Section:

@@ -34,15 +34,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows with a common origin.
-
-    setting: The setting of the rows if it differs from that of the study, else "". Only rows of the
-    same setting share a table.
-    """
+    """Rows with a common origin."""
 
     heading: str
     rows: tuple[Row, ...]
-    setting: str = ""
 
     @property
     def lengths(self) -> set[int]:
@@ -72,25 +67,31 @@ def own_notes(data: ReportData) -> list[str]:
         lines.append("Losses are means over the seeds that did not fail.")
     if not data.is_comparison:
         lines.append(_chosen(data))
-    quoted = [_table_note(table, data) for table in _quoted(data)]
+    quoted = [_table_note(table) for table in _quoted(data)]
     if quoted and data.shortest is not None:
         lines.append(
             f"Ours: some trials were trained on varied lengths, from {data.shortest:,} on. The "
             "quoted models were trained on one length."
         )
-    return [*lines, *quoted]
+    return [*lines, *quoted, *_left_out(data)]
 
 
-def _table_note(table: published.QuotedTable, data: ReportData) -> str:
+def _table_note(table: published.QuotedTable) -> str:
     """Return a note on a paper's table, with the paper's results on a whole test set."""
     sources = "; ".join(dict.fromkeys(row.source for row in table.rows))
     words = [f"{sources}: {published.QUOTED}. Setting: {table.words}."]
     whole = [f"{row.method} {row.values[None]}" for row in table.rows if None in row.values]
     words += [f"There: {'; '.join(whole)}."] * bool(whole)
     words += [table.note] * bool(table.note)
-    if not table.is_of(_task(data)):
-        words.append("It differs from this study's setting: no row of it compares.")
     return " ".join(words)
+
+
+def _left_out(data: ReportData) -> Iterator[str]:
+    """Yield a note on the papers' tables that are not shown, if there are any."""
+    tables = published.left_out(_task(data))
+    if tables:
+        settings = "; ".join(table.words for table in tables)
+        yield f"Published results in other settings do not compare and are left out: {settings}."
 
 
 def markdown(data: ReportData) -> str:
@@ -125,20 +126,16 @@ def csv_page(data: ReportData) -> str:
 
 
 def _tables(quantity: str, trained: str, blocks: Sequence[Block]) -> list[ResultTable]:
-    """Return as few tables as `MAX_LENGTHS` and the settings allow, with the blocks in order."""
+    """Return as few tables as `MAX_LENGTHS` allows, with the blocks in order."""
     tables: list[list[Block]] = []
     for block in blocks:
         candidate = [*tables[-1], block] if tables else [block]
         lengths = set().union(*(member.lengths for member in candidate))
-        same_setting = len({member.setting for member in candidate}) == 1
-        if tables and len(lengths) <= MAX_LENGTHS and same_setting:
+        if tables and len(lengths) <= MAX_LENGTHS:
             tables[-1].append(block)
         else:
             tables.append([block])
-    return [
-        _table(f"{quantity}, by length; {members[0].setting or trained}", members)
-        for members in tables
-    ]
+    return [_table(f"{quantity}, by length; {trained}", members) for members in tables]
 
 
 def _table(title: str, blocks: Sequence[Block]) -> ResultTable:
@@ -168,16 +165,15 @@ def _accuracies(data: ReportData) -> Iterator[Block]:
 
 
 def _papers(data: ReportData, measure: published.Measure) -> Iterator[Block]:
-    """Yield the results of papers by length, one block for each source and setting."""
+    """Yield the comparable results of papers by length, one block for each source."""
     for table in _quoted(data):
         if table.measure != measure:
             continue
-        setting = "" if table.is_of(_task(data)) else table.words
         for source in dict.fromkeys(row.source for row in table.rows):
             from_source = [_paper_row(row) for row in table.rows if row.source == source]
             rows = tuple(row for row in from_source if row.cells)
             if rows:
-                yield Block(heading=f"{source}: {published.QUOTED}", rows=rows, setting=setting)
+                yield Block(heading=f"{source}: {published.QUOTED}", rows=rows)
 
 
 def _losses(data: ReportData) -> Iterator[Block]:
@@ -200,7 +196,7 @@ SELECTED = "The search's best trial, picked by its search score: one seed"
 
 def _row(group: Group, cells: Mapping[int, str]) -> Row:
     failed = f"\n({group.failed} failed)" if group.failed else ""
-    return Row(label=group.label, seeds=f"{group.n}{failed}", cells=cells)
+    return Row(label=group.name, seeds=f"{group.n}{failed}", cells=cells)
 
 
 def _best(data: ReportData, cells: Mapping[int, str]) -> Row:
@@ -208,7 +204,7 @@ def _best(data: ReportData, cells: Mapping[int, str]) -> Row:
 
 
 def _label(data: ReportData) -> str:
-    return f"#{data.best.number} {data.run.model.label()}"
+    return f"#{data.best.number} {data.run.model.legend()}"
 
 
 def _percent(mean: Estimate) -> str:

@@ -32,7 +32,7 @@ class Quoted:
 class QuotedTable:
     """Rows of a paper's table that share one setting.
 
-    subject: The entries of a task's configuration that decide whether the table is shown with it.
+    subject: The entries of a task's configuration that say which task the table is about.
 
     setting: The further entries that a task needs for its results to be comparable. None: no task
     has comparable results.
@@ -48,12 +48,12 @@ class QuotedTable:
     rows: tuple[Quoted, ...]
 
     def is_about(self, task: Mapping[str, Any]) -> bool:
-        """Return whether the table is shown with a study of this task."""
+        """Return whether the table is about this task, in whatever setting."""
         return _holds(task, self.subject)
 
-    def is_of(self, task: Mapping[str, Any]) -> bool:
+    def compares(self, task: Mapping[str, Any]) -> bool:
         """Return whether the results are comparable with a study of this task."""
-        return self.setting is not None and _holds(task, self.setting)
+        return self.is_about(task) and self.setting is not None and _holds(task, self.setting)
 
 
 def _holds(task: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
@@ -76,11 +76,11 @@ TABLES = (
         note="The released script of Ke et al. feeds a symbol as one number, not one-hot.",
         rows=(
             _sab(
-                "LSTM, full back-propagation",
+                "LSTM, full BPTT",
                 {100: 99, 200: 34, 300: 25, 400: 21, 2000: 12, 5000: 12},
             ),
             _sab(
-                "LSTM with full self-attention",
+                "Self-attention LSTM, full BPTT",
                 {100: 100, 200: 52, 300: 28, 400: 20, 2000: 12, 5000: "out of memory"},
             ),
             _sab("SAB", {100: 99, 200: 95, 300: 83, 400: 75, 2000: 47, 5000: 41}),
@@ -96,10 +96,10 @@ TABLES = (
         setting=None,
         words="copying 10 symbols of 8, trained at each length that it is tested at",
         rows=(
-            _sab("LSTM, full back-propagation", {100: 99.8, 200: 56.0, 300: 35.9}),
-            _sab("LSTM, truncated after 20", {100: 30.5, 200: 35.8, 300: 25.7}),
-            _sab("SAB, k_trunc 5, k_top 5", {100: 100, 200: 99.3, 300: 98.9}),
-            _sab("SAB, k_trunc 1, k_top 1", {100: 57.9, 200: 29.8, 300: 26.7}),
+            _sab("LSTM, full BPTT", {100: 99.8, 200: 56.0, 300: 35.9}),
+            _sab("LSTM, truncated BPTT (k_trunc=20)", {100: 30.5, 200: 35.8, 300: 25.7}),
+            _sab("SAB (k_top=5, k_trunc=5)", {100: 100, 200: 99.3, 300: 98.9}),
+            _sab("SAB (k_top=1, k_trunc=1)", {100: 57.9, 200: 29.8, 300: 26.7}),
         ),
     ),
     QuotedTable(
@@ -108,10 +108,10 @@ TABLES = (
         measure="loss",
         words="adding, trained and tested at length 200, mean squared error",
         rows=(
-            _sab("LSTM, full back-propagation", {200: 4.6e-6}),
-            _sab("LSTM with full self-attention", {200: 5.5e-8}),
-            _sab("LSTM, truncated after 50", {200: 3.0e-4}),
-            _sab("SAB, k_trunc 10, k_top 10", {200: 2.0e-6}),
+            _sab("LSTM, full BPTT", {200: 4.6e-6}),
+            _sab("Self-attention LSTM, full BPTT", {200: 5.5e-8}),
+            _sab("LSTM, truncated BPTT (k_trunc=50)", {200: 3.0e-4}),
+            _sab("SAB (k_top=10, k_trunc=10)", {200: 2.0e-6}),
         ),
     ),
     QuotedTable(
@@ -120,9 +120,9 @@ TABLES = (
         words="permuted MNIST by pixel, test images",
         note="Their permutation is not known.",
         rows=(
-            _sab("LSTM, full back-propagation", {784: 90.3}),
-            _sab("LSTM, truncated after 300", {784: 11.3}),
-            _sab("SAB, k_trunc 50, k_top 10, k_att 50", {784: 94.2}),
+            _sab("LSTM, full BPTT", {784: 90.3}),
+            _sab("LSTM, truncated BPTT (k_trunc=300)", {784: 11.3}),
+            _sab("SAB (k_top=10, k_att=50, k_trunc=50)", {784: 94.2}),
             _sab("Transformer", {784: 97.9}),
         ),
     ),
@@ -131,9 +131,9 @@ TABLES = (
         setting={"by": "pixel", "permutation": None},
         words="CIFAR-10 by pixel, test images",
         rows=(
-            _sab("LSTM, full back-propagation", {1024: 58.3}),
-            _sab("LSTM, truncated", {1024: 51.3}),
-            _sab("SAB, k_trunc 16, k_top 10, k_att 16", {1024: 64.5}),
+            _sab("LSTM, full BPTT", {1024: 58.3}),
+            _sab("LSTM, truncated BPTT", {1024: 51.3}),
+            _sab("SAB (k_top=10, k_att=16, k_trunc=16)", {1024: 64.5}),
             _sab("Transformer", {1024: 62.2}),
         ),
     ),
@@ -143,9 +143,9 @@ TABLES = (
         measure="loss",
         words="Penn Treebank by character, test text, bits per character",
         rows=(
-            _sab("LSTM, full back-propagation", {None: 1.36}),
-            _sab("LSTM, truncated after 20", {None: 1.40}),
-            _sab("SAB, k_trunc 20", {None: 1.37}),
+            _sab("LSTM, full BPTT", {None: 1.36}),
+            _sab("LSTM, truncated BPTT (k_trunc=20)", {None: 1.40}),
+            _sab("SAB (k_trunc=20)", {None: 1.37}),
         ),
     ),
     QuotedTable(
@@ -154,7 +154,7 @@ TABLES = (
         measure="loss",
         words="text8 by character, test text, bits per character",
         rows=(
-            _sab("LSTM, full back-propagation", {None: 1.42}),
+            _sab("LSTM, full BPTT", {None: 1.42}),
             _sab("SAB", {None: 1.44}),
         ),
     ),
@@ -162,5 +162,10 @@ TABLES = (
 
 
 def quoted(task: Mapping[str, Any]) -> list[QuotedTable]:
-    """Return the tables to show with a study of this task, comparable or not."""
-    return [table for table in TABLES if table.is_about(task)]
+    """Return the tables whose results are comparable with a study of this task."""
+    return [table for table in TABLES if table.compares(task)]
+
+
+def left_out(task: Mapping[str, Any]) -> list[QuotedTable]:
+    """Return the tables about this task whose results are not comparable with a study of it."""
+    return [table for table in TABLES if table.is_about(task) and not table.compares(task)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics as middle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sabtune.analysis import statistics
@@ -13,6 +13,7 @@ from sabtune.analysis.comparison import Comparison, Group
 from sabtune.analysis.statistics import Estimate
 from sabtune.reporting.data import ReportData
 from sabtune.reporting.figures.marks import (
+    LAST,
     Axis,
     Curve,
     Curves,
@@ -161,7 +162,7 @@ def _against_length(
         captions.append(
             "Colors: the share of the memories that a step keeps at the end of a training sequence"
             + (
-                "; black or gray: models without memories."
+                "; models without memories have no color."
                 if _has_unknown(trials, confirmed)
                 else "."
             )
@@ -226,8 +227,9 @@ def _search(
     curves = [_curve(trial, quantity.value, coloring) for trial in shown]
     ranked = [each for each in data.ranked if any(trial.test for trial in each.complete)]
     best = ranked[: 1 if data.confirmed else BEST]
-    first = len(data.confirmed.groups) if data.confirmed else 0  # the methods come first
-    lines = [_line(first + i, each, quantity, coloring) for i, each in enumerate(best)]
+    lines = [_line(i, each, quantity, coloring) for i, each in enumerate(best)]
+    if data.confirmed:  # whose methods come first in the legend
+        lines = [replace(line, rank=LAST - 1, label=f"the search's {line.label}") for line in lines]
     lengths = {result.length for trial in tested for result in trial.test}
     title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"

@@ -35,42 +35,48 @@ LEGEND_LINE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a figure is laid out for the width of a page.
+    """How a figure is laid out on a page.
+
+    width: The minimum width in pixels of a page of this form.
 
     columns: The maximum number of panels in a row.
 
-    legend: The number of characters of all entries in one row of the legend, with 6 for each sign.
+    row: The maximum number of characters in a row of the legend, with 6 for the sign of each entry.
 
     entry: The number of characters after which an entry of the legend continues on a new line.
-
-    bar: "v" for a color scale to the right of the panels, "h" for one above them.
     """
 
+    width: int
     columns: int
-    legend: int
+    row: int
     entry: int
-    bar: Literal["v", "h"]
     font: int
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the page is that of a phone, with the color scale above the panels."""
+        return self.width == 0
 
-WIDE = Form(columns=3, legend=130, entry=110, bar="v", font=13)
-NARROW = Form(columns=1, legend=0, entry=44, bar="h", font=12)
-"""The form for a phone, or for another page that is less than 600 pixels wide."""
+
+WIDE = Form(width=900, columns=3, row=160, entry=130, font=13)
+MEDIUM = Form(width=600, columns=3, row=85, entry=80, font=13)
+NARROW = Form(width=0, columns=1, row=0, entry=44, font=12)
+FORMS = (WIDE, MEDIUM, NARROW)
+"""All forms, from the widest to the narrowest."""
 
 
 def draw(drawing: Drawing) -> str:
     """Return the figure as HTML: an element and the data that the script of the page fills it with.
 
-    The data have the traces and two layouts: for a wide and for a narrow page.
+    The data have the traces and a layout for each form of the page.
     """
-    wide, narrow = (json.loads(figure(drawing, form).to_json()) for form in (WIDE, NARROW))
-    content = {"data": wide["data"], "wide": wide["layout"], "narrow": narrow["layout"]}
-    content |= {"entry": NARROW.entry}
+    drawn = [json.loads(figure(drawing, form).to_json()) for form in FORMS]
+    content = {"data": drawn[0]["data"], "layouts": [each["layout"] for each in drawn]}
     data = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     safe = data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
     return (
-        f'<div class="plot" id="plot-{drawing.name}" style="height:{wide["layout"]["height"]}px">'
-        f'</div><script type="application/json">{safe}</script>'
+        f'<div class="plot" id="plot-{drawing.name}"></div>'
+        f'<script type="application/json">{safe}</script>'
     )
 
 
@@ -100,8 +106,8 @@ def _figure(figure: Figure, form: Form) -> go.Figure:
         at = {"row": place // columns + 1, "col": place % columns + 1}
         for mark in panel.marks:
             add(plot, mark, figure.scale, at, named)
-        plot.update_xaxes(_axis(panel, "x"), **at)
-        plot.update_yaxes(_axis(panel, "y"), **at)
+        plot.update_xaxes(_axis(panel, "x", form.font), **at)
+        plot.update_yaxes(_axis(panel, "y", form.font), **at)
         if place % columns and figure.panels[place - 1].y.label == panel.y.label:
             plot.update_yaxes(title=None, **at)
     if figure.scale:
@@ -118,9 +124,9 @@ def _legend(named: Iterable[str], height: float, form: Form) -> tuple[float, dic
     layout: dict[str, Any] = {"x": 0, "xanchor": "left", "y": -58 / height, "yanchor": "top"}
     layout |= {"yref": "paper", "font": {"size": form.font - 1}, "tracegroupgap": 0}
     longest = max(map(len, labels), default=0) + 6
-    if sum(len(label) + 6 for label in labels) <= form.legend:
+    if sum(len(label) + 6 for label in labels) <= form.row:
         return LEGEND_LINE + 14, layout | {"orientation": "h"}
-    columns = max(form.legend // longest, 1)
+    columns = max(form.row // longest, 1)
     if columns > 1:
         share = {"entrywidth": 0.98 / columns, "entrywidthmode": "fraction"}
         lines = math.ceil(len(labels) / columns)
@@ -145,9 +151,9 @@ def _lay_out(
     top: Pixels above the panels, for the toolbar that appears on hover.
     """
     below, legend_layout = legend
-    across = form.bar == "h" and scale is not None
+    across = form.narrow and scale is not None
     margin = {"l": 65, "r": 20, "t": top + 50 * across, "b": 60 + below}
-    if form is NARROW:
+    if form.narrow:
         margin |= {"l": 50, "r": 12}
     plot.update_layout(
         template="none",
@@ -172,10 +178,10 @@ def _between(panels: Sequence[Panel]) -> float:
     return 0.16 if any(panel.y.ticks for panel in panels) else 0.09
 
 
-def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
+def _axis(panel: Panel, which: Literal["x", "y"], font: int) -> dict[str, Any]:
     axis: Axis = getattr(panel, which)
     options: dict[str, Any] = {
-        "title": {"text": plain(axis.label), "standoff": 8},
+        "title": {"text": plain(axis.label), "standoff": 8, "font": {"size": font + 1}},
         "showline": True,
         "linecolor": FRAME,
         "tickcolor": FRAME,
@@ -202,7 +208,7 @@ def _axis(panel: Panel, which: Literal["x", "y"]) -> dict[str, Any]:
 
 def _parallel(figure: Parallel, form: Form) -> go.Figure:
     names = [dimension.label for dimension in figure.dimensions]
-    room = 220 if form is WIDE else 50
+    room = form.row + 80 if form.row else 60
     crowded = any(len(a) + len(b) > room / len(names) for a, b in pairwise(names))
     plot = go.Figure(
         go.Parcoords(
@@ -217,12 +223,13 @@ def _parallel(figure: Parallel, form: Form) -> go.Figure:
                 }
                 for dimension in figure.dimensions
             ],
-            labelangle=-12 if crowded else 0,
-            labelfont={"size": 13},
+            labelangle=(-30 if form.narrow else -12) if crowded else 0,
+            labelfont={"size": form.font},
+            tickfont={"size": form.font - 2},
         )
     )
-    _lay_out(plot, form, 340, (0.0, {}), top=70, scale=figure.scale)
-    plot.update_layout(margin={"l": 70, "b": 30})
+    _lay_out(plot, form, 340, (0.0, {}), top=80 if form.narrow else 70, scale=figure.scale)
+    plot.update_layout(margin={"l": 30 if form.narrow else 70, "r": 40, "b": 30})
     return plot
 
 
@@ -234,13 +241,13 @@ def _coloraxis(scale: Scale, form: Form, height: float, top: int) -> dict[str, A
     top: Pixels between a color scale above the panels and the panels.
     """
     bar: dict[str, Any] = {
-        "title": {"text": plain(scale.label), "side": "right"},
+        "title": {"text": plain(scale.label), "side": "right", "font": {"size": form.font + 1}},
         "thickness": 14,
         "outlinewidth": 0,
     }
-    if form.bar == "h":
+    if form.narrow:
         bar |= {"orientation": "h", "thickness": 10, "x": 0.5, "yanchor": "bottom"}
-        bar |= {"y": 1 + (top - 26) / height, "title": {"text": plain(scale.label), "side": "top"}}
+        bar |= {"y": 1 + (top - 26) / height, "title": bar["title"] | {"side": "top"}}
     if scale.ticks:
         bar |= {"tickvals": [at for at, _ in scale.ticks]}
         bar |= {"ticktext": [text for _, text in scale.ticks]}

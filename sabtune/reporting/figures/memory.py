@@ -95,7 +95,7 @@ def _map(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
     ]
     caption = (
         f"The weight by which each step of one test sequence (length {data.run.task.length:,}, "
-        f"T = {T:,} steps) recalls each earlier stored state. White: not recalled."
+        f"T = {T:,} steps) recalls each earlier stored state. Blank: not recalled."
     )
     if k_att > 1:
         caption += f" One state in {k_att} is stored, and drawn over the {k_att} steps up to it."
@@ -139,7 +139,7 @@ def _scored_map(data: ReportData, length: int, batch: Batch, recall: RecallMap) 
     ]
     caption = (
         f"The weight by which the {S:,} scored steps of one test sequence (length {length:,}, T = "
-        f"{T:,} steps) recall each earlier stored state. White: not recalled. Cells get wider "
+        f"{T:,} steps) recall each earlier stored state. Blank: not recalled. Cells get wider "
         "with the step, and show the maximum over their states."
     )
     truth = data.task.sources(batch.x[0])

@@ -96,7 +96,7 @@ def learning(data: ReportData) -> Figure | None:
         name="learning",
         title="Learning curves",
         caption=f"Score on the selection sequences{' and training loss' * bool(losses)}, by "
-        f"updates ({some}); black: the best trial.{missing}",
+        f"updates ({some}); the best trial is on top.{missing}",
         panels=panels,
     )
 
