@@ -64,7 +64,7 @@ def test_configurations_that_generalize_are_counted_with_their_shares(store: Sto
     )
     assert f"keep {share(2)} to {share(5, 3)} of the memories" in first
     assert first.endswith("3 of them were trained to the end.")
-    assert best.startswith("The best by its score in the search, #0 (k_top=2 ")
+    assert best.startswith("The best by its score in the search, #0 SAB (k_top=2, ")
     assert f"keeps {share(2)} of the memories" in best
     assert "100.0% at length 100 and 100.0% at length 1,000, where chance is 12.5%" in best
     assert certainty.startswith("Not established: that this holds for other seeds.")
@@ -183,7 +183,7 @@ def test_a_comparison_concludes_on_its_methods(store: Store) -> None:
     assert first == "2 methods on fresh seeds: 1 of them solves length 2,000 with every seed."
     assert best.startswith("The most accurate there, ours, reaches 100.0% (95% interval 100.0% to")
     assert conclusion.table is not None
-    assert [row[0].split()[0] for row in conclusion.table.body] == ["ours", "lstm"]
+    assert [row[0] for row in conclusion.table.body] == ["ours", "LSTM, full BPTT"]
 
 
 def test_markdown_shows_names_literally(store: Store) -> None:

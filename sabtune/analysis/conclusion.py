@@ -34,7 +34,7 @@ PHASE_GAP = 0.005
 class Row:
     """A configuration in the table.
 
-    name: Its number in the study, or its label in a comparison.
+    name: Its number and model in a search, or its name in a comparison.
 
     run: One of its training runs.
 
@@ -163,7 +163,7 @@ class Findings:
         ]
         mean = f" on average over {counted(seeds, f'{fresh}seed')}" if seeds > 1 else ""
         return (
-            f"{rank}, #{best.number} ({run.model.label()}), {keeps}reaches "
+            f"{rank}, #{best.number} {run.model.legend()}, {keeps}reaches "
             f"{' and '.join(dict.fromkeys(reached))}{mean}{self._phase(best)}, where chance is "
             f"{self.task.chance:.1%}."
         )
@@ -186,7 +186,7 @@ class Findings:
         shortest, longest = self.lengths
         rows = [
             Row(
-                name=f"#{c.number}",
+                name=f"#{c.number} {_run(c.best).model.legend()}",
                 run=_run(c.best),
                 seeds=_seeds(c),
                 first=_mean(c.complete, shortest),
@@ -233,13 +233,13 @@ def _of_comparison(study: StudyRecord, result: Comparison) -> Conclusion:
     sentences = (
         f"{counted(len(ordered), 'method')} on fresh seeds: {len(solving)} of them "
         f"{'solves' if len(solving) == 1 else 'solve'} length {result.compared:,} with every seed.",
-        f"The most accurate there, {best.label}, reaches {_percent(reached.value)}"
+        f"The most accurate there, {best.name}, reaches {_percent(reached.value)}"
         f"{_interval(reached, ' (95% interval {} to {})')}, where chance is {task.chance:.1%}.",
         _certainty(result, best),
     )
     lengths = (result.lengths[0], result.lengths[-1])
     rows = [
-        Row(name=g.label, run=runs[g.label], seeds=str(g.n), first=None, longest=None, fresh=g)
+        Row(name=g.name, run=runs[g.label], seeds=str(g.n), first=None, longest=None, fresh=g)
         for g in ordered
     ]
     return Conclusion(
@@ -259,7 +259,7 @@ def _certainty(result: Comparison, group: Group) -> str:
         return f"Established: {solves}. Nothing else was trained on these seeds to compare with."
     contrasts = replace(result, groups=[group, *others]).contrasts
     readings = {
-        reading: [contrast.other.label for contrast in contrasts if contrast.reading == reading]
+        reading: [contrast.other.name for contrast in contrasts if contrast.reading == reading]
         for reading in ("higher", "lower", NOT_DISTINGUISHABLE)
     }
     known = [solves] + [
@@ -298,8 +298,7 @@ def _table(
         header += ["fresh seeds", *(f"length {length:,}" for length in fresh)]
     body = []
     for row, share in zip(rows, shares, strict=True):
-        label = row.run.model.label()
-        cells = [row.name if label in row.name else f"{row.name} {label}"]
+        cells = [row.name]
         cells += [_percent(share)] * has_shares
         if searched:
             accuracies = (row.first, row.longest)[: len(measured)]

@@ -27,6 +27,9 @@ from sabtune.wording import counted
 
 FOLDER = files(__package__ or "")
 
+MAX_QUESTION = 200
+"""Maximum number of characters of a question that the first screen shows in full."""
+
 FIRST_FIGURE = "accuracy"
 """The name of the figure on the first screen."""
 
@@ -83,7 +86,8 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
     environment.filters["code"] = _with_code
     first = next(drawing for drawing in drawings if drawing.name == FIRST_FIGURE)
     forms = [{"width": form.width, "entry": form.entry} for form in live.FORMS]
-    question, _, more = data.question.partition("\n\n")
+    question = data.question.partition("\n\n")[0]
+    is_long = data.question != question or len(question) > MAX_QUESTION
     return environment.get_template("page.html.jinja").render(
         name=data.name,
         question=question,
@@ -100,7 +104,7 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
             Section(id="figures", title="Figures"),
             *(_figure(drawing) for drawing in drawings if drawing is not first),
             _best(data),
-            *([Section(id="question", title="The question", text=data.question)] if more else []),
+            *[Section(id="question", title="The question", text=data.question)] * is_long,
             _provenance(data),
             Section(id="caveats", title="Caveats", notes=list(caveats(data))),
         ],
@@ -129,26 +133,8 @@ def _with_code(text: str) -> Markup:
 
 def _answer(data: ReportData, first: Drawing) -> Answer:
     """Return the first screen: what was found, the best configurations, and accuracy by length."""
-    return Answer(
-        sentences=[_lead(data)] * 3, table=length_table.tables(data)[0], figure=_plot(first)
-    )
-
-
-def _lead(data: ReportData) -> str:
-    """Return the main result in one sentence."""
-    best, chance = data.best, data.task.chance
-    longest = best.test[-1]
-    if data.is_comparison:
-        methods = len(data.comparisons[data.name].groups)
-        return (
-            f"{counted(methods, 'method')} on the same fresh seeds, "
-            f"tested up to length {longest.length:,}."
-        )
-    return (
-        f"Best, by its score on the selection lengths: trial {best.number}, score "
-        f"{best.score:.3f}, {longest.accuracy:.1%} at length {longest.length:,} where chance is "
-        f"{chance:.1%}."
-    )
+    conclusion = data.conclusion
+    return Answer(sentences=conclusion.sentences, table=conclusion.table, figure=_plot(first))
 
 
 def _best(data: ReportData) -> Section:

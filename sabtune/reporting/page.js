@@ -17,8 +17,9 @@ function draw() {
   const recolor = (_, value) => (recolored && darkColors.get(value)) || value;
   drawn = form();
   for (const plot of plots) {
-    const { data, layouts } = JSON.parse(plot.nextElementSibling.textContent, recolor);
+    const { data, changes, layouts } = JSON.parse(plot.nextElementSibling.textContent, recolor);
     const layout = layouts[drawn];
+    data.forEach((trace, i) => Object.assign(trace, changes[drawn][i]));
     for (const mark of [...data, ...(layout.shapes || [])])
       if (mark.name) mark.name = wrap(mark.name, forms[drawn].entry);
     plot.style.height = `${layout.height}px`;
@@ -58,7 +59,7 @@ const sections = links.map((link) => document.getElementById(link.getAttribute("
 document.body.classList.add("scripted");
 
 function mark() {
-  const top = 60 + (button.offsetHeight && nav.offsetHeight);
+  const top = 60 + button.offsetHeight;  // 0 unless the contents are collapsed
   const ended = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
   const above = sections.filter((section) => section.getBoundingClientRect().top <= top);
   const current = ended ? sections.length - 1 : Math.max(above.length - 1, 0);

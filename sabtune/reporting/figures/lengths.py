@@ -175,6 +175,7 @@ def _against_length(
         caption=" ".join(captions),
         panels=panels,
         scale=coloring.scale,
+        height=2.4,
     )
 
 
@@ -229,7 +230,7 @@ def _search(
     best = ranked[: 1 if data.confirmed else BEST]
     lines = [_line(i, each, quantity, coloring) for i, each in enumerate(best)]
     if data.confirmed:  # whose methods come first in the legend
-        lines = [replace(line, rank=LAST - 1, label=f"the search's {line.label}") for line in lines]
+        lines = [replace(line, rank=LAST - 1) for line in lines]
     lengths = {result.length for trial in tested for result in trial.test}
     title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"

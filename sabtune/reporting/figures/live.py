@@ -58,7 +58,7 @@ class Form:
         return self.width == 0
 
 
-WIDE = Form(width=900, columns=3, row=160, entry=130, font=13)
+WIDE = Form(width=1100, columns=3, row=170, entry=150, font=13)
 MEDIUM = Form(width=600, columns=3, row=85, entry=80, font=13)
 NARROW = Form(width=0, columns=1, row=0, entry=44, font=12)
 FORMS = (WIDE, MEDIUM, NARROW)
@@ -68,16 +68,29 @@ FORMS = (WIDE, MEDIUM, NARROW)
 def draw(drawing: Drawing) -> str:
     """Return the figure as HTML: an element and the data that the script of the page fills it with.
 
-    The data have the traces and a layout for each form of the page.
+    The data have the traces for a wide page, and for each form of the page the layout and what
+    changes in the traces.
     """
     drawn = [json.loads(figure(drawing, form).to_json()) for form in FORMS]
-    content = {"data": drawn[0]["data"], "layouts": [each["layout"] for each in drawn]}
+    wide = drawn[0]["data"]
+    content = {
+        "data": wide,
+        "changes": [
+            [_changed(*both) for both in zip(wide, each["data"], strict=True)] for each in drawn
+        ],
+        "layouts": [each["layout"] for each in drawn],
+    }
     data = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     safe = data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
     return (
         f'<div class="plot" id="plot-{drawing.name}"></div>'
         f'<script type="application/json">{safe}</script>'
     )
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of `after` that differ from those of `before`."""
+    return {key: value for key, value in after.items() if before.get(key) != value}
 
 
 def figure(drawing: Drawing, form: Form = WIDE) -> go.Figure:
@@ -114,7 +127,7 @@ def _figure(figure: Figure, form: Form) -> go.Figure:
         plot.add_trace(_empty_trace(figure.scale), row=1, col=1)
     titled = any(panel.title for panel in figure.panels)
     legend = _legend(named, height, form)
-    _lay_out(plot, form, height, legend, top=58 if titled else 38, scale=figure.scale)
+    _lay_out(plot, form, height, legend, top=48 if titled else 28, scale=figure.scale)
     return plot
 
 
@@ -174,8 +187,10 @@ def _lay_out(
 
 
 def _between(panels: Sequence[Panel]) -> float:
-    """Return the fraction of the width between two panels; names at an axis need more space."""
-    return 0.16 if any(panel.y.ticks for panel in panels) else 0.09
+    """Return the fraction of the width between two panels; texts at an axis need more space."""
+    if any(panel.y.ticks for panel in panels):
+        return 0.16
+    return 0.12 if len({panel.y.label for panel in panels}) > 1 else 0.08
 
 
 def _axis(panel: Panel, which: Literal["x", "y"], font: int) -> dict[str, Any]:
