@@ -10,17 +10,26 @@ import pytest
 from optuna.trial import TrialState
 
 from sabtune.analysis.importance import tried
-from sabtune.models import SAB
+from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
 from sabtune.models.sab import ALL
 from sabtune.reporting.data import ReportData, gather
 from sabtune.reporting.figures import importance, lengths, parallel, space, training
 from sabtune.reporting.figures.fields import Field, fields
-from sabtune.reporting.figures.marks import Bars, Curves, Figure, Line, Points, Rule, spread
-from sabtune.reporting.figures.palette import BLUE
+from sabtune.reporting.figures.marks import (
+    Bars,
+    Curves,
+    Figure,
+    Line,
+    Points,
+    Rule,
+    Scale,
+    spread,
+)
+from sabtune.reporting.figures.palette import BLACK, BLUE, DARK, GRAY, MAP, METHODS, TEXT, WHITE
 from sabtune.storage.store import Store
-from sabtune.study.attributes import RESULT, SPEC, TEST
+from sabtune.study.attributes import SPEC
 from sabtune.study.record import StudyRecord
-from tests.reports import BASELINES, LENGTHS, frozen, marks, named, results, searched
+from tests.reports import BASELINES, LENGTHS, confirmed, frozen, marks, named, results, searched
 
 pytest_plugins = ("tests.report_data",)
 
@@ -53,18 +62,128 @@ def test_accuracy_is_drawn_as_it_was_measured(found: ReportData) -> None:
     assert f"complete ones (n = {len(complete)})" in lengths.accuracy(found).caption
 
 
-def test_seeds_of_the_best_configuration_show_their_spread(store: Store) -> None:
+def test_seeds_of_a_configuration_show_their_mean_and_range(store: Store) -> None:
     study = optuna.create_study(study_name="seeds", direction="maximize")
     for number, score in enumerate((0.8, 0.9, 0.7)):
         trial = frozen(number, SAB.Config(hidden=8), score, TrialState.COMPLETE)
         trial.user_attrs[SPEC]["configuration"] = 0
         study.add_trial(trial)
     (panel,) = lengths.accuracy(gather(StudyRecord(study, store))).panels
-    spread_, best = marks(panel, Line)
-    assert spread_.label == "its configuration: mean and range of 3 seeds"
-    assert spread_.low == [100 * result.accuracy for result in results(0.7)]
-    assert spread_.high == [100 * result.accuracy for result in results(0.9)]
-    assert best.y == list(spread_.high)
+    (line,) = marks(panel, Line)
+    assert line.label == "#0 SAB (k_top=5, k_att=5, k_trunc=5), 3 seeds"
+    assert line.low == [100 * result.accuracy for result in results(0.7)]
+    assert line.high == [100 * result.accuracy for result in results(0.9)]
+    means = np.mean([[r.accuracy for r in results(score)] for score in (0.8, 0.9, 0.7)], axis=0)
+    assert line.y == pytest.approx(100 * means)
+
+
+def of_models(store: Store, *models: ModelConfig) -> ReportData:
+    """Return a study of one complete trial for each model, the first one with the best score."""
+    study = optuna.create_study(study_name="models", direction="maximize")
+    for number, model in enumerate(models):
+        study.add_trial(frozen(number, model, 0.9 - number / 10, TrialState.COMPLETE))
+    return gather(StudyRecord(study, store))
+
+
+def test_accuracy_is_colored_by_the_share_of_memories_kept(store: Store) -> None:
+    kept = [SAB.Config(hidden=8, k_att=1, k_top=k_top) for k_top in (2, 40, 12)]
+    figure = lengths.accuracy(of_models(store, *kept, LSTM.Config(hidden=8)))
+    assert figure.scale is not None
+    assert figure.scale.label == "share of memories kept (%)"
+    # Copying 10 symbols at length 100 has 120 steps, and the zero vector is a memory, too.
+    assert (figure.scale.low, figure.scale.high) == pytest.approx((200 / 121, 4000 / 121))
+    assert figure.scale.log  # they span more than a factor of 10
+    (panel,) = figure.panels
+    lines = marks(panel, Line)
+    assert [line.label[:2] for line in lines] == ["#3", "#2", "#1", "#0"]  # the best is on top
+    assert [line.rank for line in lines] == [3, 2, 1, 0]  # and comes first in the legend
+    colors = [line.color for line in lines]
+    assert colors == [BLACK, figure.scale.color(1200 / 121), MAP[-1], MAP[0]]
+    assert lines[0].label == "#3 LSTM, full BPTT, one seed"
+    (curves,) = marks(panel, Curves)
+    values = {curve.name.split(",")[0]: curve.value for curve in curves.curves}
+    shares = {"#0": 200 / 121, "#1": 4000 / 121, "#2": 1200 / 121}
+    assert values == pytest.approx(shares | {"#3": None})
+    assert "models without memories have no color" in figure.caption
+
+
+def test_methods_have_the_colors_of_their_shares(store: Store) -> None:
+    methods: dict[str, tuple[ModelConfig, list[float | None]]] = {
+        "#0 sparse": (SAB.Config(hidden=8, k_att=1, k_top=12), [0.9, 0.8]),
+        "of.self_attention #3 dense": (SelfAttention.Config(hidden=8), [0.5, 0.6]),
+        "of.lstm #1 none": (LSTM.Config(hidden=8), [0.3, 0.2]),
+    }
+    confirmed(store, "of.confirm", methods)
+    figure = lengths.accuracy(gather(StudyRecord.open(store, "of.confirm")))
+    (panel,) = figure.panels
+    assert {line.label: (line.color, line.dash) for line in marks(panel, Line)} == {
+        "SAB (k_top=12, k_att=1, k_trunc=5) (n = 2)": (MAP[0], "solid"),
+        "Self-attention LSTM, full BPTT (n = 2)": (MAP[-1], "solid"),
+        "LSTM, full BPTT (n = 2)": (BLACK, "dash"),
+    }
+
+
+def test_an_ablation_has_a_color_for_each_method(store: Store) -> None:
+    changes = {"winner": BASELINES["ours"], "k_att → 1": (SAB.Config(hidden=8, k_att=1), [0.5])}
+    confirmed(store, "of.ablate", changes)
+    figure = lengths.accuracy(gather(StudyRecord.open(store, "of.ablate")))
+    assert figure.scale is None
+    lines = marks(figure.panels[0], Line)
+    assert [line.label for line in lines] == [
+        "SAB (k_top=5, k_att=5, k_trunc=5), winner (n = 4)",
+        "k_att → 1 (n = 1)",
+    ]
+    assert [line.color for line in lines] == list(METHODS[:2])
+
+
+@pytest.mark.parametrize("model", [LSTM.Config(hidden=8), SelfAttention.Config(hidden=8)])
+def test_equal_or_unknown_shares_give_way_to_the_score(store: Store, model: ModelConfig) -> None:
+    data = of_models(store, model, model)
+    figure = lengths.accuracy(data)
+    assert figure.scale is not None
+    assert (figure.scale.label, figure.scale.low_first) == ("score", False)
+    assert (figure.scale.low, figure.scale.high) == (0.8, 0.9)
+    (curves,) = marks(figure.panels[0], Curves)
+    assert [curve.value for curve in curves.curves] == [0.8, 0.9]
+    assert "search score" in figure.caption
+
+
+def test_a_logarithmic_scale_has_round_ticks() -> None:
+    scale = Scale.of_percentages("share", [1.2, 3.0, 60.0])
+    assert [text for _, text in scale.ticks] == ["2", "5", "10", "20", "50"]
+    assert [position for position, _ in scale.ticks] == pytest.approx(np.log10([2, 5, 10, 20, 50]))
+    assert scale.place(1.2) == 0
+    assert scale.place(60.0) == 1
+    assert scale.place((1.2 * 60.0) ** 0.5) == pytest.approx(0.5)
+    narrow = Scale.of_percentages("share", [10.0, 60.0])
+    assert (narrow.log, narrow.ticks) == (False, [])
+    assert Scale.of_percentages("share", [0.0, 60.0]).log is False
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color by WCAG 2."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(a: str, b: str) -> float:
+    """Return the contrast of two colors by WCAG 2, from 1 to 21."""
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colors_are_visible_on_light_and_on_dark_pages() -> None:
+    assert contrast(TEXT, WHITE) > 7
+    assert contrast(DARK[TEXT], DARK[WHITE]) > 7
+    for color in (*METHODS, GRAY):
+        assert contrast(color, WHITE) > 2, color
+        assert contrast(DARK.get(color, color), DARK[WHITE]) > 4, color
+    light, dark = [luminance(color) for color in MAP], [luminance(DARK[color]) for color in MAP]
+    assert light == sorted(light)
+    assert dark == sorted(dark, reverse=True)
+    assert min(contrast(color, WHITE) for color in MAP) > 1.6
+    assert min(contrast(DARK[color], DARK[WHITE]) for color in MAP) > 2.5
 
 
 def test_loss_is_drawn_for_tasks_with_a_loss_unit(
@@ -77,20 +196,6 @@ def test_loss_is_drawn_for_tasks_with_a_loss_unit(
     assert {panel.y.label for panel in figure.panels} == {"loss (squared error)"}
     best = marks(figure.panels[1], Line)[-1]
     assert best.y == [result.loss for result in found.best.test]
-
-
-def test_cost_is_drawn_only_if_it_was_recorded(found: ReportData, store: Store) -> None:
-    figure = lengths.cost(found)
-    assert figure is not None
-    best = marks(figure.panels[0], Line)[-1]
-    # In ms, at 10 µs per step.
-    assert best.y == pytest.approx([length * 0.01 for length in LENGTHS])
-    study = optuna.create_study(study_name="old", direction="maximize")
-    trial = frozen(0, SAB.Config(hidden=8), 0.5, TrialState.COMPLETE)
-    for result in trial.user_attrs[RESULT][TEST]:
-        del result["seconds"]
-    study.add_trial(trial)
-    assert lengths.cost(gather(StudyRecord(study, store))) is None
 
 
 def test_trials_look_different_by_state(found: ReportData) -> None:

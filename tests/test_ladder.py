@@ -25,6 +25,9 @@ from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Copying
 from tests.reports import BASELINES, LENGTHS, confirmed, results, searched
 
+LABELS = {"ours": "ours", "LSTM, full BPTT": "lstm"}
+"""The labels of `BASELINES` by the names that readers see."""
+
 HOSTILE = r"50% of $x_{1} & \input{/etc/passwd} #1 ~^<b>|[a](b) → ×"
 
 
@@ -55,7 +58,7 @@ def test_the_csv_has_the_best_trials_accuracies_and_losses(store: Store) -> None
         assert float(row["accuracy"]) == result.accuracy
         assert float(row["loss"]) == result.loss
         assert row["loss_unit"] == "nats a step"
-        assert row["method"].startswith(f"#{best.number} k_top=")
+        assert row["method"].startswith(f"#{best.number} SAB (k_top=")
         assert "chose itself" in row["source"]
 
 
@@ -63,7 +66,7 @@ def test_the_csv_has_every_method_over_its_fresh_seeds(store: Store) -> None:
     rows = [row for row in rows_of(data(store, "found")) if row["source"] == "fresh seeds"]
     assert len(rows) == len(BASELINES) * len(LENGTHS)
     for row in rows:
-        scores = BASELINES[row["method"]][1]
+        scores = BASELINES[LABELS[row["method"]]][1]
         at = LENGTHS.index(int(row["length"]))
         known = [results(score)[at] for score in scores if score is not None]
         accuracies = [result.accuracy for result in known] + [0.125] * (len(scores) - len(known))
@@ -101,15 +104,16 @@ def test_the_latest_of_several_confirmations_gives_the_methods(
 
 
 def test_tables_show_the_numbers_with_seeds_and_intervals(store: Store) -> None:
-    accuracy, papers, loss = length_table.tables(data(store, "found"))
-    assert papers.title.endswith("trained at each length that it is tested at")
+    accuracy, loss = length_table.tables(data(store, "found"))
     assert accuracy.header == ("method", "seeds", "100", "200", "300", "400", "2,000", "5,000")
     assert accuracy.title == "Accuracy in %, by length; trained at length 100"
     assert loss.title == "Loss in nats a step, by length; trained at length 100"
     rows = {row[0]: row[1:] for row in accuracy.body if len(row) > 1}
     mean = statistics.mean([results(score)[1].accuracy for score in (0.9, 0.95, 0.7, 0.92)])
     assert rows["ours"][2].replace("\n", " ") == mean.percent()
-    assert rows["lstm"][0] == "4\n(1 failed)"
+    (lstm, paper) = (row[1:] for row in accuracy.body if row[0] == "LSTM, full BPTT")
+    assert lstm[0] == "4\n(1 failed)"
+    assert paper == ("–", "99", "34", "25", "21", "12", "12")
     assert rows["SAB"] == ("–", "99", "95", "83", "75", "47", "41")
 
 
@@ -117,7 +121,7 @@ def test_lengths_are_split_into_several_tables(tmp_path: Path) -> None:
     store = Store(tmp_path)
     searched(store, "found", 4)
     confirmed(store, "found.confirm", BASELINES, lengths=(100, 141, 283, 894, 2828, 4000))
-    first, second, _, *losses = length_table.tables(data(store, "found"))
+    first, second, *losses = length_table.tables(data(store, "found"))
     assert first.header[2:] == ("100", "141", "283", "894", "2,828", "4,000")
     assert second.header[2:] == ("100", "200", "300", "400", "2,000", "5,000")
     assert [len(table.header) - 2 for table in losses] == [6, 4]
@@ -129,8 +133,8 @@ def test_published_numbers_always_have_a_caveat(store: Store) -> None:
         assert text.index(published.QUOTED) < text.index("h-detach")
         assert text.count(published.QUOTED) >= 3  # above each source's rows and in the notes
     quoted = [row for row in rows_of(of) if "arXiv" in row["source"]]
-    tables = [table for table in published.TABLES if table.subject == {"kind": "copying"}]
-    assert len(quoted) == sum(len(row.values) for table in tables for row in table.rows)
+    table = next(table for table in published.TABLES if table.subject == {"kind": "copying"})
+    assert len(quoted) == sum(len(row.values) for row in table.rows)
     assert all(published.QUOTED in row["source"] for row in quoted)
 
 
@@ -155,14 +159,22 @@ def on_many_lengths(trial: TrialRecord) -> TrialRecord:
     return replace(trial, spec=replace(trial.spec, run=run))
 
 
-def test_published_numbers_of_another_setting_are_separate(store: Store) -> None:
-    own, papers, _, _ = length_table.tables(data(store, "short"))
+def test_published_numbers_of_another_setting_are_left_out(store: Store) -> None:
+    short, found = data(store, "short"), data(store, "found")
+    each = "copying 10 symbols of 8, trained at each length that it is tested at"
+    for of, settings in (
+        (short, f"copying 10 symbols of 8, trained at length 100; {each}"),
+        (found, each),
+    ):
+        note = length_table.notes(of)[-1]
+        assert note.startswith("Published results in other settings do not compare")
+        assert note.endswith(f": {settings}.")
+    (own, _) = length_table.tables(short)
     assert own.header[2:] == ("100", "200", "400", "2,000")
-    assert "copying 10 symbols of 8, trained at length 100" in papers.title
-    longer, each = length_table.notes(data(store, "short"))[-2:]
-    assert "no row of it compares" in longer
-    assert "no row of it compares" in each
-    assert "no row of it compares" not in length_table.notes(data(store, "found"))[-2]
+    assert "arXiv" not in length_table.csv_page(short)
+    assert "h-detach" not in length_table.markdown(short)
+    assert "h-detach" in length_table.markdown(found)
+    assert "99.3" not in length_table.markdown(found)  # of SAB, trained at length 200
 
 
 def test_a_task_without_published_numbers_has_none(

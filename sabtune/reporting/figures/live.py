@@ -243,7 +243,7 @@ def _parallel(figure: Parallel, form: Form) -> go.Figure:
             tickfont={"size": form.font - 2},
         )
     )
-    _lay_out(plot, form, 340, (0.0, {}), top=80 if form.narrow else 70, scale=figure.scale)
+    _lay_out(plot, form, 340, (0.0, {}), top=104 if form.narrow else 70, scale=figure.scale)
     plot.update_layout(margin={"l": 30 if form.narrow else 70, "r": 40, "b": 30})
     return plot
 
