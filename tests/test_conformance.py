@@ -637,6 +637,7 @@ def from_global(self: Any, batch: int, scale: float, generator: Any) -> Hidden:
 MODEL_FAULTS: Faults = [
     ("config", {"config": {"__eq__": lambda a, b: a is b}}, r"not equal to itself after to_dict"),
     ("description", {"config": {"label": lambda _: "a\nb"}}, r"label\(\) is 'a\\nb': return a few"),
+    ("description", {"config": {"legend": lambda _: ""}}, r"legend\(\) is '': return a few words"),
     ("description", {"config": {"period": 0}}, r"Broken\.Config\.period is 0: return an int of at"),
     (
         "description",

@@ -35,7 +35,7 @@ TAB = ("ladder.csv", "ladder.md", "ladder.tex", "trials.csv")
 
 FIGURES = {
     "accuracy", "scores", "importance", "parallel", "schedules", "learning", "recall",
-    "recall-far", "distances", "cost", "sparsity",
+    "recall-far", "distances", "sparsity",
 }  # fmt: skip
 
 
@@ -130,9 +130,11 @@ def test_links_of_the_table_of_contents_resolve(page: Page) -> None:
     targets = [value.removeprefix("#") for _, _, value in page.references]
     assert set(targets) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
-    assert set(targets) >= FIGURES
-    assert targets[:2] == ["best", "lengths"]
-    assert {"comparison-confirm", "comparison-ablate", "provenance", "caveats"} <= set(targets)
+    assert set(page.ids) >= FIGURES
+    assert {f"figure-{name}" for name in FIGURES - {"accuracy"}} <= set(targets)
+    assert targets[:2] == ["answer", "lengths"]
+    others = {"comparison-confirm", "comparison-ablate", "best", "provenance", "caveats"}
+    assert others <= set(targets)
 
 
 def test_the_page_has_the_question_and_the_results(page: Page, store: Store) -> None:
@@ -143,12 +145,17 @@ def test_the_page_has_the_question_and_the_results(page: Page, store: Store) -> 
     )
     # The docstring of tests/reports.py.
     assert "Finished studies made by hand, for the reports on them." in text
+    conclusion = gather(StudyRecord.open(store, "found")).conclusion
+    assert len(conclusion.sentences) == 3
+    assert conclusion.table is not None
+    for words in (*conclusion.sentences, conclusion.table.body[0][0]):
+        assert words.replace("`", "") in " ".join(text.split())
     assert f"The best trial, #{best.number}" in text
     assert "model.k_top" in text
     assert f"{best.params['learning_rate']:.6g}" in text
     for result in best.test:
         assert f"{100 * result.accuracy:.1f}" in text
-    assert text.count(published.QUOTED) >= 3
+    assert text.count(published.QUOTED) >= 2
     assert "0abc" in text  # the commit
     assert "p after Holm" in text
     assert "One thing changed at a time: found.ablate" in text
@@ -168,7 +175,7 @@ def test_a_comparison_has_its_own_report(store: Store, tmp_path: Path) -> None:
     written = write(study, tmp_path, ("html", "csv"))
     assert [path.name for path in written] == ["ladder.csv", "trials.csv", "report.html"]
     shown = Page((tmp_path / "report.html").read_text())
-    assert {"accuracy", "learning", "cost", "comparison-confirm"} <= set(shown.ids)
+    assert {"accuracy", "learning", "comparison-confirm"} <= set(shown.ids)
     assert not {"scores", "importance", "parallel", "schedules"} & set(shown.ids)
 
 
@@ -203,6 +210,18 @@ def test_an_unknown_format_lists_the_known_ones(store: Store, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="--format is 'docx': give one of html, md, "):
         write(StudyRecord.open(store, "found"), tmp_path, ("csv", "docx"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_style_for_papers_has_a_folder_for_each_conference(
+    store: Store, tmp_path: Path
+) -> None:
+    study = StudyRecord.open(store, "found.confirm")
+    written = write(study, tmp_path, ("pdf", "csv"), "paper")
+    folders = {path.parent.relative_to(tmp_path).as_posix() for path in written}
+    assert folders == {".", "figures/neurips", "figures/icml"}
+    assert {path.name for path in written} == {*TAB} - {"ladder.md", "ladder.tex"} | {
+        "accuracy.pdf", "learning.pdf"
+    }  # fmt: skip
 
 
 Command = Callable[..., tuple[int, str, str]]
@@ -245,6 +264,15 @@ def test_without_a_folder_the_command_prints_the_results(sabtune: Command, store
         (("empty", "--out", "x"), "study 'empty' has no complete trial"),
         (("found", "--out", "x", "--format", "xls"), "--format is 'xls': give one of html"),
         (("found", "--format", "md"), "--format is 'md': give --out too"),
+        (("found", "--style", "paper"), "--style is 'paper': give --out too"),
+        (
+            ("found", "--out", "x", "--style", "icml"),
+            "--style is 'icml': give one of default, paper",
+        ),
+        (
+            ("found", "--out", "x", "--style", "paper", "--format", "md"),
+            "--style is 'paper': give --format png or pdf too, because only figures have a style",
+        ),
         (("found", "--out", "/dev/null/x"), "the folder /dev/null/x can't be written"),
     ],
 )
