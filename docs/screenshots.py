@@ -45,8 +45,7 @@ def main(uri: str, study: str) -> None:
         save(page, "ladder")
         report = browser.open_report(page, place)
         report.locator("figure .main-svg").first.wait_for()
-        report.get_by_role("heading", name="Accuracy against length").scroll_into_view_if_needed()
-        report.locator("figure").first.scroll_into_view_if_needed()
+        report.locator("#answer").scroll_into_view_if_needed()
         save(page, "report")
 
 

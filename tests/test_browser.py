@@ -79,7 +79,7 @@ def test_a_trial_shows_a_point_for_each_length(page: Page, shown: Place) -> None
 def test_the_report_is_drawn_in_mlflows_frame(page: Page, shown: Place) -> None:
     report = browser.open_report(page, shown)
     expect(report.get_by_role("heading", level=1, name="posed")).to_be_visible()
-    expect(report.get_by_text("Best, by its score on the selection lengths")).to_be_visible()
+    expect(report.get_by_text("The best by its score in the search")).to_be_visible()
     figures = report.locator("figure")
     expect(figures.first.locator(".main-svg").first).to_be_visible()
     expect(report.get_by_role("heading", name="Caveats")).to_be_attached()  # the page's end
@@ -87,6 +87,7 @@ def test_the_report_is_drawn_in_mlflows_frame(page: Page, shown: Place) -> None:
     expect(figures.first.locator(".scatterlayer path.point").first).to_be_visible()
     overhang = report.locator("html").evaluate("page => page.scrollWidth - page.clientWidth")
     assert overhang == 0
+    report.locator("nav button").click()
     report.locator("nav").get_by_role("link", name="Caveats").click()
     expect(report.get_by_role("heading", name="Caveats")).to_be_in_viewport()
 

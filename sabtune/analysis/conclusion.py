@@ -373,4 +373,7 @@ def _interval(estimate: Estimate, words: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    """Return names as a list in words, with semicolons because names may contain commas."""
+    if len(names) < 3:
+        return " or ".join(names)
+    return f"{'; '.join(names[:-1])}; or {names[-1]}"
