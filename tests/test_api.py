@@ -25,7 +25,7 @@ FUNCTIONS = {
     "extrapolate": ["study", "lengths", "trials", "sequences", "phases", "store", "files",
                     "data_dir"],
     "open_study": ["name", "store", "files", "tracking"],
-    "report": ["study", "out", "formats", "store", "files"],
+    "report": ["study", "out", "formats", "style", "store", "files"],
     "reproduce": ["study", "trial", "store", "files", "data_dir"],
     "search": ["study", "space", "constraints", "baselines", "question", "baseline", "name", "new",
                "trials", "seed", "hours", "gpu_hours", "retry_failed", "warm_start",

@@ -191,3 +191,16 @@ def test_markdown_shows_names_literally(store: Store) -> None:
     text = conclude(StudyRecord.open(store, "a_b|c*")).markdown()
     assert r"sabtune confirm a_b\|c\*" in text
     assert "\n\n**The best configuration" in text
+
+
+def test_methods_are_listed_by_name_with_semicolons(store: Store) -> None:
+    methods: dict[str, tuple[ModelConfig, list[float | None]]] = {
+        "ours": (sab(2), [1.0, 0.9]),
+        "lstm": (LSTM.Config(hidden=8), [0.2, 0.3]),
+        "truncated": (LSTM.Config(hidden=8, k_trunc=5), [0.2, 0.3]),
+        "#3 own": (sab(3), [0.2, 0.3]),
+    }
+    confirmed(store, "other.confirm", methods)
+    assert (
+        "LSTM, full BPTT; LSTM, truncated BPTT (k_trunc=5); or SAB (k_top=3, k_att=1, k_trunc=5)"
+    ) in of_study(store, "other.confirm").sentences[2]

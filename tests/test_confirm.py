@@ -352,10 +352,13 @@ def test_a_search_is_confirmed_and_its_winner_ablated(commands: Commands, tmp_pa
     assert {t.run.model.label() for t in trials if t.run} == expected
     for trial in trials:
         assert [result.length for result in trial.test] == [2, 3, 6, 16]
-        assert trial.label in shown
+
     found = comparison(study)
     assert found is not None
     assert [group.n for group in found.groups] == [2, 2]
+    for group in found.groups:
+        assert group.name.startswith("SAB (k_top=")
+        assert group.name in shown
 
     champion = StudyRecord.open(store, "learnable").registered.champion_version
     assert champion is not None
