@@ -235,13 +235,13 @@ def _search(
     title = "The search's trials" if data.confirmed else ""
     some = f"{len(shown)} of {len(tested)}" if len(shown) < len(tested) else f"n = {len(tested)}"
     thick = f"the {len(best)} best configurations" if len(best) > 1 else "the best configuration"
-    several = any(len(each.complete) > 1 for each in best)
+    several, whose = any(len(each.complete) > 1 for each in best), "their" if best[1:] else "its"
     marks: list[Mark] = [Curves(curves=curves), *reversed(lines), *rules]
     return (
         Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=marks),
         f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed (thin); "
         f"{thick} by search score"
-        f"{', with the mean and the range of their seeds' * several} (with markers).",
+        f"{f', with the mean and the range of {whose} seeds' * several} (with markers).",
     )
 
 

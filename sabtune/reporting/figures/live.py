@@ -58,7 +58,7 @@ class Form:
         return self.width == 0
 
 
-WIDE = Form(width=1100, columns=3, row=170, entry=150, font=13)
+WIDE = Form(width=1100, columns=3, row=150, entry=150, font=13)
 MEDIUM = Form(width=600, columns=3, row=85, entry=80, font=13)
 NARROW = Form(width=0, columns=1, row=0, entry=44, font=12)
 FORMS = (WIDE, MEDIUM, NARROW)
