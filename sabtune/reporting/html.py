@@ -109,9 +109,9 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
             Section(id="caveats", title="Caveats", notes=list(caveats(data))),
         ],
         plotly=_trusted(get_plotlyjs()),
-        css=_trusted((FOLDER / "page.css").read_text()),
+        css=_trusted((FOLDER / "page.css").read_text("utf-8")),
         settings=_trusted(json.dumps({"colors": list(DARK.items()), "forms": forms})),
-        script=_trusted((FOLDER / "page.js").read_text()),
+        script=_trusted((FOLDER / "page.js").read_text("utf-8")),
     )
 
 
