@@ -50,7 +50,7 @@ class ResultTable:
         terminal is too narrow, the first column wraps.
         """
         table = Table(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD)
-        body = [[cell.replace(" [", "\n[") for cell in row] for row in self.body]
+        body = [(*row[:1], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in self.body]
         for column, name in enumerate(self.header):
             lines = [line for row in body for cell in row[column:][:1] for line in cell.split("\n")]
             width = max(map(len, [*lines, *name.split()]))
