@@ -1,7 +1,12 @@
-# `make search` and `make test` do everything from a bare Python 3.11 to 3.13.
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
+# `make search` and `make test` do everything from a bare Python of one of these versions.
+VERSIONS := 3.14 3.13 3.12 3.11
+PYTHON ?= python3 $(VERSIONS:%=python%)
+PRINT_VERSION := 'import sys; print("%d.%d" % sys.version_info[:2])'
 VENV := .venv
 BIN := $(VENV)/bin
+
+# What a search needs is installed; so is what tests and linters need.
+SEARCHES := $(VENV)/.ready-search
 READY := $(VENV)/.ready
 
 # Two processes run the tests, a file of them at a time.
@@ -25,8 +30,9 @@ help:
 	@echo "make wheel         build the wheel that nodes of a cluster install"
 	@echo "make clean         remove .venv and caches"
 
-search: $(READY)
+search: $(SEARCHES)
 	$(BIN)/sabtune search search_spaces/copying_quick.py
+	$(BIN)/sabtune report copying_quick --out report
 
 test: $(READY)
 	$(BIN)/pytest $(TWO) -m "not slow and not cluster"
@@ -71,12 +77,35 @@ wheel: $(READY)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	cp constraints.txt dist/
 
-# Torch comes first and pinned: left to itself, pip takes a build with gigabytes of CUDA libraries.
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(SEARCHES): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing what a search needs in $(VENV), which takes a minute or two"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing what searches and tests need in $(VENV), which takes minutes"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(SEARCHES) $@
+
+# The first Python that runs, has one of the versions and can make virtual environments: pyenv has a
+# python3.11 that fails unless it is active, and Debian packages the module venv apart.
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+		version=$$($$python -c $(PRINT_VERSION) 2>/dev/null) || continue; \
+		case " $(VERSIONS) " in \
+			*" $$version "*) ;; \
+			*) others="$$others, $$python is $$version"; continue ;; \
+		esac; \
+		$$python -c 'import ensurepip, venv' 2>/dev/null || { bare=python$$version; continue; }; \
+		echo "Making $(VENV) with $$python, Python $$version"; \
+		exec $$python -m venv --clear $(VENV); \
+	done; \
+	if [ "$$bare" ]; then \
+		echo "$$bare has no module venv: install it, as with apt install $$bare-venv"; \
+	else \
+		echo "no Python $(lastword $(VERSIONS)) to $(firstword $(VERSIONS)) runs here$$others:" \
+			"install one, or name it: make PYTHON=/path/to/python"; \
+	fi >&2; exit 1
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
