@@ -6,6 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from tests.doc_blocks import block
 from tests.test_layers import imports, modules
 
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
@@ -33,9 +34,7 @@ def imported_parts() -> Graph:
 
 def diagram() -> tuple[Graph, dict[str, list[str]]]:
     """Return the arrows of the page's diagram, and the parts that each node stands for."""
-    (block,) = re.findall(r"^```mermaid\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    direction, *lines = block.splitlines()
-    assert direction == "flowchart TD"
+    lines = block("architecture.md", "flowchart TD").splitlines()[1:]
     arrows: Graph = {}
     parts: dict[str, list[str]] = {}
     for line in lines:

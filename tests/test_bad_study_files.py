@@ -65,7 +65,7 @@ BAD = {
     "syntax": (changed("def space(trial):", "def space(trial)"), r":10: expected ':'"),
     "indentation": (changed("    k_top =", "  k_top ="), r":12: unindent|:12: unexpected indent"),
     "null byte": (GOOD + "\0", r"study.py: .*null bytes|study.py:\d+: .*null bytes"),
-    "not text": ("\udcff\udcfe\udc80", r"study.py:\d+: .*(utf-8|non-UTF-8)"),
+    "not text": ("\udcff\udcfe\udc80", r"study.py:\d+: .*(?i:utf-8)"),
     "no such encoding": ("# coding: klingon\n" + GOOD, r"study.py:\d*:? ?.*klingon"),
     # Errors while the file runs
     "name error": (GOOD + "nothing", r":16: NameError: name 'nothing'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
 import math
 import pickle
@@ -12,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +36,7 @@ from sabtune.testing import CheckResult, check_model, check_schedule, check_task
 from sabtune.testing.models import ModelChecks
 from sabtune.testing.schedules import ScheduleChecks
 from sabtune.testing.tasks import TaskChecks
+from tests.doc_blocks import block
 
 
 class FirstBit(SyntheticTask):
@@ -921,28 +922,57 @@ def test_the_example_of_a_name_runs(name: str) -> None:
     assert doctest.DocTestRunner().run(example, out=told.append).failed == 0, "".join(told)
 
 
-DOCS = (Path(__file__).parent.parent / "docs" / "own_parts.md").read_text()
-DOCS = DOCS[DOCS.index("## Check a part") :]
+MY_PARTS = """
 
-
-class Parity(FirstBit):
-    """A task that draws from PyTorch's own generator."""
-
-    batch = draws(lambda b: replace(b, x=b.x + torch.rand(())))["batch"]
+class Parity(sab.SyntheticTask):
+    inputs = outputs = 2
+    chance = CHANCE
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(FirstBit.Config):
-        def build(self) -> Task:
+    class Config(sab.TaskConfig):
+        def build(self):
             return Parity(self)
 
+    def batch(self, size, length, generator, device=torch.device("cpu")):
+        bits = torch.randint(0, 2, (size, length), generator=generator)
+        x = nn.functional.one_hot(bits, 2).float()NOISE
+        scored = torch.ones(length, dtype=torch.bool)
+        targets = bits.cumsum(1) % 2
+        return sab.Batch(x=x.to(device), targets=targets.to(device), scored=scored)
+"""
+"""The task of the page's example, whose first answer is the first bit.
 
-def test_the_code_and_the_line_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
-    check, guess = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
-    parts = SimpleNamespace(GRU=GRU, Parity=FirstBit, Sudden=Sudden)
-    monkeypatch.setitem(sys.modules, "my_parts", parts)
-    names: dict[str, Any] = {}
-    exec(check, names)
-    names["test_my_parts"]()
-    exec(guess.replace("batch.x)", "one_hot(batch.targets * 0, 2))"), names | {"one_hot": one_hot})
-    (line,) = re.findall(r"^```text\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
-    assert " ".join(line.split()) == str(failing(check_task, Parity.Config(length=10)))
+Its first answer is the first bit, so that a guess is right there and in half of the other steps.
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "change"),
+    [
+        (block("own_parts.md", "from sabtune.testing"), {"CHANCE": "0.5"}),
+        (block("own_parts.md", "check_task(Parity"), {"CHANCE": "0.55"}),
+        (block("own_parts.md", "Parity.Config fails"), {"NOISE": " + torch.rand(())"}),
+    ],
+    ids=["check", "guess", "message"],
+)
+def test_the_checks_of_the_docs(
+    page: str, change: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the page's checks of the page's own parts, and of the task that they name."""
+    schedule = block("own_parts.md", "from dataclasses import dataclass\n\nimport sabtune")
+    text = block("own_parts.md", "from __future__") + schedule + MY_PARTS
+    for name, value in ({"NOISE": "", "CHANCE": "0.5"} | change).items():
+        text = text.replace(name, value)
+    (tmp_path / "my_parts.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = importlib.import_module("my_parts")
+    try:
+        if page.startswith("Parity"):
+            line = str(failing(check_task, parts.Parity.Config(length=10)))
+            assert line == " ".join(page.split())
+        else:
+            names: dict[str, Any] = {"check_task": check_task, "Parity": parts.Parity}
+            exec(page, names)
+            names.get("test_my_parts", lambda: None)()
+    finally:
+        sys.modules.pop("my_parts")

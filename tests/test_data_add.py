@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from sabtune.data.fetch import state
 from sabtune.errors import ConfigError, DataError
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Pixels
+from tests import real_data
 from tests.data_files import write_mnist, write_ptb
+from tests.doc_blocks import arguments, block, commands
 
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k")
          for kind in ("images-idx3", "labels-idx1")]  # fmt: skip
@@ -148,29 +152,46 @@ def test_a_digest_is_computed_again_for_a_changed_file(tmp_path: Path) -> None:
         content_digest(path)
 
 
-def test_the_add_command(
-    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs sabtune in this process and returns what it printed."""
     monkeypatch.setenv("COLUMNS", "400")
 
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["sabtune", "data", "add", *map(str, arguments)])
-        with pytest.raises(SystemExit):
-            sys.exit(cli.run())
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["sabtune", *map(str, words)])
+        cli.run()
         shown = capsys.readouterr()
         return shown.out + shown.err
 
+    return run
+
+
+def test_the_add_command(small: Path, run: Callable[..., str]) -> None:
     target = small / "elsewhere"
-    told = run("mnist", small / "mnist-raw", "--data-dir", target)
+    told = run("data", "add", "mnist", small / "mnist-raw", "--data-dir", target)
     assert told == f"mnist: added 4 files to {target / 'mnist'}, complete\n"
-    told = run("mnist", small / "fashion-mnist-raw", "--data-dir", target)
+    told = run("data", "add", "mnist", small / "fashion-mnist-raw", "--data-dir", target)
     assert told.startswith(f"sabtune: {small / 'fashion-mnist-raw'} holds Fashion-MNIST, not MNIST")
 
 
-def test_the_real_mnist(real_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_docs(
+    small: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(small))
+    shutil.copytree(small / "mnist-raw", small / "Downloads" / "mnist")
+    show, _, add_mnist = commands(block("data.md", "sabtune data list"))
+    assert re.search(r"│ mnist .*│ no ", run(*arguments(show)))
+    assert run(*arguments(add_mnist)).startswith("mnist: added 4 files to ")
+    assert re.search(r"│ mnist .*│ yes ", run(*arguments(show)))
+
+
+def test_the_real_mnist(
+    real_mnist: Path, run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Check the published counts of each digit, and the first digits, by LeCun's description."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
-    assert add("mnist", real_mnist, tmp_path).missing == []
+    monkeypatch.chdir(real_mnist.parents[1])
+    assert run(*arguments(real_data.MNIST[-1])).endswith(", complete\n")
     parts = images.load("mnist")
     assert [len(labels) for _, labels in parts.values()] == [50_000, 5_000, 5_000, 10_000]
     training = torch.cat([parts[stream][1] for stream in list(parts)[:3]])
@@ -186,11 +207,15 @@ def test_the_real_mnist(real_mnist: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_real_fashion_mnist(
-    real_fashion_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_fashion_mnist: Path,
+    run: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Check that Debian's files, compressed anew, are the published data: ten equal classes."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path))
-    assert add("fashion-mnist", real_fashion_mnist, tmp_path).missing == []
+    monkeypatch.chdir(real_fashion_mnist.parents[2])
+    assert run(*arguments(real_data.FASHION_MNIST[-1])).endswith(", complete\n")
     parts = images.load("fashion-mnist")
     training = torch.cat([parts[stream][1] for stream in list(parts)[:3]])
     assert training.bincount().tolist() == [6000] * 10

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import typer
 
 import sabtune
 from sabtune.cli.app import app
-from sabtune.storage.store import Store
-from sabtune.study.loading import from_objects, load
-from sabtune.study.writer import StudyWriter
-from sabtune.tracking.mirror import sync
-from tests.stores import unpacked
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -121,44 +112,6 @@ def test_the_readme_links_to_every_guide() -> None:
     assert len(text.splitlines()) <= 200
 
 
-def test_the_study_file_in_the_docs_loads(tmp_path: Path) -> None:
-    (block,) = blocks(ROOT / "docs" / "studies.md", "python")
-    path = tmp_path / "study.py"
-    path.write_text(block)
-    file = load(path)
-    assert file.study.name == "my_copying"
-    quick = load(ROOT / "search_spaces" / "copying_quick.py").study
-    assert file.study.task == quick.task
-    assert file.study.trials == quick.trials
-
-
-def test_the_gru_of_the_tutorial_is_that_of_the_studies() -> None:
-    text = (ROOT / "search_spaces" / "gru.py").read_text()
-    _, _, code = text.partition('"""\n\n')
-    assert code in blocks(ROOT / "docs" / "own_parts.md", "python")
-
-
-def test_the_readme_trains_a_layer_that_generalizes() -> None:
-    (block,) = blocks(ROOT / "README.md", "python")
-    names: dict[str, Any] = {}
-    torch.manual_seed(0)
-    exec(block, names)
-    batch = names["task"].batch(64, 100, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        answers = names["readout"](names["layer"](batch.x)[0]).argmax(dim=-1)
-    right = (answers == batch.targets)[:, batch.scored].float().mean()
-    assert right > 0.9
-
-
-def test_the_study_from_python_is_valid() -> None:
-    (block,) = blocks(ROOT / "docs" / "python.md", "python")
-    names: dict[str, Any] = {"__name__": "docs"}
-    exec(block, names)
-    file = from_objects(names["study"], names["space"])
-    assert file.question.startswith("How many memories")
-    assert file.study.ladder.phases == 4
-
-
 def test_the_reference_has_every_public_name_and_its_links_resolve(tmp_path: Path) -> None:
     make = re.search(r"^docs:.*\n\t\$\(BIN\)/pdoc (.*)", (ROOT / "Makefile").read_text(), re.M)
     assert make is not None
@@ -177,33 +130,3 @@ def test_the_reference_has_every_public_name_and_its_links_resolve(tmp_path: Pat
         place = link.removeprefix("#").partition(".")[0]  # pdoc has no places of inherited fields
         local = tmp_path / link.partition("#")[0]
         assert place in places or link.startswith("https://") or local.exists(), link
-
-
-def test_the_example_of_a_task_draws_sequences() -> None:
-    task_block, _ = blocks(ROOT / "docs" / "extending.md", "python")
-    names: dict[str, Any] = {"__name__": __name__}  # dataclasses look up the module of a class
-    exec(task_block, names)
-    task = names["FirstBit"].Config(length=7).build()
-    batch = task.batch(3, 7, torch.Generator().manual_seed(0))
-    assert torch.equal(batch.targets[:, -1], batch.x[:, 0].argmax(dim=-1))
-    perfect = torch.nn.functional.one_hot(batch.targets, task.outputs).float()
-    assert task.tally(perfect, batch).accuracy == 1.0
-
-
-def test_the_code_that_uses_a_model_runs(tmp_path: Path) -> None:
-    store = Store(Path(shutil.copytree(unpacked(tmp_path).root, tmp_path / "store")))
-    sync(StudyWriter.open(store, "old"), store)
-    predict, recall = blocks(ROOT / "docs" / "models.md", "python")
-    uri = "sqlite:////absolute/path/to/sabtune-store/mlflow.db"
-    checkpoint = "sabtune-store/trials/copying_quick/0009/checkpoint_000016"
-    assert uri in predict
-    assert "copying_quick" in predict
-    assert checkpoint in recall
-    x = np.zeros((1, 5, 10), "float32")
-    names: dict[str, Any] = {"x": x}
-    exec(predict.replace(uri, store.mlflow_uri).replace("copying_quick", "old"), names)
-    assert names["logits"].shape[:2] == (1, 5)
-    at = str(store.root / "trials" / "old" / "0000" / "checkpoint_000001")
-    names = {"x": torch.from_numpy(x)}
-    exec(recall.replace(checkpoint, at), names)
-    assert names["recalled"].by_step().shape == (1, 5, 5)

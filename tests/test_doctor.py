@@ -141,7 +141,8 @@ def test_a_cluster_file_that_is_not_filled_in_is_found(
     assert any("yours.security_group is still" in line for line in found)
     assert any("there is no token" in line for line in found)
     older = tmp_path / "older.yaml"
-    older.write_text(path.read_text().replace("ray:2.60.0", "ray:2.59.1"))
+    text = path.read_text().replace("py311", f"py{sys.version_info[0]}{sys.version_info[1]}")
+    older.write_text(text.replace("ray:2.60.0", "ray:2.59.1"))
     found = [str(finding) for finding in problems_before(ClusterFile.load(older))]
     assert sum("on the cluster; use the same on both" in line for line in found) == 2
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,36 +42,3 @@ def test_a_study_with_own_parts_loses_nothing_and_needs_no_folder(tmp_path: Path
         shown = sabtune(command[0], "own", *command[1:], *place, cwd=tmp_path)
         assert (shown.returncode, shown.stderr) == (0, "")
         assert "gru hidden=" in shown.stdout or "report.html" in shown.stdout
-
-
-PAGE = (Path(__file__).parent.parent / "docs" / "own_parts.md").read_text()
-
-
-def test_the_tutorials_run(tmp_path: Path) -> None:
-    task, model, compare, load, *_ = blocks(PAGE, "python")
-    search, both = ([line.split()[1:] for line in each.splitlines()] for each in blocks(PAGE, "sh"))
-    work = tmp_path / "work"
-    work.mkdir()
-    texts = {"first_bit.py": task, "gru.py": model, "compare.py": compare}
-    for name, text in texts.items():
-        (work / name).write_text(text.replace("trials=4", "trials=2").replace("600", "60"))
-    for command in (*search, *both):
-        done = sabtune(*command, cwd=work)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert "compare.gru #" in done.stdout
-    for name in texts:
-        (work / name).unlink()
-    shown = "import numpy; print(model.predict(numpy.zeros((2, 5, 1), 'float32')).shape)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", load + shown],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert loaded.stdout == "(2, 5, 2)\n", loaded.stderr
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Return the code blocks of a page in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
