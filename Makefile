@@ -18,7 +18,7 @@ marked = $(shell grep --files-with-matches pytest.mark.$(1) tests/test_*.py)
 .PHONY: help search test test-checked test-slow test-cluster lint format docs bench wheel clean
 
 help:
-	@echo "make search        run a real study in minutes: search_spaces/copying_quick.py"
+	@echo "make search        run a real study in minutes, and draw it in report/report.html"
 	@echo "make test          all tests but the following"
 	@echo "make test-checked  the kernels' tests, with every memory access checked"
 	@echo "make test-slow     tests that kill, fill and stop things; databases, a browser"
@@ -72,7 +72,7 @@ docs: $(READY)
 	$(BIN)/pdoc --docformat google --output-directory site sabtune '!sabtune\.' sabtune.testing '!sabtune\.testing\.'
 
 # What `ray up` installs on every node of a cluster.
-wheel: $(READY)
+wheel: $(SEARCHES)
 	rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	cp constraints.txt dist/

@@ -73,6 +73,19 @@ def all_blocks() -> list[Block]:
     return found
 
 
+def measurements() -> list[str]:
+    """Return the commands above the results of pages: the indented blocks.
+
+    They made the numbers below them, in minutes to days.
+    """
+    lines = []
+    for page in PAGES.values():
+        text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for found in re.findall(r"(?<=\n\n)(?: {4}.*\n)+(?=\n)", text):
+            lines += commands(re.sub(r"^ {4}", "", found, flags=re.MULTILINE))
+    return lines
+
+
 def block(page: str, start: str) -> str:
     """Return the text of the only block of a page that starts with `start`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import sys
 import tomllib
 from functools import cache
@@ -13,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
 import sabtune as sab
+from sabtune.cli.app import app
 from sabtune.config import RunConfig
 from sabtune.parts import table
 from sabtune.study.loading import from_objects, load
 from sabtune.testing import check_schedule
-from tests.doc_blocks import PAGES, ROOT, UNRUN, Block, all_blocks, block, commands
+from tests.doc_blocks import PAGES, ROOT, UNRUN, Block, all_blocks, block, commands, measurements
 from tests.test_doc_searches import RUN_PAGES
 
 BLOCKS = all_blocks()
@@ -69,6 +72,41 @@ def test_some_commands_are_not_run(reason: str) -> None:
     """Print the commands that no test runs, with the reason."""
     lines = [command for command, given in UNRUN.items() if given == reason]
     pytest.skip(f"{reason}: {'; '.join(lines)}")
+
+
+def test_the_commands_that_measured_the_results_are_valid() -> None:
+    """Check what is not run again, because it takes minutes to days."""
+    measured = measurements()
+    assert len(measured) > 30
+    makefile = (ROOT / "Makefile").read_text()
+    for command in measured:
+        program, *words = shlex.split(command)
+        if program == "sabtune":
+            assert_parses(words)
+        elif program == "make":
+            assert all(f"\n{target}:" in makefile for target in words), command
+        else:
+            assert program == "python", command
+            script = (ROOT / words[0]).read_text()
+            assert all(f'"{w}"' in script for w in words if w.startswith("--")), command
+
+
+@pytest.mark.parametrize("each", BLOCKS, ids=str)
+def test_the_commands_of_a_block_parse(each: Block) -> None:
+    for command in commands(each.text) if each.language == "sh" else []:
+        if command.startswith("sabtune "):
+            assert_parses(shlex.split(command)[1:])
+
+
+def assert_parses(words: list[str]) -> None:
+    """Raise for an unknown command or option of sabtune."""
+    command: Any = typer.main.get_group(app)
+    while isinstance(command, typer.core.TyperGroup):
+        name, *words = words
+        command = command.commands[name]
+    context = command.make_context(name, list(words))
+    assert context.command is command
+    context.close()
 
 
 def test_the_readme_trains_a_layer_that_generalizes() -> None:
