@@ -72,7 +72,7 @@ def test_measured_sequences_do_not_overlap_and_have_no_state() -> None:
     batch = source.batch(source.count)
     assert not batch.continues
     text = read("pydoc", texts.load("pydoc")[Stream.TEST])
-    rows = [text[start : start + 120] for start in range(0, 120 * source.count, 120)]
+    rows = [text[start : start + 121] for start in range(0, 120 * source.count, 120)]
     assert sorted(said(batch)) == sorted(rows)
     assert source.count == (len(text) - 1) // 120
 
