@@ -5,7 +5,7 @@ PRINT_VERSION := 'import sys; print("%d.%d" % sys.version_info[:2])'
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What a search needs is installed; so is what tests and linters need.
+# Files that say what is installed: what a search needs, and also what tests and linters need.
 SEARCHES := $(VENV)/.ready-search
 READY := $(VENV)/.ready
 
