@@ -2,7 +2,8 @@
 
 Nothing is written twice, because the content of a run is read before it is extended. A run's tag
 `sabtune.written` contains the trial's state and the number of reports when the run was last
-complete. If the tag agrees with the study, the run's metrics need not be read.
+complete, and the version of the names. If the tag agrees with the study, the run's metrics need
+not be read.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from sabtune.errors import TrackingError
 from sabtune.study.events import Overview, TrialView, Version
-from sabtune.tracking import database, mlflow_client, search_run
+from sabtune.tracking import database, mlflow_client, search_run, view
 from sabtune.tracking.datasets import inputs
 from sabtune.tracking.models import Models, belongs, of_model
 from sabtune.tracking.registry import Registry
 from sabtune.tracking.runs import Runs, RunView, now
-from sabtune.tracking.trial_run import LAST_METRIC, RUNNING, RunContent, full_content
+from sabtune.tracking.trial_run import (
+    FORMER_PREFIX,
+    LAST_METRIC,
+    RUNNING,
+    RunContent,
+    full_content,
+)
 from sabtune.training.checkpoint import MODEL_FILES
 from sabtune.training.trial import TrialSpec
 
@@ -31,6 +38,16 @@ WRITTEN = "sabtune.written"
 KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
 """MLflow's name for an experiment that trains models. Without it, MLflow's UI asks for the kind."""
+
+
+NAMES = 2
+"""The version of the names of metrics and params. Increase it when a name changes, so that `sync`
+logs the metrics of complete runs again."""
+
+
+def _written(state: str, reports: int) -> str:
+    """Return the value of the tag `WRITTEN`."""
+    return f"{state} {reports} names {NAMES}"
 
 
 class ModelError(TrackingError):
@@ -100,6 +117,14 @@ class Experiment:
         self.runs.set_tag(KIND, TRAINING)
         if text:
             self.runs.set_tag(MLFLOW_RUN_NOTE, text)
+        self._save_view(overview)
+
+    def _save_view(self, overview: Overview) -> None:
+        """Save the view of the experiment, unless it is saved already."""
+        trials = [runs[0] for _, runs in sorted(self.trials.items())]
+        state = view.state(trials, overview)
+        if state != view.saved_state(self.runs.tags):
+            self.runs.set_tag(view.TAG, view.envelope(state, now()))
 
     def end(self, overview: Overview) -> None:
         """Update the search's run and set its final status."""
@@ -128,7 +153,7 @@ class Experiment:
         runs = self.trials.get(number)
         content = full_content(view, runs[0].start if runs else now() - int(seconds * 1000))
         run = self._trial(number, content)
-        written = f"{content.state} {len(history)}"
+        written = _written(content.state, len(history))
         if run.tags.get(WRITTEN) == written:
             content.points = []
         self._write(run, content, written)
@@ -166,11 +191,12 @@ class Experiment:
         written: The new value of the tag `WRITTEN`; None: determined from the run.
         """
         params, model_error = content.params(), None
-        for key in params.keys() & run.params.keys():
-            if params[key] != run.params[key]:
+        for name, value in run.params.items():
+            key = name.removeprefix(FORMER_PREFIX)
+            if params.get(key, value) != value:
                 raise TrackingError(
                     f"trial {run.number} has {key} {params[key]}, and MLflow's run {run.id} of it "
-                    f"{run.params[key]}: another study {self.study!r} is there, rename one of them"
+                    f"{value}: another study {self.study!r} is there, rename one of them"
                 )
         if content.spec is not None:
             self._log_inputs(run, content.spec)
@@ -185,9 +211,11 @@ class Experiment:
             points = [of_model(point, model, content.spec, run.id) for point in points]
         tags = content.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
         if written is None:
-            written = f"{content.state} {len(self.runs.points(run).get(LAST_METRIC, ()))}"
+            written = _written(content.state, len(self.runs.points(run).get(LAST_METRIC, ())))
         self.runs.log(run, points, params, tags | {WRITTEN: written})
         self.runs.set_status(run, content.status, content.until)
+        if content.spec is not None:
+            self.runs.rename(run, content.name())
         if model_error is not None:
             raise model_error
 

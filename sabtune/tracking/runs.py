@@ -23,6 +23,7 @@ class RunView:
     """A run as MLflow has it."""
 
     id: str
+    name: str
     status: str
     start: int  # ms since 1970
     tags: dict[str, str]
@@ -37,6 +38,7 @@ class RunView:
         info, data = run.info, run.data
         return cls(
             id=info.run_id,
+            name=info.run_name,
             status=info.status,
             start=info.start_time,
             tags=dict(data.tags),
@@ -121,6 +123,7 @@ class Runs:
         """
         new_params = {key: value for key, value in params.items() if key not in run.params}
         new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+        run.metrics |= {point.key for point in points}
         while len(points) > BATCH_METRICS:
             self.client.log_batch(run.id, metrics=points[:BATCH_METRICS])
             points = points[BATCH_METRICS:]
@@ -153,6 +156,12 @@ class Runs:
         else:
             self.client.set_terminated(run.id, status, end_time=when)
         run.status = status
+
+    def rename(self, run: RunView, name: str) -> None:
+        """Set the name of a run."""
+        if run.name != name:
+            self.client.update_run(run.id, name=name)
+            run.name = name
 
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the experiment."""

@@ -18,7 +18,10 @@ from sabtune.wording import counted
 DESCRIPTION_CHARACTERS = 5000
 """Maximum length of the description, which is MLflow's limit for an experiment."""
 
-CURVE = "best_test_accuracy"
+SECTION = "search"
+"""The section of the metrics of a search."""
+
+CURVE = f"{SECTION}/best_accuracy"
 
 BEST = "sabtune.best"
 CHAMPION = "sabtune.champion"
@@ -38,7 +41,8 @@ def points(overview: Overview, when: int) -> list[Metric]:
         if test:
             values |= {f"best_{k}": v for k, v in summary(test, best.spec).items()}
         length_metrics += length_by_length(CURVE, test, longest, when, ended)
-    return [Metric(key, value, when, ended) for key, value in values.items()] + length_metrics
+    metrics = [Metric(f"{SECTION}/{key}", value, when, ended) for key, value in values.items()]
+    return metrics + length_metrics
 
 
 def curve(overview: Overview, logged: Mapping[tuple[str, int], float], when: int) -> list[Metric]:

@@ -18,7 +18,12 @@ from sabtune.study.events import Origin, Outcome, Overview, TrialView, Version
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.experiment import Experiment, ModelError
 from sabtune.tracking.runs import now
-from sabtune.tracking.trial_run import RunContent, ladder_points, report_points
+from sabtune.tracking.trial_run import (
+    RunContent,
+    ladder_points,
+    peak_memory,
+    report_points,
+)
 from sabtune.training.trial import Progress, TrialSpec
 
 WRITE_ATTEMPTS = 3
@@ -71,6 +76,7 @@ class Tracker:
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         self._started: dict[int, tuple[TrialSpec, Origin]] = {}
+        self._last: dict[int, Progress] = {}  # the last progress of each running trial
         self._queue = threading.Condition()  # guards the attributes below, down to _mlflow
         self._contents: dict[int, RunContent] = {}  # content that is not yet written, by trial
         self._state: SearchState | None = None
@@ -100,13 +106,16 @@ class Tracker:
         """Record the progress of a trial."""
         with self._queue:
             content = self._content(number)
-            content.points += report_points(progress, content.until)
+            content.points += report_points(progress, content.spec, content.until)
+            self._last[number] = progress
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         """Record that a trial has ended."""
         with self._queue:
             content = self._content(number)
             content.points += ladder_points(outcome, content.spec, content.until)
+            last = self._last.pop(number, None)
+            content.points += [peak_memory(last, content.until)] if last else []
             content.outcome = outcome
 
     def search_updated(self, overview: Overview) -> None:
