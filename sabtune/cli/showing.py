@@ -144,6 +144,10 @@ def report(
 
 @app.command()
 def ui(
+    study: Annotated[
+        str | None,
+        typer.Argument(help="The study to open. Defaults to the one that was searched last."),
+    ] = None,
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")
     ] = False,
@@ -164,7 +168,7 @@ def ui(
     port = port or (8080 if optuna else 5000)
     if cluster is not None:
         where = remote.location_options(store, files, tracking)
-        remote.page(cluster, optuna=optuna, port=port, arguments=where)
+        remote.page(cluster, study, optuna=optuna, port=port, arguments=where)
         return
     place = Store.at(store, files, tracking).existing()
     check_free(port)
@@ -176,5 +180,4 @@ def ui(
         return
     from sabtune.tracking.ui import serve
 
-    typer.echo(f"MLflow: http://127.0.0.1:{port}")
-    serve(place, port)
+    serve(place, port, study, typer.echo)

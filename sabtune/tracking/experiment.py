@@ -40,6 +40,13 @@ TRAINING = "custom_model_development"
 """MLflow's name for an experiment that trains models. Without it, MLflow's UI asks for the kind."""
 
 
+REPORT = "sabtune.report"
+"""The tag of the search's run with the path of its report."""
+
+FIGURES, FIGURES_VERSION = "sabtune.figures", "1"
+"""The tag of a trial's run that has figures, and the version of the figures. The value of the tag
+is the version and the names of the files."""
+
 NAMES = 2
 """The version of the names of metrics and params. Increase it when a name changes, so that `sync`
 logs the metrics of complete runs again."""
@@ -48,6 +55,14 @@ logs the metrics of complete runs again."""
 def _written(state: str, reports: int) -> str:
     """Return the value of the tag `WRITTEN`."""
     return f"{state} {reports} names {NAMES}"
+
+
+def _figures_note(run: str, figures: str) -> str:
+    """Return the end of the description of a run, with its figures.
+
+    figures: The value of the tag `FIGURES`.
+    """
+    return "".join(f"\n\n{view.image(run, name)}" for name in figures.split()[1:])
 
 
 class ModelError(TrackingError):
@@ -116,8 +131,20 @@ class Experiment:
         self.logged |= {at: point.value for at, point in new.items()}
         self.runs.set_tag(KIND, TRAINING)
         if text:
-            self.runs.set_tag(MLFLOW_RUN_NOTE, text)
+            self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text)
         self._save_view(overview)
+
+    def _link(self) -> str:
+        """Return the link to the report that begins the experiment's description, or "".
+
+        MLflow shows only the first line of the description until it is unfolded.
+        """
+        run = self.search()
+        report = run.tags.get(REPORT)
+        if report is None:
+            return ""
+        path = view.artifact_path(self.runs.experiment, run.id, report)
+        return f"[Report]({path}) · "
 
     def _save_view(self, overview: Overview) -> None:
         """Save the view of the experiment, unless it is saved already."""
@@ -132,8 +159,32 @@ class Experiment:
         self.runs.set_status(self.search(), "FINISHED" if overview.complete else "KILLED")
 
     def keep_files(self, folder: Path, under: str) -> None:
-        """Log the files of a folder to the search's run below `under`, and delete others there."""
-        self.runs.keep_files(self.search(), folder, under)
+        """Log the files of a folder to the search's run below `under`, and delete others there.
+
+        If one of them is a page, the experiment's description begins with a link to it.
+        """
+        run = self.search()
+        self.runs.keep_files(run, folder, under)
+        for page in sorted(folder.glob("*.html"))[:1]:
+            had, text = self._link(), self.runs.tags.get(MLFLOW_RUN_NOTE, "")
+            self.runs.log(run, [], {}, {REPORT: f"{under}/{page.name}"})
+            if text:
+                self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text.removeprefix(had))
+
+    def lacks_figures(self, number: int) -> bool:
+        """Return whether a trial has a run without figures, or with those of another version."""
+        runs = self.trials.get(number, [])
+        return any(run.tags.get(FIGURES, "").split()[:1] != [FIGURES_VERSION] for run in runs[:1])
+
+    def keep_figures(self, number: int, folder: Path) -> None:
+        """Log the PNG files of a folder to a trial's run, whose description shows them."""
+        run, names = self.trials[number][0], sorted(file.name for file in folder.iterdir())
+        text = run.tags.get(MLFLOW_RUN_NOTE, "")
+        text = text.removesuffix(_figures_note(run.id, run.tags.get(FIGURES, "")))
+        self.runs.keep_files(run, folder, view.FIGURES)
+        tags = {FIGURES: " ".join([FIGURES_VERSION, *names])}
+        tags[MLFLOW_RUN_NOTE] = text + _figures_note(run.id, tags[FIGURES])
+        self.runs.log(run, [], {}, tags)
 
     def add(self, number: int, content: RunContent) -> None:
         """Add new content to a trial's run.
@@ -210,6 +261,9 @@ class Experiment:
         if model is not None and content.spec is not None:
             points = [of_model(point, model, content.spec, run.id) for point in points]
         tags = content.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
+        note = content.note()
+        if note or MLFLOW_RUN_NOTE in run.tags:
+            tags[MLFLOW_RUN_NOTE] = note + _figures_note(run.id, run.tags.get(FIGURES, ""))
         if written is None:
             written = _written(content.state, len(self.runs.points(run).get(LAST_METRIC, ())))
         self.runs.log(run, points, params, tags | {WRITTEN: written})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,10 +173,15 @@ class Runs:
         """Log the files of a folder below `under`, and delete other files there."""
         self.client.log_artifacts(run.id, str(folder), under)
         current = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
-        location = self.client.get_run(run.id).info.artifact_uri
-        files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
-        for stale in [path for path in self._files(run, under) if path not in current]:
-            files.delete_artifacts(stale)  # type: ignore[no-untyped-call]
+        self._delete(run, [path for path in self._files(run, under) if path not in current])
+
+    def _delete(self, run: RunView, paths: Sequence[str]) -> None:
+        """Delete files of a run."""
+        if paths:
+            location = self.client.get_run(run.id).info.artifact_uri
+            files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
+            for path in paths:
+                files.delete_artifacts(path)  # type: ignore[no-untyped-call]
 
     def _files(self, run: RunView, under: str) -> list[str]:
         """Return the paths of all files of a run below a folder."""

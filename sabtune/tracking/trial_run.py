@@ -21,7 +21,7 @@ the metrics whose names have the same part before "/" in a section of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import Metric
@@ -29,6 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFL
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from sabtune.config import RunConfig
+from sabtune.escaping import markdown
 from sabtune.models import SAB
 from sabtune.schedule import Constant
 from sabtune.schema import KIND, flatten
@@ -52,6 +53,9 @@ FORMER_PREFIX = "trial."
 """The prefix that the names of a model's and of the training's parameters had in version 0.1."""
 
 PRUNED: State = "PRUNED"
+
+STATE_WORDS: Mapping[State, str] = {"COMPLETE": "Complete", "PRUNED": "Pruned", "FAIL": "Failed"}
+"""The first words of a run's description."""
 
 RUNNING = "RUNNING"
 """The state of a trial that runs or waits to be resumed."""
@@ -116,6 +120,20 @@ class RunContent:
         config = run.to_dict()
         tags |= {TASK: config["task"][KIND], MODEL: config["trial"]["model"][KIND]}
         return tags | origin_tags(self.origin)
+
+    def note(self) -> str:
+        """Return the description of the run: the results of the trial, or why it ended, or ""."""
+        if self.outcome is None:
+            return ""
+        if self.outcome.state != "COMPLETE" or self.spec is None:
+            words = STATE_WORDS[self.outcome.state]
+            return f"{words}: {markdown(self.outcome.reason)}" if self.outcome.reason else words
+        values, longest = summary(self.outcome.test, self.spec), self.outcome.test[-1:]
+        parts = [f"length score {values[LENGTH_SCORE]:.3f}"] * (LENGTH_SCORE in values)
+        parts += [f"{result.accuracy:.1%} at length {result.length:,}" for result in longest]
+        if SHARE_KEPT in values:
+            parts.append(f"keeps {values[SHARE_KEPT]:.1%} of the memories at the training length")
+        return f"Complete: {'; '.join(parts)}."
 
     def params(self) -> dict[str, str]:
         """Return the configuration as params. Nested names have dots, as in "model.k_top"."""

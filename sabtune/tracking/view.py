@@ -36,6 +36,13 @@ KEY = "sabtune"
 
 TAG = f"mlflow.sharedViewState.{KEY}"
 
+BROWSER_DEFAULTS = {
+    "mlflow.workflowType_v1": json.dumps("machine_learning"),
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": json.dumps(True),
+}
+"""Entries in the local storage of a new browser. The pages are for model training rather than for
+language models, and the assistant, which needs to write, stays closed."""
+
 COMPRESSED = "deflate;"
 """The start of a compressed state."""
 
@@ -53,19 +60,35 @@ MAX_RUNS = 1000
 LENGTHS, PARAMETERS, LEARNING = "Length generalization", "Parameters", "Learning curves"
 """The sections of the charts."""
 
+FIGURES = "figures"
+"""The folder of a trial's figures among the files of its run."""
+
 GENERATED = (TEST, SELECTION, SEARCH, "Model metrics", "System metrics")
 """The sections of the charts that MLflow adds, one for each other metric. They are collapsed."""
 
 PADDING_PIXELS, CHARACTER_PIXELS = 30, 7
 """The width of a column without its name, and of a character of its name."""
 
-ATTRIBUTE_PIXELS = {"attributes.`Run Name`": 160, "runDateAndNestInfo": 110}
+LABEL_PIXELS = 220
+"""The width of the column of labels."""
+
+ATTRIBUTE_PIXELS = {"attributes.`Run Name`": 160, "runDateAndNestInfo": 122}
 """The widths of the columns that every table has, narrower than MLflow's."""
 
 
 def path(experiment: str) -> str:
     """Return the part of the view's address that follows the address of the server."""
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+
+
+def artifact_path(experiment: str, run: str, file: str) -> str:
+    """Return the address of a file of a run, relative to that of the server."""
+    return f"#/experiments/{experiment}/runs/{run}/artifacts/{file}"
+
+
+def image(run: str, name: str) -> str:
+    """Return Markdown that shows a figure of a run in its description."""
+    return f"![{name}](get-artifact?path={FIGURES}/{name}&run_uuid={run})"
 
 
 def state(trials: Sequence[RunView], overview: Overview) -> dict[str, Any]:
@@ -102,6 +125,11 @@ def state(trials: Sequence[RunView], overview: Overview) -> dict[str, Any]:
         "compareRunCharts": list(_charts(trials, params, longest)),
         "compareRunSections": sections,
     }
+
+
+def _pixels(name: str) -> int:
+    """Return the width of a column."""
+    return LABEL_PIXELS if name == LABEL else PADDING_PIXELS + CHARACTER_PIXELS * len(name)
 
 
 def envelope(state: Mapping[str, Any], when: int) -> str:

@@ -7,9 +7,11 @@ why, and `Tracker.sync` compares MLflow with the study and writes what is missin
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -184,9 +186,7 @@ class Tracker:
             try:
                 return self._opened().register(versions, champion)
             except Exception as problem:
-                self._experiment = None
-                with self._queue:
-                    self._record_problem(problem)
+                self._fail(problem)
                 return None
 
     def keep_files(self, folder: Path, under: str) -> bool:
@@ -199,11 +199,39 @@ class Tracker:
             try:
                 self._opened().keep_files(folder, under)
             except Exception as problem:
-                self._experiment = None
-                with self._queue:
-                    self._record_problem(problem)
-                return False
+                return self._fail(problem)
         return True
+
+    def keep_figures(self, draw: Mapping[int, Callable[[Path], None]]) -> bool:
+        """Log figures to the runs of trials that lack them.
+
+        draw: Functions that write PNG files into a folder, by trial number.
+
+        Returns whether that succeeded. Errors of these functions are raised.
+        """
+        self._wait_for_queue()
+        return all(self._keep_figures(number, function) for number, function in draw.items())
+
+    def _keep_figures(self, number: int, draw: Callable[[Path], None]) -> bool:
+        with self._mlflow, TemporaryDirectory() as folder:
+            try:
+                lacks = self._opened().lacks_figures(number)
+            except Exception as problem:
+                return self._fail(problem)
+            if lacks:
+                draw(Path(folder))
+                try:
+                    self._opened().keep_figures(number, Path(folder))
+                except Exception as problem:
+                    return self._fail(problem)
+        return True
+
+    def _fail(self, problem: Exception) -> Literal[False]:
+        """Record why MLflow failed. Call this with `_mlflow` held."""
+        self._experiment = None
+        with self._queue:
+            self._record_problem(problem)
+        return False
 
     def _wait_for_queue(self) -> None:
         """Wait until the queue is written, or writing fails."""
