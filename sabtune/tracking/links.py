@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from mlflow import MlflowClient
 
-from sabtune.storage.store import Store
 from sabtune.study.names import COMPARISONS, kind
 from sabtune.tracking import mlflow_client, view
 from sabtune.tracking.experiment import SEARCH
@@ -50,13 +49,12 @@ def shown_studies(uri: str) -> list[ShownStudy]:
     return studies
 
 
-def server_address(store: Store, study: str) -> str | None:
-    """Return the address of a study's view on the store's MLflow server.
+def server_address(uri: str, study: str) -> str | None:
+    """Return the address of a study's view on an MLflow server.
 
-    Returns None if the store's MLflow is a database, or if the server doesn't have the study or
-    can't be reached.
+    Returns None if `uri` is of a database, if the server doesn't have the study, or if it can't be
+    reached.
     """
-    uri = store.mlflow_uri
     if not mlflow_client.is_server(uri):
         return None
     mlflow_client.hasten(uri)
