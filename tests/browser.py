@@ -48,7 +48,7 @@ def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
 def open_ladder(page: Page, place: Place, run: str) -> Locator:
     """Return the chart of a trial's accuracy by length, filtered by the name of the metric."""
     open_run(page, place, run, "/model-metrics")
-    page.get_by_placeholder("Search metric charts").fill("test_accuracy")
+    page.get_by_placeholder("Search metric charts").fill("test/accuracy")
     chart = page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
     # Wait until the other charts are filtered out.
     expect(chart).to_have_count(1, timeout=1000 * ENOUGH)

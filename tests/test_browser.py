@@ -64,7 +64,7 @@ def test_the_search_shows_its_note_in_full(page: Page, shown: Place) -> None:
     expect(page.get_by_role("heading", name="search posed")).to_be_visible()
     expect(page.get_by_text("A task, learned for 20 updates.").first).to_be_visible()
     expect(page.get_by_role("cell", name="1 to 3 in whole numbers")).to_be_visible()
-    expect(page.get_by_role("cell", name="best_length_score")).to_be_visible()
+    expect(page.get_by_role("cell", name="search/best_length_score")).to_be_visible()
 
 
 def test_a_trial_shows_a_point_for_each_length(page: Page, shown: Place) -> None:
@@ -72,7 +72,7 @@ def test_a_trial_shows_a_point_for_each_length(page: Page, shown: Place) -> None
     chart = browser.open_ladder(page, shown, run.info.run_id)
     expect(chart.locator(".scatterlayer path.point")).to_have_count(len(LENGTHS))
     x, y = chart.evaluate("chart => [chart.data[0].x, chart.data[0].y]")
-    assert list(zip(x, y, strict=True)) == shown.curve(run, "test_accuracy")
+    assert list(zip(x, y, strict=True)) == shown.curve(run, "test/accuracy")
     assert x == LENGTHS
 
 

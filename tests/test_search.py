@@ -138,13 +138,13 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial(
 
     by_number = {int(run.data.tags["sabtune.number"]): run for run in children}
     assert sorted(by_number) == [trial.number for trial in done.trials]
-    statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    statuses = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
     for trial in done.trials:
         run = by_number[trial.number]
         assert run.info.status == statuses[trial.state.name]
         assert run.data.tags["sabtune.state"] == trial.state.name
         assert run.data.tags["sabtune.reason"] == trial.reason
-        assert run.data.params["trial.model.k_top"] == str(trial.params["k_top"])
+        assert run.data.params["model.k_top"] == str(trial.params["k_top"])
         assert run.data.tags["sabtune.configuration"] == str(trial.configuration)
         assert run.info.run_name is not None
         assert run.info.run_name.startswith(f"#{trial.number} ")
@@ -159,7 +159,7 @@ def test_mlflow_has_the_ladder_by_length_and_the_curves_by_step(
             [client.get_experiment_by_name("learnable").experiment_id],  # type: ignore[union-attr]
             f"tags.`sabtune.number` = '{trial.number}'",
         )[0].info.run_id
-        ladder = client.get_metric_history(run, "ladder_accuracy")
+        ladder = client.get_metric_history(run, "ladder/accuracy")
         assert {m.step: m.value for m in ladder} == {r.length: r.accuracy for r in trial.ladder}
         assert len(trial.ladder) >= 2
         steps = list(done.study.frozen[trial.number].intermediate_values)
@@ -200,11 +200,11 @@ def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClien
     assert note.startswith("One symbol of two, two steps later: learned in seconds, or not at all.")
     assert "| k_top | 1 to 3 in whole numbers |" in note
     counts = {name: sum(t.state.name == name for t in done.trials) for name in ("COMPLETE", "FAIL")}
-    assert search.data.metrics["trials_complete"] == counts["COMPLETE"]
-    assert search.data.metrics["trials_failed"] == counts["FAIL"]
-    assert search.data.metrics["best_score"] == done.best.value
+    assert search.data.metrics["search/trials_complete"] == counts["COMPLETE"]
+    assert search.data.metrics["search/trials_failed"] == counts["FAIL"]
+    assert search.data.metrics["search/best_score"] == done.best.value
     longest = done.best.test[-1]
-    assert search.data.metrics["best_test_accuracy_at_0008"] == longest.accuracy
+    assert search.data.metrics["search/best_accuracy_at_0008"] == longest.accuracy
     models = client.search_logged_models([experiment.experiment_id])
     numbers = sorted(int(model.tags["sabtune.number"]) for model in models)
     assert numbers == [t.number for t in done.trials if t.state == TrialState.COMPLETE]
@@ -319,7 +319,7 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
             experiment = client.get_experiment_by_name("learnable")
             assert experiment is not None
             runs = client.search_runs([experiment.experiment_id])
-            assert any("test_accuracy" in run.data.metrics for run in runs)
+            assert any("test/accuracy" in run.data.metrics for run in runs)
             assert listening(port) == {"0100007F"}  # 127.0.0.1 in Linux's notation
         finally:
             process.send_signal(how)

@@ -25,6 +25,7 @@ from sabtune.tracking.runs import Runs, RunView, now
 from sabtune.tracking.trial_run import (
     FORMER_PREFIX,
     LAST_METRIC,
+    PEAK_MEMORY,
     RUNNING,
     RunContent,
     full_content,
@@ -265,7 +266,10 @@ class Experiment:
         if note or MLFLOW_RUN_NOTE in run.tags:
             tags[MLFLOW_RUN_NOTE] = note + _figures_note(run.id, run.tags.get(FIGURES, ""))
         if written is None:
-            written = _written(content.state, len(self.runs.points(run).get(LAST_METRIC, ())))
+            points_of = self.runs.points(run)
+            reports = len(points_of.get(LAST_METRIC, ()))
+            lacks_peak = content.outcome is not None and reports and PEAK_MEMORY not in points_of
+            written = "" if lacks_peak else _written(content.state, reports)
         self.runs.log(run, points, params, tags | {WRITTEN: written})
         self.runs.set_status(run, content.status, content.until)
         if content.spec is not None:

@@ -129,11 +129,11 @@ class RunContent:
             words = STATE_WORDS[self.outcome.state]
             return f"{words}: {markdown(self.outcome.reason)}" if self.outcome.reason else words
         values, longest = summary(self.outcome.test, self.spec), self.outcome.test[-1:]
-        parts = [f"length score {values[LENGTH_SCORE]:.3f}"] * (LENGTH_SCORE in values)
+        parts = [f"length score {values[LENGTH_SCORE]:.3f}"] if LENGTH_SCORE in values else []
         parts += [f"{result.accuracy:.1%} at length {result.length:,}" for result in longest]
         if SHARE_KEPT in values:
             parts.append(f"keeps {values[SHARE_KEPT]:.1%} of the memories at the training length")
-        return f"Complete: {'; '.join(parts)}."
+        return f"{STATE_WORDS['COMPLETE']}: {'; '.join(parts) or 'not tested'}."
 
     def params(self) -> dict[str, str]:
         """Return the configuration as params. Nested names have dots, as in "model.k_top"."""

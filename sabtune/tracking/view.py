@@ -99,7 +99,8 @@ def state(trials: Sequence[RunView], overview: Overview) -> dict[str, Any]:
     longest = _accuracy_at_longest(overview)
     params = _params(trials)
     names = [("tags", LABEL)] * any(LABEL in run.tags for run in trials)
-    names += [("metrics", key) for key in (LENGTH_SCORE, longest, SHARE_KEPT) if key]
+    names += [("metrics", key) for key in (LENGTH_SCORE, longest) if key]
+    names += [("metrics", SHARE_KEPT)] * _keeps_memories(trials)
     names += [("params", key) for key in params if key in SPARSITY]
     names += [("tags", STATE)]
     names += [("params", key) for key in params if key not in SPARSITY]
@@ -171,6 +172,11 @@ def _params(trials: Sequence[RunView]) -> list[str]:
     return (first + rest + [SEED] * (differing == {SEED}))[:MAX_PARAMS]
 
 
+def _keeps_memories(trials: Sequence[RunView]) -> bool:
+    """Return whether a model with memories is among the trials that have ended."""
+    return any(SHARE_KEPT in run.metrics for run in trials)
+
+
 def _differing(trials: Sequence[RunView], names: Iterable[str]) -> set[str]:
     """Return the params that have different values in two trials, without the digests of code."""
     values = {name: {run.params[name] for run in trials if name in run.params} for name in names}
@@ -181,7 +187,7 @@ def _charts(
     trials: Sequence[RunView], params: Sequence[str], longest: str | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the charts. longest: The metric of the accuracy at the longest length."""
-    keeping = any(SHARE_KEPT in run.metrics for run in trials)
+    keeping = _keeps_memories(trials)
     yield _line(
         "Accuracy by length",
         LENGTHS,
