@@ -37,13 +37,13 @@ def publish(name: str, store: Store, ending: Ending | None = None) -> str:
             return ""
         with TemporaryDirectory() as folder:
             write(study, Path(folder), QUICK)
-            problem = mirror.keep_report(study, Path(folder), _draw)
+            problem = mirror.keep_report(study, Path(folder), draw)
     except Exception as failure:  # the results of the search are safe, so this must not end it
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())
     return problem and f"The report on {name} isn't in MLflow: {problem}"
 
 
-def _draw(trial: TrialRecord, folder: Path) -> None:
+def draw(trial: TrialRecord, folder: Path) -> None:
     """Write the figures of a trial into a folder."""
     from sabtune.reporting.figures import of_trial, still  # slow to import
 

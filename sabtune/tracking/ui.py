@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
@@ -172,7 +173,7 @@ def serve(
 
     study: The study that / opens. None: the one that was searched last.
 
-    say: Prints the addresses of the studies.
+    say: Prints the addresses of the studies, once they can be opened.
     """
     if store.artifacts is None:
         raise TrackingError(f"the store's MLflow is a server: open {shown(store.mlflow_uri)}")
@@ -180,22 +181,33 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with database.to_read(store) as uri:
-            for line in _addresses(uri, port, study):
-                say(line)
+            lines = list(_addresses(uri, port, study))
             app = opening(_app(uri, str(store.artifacts)), uri, study)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    reading(app),
-                    host=HOST,
-                    port=port,
-                    log_level="error",
-                    server_header=False,
-                    timeout_graceful_shutdown=DRAIN_SECONDS,
-                )
+            config = uvicorn.Config(
+                reading(app),
+                host=HOST,
+                port=port,
+                log_level="error",
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
             )
-            server.run()  # at its end, it raises the signal that ended it
+            # At its end, it raises the signal that ended it.
+            _Server(config, lambda: say("\n".join(lines))).run()
     except KeyboardInterrupt:
         return
+
+
+class _Server(uvicorn.Server):
+    """A server that calls a function once it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]):
+        super().__init__(config)
+        self.listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.listening()
 
 
 def _addresses(uri: str, port: int, study: str | None) -> Iterator[str]:

@@ -92,10 +92,10 @@ def serve(
     if study is not None:
         load(store, study)
         address += f"/dashboard/studies/{storage.get_study_id_from_name(study)}"
-    say(f"optuna-dashboard: {address}")
     app = read_only(with_notes(optuna_dashboard.wsgi(storage), storage))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with make_server(HOST, port, app, server_class=_Server, handler_class=_SilentHandler) as server:
+        say(f"optuna-dashboard: {address}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
