@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
+from sabtune.analysis.conclusion import conclude
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
 from sabtune.study.record import StudyRecord
@@ -196,8 +198,15 @@ def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClien
         [experiment.experiment_id], "tags.`sabtune.search` = 'learnable'"
     )
     note = search.data.tags["mlflow.note.content"]
-    assert experiment.tags["mlflow.note.content"] == note
-    assert note.startswith("One symbol of two, two steps later: learned in seconds, or not at all.")
+    link, _, first = experiment.tags["mlflow.note.content"].partition(" · ")
+    assert first == note
+    assert re.fullmatch(
+        rf"\[Report\]\(#/.*/{search.info.run_id}/artifacts/report/report.html\)", link
+    )
+    conclusion, _, others = note.partition("\n\n---\n\n")
+    assert conclusion == conclude(done.study).markdown()
+    question = "One symbol of two, two steps later: learned in seconds, or not at all."
+    assert others.startswith(question)
     assert "| k_top | 1 to 3 in whole numbers |" in note
     counts = {name: sum(t.state.name == name for t in done.trials) for name in ("COMPLETE", "FAIL")}
     assert search.data.metrics["search/trials_complete"] == counts["COMPLETE"]
@@ -208,6 +217,11 @@ def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClien
     models = client.search_logged_models([experiment.experiment_id])
     numbers = sorted(int(model.tags["sabtune.number"]) for model in models)
     assert numbers == [t.number for t in done.trials if t.state == TrialState.COMPLETE]
+    place = Place(done.store.mlflow_uri, "learnable", None)
+    for trial in done.trials:
+        files = client.list_artifacts(place.trials()[trial.number].info.run_id, "figures")
+        figures = ["figures/ladder.png", "figures/recall.png"]
+        assert [file.path for file in files] == figures * (trial.state == TrialState.COMPLETE)
     version = client.get_model_version_by_alias("learnable", "champion")
     assert version.tags["sabtune.number"] == str(done.best.number)
     assert version.tags["sabtune.confirmed"] == "false"
@@ -229,7 +243,8 @@ def test_sync_recreates_everything_in_another_mlflow(
         study.set_tracking(None)
     pairs = [*zip(there.searches(), other.searches(), strict=True)]
     pairs += [(run, other.trials()[number]) for number, run in there.trials().items()]
-    own = ("mlflow.parentRunId", "mlflow.runName")
+    # `sabtune sync` also publishes the report and the figures of trials.
+    own = ("mlflow.parentRunId", "mlflow.runName", "sabtune.report", "sabtune.figures")
     for run, again in pairs:
         assert again.info.run_name == run.info.run_name
         assert again.info.status == run.info.status
@@ -237,6 +252,8 @@ def test_sync_recreates_everything_in_another_mlflow(
         assert again.data.metrics == run.data.metrics
         assert contexts(again) == contexts(run)
         tags = [{k: v for k, v in of.data.tags.items() if k not in own} for of in (run, again)]
+        notes = [of.pop("mlflow.note.content", "").partition("\n\n![")[0] for of in tags]
+        assert notes[0] == notes[1]
         assert tags[0] == tags[1]
     names = [sorted(str(model.name) for model in place.models()) for place in (there, other)]
     assert names[0] == names[1]
@@ -265,7 +282,10 @@ def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> 
         assert f"{result.accuracy:.1%}" in line
         assert f"{result.loss:.4f}" in line
     # The search prints the same results at its end.
-    assert shown.stdout.strip() in done.shown.stdout
+    results, _, last = shown.stdout.strip().rpartition("\n")
+    assert results in done.shown.stdout
+    assert re.fullmatch(r"Browse all trials: .* ui learnable --store \S+", last)
+    assert re.search(r"^Browse all trials: .* ui learnable --store store$", done.shown.stdout, re.M)
 
 
 def test_a_search_resumes_an_existing_study(done: Done, tmp_path: Path) -> None:
@@ -324,7 +344,8 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
         finally:
             process.send_signal(how)
     assert process.returncode == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    address = f"http://127.0.0.1:{port}/studies/learnable"
+    assert (tmp_path / "log").read_text() == f"MLflow: {address}\n"
     assert listening(port) == set()
 
 

@@ -116,15 +116,14 @@ class ShownStorage(ReadOnlyStorage):
         return _of_dashboard(objectives or (), text) | system_attrs
 
     def _trial(self, study: str, trial: FrozenTrial) -> FrozenTrial:
-        """Return a copy of a trial with readable attributes."""
-        key = (study, trial.number)
-        shown = copy.copy(trial)
-        if key in self._ended:
-            shown.user_attrs = self._ended[key]
-        else:
-            shown = _readable(trial)
+        """Return a copy of a trial with readable attributes, made once if it has ended."""
+        attributes = self._ended.get((study, trial.number))
+        if attributes is None:
+            attributes = _readable(trial).user_attrs
             if trial.state in ENDED:
-                self._ended[key] = shown.user_attrs
+                self._ended[study, trial.number] = attributes
+        shown = copy.copy(trial)
+        shown.user_attrs = dict(attributes)
         return shown
 
 
