@@ -5,6 +5,7 @@ The report is an artifact of the search's run. Each complete trial has its own f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ from sabtune.tracking import mirror
 
 if TYPE_CHECKING:
     from sabtune.tuning.run import Ending  # loads Ray
+
+
+DPI = 115
+"""The resolution of a trial's figures. MLflow shows them in full size in a narrow column."""
 
 
 def publish(name: str, store: Store, ending: Ending | None = None) -> str:
@@ -47,5 +52,6 @@ def draw(trial: TrialRecord, folder: Path) -> None:
     """Write the figures of a trial into a folder."""
     from sabtune.reporting.figures import of_trial, still  # slow to import
 
+    style = replace(still.DEFAULT, dpi=DPI)
     for figure in of_trial.figures(trial):
-        (folder / f"{figure.name}.png").write_bytes(still.draw(figure, "png"))
+        (folder / f"{figure.name}.png").write_bytes(still.draw(figure, "png", style))

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sabtune.reporting.figures.lengths import length_axis
-from sabtune.reporting.figures.marks import (
-    BLUE,
-    GRAY,
-    VERMILION,
-    Axis,
-    Figure,
-    Line,
-    Panel,
-    Rule,
-)
+from sabtune.reporting.figures.marks import Axis, Figure, Line, Panel, Rule
 from sabtune.reporting.figures.memory import recall_figure
+from sabtune.reporting.figures.palette import BLUE, GRAY, VERMILION
 from sabtune.study.trial_record import TrialRecord
 
 
