@@ -27,18 +27,34 @@ def browser(width: int = 1280, height: int = 860) -> Iterator[Page]:
             chromium.close()
 
 
-def enter(page: Page, place: Place) -> None:
-    """Open MLflow and switch to its view for model training, with the assistant closed."""
-    page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
-    page.get_by_role("button", name="Model training").click()
-    page.get_by_role("button", name="Close", exact=True).click()
+def open_study(page: Page, address: str, *, charts: bool = False) -> None:
+    """Open the address of a study, and wait for its table, or for its charts."""
+    page.goto(address)
+    column(page, "metrics.`length_score`").first.wait_for()
+    if charts:
+        page.goto(f"{page.url}&compareRunsMode=CHART")
+        page.get_by_text("Length generalization").wait_for()
 
 
-def open_experiment(page: Page, place: Place) -> None:
-    """Open the study's experiment, with the trials expanded below the search."""
-    page.goto(f"{place.uri}/#/experiments/{place.experiment}/runs")
-    search = page.get_by_role("gridcell").filter(has_text=f"search {place.study}")
-    search.get_by_role("button").first.click()
+def column(page: Page, identity: str) -> Locator:
+    """Return the cells of a column of the runs, without its header."""
+    return page.locator(f'[role="gridcell"][col-id="{identity}"]')
+
+
+def columns(page: Page) -> list[str]:
+    """Return the identities of the columns of the runs, from left to right."""
+    headers = page.locator('[role="columnheader"][col-id*="`"]').all()
+    placed = [(header.bounding_box(), header.get_attribute("col-id") or "") for header in headers]
+    return [identity for box, identity in sorted(placed, key=lambda p: p[0]["x"] if p[0] else 0)]
+
+
+def chart(page: Page, title: str) -> Locator:
+    """Return the plot of the chart with this title, drawn in full."""
+    card = page.locator('[data-testid="experiment-view-compare-runs-card"]')
+    plot = card.filter(has=page.get_by_text(title, exact=True)).locator(".js-plotly-plot")
+    plot.scroll_into_view_if_needed()
+    plot.locator(".scatterlayer").wait_for()
+    return plot
 
 
 def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
@@ -48,7 +64,7 @@ def open_run(page: Page, place: Place, run: str, tab: str = "") -> None:
 def open_ladder(page: Page, place: Place, run: str) -> Locator:
     """Return the chart of a trial's accuracy by length, filtered by the name of the metric."""
     open_run(page, place, run, "/model-metrics")
-    page.get_by_placeholder("Search metric charts").fill("test_accuracy")
+    page.get_by_placeholder("Search metric charts").fill("test/accuracy")
     chart = page.locator(".js-plotly-plot", has=page.locator(".scatterlayer .trace"))
     # Wait until the other charts are filtered out.
     expect(chart).to_have_count(1, timeout=1000 * ENOUGH)

@@ -8,15 +8,17 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from sabtune.errors import TrackingError
 from sabtune.storage.store import Store
 from sabtune.study.attributes import ENVIRONMENT, SPEC
 from sabtune.study.events import KeptModel, Outcome, Overview, Registered, Version
 from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
-from sabtune.tracking.mirror import Mirror, keep_report, register
+from sabtune.tracking.mirror import Mirror, keep_report, overview, register
 from tests.experiments import Place
 from tests.records import spec
 
@@ -102,14 +104,32 @@ def test_a_model_that_mlflow_lacks_is_an_error(study: optuna.Study) -> None:
     assert StudyRecord(study).model == KeptModel(trial=0, uri="models:/m-1")
 
 
-def test_a_report_is_kept_with_the_searchs_run(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_report_and_the_figures_of_trials_are_kept(study: optuna.Study, tmp_path: Path) -> None:
     store = Store(tmp_path / "store").made()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("found")
-    assert keep_report(StudyRecord(study, store), tmp_path / "report")
+    drawn: list[int] = []
+
+    def draw(trial: TrialRecord, folder: Path) -> None:
+        drawn.append(trial.number)
+        (folder / "ladder.png").write_bytes(b"drawn")
+
+    pruned = study.ask()
+    pruned.set_user_attr(SPEC, spec(1).to_dict())
+    study.tell(pruned, state=TrialState.PRUNED)
+    record = StudyRecord(study, store)
     place = Place(store.mlflow_uri, "s", store.root / "artifacts")
+    tracker = place.tracker()
+    tracker.sync(mirror.views(record, store.trials), overview(record, complete=True))
+    for _ in range(2):
+        assert keep_report(record, tmp_path / "report", draw) == ""
+    assert drawn == [0]  # once, and only for the complete trial
     (search,) = place.searches()
     files = place.client.list_artifacts(search.info.run_id, "report")
     assert [file.path for file in files] == ["report/index.html"]
+    figures = place.client.list_artifacts(place.trials()[0].info.run_id, "figures")
+    assert [file.path for file in figures] == ["figures/ladder.png"]
+    assert tracker.close(60)
     nowhere = Store(tmp_path / "store", tracking="http://127.0.0.1:9")
-    assert not keep_report(StudyRecord(study, nowhere), tmp_path / "report")
+    problem = keep_report(StudyRecord(study, nowhere), tmp_path / "report", draw)
+    assert problem == "MLflow at http://127.0.0.1:9 can't be reached"

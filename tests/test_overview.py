@@ -112,9 +112,10 @@ def test_the_description_is_readable_markdown(study: optuna.Study) -> None:
     assert lines[table + 1 : table + 3] == ["| --- | --- |", "| rate | good, bad, mad |"]
     assert lines[table - 1] == ""  # a Markdown table needs a blank line before it
     assert "**Trials:** 2 complete, 1 pruned, 1 failed, 1 unfinished; 0 trial hours" in lines
-    assert any(line.startswith("**Best") and "#3 k_top=" in line for line in lines)
-    assert "| 10 | 50.0% |" in lines
-    assert lines[-1] == "**Champion:** trial 3, unconfirmed"
+    (best,) = [line for line in lines if line.startswith("**Best") and "#3 k_top=" in line]
+    assert "on fresh sequences 50.0% at 5, 50.0% at 10; length score" in best
+    assert "**Champion:** trial 3, unconfirmed" in lines
+    assert lines[-1].startswith("| rarely | ")  # MLflow shows no space below a table
 
 
 def test_the_description_fits_into_mlflow() -> None:
@@ -122,15 +123,17 @@ def test_the_description_fits_into_mlflow() -> None:
     assert len(text) == DESCRIPTION_CHARACTERS
     assert text.endswith("…")
     assert description(Overview()) == ""
+    concluded = description(Overview(conclusion="It solves it.", question="Does it?"))
+    assert concluded == "It solves it.\n\n---\n\nDoes it?"
     assert r"| a\|b | 1 to 2 |" in description(Overview(space={"a|b": "1 to 2"}))
 
 
 def test_the_numbers_of_a_search(run: RunConfig) -> None:
     shown = {(p.key, p.step): p.value for p in points(state(views(run)[0]), 0)}
-    assert shown["trials_complete", 3] == 1  # at step 3: one of 4 trials is unfinished
-    assert shown["trials_unfinished", 3] == 1
-    assert shown["trial_hours", 3] == 0.5
-    assert shown["best_score", 3] == 0.9
-    assert shown["best_length_score", 3] == pytest.approx((0.5 - 0.125) / (1 - 0.125))
-    assert shown["best_solve_length", 3] == 0
-    assert shown["best_test_accuracy_at_0010", 3] == 0.5
+    assert shown["search/trials_complete", 3] == 1  # at step 3: one of 4 trials is unfinished
+    assert shown["search/trials_unfinished", 3] == 1
+    assert shown["search/trial_hours", 3] == 0.5
+    assert shown["search/best_score", 3] == 0.9
+    assert shown["search/best_length_score", 3] == pytest.approx((0.5 - 0.125) / (1 - 0.125))
+    assert shown["search/best_solve_length", 3] == 0
+    assert shown["search/best_accuracy_at_0010", 3] == 0.5

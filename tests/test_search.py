@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
+from sabtune.analysis.conclusion import conclude
 from sabtune.seeding import Stream
 from sabtune.storage.store import Store
 from sabtune.study.record import StudyRecord
@@ -138,13 +140,13 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial(
 
     by_number = {int(run.data.tags["sabtune.number"]): run for run in children}
     assert sorted(by_number) == [trial.number for trial in done.trials]
-    statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    statuses = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
     for trial in done.trials:
         run = by_number[trial.number]
         assert run.info.status == statuses[trial.state.name]
         assert run.data.tags["sabtune.state"] == trial.state.name
         assert run.data.tags["sabtune.reason"] == trial.reason
-        assert run.data.params["trial.model.k_top"] == str(trial.params["k_top"])
+        assert run.data.params["model.k_top"] == str(trial.params["k_top"])
         assert run.data.tags["sabtune.configuration"] == str(trial.configuration)
         assert run.info.run_name is not None
         assert run.info.run_name.startswith(f"#{trial.number} ")
@@ -159,7 +161,7 @@ def test_mlflow_has_the_ladder_by_length_and_the_curves_by_step(
             [client.get_experiment_by_name("learnable").experiment_id],  # type: ignore[union-attr]
             f"tags.`sabtune.number` = '{trial.number}'",
         )[0].info.run_id
-        ladder = client.get_metric_history(run, "ladder_accuracy")
+        ladder = client.get_metric_history(run, "ladder/accuracy")
         assert {m.step: m.value for m in ladder} == {r.length: r.accuracy for r in trial.ladder}
         assert len(trial.ladder) >= 2
         steps = list(done.study.frozen[trial.number].intermediate_values)
@@ -196,18 +198,30 @@ def test_mlflow_has_the_question_and_the_results(done: Done, client: MlflowClien
         [experiment.experiment_id], "tags.`sabtune.search` = 'learnable'"
     )
     note = search.data.tags["mlflow.note.content"]
-    assert experiment.tags["mlflow.note.content"] == note
-    assert note.startswith("One symbol of two, two steps later: learned in seconds, or not at all.")
+    link, _, first = experiment.tags["mlflow.note.content"].partition(" · ")
+    assert first == note
+    assert re.fullmatch(
+        rf"\[Report\]\(#/.*/{search.info.run_id}/artifacts/report/report.html\)", link
+    )
+    conclusion, _, others = note.partition("\n\n---\n\n")
+    assert conclusion == conclude(done.study).markdown()
+    question = "One symbol of two, two steps later: learned in seconds, or not at all."
+    assert others.startswith(question)
     assert "| k_top | 1 to 3 in whole numbers |" in note
     counts = {name: sum(t.state.name == name for t in done.trials) for name in ("COMPLETE", "FAIL")}
-    assert search.data.metrics["trials_complete"] == counts["COMPLETE"]
-    assert search.data.metrics["trials_failed"] == counts["FAIL"]
-    assert search.data.metrics["best_score"] == done.best.value
+    assert search.data.metrics["search/trials_complete"] == counts["COMPLETE"]
+    assert search.data.metrics["search/trials_failed"] == counts["FAIL"]
+    assert search.data.metrics["search/best_score"] == done.best.value
     longest = done.best.test[-1]
-    assert search.data.metrics["best_test_accuracy_at_0008"] == longest.accuracy
+    assert search.data.metrics["search/best_accuracy_at_0008"] == longest.accuracy
     models = client.search_logged_models([experiment.experiment_id])
     numbers = sorted(int(model.tags["sabtune.number"]) for model in models)
     assert numbers == [t.number for t in done.trials if t.state == TrialState.COMPLETE]
+    place = Place(done.store.mlflow_uri, "learnable", None)
+    for trial in done.trials:
+        files = client.list_artifacts(place.trials()[trial.number].info.run_id, "figures")
+        figures = ["figures/ladder.png", "figures/recall.png"]
+        assert [file.path for file in files] == figures * (trial.state == TrialState.COMPLETE)
     version = client.get_model_version_by_alias("learnable", "champion")
     assert version.tags["sabtune.number"] == str(done.best.number)
     assert version.tags["sabtune.confirmed"] == "false"
@@ -229,7 +243,8 @@ def test_sync_recreates_everything_in_another_mlflow(
         study.set_tracking(None)
     pairs = [*zip(there.searches(), other.searches(), strict=True)]
     pairs += [(run, other.trials()[number]) for number, run in there.trials().items()]
-    own = ("mlflow.parentRunId", "mlflow.runName")
+    # `sabtune sync` also publishes the report and the figures of trials.
+    own = ("mlflow.parentRunId", "mlflow.runName", "sabtune.report", "sabtune.figures")
     for run, again in pairs:
         assert again.info.run_name == run.info.run_name
         assert again.info.status == run.info.status
@@ -237,6 +252,8 @@ def test_sync_recreates_everything_in_another_mlflow(
         assert again.data.metrics == run.data.metrics
         assert contexts(again) == contexts(run)
         tags = [{k: v for k, v in of.data.tags.items() if k not in own} for of in (run, again)]
+        notes = [of.pop("mlflow.note.content", "").partition("\n\n![")[0] for of in tags]
+        assert notes[0] == notes[1]
         assert tags[0] == tags[1]
     names = [sorted(str(model.name) for model in place.models()) for place in (there, other)]
     assert names[0] == names[1]
@@ -265,7 +282,10 @@ def test_the_report_shows_the_ladder_measured_on_fresh_sequences(done: Done) -> 
         assert f"{result.accuracy:.1%}" in line
         assert f"{result.loss:.4f}" in line
     # The search prints the same results at its end.
-    assert shown.stdout.strip() in done.shown.stdout
+    results, _, last = shown.stdout.strip().rpartition("\n")
+    assert results in done.shown.stdout
+    assert re.fullmatch(r"Browse all trials: .* ui learnable --store \S+", last)
+    assert re.search(r"^Browse all trials: .* ui learnable --store store$", done.shown.stdout, re.M)
 
 
 def test_a_search_resumes_an_existing_study(done: Done, tmp_path: Path) -> None:
@@ -319,12 +339,13 @@ def test_ui_serves_the_study_on_loopback_until_it_is_ended(
             experiment = client.get_experiment_by_name("learnable")
             assert experiment is not None
             runs = client.search_runs([experiment.experiment_id])
-            assert any("test_accuracy" in run.data.metrics for run in runs)
+            assert any("test/accuracy" in run.data.metrics for run in runs)
             assert listening(port) == {"0100007F"}  # 127.0.0.1 in Linux's notation
         finally:
             process.send_signal(how)
     assert process.returncode == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    address = f"http://127.0.0.1:{port}/studies/learnable"
+    assert (tmp_path / "log").read_text() == f"MLflow: {address}\n"
     assert listening(port) == set()
 
 

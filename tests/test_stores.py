@@ -29,6 +29,7 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import database
 from sabtune.tracking.mirror import sync
+from tests.experiments import Place
 from tests.stores import state, unpacked
 
 assert cli
@@ -276,6 +277,30 @@ def test_sync_of_a_copy_leaves_the_original_alone_and_its_champion_loads(
         for table, column in database.ADDRESS_COLUMNS:
             for (place,) in found.execute(f"SELECT {column} FROM {table}"):
                 assert place in {"/srv/lab/mlruns/0"} or place.startswith(str(copied.artifacts))
+
+
+def test_sync_adds_the_present_names_to_the_runs_of_version_0_1(old: Store) -> None:
+    place = Place(old.mlflow_uri, "old", None)
+    before = place.trials()
+    assert "test_accuracy" in before[0].data.metrics
+    assert before[0].data.params["trial.model.k_top"] == "2"
+    study = StudyWriter.open(old, "old")
+    sync(study, old)
+    after = place.trials()
+    assert {n: run.info.run_id for n, run in after.items()} == {
+        n: run.info.run_id for n, run in before.items()
+    }
+    for run in after.values():
+        for name, value in run.data.params.items():
+            assert run.data.params[name.removeprefix("trial.")] == value
+        for former, name in (("test_accuracy", "test/accuracy"), ("ladder_loss", "ladder/loss")):
+            assert place.curve(run, name) == place.curve(run, former)
+    assert after[0].data.metrics["test/accuracy_at_0010"] == 0.0
+    (search,) = place.searches()
+    assert search.data.metrics["search/best_score"] == search.data.metrics["best_score"]
+    complete = place.everything()
+    sync(study, old)
+    assert place.everything() == complete
 
 
 def test_experiments_of_others_in_a_stores_mlflow_are_unchanged(old: Store, tmp_path: Path) -> None:

@@ -42,10 +42,13 @@ def test_mlflow_shows_what_the_tracker_was_given(place: Place, run: RunConfig) -
     assert tracker.behind is None
     told[2] = replace(told[2], history=[*told[2].history, progress(10)])
     assert_shows(place, told)
+    label = run.model.label()
+    names = {number: shown.info.run_name for number, shown in place.trials().items()}
+    assert names == {0: f"#0 {label}", 1: f"#1 pruned {label}", 2: f"#2 {label}", 3: f"#3 {label}"}
     assert math.isnan(place.curve(place.trials()[2], "loss")[1][1])
     (search,) = place.searches()
     assert search.info.status == "KILLED"
-    assert sorted(place.curve(search, "best_test_accuracy")) == [(5, 0.5), (10, 0.5)]
+    assert sorted(place.curve(search, "search/best_accuracy")) == [(5, 0.5), (10, 0.5)]
 
 
 def test_a_run_has_its_configuration_and_seed(embedded: Place, run: RunConfig) -> None:
@@ -68,6 +71,7 @@ def test_a_resumed_trial_continues_its_run(place: Place, run: RunConfig) -> None
     tell(before, replace(told, history=told.history[:2], outcome=lost))
     assert before.close(ENOUGH)
     assert place.trials()[0].info.status == "FAILED"
+    assert place.trials()[0].data.tags["mlflow.note.content"] == "Failed: its worker was lost"
     after = place.tracker()
     after.trial_started(told.spec)
     # Resumed from an earlier checkpoint, so reported again.
@@ -75,6 +79,7 @@ def test_a_resumed_trial_continues_its_run(place: Place, run: RunConfig) -> None
     assert after.close(ENOUGH)
     waiting = replace(told, history=told.history[:2], outcome=None)
     assert_shows(place, [waiting])
+    assert place.trials()[0].data.tags["mlflow.note.content"] == ""
     last = place.tracker()
     tell(last, told)
     assert last.close(ENOUGH)
@@ -119,7 +124,8 @@ def test_sync_does_not_read_curves_of_complete_runs(embedded: Place, run: RunCon
         tell(tracker, view)
     assert tracker.close(ENOUGH)
     tags = {number: run.data.tags["sabtune.written"] for number, run in embedded.trials().items()}
-    assert tags == {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
+    states = {0: "COMPLETE 3", 1: "PRUNED 2", 2: "RUNNING 1", 3: "FAIL 0"}
+    assert tags == {number: f"{state} names 2" for number, state in states.items()}
     other = [replace(told[2], history=[progress(20)])]
     tracker.sync(other, state(complete=False))
     assert_shows(embedded, told)
@@ -161,8 +167,8 @@ def test_a_new_best_trial_has_its_own_curve(embedded: Place, run: RunConfig) -> 
     tracker.search_ended(replace(state(best), trials={"complete": 3}))
     assert tracker.close(ENOUGH)
     (search,) = embedded.searches()
-    assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
-    by_ended = embedded.curve(search, "best_test_accuracy_at_0010")
+    assert embedded.curve(search, "search/best_accuracy") == [(5, 0.75), (10, 0.75)]
+    by_ended = embedded.curve(search, "search/best_accuracy_at_0010")
     assert by_ended == [(1, 0.25), (2, 0.5), (3, 0.75)]
     again = embedded.tracker()
     better = replace(told[3], outcome=replace(COMPLETE, test=results(1.0)))
@@ -171,8 +177,8 @@ def test_a_new_best_trial_has_its_own_curve(embedded: Place, run: RunConfig) -> 
         again.sync([], replace(state(better), trials={"complete": 4}))
     assert again.close(ENOUGH)
     (search,) = embedded.searches()
-    assert embedded.curve(search, "best_test_accuracy") == [(5, 0.75), (10, 0.75)]
-    assert embedded.curve(search, "best_test_accuracy_trial_3") == [(5, 1.0), (10, 1.0)]
+    assert embedded.curve(search, "search/best_accuracy") == [(5, 0.75), (10, 0.75)]
+    assert embedded.curve(search, "search/best_accuracy_trial_3") == [(5, 1.0), (10, 1.0)]
 
 
 def test_another_study_with_the_same_name_is_not_overwritten(

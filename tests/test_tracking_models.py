@@ -90,11 +90,11 @@ def test_the_model_of_a_complete_trial_has_its_run_and_its_results(
     digests = contexts(run)
     shown = {(m.key, m.step): (m.value, m.dataset_digest) for m in model.metrics or []}
     for result in trained.outcome.test:
-        assert shown["test_accuracy", result.length] == (result.accuracy, digests["test"])
-        at = f"test_accuracy_at_{result.length:04}"
+        assert shown["test/accuracy", result.length] == (result.accuracy, digests["test"])
+        at = f"test/accuracy_at_{result.length:04}"
         assert shown[at, 0] == (result.accuracy, digests["test"])
     for result in trained.outcome.ladder:
-        assert shown["ladder_accuracy", result.length] == (result.accuracy, digests["selection"])
+        assert shown["ladder/accuracy", result.length] == (result.accuracy, digests["selection"])
     assert not [key for key, _ in shown if key in ("loss", "score", "k_top")]
 
 
@@ -208,7 +208,7 @@ def test_sync_logs_the_models_that_mlflow_lacks(embedded: Place, trained: TrialV
     (model,) = embedded.models()
     assert model.status == LoggedModelStatus.READY
     shown = {(m.key, m.step): m.value for m in model.metrics or []}
-    assert shown["test_accuracy", 10] == 0.5
+    assert shown["test/accuracy", 10] == 0.5
     assert shown["length_score", 0] == embedded.trials()[0].data.metrics["length_score"]
     assert_shows(embedded, [trained])
     double = client.create_logged_model(embedded.experiment, "trial-0", run, tags=tags)

@@ -30,7 +30,7 @@ def assert_holds_all(place: Place, store: Store) -> None:
         assert run.data.tags["sabtune.reason"] == trial.reason
         assert [step for step, _ in place.curve(run, "loss")] == list(trial.scores)
         assert dict(place.curve(run, "score")) == trial.scores
-        assert place.curve(run, "test_accuracy") == [(r.length, r.accuracy) for r in trial.test]
+        assert place.curve(run, "test/accuracy") == [(r.length, r.accuracy) for r in trial.test]
 
 
 def test_a_search_survives_the_loss_of_its_mlflow_server(

@@ -235,10 +235,14 @@ PAGE_START_SECONDS = 180.0
 """The maximum time in seconds until a `ui` command on the head answers."""
 
 
-def page(cluster: Path, *, optuna: bool, port: int, arguments: list[str]) -> None:
+def page(
+    cluster: Path, study: str | None, *, optuna: bool, port: int, arguments: list[str]
+) -> None:
     """Forward MLflow on the head to a port of this machine until Ctrl-C.
 
     If MLflow isn't running on the head, a job starts it.
+
+    study: The study to print the address of. None: any.
 
     optuna: Whether to forward optuna-dashboard instead.
 
@@ -260,7 +264,8 @@ def page(cluster: Path, *, optuna: bool, port: int, arguments: list[str]) -> Non
                         follow(make_console(), head, name, "", cluster)
                     time.sleep(0.5)
         kind = "optuna-dashboard" if optuna else "MLflow"
-        typer.echo(f"{kind} of the cluster: http://127.0.0.1:{port}")
+        path = f"/studies/{study}" if study and not optuna else ""
+        typer.echo(f"{kind} of the cluster: http://127.0.0.1:{port}{path}")
         try:
             while True:
                 time.sleep(3600)

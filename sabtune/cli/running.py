@@ -43,6 +43,7 @@ from sabtune.cli.screen import (
     restore_if_lost,
     resume_advice,
     run_comparison,
+    show_address,
     show_report,
 )
 from sabtune.errors import ConfigError
@@ -300,7 +301,7 @@ def _print_results(
     name = study.name
     show_report(console, study, place, command_line("sync", name, where=where))
     publish_report(console, name, place, ending)
-    hint(console, "Browse all trials:", command_line("ui", where=where))
+    show_address(console, study, place, command_line("ui", name, where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
     if study.best is None:
         return

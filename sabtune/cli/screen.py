@@ -139,6 +139,17 @@ def show_report(console: Console, study: StudyRecord, store: Store, sync: str) -
             hint(console, "The store moved; first:", sync)
 
 
+def show_address(console: Console, study: StudyRecord, store: Store, command: str) -> None:
+    """Print where MLflow shows a study.
+
+    command: The command that serves it, which is printed unless a server has it.
+    """
+    from sabtune.tracking.links import server_address
+
+    uri = store.tracking or study.tracking or store.mlflow_uri
+    hint(console, "Browse all trials:", server_address(uri, study.name) or command)
+
+
 def write_report(
     console: Console,
     study: str,

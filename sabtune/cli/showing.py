@@ -18,7 +18,13 @@ from sabtune.cli.options import (
     StudyArgument,
     TrackingOption,
 )
-from sabtune.cli.screen import check_free, publish_report, show_report, write_report
+from sabtune.cli.screen import (
+    check_free,
+    publish_report,
+    show_address,
+    show_report,
+    write_report,
+)
 from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.storage.store import DEFAULT, Store
@@ -136,14 +142,20 @@ def report(
     if out is None:
         check(formats is None, "--format", formats, "--out too, the folder to write into")
         check(style is None, "--style", style, "--out too, the folder to write into")
-        sync_command = command_line("sync", study, where=location_values(store, files))
-        show_report(make_console(), StudyRecord.open(place, study), place, sync_command)
+        where, console = location_values(store, files), make_console()
+        record = StudyRecord.open(place, study)
+        show_report(console, record, place, command_line("sync", study, where=where))
+        show_address(console, record, place, command_line("ui", study, where=where))
     else:
         write_report(make_console(), study, place, out, formats, style)
 
 
 @app.command()
 def ui(
+    study: Annotated[
+        str | None,
+        typer.Argument(help="The study to open. Defaults to the one that was searched last."),
+    ] = None,
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")
     ] = False,
@@ -164,17 +176,15 @@ def ui(
     port = port or (8080 if optuna else 5000)
     if cluster is not None:
         where = remote.location_options(store, files, tracking)
-        remote.page(cluster, optuna=optuna, port=port, arguments=where)
+        remote.page(cluster, study, optuna=optuna, port=port, arguments=where)
         return
     place = Store.at(store, files, tracking).existing()
     check_free(port)
     if optuna:
         from sabtune.tuning.optuna_ui import serve as serve_optuna
 
-        typer.echo(f"optuna-dashboard: http://127.0.0.1:{port}")
-        serve_optuna(place, port)
+        serve_optuna(place, port, study, typer.echo)
         return
     from sabtune.tracking.ui import serve
 
-    typer.echo(f"MLflow: http://127.0.0.1:{port}")
-    serve(place, port)
+    serve(place, port, study, typer.echo)

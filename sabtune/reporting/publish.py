@@ -1,7 +1,11 @@
-"""Publish the report of a study in MLflow, as an artifact of the search's run."""
+"""Publish the report of a study in MLflow.
+
+The report is an artifact of the search's run. Each complete trial has its own figures.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -9,14 +13,19 @@ from typing import TYPE_CHECKING
 from sabtune.reporting.write import QUICK, write
 from sabtune.storage.store import Store
 from sabtune.study.record import StudyRecord
+from sabtune.study.trial_record import TrialRecord
 from sabtune.tracking import mirror
 
 if TYPE_CHECKING:
     from sabtune.tuning.run import Ending  # loads Ray
 
 
+DPI = 115
+"""The resolution of a trial's figures. MLflow shows them in full size in a narrow column."""
+
+
 def publish(name: str, store: Store, ending: Ending | None = None) -> str:
-    """Write the report of a study and log it to MLflow.
+    """Write the report of a study and the figures of its trials, and log them to MLflow.
 
     name: The name of the study.
 
@@ -33,8 +42,16 @@ def publish(name: str, store: Store, ending: Ending | None = None) -> str:
             return ""
         with TemporaryDirectory() as folder:
             write(study, Path(folder), QUICK)
-            logged = mirror.keep_report(study, Path(folder))
-        problem = "" if logged else "MLflow didn't take it"
+            problem = mirror.keep_report(study, Path(folder), draw)
     except Exception as failure:  # the results of the search are safe, so this must not end it
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())
     return problem and f"The report on {name} isn't in MLflow: {problem}"
+
+
+def draw(trial: TrialRecord, folder: Path) -> None:
+    """Write the figures of a trial into a folder."""
+    from sabtune.reporting.figures import of_trial, still  # slow to import
+
+    style = replace(still.DEFAULT, dpi=DPI)
+    for figure in of_trial.figures(trial):
+        (folder / f"{figure.name}.png").write_bytes(still.draw(figure, "png", style))

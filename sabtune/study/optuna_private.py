@@ -10,13 +10,14 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Row, Table, select
 
@@ -140,6 +141,55 @@ class InterceptedTrial(optuna.Trial):
         except ValueError:
             self.refused(name, distribution)
             raise
+
+
+class ReadOnlyStorage(BaseStorage):
+    """A storage that shows the studies of another one and refuses to change them.
+
+    Subclasses override what is shown differently.
+
+    storage: the other storage.
+    """
+
+    def __init__(self, storage: BaseStorage):
+        self.storage = optuna.storages.get_storage(storage)
+
+    def get_all_studies(self) -> list[Any]:
+        return self.storage.get_all_studies()
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self.storage.get_study_id_from_name(study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self.storage.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self.storage.get_study_directions(study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self.storage.get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self.storage.get_study_system_attrs(study_id)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self.storage.get_trial(trial_id)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(study_id, deepcopy, states)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("this storage can only be read")
+
+    create_new_study = create_new_trial = delete_study = _refuse
+    set_study_user_attr = set_study_system_attr = _refuse
+    set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
+    set_trial_user_attr = set_trial_system_attr = _refuse
 
 
 class BulkStorage(RDBStorage):

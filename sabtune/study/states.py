@@ -34,8 +34,12 @@ SUMMARY_WORDS = tuple(
 INFEASIBLE = "breaks a constraint"
 """The word for a complete trial that violates a constraint."""
 
-MLFLOW_STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""The status of the MLflow run of a trial that has ended."""
+MLFLOW_STATUS: Mapping[State, str] = {
+    "COMPLETE": "FINISHED",
+    "PRUNED": "FINISHED",
+    "FAIL": "FAILED",
+}
+"""The status of the MLflow run of a trial that has ended. MLflow marks KILLED runs as failures."""
 
 
 def final_state(state: TrialState) -> State | None:

@@ -2,7 +2,8 @@
 
 Nothing is written twice, because the content of a run is read before it is extended. A run's tag
 `sabtune.written` contains the trial's state and the number of reports when the run was last
-complete. If the tag agrees with the study, the run's metrics need not be read.
+complete, and the version of the names. If the tag agrees with the study, the run's metrics need
+not be read.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from sabtune.errors import TrackingError
 from sabtune.study.events import Overview, TrialView, Version
-from sabtune.tracking import database, mlflow_client, search_run
+from sabtune.tracking import database, mlflow_client, search_run, view
 from sabtune.tracking.datasets import inputs
 from sabtune.tracking.models import Models, belongs, of_model
 from sabtune.tracking.registry import Registry
 from sabtune.tracking.runs import Runs, RunView, now
-from sabtune.tracking.trial_run import LAST_METRIC, RUNNING, RunContent, full_content
+from sabtune.tracking.trial_run import (
+    FORMER_PREFIX,
+    LAST_METRIC,
+    PEAK_MEMORY,
+    RUNNING,
+    RunContent,
+    full_content,
+)
 from sabtune.training.checkpoint import MODEL_FILES
 from sabtune.training.trial import TrialSpec
 
@@ -31,6 +39,31 @@ WRITTEN = "sabtune.written"
 KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
 """MLflow's name for an experiment that trains models. Without it, MLflow's UI asks for the kind."""
+
+
+REPORT = "sabtune.report"
+"""The tag of the search's run with the path of its report."""
+
+FIGURES, FIGURES_VERSION = "sabtune.figures", "1"
+"""The tag of a trial's run that has figures, and the version of the figures. The value of the tag
+is the version and the names of the files."""
+
+NAMES = 2
+"""The version of the names of metrics and params. Increase it when a name changes, so that `sync`
+logs the metrics of complete runs again."""
+
+
+def _written(state: str, reports: int) -> str:
+    """Return the value of the tag `WRITTEN`."""
+    return f"{state} {reports} names {NAMES}"
+
+
+def _figures_note(run: str, figures: str) -> str:
+    """Return the end of the description of a run, with its figures.
+
+    figures: The value of the tag `FIGURES`.
+    """
+    return "".join(f"\n\n{view.image(run, name)}" for name in figures.split()[1:])
 
 
 class ModelError(TrackingError):
@@ -99,7 +132,27 @@ class Experiment:
         self.logged |= {at: point.value for at, point in new.items()}
         self.runs.set_tag(KIND, TRAINING)
         if text:
-            self.runs.set_tag(MLFLOW_RUN_NOTE, text)
+            self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text)
+        self._save_view(overview)
+
+    def _link(self) -> str:
+        """Return the link to the report that begins the experiment's description, or "".
+
+        MLflow shows only the first line of the description until it is unfolded.
+        """
+        run = self.search()
+        report = run.tags.get(REPORT)
+        if report is None:
+            return ""
+        path = view.artifact_path(self.runs.experiment, run.id, report)
+        return f"[Report]({path}) · "
+
+    def _save_view(self, overview: Overview) -> None:
+        """Save the view of the experiment, unless it is saved already."""
+        trials = [runs[0] for _, runs in sorted(self.trials.items())]
+        state = view.state(trials, overview)
+        if state != view.saved_state(self.runs.tags):
+            self.runs.set_tag(view.TAG, view.envelope(state, now()))
 
     def end(self, overview: Overview) -> None:
         """Update the search's run and set its final status."""
@@ -107,8 +160,32 @@ class Experiment:
         self.runs.set_status(self.search(), "FINISHED" if overview.complete else "KILLED")
 
     def keep_files(self, folder: Path, under: str) -> None:
-        """Log the files of a folder to the search's run below `under`, and delete others there."""
-        self.runs.keep_files(self.search(), folder, under)
+        """Log the files of a folder to the search's run below `under`, and delete others there.
+
+        If one of them is a page, the experiment's description begins with a link to it.
+        """
+        run = self.search()
+        self.runs.keep_files(run, folder, under)
+        for page in sorted(folder.glob("*.html"))[:1]:
+            had, text = self._link(), self.runs.tags.get(MLFLOW_RUN_NOTE, "")
+            self.runs.log(run, [], {}, {REPORT: f"{under}/{page.name}"})
+            if text:
+                self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text.removeprefix(had))
+
+    def lacks_figures(self, number: int) -> bool:
+        """Return whether a trial has a run without figures, or with those of another version."""
+        runs = self.trials.get(number, [])
+        return any(run.tags.get(FIGURES, "").split()[:1] != [FIGURES_VERSION] for run in runs[:1])
+
+    def keep_figures(self, number: int, folder: Path) -> None:
+        """Log the PNG files of a folder to a trial's run, whose description shows them."""
+        run, names = self.trials[number][0], sorted(file.name for file in folder.iterdir())
+        text = run.tags.get(MLFLOW_RUN_NOTE, "")
+        text = text.removesuffix(_figures_note(run.id, run.tags.get(FIGURES, "")))
+        self.runs.keep_files(run, folder, view.FIGURES)
+        tags = {FIGURES: " ".join([FIGURES_VERSION, *names])}
+        tags[MLFLOW_RUN_NOTE] = text + _figures_note(run.id, tags[FIGURES])
+        self.runs.log(run, [], {}, tags)
 
     def add(self, number: int, content: RunContent) -> None:
         """Add new content to a trial's run.
@@ -128,7 +205,7 @@ class Experiment:
         runs = self.trials.get(number)
         content = full_content(view, runs[0].start if runs else now() - int(seconds * 1000))
         run = self._trial(number, content)
-        written = f"{content.state} {len(history)}"
+        written = _written(content.state, len(history))
         if run.tags.get(WRITTEN) == written:
             content.points = []
         self._write(run, content, written)
@@ -166,11 +243,12 @@ class Experiment:
         written: The new value of the tag `WRITTEN`; None: determined from the run.
         """
         params, model_error = content.params(), None
-        for key in params.keys() & run.params.keys():
-            if params[key] != run.params[key]:
+        for name, value in run.params.items():
+            key = name.removeprefix(FORMER_PREFIX)
+            if params.get(key, value) != value:
                 raise TrackingError(
                     f"trial {run.number} has {key} {params[key]}, and MLflow's run {run.id} of it "
-                    f"{run.params[key]}: another study {self.study!r} is there, rename one of them"
+                    f"{value}: another study {self.study!r} is there, rename one of them"
                 )
         if content.spec is not None:
             self._log_inputs(run, content.spec)
@@ -184,10 +262,18 @@ class Experiment:
         if model is not None and content.spec is not None:
             points = [of_model(point, model, content.spec, run.id) for point in points]
         tags = content.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
+        note = content.note()
+        if note or MLFLOW_RUN_NOTE in run.tags:
+            tags[MLFLOW_RUN_NOTE] = note + _figures_note(run.id, run.tags.get(FIGURES, ""))
         if written is None:
-            written = f"{content.state} {len(self.runs.points(run).get(LAST_METRIC, ()))}"
+            points_of = self.runs.points(run)
+            reports = len(points_of.get(LAST_METRIC, ()))
+            lacks_peak = content.outcome is not None and reports and PEAK_MEMORY not in points_of
+            written = "" if lacks_peak else _written(content.state, reports)
         self.runs.log(run, points, params, tags | {WRITTEN: written})
         self.runs.set_status(run, content.status, content.until)
+        if content.spec is not None:
+            self.runs.rename(run, content.name())
         if model_error is not None:
             raise model_error
 

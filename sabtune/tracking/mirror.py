@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from optuna.trial import TrialState
 
 from sabtune.analysis.conclusion import conclude
 from sabtune.errors import TrackingError
@@ -17,6 +20,7 @@ from sabtune.study.checkpoints import Attempts, history
 from sabtune.study.events import KeptModel, Outcome, Overview, TrialView, Version
 from sabtune.study.record import StudyRecord
 from sabtune.study.summary import origin, view
+from sabtune.study.trial_record import TrialRecord
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import Tracker
 from sabtune.tracking.mlflow_client import refuse_unusable
@@ -211,13 +215,23 @@ def register_in(study: StudyWriter, record: StudyRecord, tracker: Tracker, store
     study.set_tracking(store.tracking and without_secrets(store.tracking))
 
 
-def keep_report(study: StudyRecord, folder: Path) -> bool:
-    """Log all files of `folder` to the search's run in MLflow, replacing an earlier report.
+def keep_report(study: StudyRecord, folder: Path, draw: Callable[[TrialRecord, Path], None]) -> str:
+    """Log a report to MLflow, and the figures of each complete trial that lacks them.
 
-    Returns whether that succeeded.
+    The report is logged to the search's run and replaces an earlier one.
+
+    folder: The folder of the report.
+
+    draw: Writes the figures of a trial as PNG files into a folder.
+
+    Returns why MLflow doesn't have them, or "".
     """
     tracker = _tracker(study.name, study.store)
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    figures = {trial.number: functools.partial(draw, trial) for trial in complete}
     try:
-        return tracker.keep_files(folder, REPORT)
+        if tracker.keep_files(folder, REPORT) and tracker.keep_figures(figures):
+            return ""
+        return tracker.behind or "MLflow didn't take it"
     finally:
         tracker.close(DRAIN_SECONDS)

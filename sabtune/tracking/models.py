@@ -128,7 +128,7 @@ class Models:
 
 def belongs(key: str) -> bool:
     """Return whether a metric of a run is also logged to its model, as length results are."""
-    return key in SUMMARY or key.startswith((f"{SELECTION}_", f"{TEST}_"))
+    return key in SUMMARY or key.startswith((f"{SELECTION}/", f"{TEST}/"))
 
 
 def of_model(point: Metric, model: LoggedModel, spec: TrialSpec, run_id: str) -> Metric:
@@ -138,7 +138,7 @@ def of_model(point: Metric, model: LoggedModel, spec: TrialSpec, run_id: str) ->
     """
     if not belongs(point.key):
         return point
-    data = dataset(spec, "selection" if point.key.startswith(f"{SELECTION}_") else "test")
+    data = dataset(spec, "selection" if point.key.startswith(f"{SELECTION}/") else "test")
     return Metric(
         point.key,
         point.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class RunView:
     """A run as MLflow has it."""
 
     id: str
+    name: str
     status: str
     start: int  # ms since 1970
     tags: dict[str, str]
@@ -37,6 +38,7 @@ class RunView:
         info, data = run.info, run.data
         return cls(
             id=info.run_id,
+            name=info.run_name,
             status=info.status,
             start=info.start_time,
             tags=dict(data.tags),
@@ -121,6 +123,7 @@ class Runs:
         """
         new_params = {key: value for key, value in params.items() if key not in run.params}
         new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+        run.metrics |= {point.key for point in points}
         while len(points) > BATCH_METRICS:
             self.client.log_batch(run.id, metrics=points[:BATCH_METRICS])
             points = points[BATCH_METRICS:]
@@ -154,6 +157,12 @@ class Runs:
             self.client.set_terminated(run.id, status, end_time=when)
         run.status = status
 
+    def rename(self, run: RunView, name: str) -> None:
+        """Set the name of a run."""
+        if run.name != name:
+            self.client.update_run(run.id, name=name)
+            run.name = name
+
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the experiment."""
         if self.tags.get(key) != value:
@@ -164,10 +173,15 @@ class Runs:
         """Log the files of a folder below `under`, and delete other files there."""
         self.client.log_artifacts(run.id, str(folder), under)
         current = {f"{under}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")}
-        location = self.client.get_run(run.id).info.artifact_uri
-        files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
-        for stale in [path for path in self._files(run, under) if path not in current]:
-            files.delete_artifacts(stale)  # type: ignore[no-untyped-call]
+        self._delete(run, [path for path in self._files(run, under) if path not in current])
+
+    def _delete(self, run: RunView, paths: Sequence[str]) -> None:
+        """Delete files of a run."""
+        if paths:
+            location = self.client.get_run(run.id).info.artifact_uri
+            files = get_artifact_repository(location, tracking_uri=self.client.tracking_uri)
+            for path in paths:
+                files.delete_artifacts(path)  # type: ignore[no-untyped-call]
 
     def _files(self, run: RunView, under: str) -> list[str]:
         """Return the paths of all files of a run below a folder."""

@@ -11,14 +11,26 @@ from sabtune.config import PARTS
 from sabtune.escaping import markdown
 from sabtune.schema import KIND, to_dict
 from sabtune.study.events import Overview, TrialView
-from sabtune.tracking.trial_run import by_length, length_by_length, summary
+from sabtune.tracking.trial_run import (
+    LENGTH_SCORE,
+    SOLVE_LENGTH,
+    by_length,
+    length_by_length,
+    summary,
+)
 from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
 
 DESCRIPTION_CHARACTERS = 5000
 """Maximum length of the description, which is MLflow's limit for an experiment."""
 
-CURVE = "best_test_accuracy"
+RULE = "---"
+"""A rule in Markdown. MLflow shows no space between a table and the text below it."""
+
+SECTION = "search"
+"""The section of the metrics of a search."""
+
+CURVE = f"{SECTION}/best_accuracy"
 
 BEST = "sabtune.best"
 CHAMPION = "sabtune.champion"
@@ -38,7 +50,8 @@ def points(overview: Overview, when: int) -> list[Metric]:
         if test:
             values |= {f"best_{k}": v for k, v in summary(test, best.spec).items()}
         length_metrics += length_by_length(CURVE, test, longest, when, ended)
-    return [Metric(key, value, when, ended) for key, value in values.items()] + length_metrics
+    metrics = [Metric(f"{SECTION}/{key}", value, when, ended) for key, value in values.items()]
+    return metrics + length_metrics
 
 
 def curve(overview: Overview, logged: Mapping[tuple[str, int], float], when: int) -> list[Metric]:
@@ -70,8 +83,8 @@ def tags(overview: Overview) -> dict[str, str]:
 
 def description(overview: Overview) -> str:
     """Return the description of the search's run in Markdown, which begins with the conclusion."""
-    conclusion = [overview.conclusion, ""] if overview.conclusion else []
-    parts = [*conclusion, *_setup(overview), *_space(overview), *_results(overview)]
+    conclusion = [overview.conclusion, "", RULE, ""] if overview.conclusion else []
+    parts = [*conclusion, *_setup(overview), *_results(overview), *_space(overview)]
     text = "\n".join(parts).strip()
     return text if len(text) <= DESCRIPTION_CHARACTERS else text[: DESCRIPTION_CHARACTERS - 1] + "…"
 
@@ -118,28 +131,24 @@ def _results(overview: Overview) -> Iterator[str]:
         return
     counts = [f"{n} {state}" for state, n in overview.trials.items() if n]
     yield f"**Trials:** {', '.join(counts)}; {overview.hours:.2g} trial hours"
-    if overview.best is not None:
-        yield ""
-        yield from _best(overview.best)
-    if overview.champion is not None:
-        yield ""
-        yield f"**Champion:** {overview.champion.words}"
-
-
-def _best(best: TrialView) -> Iterator[str]:
-    label = best.spec.run.model.label()
-    yield f"**Best, by its score on the selection lengths:** #{best.spec.number} {label}"
     yield ""
+    if overview.best is not None:
+        yield from (_best(overview.best), "")
+    if overview.champion is not None:
+        yield from (f"**Champion:** {overview.champion.words}", "")
+
+
+def _best(best: TrialView) -> str:
+    label = best.spec.run.model.label()
+    words = f"**Best, by its score on the selection lengths:** #{best.spec.number} {label}"
     outcome = best.outcome
     if outcome is None or not outcome.test:
-        return
+        return words
     values = summary(outcome.test, best.spec)
-    rows = [(f"{result.length:,}", f"{result.accuracy:.1%}") for result in outcome.test]
-    yield from _table(("length", "accuracy, fresh sequences"), rows)
-    yield ""
-    yield (
-        f"Length score {values['length_score']:.3f}; "
-        f"solved ({SOLVED:.0%}) up to length {values['solve_length']:,.0f}"
+    accuracies = ", ".join(f"{r.accuracy:.1%} at {r.length:,}" for r in outcome.test)
+    return (
+        f"{words}; on fresh sequences {accuracies}; length score {values[LENGTH_SCORE]:.3f}; "
+        f"solved ({SOLVED:.0%}) up to length {values[SOLVE_LENGTH]:,.0f}"
     )
 
 

@@ -1,34 +1,40 @@
 """The content of a trial's run in MLflow.
 
-A run has these metrics. Their step is the number of updates unless noted otherwise.
+A run has these metrics. Their step is the number of updates unless noted otherwise. MLflow draws
+the metrics whose names have the same part before "/" in a section of their own.
 
     loss, accuracy, gradient_norm, skipped_updates, updates_per_second, score, and the current
     value of scheduled parameters, such as k_top
-    peak_memory_mib    peak memory so far
+    score_at_schedule_end    the score of the first report with the final k_top, if k_top changes
     seconds            duration of the trial so far, over all attempts
-    ladder_accuracy, ladder_loss    on the selection sequences; the step is the length
-    test_accuracy, test_loss        on the test sequences; the step is the length
-    ladder_in_phase, test_in_phase, ladder_worst_phase, test_worst_phase
+    ladder/accuracy, ladder/loss    on the selection sequences; the step is the length
+    test/accuracy, test/loss        on the test sequences; the step is the length
+    ladder/in_phase, test/in_phase, ladder/worst_phase, test/worst_phase
                        accuracy in phase and in the worst phase; the step is the length
-    ladder_accuracy_at_0200, test_accuracy_at_0200 …
+    test/accuracy_at_0200 …
                        accuracy at a single length, so that runs can be sorted by it; the step is 0
     length_score, solve_length, solve_length_in_phase
                        on the test sequences, once training is complete; the step is 0
-    share_kept         at the training length, once training is complete; the step is 0
+    share_kept         at the training length, once the trial has ended; the step is 0
+    peak_memory_mib    peak memory, once the trial has ended
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
+from sabtune.config import RunConfig
+from sabtune.escaping import markdown
+from sabtune.models import SAB
+from sabtune.schedule import Constant
 from sabtune.schema import KIND, flatten
 from sabtune.study.events import Origin, Outcome, TrialView
-from sabtune.study.states import MLFLOW_STATUS
+from sabtune.study.states import MLFLOW_STATUS, State
 from sabtune.training.evaluation import LengthResult, length_score, solve_length
 from sabtune.training.trial import Progress, TrialSpec
 
@@ -43,11 +49,24 @@ LABEL = "sabtune.label"
 STATE = "sabtune.state"
 REASON = "sabtune.reason"
 
+FORMER_PREFIX = "trial."
+"""The prefix that the names of a model's and of the training's parameters had in version 0.1."""
+
+PRUNED: State = "PRUNED"
+
+STATE_WORDS: Mapping[State, str] = {"COMPLETE": "Complete", "PRUNED": "Pruned", "FAIL": "Failed"}
+"""The first words of a run's description."""
+
 RUNNING = "RUNNING"
 """The state of a trial that runs or waits to be resumed."""
 
 LAST_METRIC = "seconds"
 """The metric of a report that is logged last. If it has a point, so do all others."""
+
+SCHEDULE_END = "score_at_schedule_end"
+"""The metric of the score at the end of the schedule. MLflow draws its only point as a dot."""
+
+PEAK_MEMORY = "peak_memory_mib"
 
 LENGTH_DIGITS = 4
 """Minimum number of digits of a length in a metric's name, so that names sort by length."""
@@ -78,13 +97,17 @@ class RunContent:
         """Return the run's name, such as "#17 k_top=5 …".
 
         If the trial repeats trial 3 with another seed, the name is "#17 (as #3) k_top=5 … seed 2".
+        The name of a pruned trial says so, as in "#17 pruned k_top=5 …", because MLflow has no
+        status for it.
         """
         assert self.spec is not None
         number, first = self.spec.number, self.spec.configuration
-        label = self.spec.run.model.label()
-        if first == number:
-            return f"#{number} {label}"
-        return f"#{number} (as #{first}) {label} seed {self.spec.run.seed}"
+        words = [f"#{number}"]
+        words += ["pruned"] * (self.state == PRUNED)
+        words += [f"(as #{first})"] * (first != number)
+        words += [self.spec.run.model.label()]
+        words += [f"seed {self.spec.run.seed}"] * (first != number)
+        return " ".join(words)
 
     def tags(self) -> dict[str, str]:
         """Return the tags: the trial's state and, with a spec, its identity and origin."""
@@ -98,12 +121,29 @@ class RunContent:
         tags |= {TASK: config["task"][KIND], MODEL: config["trial"]["model"][KIND]}
         return tags | origin_tags(self.origin)
 
+    def note(self) -> str:
+        """Return the description of the run: the results of the trial, or why it ended, or ""."""
+        if self.outcome is None:
+            return ""
+        if self.outcome.state != "COMPLETE" or self.spec is None:
+            words = STATE_WORDS[self.outcome.state]
+            return f"{words}: {markdown(self.outcome.reason)}" if self.outcome.reason else words
+        values, longest = summary(self.outcome.test, self.spec), self.outcome.test[-1:]
+        parts = [f"length score {values[LENGTH_SCORE]:.3f}"] if LENGTH_SCORE in values else []
+        parts += [f"{result.accuracy:.1%} at length {result.length:,}" for result in longest]
+        if SHARE_KEPT in values:
+            parts.append(f"keeps {values[SHARE_KEPT]:.1%} of the memories at the training length")
+        return f"{STATE_WORDS['COMPLETE']}: {'; '.join(parts) or 'not tested'}."
+
     def params(self) -> dict[str, str]:
-        """Return the configuration as params. Nested names have dots, as in "trial.model.k_top"."""
+        """Return the configuration as params. Nested names have dots, as in "model.k_top"."""
         if self.spec is None:
             return {}
         values = flatten(self.spec.run.to_dict())
-        return {key: str(value)[:MAX_PARAM_VAL_LENGTH] for key, value in values.items()}
+        return {
+            key.removeprefix(FORMER_PREFIX): str(value)[:MAX_PARAM_VAL_LENGTH]
+            for key, value in values.items()
+        }
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:
@@ -130,13 +170,14 @@ def full_content(view: TrialView, since: int) -> RunContent:
     )
     for progress in view.history:
         content.until = since + int(progress.seconds * 1000)
-        content.points += report_points(progress, content.until)
+        content.points += report_points(progress, view.spec, content.until)
     if view.outcome is not None:
         content.points += ladder_points(view.outcome, view.spec, content.until)
+        content.points += [peak_memory(progress, content.until) for progress in view.history[-1:]]
     return content
 
 
-def report_points(progress: Progress, when: int) -> list[Metric]:
+def report_points(progress: Progress, spec: TrialSpec | None, when: int) -> list[Metric]:
     """Return a point of each metric for one report, `LAST_METRIC` last."""
     report = progress.report
     values = {
@@ -147,36 +188,71 @@ def report_points(progress: Progress, when: int) -> list[Metric]:
         "updates_per_second": report.updates_per_second,
         **report.in_force,
         "score": progress.score,
-        "peak_memory_mib": progress.memory,
-        LAST_METRIC: progress.seconds,
     }
+    if spec is not None and ends_schedule(spec.run, report.step):
+        values[SCHEDULE_END] = progress.score
+    values[LAST_METRIC] = progress.seconds
     return [Metric(key, value, when, report.step) for key, value in values.items()]
 
 
-SELECTION, TEST = "ladder", "test"
-"""Prefixes of the names of metrics on the selection and on the test sequences."""
+def ends_schedule(run: RunConfig, step: int) -> bool:
+    """Return whether the report after `step` updates is the first with the final k_top.
 
-SUMMARY = ("length_score", "solve_length", "solve_length_in_phase", "share_kept")
+    False for every report if k_top doesn't change.
+    """
+    model, train = run.model, run.train
+    if not isinstance(model, SAB.Config) or isinstance(model.schedule, Constant):
+        return False
+    dense = model.dense(run.task.build().remembered_steps)
+
+    def is_final(step: int) -> bool:
+        return model.schedule.k_top(step / train.updates, model.k_top, dense) == model.k_top
+
+    earlier = (step - 1) // train.report_every * train.report_every
+    later = range(step, train.updates + 1, train.report_every)
+    return not is_final(earlier) and all(map(is_final, later))
+
+
+def peak_memory(progress: Progress, when: int) -> Metric:
+    """Return the peak memory of a trial that ended with this progress."""
+    return Metric(PEAK_MEMORY, progress.memory, when, progress.report.step)
+
+
+SELECTION, TEST = "ladder", "test"
+"""The sections of the metrics on the selection sequences and on the test sequences."""
+
+ACCURACY = f"{TEST}/accuracy"
+"""The metric of the accuracy by length."""
+
+SUMMARY = LENGTH_SCORE, SOLVE_LENGTH, IN_PHASE, SHARE_KEPT = (
+    "length_score",
+    "solve_length",
+    "solve_length_in_phase",
+    "share_kept",
+)
+"""The metrics that summarize a trial's test results."""
 
 
 def ladder_points(outcome: Outcome, spec: TrialSpec | None, when: int) -> list[Metric]:
     """Return the metrics of a trial's length results, and the summary of its test results."""
     points = []
-    longest = spec.ladder.lengths[-1] if spec else 0
-    for prefix, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
-        points += by_length(f"{prefix}_accuracy", results, when)
-        points += [Metric(f"{prefix}_loss", result.loss, when, result.length) for result in results]
-        points += length_by_length(f"{prefix}_accuracy", results, longest, when)
+    for section, results in ((SELECTION, outcome.ladder), (TEST, outcome.test)):
+        points += by_length(f"{section}/accuracy", results, when)
+        points += [
+            Metric(f"{section}/loss", result.loss, when, result.length) for result in results
+        ]
         for name in ("in_phase", "worst_phase"):
             measured = [
                 (result.length, getattr(result, name)) for result in results if result.by_phase
             ]
             points += [
-                Metric(f"{prefix}_{name}", accuracy, when, length)
+                Metric(f"{section}/{name}", accuracy, when, length)
                 for length, accuracy in measured
                 if accuracy is not None
             ]
-    if outcome.test and spec is not None:
+    longest = spec.ladder.lengths[-1] if spec else 0
+    points += length_by_length(ACCURACY, outcome.test, longest, when)
+    if spec is not None:
         values = summary(outcome.test, spec)
         points += [Metric(key, value, when, 0) for key, value in values.items()]
     return points
@@ -187,27 +263,37 @@ def by_length(key: str, results: Sequence[LengthResult], when: int) -> list[Metr
     return [Metric(key, result.accuracy, when, result.length) for result in results]
 
 
-def length_by_length(
-    key: str, results: Sequence[LengthResult], longest: int, when: int, step: int = 0
-) -> list[Metric]:
-    """Return the accuracy as one metric for each length.
+def at_length(key: str, length: int, longest: int) -> str:
+    """Return the name of the metric of the accuracy at one length, such as "test/accuracy_at_0200".
 
     longest: The longest length of the ladder, which determines the number of digits in the names.
     """
-    digits = max(
-        LENGTH_DIGITS, *(len(str(length)) for length in (longest, *(r.length for r in results)))
-    )
-    return [Metric(f"{key}_at_{r.length:0{digits}}", r.accuracy, when, step) for r in results]
+    return f"{key}_at_{length:0{max(LENGTH_DIGITS, len(str(longest)))}}"
+
+
+def length_by_length(
+    key: str, results: Sequence[LengthResult], longest: int, when: int, step: int = 0
+) -> list[Metric]:
+    """Return the accuracy as one metric for each length; see `at_length`."""
+    longest = max(longest, *(result.length for result in results), 0)
+    return [
+        Metric(at_length(key, result.length, longest), result.accuracy, when, step)
+        for result in results
+    ]
 
 
 def summary(test: Sequence[LengthResult], spec: TrialSpec) -> dict[str, float]:
-    """Return the metrics named in `SUMMARY` that the trial has."""
+    """Return the metrics named in `SUMMARY` that the trial has.
+
+    Values are rounded to 6 digits, because MLflow's table shows all digits.
+
+    test: The test results; () before the end of training, when only the share kept is known.
+    """
     task = spec.run.task.build()
-    values = (
-        length_score(test, task),
-        solve_length(test, task.solved),
-        solve_length(test, task.solved, in_phase=True),
-        spec.run.share_kept(),
-    )
-    named = zip(SUMMARY, values, strict=True)
-    return {name: value for name, value in named if value is not None}
+    values: dict[str, float | None] = {SHARE_KEPT: spec.run.share_kept()}
+    if test:
+        values[LENGTH_SCORE] = length_score(test, task)
+        values[SOLVE_LENGTH] = solve_length(test, task.solved)
+    if any(result.by_phase for result in test):
+        values[IN_PHASE] = solve_length(test, task.solved, in_phase=True)
+    return {name: float(f"{value:.6g}") for name, value in values.items() if value is not None}

@@ -7,9 +7,11 @@ why, and `Tracker.sync` compares MLflow with the study and writes what is missin
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -18,7 +20,12 @@ from sabtune.study.events import Origin, Outcome, Overview, TrialView, Version
 from sabtune.tracking import mlflow_client
 from sabtune.tracking.experiment import Experiment, ModelError
 from sabtune.tracking.runs import now
-from sabtune.tracking.trial_run import RunContent, ladder_points, report_points
+from sabtune.tracking.trial_run import (
+    RunContent,
+    ladder_points,
+    peak_memory,
+    report_points,
+)
 from sabtune.training.trial import Progress, TrialSpec
 
 WRITE_ATTEMPTS = 3
@@ -71,6 +78,7 @@ class Tracker:
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         self._started: dict[int, tuple[TrialSpec, Origin]] = {}
+        self._last: dict[int, Progress] = {}  # the last progress of each running trial
         self._queue = threading.Condition()  # guards the attributes below, down to _mlflow
         self._contents: dict[int, RunContent] = {}  # content that is not yet written, by trial
         self._state: SearchState | None = None
@@ -100,13 +108,16 @@ class Tracker:
         """Record the progress of a trial."""
         with self._queue:
             content = self._content(number)
-            content.points += report_points(progress, content.until)
+            content.points += report_points(progress, content.spec, content.until)
+            self._last[number] = progress
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
         """Record that a trial has ended."""
         with self._queue:
             content = self._content(number)
             content.points += ladder_points(outcome, content.spec, content.until)
+            last = self._last.pop(number, None)
+            content.points += [peak_memory(last, content.until)] if last else []
             content.outcome = outcome
 
     def search_updated(self, overview: Overview) -> None:
@@ -175,9 +186,7 @@ class Tracker:
             try:
                 return self._opened().register(versions, champion)
             except Exception as problem:
-                self._experiment = None
-                with self._queue:
-                    self._record_problem(problem)
+                self._fail(problem)
                 return None
 
     def keep_files(self, folder: Path, under: str) -> bool:
@@ -190,11 +199,39 @@ class Tracker:
             try:
                 self._opened().keep_files(folder, under)
             except Exception as problem:
-                self._experiment = None
-                with self._queue:
-                    self._record_problem(problem)
-                return False
+                return self._fail(problem)
         return True
+
+    def keep_figures(self, draw: Mapping[int, Callable[[Path], None]]) -> bool:
+        """Log figures to the runs of trials that lack them.
+
+        draw: Functions that write PNG files into a folder, by trial number.
+
+        Returns whether that succeeded. Errors of these functions are raised.
+        """
+        self._wait_for_queue()
+        return all(self._keep_figures(number, function) for number, function in draw.items())
+
+    def _keep_figures(self, number: int, draw: Callable[[Path], None]) -> bool:
+        with self._mlflow, TemporaryDirectory() as folder:
+            try:
+                lacks = self._opened().lacks_figures(number)
+            except Exception as problem:
+                return self._fail(problem)
+            if lacks:
+                draw(Path(folder))
+                try:
+                    self._opened().keep_figures(number, Path(folder))
+                except Exception as problem:
+                    return self._fail(problem)
+        return True
+
+    def _fail(self, problem: Exception) -> Literal[False]:
+        """Record why MLflow failed. Call this with `_mlflow` held."""
+        self._experiment = None
+        with self._queue:
+            self._record_problem(problem)
+        return False
 
     def _wait_for_queue(self) -> None:
         """Wait until the queue is written, or writing fails."""

@@ -146,7 +146,12 @@ def _against_length(
         title = "On fresh seeds"
         lines = [_method(confirmed, group, quantity, coloring) for group in confirmed.groups]
         panels.append(
-            Panel(title=title, x=_axis(confirmed.lengths), y=quantity.axis, marks=[*lines, *rules])
+            Panel(
+                title=title,
+                x=length_axis(confirmed.lengths),
+                y=quantity.axis,
+                marks=[*lines, *rules],
+            )
         )
         seeds = sorted({group.n for group in confirmed.groups})
         n = "–".join(str(end) for end in dict.fromkeys((seeds[0], seeds[-1])))
@@ -238,7 +243,7 @@ def _search(
     several, whose = any(len(each.complete) > 1 for each in best), "their" if best[1:] else "its"
     marks: list[Mark] = [Curves(curves=curves), *reversed(lines), *rules]
     return (
-        Panel(title=title, x=_axis(lengths), y=quantity.axis, marks=marks),
+        Panel(title=title, x=length_axis(lengths), y=quantity.axis, marks=marks),
         f"{title or 'Trials'}: complete ones ({some}) on the test sequences, each one seed (thin); "
         f"{thick} by search score"
         f"{f', with the mean and the range of {whose} seeds' * several} (with markers).",
@@ -284,7 +289,7 @@ def _curve(trial: TrialRecord, value: Callable[[LengthResult], float], coloring:
     )
 
 
-def _axis(lengths: Sequence[int] | set[int]) -> Axis:
+def length_axis(lengths: Sequence[int] | set[int]) -> Axis:
     """Return a logarithmic axis with as many labeled lengths as there is room for."""
     ordered = sorted(lengths)
     width = math.log(ordered[-1] / ordered[0]) or 1.0

@@ -26,7 +26,8 @@ from sabtune.reporting.figures.marks import (
 )
 from sabtune.reporting.figures.palette import BLACK, BLUE, GRAY, VERMILION, WHITE
 from sabtune.seeding import Stream, generator
-from sabtune.tasks import Batch
+from sabtune.study.trial_record import TrialRecord
+from sabtune.tasks import Batch, Task
 from sabtune.training.checkpoint import MODEL_FILES, load_model
 from sabtune.training.diagnostics import RecallMap, recall_map
 
@@ -49,36 +50,63 @@ def memory(data: ReportData) -> list[Figure]:
     Returns [] if the best model is not a SAB model, can't be loaded, or stores no state within the
     training length.
     """
-    checkpoint = data.best.checkpoint
-    if checkpoint is None:
+    model, length = _model(data.best), data.run.task.length
+    if model is None:
         return []
-    try:
-        with checkpoint.here(MODEL_FILES) as directory:
-            model = load_model(directory, data.run)
-    except (CheckpointError, StoreError):
-        return []
-    length, spec = data.run.task.length, data.best.spec
-    if not isinstance(model, SAB) or spec is None:
-        return []
-
-    def recalled(length: int, sequences: int) -> tuple[Batch, RecallMap]:
-        random = generator(spec.evaluation_seed, Stream.TEST, index=length)
-        batch = data.task.batches(length, Stream.TEST, random).batch(sequences)
-        return batch, recall_map(model, batch.x)
-
-    batch, recall = recalled(length, HISTOGRAM_SEQUENCES)
+    batch, recall = _recalled(data.best, model, length, HISTOGRAM_SEQUENCES)
     if len(recall.made_at) == 1:  # only m_0, the zero vector
         return []
-    figures = [_map(data, batch, recall), _distances(data, batch, recall)]
+    title = f"What the best model recalls, #{data.best.number}"
+    figures = [_map(data.task, title, batch, recall), _distances(data, batch, recall)]
     longest = max(
         (result.length for result in data.best.test if result.length <= MAX_LENGTH), default=length
     )
     if longest > length:
-        figures.insert(1, _scored_map(data, longest, *recalled(longest, 1)))
+        far = _recalled(data.best, model, longest, 1)
+        figures.insert(1, _scored_map(data, longest, *far))
     return figures
 
 
-def _map(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
+def recall_figure(trial: TrialRecord) -> Figure | None:
+    """Return the recall map of a complete trial at the training length.
+
+    Returns None in the cases in which `memory` returns [].
+    """
+    model = _model(trial)
+    if model is None or trial.run is None:
+        return None
+    batch, recall = _recalled(trial, model, trial.run.task.length, 1)
+    if len(recall.made_at) == 1:
+        return None
+    title = f"What #{trial.number} recalls, {trial.run.model.label()}"
+    return _map(trial.run.task.build(), title, batch, recall)
+
+
+def _model(trial: TrialRecord) -> SAB | None:
+    """Return the model of a trial, or None if it is not a SAB model or can't be loaded."""
+    checkpoint = trial.checkpoint
+    if checkpoint is None or trial.run is None or not isinstance(trial.run.model, SAB.Config):
+        return None
+    try:
+        with checkpoint.here(MODEL_FILES) as directory:
+            model = load_model(directory, trial.run)
+    except (CheckpointError, StoreError):
+        return None
+    return model if isinstance(model, SAB) else None
+
+
+def _recalled(
+    trial: TrialRecord, model: SAB, length: int, sequences: int
+) -> tuple[Batch, RecallMap]:
+    """Return test sequences and what the model of a trial recalls in them."""
+    assert trial.spec is not None
+    random = generator(trial.spec.evaluation_seed, Stream.TEST, index=length)
+    task = trial.spec.run.task.build()
+    batch = task.batches(length, Stream.TEST, random).batch(sequences)
+    return batch, recall_map(model, batch.x)
+
+
+def _map(task: Task, title: str, batch: Batch, recall: RecallMap) -> Figure:
     """Return the recall map of all steps of one sequence."""
     weights, k_att = recall.weights[0, :, 1:], int(recall.made_at[1])
     T, M = weights.shape
@@ -94,20 +122,20 @@ def _map(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
         )
     ]
     caption = (
-        f"The weight by which each step of one test sequence (length {data.run.task.length:,}, "
+        f"The weight by which each step of one test sequence (length {task.length:,}, "
         f"T = {T:,} steps) recalls each earlier stored state. Blank: not recalled."
     )
     if k_att > 1:
         caption += f" One state in {k_att} is stored, and drawn over the {k_att} steps up to it."
     if rows * columns > 1:
         caption += f" A cell shows the maximum over {rows} steps × {columns} states."
-    truth = data.task.sources(batch.x[0])
+    truth = task.sources(batch.x[0])
     if truth is not None:
         marks += _circles(truth)
         caption += " Circles: the step that contains what a step must recall."
     return Figure(
         name="recall",
-        title=f"What the best model recalls, #{data.best.number}",
+        title=title,
         caption=caption,
         panels=[
             Panel(
