@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,6 +19,8 @@ from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
 from sabtune.storage.store import DEFAULT
 from sabtune.terminal.console import make_console
+from sabtune.terminal.region import is_live
+from sabtune.terminal.steps import Steps
 
 if TYPE_CHECKING:
     from sabtune.cluster.jobs import Head, Job
@@ -72,10 +74,14 @@ def stop_command(study: str, cluster: Path) -> str:
 @contextmanager
 def head_of(cluster: Path) -> Iterator[Head]:
     """Connect to the head of the cluster that a YAML file defines."""
-    from sabtune.cluster.cluster_file import ClusterFile
-    from sabtune.cluster.jobs import connected
+    with ExitStack() as stack:
+        console = make_console()
+        with Steps(console if is_live(console) else None) as steps:
+            steps(f"Connecting to the head of {cluster}")
+            from sabtune.cluster.cluster_file import ClusterFile
+            from sabtune.cluster.jobs import connected
 
-    with connected(ClusterFile.load(cluster)) as head:
+            head = stack.enter_context(connected(ClusterFile.load(cluster)))
         yield head
 
 
@@ -191,7 +197,7 @@ def _started(job: Job) -> str:
 
 
 def _took(job: Job) -> str:
-    from sabtune.terminal.live_table import duration
+    from sabtune.terminal.pace import duration
 
     if job.begun is None or job.ended is None:
         return ""

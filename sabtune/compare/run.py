@@ -154,14 +154,18 @@ def _plan(
 
 
 def run_comparison(
-    plan: ComparisonPlan, watchers: Sequence[Watcher] = (), say: Say = silent
+    plan: ComparisonPlan,
+    watchers: Sequence[Watcher] = (),
+    say: Say = silent,
+    step: Say = silent,
 ) -> tuple[Ending, StudyRecord]:
     """Run a comparison; return how it ended, and the study that contains its runs.
 
     Each configuration is trained on the same fresh seeds and measured on fresh sequences. A
-    comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
-    also lists the errors.
+    comparison that was interrupted resumes. watchers, say, step: See `sabtune.tuning.run.search`,
+    which also lists the errors.
     """
+    step("Opening the study")
     with locked(plan.name, plan.store) as lock:
         existing = StudyRecord.find(plan.store, plan.name)
         file = comparison_file(plan.name, plan.file, plan.runs, plan.lengths, existing)
@@ -185,6 +189,7 @@ def run_comparison(
             enqueued=EnqueuedTrials(numbers=queue, specs=specs),
             lock=lock,
             say=say,
+            step=step,
         )
     return ending, study.read()
 

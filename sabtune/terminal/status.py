@@ -13,7 +13,8 @@ from rich.text import Text
 from sabtune.study.record import StudyRecord
 from sabtune.study.states import ENDED, WORDS, WORDS_IN_A_SEARCH
 from sabtune.study.trial_record import TrialRecord
-from sabtune.terminal.live_table import duration, label, same_as
+from sabtune.terminal.live_table import label, same_as
+from sabtune.terminal.pace import duration
 
 SHOWN_TRIALS = 5
 """The maximum number of ended trials in the output."""
