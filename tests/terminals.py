@@ -1,4 +1,4 @@
-"""Emulated terminals: a command runs on a real pseudo-terminal, and `pyte` interprets its output."""
+"""Emulated terminals: a command runs on a pseudo-terminal, and `pyte` interprets its output."""
 
 from __future__ import annotations
 
@@ -129,6 +129,10 @@ class Terminal:
         while lines and not lines[-1]:
             lines.pop()
         return lines
+
+    def shows_cursor(self) -> bool:
+        """Return whether the terminal shows its cursor."""
+        return not self.screen.cursor.hidden
 
     def color(self, word: str) -> str:
         """Return the color of the first line's part that is this word, or "default"."""

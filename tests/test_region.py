@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import pyte
 import pytest
@@ -68,22 +69,22 @@ def test_a_resized_terminal_shows_each_line_once(kind: type[pyte.Screen]) -> Non
         for size in SIZES:
             if size != (columns, lines):
                 terminal.resize(*size)
-            terminal.wait_until(lambda shown, size=size: is_drawn(*size, shown))  # type: ignore[misc]
+            terminal.wait_until(partial(is_drawn, *size))
             assert region(terminal.lines) == expected(*size)
             assert all(len(line) == size[0] for line in terminal.lines if "─" in line)
 
 
 def test_lines_are_printed_above_the_region_which_stays_at_the_end() -> None:
     with Terminal(program(), columns=40, lines=30) as terminal:
-        terminal.wait_until(lambda shown: is_drawn(40, 30, shown))
-        assert terminal.screen.cursor.hidden
+        terminal.wait_until(partial(is_drawn, 40, 30))
+        assert not terminal.shows_cursor()
         for word in ("one", "two"):
             terminal.type(f"{word}\n")
-            terminal.wait_until(lambda shown, word=word: f"printed {word}" in shown)  # type: ignore[misc]
-        terminal.wait_until(lambda shown: is_drawn(40, 30, shown))
+        terminal.wait_until(lambda shown: "printed two" in shown)
+        terminal.wait_until(partial(is_drawn, 40, 30))
         terminal.type("end\n")
         assert terminal.wait() == 0
-        assert not terminal.screen.cursor.hidden
+        assert terminal.shows_cursor()
         lines = terminal.lines
     assert region(lines) == expected(40, 30)
     assert [line for line in lines if line.startswith("printed")] == ["printed one", "printed two"]
@@ -93,7 +94,7 @@ def test_lines_are_printed_above_the_region_which_stays_at_the_end() -> None:
 
 def test_a_region_that_is_not_kept_leaves_nothing() -> None:
     with Terminal(program(kept=False), columns=40, lines=30) as terminal:
-        terminal.wait_until(lambda shown: is_drawn(40, 30, shown))
+        terminal.wait_until(partial(is_drawn, 40, 30))
         terminal.type("end\n")
         assert terminal.wait() == 0
         assert region(terminal.lines) == []

@@ -10,6 +10,7 @@ import typer
 from sabtune.cli import remote
 from sabtune.cli.app import app
 from sabtune.cli.commands import command_line, location_values
+from sabtune.cli.following import searched_study, show_status, show_studies
 from sabtune.cli.options import (
     ClusterOption,
     FilesOption,
@@ -19,7 +20,6 @@ from sabtune.cli.options import (
     TrackingOption,
 )
 from sabtune.cli.screen import check_free, publish_report, show_report, write_report
-from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.storage.store import DEFAULT, Store
 from sabtune.terminal.console import make_console
@@ -31,17 +31,18 @@ def status(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="The name of a study in the store. Without it, list the searches of the --cluster."
+            help="The name of a study in the store. Without it, list the studies of the store, or "
+            "the searches of the --cluster."
         ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print the output of the search on the --cluster.")
+        bool, typer.Option("--follow", help="Show a running search until it ends.")
     ] = False,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Print the state of a study, also while it is being searched."""
+    """List the studies, or print the state of one, also while it is being searched."""
     if cluster is not None:
         if follow:
             remote.follow_study(cluster, study)
@@ -50,20 +51,13 @@ def status(
         else:
             remote.run_on_head(cluster, "status", study, *remote.location_options(store, files))
         return
-    check(
-        not follow,
-        "--follow",
-        follow,
-        "--cluster too; a search on this machine prints its own output",
-    )
+    console, place = make_console(), Store.at(store, files).existing()
+    if study is None and follow:
+        study = searched_study(console, place)
     if study is None:
-        raise ConfigError("status needs a study name, or --cluster")
-    from sabtune.study.locks import is_held
-    from sabtune.study.record import StudyRecord
-    from sabtune.terminal.status import status as page
-
-    place = Store.at(store, files).existing()
-    make_console().print(page(StudyRecord.open(place, study), is_held(study, place)))
+        show_studies(console, place, location_values(store, files))
+    else:
+        show_status(console, place, study, location_values(store, files), follow=follow)
 
 
 @app.command()

@@ -161,6 +161,22 @@ class Watch:
         self._has_ended = True
         self._shown.close()
 
+    def add(self, trial: TrialRecord) -> None:
+        """Add the row of a trial that has started, without printing a line for it.
+
+        The trial mustn't be one of `earlier`.
+        """
+        last = max(trial.scores, default=0)
+        self.rows[trial.number] = Row(
+            trial.number,
+            trial.spec,
+            shown_updates=last,
+            updates=last,
+            latest=trial.scores.get(last),
+            ladder=trial.ladder,
+            outcome=trial.outcome,
+        )
+
     def trial_started(self, spec: TrialSpec) -> None:
         number = spec.number
         previous = self.rows.get(number)
@@ -190,6 +206,14 @@ class Watch:
                 f"loss {_loss(report.loss)}, {_results(progress.ladder)}, "
                 f"score {progress.score:.3f}"
             )
+
+    def trial_scored(self, number: int, updates: int, score: float) -> None:
+        """Show a score of a trial, of whose report nothing else is known."""
+        row = self.rows[number]
+        row.updates, row.latest = updates, score
+        if updates > row.shown_updates:
+            row.shown_updates = updates
+            self._print(f"#{number} {row.progress} updates, score {score:.3f}")
 
     def trial_noted(self, number: int, words: str) -> None:
         self._print(f"#{number} {words}")
