@@ -75,7 +75,8 @@ class Reflowing(Cutting):
 class Terminal:
     """A command that runs on a terminal of this many columns and lines.
 
-    kind: how the terminal resizes. Use it as a context manager; at its end, the command is killed.
+    kind: how the terminal resizes. echo: whether it shows what is typed. Use it as a context
+    manager; at its end, the command is killed.
     """
 
     def __init__(
@@ -87,13 +88,15 @@ class Terminal:
         kind: type[pyte.Screen] = Cutting,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        echo: bool = False,
     ):
         self.screen = kind(columns, lines)
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
         self.master, own = pty.openpty()
         settings = termios.tcgetattr(own)
-        settings[3] &= ~termios.ECHO  # what is typed isn't shown
+        if not echo:
+            settings[3] &= ~termios.ECHO
         termios.tcsetattr(own, termios.TCSANOW, settings)
         self._set_size()
         known = {name: value for name, value in os.environ.items() if name not in HIDDEN}

@@ -12,7 +12,7 @@ import typer
 
 from sabtune import interrupts
 from sabtune.cli import remote
-from sabtune.cli.app import app
+from sabtune.cli.app import COMPARE, SEARCH, command
 from sabtune.cli.commands import (
     CLUSTER_VARIABLE,
     STUDY_FILE_VARIABLE,
@@ -21,6 +21,7 @@ from sabtune.cli.commands import (
     command_line,
     location_values,
 )
+from sabtune.cli.completing import baselines, study_names
 from sabtune.cli.options import (
     LARGEST_INTEGER,
     MOST_RUNS,
@@ -60,43 +61,107 @@ if TYPE_CHECKING:
     from sabtune.tuning.run import Ending
 
 
+STUDY_PANEL, BUDGET_PANEL = "Study", "Budget"
+"""The groups of options in the help of `search`."""
+
 LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
 """The first step of a command that runs trials."""
 
 
-@app.command()
+@command(
+    SEARCH,
+    (
+        "Run a study that takes minutes, or resume it if it was interrupted",
+        "sabtune search search_spaces/copying_quick.py",
+    ),
+    (
+        "See first how long a search will take",
+        "sabtune search search_spaces/copying.py --dry-run",
+    ),
+    (
+        "Stop after 40 trials or two hours; the same command without limits resumes",
+        "sabtune search search_spaces/copying.py --trials 40 --hours 2",
+    ),
+    (
+        "Tune a baseline of the study file as hard, in a study of its own",
+        "sabtune search search_spaces/copying.py --baseline lstm",
+    ),
+    (
+        "Search on a cluster",
+        "sabtune search search_spaces/copying.py --cluster cluster.yaml",
+    ),
+)
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
     baseline: Annotated[
-        str | None, typer.Option(help="Search the space of this entry of the file's BASELINES.")
+        str | None,
+        typer.Option(
+            help="Search the space of this entry of the file's BASELINES.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=baselines,
+        ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Stop at this many trials in total. Defaults to the STUDY's.")
+        int | None,
+        typer.Option(
+            help="Stop at this many trials in total. Defaults to the STUDY's.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many hours.", rich_help_panel=BUDGET_PANEL),
+    ] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(help="Stop after the trials have used this many GPU hours.")
+        float | None,
+        typer.Option(
+            help="Stop after the trials have used this many GPU hours.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed the sampler and the trials. Defaults to the STUDY's.")
+        int | None,
+        typer.Option(
+            help="Seed the sampler and the trials. Defaults to the STUDY's.",
+            rich_help_panel=STUDY_PANEL,
+        ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(help="Name the study in the store. Defaults to the STUDY's name.")
+        str | None,
+        typer.Option(
+            help="Name the study in the store. Defaults to the STUDY's name.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=study_names,
+        ),
     ] = None,
     new: Annotated[
-        bool, typer.Option("--new", help="Start a new study even if one of this name exists.")
+        bool,
+        typer.Option(
+            "--new",
+            help="Start a new study even if one of this name exists.",
+            rich_help_panel=STUDY_PANEL,
+        ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run failed trials again.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Run failed trials again.", rich_help_panel=STUDY_PANEL
+        ),
     ] = False,
     warm_start: Annotated[
-        str | None, typer.Option(help="Try the best configurations of this study first.")
+        str | None,
+        typer.Option(
+            help="Try the best configurations of this study first.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=study_names,
+        ),
     ] = None,
     accept_changed_code: Annotated[
         bool,
         typer.Option(
             "--accept-changed-code",
             help="Resume even if the code of your own task, model or schedule has changed.",
+            rich_help_panel=STUDY_PANEL,
         ),
     ] = False,
     dry_run: Annotated[
@@ -340,7 +405,7 @@ def _check_not_all_failed(study: StudyRecord, again: str) -> None:
         raise typer.Exit(1)
 
 
-@app.command("free-name", hidden=True)
+@command(SEARCH, name="free-name", hidden=True)
 def free_name(
     name: Annotated[str, typer.Argument(help="The name of a study.")],
     store: StoreOption = str(DEFAULT),
@@ -353,7 +418,17 @@ def free_name(
     typer.echo(names.free_name(name, place))
 
 
-@app.command()
+@command(
+    COMPARE,
+    (
+        "Train the best three configurations on ten fresh seeds each",
+        "sabtune confirm copying_quick",
+    ),
+    (
+        "Compare the best one with a baseline, at lengths of your choice",
+        "sabtune confirm copying copying.lstm --top 1 --lengths 100,5000",
+    ),
+)
 def confirm(
     studies: StudiesArgument,
     top: Annotated[
@@ -397,7 +472,14 @@ def confirm(
         run_comparison(console, plan, again, where, steps)
 
 
-@app.command()
+@command(
+    COMPARE,
+    ("Change every setting of the best configuration in turn", "sabtune ablate copying_quick"),
+    (
+        "Make only these changes, each on ten fresh seeds",
+        "sabtune ablate copying_quick --changes schedule,k_att --seeds 10",
+    ),
+)
 def ablate(
     studies: StudiesArgument,
     seeds: SeedsOption = 5,
@@ -440,7 +522,10 @@ def ablate(
         run_comparison(console, plan, again, where, steps)
 
 
-@app.command()
+@command(
+    COMPARE,
+    ("Train trial 7 again, and compare every metric", "sabtune reproduce copying_quick 7"),
+)
 def reproduce(
     study: StudyArgument,
     trial: Annotated[
@@ -463,7 +548,17 @@ def reproduce(
     raise typer.Exit(1 if reproduction.differences else 0)
 
 
-@app.command()
+@command(
+    COMPARE,
+    (
+        "Measure the best model far beyond the lengths of the study",
+        "sabtune extrapolate copying_quick --lengths 20000,50000",
+    ),
+    (
+        "Measure trials 3 and 7, each length over four consecutive lengths",
+        "sabtune extrapolate copying_quick 3 7 --lengths 1000 --phases 4",
+    ),
+)
 def extrapolate(
     study: StudyArgument,
     lengths: Annotated[

@@ -1,4 +1,4 @@
-"""The commands that show, synchronize or stop studies: status, report, ui, sync, stop."""
+"""The commands that show, synchronize or stop studies: status, stop, report, ui, sync."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sabtune.cli import remote
-from sabtune.cli.app import app
+from sabtune.cli.app import CLUSTER, RESULTS, SEARCH, command
 from sabtune.cli.commands import command_line, location_values
+from sabtune.cli.completing import study_names
 from sabtune.cli.following import searched_study, show_status, show_studies
 from sabtune.cli.options import (
     ClusterOption,
@@ -26,13 +27,20 @@ from sabtune.terminal.console import make_console
 from sabtune.wording import counted
 
 
-@app.command()
+@command(
+    SEARCH,
+    ("List the studies of the store, the latest first", "sabtune status"),
+    ("See how far a search is", "sabtune status copying_quick"),
+    ("Follow a search that runs in another terminal", "sabtune status copying_quick --follow"),
+    ("List the searches on a cluster", "sabtune status --cluster cluster.yaml"),
+)
 def status(
     study: Annotated[
         str | None,
         typer.Argument(
             help="The name of a study in the store. Without it, list the studies of the store, or "
-            "the searches of the --cluster."
+            "the searches of the --cluster.",
+            autocompletion=study_names,
         ),
     ] = None,
     follow: Annotated[
@@ -60,7 +68,10 @@ def status(
         show_status(console, place, study, location_values(store, files), follow=follow)
 
 
-@app.command()
+@command(
+    CLUSTER,
+    ("Stop the search of a study", "sabtune stop copying --cluster cluster.yaml"),
+)
 def stop(
     study: Annotated[str, typer.Argument(help="The name of a study that the cluster searches.")],
     cluster: RequiredClusterOption,
@@ -69,32 +80,15 @@ def stop(
     remote.stop(cluster, study)
 
 
-@app.command()
-def sync(
-    study: StudyArgument,
-    store: StoreOption = str(DEFAULT),
-    files: FilesOption = None,
-    tracking: TrackingOption = None,
-    cluster: ClusterOption = None,
-) -> None:
-    """Copy to MLflow everything of a study that it doesn't have yet."""
-    if cluster is not None:
-        where = remote.location_options(store, files, tracking)
-        remote.run_on_head(cluster, "sync", study, *where)
-    from sabtune.study.writer import StudyWriter
-    from sabtune.tracking.mirror import sync as run_sync
-
-    place = Store.at(store, files, tracking).existing()
-    opened = StudyWriter.open(place, study)
-    run_sync(opened, place)
-    console = make_console()
-    publish_report(console, study, place)
-    record = opened.read()
-    trials, note = record.frozen, "" if record.ended else " No trial has ended yet."
-    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")
-
-
-@app.command()
+@command(
+    RESULTS,
+    ("Print what a study found", "sabtune report copying_quick"),
+    ("Write a page, tables and figures", "sabtune report copying_quick --out report"),
+    (
+        "Write only the tables for a paper",
+        "sabtune report copying_quick --out report --format tex,pdf",
+    ),
+)
 def report(
     study: StudyArgument,
     out: Annotated[
@@ -129,7 +123,12 @@ def report(
         write_report(make_console(), study, place, out, formats)
 
 
-@app.command()
+@command(
+    RESULTS,
+    ("Open MLflow at http://127.0.0.1:5000", "sabtune ui"),
+    ("Open optuna-dashboard at another port", "sabtune ui --optuna --port 8090"),
+    ("Open the MLflow of a cluster", "sabtune ui --cluster cluster.yaml"),
+)
 def ui(
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")
@@ -165,3 +164,34 @@ def ui(
 
     typer.echo(f"MLflow: http://127.0.0.1:{port}")
     serve(place, port)
+
+
+@command(
+    RESULTS,
+    (
+        "Complete MLflow's copy, for example after its server was down or the store moved",
+        "sabtune sync copying_quick",
+    ),
+)
+def sync(
+    study: StudyArgument,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
+) -> None:
+    """Copy to MLflow everything of a study that it doesn't have yet."""
+    if cluster is not None:
+        where = remote.location_options(store, files, tracking)
+        remote.run_on_head(cluster, "sync", study, *where)
+    from sabtune.study.writer import StudyWriter
+    from sabtune.tracking.mirror import sync as run_sync
+
+    place = Store.at(store, files, tracking).existing()
+    opened = StudyWriter.open(place, study)
+    run_sync(opened, place)
+    console = make_console()
+    publish_report(console, study, place)
+    record = opened.read()
+    trials, note = record.frozen, "" if record.ended else " No trial has ended yet."
+    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")

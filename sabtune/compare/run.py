@@ -28,7 +28,15 @@ from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
-from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
+from sabtune.tuning.run import (
+    FIRST_STEP,
+    Ending,
+    EnqueuedTrials,
+    Say,
+    execute,
+    open_or_create,
+    silent,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +173,7 @@ def run_comparison(
     comparison that was interrupted resumes. watchers, say, step: See `sabtune.tuning.run.search`,
     which also lists the errors.
     """
-    step("Opening the study")
+    step(FIRST_STEP)
     with locked(plan.name, plan.store) as lock:
         existing = StudyRecord.find(plan.store, plan.name)
         file = comparison_file(plan.name, plan.file, plan.runs, plan.lengths, existing)

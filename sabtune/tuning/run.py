@@ -48,7 +48,7 @@ from sabtune.wording import counted
 WORKER_DEATHS = 3
 """The maximum number of times that a trial restarts from the same checkpoint when workers die."""
 
-LAST_STEP = "Writing the rest to MLflow"
+FIRST_STEP, LAST_STEP = "Opening the study and its data", "Writing the rest to MLflow"
 
 Say = Callable[[str], None]
 
@@ -116,7 +116,7 @@ def search(
     data is missing, TrackingError if another version wrote the store's MLflow, and ClusterError if
     the cluster refuses access or can't read the store's files.
     """
-    step("Opening the study")
+    step(FIRST_STEP)
     with locked(file.study.name, store) as lock:
         restore(store)
         stored, wanted = StudyRecord.find(store, file.study.name), file.study.ladder.phase_count
@@ -177,7 +177,6 @@ def execute(
     if missing <= 0:
         step(LAST_STEP)
         return Ending(complete=True, behind=made_whole(study, store))
-    step("Preparing the data")
     task = file.study.task.build()
     task.prepare(file.study.ladder.lengths)
     check_same_data(earlier, file.study.task)
