@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from sabtune import __version__
 from sabtune.cli.former import present
@@ -17,6 +17,12 @@ SEARCH, RESULTS, COMPARE, CLUSTER, DATA = "Search", "Results", "Compare", "Clust
 
 PANELS = (SEARCH, RESULTS, COMPARE, CLUSTER, DATA)
 """The groups in the order in which the help shows them."""
+
+COMPLETION_HELP = {
+    "install_completion": "Install completion for your shell.",
+    "show_completion": "Print the completion script of your shell.",
+}
+"""The help of the options that typer adds, each short enough for one line."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +51,12 @@ class Root(Group):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, present(args))
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        for param in self.params:
+            if isinstance(param, TyperOption) and param.name in COMPLETION_HELP:
+                param.help = COMPLETION_HELP[param.name]
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands by group."""

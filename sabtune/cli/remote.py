@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sabtune.cli.commands import CLUSTER_VARIABLE, STUDY_FILE_VARIABLE, Value, command_line
@@ -172,13 +171,17 @@ def free_name(cluster: Path, name: str, *where: str) -> str:
 
 def show_jobs(cluster: Path) -> None:
     """Print the searches since the head of the cluster started, the latest last."""
+    from rich.table import Table
+
+    from sabtune.terminal.styles import styled
+
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("study", "command", "state", "started", "took"):
         table.add_column(name, no_wrap=True)
     with head_of(cluster) as head:
         jobs = [job for job in head.jobs() if job.command in TRAINING]
     for job in jobs:
-        table.add_row(job.study, job.command, _state(job), _started(job), _took(job))
+        table.add_row(job.study, job.command, styled(_state(job)), _started(job), _took(job))
     console = make_console()
     if not jobs:
         console.print("No search has run on the cluster since its head started.")
@@ -188,6 +191,7 @@ def show_jobs(cluster: Path) -> None:
 
 
 def _state(job: Job) -> str:
+    """Return the state of a job, as in "running" or "failed, exit 2"."""
     code = f", exit {job.code}" if job.code else ""
     return job.state.lower() + code
 

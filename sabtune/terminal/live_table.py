@@ -270,7 +270,7 @@ class Watch:
             total=max(self.trials, 1),
             completed=min(ended, self.trials),
             width=width,
-            style="bright_black",
+            style="dim",
             complete_style="cyan",
             finished_style="green",
         )

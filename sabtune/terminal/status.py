@@ -86,7 +86,7 @@ def _ended(trials: Sequence[TrialRecord]) -> Table:
             styled(WORDS[trial.state]),
             f"{trial.score:.3f}" if scored else "",
             duration(trial.seconds) if trial.seconds else "",
-            trial.reason,
+            trial.reason if trial.state == TrialState.FAIL else _one_line(trial.reason),
         )
     return table
 

@@ -23,18 +23,21 @@ STYLES: Mapping[str, str] = {
     "unfinished": "magenta",
     "interrupted": "magenta",
     "waiting": "dim",
+    "pending": "dim",
+    "succeeded": "green",
+    "stopped": "magenta",
     "wrong": "red",
     "note": "magenta",
     "Nothing is wrong.": "green",
 }
-"""The style of each state of a trial or a study, and of each kind of finding."""
+"""The style of each state of a trial, a study or a job, and of each kind of finding."""
 
 _COUNTED = re.compile(rf"[\d,]+ (?:{'|'.join({*WORDS.values(), *WORDS_IN_A_SEARCH.values()})})\b")
 
 
 def styled(word: str) -> Text:
-    """Return a state or a kind of finding in its color."""
-    return Text(word, style=STYLES.get(word, ""))
+    """Return a state or a kind of finding in its color. A state may have details after a comma."""
+    return Text(word, style=STYLES.get(word.partition(",")[0], ""))
 
 
 def with_colored_counts(line: str) -> Text:
