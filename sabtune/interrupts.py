@@ -89,7 +89,8 @@ def at_once(code: int, words: str) -> NoReturn:
     """Print `words` to stderr and end the process now, from any thread."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live table hides the cursor
+            # A live table hides the cursor, which is at its start, and has turned off wrapping.
+            os.write(sys.stdout.fileno(), b"\r\x1b[J\x1b[?7h\x1b[?25h")
         os.write(sys.stderr.fileno(), f"sabtune: {words}\n".encode(errors="replace"))
     _leave(code)
 

@@ -23,7 +23,7 @@ from sabtune.tuning import run
 def one_ray(log: Path = Path("/dev/null")) -> Iterator[None]:
     """Start one Ray for all searches of this process in the block."""
     with ray_session.some_ray(log), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "some_ray", lambda log: nullcontext(""))
+        patch.setattr(run, "some_ray", lambda *_: nullcontext(""))
         yield
     assert not ray.is_initialized()
 

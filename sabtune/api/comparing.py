@@ -32,6 +32,8 @@ from sabtune.storage.store import Store
 from sabtune.study.backups import restored
 from sabtune.study.record import StudyRecord
 from sabtune.terminal.console import line_printer, make_console
+from sabtune.terminal.notebook import in_notebook
+from sabtune.terminal.steps import REPORT_STEP, Steps
 from sabtune.terminal.watching import watching
 from sabtune.tuning.run import silent
 
@@ -255,14 +257,17 @@ def _compare(
     names = [studies] if isinstance(studies, str) else list(studies)
     check(len(names) > 0, "studies", studies, "the name of a study")
     console = make_console() if progress else None
+    steps = Steps(None if in_notebook() else console)
     say = line_printer(console) if console else silent
     plan = make_plan(restored(store, say).existing(), names, say=say)
     interrupts.forget()
-    with watching(console, plan.renamed_file, plan.store) as watchers:
-        ending, _ = run_comparison(plan, watchers, say)
-    for name in (plan.name, plan.name.rpartition(".")[0]):
-        say_problems(publish(name, plan.store, ending), ending, say)
-    champion, behind = update_champion_of(plan, ending)
+    with steps:
+        with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
+            ending, _ = run_comparison(plan, watchers, say, steps)
+        steps(REPORT_STEP)
+        for name in (plan.name, plan.name.rpartition(".")[0]):
+            say_problems(publish(name, plan.store, ending), ending, say)
+        champion, behind = update_champion_of(plan, ending)
     if champion is not None:
         say(f"Champion of {plan.champion_of}: {champion.words}")
     if behind:

@@ -24,6 +24,8 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import total_failure
 from sabtune.terminal.console import line_printer, make_console
+from sabtune.terminal.notebook import in_notebook
+from sabtune.terminal.steps import REPORT_STEP, Steps
 from sabtune.terminal.watching import watching
 from sabtune.tuning import run
 from sabtune.tuning.budget import Budget
@@ -135,6 +137,7 @@ def search(
     file = file if name is None else file.renamed(name)
     file = file.with_limits(trials=trials, seed=seed)
     console = make_console() if progress else None
+    steps = Steps(None if in_notebook() else console)
     say = line_printer(console) if console else run.silent
     place = restored(store_at(store, files, tracking).made(), say)
     if new:
@@ -142,8 +145,8 @@ def search(
     if system_metrics is None:
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
-    with using(data_dir):
-        with watching(console, file, place, retry_failed) as watchers:
+    with using(data_dir), steps:
+        with watching(console, file, place, retry_failed, steps) as watchers:
             ending = run.search(
                 file,
                 place,
@@ -154,7 +157,9 @@ def search(
                 accept_changed_code=accept_changed_code,
                 system_metrics=system_metrics,
                 say=say,
+                step=steps,
             )
+        steps(REPORT_STEP)
         say_problems(publish(file.study.name, place, ending), ending, say)
     raise_unless_ended(ending, f"study {file.study.name!r}")
     failure = total_failure(StudyRecord.open(place, file.study.name))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sabtune.cli.app import app
+from sabtune.cli.app import DATA, Command, Group, app, examples
+from sabtune.cli.completing import data_sets
 from sabtune.cli.options import DataOption
 from sabtune.cli.screen import data_folder
 from sabtune.terminal.console import make_console
@@ -19,16 +20,31 @@ if TYPE_CHECKING:
     from sabtune.data.catalogue import DataSet
     from sabtune.data.fetch import Watch
 
-data = typer.Typer(no_args_is_help=True, help="Download, import and list data sets.")
-app.add_typer(data, name="data")
+data = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Download, import and list data sets.",
+    epilog=examples(
+        ("See which data sets there are, and which are complete here", "sabtune data list"),
+        ("Download two of them", "sabtune data fetch mnist ptb"),
+    ),
+)
+app.add_typer(data, name="data", rich_help_panel=DATA)
 
 STATE_WORDS = {"there": "yes", "missing": "no", "damaged": "damaged: fetch it again"}
 
 
-@data.command()
+@data.command(
+    cls=Command,
+    epilog=examples(("Download two data sets", "sabtune data fetch mnist ptb")),
+)
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(help="Names of data sets, as `sabtune data list` shows them.")
+        list[str],
+        typer.Argument(
+            help="Names of data sets, as `sabtune data list` shows them.",
+            autocompletion=data_sets,
+        ),
     ],
     data_dir: DataOption = None,
 ) -> None:
@@ -48,10 +64,19 @@ def fetch(
         console.print(f"{name}: {files}, complete, in {folder / name}")
 
 
-@data.command()
+@data.command(
+    cls=Command,
+    epilog=examples(
+        ("Import files that you have, under any names", "sabtune data add mnist ~/Downloads/mnist")
+    ),
+)
 def add(
     name: Annotated[
-        str, typer.Argument(help="The name of a data set, as `sabtune data list` shows it.")
+        str,
+        typer.Argument(
+            help="The name of a data set, as `sabtune data list` shows it.",
+            autocompletion=data_sets,
+        ),
     ],
     path: Annotated[Path, typer.Argument(help="A file of the data set, or a folder with files.")],
     data_dir: DataOption = None,
@@ -80,7 +105,11 @@ def progress_bars(progress: Progress, data_set: DataSet) -> Watch:
     return watch
 
 
-@data.command("list")
+@data.command(
+    "list",
+    cls=Command,
+    epilog=examples(("List them, with what is here", "sabtune data list")),
+)
 def list_(data_dir: DataOption = None) -> None:
     """List the data sets, and show which of them are complete on this machine."""
     from rich.table import Table

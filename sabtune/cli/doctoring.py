@@ -9,13 +9,17 @@ from typing import NoReturn
 import typer
 
 from sabtune.cli import remote
-from sabtune.cli.app import app
+from sabtune.cli.app import CLUSTER, command
 from sabtune.cli.options import ClusterOption, FilesOption, StoreOption, TrackingOption
 from sabtune.storage.store import DEFAULT, Store
 from sabtune.terminal.console import make_console
 
 
-@app.command()
+@command(
+    CLUSTER,
+    ("Check this machine", "sabtune doctor"),
+    ("Check a cluster, also before it is started", "sabtune doctor --cluster cluster.yaml"),
+)
 def doctor(
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,

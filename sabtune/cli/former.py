@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import typer
-from typer.core import TyperGroup
 
 COMMANDS = {"climb": "extrapolate"}
 """The present name of each renamed command."""
 
 OPTIONS = {"search": {"--rival": "--baseline"}}
 """The present name of each renamed option, by command."""
-
-
-class Commands(TyperGroup):
-    """A command group that also accepts former names, which its help doesn't list."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        return super().parse_args(ctx, present(args))
 
 
 def present(arguments: list[str]) -> list[str]:

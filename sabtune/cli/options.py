@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sabtune.cli.completing import study_names
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
@@ -16,15 +17,24 @@ MOST_RUNS = 10_000
 LARGEST_INTEGER = 2**31 - 1
 """The largest integer that both an INTEGER column of a database and a random generator accept."""
 
-StudyArgument = Annotated[str, typer.Argument(help="The name of a study in the store.")]
+STORE_PANEL, CLUSTER_PANEL = "Store", "Cluster"
+"""The groups of options in the help of commands that share them."""
+
+StudyArgument = Annotated[
+    str, typer.Argument(help="The name of a study in the store.", autocompletion=study_names)
+]
 StudiesArgument = Annotated[
     list[str],
-    typer.Argument(help="A study, then any baseline studies to compare it with."),
+    typer.Argument(
+        help="A study, then any baseline studies to compare it with.", autocompletion=study_names
+    ),
 ]
 StoreOption = Annotated[
     str,
     typer.Option(
-        "--store", help="The folder that holds all studies, or postgresql://USER@HOST/DATABASE."
+        "--store",
+        help="The folder that holds all studies, or postgresql://USER@HOST/DATABASE.",
+        rich_help_panel=STORE_PANEL,
     ),
 ]
 FilesOption = Annotated[
@@ -34,6 +44,7 @@ FilesOption = Annotated[
         envvar=FILES_VARIABLE,
         help="Where to keep checkpoints, MLflow artifacts and backups of the studies: a folder, "
         "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Defaults to the store's folder.",
+        rich_help_panel=STORE_PANEL,
     ),
 ]
 TrackingOption = Annotated[
@@ -43,6 +54,7 @@ TrackingOption = Annotated[
         envvar=TRACKING_VARIABLE,
         help="The URI of an MLflow server, or of MLflow's database as "
         "postgresql://USER@HOST/DATABASE. Defaults to an MLflow database in the store.",
+        rich_help_panel=STORE_PANEL,
     ),
 ]
 DataOption = Annotated[
@@ -51,17 +63,24 @@ DataOption = Annotated[
         "--data-dir",
         envvar=DATA_VARIABLE,
         help="The folder that holds data sets. Defaults to your cache folder.",
+        rich_help_panel=STORE_PANEL,
     ),
 ]
 ClusterOption = Annotated[
     Path | None,
     typer.Option(
-        "--cluster", help="Run the command on the head of the cluster that this YAML file defines."
+        "--cluster",
+        help="Run the command on the head of the cluster that this YAML file defines.",
+        rich_help_panel=CLUSTER_PANEL,
     ),
 ]
 RequiredClusterOption = Annotated[
     Path,
-    typer.Option("--cluster", help="The YAML file of the cluster that runs the search."),
+    typer.Option(
+        "--cluster",
+        help="The YAML file of the cluster that runs the search.",
+        rich_help_panel=CLUSTER_PANEL,
+    ),
 ]
 SeedsOption = Annotated[
     int,

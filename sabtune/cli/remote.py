@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sabtune.cli.commands import CLUSTER_VARIABLE, STUDY_FILE_VARIABLE, Value, command_line
@@ -19,6 +18,8 @@ from sabtune.errors import ClusterError
 from sabtune.redaction import hide_password
 from sabtune.storage.store import DEFAULT
 from sabtune.terminal.console import make_console
+from sabtune.terminal.region import is_live
+from sabtune.terminal.steps import Steps
 
 if TYPE_CHECKING:
     from sabtune.cluster.jobs import Head, Job
@@ -72,10 +73,14 @@ def stop_command(study: str, cluster: Path) -> str:
 @contextmanager
 def head_of(cluster: Path) -> Iterator[Head]:
     """Connect to the head of the cluster that a YAML file defines."""
-    from sabtune.cluster.cluster_file import ClusterFile
-    from sabtune.cluster.jobs import connected
+    with ExitStack() as stack:
+        console = make_console()
+        with Steps(console if is_live(console) else None) as steps:
+            steps(f"Connecting to the head of {cluster}")
+            from sabtune.cluster.cluster_file import ClusterFile
+            from sabtune.cluster.jobs import connected
 
-    with connected(ClusterFile.load(cluster)) as head:
+            head = stack.enter_context(connected(ClusterFile.load(cluster)))
         yield head
 
 
@@ -166,13 +171,17 @@ def free_name(cluster: Path, name: str, *where: str) -> str:
 
 def show_jobs(cluster: Path) -> None:
     """Print the searches since the head of the cluster started, the latest last."""
+    from rich.table import Table
+
+    from sabtune.terminal.styles import styled
+
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("study", "command", "state", "started", "took"):
         table.add_column(name, no_wrap=True)
     with head_of(cluster) as head:
         jobs = [job for job in head.jobs() if job.command in TRAINING]
     for job in jobs:
-        table.add_row(job.study, job.command, _state(job), _started(job), _took(job))
+        table.add_row(job.study, job.command, styled(_state(job)), _started(job), _took(job))
     console = make_console()
     if not jobs:
         console.print("No search has run on the cluster since its head started.")
@@ -182,6 +191,7 @@ def show_jobs(cluster: Path) -> None:
 
 
 def _state(job: Job) -> str:
+    """Return the state of a job, as in "running" or "failed, exit 2"."""
     code = f", exit {job.code}" if job.code else ""
     return job.state.lower() + code
 
@@ -191,7 +201,7 @@ def _started(job: Job) -> str:
 
 
 def _took(job: Job) -> str:
-    from sabtune.terminal.live_table import duration
+    from sabtune.terminal.pace import duration
 
     if job.begun is None or job.ended is None:
         return ""

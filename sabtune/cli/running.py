@@ -12,7 +12,7 @@ import typer
 
 from sabtune import interrupts
 from sabtune.cli import remote
-from sabtune.cli.app import app
+from sabtune.cli.app import COMPARE, SEARCH, command
 from sabtune.cli.commands import (
     CLUSTER_VARIABLE,
     STUDY_FILE_VARIABLE,
@@ -21,6 +21,7 @@ from sabtune.cli.commands import (
     command_line,
     location_values,
 )
+from sabtune.cli.completing import baselines, study_names
 from sabtune.cli.options import (
     LARGEST_INTEGER,
     MOST_RUNS,
@@ -50,6 +51,7 @@ from sabtune.errors import ConfigError
 from sabtune.schema import check, check_lengths, check_seed, check_whole
 from sabtune.storage.store import DEFAULT, METRICS_VARIABLE, Store
 from sabtune.terminal.console import line_printer, make_console
+from sabtune.terminal.steps import REPORT_STEP, Steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,39 +62,107 @@ if TYPE_CHECKING:
     from sabtune.tuning.run import Ending
 
 
-@app.command()
+STUDY_PANEL, BUDGET_PANEL = "Study", "Budget"
+"""The groups of options in the help of `search`."""
+
+LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
+"""The first step of a command that runs trials."""
+
+
+@command(
+    SEARCH,
+    (
+        "Run a study that takes minutes, or resume it if it was interrupted",
+        "sabtune search search_spaces/copying_quick.py",
+    ),
+    (
+        "See first how long a search will take",
+        "sabtune search search_spaces/copying.py --dry-run",
+    ),
+    (
+        "Stop after 40 trials or two hours; the same command without limits resumes",
+        "sabtune search search_spaces/copying.py --trials 40 --hours 2",
+    ),
+    (
+        "Tune a baseline of the study file as hard, in a study of its own",
+        "sabtune search search_spaces/copying.py --baseline lstm",
+    ),
+    (
+        "Search on a cluster",
+        "sabtune search search_spaces/copying.py --cluster cluster.yaml",
+    ),
+)
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
     baseline: Annotated[
-        str | None, typer.Option(help="Search the space of this entry of the file's BASELINES.")
+        str | None,
+        typer.Option(
+            help="Search the space of this entry of the file's BASELINES.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=baselines,
+        ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Stop at this many trials in total. Defaults to the STUDY's.")
+        int | None,
+        typer.Option(
+            help="Stop at this many trials in total. Defaults to the STUDY's.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many hours.", rich_help_panel=BUDGET_PANEL),
+    ] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(help="Stop after the trials have used this many GPU hours.")
+        float | None,
+        typer.Option(
+            help="Stop after the trials have used this many GPU hours.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed the sampler and the trials. Defaults to the STUDY's.")
+        int | None,
+        typer.Option(
+            help="Seed the sampler and the trials. Defaults to the STUDY's.",
+            rich_help_panel=STUDY_PANEL,
+        ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(help="Name the study in the store. Defaults to the STUDY's name.")
+        str | None,
+        typer.Option(
+            help="Name the study in the store. Defaults to the STUDY's name.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=study_names,
+        ),
     ] = None,
     new: Annotated[
-        bool, typer.Option("--new", help="Start a new study even if one of this name exists.")
+        bool,
+        typer.Option(
+            "--new",
+            help="Start a new study even if one of this name exists.",
+            rich_help_panel=STUDY_PANEL,
+        ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run failed trials again.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Run failed trials again.", rich_help_panel=STUDY_PANEL
+        ),
     ] = False,
     warm_start: Annotated[
-        str | None, typer.Option(help="Try the best configurations of this study first.")
+        str | None,
+        typer.Option(
+            help="Try the best configurations of this study first.",
+            rich_help_panel=STUDY_PANEL,
+            autocompletion=study_names,
+        ),
     ] = None,
     accept_changed_code: Annotated[
         bool,
         typer.Option(
             "--accept-changed-code",
             help="Resume even if the code of your own task, model or schedule has changed.",
+            rich_help_panel=STUDY_PANEL,
         ),
     ] = False,
     dry_run: Annotated[
@@ -116,13 +186,12 @@ def search(
 
     An existing study is resumed: unfinished trials continue from their checkpoints.
     """
-    from sabtune.study.loading import load
-    from sabtune.study.record import StudyRecord
-
     limits = _Limits(trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours)
     limits.check()
     check(study is None or not new, "--study", study, "it or --new, not both")
-    file = load(path, baseline)
+    console = make_console()
+    with Steps(console) as steps:
+        file = _loaded(path, baseline, steps)
     own_name = file.study.name
     if study is not None:
         file = _renamed(file, study)
@@ -135,36 +204,22 @@ def search(
         _search_on_cluster(cluster, path, file, own_name, given, rename=new and not dry_run)
     data_folder(data_dir)
     file = file.with_limits(trials=trials, seed=seed)
-    console = make_console()
     place = Store.at(store, files, tracking)
-    if dry_run:
-        _print_prediction(
-            console,
-            file,
-            place,
-            new=new,
-            warm_start=warm_start,
-            accept_changed_code=accept_changed_code,
-        )
-        return
-    place = restore_if_lost(console, place.made())
-    file = _with_free_name(file, place) if new else file
-    name = None if file.study.name == own_name else file.study.name
-    where = location_values(store, files, tracking, data_dir)
-    again = _resume_command(path, name, baseline, limits, system_metrics, where)
-    interrupts.advise(resume_advice(again))
-    ending = _run_search(
-        console,
-        file,
-        place,
-        limits.budget(),
-        retry_failed=retry_failed,
-        warm_start=warm_start,
-        accept_changed_code=accept_changed_code,
-        system_metrics=system_metrics,
-    )
-    searched = StudyRecord.open(place, file.study.name)
-    _print_results(console, searched, place, ending, where)
+    options = {"warm_start": warm_start, "accept_changed_code": accept_changed_code}
+    with steps:
+        if dry_run:
+            _print_prediction(console, steps, file, place, new=new, **options)
+            return
+        place = restore_if_lost(console, place.made())
+        file = _with_free_name(file, place) if new else file
+        name = None if file.study.name == own_name else file.study.name
+        where = location_values(store, files, tracking, data_dir)
+        again = _resume_command(path, name, baseline, limits, system_metrics, where)
+        interrupts.advise(resume_advice(again))
+        options |= {"retry_failed": retry_failed, "system_metrics": system_metrics}
+        ending = _run_search(console, steps, file, place, limits, **options)
+        searched = _record(place, file.study.name)
+        _print_results(console, steps, searched, place, ending, where)
     close(console, ending, again, command_line("sync", searched.name, where=where))
     _check_not_all_failed(searched, again)
 
@@ -197,6 +252,21 @@ class _Limits:
         """Return the values by option."""
         values: dict[str, Value] = {"--trials": self.trials, "--hours": self.hours}
         return values | {"--gpu-hours": self.gpu_hours, "--seed": self.seed}
+
+
+def _loaded(path: Path, baseline: str | None, steps: Steps) -> StudyFile:
+    """Return the study of a file, or of one of its baselines."""
+    steps(f"Loading {path.name}")
+    from sabtune.study.loading import load  # imports torch, which takes seconds
+
+    return load(path, baseline)
+
+
+def _record(place: Store, name: str) -> StudyRecord:
+    """Return the record of a study."""
+    from sabtune.study.record import StudyRecord
+
+    return StudyRecord.open(place, name)
 
 
 def _renamed(file: StudyFile, name: str) -> StudyFile:
@@ -240,16 +310,22 @@ def _search_on_cluster(
     remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
 
 
-def _print_prediction(console: Console, file: StudyFile, place: Store, **options: Any) -> None:
+def _print_prediction(
+    console: Console, steps: Steps, file: StudyFile, place: Store, **options: Any
+) -> None:
     """Check a search, probe one trial and print the predicted cost of the search.
 
     options: The options of `sabtune.tuning.dry_run.check_search`.
     """
+    steps(LIBRARIES_STEP)
     from sabtune.terminal.results import prediction_page
     from sabtune.tuning.dry_run import check_search, predict
 
     file = check_search(file, place, **options)
-    console.print(prediction_page(predict(file), file.study))
+    steps("Training the first configuration for ten seconds")
+    prediction = predict(file)
+    steps("")
+    console.print(prediction_page(prediction, file.study))
 
 
 def _resume_command(
@@ -279,28 +355,37 @@ def _resume_command(
 
 
 def _run_search(
-    console: Console, file: StudyFile, place: Store, budget: Budget, **options: Any
+    console: Console, steps: Steps, file: StudyFile, place: Store, limits: _Limits, **options: Any
 ) -> Ending:
     """Run a search on this machine, or on the cluster of this machine, and show its progress.
 
     options: The other parameters of `sabtune.tuning.run.search`.
     """
+    steps(LIBRARIES_STEP)
     from sabtune.terminal.watching import watching
     from sabtune.tuning import run  # imports Ray, which takes seconds
 
-    with watching(console, file, place, options["retry_failed"]) as watchers:
+    say = line_printer(console)
+    with watching(console, file, place, options["retry_failed"], steps) as watchers:
         return run.search(
-            file, place, watchers, budget=budget, say=line_printer(console), **options
+            file, place, watchers, budget=limits.budget(), say=say, step=steps, **options
         )
 
 
 def _print_results(
-    console: Console, study: StudyRecord, place: Store, ending: Ending, where: Values
+    console: Console,
+    steps: Steps,
+    study: StudyRecord,
+    place: Store,
+    ending: Ending,
+    where: Values,
 ) -> None:
     """Print the results of a search, log its report to MLflow, and print what to run next."""
     name = study.name
     show_report(console, study, place, command_line("sync", name, where=where))
+    steps(REPORT_STEP)
     publish_report(console, name, place, ending)
+    steps("")
     show_address(console, study, place, command_line("ui", name, where=where))
     hint(console, "Show these results again:", command_line("report", name, where=where))
     if study.best is None:
@@ -321,7 +406,7 @@ def _check_not_all_failed(study: StudyRecord, again: str) -> None:
         raise typer.Exit(1)
 
 
-@app.command("free-name", hidden=True)
+@command(SEARCH, name="free-name", hidden=True)
 def free_name(
     name: Annotated[str, typer.Argument(help="The name of a study.")],
     store: StoreOption = str(DEFAULT),
@@ -334,7 +419,17 @@ def free_name(
     typer.echo(names.free_name(name, place))
 
 
-@app.command()
+@command(
+    COMPARE,
+    (
+        "Train the best three configurations on ten fresh seeds each",
+        "sabtune confirm copying_quick",
+    ),
+    (
+        "Compare the best one with a baseline, at lengths of your choice",
+        "sabtune confirm copying copying.lstm --top 1 --lengths 100,5000",
+    ),
+)
 def confirm(
     studies: StudiesArgument,
     top: Annotated[
@@ -360,21 +455,32 @@ def confirm(
         location = remote.location_options(store, files, tracking, data_dir)
         words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "confirm", *words, study=f"{studies[0]}.confirm")
-    from sabtune.compare.run import plan_confirmation
+    console, place = make_console(), Store.at(store, files, tracking)
+    with Steps(console) as steps:
+        steps(LIBRARIES_STEP)
+        from sabtune.compare.run import plan_confirmation
 
-    data_folder(data_dir)
-    console = make_console()
-    place = restore_if_lost(console, Store.at(store, files, tracking)).existing()
-    plan = plan_confirmation(
-        place, studies, top=top, seeds=seeds, lengths=parse_lengths(lengths),
-        say=line_printer(console),
-    )  # fmt: skip
-    where = location_values(store, files, tracking, data_dir)
-    again = command_line("confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths)
-    run_comparison(console, plan, again, where)
+        data_folder(data_dir)
+        place = restore_if_lost(console, place).existing()
+        plan = plan_confirmation(
+            place, studies, top=top, seeds=seeds, lengths=parse_lengths(lengths),
+            say=line_printer(console),
+        )  # fmt: skip
+        where = location_values(store, files, tracking, data_dir)
+        again = command_line(
+            "confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths
+        )
+        run_comparison(console, plan, again, where, steps)
 
 
-@app.command()
+@command(
+    COMPARE,
+    ("Change every setting of the best configuration in turn", "sabtune ablate copying_quick"),
+    (
+        "Make only these changes, each on ten fresh seeds",
+        "sabtune ablate copying_quick --changes schedule,k_att --seeds 10",
+    ),
+)
 def ablate(
     studies: StudiesArgument,
     seeds: SeedsOption = 5,
@@ -395,27 +501,32 @@ def ablate(
         location = remote.location_options(store, files, tracking, data_dir)
         words = [*studies, *remote.options(given), *location]
         remote.train(cluster, "ablate", *words, study=f"{studies[0]}.ablate")
-    from sabtune.compare.run import plan_ablation
+    console, place = make_console(), Store.at(store, files, tracking)
+    with Steps(console) as steps:
+        steps(LIBRARIES_STEP)
+        from sabtune.compare.run import plan_ablation
 
-    data_folder(data_dir)
-    console = make_console()
-    place = restore_if_lost(console, Store.at(store, files, tracking)).existing()
-    plan = plan_ablation(
-        place,
-        studies,
-        seeds=seeds,
-        changes=changes.split(",") if changes else None,
-        lengths=parse_lengths(lengths),
-        say=line_printer(console),
-    )
-    where = location_values(store, files, tracking, data_dir)
-    again = command_line(
-        "ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths
-    )
-    run_comparison(console, plan, again, where)
+        data_folder(data_dir)
+        place = restore_if_lost(console, place).existing()
+        plan = plan_ablation(
+            place,
+            studies,
+            seeds=seeds,
+            changes=changes.split(",") if changes else None,
+            lengths=parse_lengths(lengths),
+            say=line_printer(console),
+        )
+        where = location_values(store, files, tracking, data_dir)
+        again = command_line(
+            "ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths
+        )
+        run_comparison(console, plan, again, where, steps)
 
 
-@app.command()
+@command(
+    COMPARE,
+    ("Train trial 7 again, and compare every metric", "sabtune reproduce copying_quick 7"),
+)
 def reproduce(
     study: StudyArgument,
     trial: Annotated[
@@ -438,7 +549,17 @@ def reproduce(
     raise typer.Exit(1 if reproduction.differences else 0)
 
 
-@app.command()
+@command(
+    COMPARE,
+    (
+        "Measure the best model far beyond the lengths of the study",
+        "sabtune extrapolate copying_quick --lengths 20000,50000",
+    ),
+    (
+        "Measure trials 3 and 7, each length over four consecutive lengths",
+        "sabtune extrapolate copying_quick 3 7 --lengths 1000 --phases 4",
+    ),
+)
 def extrapolate(
     study: StudyArgument,
     lengths: Annotated[

@@ -16,6 +16,7 @@ from sabtune.errors import ConfigError
 from sabtune.redaction import without_secrets
 from sabtune.storage.store import Store
 from sabtune.terminal.console import line_printer
+from sabtune.terminal.steps import REPORT_STEP, Steps
 from sabtune.wording import counted
 
 if TYPE_CHECKING:
@@ -27,12 +28,16 @@ INTERRUPTED = 130
 """The exit code of an interrupted command."""
 
 
-def run_comparison(console: Console, plan: ComparisonPlan, again: str, where: Values) -> NoReturn:
+def run_comparison(
+    console: Console, plan: ComparisonPlan, again: str, where: Values, steps: Steps
+) -> NoReturn:
     """Run a comparison, print its results, and exit as `close` does.
 
     again: The command that resumes the comparison.
 
     where: The options that select the store.
+
+    steps: The steps of the command.
     """
     from sabtune.compare.run import run_comparison as run
     from sabtune.compare.run import update_champion_of
@@ -40,12 +45,14 @@ def run_comparison(console: Console, plan: ComparisonPlan, again: str, where: Va
     from sabtune.terminal.watching import watching
 
     interrupts.advise(resume_advice(again))
-    with watching(console, plan.renamed_file, plan.store) as watchers:
-        ending, study = run(plan, watchers, line_printer(console))
+    with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
+        ending, study = run(plan, watchers, line_printer(console), steps)
     console.print(comparison_summary(study))
+    steps(REPORT_STEP)
     for name in (plan.name, plan.name.rpartition(".")[0]):
         publish_report(console, name, plan.store, ending)
     champion, behind = update_champion_of(plan, ending)
+    steps("")
     if champion is not None:
         console.print(Text(f"Champion of {plan.champion_of}: {champion.words}"))
     if behind:

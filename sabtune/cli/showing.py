@@ -1,4 +1,4 @@
-"""The commands that show, synchronize or stop studies: status, report, ui, sync, stop."""
+"""The commands that show, synchronize or stop studies: status, stop, report, ui, sync."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from sabtune.cli import remote
-from sabtune.cli.app import app
+from sabtune.cli.app import CLUSTER, RESULTS, SEARCH, command
 from sabtune.cli.commands import command_line, location_values
+from sabtune.cli.completing import study_names
+from sabtune.cli.following import searched_study, show_status, show_studies
 from sabtune.cli.options import (
     ClusterOption,
     FilesOption,
@@ -25,29 +27,36 @@ from sabtune.cli.screen import (
     show_report,
     write_report,
 )
-from sabtune.errors import ConfigError
 from sabtune.schema import check
 from sabtune.storage.store import DEFAULT, Store
 from sabtune.terminal.console import make_console
 from sabtune.wording import counted
 
 
-@app.command()
+@command(
+    SEARCH,
+    ("List the studies of the store, the latest first", "sabtune status"),
+    ("See how far a search is", "sabtune status copying_quick"),
+    ("Follow a search that runs in another terminal", "sabtune status copying_quick --follow"),
+    ("List the searches on a cluster", "sabtune status --cluster cluster.yaml"),
+)
 def status(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="The name of a study in the store. Without it, list the searches of the --cluster."
+            help="The name of a study in the store. Without it, list the studies of the store, or "
+            "the searches of the --cluster.",
+            autocompletion=study_names,
         ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print the output of the search on the --cluster.")
+        bool, typer.Option("--follow", help="Show a running search until it ends.")
     ] = False,
     store: StoreOption = str(DEFAULT),
     files: FilesOption = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Print the state of a study, also while it is being searched."""
+    """List the studies, or print the state of one, also while it is being searched."""
     if cluster is not None:
         if follow:
             remote.follow_study(cluster, study)
@@ -56,23 +65,19 @@ def status(
         else:
             remote.run_on_head(cluster, "status", study, *remote.location_options(store, files))
         return
-    check(
-        not follow,
-        "--follow",
-        follow,
-        "--cluster too; a search on this machine prints its own output",
-    )
+    console, place = make_console(), Store.at(store, files).existing()
+    if study is None and follow:
+        study = searched_study(console, place)
     if study is None:
-        raise ConfigError("status needs a study name, or --cluster")
-    from sabtune.study.locks import is_held
-    from sabtune.study.record import StudyRecord
-    from sabtune.terminal.status import status as page
-
-    place = Store.at(store, files).existing()
-    make_console().print(page(StudyRecord.open(place, study), is_held(study, place)))
+        show_studies(console, place, location_values(store, files))
+    else:
+        show_status(console, place, study, location_values(store, files), follow=follow)
 
 
-@app.command()
+@command(
+    CLUSTER,
+    ("Stop the search of a study", "sabtune stop copying --cluster cluster.yaml"),
+)
 def stop(
     study: Annotated[str, typer.Argument(help="The name of a study that the cluster searches.")],
     cluster: RequiredClusterOption,
@@ -81,32 +86,15 @@ def stop(
     remote.stop(cluster, study)
 
 
-@app.command()
-def sync(
-    study: StudyArgument,
-    store: StoreOption = str(DEFAULT),
-    files: FilesOption = None,
-    tracking: TrackingOption = None,
-    cluster: ClusterOption = None,
-) -> None:
-    """Copy to MLflow everything of a study that it doesn't have yet."""
-    if cluster is not None:
-        where = remote.location_options(store, files, tracking)
-        remote.run_on_head(cluster, "sync", study, *where)
-    from sabtune.study.writer import StudyWriter
-    from sabtune.tracking.mirror import sync as run_sync
-
-    place = Store.at(store, files, tracking).existing()
-    opened = StudyWriter.open(place, study)
-    run_sync(opened, place)
-    console = make_console()
-    publish_report(console, study, place)
-    record = opened.read()
-    trials, note = record.frozen, "" if record.ended else " No trial has ended yet."
-    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")
-
-
-@app.command()
+@command(
+    RESULTS,
+    ("Print what a study found", "sabtune report copying_quick"),
+    ("Write a page, tables and figures", "sabtune report copying_quick --out report"),
+    (
+        "Write only the tables for a paper",
+        "sabtune report copying_quick --out report --format tex,pdf",
+    ),
+)
 def report(
     study: StudyArgument,
     out: Annotated[
@@ -150,7 +138,12 @@ def report(
         write_report(make_console(), study, place, out, formats, style)
 
 
-@app.command()
+@command(
+    RESULTS,
+    ("Open MLflow at http://127.0.0.1:5000", "sabtune ui"),
+    ("Open optuna-dashboard at another port", "sabtune ui --optuna --port 8090"),
+    ("Open the MLflow of a cluster", "sabtune ui --cluster cluster.yaml"),
+)
 def ui(
     study: Annotated[
         str | None,
@@ -188,3 +181,34 @@ def ui(
     from sabtune.tracking.ui import serve
 
     serve(place, port, study, typer.echo)
+
+
+@command(
+    RESULTS,
+    (
+        "Complete MLflow's copy, for example after its server was down or the store moved",
+        "sabtune sync copying_quick",
+    ),
+)
+def sync(
+    study: StudyArgument,
+    store: StoreOption = str(DEFAULT),
+    files: FilesOption = None,
+    tracking: TrackingOption = None,
+    cluster: ClusterOption = None,
+) -> None:
+    """Copy to MLflow everything of a study that it doesn't have yet."""
+    if cluster is not None:
+        where = remote.location_options(store, files, tracking)
+        remote.run_on_head(cluster, "sync", study, *where)
+    from sabtune.study.writer import StudyWriter
+    from sabtune.tracking.mirror import sync as run_sync
+
+    place = Store.at(store, files, tracking).existing()
+    opened = StudyWriter.open(place, study)
+    run_sync(opened, place)
+    console = make_console()
+    publish_report(console, study, place)
+    record = opened.read()
+    trials, note = record.frozen, "" if record.ended else " No trial has ended yet."
+    console.print(f"MLflow holds all {counted(len(trials), 'trial')} of {study}.{note}")

@@ -43,12 +43,13 @@ class _Log(logging.FileHandler):
 
 
 @contextmanager
-def some_ray(log: Path) -> Iterator[str]:
+def some_ray(log: Path, step: Callable[[str], object] = str) -> Iterator[str]:
     """Join the cluster that this process is on, or start a private Ray on this machine.
 
-    log: the file that receives Ray's log. Yields a description of the cluster, or "" for a private
-    Ray. Raises ClusterError if the cluster refuses the connection, if Ray doesn't start, or if the
-    program imported Ray first. Raises RayLostError within the context once Ray is lost.
+    log: the file that receives Ray's log. step: called with which of the two begins. Yields a
+    description of the cluster, or "" for a private Ray. Raises ClusterError if the cluster refuses
+    the connection, if Ray doesn't start, or if the program imported Ray first. Raises RayLostError
+    within the context once Ray is lost.
     """
     if RAY_IS_OLDER:
         raise ClusterError(
@@ -59,6 +60,7 @@ def some_ray(log: Path) -> Iterator[str]:
     forward_no_credentials()
     prepare_token()
     with quiet(log) as attach:
+        step("Starting Ray" if address is None else f"Connecting to the cluster at {address}")
         if address is None:
             with private_folder() as folder:
                 with interrupts.kept():

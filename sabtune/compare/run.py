@@ -28,7 +28,15 @@ from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
 from sabtune.tracking import mirror
-from sabtune.tuning.run import Ending, EnqueuedTrials, Say, execute, open_or_create, silent
+from sabtune.tuning.run import (
+    FIRST_STEP,
+    Ending,
+    EnqueuedTrials,
+    Say,
+    execute,
+    open_or_create,
+    silent,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +162,18 @@ def _plan(
 
 
 def run_comparison(
-    plan: ComparisonPlan, watchers: Sequence[Watcher] = (), say: Say = silent
+    plan: ComparisonPlan,
+    watchers: Sequence[Watcher] = (),
+    say: Say = silent,
+    step: Say = silent,
 ) -> tuple[Ending, StudyRecord]:
     """Run a comparison; return how it ended, and the study that contains its runs.
 
     Each configuration is trained on the same fresh seeds and measured on fresh sequences. A
-    comparison that was interrupted resumes. watchers, say: See `sabtune.tuning.run.search`, which
-    also lists the errors.
+    comparison that was interrupted resumes. watchers, say, step: See `sabtune.tuning.run.search`,
+    which also lists the errors.
     """
+    step(FIRST_STEP)
     with locked(plan.name, plan.store) as lock:
         existing = StudyRecord.find(plan.store, plan.name)
         file = comparison_file(plan.name, plan.file, plan.runs, plan.lengths, existing)
@@ -185,6 +197,7 @@ def run_comparison(
             enqueued=EnqueuedTrials(numbers=queue, specs=specs),
             lock=lock,
             say=say,
+            step=step,
         )
     return ending, study.read()
 

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy
 from sqlalchemy import Connection, event
@@ -25,7 +25,9 @@ from sabtune.errors import StoreError
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.attributes import SEARCHER
-from sabtune.study.writer import StudyWriter
+
+if TYPE_CHECKING:
+    from sabtune.study.writer import StudyWriter
 
 FRESH_SECONDS = 1.0
 """The seconds for which a successful check of the lock stays valid."""
@@ -43,7 +45,24 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND (l.classid::bigint << 32) | l.objid::bigint = :key
 """
 
+HELD_KEYS = """
+SELECT (classid::bigint << 32) | objid::bigint
+FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
 OWN_BACKEND = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+
+def held_keys(store: Store) -> set[int]:
+    """Return the keys of all advisory locks in the store's database. This takes no lock.
+
+    Raises SQLAlchemy's errors if the server can't be reached.
+    """
+    engine = sqlalchemy.create_engine(store.optuna_url, poolclass=sqlalchemy.NullPool)
+    with server.opening(engine.connect) as connection:
+        return {int(key) for (key,) in connection.execute(sqlalchemy.text(HELD_KEYS))}
 
 
 class TakenError(StoreError):

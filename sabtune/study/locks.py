@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from sabtune.databases import advisory_key, failure
 from sabtune.errors import SabtuneError, StoreError, UnexpectedError
 from sabtune.redaction import redact
 from sabtune.storage.store import Store
-from sabtune.study.database_lock import DatabaseLock
+from sabtune.study.database_lock import DatabaseLock, held_keys
 
 MAX_ERROR_CHARACTERS = 300
 """The maximum number of characters of an exception in a message."""
@@ -100,19 +100,37 @@ def _unexpected_error(problem: Exception, store: Store, log: Path) -> Unexpected
 
 
 def is_held(name: str, store: Store) -> bool:
-    """Return whether a search is writing to a study. The check itself writes nothing."""
+    """Return whether a search is writing to a study; see `held_names`."""
+    return bool(held_names([name], store))
+
+
+def held_names(names: Iterable[str], store: Store) -> set[str]:
+    """Return the studies to which a search is writing, among `names`.
+
+    The check itself writes nothing, and doesn't take the lock in a database server, not even for a
+    moment: a search that has lost its connection must be able to take it again. Raises StoreError
+    if the server can't be reached.
+    """
+    names = list(names)
+    held = {name for name in names if _is_file_locked(store.lock(name))}
+    if store.optuna.is_shared:
+        try:
+            keys = held_keys(store)
+        except SQLAlchemyError as problem:
+            raise StoreError(failure(store.shown, problem, store.optuna_url)) from problem
+        held |= {name for name in names if advisory_key(name) in keys}
+    return held
+
+
+def _is_file_locked(path: Path) -> bool:
     try:
-        with store.lock(name).open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # there is no lock file: nobody has searched here
         pass
-    try:
-        with _locked_in_database(name, store):
-            return False
-    except StoreError:
-        return True
+    return False
 
 
 def refuse_held(name: str, store: Store) -> None:

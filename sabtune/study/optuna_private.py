@@ -10,6 +10,8 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NoReturn, Self
 
 import optuna
@@ -19,7 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, Row, Table, select
+from sqlalchemy import Connection, Engine, Row, Table, func, select
 
 CACHED_METHODS = ("_create_new_trial", "_get_trials", "_set_trial_param")
 """The private methods of a storage in a database that Optuna's cache calls."""
@@ -263,6 +265,98 @@ def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
             )
             for row in trials
         ]
+
+
+@dataclass
+class StudyTally:
+    """The trials of a study, counted by its database.
+
+    counts: the number of trials by state. run_again: the number of trials that other trials repeat.
+    best: the best score of a trial that hasn't failed, or None. active: when a trial last started
+    or ended. is_ours: whether a trial has the attribute that sabtune gives every trial.
+    """
+
+    counts: dict[TrialState, int] = field(default_factory=dict)
+    run_again: int = 0
+    best: float | None = None
+    active: datetime | None = None
+    is_ours: bool = False
+
+    def score(self, value: float | None) -> None:
+        """Take a score into account, if there is one."""
+        if value is not None:
+            self.best = value if self.best is None else max(self.best, value)
+
+
+def tallies(engine: Engine, *, retry: str, scores: str, made: str) -> dict[str, StudyTally]:
+    """Count the trials of all studies of a database, by the name of the study.
+
+    retry, scores, made: the attributes of a trial with the number of the trial that it repeats,
+    with its scores by step, if the study doesn't store them in Optuna's way, and with what every
+    trial of sabtune has.
+    """
+    found: dict[int, StudyTally] = defaultdict(StudyTally)
+    trial, value, report, attribute = (
+        _table(model).c
+        for model in (
+            models.TrialModel,
+            models.TrialValueModel,
+            models.TrialIntermediateValueModel,
+            models.TrialUserAttributeModel,
+        )
+    )
+    unfailed = trial.state.in_([TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING])
+    times = func.max(trial.datetime_start), func.max(trial.datetime_complete)
+    by_state = select(trial.study_id, trial.state, func.count(), *times)
+    last = (
+        select(report.trial_id, func.max(report.step).label("step"))
+        .join(trial.trial_id.table, report.trial_id == trial.trial_id)
+        .where(trial.state.in_([TrialState.PRUNED, TrialState.RUNNING]))
+        .group_by(report.trial_id)
+        .subquery()
+    )
+    final = (
+        select(trial.study_id, func.max(value.value))
+        .join(value.trial_id.table, value.trial_id == trial.trial_id)
+        .where(value.objective == 0, trial.state == TrialState.COMPLETE)
+    )
+    latest = (
+        select(trial.study_id, func.max(report.intermediate_value))
+        .join(report.trial_id.table, report.trial_id == trial.trial_id)
+        .join(last, (last.c.trial_id == report.trial_id) & (last.c.step == report.step))
+    )
+    own = select(trial.study_id, attribute.value_json).join(
+        attribute.trial_id.table, attribute.trial_id == trial.trial_id
+    )
+    with engine.connect() as connection:
+        for study, state, count, *dates in connection.execute(
+            by_state.group_by(trial.study_id, trial.state)
+        ):
+            tally = found[study]
+            tally.counts[state] = count
+            tally.active = max(filter(None, [tally.active, *dates]), default=None)
+        for statement in (final, latest):
+            for study, best in connection.execute(statement.group_by(trial.study_id)):
+                found[study].score(best)
+        repeated: dict[int, set[str]] = defaultdict(set)
+        for study, number in connection.execute(own.where(attribute.key == retry)):
+            repeated[study].add(number)
+        for study, numbers in repeated.items():
+            found[study].run_again = len(numbers)
+        of_scores = attribute.key == scores
+        for study, text in connection.execute(own.where(of_scores, unfailed)):
+            by_step = {int(step): score for step, score in json.loads(text).items()}
+            found[study].score(by_step[max(by_step)] if by_step else None)
+        for (study,) in connection.execute(
+            select(trial.study_id)
+            .distinct()
+            .join(attribute.trial_id.table, attribute.trial_id == trial.trial_id)
+            .where(attribute.key == made)
+        ):
+            found[study].is_ours = True
+        study_of = _table(models.StudyModel).c
+        names = connection.execute(select(study_of.study_id, study_of.study_name))
+        return {name: found[study] for study, name in names}
 
 
 def _table(model: Any) -> Table:

@@ -74,3 +74,15 @@ class Plan:
             for name, value in values.items()
             if value is not None
         }
+
+
+def planned_trials(plan: Plan, existing: int) -> int | None:
+    """Return the number of ended trials at which a study is complete; None if it isn't stored.
+
+    existing: the number of trials that the study has, including waiting ones. A comparison runs
+    those.
+    """
+    if plan.comparison is not None:
+        return existing
+    trials = (plan.study or {}).get("trials")
+    return trials if isinstance(trials, int) else None

@@ -25,7 +25,7 @@ from sabtune.study.definition import Study
 from sabtune.study.events import KeptModel, Registered, Version
 from sabtune.study.optuna_private import Internals
 from sabtune.study.optuna_storage import Studies, exists, open_storage
-from sabtune.study.plan import Plan
+from sabtune.study.plan import Plan, planned_trials
 from sabtune.study.states import ENDED, WORDS, counts
 from sabtune.study.trial_record import TrialRecord, counted, readable
 from sabtune.wording import counted as number_of
@@ -178,6 +178,11 @@ class StudyRecord:
     def running(self) -> list[int]:
         """The numbers of the trials that run, or that an earlier search left unfinished."""
         return [trial.number for trial in self.frozen if trial.state == TrialState.RUNNING]
+
+    @property
+    def planned(self) -> int | None:
+        """The number of ended trials at which the study is complete; None if it isn't stored."""
+        return planned_trials(self.plan, sum(self.counts.values()))
 
     @property
     def ended(self) -> int:

@@ -11,6 +11,7 @@ from rich.text import Text
 from sabtune.cluster.doctor import HealthCheck
 from sabtune.cluster.findings import Finding
 from sabtune.cluster.node_facts import SHOWN, NodeFacts
+from sabtune.terminal.styles import styled
 from sabtune.wording import counted
 
 KINDS_PER_TABLE = 4
@@ -30,11 +31,12 @@ def health_page(health: HealthCheck) -> RenderableType:
 
 def findings_page(findings: Sequence[Finding]) -> RenderableType:
     """Return one line for each finding, or the line "Nothing is wrong."."""
-    if not findings:
-        return Text("Nothing is wrong.")
-    lines = [Text(f"{'wrong' if finding.wrong else 'note'}: {finding}") for finding in findings]
+    lines = [
+        Text.assemble(styled("wrong" if finding.wrong else "note"), f": {finding}")
+        for finding in findings
+    ]
     if not any(finding.wrong for finding in findings):
-        lines.append(Text("Nothing is wrong."))
+        lines.append(styled("Nothing is wrong."))
     return Group(*lines)
 
 

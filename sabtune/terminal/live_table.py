@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -20,11 +20,25 @@ from sabtune.config import RunConfig
 from sabtune.study.events import Outcome
 from sabtune.study.states import SUMMARY_WORDS, WORDS_IN_A_SEARCH
 from sabtune.study.trial_record import TrialRecord
+from sabtune.terminal.pace import Pace, duration
+from sabtune.terminal.region import LiveRegion, is_live
+from sabtune.terminal.steps import Steps
+from sabtune.terminal.styles import STYLES, styled, with_colored_counts
 from sabtune.training.evaluation import LengthResult
+from sabtune.training.loop import Report
 from sabtune.training.trial import Progress, TrialSpec
 
 WIDE_COLUMNS = 110
 """The minimum width of a terminal, in characters, at which the table shows speed and loss."""
+
+BAR_COLUMNS = (10, 40)
+"""The minimum and maximum width of the progress bar, in characters."""
+
+REFRESH_SECONDS = 0.5
+"""The seconds between two drawings of the table on a terminal."""
+
+FIRST_REPORT = "Waiting for the first report; the first search compiles its kernels for a minute"
+"""The step between the start of the first trial and its first report."""
 
 
 def label(run: RunConfig) -> str:
@@ -38,92 +52,6 @@ def same_as(spec: TrialSpec) -> str:
     return "" if own else f"as #{spec.configuration}"
 
 
-class Pace:
-    """The rate at which trials end, and an estimate of the remaining time of a search.
-
-    clock: Returns the current time in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float]):
-        self.clock = clock
-        self.started_at: float | None = None  # the start of the first trial
-        self.running: dict[int, float] = {}  # the start of each running trial
-        self.due: dict[int, float] = {}  # the expected end of each running trial, if not pruned
-        self.durations: list[float] = []  # seconds of each trial that ended
-        self.slots = 0  # the largest number of trials that ran at once
-
-    def start(self, number: int) -> None:
-        """Record that a trial starts."""
-        now = self.clock()
-        self.started_at = now if self.started_at is None else self.started_at
-        self.running.setdefault(number, now)
-        self.slots = max(self.slots, len(self.running))
-
-    def report(self, number: int, remaining: float) -> None:
-        """Record the seconds that a trial would still take if it weren't pruned."""
-        self.due[number] = self.clock() + remaining
-
-    def end(self, number: int) -> None:
-        """Record that a trial ended."""
-        if number not in self.running:
-            return  # the search space rejected its configuration
-        self.durations.append(self.clock() - self.running.pop(number))
-        self.due.pop(number, None)
-
-    @property
-    def rate(self) -> float | None:
-        """The number of trials that end in an hour; None before the first has ended."""
-        elapsed = self.clock() - self.started_at if self.started_at is not None else 0.0
-        return len(self.durations) / elapsed * 3600 if self.durations and elapsed > 0 else None
-
-    def left(self, missing: int) -> float | None:
-        """Estimate the seconds until `missing` more trials have ended; None before two have.
-
-        The estimate assumes that a trial that hasn't started takes the mean time, and that a
-        running trial makes all its updates. With the second assumption, the estimate isn't too low
-        while the last few trials run. After the last trial has started, slots become empty one by
-        one. The estimate assumes that each slot but one is then empty for half the mean time.
-        """
-        if len(self.durations) < 2:
-            return None
-        mean, now, running = self._mean(), self.clock(), list(self.running.items())
-        remaining = [max(self.due.get(n, start + mean) - now, 0.0) for n, start in running]
-        waiting, slots = max(missing - len(running), 0), max(self.slots, 1)
-        lost = mean / 2 * (slots - 1) if waiting else 0.0
-        return max([(waiting * mean + sum(remaining) + lost) / slots, *remaining])
-
-    def _mean(self) -> float:
-        """Estimate the mean seconds of a trial by the method of Kaplan and Meier (JASA, 1958).
-
-        At first, most trials that have ended were pruned, so the mean over them alone is too low.
-        The running trials are censored observations: their durations have a known lower bound. A
-        trial that has run for longer than every ended trial is assumed to make all its updates.
-        """
-        now, running = self.clock(), list(self.running.items())
-        ended, censored = sorted(self.durations), sorted(now - start for _, start in running)
-        mean, alive, before = 0.0, 1.0, 0.0
-        for count, seconds in enumerate(ended):
-            mean += alive * (seconds - before)
-            at_risk = len(ended) - count + len(censored) - bisect_left(censored, seconds)
-            alive, before = alive * (1 - 1 / at_risk), seconds
-        ends = [max(self.due.get(n, now), now) - start for n, start in running]
-        ends = [end for (_, start), end in zip(running, ends, strict=True) if now - start >= before]
-        return mean + alive * max(sum(ends) / len(ends) - before, 0.0) if ends else mean
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration in its two largest units, as in "2 h 05 min"; "–" for None."""
-    if seconds is None:
-        return "–"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
 @dataclass
 class Row:
     """The row of a trial in the table."""
@@ -132,7 +60,10 @@ class Row:
     spec: TrialSpec | None = None
     shown_updates: int = 0  # updates that an earlier search has shown
     resumed: bool = False
-    progress: Progress | None = None
+    updates: int = 0  # at the latest score
+    latest: float | None = None  # the latest score, before the outcome
+    report: Report | None = None  # the latest report; None if only the score is known
+    ladder: Sequence[LengthResult] = ()  # the length results of the latest report
     outcome: Outcome | None = None
 
     @property
@@ -148,19 +79,17 @@ class Row:
             return None
         if self.outcome and self.outcome.score is not None:
             return self.outcome.score
-        return self.progress.score if self.progress else None
+        return self.latest
 
     @property
     def results(self) -> Sequence[LengthResult]:
         """The latest length results."""
-        if self.outcome and self.outcome.ladder:
-            return self.outcome.ladder
-        return self.progress.ladder if self.progress else ()
+        return self.outcome.ladder if self.outcome and self.outcome.ladder else self.ladder
 
     @property
-    def updates(self) -> str:
+    def progress(self) -> str:
         """The numbers of completed and of all updates, as in "10/20"."""
-        done = self.progress.report.step if self.progress else self.shown_updates
+        done = max(self.updates, self.shown_updates)
         return f"{done}/{self.spec.run.train.updates}" if self.spec else ""
 
     @property
@@ -189,6 +118,8 @@ class Watch:
     earlier: The trials that the study had before this search. The best score so far and the resumed
     trials are taken from them.
 
+    steps: The steps of the search, such as starting Ray, which are shown above the table.
+
     clock: Returns the current time in seconds.
     """
 
@@ -199,6 +130,7 @@ class Watch:
         *,
         ended: int = 0,
         earlier: Sequence[TrialRecord] = (),
+        steps: Steps | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.console = console
@@ -207,19 +139,17 @@ class Watch:
         scored = [t for t in earlier if t.state != TrialState.FAIL and (t.values or t.scores)]
         self.best_before = max(((t.score, -t.number) for t in scored), default=None)
         self.rows: dict[int, Row] = {}
+        self.steps = steps or Steps(None, clock)
         self.pace = Pace(clock)
-        # Lines printed to this console appear above the table. Other output is not captured.
-        self.live = Live(
-            get_renderable=self._screen,
-            console=console,
-            refresh_per_second=2,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._shown, self._has_ended = ExitStack(), False
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
+        if is_live(self.console):
+            # Lines printed to this console appear above the table. Other output isn't captured.
+            region = LiveRegion(self.console, self._screen, pace=REFRESH_SECONDS, kept=True)
+            self._shown.enter_context(self.steps.shown_by(region.refresh))
+            region.start()
+            self._shown.callback(region.stop)
         return self
 
     def __exit__(
@@ -228,37 +158,68 @@ class Watch:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+        self._has_ended = True
+        self._shown.close()
+
+    def add(self, trial: TrialRecord) -> None:
+        """Add the row of a trial that has started, without printing a line for it.
+
+        The trial mustn't be one of `earlier`.
+        """
+        last = max(trial.scores, default=0)
+        self.rows[trial.number] = Row(
+            trial.number,
+            trial.spec,
+            shown_updates=last,
+            updates=last,
+            latest=trial.scores.get(last),
+            ladder=trial.ladder,
+            outcome=trial.outcome,
+        )
 
     def trial_started(self, spec: TrialSpec) -> None:
         number = spec.number
         previous = self.rows.get(number)
         row = Row(number, spec, self.shown_updates.get(number, 0))
         row.resumed = previous is not None or number in self.shown_updates
-        row.progress = previous.progress if previous else None
+        if previous:
+            row.updates, row.latest = previous.updates, previous.latest
+            row.report, row.ladder = previous.report, previous.ladder
         self.rows[number] = row
         self.pace.start(number)
         verb = "resumes" if row.resumed else "starts"
-        at = f" at {row.updates} updates" if row.shown_updates or row.progress else ""
+        at = f" at {row.progress} updates" if row.shown_updates or row.updates else ""
         self._print(f"#{number} {verb}{at}: {row.words}")
+        if self.steps.words and not any(row.updates for row in self.rows.values()):
+            self.steps(FIRST_REPORT)
 
     def trial_reported(self, number: int, progress: Progress) -> None:
+        self.steps("")
         row = self.rows[number]
-        row.progress, report = progress, progress.report
+        row.report = report = progress.report
+        row.updates, row.latest, row.ladder = report.step, progress.score, progress.ladder
         updates = row.spec.run.train.updates if row.spec else report.step
         self.pace.report(number, progress.seconds * (updates - report.step) / max(report.step, 1))
         if report.step > row.shown_updates:
             self._print(
-                f"#{number} {row.updates} updates, {report.updates_per_second:.0f}/s, "
+                f"#{number} {row.progress} updates, {report.updates_per_second:.0f}/s, "
                 f"loss {_loss(report.loss)}, {_results(progress.ladder)}, "
                 f"score {progress.score:.3f}"
             )
+
+    def trial_scored(self, number: int, updates: int, score: float) -> None:
+        """Show a score of a trial, of whose report nothing else is known."""
+        row = self.rows[number]
+        row.updates, row.latest = updates, score
+        if updates > row.shown_updates:
+            row.shown_updates = updates
+            self._print(f"#{number} {row.progress} updates, score {score:.3f}")
 
     def trial_noted(self, number: int, words: str) -> None:
         self._print(f"#{number} {words}")
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
+        self.steps("")
         row = self.rows.setdefault(number, Row(number))
         row.outcome = outcome
         self.pace.end(number)
@@ -268,7 +229,7 @@ class Watch:
         self._print(f"#{number}{same_as} {row.state}: {detail}  [{ended}]")
 
     def _print(self, line: str) -> None:
-        if self.console.is_terminal:
+        if is_live(self.console):
             return
         try:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -281,18 +242,41 @@ class Watch:
     def _left(self) -> float | None:
         return self.pace.left(self.trials - self._ended())
 
-    def _summary(self) -> Text:
-        """Return one line with the counts, the best score, the rate and the remaining time."""
+    def _head(self) -> list[RenderableType]:
+        """Return the lines above the table: the progress bar, the counts, and the present step."""
+        shows_step = bool(self.steps.words) and not self._has_ended
+        step = [self.steps.line()] if shows_step else []
+        if not self.rows:
+            return [self._bar(), *step]
         count = Counter(row.state for row in list(self.rows.values()))
         states = ", ".join(f"{count[word]} {word}" for word in SUMMARY_WORDS)
         before = f", {self.before} before" if self.before else ""
         score, number = self._best() or (None, 0)
         best = "best –" if score is None else f"best {score:.3f} by #{-number}"
         rate = "–" if self.pace.rate is None else f"{self.pace.rate:.3g}"
-        return Text(
-            f"{states}{before} of {self.trials} · {best} · {rate} trials/h · "
-            f"left {duration(self._left())}"
+        counts = with_colored_counts(f"{states}{before} · {best} · {rate} trials/h")
+        return [self._bar(), counts, *step]
+
+    def _bar(self) -> RenderableType:
+        """Return the progress bar: the ended trials, and the elapsed and the remaining time."""
+        ended = self._ended()
+        text = f"{ended} of {self.trials} trials · elapsed {duration(self.steps.elapsed)}"
+        text += f" · left {duration(self._left())}" if ended < self.trials else ""
+        least, most = BAR_COLUMNS
+        width = min(self.console.width - len(text) - 1, most)
+        if width < least:
+            return Text(text)
+        bar = ProgressBar(
+            total=max(self.trials, 1),
+            completed=min(ended, self.trials),
+            width=width,
+            style="dim",
+            complete_style="cyan",
+            finished_style="green",
         )
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(bar, Text(text))
+        return line
 
     def _best(self) -> tuple[float, int] | None:
         """Return the highest score and the negated number of its trial, the first one of a tie."""
@@ -301,20 +285,31 @@ class Watch:
         return max([*scores, self.best_before] if self.best_before else scores, default=None)
 
     def _screen(self) -> RenderableType:
-        """Return the summary, the number of hidden rows, and the newest rows that fit."""
-        rows = sorted(self.rows.values(), key=_newest_last)
-        summary, width = self._summary(), self.console.width
-        used = (
-            len(summary.wrap(self.console, width)) + 2
-        )  # the header, and the number of hidden rows
-        room = max(self.console.height - used - 1, 1)  # the cursor has its own line
-        shown, hidden = rows[-room:], rows[:-room]
-        parts: list[RenderableType] = [summary]
+        """Return the lines above the table, the number of hidden rows, and the rows that fit."""
+        rows, head = sorted([*self.rows.values()], key=_newest_last), Group(*self._head())
+        if not rows:
+            return head
+        lines = len(self.console.render_lines(head))
+        room = max(self.console.height - lines - 3, 1)  # the header, the hidden rows, the cursor
+        best = self._best()
+        shown, hidden = _fitting(rows, room, -best[1] if best else None)
+        parts: list[RenderableType] = [head]
         if hidden:
             running = sum(row.outcome is None for row in hidden)
-            parts.append(Text(f"… and {len(hidden)} more, {running} of them running", style="dim"))
-        best = self._best()
-        return Group(*parts, _table(shown, width, -best[1] if best else None))
+            words = f"… and {len(hidden)} more, {running} of them running"
+            parts.append(Text(words, style="dim"))
+        return Group(*parts, _table(shown, self.console.width, -best[1] if best else None))
+
+
+def _fitting(rows: Sequence[Row], room: int, leader: int | None) -> tuple[list[Row], list[Row]]:
+    """Return the rows to show, and the hidden ones: the last rows, and that of the best trial."""
+    if len(rows) <= room:
+        return list(rows), []
+    shown = list(rows[-room:])
+    best = [row for row in rows[:-room] if row.number == leader]
+    if best and room > 1:
+        shown = best + shown[1:]
+    return shown, [row for row in rows if row not in shown]
 
 
 def _table(rows: Sequence[Row], width: int, leader: int | None) -> Table:
@@ -328,13 +323,15 @@ def _table(rows: Sequence[Row], width: int, leader: int | None) -> Table:
             table.add_column("state", no_wrap=True)
             table.add_column("configuration", min_width=12)
     for row in rows:
-        style = "bold" if row.number == leader else "dim" if row.state == "pruned" else None
+        style = (
+            "bold" if row.number == leader else STYLES["pruned"] if row.state == "pruned" else None
+        )
         table.add_row(*_cells(row, lengths, wide=width >= WIDE_COLUMNS), style=style)
     return table
 
 
 def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableType]:
-    report = row.progress.report if row.progress else None
+    report = row.report
     speed = [
         f"{report.updates_per_second:.0f}" if report else "",
         _loss(report.loss) if report else "",
@@ -342,9 +339,9 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
     accuracy = {result.length: f"{result.accuracy:.1%}" for result in row.results}
     return [
         str(row.number),
-        "resumed" if row.resumed and not row.outcome else row.state,
+        styled("resumed" if row.resumed and not row.outcome else row.state),
         Text(row.words, no_wrap=True, overflow="ellipsis"),
-        row.updates,
+        row.progress,
         *(speed if wide else []),
         "" if row.score is None else f"{row.score:.3f}",
         *(accuracy.get(length, "") for length in lengths),

@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from sabtune.study.events import Outcome
 from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.console import Screen
 from sabtune.terminal.live_table import Watch
+from sabtune.terminal.steps import Steps
 from sabtune.training.trial import Progress, TrialSpec
 
 COLUMNS, LINES = 120, 24
@@ -46,8 +48,16 @@ class NotebookWatch(Watch):
     Its arguments are those of `Watch`, without the console.
     """
 
-    def __init__(self, trials: int, *, ended: int = 0, earlier: Sequence[TrialRecord] = ()):
-        super().__init__(_console(force_terminal=True), trials, ended=ended, earlier=earlier)
+    def __init__(
+        self,
+        trials: int,
+        *,
+        ended: int = 0,
+        earlier: Sequence[TrialRecord] = (),
+        steps: Steps | None = None,
+    ):
+        console = _console(force_terminal=True)
+        super().__init__(console, trials, ended=ended, earlier=earlier, steps=steps)
         self.shown: Any = None  # IPython's handle of the displayed table
         self.next_refresh = 0.0
 
@@ -55,6 +65,7 @@ class NotebookWatch(Watch):
         from IPython.display import HTML, display
 
         self.shown = display(HTML(self.html()), display_id=True)  # type: ignore[no-untyped-call]
+        self._shown.enter_context(self.steps.shown_by(partial(self._refresh, now=True)))
         return self
 
     def __exit__(
@@ -63,6 +74,8 @@ class NotebookWatch(Watch):
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._has_ended = True
+        self._shown.close()
         self._refresh(now=True)
 
     def trial_started(self, spec: TrialSpec) -> None:

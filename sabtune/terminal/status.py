@@ -13,23 +13,32 @@ from rich.text import Text
 from sabtune.study.record import StudyRecord
 from sabtune.study.states import ENDED, WORDS, WORDS_IN_A_SEARCH
 from sabtune.study.trial_record import TrialRecord
-from sabtune.terminal.live_table import duration, label, same_as
+from sabtune.terminal.live_table import label, same_as
+from sabtune.terminal.pace import duration
+from sabtune.terminal.styles import styled, with_colored_counts
 
 SHOWN_TRIALS = 5
 """The maximum number of ended trials in the output."""
 
 
-def status(study: StudyRecord, alive: bool) -> RenderableType:
+def status(study: StudyRecord, alive: bool, *, follow: bool = False) -> RenderableType:
     """Return the output of `sabtune status`.
 
     alive: Whether a search is writing to the study now.
+
+    follow: Whether the user asked to follow the search.
     """
     words = WORDS_IN_A_SEARCH if alive else WORDS
     running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
     ended = sorted((trial for trial in study.trials if trial.state in ENDED), key=_when)
+    planned = "" if study.planned is None else f", {study.ended} of {study.planned} trials"
+    counts = study.counts_in_words(words) or "no trial yet"
+    writes = "A search is writing to it now"
+    if not alive:
+        writes = "No search is writing to it now" + ", so there is none to follow" * follow
     parts: list[RenderableType] = [
-        Text(f"Study {study.name}: {study.counts_in_words(words) or 'no trial yet'}"),
-        Text("A search is writing to it now." if alive else "No search is writing to it now."),
+        with_colored_counts(f"Study {study.name}{planned}: {counts}"),
+        Text(f"{writes}."),
         Text(_best(study.trials, words)),
     ]
     if running:
@@ -74,10 +83,10 @@ def _ended(trials: Sequence[TrialRecord]) -> Table:
         table.add_row(
             str(trial.number),
             _one_line(_label(trial)),
-            WORDS[trial.state],
+            styled(WORDS[trial.state]),
             f"{trial.score:.3f}" if scored else "",
             duration(trial.seconds) if trial.seconds else "",
-            trial.reason,
+            trial.reason if trial.state == TrialState.FAIL else _one_line(trial.reason),
         )
     return table
 

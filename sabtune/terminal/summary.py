@@ -17,6 +17,7 @@ from sabtune.study.configurations import Configuration, Seeds
 from sabtune.study.record import StudyRecord
 from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import Task
+from sabtune.terminal.styles import with_colored_counts
 from sabtune.training.evaluation import LengthResult, length_score, solve_length
 
 
@@ -27,7 +28,7 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
     """
     seconds = sum(trial.seconds for trial in study.trials)
     parts: list[RenderableType] = [
-        Text(f"Study {study.name}: {study.size}, {seconds / 60:.1f} trial minutes")
+        with_colored_counts(f"Study {study.name}: {study.size}, {seconds / 60:.1f} trial minutes")
     ]
     conclusion = conclude(study)
     parts += [Text(sentence) for sentence in conclusion.sentences]
@@ -53,7 +54,7 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
 
 def comparison_summary(study: StudyRecord) -> RenderableType:
     """Return the summary of a comparison: its trials, its conclusion, and the tables."""
-    head = Text(f"Study {study.name}: {study.size}")
+    head = with_colored_counts(f"Study {study.name}: {study.size}")
     for label, model in (study.plan.comparison or {}).items():
         if model not in label:
             head.append(f"\n  {label}: {model}")

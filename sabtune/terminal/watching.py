@@ -13,18 +13,25 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.terminal.live_table import Watch
 from sabtune.terminal.notebook import NotebookWatch, in_notebook
+from sabtune.terminal.steps import Steps
 from sabtune.terminal.trial_log import Logbook
 
 
 @contextmanager
 def watching(
-    console: Console | None, file: StudyFile, store: Store, retry_failed: bool = False
+    console: Console | None,
+    file: StudyFile,
+    store: Store,
+    retry_failed: bool = False,
+    steps: Steps | None = None,
 ) -> Iterator[list[Watcher]]:
     """Show a search on the console or in a notebook, and log its trials; yield the watchers.
 
     console: The console. None: the search is only logged.
 
     retry_failed: Whether the search runs failed trials again. They then don't count as ended.
+
+    steps: The steps of the search, which are shown with its trials.
     """
     name = file.study.name
     logbook = Logbook(store.log(name))
@@ -38,8 +45,8 @@ def watching(
     earlier = study.trials if study else []
     trials = file.study.trials
     with (
-        NotebookWatch(trials, ended=ended, earlier=earlier)
+        NotebookWatch(trials, ended=ended, earlier=earlier, steps=steps)
         if in_notebook()
-        else Watch(console, trials, ended=ended, earlier=earlier)
+        else Watch(console, trials, ended=ended, earlier=earlier, steps=steps)
     ) as watch:
         yield [watch, logbook]

@@ -54,6 +54,7 @@ def placed(
     *,
     look: Callable[[Resources], Capacity] = settled,
     read: Read | None = None,
+    step: Callable[[str], object] = str,
 ) -> Placement:
     """Return the placement of a search's trials, and store it in the study.
 
@@ -61,7 +62,8 @@ def placed(
     reading is stored in the study, and later searches reuse it.
 
     look: a function that returns the capacity for the requested resources. read: the function that
-    probes a trial; None for `on_a_gpu`. Raises ResourceError if no trial can ever be placed.
+    probes a trial; None for `on_a_gpu`. step: a function that is called when the probe begins.
+    Raises ResourceError if no trial can ever be placed.
     """
     requested = file.study.resources
     capacity = look(requested)
@@ -69,6 +71,8 @@ def placed(
     reading = None
     if requested.gpus == AUTO and capacity.has_gpus:
         stored = study.read().plan.placement
+        if not stored:
+            step("Probing the memory of a trial on a GPU")
         reading = Reading(**stored) if stored else (read or on_a_gpu)(first(file))
     placement = shared(requested, capacity, reading)
     study.change_plan(placed=placement.words, **({"placement": asdict(reading)} if reading else {}))

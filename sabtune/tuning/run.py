@@ -48,6 +48,8 @@ from sabtune.wording import counted
 WORKER_DEATHS = 3
 """The maximum number of times that a trial restarts from the same checkpoint when workers die."""
 
+FIRST_STEP, LAST_STEP = "Opening the study and its data", "Writing the rest to MLflow"
+
 Say = Callable[[str], None]
 
 
@@ -92,6 +94,7 @@ def search(
     accept_changed_code: bool = False,
     system_metrics: bool = False,
     say: Say = silent,
+    step: Say = silent,
 ) -> Ending:
     """Search until all trials of the study have ended or the budget is spent.
 
@@ -104,7 +107,8 @@ def search(
     warm_start: the name of a study in the store whose best configurations are tried first.
     accept_changed_code: whether to resume even if the code of own tasks, models or schedules has
     changed. system_metrics: whether to log the machine's metrics to MLflow. say: called with each
-    message for the user, such as a warning or a description of the cluster.
+    message for the user, such as a warning or a description of the cluster. step: called when a
+    step begins that may take seconds, such as starting Ray, with its words, and with "" at its end.
 
     Raises ConfigError if SABTUNE_BACKEND names no backend, StudyFileError if the space fails,
     ResourceError if no trial can ever be placed, StoreError if another search is writing to the
@@ -112,6 +116,7 @@ def search(
     data is missing, TrackingError if another version wrote the store's MLflow, and ClusterError if
     the cluster refuses access or can't read the store's files.
     """
+    step(FIRST_STEP)
     with locked(file.study.name, store) as lock:
         restore(store)
         stored, wanted = StudyRecord.find(store, file.study.name), file.study.ladder.phase_count
@@ -143,6 +148,7 @@ def search(
             system_metrics=system_metrics,
             lock=lock,
             say=say,
+            step=step,
         )
 
 
@@ -158,6 +164,7 @@ def execute(
     system_metrics: bool = False,
     lock: DatabaseLock | None = None,
     say: Say = silent,
+    step: Say = silent,
 ) -> Ending:
     """Run trials of an open, locked study until `trials` of its trials have ended.
 
@@ -168,6 +175,7 @@ def execute(
     earlier = study.read()
     missing = trials - earlier.ended
     if missing <= 0:
+        step(LAST_STEP)
         return Ending(complete=True, behind=made_whole(study, store))
     task = file.study.task.build()
     task.prepare(file.study.ladder.lengths)
@@ -203,7 +211,8 @@ def execute(
             budget=budget,
             trials=missing,
         )
-        lost = _run_on_ray(parts, file, store, say)
+        lost = _run_on_ray(parts, file, store, say, step)
+        step(LAST_STEP)
         callback.close()
         if lock is not None:
             server.retried(lock.check)
@@ -249,7 +258,7 @@ class _TuneParts:
     trials: int
 
 
-def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> str:
+def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say, step: Say) -> str:
     """Start Ray or connect to it, run the trials, and disconnect.
 
     Returns how Ray failed, if this ended the search, and else "". A failure after a signal doesn't
@@ -257,18 +266,20 @@ def _run_on_ray(parts: _TuneParts, file: StudyFile, store: Store, say: Say) -> s
     """
     study, budget = parts.searcher.study, parts.budget
     try:
-        with some_ray(store.ray_log(study.name)) as cluster:
+        with some_ray(store.ray_log(study.name), step) as cluster:
             if cluster:
                 say(cluster)
-            placement = placed(file, study)
+            placement = placed(file, study, step=step)
             if placement.words:
                 say(placement.words)
             if cluster and store.trials.path:
                 check_shared(store.trials.path)
             budget.gpus = placement.gpus
             budget.start()
+            step("Starting the workers")
             with ended_by_signals():
                 _tuner(parts, placement, store).fit()
+            step("Ending Ray")
     except RayLostError as loss:
         interrupts.abandon()
         if interrupts.received() is None:
