@@ -89,20 +89,29 @@ def made_up(trials: int, sampler: Sampler, name: str) -> StudyFile:
 
 
 class Idle(Trial):
-    """A trial that yields metrics without training; all its checkpoints hold the same model."""
+    """A trial that yields metrics without training.
+
+    Its last checkpoint is complete, so that its model can be logged. The others hold the files of
+    an earlier trial.
+    """
 
     written: Path | None = None  # the checkpoint that the first trial of the process writes
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         super().reset_config(new_config)
         self.spec = WorkerTask.from_config(new_config).spec
-        self.stretches = progress_of(self.spec)
+        self.stretches, self.finished = progress_of(self.spec), False
         return True
 
     def step(self) -> dict[str, Any]:
-        return WorkerResult(progress=next(self.stretches)).to_result()
+        progress = next(self.stretches)
+        self.finished = progress.finished
+        return WorkerResult(progress=progress).to_result()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if self.finished:
+            TrialRun(self.spec).save(Path(checkpoint_dir))
+            return
         if Idle.written is None:
             Idle.written = Path(tempfile.mkdtemp())
             TrialRun(self.spec).save(Idle.written)

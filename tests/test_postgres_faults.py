@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
@@ -23,7 +22,10 @@ from sabtune.study import database_lock, patience
 from sabtune.study.database_lock import DatabaseLock, TakenError
 from sabtune.study.locks import locked
 from sabtune.study.names import stored_names
+from sabtune.study.optuna_private import BulkStorage
 from sabtune.study.optuna_storage import open_storage
+from sabtune.study.optuna_tables import Changes
+from sabtune.study.write_behind import WriteBehind
 from sabtune.study.writer import StudyWriter
 from tests.faults import assert_as_unbroken, driver, records, study
 from tests.forked import sabtune
@@ -263,7 +265,7 @@ def test_a_search_survives_cut_connections_and_ends_if_another_takes_its_lock(
     assert_as_unbroken(trial)
 
 
-class Unheard(RDBStorage):
+class Unheard(BulkStorage):
     """A storage that loses the answer of each operation once."""
 
     lost: ClassVar[set[str]] = set()
@@ -285,6 +287,10 @@ class Unheard(RDBStorage):
         super().set_trial_user_attr(*arguments, **named)
         self.answer("attribute", None)
 
+    def set_changes(self, changes: Changes) -> None:
+        super().set_changes(changes)
+        self.answer("changes", None)
+
 
 def test_a_write_whose_answer_is_lost_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +309,20 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(
     (frozen,) = made.get_trials()
     assert (frozen.number, frozen.value, frozen.params, frozen.user_attrs) == (
         (0, 0.5, {"x": 1}, {"a": 1})
+    )
+
+    study_id = storage.get_study_id_from_name("s")
+    buffered = optuna.load_study(study_name="s", storage=WriteBehind(storage, study_id))
+    Unheard.lost.clear()
+    trial = buffered.ask()
+    trial.suggest_int("x", 1, 1)
+    trial.report(0.25, 1)
+    buffered.tell(trial, 0.5)
+    assert Unheard.lost == {"create", "changes"}
+    first, second = made.get_trials()
+    assert first == frozen
+    assert (second.number, second.value, second.params, second.intermediate_values) == (
+        (1, 0.5, {"x": 1}, {1: 0.25})
     )
 
 

@@ -13,8 +13,8 @@ from sabtune.databases import failure
 from sabtune.errors import StoreError
 from sabtune.storage.store import Store
 from sabtune.study.attributes import PLAN, RETRY_OF, SCORES, SPEC
-from sabtune.study.optuna_private import StudyTally, tallies
 from sabtune.study.optuna_storage import exists, open_storage, unreadable_value
+from sabtune.study.optuna_tables import StudyTally, tallies
 from sabtune.study.plan import Plan, planned_trials
 from sabtune.study.states import ENDED
 

@@ -1,30 +1,29 @@
 """The private attributes of Optuna that sabtune uses.
 
-No other module uses a private attribute or a private module of Optuna, so that a new version of
-Optuna can only break this one.
+Only this module and `optuna_tables` use a private attribute or a private module of Optuna, so that
+a new version of Optuna can only break these two.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Container, Mapping
 from typing import Any, NoReturn, Self
 
 import optuna
-import sqlalchemy
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, Row, Table, func, select
+from sqlalchemy import Engine
+
+from sabtune.study.optuna_tables import Changes, all_trials, write
+from sabtune.study.write_behind import WriteBehind
 
 CACHED_METHODS = ("_create_new_trial", "_get_trials", "_set_trial_param")
 """The private methods of a storage in a database that Optuna's cache calls."""
+
+OWN_METHODS = ("set_changes",)
+"""The methods of `BulkStorage` that access the database and that Optuna's storage doesn't have."""
 
 CREATING_METHODS = ("create_new_trial", "_create_new_trial")
 """The methods of a storage that create a trial. The private one returns it, the other its ID."""
@@ -40,6 +39,8 @@ class Internals:
     @property
     def database(self) -> BaseStorage:
         """Return the study's storage, which Optuna puts behind a cache if it is a database."""
+        if isinstance(self._storage, WriteBehind):
+            return self._storage.database
         return getattr(self._storage, "_backend", self._storage)
 
     @property
@@ -53,6 +54,11 @@ class Internals:
     def study_id(self) -> int:
         """Return the ID of the study in its storage."""
         return self.study._study_id
+
+    def flush(self, *, after: float) -> None:
+        """Write changes that are only in memory; see `WriteBehind.flush`."""
+        if isinstance(self._storage, WriteBehind):
+            self._storage.flush(after=after)
 
     def close(self) -> None:
         """Close the connections to the study's database."""
@@ -104,11 +110,6 @@ class Internals:
 def when_opened(trial: optuna.Trial) -> FrozenTrial:
     """Return an open trial with what it held when it was opened, and what it has written since."""
     return trial._cached_frozen_trial
-
-
-def trial_id(trial: FrozenTrial) -> int:
-    """Return the ID of a trial in its storage."""
-    return trial._trial_id
 
 
 def is_on_grid(distribution: BaseDistribution, value: float) -> bool:
@@ -214,189 +215,10 @@ class BulkStorage(RDBStorage):
         trials = all_trials(self.engine, study_id)
         return [trial for trial in trials if states is None or trial.state in states]
 
+    def start_new_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
+        """Create a trial, or a copy of a template, and return it."""
+        return self._create_new_trial(study_id, template)
 
-def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
-    """Return all trials of a study, in the order of their IDs; the same as Optuna's storage does.
-
-    Raises KeyError if there is no such study.
-    """
-    with engine.connect() as connection:
-        study, trial = _table(models.StudyModel), _table(models.TrialModel)
-        if connection.execute(select(study).where(study.c.study_id == study_id)).first() is None:
-            raise KeyError(f"there is no study with the ID {study_id}")
-        # The trials are read first: what is read later of a trial that ends meanwhile only adds to
-        # a trial that counts as running. The other way round, a complete trial could lack values.
-        selected = select(trial).where(trial.c.study_id == study_id).order_by(trial.c.trial_id)
-        trials = connection.execute(selected).all()
-        ids = select(trial.c.trial_id).where(trial.c.study_id == study_id).scalar_subquery()
-        rows = functools.partial(_rows, connection, ids)
-        params: dict[int, dict[str, Any]] = defaultdict(dict)
-        distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-        for row in rows(models.TrialParamModel, order_by="param_id"):
-            distribution = _distribution(row.distribution_json)
-            distributions[row.trial_id][row.param_name] = distribution
-            params[row.trial_id][row.param_name] = distribution.to_external_repr(row.param_value)
-        user_attrs, system_attrs = (
-            _attributes(rows(kind))
-            for kind in (models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
-        )
-        scores: dict[int, dict[int, float]] = defaultdict(dict)
-        for row in rows(models.TrialIntermediateValueModel):
-            scores[row.trial_id][row.step] = _score(row)
-        values: dict[int, dict[int, float]] = defaultdict(dict)
-        for row in rows(models.TrialValueModel):
-            values[row.trial_id][row.objective] = _value(row)
-        return [
-            FrozenTrial(
-                number=row.number,
-                state=row.state,
-                value=None,
-                values=[by_objective for _, by_objective in sorted(values[row.trial_id].items())]
-                if row.trial_id in values
-                else None,
-                datetime_start=row.datetime_start,
-                datetime_complete=row.datetime_complete,
-                params=params.get(row.trial_id, {}),
-                distributions=distributions.get(row.trial_id, {}),
-                user_attrs=user_attrs.get(row.trial_id, {}),
-                system_attrs=system_attrs.get(row.trial_id, {}),
-                intermediate_values=scores.get(row.trial_id, {}),
-                trial_id=row.trial_id,
-            )
-            for row in trials
-        ]
-
-
-@dataclass
-class StudyTally:
-    """The trials of a study, counted by its database.
-
-    counts: the number of trials by state. run_again: the number of trials that other trials repeat.
-    best: the best score of a trial that hasn't failed, or None. active: when a trial last started
-    or ended. is_ours: whether a trial has the attribute that sabtune gives every trial.
-    """
-
-    counts: dict[TrialState, int] = field(default_factory=dict)
-    run_again: int = 0
-    best: float | None = None
-    active: datetime | None = None
-    is_ours: bool = False
-
-    def score(self, value: float | None) -> None:
-        """Take a score into account, if there is one."""
-        if value is not None:
-            self.best = value if self.best is None else max(self.best, value)
-
-
-def tallies(engine: Engine, *, retry: str, scores: str, made: str) -> dict[str, StudyTally]:
-    """Count the trials of all studies of a database, by the name of the study.
-
-    retry, scores, made: the attributes of a trial with the number of the trial that it repeats,
-    with its scores by step, if the study doesn't store them in Optuna's way, and with what every
-    trial of sabtune has.
-    """
-    found: dict[int, StudyTally] = defaultdict(StudyTally)
-    trial, value, report, attribute = (
-        _table(model).c
-        for model in (
-            models.TrialModel,
-            models.TrialValueModel,
-            models.TrialIntermediateValueModel,
-            models.TrialUserAttributeModel,
-        )
-    )
-    unfailed = trial.state.in_([TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING])
-    times = func.max(trial.datetime_start), func.max(trial.datetime_complete)
-    by_state = select(trial.study_id, trial.state, func.count(), *times)
-    last = (
-        select(report.trial_id, func.max(report.step).label("step"))
-        .join(trial.trial_id.table, report.trial_id == trial.trial_id)
-        .where(trial.state.in_([TrialState.PRUNED, TrialState.RUNNING]))
-        .group_by(report.trial_id)
-        .subquery()
-    )
-    final = (
-        select(trial.study_id, func.max(value.value))
-        .join(value.trial_id.table, value.trial_id == trial.trial_id)
-        .where(value.objective == 0, trial.state == TrialState.COMPLETE)
-    )
-    latest = (
-        select(trial.study_id, func.max(report.intermediate_value))
-        .join(report.trial_id.table, report.trial_id == trial.trial_id)
-        .join(last, (last.c.trial_id == report.trial_id) & (last.c.step == report.step))
-    )
-    own = select(trial.study_id, attribute.value_json).join(
-        attribute.trial_id.table, attribute.trial_id == trial.trial_id
-    )
-    with engine.connect() as connection:
-        for study, state, count, *dates in connection.execute(
-            by_state.group_by(trial.study_id, trial.state)
-        ):
-            tally = found[study]
-            tally.counts[state] = count
-            tally.active = max(filter(None, [tally.active, *dates]), default=None)
-        for statement in (final, latest):
-            for study, best in connection.execute(statement.group_by(trial.study_id)):
-                found[study].score(best)
-        repeated: dict[int, set[str]] = defaultdict(set)
-        for study, number in connection.execute(own.where(attribute.key == retry)):
-            repeated[study].add(number)
-        for study, numbers in repeated.items():
-            found[study].run_again = len(numbers)
-        of_scores = attribute.key == scores
-        for study, text in connection.execute(own.where(of_scores, unfailed)):
-            by_step = {int(step): score for step, score in json.loads(text).items()}
-            found[study].score(by_step[max(by_step)] if by_step else None)
-        for (study,) in connection.execute(
-            select(trial.study_id)
-            .distinct()
-            .join(attribute.trial_id.table, attribute.trial_id == trial.trial_id)
-            .where(attribute.key == made)
-        ):
-            found[study].is_ours = True
-        study_of = _table(models.StudyModel).c
-        names = connection.execute(select(study_of.study_id, study_of.study_name))
-        return {name: found[study] for study, name in names}
-
-
-def _table(model: Any) -> Table:
-    table: Table = model.__table__
-    return table
-
-
-def _rows(
-    connection: Connection,
-    ids: sqlalchemy.ScalarSelect[int],
-    model: Any,
-    *,
-    order_by: str | None = None,
-) -> Iterator[Row[Any]]:
-    """Yield the rows of a table that belong to the trials with these IDs."""
-    table = _table(model)
-    statement = select(table).where(table.c.trial_id.in_(ids))
-    if order_by is not None:
-        statement = statement.order_by(table.c[order_by])
-    yield from connection.execute(statement)
-
-
-def _attributes(rows: Iterator[Row[Any]]) -> dict[int, dict[str, Any]]:
-    attributes: dict[int, dict[str, Any]] = defaultdict(dict)
-    for row in rows:
-        attributes[row.trial_id][row.key] = json.loads(row.value_json)
-    return attributes
-
-
-def _value(row: Row[Any]) -> float:
-    return models.TrialValueModel.stored_repr_to_value(row.value, row.value_type)
-
-
-def _score(row: Row[Any]) -> float:
-    return models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(
-        row.intermediate_value, row.intermediate_value_type
-    )
-
-
-@functools.lru_cache(maxsize=10_000)
-def _distribution(text: str) -> BaseDistribution:
-    """Return a distribution from its JSON. Trials share it, because it is never changed."""
-    return json_to_distribution(text)
+    def set_changes(self, changes: Changes) -> None:
+        """Write changes of trials in one transaction."""
+        write(self.engine, changes)

@@ -19,7 +19,7 @@ from sabtune.schema import shown
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.attributes import FORMAT, STORE_FORMAT
-from sabtune.study.optuna_private import CACHED_METHODS, BulkStorage
+from sabtune.study.optuna_private import CACHED_METHODS, OWN_METHODS, BulkStorage
 from sabtune.study.patience import make_patient
 
 TABLES = ("studies", "study_user_attributes", "trials", "trial_user_attributes", "version_info")
@@ -77,7 +77,7 @@ def unreadable_value(store: str, problem: Exception, subject: str = "a value") -
     )
 
 
-for _name in (*vars(BaseStorage), *CACHED_METHODS):
+for _name in (*vars(BaseStorage), *CACHED_METHODS, *OWN_METHODS):
     if _name.startswith(("get_", "_get_")):
         _decoding_errors = (ValueError, LookupError, TypeError)
         _method = _raising_store_error(getattr(Studies, _name), _decoding_errors)

@@ -11,7 +11,8 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from sabtune.storage import server
 from sabtune.storage.database import database_at
-from sabtune.study.optuna_private import CACHED_METHODS, CREATING_METHODS, trial_id
+from sabtune.study.optuna_private import CACHED_METHODS, CREATING_METHODS, OWN_METHODS
+from sabtune.study.optuna_tables import id_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ _retrying_thread = threading.local()
 def make_patient(storage: type[RDBStorage]) -> None:
     """Make the methods of a storage class wait while its database server is unavailable."""
     public = (name for name in vars(BaseStorage) if name.startswith(PREFIXES))
-    for name in (*public, *CACHED_METHODS):
+    for name in (*public, *CACHED_METHODS, *OWN_METHODS):
         setattr(storage, name, _with_retries(getattr(storage, name)))
 
 
@@ -66,7 +67,7 @@ def _done(
             trials = storage.get_all_trials(study, deepcopy=False)
             if len(trials) == count:
                 return None
-            return trials[count] if name in CACHED_METHODS else trial_id(trials[count])
+            return trials[count] if name in CACHED_METHODS else id_of(trials[count])
 
         return created
     if name == "set_trial_state_values":

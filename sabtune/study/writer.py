@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, Self
 
@@ -36,10 +37,11 @@ from sabtune.study.attributes import (
 from sabtune.study.events import KeptModel, Outcome, Registered
 from sabtune.study.objectives import Direction
 from sabtune.study.optuna_private import Internals, when_opened
-from sabtune.study.optuna_storage import open_storage
+from sabtune.study.optuna_storage import Studies, open_storage
 from sabtune.study.plan import Plan
 from sabtune.study.record import StudyRecord, load, names_in, store_of
 from sabtune.study.trial_record import TrialRecord
+from sabtune.study.write_behind import WriteBehind
 from sabtune.training.trial import Progress, plain
 
 
@@ -72,6 +74,34 @@ class StudyWriter:
             load_if_exists=True,
         )
         return cls(study)
+
+    @contextmanager
+    def buffered(self) -> Iterator[None]:
+        """Keep the trials in memory within the block, and write their changes together.
+
+        Only the process that holds the study's lock may do this. See `WriteBehind` for when changes
+        are written. At the end of the block, all are.
+        """
+        optuna_study, internals = self.optuna, self.internals
+        database = internals.database
+        assert isinstance(database, Studies)
+        storage = WriteBehind(database, internals.study_id)
+        self.optuna = optuna.load_study(
+            study_name=self.name, storage=storage, sampler=optuna_study.sampler
+        )
+        self.internals = Internals(self.optuna)
+        try:
+            yield
+        finally:
+            self.optuna, self.internals = optuna_study, internals
+            storage.flush()
+
+    def flush(self, *, after: float = 0.0) -> None:
+        """Write the changes of trials, if the first was made at least `after` seconds ago.
+
+        This does nothing outside of `buffered`.
+        """
+        self.internals.flush(after=after)
 
     def read(self) -> StudyRecord:
         """Return the record of the study as it is now."""

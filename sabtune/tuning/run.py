@@ -189,7 +189,7 @@ def execute(
     mirror = Mirror(study, store, system_metrics=system_metrics)
     scheduler = Scheduler(_resumed_halving(file, earlier))
     guard = Guard(budget.stop)
-    with snapshots(store, budget.stop) as copiers, guard.until_closed():
+    with study.buffered(), snapshots(store, budget.stop) as copiers, guard.until_closed():
         notified: list[Watcher] = [mirror, *copiers, *watchers]
         searcher = StudySearcher(
             study,

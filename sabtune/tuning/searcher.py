@@ -40,6 +40,7 @@ from sabtune.study.recovery import entry
 from sabtune.study.states import State
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
+from sabtune.study.write_behind import MAX_DELAY_SECONDS
 from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning import trainable
@@ -119,7 +120,9 @@ class StudySearcher(NotPickled, Searcher):
                 self.rejected_in_a_row = 0
                 if not is_counted:
                     self.leaderboard.start(spec.configuration)
-                return self._config(trial, spec, resumed=resumed)
+                config = self._config(trial, spec, resumed=resumed)
+                self.study.flush()  # the study has the trial before its worker does
+                return config
         return Searcher.FINISHED
 
     def _reject(self, trial: optuna.Trial, problem: RejectedError) -> None:
@@ -256,6 +259,10 @@ class StudyCallback(NotPickled, tune.Callback):
             self.study.report(running.trial, progress)
         for watcher in self.watchers:
             watcher.trial_reported(running.spec.number, progress)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Write scores of running trials that have waited long enough."""
+        self.study.flush(after=MAX_DELAY_SECONDS)
 
     def on_checkpoint(
         self,
