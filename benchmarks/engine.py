@@ -105,7 +105,7 @@ class Idle(Trial):
 
     def step(self) -> dict[str, Any]:
         progress = next(self.stretches)
-        self.finished = progress.finished
+        self.finished = progress is not None and progress.finished
         return WorkerResult(progress=progress).to_result()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
