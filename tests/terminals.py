@@ -159,8 +159,12 @@ class Terminal:
         return self.process.wait()
 
     def resize(self, columns: int, lines: int) -> None:
-        """Give the terminal another size, which sends SIGWINCH to the command."""
-        self._read()
+        """Give the terminal another size, which sends SIGWINCH to the command.
+
+        The terminal first shows what the command has written at once.
+        """
+        while self._read():
+            pass
         self.screen.resize(lines, columns)
         self._set_size()
 

@@ -27,6 +27,7 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.trial_record import TrialRecord
 from sabtune.study.trial_specs import trial_seed
 from sabtune.study.writer import StudyWriter
+from sabtune.terminal.live_table import FIRST_REPORT
 from sabtune.tracking.mirror import sync
 from sabtune.training import checkpoint
 from sabtune.training.evaluation import measure
@@ -76,6 +77,22 @@ def client(done: Done) -> MlflowClient:
 def test_a_search_succeeds_without_foreign_output(done: Done) -> None:
     assert done.shown.stderr == ""
     assert done.shown.returncode == 0
+
+
+def test_a_search_says_what_it_does_between_its_trials(done: Done) -> None:
+    lines = done.shown.stdout.splitlines()
+    assert [line for line in lines if line.endswith(" …")] == [
+        "Loading learnable.py …",
+        "Loading Ray, Optuna and MLflow …",
+        "Opening the study and its data …",
+        "Starting Ray …",
+        "Starting the workers …",
+        f"{FIRST_REPORT} …",
+        "Ending Ray …",
+        "Writing the rest to MLflow …",
+        "Writing the report to MLflow …",
+    ]
+    assert lines[0] == "Loading learnable.py …"
 
 
 def test_every_trial_has_its_state(done: Done) -> None:

@@ -37,7 +37,7 @@ BAR_COLUMNS = (10, 40)
 REFRESH_SECONDS = 0.5
 """The seconds between two drawings of the table on a terminal."""
 
-FIRST_REPORT = "Waiting for the first report; the first search compiles its kernels for a minute"
+FIRST_REPORT = "Waiting for the first report (a first search compiles its kernels)"
 """The step between the start of the first trial and its first report."""
 
 

@@ -124,13 +124,10 @@ class _Lines:
         lines = console.render_lines(self.content, options.update(height=None), pad=False)
         lines = lines[: max(options.size.height - 1, 1)]
         yield _control("\r\x1b[?7l").segment
-        for index, line in enumerate(lines):
-            more = self.last or index < len(lines) - 1
-            # The end of a full line isn't cleared: some terminals would clear its last character.
-            yield _control("\x1b[2K" if more else "\x1b[J").segment
+        for line in lines:
+            yield _control("\x1b[2K").segment
             yield from line
-            if more:
-                yield Segment.line()
-        yield _control("\x1b[?7h").segment
-        if not self.last:
-            yield _control("\r" + f"\x1b[{len(lines) - 1}A" * (len(lines) > 1)).segment
+            yield Segment.line()
+        # These codes are on a line of their own: the console cuts what doesn't fit on a line.
+        back = "" if self.last else f"\x1b[{len(lines)}A"
+        yield _control(f"\x1b[J\x1b[?7h{back}").segment
