@@ -155,7 +155,7 @@ def theirs(stream: Stream, root: Path, study: str) -> Cost:
         callback.log_trial_start(trials[trial.number])
 
     def report(trial: TrialSpec, made: Progress) -> None:
-        result = {point.key: point.value for point in report_points(made, trial, 0)}
+        result = {point.key: point.value for point in report_points(made, None, 0)}
         result["training_iteration"] = made.report.step
         callback.log_trial_result(made.report.step, trials[trial.number], result)
 

@@ -343,6 +343,7 @@ def test_a_trial_shows_a_point_for_each_length(page: Page, shown: Place) -> None
 
 
 def test_the_report_is_drawn_in_mlflows_frame(page: Page, shown: Place) -> None:
+    page.set_viewport_size({"width": 1280, "height": 860})
     report = browser.open_report(page, shown)
     expect(report.get_by_role("heading", level=1, name="posed")).to_be_visible()
     expect(report.get_by_text("The best by its score in the search")).to_be_visible()

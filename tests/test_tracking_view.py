@@ -20,8 +20,18 @@ from sabtune.schedule import Constant, Cosine, Linear, Schedule, Stepwise
 from sabtune.study.events import Origin, TrialView
 from sabtune.tasks import Copying
 from sabtune.tracking import links, ui, view
-from sabtune.tracking.trial_run import ends_schedule
-from tests.experiments import COMPLETE, ENOUGH, Place, assert_shows, spec, state, tell, views
+from sabtune.tracking.trial_run import schedule_end
+from tests.experiments import (
+    COMPLETE,
+    ENOUGH,
+    Place,
+    assert_shows,
+    progress,
+    spec,
+    state,
+    tell,
+    views,
+)
 
 TASK = Copying.Config(length=5, symbols=2)
 
@@ -162,8 +172,21 @@ def test_the_end_of_the_schedule_is_the_first_report_with_the_final_k_top(
         built.set_progress(step / 50)
         settled += [step] * built.settled
     built.set_progress(0)
-    ends = [] if built.settled else settled[:1]
-    assert [step for step in steps if ends_schedule(run, step)] == ends
+    assert schedule_end(run) == (None if built.settled else settled[0])
+
+
+def test_the_end_of_the_schedule_is_logged_during_a_search_and_by_sync(embedded: Place) -> None:
+    model = SAB.Config(hidden=8, k_top=2, schedule=Linear(share=0.5))
+    train = TrainConfig(updates=20, report_every=5)
+    run = RunConfig.of(task=TASK, trial=TrialConfig(model=model, train=train), seed=0)
+    history = [progress(step) for step in (5, 10, 15, 20)]
+    told = [TrialView(spec=spec(run, n), history=history, outcome=COMPLETE) for n in range(2)]
+    tracker = embedded.tracker()
+    tell(tracker, told[0])
+    tracker.sync(told, state())
+    assert tracker.close(ENOUGH)
+    for shown in embedded.trials().values():
+        assert embedded.curve(shown, "score_at_schedule_end") == [(10, 0.1)]
 
 
 def drawn(folder: Path) -> None:

@@ -168,17 +168,21 @@ def full_content(view: TrialView, since: int) -> RunContent:
         until=since,
         origin=view.origin,
     )
+    end = schedule_end(view.spec.run)
     for progress in view.history:
         content.until = since + int(progress.seconds * 1000)
-        content.points += report_points(progress, view.spec, content.until)
+        content.points += report_points(progress, end, content.until)
     if view.outcome is not None:
         content.points += ladder_points(view.outcome, view.spec, content.until)
         content.points += [peak_memory(progress, content.until) for progress in view.history[-1:]]
     return content
 
 
-def report_points(progress: Progress, spec: TrialSpec | None, when: int) -> list[Metric]:
-    """Return a point of each metric for one report, `LAST_METRIC` last."""
+def report_points(progress: Progress, schedule_end: int | None, when: int) -> list[Metric]:
+    """Return a point of each metric for one report, `LAST_METRIC` last.
+
+    schedule_end: The result of `schedule_end` for the trial.
+    """
     report = progress.report
     values = {
         "loss": report.loss,
@@ -189,28 +193,28 @@ def report_points(progress: Progress, spec: TrialSpec | None, when: int) -> list
         **report.in_force,
         "score": progress.score,
     }
-    if spec is not None and ends_schedule(spec.run, report.step):
+    if report.step == schedule_end:
         values[SCHEDULE_END] = progress.score
     values[LAST_METRIC] = progress.seconds
     return [Metric(key, value, when, report.step) for key, value in values.items()]
 
 
-def ends_schedule(run: RunConfig, step: int) -> bool:
-    """Return whether the report after `step` updates is the first with the final k_top.
+def schedule_end(run: RunConfig) -> int | None:
+    """Return the number of updates at the first report with the final k_top.
 
-    False for every report if k_top doesn't change.
+    None if k_top doesn't change, or if no report has the final k_top.
     """
     model, train = run.model, run.train
     if not isinstance(model, SAB.Config) or isinstance(model.schedule, Constant):
-        return False
+        return None
     dense = model.dense(run.task.build().remembered_steps)
-
-    def is_final(step: int) -> bool:
-        return model.schedule.k_top(step / train.updates, model.k_top, dense) == model.k_top
-
-    earlier = (step - 1) // train.report_every * train.report_every
-    later = range(step, train.updates + 1, train.report_every)
-    return not is_final(earlier) and all(map(is_final, later))
+    steps = [*range(0, train.updates, train.report_every), train.updates]
+    final = [
+        model.schedule.k_top(step / train.updates, model.k_top, dense) == model.k_top
+        for step in steps
+    ]
+    changing = [i for i, is_final in enumerate(final) if not is_final]
+    return steps[changing[-1] + 1] if changing and changing[-1] + 1 < len(steps) else None
 
 
 def peak_memory(progress: Progress, when: int) -> Metric:

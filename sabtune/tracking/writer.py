@@ -25,6 +25,7 @@ from sabtune.tracking.trial_run import (
     ladder_points,
     peak_memory,
     report_points,
+    schedule_end,
 )
 from sabtune.training.trial import Progress, TrialSpec
 
@@ -78,6 +79,7 @@ class Tracker:
         self.system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         self._started: dict[int, tuple[TrialSpec, Origin]] = {}
+        self._ends: dict[int, int | None] = {}  # the ends of their schedules
         self._last: dict[int, Progress] = {}  # the last progress of each running trial
         self._queue = threading.Condition()  # guards the attributes below, down to _mlflow
         self._contents: dict[int, RunContent] = {}  # content that is not yet written, by trial
@@ -101,6 +103,7 @@ class Tracker:
     def trial_started(self, spec: TrialSpec, origin: Origin | None = None) -> None:
         """Record that a trial starts or is resumed."""
         self._started[spec.number] = (spec, origin or Origin())
+        self._ends[spec.number] = schedule_end(spec.run)
         with self._queue:
             self._content(spec.number).outcome = None
 
@@ -108,7 +111,7 @@ class Tracker:
         """Record the progress of a trial."""
         with self._queue:
             content = self._content(number)
-            content.points += report_points(progress, content.spec, content.until)
+            content.points += report_points(progress, self._ends.get(number), content.until)
             self._last[number] = progress
 
     def trial_ended(self, number: int, outcome: Outcome) -> None:
