@@ -168,7 +168,8 @@ def test_the_tutorial_of_own_parts(
     first = commands(block("own_parts.md", "sabtune search first_bit.py"))
     both = commands(block("own_parts.md", "sabtune search compare.py"))
     shown = [run(command) for command in first + both]
-    assert "compare.gru #" in shown[-1]
+    assert "Study compare.confirm: 6 trials (6 complete)" in shown[-1]
+    assert "Champion of compare: trial " in shown[-1]
     for name in files:
         (folder / name).unlink()
     load = block("own_parts.md", "import mlflow")
