@@ -1,7 +1,8 @@
 """Take the screenshots of docs/mlflow.md.
 
 Run `python -m docs.screenshots URI STUDY` in the root of the repository. URI is the address at
-which `sabtune ui` shows the study. The script needs Debian's chromium and the `dev` extra.
+which `sabtune ui` serves MLflow, such as http://127.0.0.1:5000. The script needs Debian's chromium
+and the `dev` extra.
 """
 
 from __future__ import annotations
@@ -36,13 +37,19 @@ def main(uri: str, study: str) -> None:
     """Take the screenshots of a study with a best trial and a report."""
     place = Place(uri, study, None)
     best = place.trials()[int(place.searches()[0].data.tags["sabtune.best"])]
-    with browser.browser(height=720) as page:
-        browser.enter(page, place)
-        browser.open_experiment(page, place)
-        page.get_by_role("link", name=best.info.run_name).wait_for()
-        save(page, "experiment")
-        browser.open_ladder(page, place, best.info.run_id).wait_for()
-        save(page, "ladder")
+    with browser.browser(width=1400, height=720) as page:
+        browser.open_study(page, f"{uri}/studies/{study}")
+        save(page, "table")
+        page.set_viewport_size({"width": 1400, "height": 1660})
+        browser.open_study(page, f"{uri}/studies/{study}", charts=True)
+        browser.chart(page, "score vs score_at_schedule_end").wait_for()
+        save(page, "charts")
+        page.set_viewport_size({"width": 1400, "height": 1120})
+        browser.open_run(page, place, best.info.run_id)
+        page.get_by_text("Show more").click()
+        page.locator('img[src*="figures/recall"]').wait_for()
+        save(page, "trial")
+        page.set_viewport_size({"width": 1280, "height": 720})
         report = browser.open_report(page, place)
         report.locator("figure .main-svg").first.wait_for()
         report.locator("#answer").scroll_into_view_if_needed()

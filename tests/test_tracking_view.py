@@ -163,7 +163,7 @@ def test_the_end_of_the_schedule_is_the_first_report_with_the_final_k_top(
     schedule: Schedule, report_every: int
 ) -> None:
     train = TrainConfig(updates=50, report_every=report_every)
-    model = SAB.Config(hidden=8, k_top=3, schedule=schedule)
+    model = SAB.Config(hidden=8, k_top=3, k_att=1, schedule=schedule)
     run = RunConfig.of(task=TASK, trial=TrialConfig(model=model, train=train), seed=0)
     built = run.build_model(TASK.build())
     steps = sorted({*range(report_every, 50, report_every), 50})
@@ -176,7 +176,7 @@ def test_the_end_of_the_schedule_is_the_first_report_with_the_final_k_top(
 
 
 def test_the_end_of_the_schedule_is_logged_during_a_search_and_by_sync(embedded: Place) -> None:
-    model = SAB.Config(hidden=8, k_top=2, schedule=Linear(share=0.5))
+    model = SAB.Config(hidden=8, k_top=2, k_att=1, schedule=Linear(share=0.5))
     train = TrainConfig(updates=20, report_every=5)
     run = RunConfig.of(task=TASK, trial=TrialConfig(model=model, train=train), seed=0)
     history = [progress(step) for step in (5, 10, 15, 20)]

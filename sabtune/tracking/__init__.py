@@ -7,6 +7,8 @@ experiment.py     the MLflow experiment of a study
 runs.py           the runs of an experiment, read and extended
 trial_run.py      the content of a trial's run: tags, params, metrics
 search_run.py     the content of the search's run: description, tags, metrics
+view.py           the view of an experiment that MLflow opens: its table and its charts
+links.py          the studies that MLflow shows, and the addresses of their views
 datasets.py       the sequences of a trial, as MLflow datasets
 models.py         trained models, as MLflow logged models
 pyfunc_model.py   the code that MLflow runs to load such a model
