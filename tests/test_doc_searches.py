@@ -87,7 +87,7 @@ def run(
     monkeypatch.setattr(probe, "PROBE_SECONDS", 0.1)
     served = []
     for module in (ui, optuna_ui):  # would serve until Ctrl-C; other tests send requests
-        monkeypatch.setattr(module, "serve", lambda place, port: served.append(port))
+        monkeypatch.setattr(module, "serve", lambda place, port, *_: served.append(port))
 
     def run(command: str) -> str:
         served.clear()
