@@ -13,7 +13,8 @@ import pytest
 from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.study.events import Version
-from sabtune.tracking import Tracker
+from sabtune.tracking import Tracker, links
+from sabtune.tracking.view import path
 from tests.experiments import (
     ENOUGH,
     Place,
@@ -64,6 +65,7 @@ def test_an_absent_server_does_not_disturb_the_search(run: RunConfig, tmp_path: 
     assert not tracker.close(ENOUGH)
     tracker.trial_reported(0, progress(10))  # a report after the close raises nothing
     assert "s3cr3t" not in str(tracker.behind)
+    assert links.server_address(NOBODY, "study") is None
 
 
 def test_a_tracker_without_data_loses_nothing(run: RunConfig) -> None:
@@ -141,3 +143,6 @@ def test_sync_completes_a_server_that_returns(server: Server, run: RunConfig) ->
     before = place.everything()
     tracker.sync(told, state(told[0]))
     assert place.everything() == before
+    secret = server.uri.replace("//", "//anna:s3cr3t@")
+    assert links.server_address(secret, "study") == server.uri + path(place.experiment)
+    assert links.server_address(server.uri, "none") is None

@@ -221,7 +221,23 @@ def test_a_trial_has_its_figures_and_its_results_in_words(place: Place, run: Run
     assert "mlflow.note.content" not in shown[2].data.tags
     again = place.tracker()
     assert again.keep_figures({0: undrawn})
+    assert again.keep_figures({1: undrawn}, seconds=0.0)
     assert again.close(ENOUGH)
+
+
+def test_what_a_user_wrote_about_a_trial_stays(embedded: Place, run: RunConfig) -> None:
+    told = views(run)
+    embedded_tracker = embedded.tracker()
+    embedded_tracker.sync(told, state())
+    notes = {0: "Complete: length score 0.429.\n\nMy remark.", 1: "Look at this one!"}
+    for number, text in notes.items():
+        identity = embedded.trials()[number].info.run_id
+        embedded.client.set_tag(identity, "mlflow.note.content", text)
+    embedded_tracker.sync(told, state())
+    assert embedded_tracker.keep_figures({0: drawn})
+    assert embedded_tracker.close(ENOUGH)
+    for number, text in notes.items():
+        assert embedded.trials()[number].data.tags["mlflow.note.content"] == text
 
 
 def test_the_report_is_one_click_from_the_study(embedded: Place, tmp_path: Path) -> None:

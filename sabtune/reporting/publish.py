@@ -5,6 +5,7 @@ The report is an artifact of the search's run. Each complete trial has its own f
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,9 @@ from sabtune.tracking import mirror
 if TYPE_CHECKING:
     from sabtune.tuning.run import Ending  # loads Ray
 
+
+FIGURE_SECONDS = 60.0
+"""The time after which the end of a search draws no more figures of trials."""
 
 DPI = 115
 """The resolution of a trial's figures. MLflow shows them in full size in a narrow column."""
@@ -42,7 +46,8 @@ def publish(name: str, store: Store, ending: Ending | None = None) -> str:
             return ""
         with TemporaryDirectory() as folder:
             write(study, Path(folder), QUICK)
-            problem = mirror.keep_report(study, Path(folder), draw)
+            seconds = math.inf if ending is None else FIGURE_SECONDS
+            problem = mirror.keep_report(study, Path(folder), draw, seconds)
     except Exception as failure:  # the results of the search are safe, so this must not end it
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())
     return problem and f"The report on {name} isn't in MLflow: {problem}"

@@ -8,6 +8,7 @@ not be read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,12 +59,30 @@ def _written(state: str, reports: int) -> str:
     return f"{state} {reports} names {NAMES}"
 
 
-def _figures_note(run: str, figures: str) -> str:
-    """Return the end of the description of a run, with its figures.
+OWN_NOTE = re.compile(r"((Complete|Pruned|Failed)(: .*)?(\n\n!\[.*\]\(get-artifact\?.*\))*)?")
+"""A description of a trial's run that sabtune wrote."""
 
-    figures: The value of the tag `FIGURES`.
+IMAGE = "\n\n!["
+"""The start of an image in the description of a trial's run."""
+
+
+def _note(run: RunView) -> str:
+    """Return the description of a run, or ""."""
+    return run.tags.get(MLFLOW_RUN_NOTE, "")
+
+
+def _described(run: RunView, text: str, figures: str) -> dict[str, str]:
+    """Return the tag of a run's description. A description that a user wrote stays as it is.
+
+    text: The words of the description.
+
+    figures: The value of the tag `FIGURES`, whose figures follow the words.
     """
-    return "".join(f"\n\n{view.image(run, name)}" for name in figures.split()[1:])
+    images = [f"\n\n{view.image(run.id, name)}" for name in figures.split()[1:]]
+    note = "".join([text, *images])
+    if OWN_NOTE.fullmatch(_note(run)) is None or (not note and MLFLOW_RUN_NOTE not in run.tags):
+        return {}
+    return {MLFLOW_RUN_NOTE: note}
 
 
 class ModelError(TrackingError):
@@ -132,8 +151,13 @@ class Experiment:
         self.logged |= {at: point.value for at, point in new.items()}
         self.runs.set_tag(KIND, TRAINING)
         if text:
-            self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text)
+            self._describe(text)
         self._save_view(overview)
+
+    def _describe(self, text: str) -> None:
+        """Set the description of the experiment, after the link to the report."""
+        note = f"{self._link()}{text}"[: search_run.DESCRIPTION_CHARACTERS]
+        self.runs.set_tag(MLFLOW_RUN_NOTE, note)
 
     def _link(self) -> str:
         """Return the link to the report that begins the experiment's description, or "".
@@ -170,7 +194,7 @@ class Experiment:
             had, text = self._link(), self.runs.tags.get(MLFLOW_RUN_NOTE, "")
             self.runs.log(run, [], {}, {REPORT: f"{under}/{page.name}"})
             if text:
-                self.runs.set_tag(MLFLOW_RUN_NOTE, self._link() + text.removeprefix(had))
+                self._describe(text.removeprefix(had))
 
     def lacks_figures(self, number: int) -> bool:
         """Return whether a trial has a run without figures, or with those of another version."""
@@ -180,12 +204,9 @@ class Experiment:
     def keep_figures(self, number: int, folder: Path) -> None:
         """Log the PNG files of a folder to a trial's run, whose description shows them."""
         run, names = self.trials[number][0], sorted(file.name for file in folder.iterdir())
-        text = run.tags.get(MLFLOW_RUN_NOTE, "")
-        text = text.removesuffix(_figures_note(run.id, run.tags.get(FIGURES, "")))
         self.runs.keep_files(run, folder, view.FIGURES)
-        tags = {FIGURES: " ".join([FIGURES_VERSION, *names])}
-        tags[MLFLOW_RUN_NOTE] = text + _figures_note(run.id, tags[FIGURES])
-        self.runs.log(run, [], {}, tags)
+        figures, (text, _, _) = " ".join([FIGURES_VERSION, *names]), _note(run).partition(IMAGE)
+        self.runs.log(run, [], {}, {FIGURES: figures} | _described(run, text, figures))
 
     def add(self, number: int, content: RunContent) -> None:
         """Add new content to a trial's run.
@@ -262,9 +283,7 @@ class Experiment:
         if model is not None and content.spec is not None:
             points = [of_model(point, model, content.spec, run.id) for point in points]
         tags = content.tags() | {MLFLOW_PARENT_RUN_ID: self.search().id}
-        note = content.note()
-        if note or MLFLOW_RUN_NOTE in run.tags:
-            tags[MLFLOW_RUN_NOTE] = note + _figures_note(run.id, run.tags.get(FIGURES, ""))
+        tags |= _described(run, content.note(), run.tags.get(FIGURES, ""))
         if written is None:
             points_of = self.runs.points(run)
             reports = len(points_of.get(LAST_METRIC, ()))

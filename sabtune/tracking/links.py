@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -52,16 +54,21 @@ def shown_studies(uri: str) -> list[ShownStudy]:
 def server_address(uri: str, study: str) -> str | None:
     """Return the address of a study's view on an MLflow server.
 
-    Returns None if `uri` is of a database, if the server doesn't have the study, or if it can't be
-    reached.
+    Returns None if `uri` is of a database, if the server doesn't have the study, or if it doesn't
+    answer within `ANSWER_SECONDS`.
     """
     if not mlflow_client.is_server(uri):
         return None
+    found: list[str] = []
+
+    def ask() -> None:
+        with suppress(Exception):
+            experiment = MlflowClient(uri).get_experiment_by_name(study)
+            found.extend([experiment.experiment_id] if experiment else [])
+
     mlflow_client.hasten(uri)
-    try:
-        experiment = MlflowClient(uri).get_experiment_by_name(study)
-    except Exception:
-        return None
-    if experiment is None:
-        return None
-    return mlflow_client.shown(uri).rstrip("/") + view.path(experiment.experiment_id)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(mlflow_client.ANSWER_SECONDS)
+    address = mlflow_client.shown(uri).rstrip("/")
+    return next((address + view.path(experiment) for experiment in found), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -215,7 +216,12 @@ def register_in(study: StudyWriter, record: StudyRecord, tracker: Tracker, store
     study.set_tracking(store.tracking and without_secrets(store.tracking))
 
 
-def keep_report(study: StudyRecord, folder: Path, draw: Callable[[TrialRecord, Path], None]) -> str:
+def keep_report(
+    study: StudyRecord,
+    folder: Path,
+    draw: Callable[[TrialRecord, Path], None],
+    seconds: float = math.inf,
+) -> str:
     """Log a report to MLflow, and the figures of each complete trial that lacks them.
 
     The report is logged to the search's run and replaces an earlier one.
@@ -224,13 +230,16 @@ def keep_report(study: StudyRecord, folder: Path, draw: Callable[[TrialRecord, P
 
     draw: Writes the figures of a trial as PNG files into a folder.
 
+    seconds: The time after which no more figures are drawn. Those of the best trials come first.
+
     Returns why MLflow doesn't have them, or "".
     """
     tracker = _tracker(study.name, study.store)
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    complete.sort(key=lambda trial: trial.score, reverse=True)
     figures = {trial.number: functools.partial(draw, trial) for trial in complete}
     try:
-        if tracker.keep_files(folder, REPORT) and tracker.keep_figures(figures):
+        if tracker.keep_files(folder, REPORT) and tracker.keep_figures(figures, seconds):
             return ""
         return tracker.behind or "MLflow didn't take it"
     finally:

@@ -46,7 +46,7 @@ ABOUT_ONE_RUN = {
 """Error codes that concern a single run, so that other runs can still be written."""
 
 ANSWER_SECONDS = 3.0
-"""Maximum time that a search waits at its start for a server to answer."""
+"""Maximum time that a command waits for a server to answer a question that it can do without."""
 
 UNAUTHORIZED = {
     401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "

@@ -6,7 +6,9 @@ why, and `Tracker.sync` compares MLflow with the study and writes what is missin
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,15 +207,24 @@ class Tracker:
                 return self._fail(problem)
         return True
 
-    def keep_figures(self, draw: Mapping[int, Callable[[Path], None]]) -> bool:
+    def keep_figures(
+        self, draw: Mapping[int, Callable[[Path], None]], seconds: float = math.inf
+    ) -> bool:
         """Log figures to the runs of trials that lack them.
 
         draw: Functions that write PNG files into a folder, by trial number.
 
-        Returns whether that succeeded. Errors of these functions are raised.
+        seconds: The time after which no more figures are drawn.
+
+        Returns False if MLflow fails. Errors of these functions are raised.
         """
         self._wait_for_queue()
-        return all(self._keep_figures(number, function) for number, function in draw.items())
+        end = time.monotonic() + seconds
+        return all(
+            self._keep_figures(number, function)
+            for number, function in draw.items()
+            if time.monotonic() < end
+        )
 
     def _keep_figures(self, number: int, draw: Callable[[Path], None]) -> bool:
         with self._mlflow, TemporaryDirectory() as folder:
