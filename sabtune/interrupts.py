@@ -29,13 +29,15 @@ class _State:
 
     received: the number of the first signal, or None. finishing: whether `finish` was called.
     abandoned: whether `finish` skips Python's cleanup. advice: the advice that is printed if the
-    process ends at once. last_acts: functions that are called before the process ends at once.
+    process ends at once. displays: functions that end what is drawn on the terminal. last_acts:
+    functions that are called before the process ends at once.
     """
 
     received: int | None = None
     finishing = False
     abandoned = False
     advice = "run the search again to resume unfinished trials"
+    displays: list[Callable[[], None]] = []  # noqa: RUF012
     last_acts: list[Callable[[], None]] = []  # noqa: RUF012
 
 
@@ -87,6 +89,9 @@ def finish(code: int) -> NoReturn:
 
 def at_once(code: int, words: str) -> NoReturn:
     """Print `words` to stderr and end the process now, from any thread."""
+    for end in list(_State.displays):
+        with contextlib.suppress(Exception):
+            end()
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout.isatty():
             # A live table hides the cursor, which is at its start, and has turned off wrapping.
@@ -96,14 +101,29 @@ def at_once(code: int, words: str) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Call the last acts, flush the streams, and end the process without cleanup."""
-    for act in list(_State.last_acts):
-        with contextlib.suppress(Exception):
-            act()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
-            stream.flush()
-    os._exit(code)
+    """Call the last acts, flush the streams, and end the process without cleanup.
+
+    A last act may end Ray, whereupon another thread raises an exception in this one.
+    """
+    try:
+        for act in list(_State.last_acts):
+            with contextlib.suppress(Exception):
+                act()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
+@contextmanager
+def drawing(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` before the process prints its last line, if it ends at once in this context."""
+    _State.displays.append(end)
+    try:
+        yield
+    finally:
+        _State.displays.remove(end)
 
 
 @contextmanager

@@ -76,6 +76,18 @@ def test_a_store_that_is_not_there(mistake) -> None:  # type: ignore[no-untyped-
     assert "there is no store at" in mistake("ui", "--store", "nowhere")
 
 
+def test_an_interrupted_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sabtune.study.loading.load", interrupt)
+    monkeypatch.setattr(sys, "argv", ["sabtune", "search", str(learnable(tmp_path))])
+    assert cli.run() == 130
+    assert capsys.readouterr().err == "sabtune: interrupted\n"
+
+
 def test_help_and_version_are_quick() -> None:
     """Check that neither option loads torch, ray or mlflow, whose imports take seconds."""
     for argument, said in (("--help", "search"), ("--version", __version__)):

@@ -62,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sabtune search mine.py --store other --warm-start ", ["mnist"]),
         ("sabtune search mine.py --baseline ", ["lstm", "truncated"]),
         ("sabtune search nowhere.py --baseline ", []),
+        ("sabtune ui o", ["old"]),
         ("sabtune search ", []),  # the shell completes files
         ("sabtune report --store nowhere ", []),
         ("sabtune report --store postgresql://me@host/db ", []),

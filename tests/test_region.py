@@ -11,17 +11,15 @@ import pytest
 from tests.terminals import Cutting, Reflowing, Terminal
 
 SHOWN = """
-import sys, time
+import sys
 from rich.text import Text
+from sabtune import interrupts
 from sabtune.terminal.console import make_console
 from sabtune.terminal.region import LiveRegion
 
 console = make_console()
-drawings = 0
 
 def draw():
-    global drawings
-    drawings += 1
     width, height = console.size
     rows = [f"{width} x {height}"] + [f"row {n}" for n in range(1, 8)]
     return Text("\\n".join(f"{row:─<{width - 1}}┤" for row in rows), no_wrap=True)
@@ -32,6 +30,8 @@ region.start()
 for line in sys.stdin:
     if line == "end\\n":
         break
+    if line == "end at once\\n":
+        interrupts.at_once(3, "ended at once")
     console.print("printed " + line.strip())
 region.stop()
 print("after")
@@ -95,3 +95,12 @@ def test_a_region_that_is_not_kept_leaves_nothing() -> None:
         assert terminal.wait() == 0
         assert region(terminal.lines) == []
         assert terminal.lines[-1] == "after"
+
+
+def test_a_process_that_ends_at_once_clears_the_region_and_shows_the_cursor() -> None:
+    with Terminal(program(), columns=40, lines=30) as terminal:
+        terminal.wait_until(partial(is_drawn, 40, 30))
+        terminal.type("end at once\n")
+        assert terminal.wait() == 3
+        assert terminal.lines == ["before", "sabtune: ended at once"]
+        assert terminal.shows_cursor()

@@ -15,7 +15,7 @@ import typer
 
 from sabtune import interrupts
 from sabtune.cli import data, doctoring, problems, running, showing, streams, usage
-from sabtune.cli.app import app
+from sabtune.cli.app import InterruptedCommandError, app
 from sabtune.cli.screen import INTERRUPTED
 from sabtune.escaping import terminal
 
@@ -42,12 +42,10 @@ def run() -> int:
             typer.echo(f"sabtune: {terminal(explanation)}", err=True)
         return 2
     except SystemExit as stop:
-        if isinstance(getattr(stop.__context__, "__cause__", None), KeyboardInterrupt):
-            return report_interruption()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InterruptedCommandError):
         return report_interruption()
     except BaseException as problem:
         if interrupts.received() is not None:  # a consequence of the signal

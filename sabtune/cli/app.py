@@ -46,8 +46,18 @@ class Group(TyperGroup):
         super().format_help(ctx, formatter)
 
 
+class InterruptedCommandError(BaseException):
+    """A KeyboardInterrupt in a command. Typer would end the command without a word."""
+
+
 class Root(Group):
     """The root command, which also accepts former names that its help doesn't list."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise InterruptedCommandError from interruption
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, present(args))

@@ -147,7 +147,10 @@ def report(
 def ui(
     study: Annotated[
         str | None,
-        typer.Argument(help="The study to open. Defaults to the one that was searched last."),
+        typer.Argument(
+            help="The study to open. Defaults to the one that was searched last.",
+            autocompletion=study_names,
+        ),
     ] = None,
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")

@@ -10,6 +10,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from rich.terminal_theme import TerminalTheme
+
 from sabtune.study.events import Outcome
 from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.console import Screen
@@ -22,6 +24,16 @@ COLUMNS, LINES = 120, 24
 
 REFRESH_SECONDS = 0.5
 """The minimum time between two updates of the table."""
+
+THEME = TerminalTheme(
+    (255, 255, 255),
+    (0, 0, 0),
+    [
+        *((36, 41, 47), (216, 58, 73), (45, 150, 70), (160, 120, 20)),
+        *((60, 120, 210), (175, 80, 190), (20, 145, 165), (140, 150, 160)),
+    ],
+)
+"""The colors of the table, which are readable on a white and on a black page."""
 
 STYLE = "overflow-x: auto; line-height: 1.25; font-family: monospace; white-space: pre"
 
@@ -95,7 +107,7 @@ class NotebookWatch(Watch):
         page = _console(record=True)
         page.print(self._screen())
         return page.export_html(
-            inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>'
+            theme=THEME, inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>'
         )
 
     def _refresh(self, *, now: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from rich.console import (
     Console,
@@ -17,8 +18,13 @@ from rich.console import (
 from rich.control import Control
 from rich.segment import ControlType, Segment
 
+from sabtune import interrupts
+
 RESIZE_SECONDS = 0.1
 """The maximum time in seconds until a region is drawn again after its terminal was resized."""
+
+LAST_DRAWING_SECONDS = 0.2
+"""The time in seconds that a process which ends at once waits for the drawing in progress."""
 
 
 def _control(codes: str) -> Control:
@@ -63,9 +69,11 @@ class LiveRegion(RenderHook):
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
+        self._context = ExitStack()
 
     def start(self) -> None:
         """Draw the region for the first time, and begin to draw it regularly."""
+        self._context.enter_context(interrupts.drawing(self._abandon))
         self.console.show_cursor(False)
         self.console.push_render_hook(self)
         self.refresh()
@@ -77,12 +85,19 @@ class LiveRegion(RenderHook):
             if self._ended.is_set():
                 return
             self._ended.set()
+            self._context.close()
             self.console.pop_render_hook()
             try:
                 last = [_Lines(self.draw(), last=True)] if self.kept else []
                 self.console.print(CLEAR, *last, end="")
             finally:
                 self.console.show_cursor(True)
+
+    def _abandon(self) -> None:
+        """Draw nothing more, because the process ends at once. This may be a signal's handler."""
+        self._ended.set()
+        if self._lock.acquire(timeout=LAST_DRAWING_SECONDS):
+            self._lock.release()
 
     def refresh(self) -> None:
         """Draw the region again."""
