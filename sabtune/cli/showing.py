@@ -141,13 +141,17 @@ def report(
 @command(
     RESULTS,
     ("Open MLflow at http://127.0.0.1:5000", "sabtune ui"),
+    ("Open a study in MLflow", "sabtune ui copying_quick"),
     ("Open optuna-dashboard at another port", "sabtune ui --optuna --port 8090"),
     ("Open the MLflow of a cluster", "sabtune ui --cluster cluster.yaml"),
 )
 def ui(
     study: Annotated[
         str | None,
-        typer.Argument(help="The study to open. Defaults to the one that was searched last."),
+        typer.Argument(
+            help="The study to open. Defaults to the one that was searched last.",
+            autocompletion=study_names,
+        ),
     ] = None,
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Open optuna-dashboard instead of MLflow.")
