@@ -141,6 +141,7 @@ def report(
 @command(
     RESULTS,
     ("Open MLflow at http://127.0.0.1:5000", "sabtune ui"),
+    ("Open a study in MLflow", "sabtune ui copying_quick"),
     ("Open optuna-dashboard at another port", "sabtune ui --optuna --port 8090"),
     ("Open the MLflow of a cluster", "sabtune ui --cluster cluster.yaml"),
 )
