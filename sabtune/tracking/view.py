@@ -72,7 +72,7 @@ PADDING_PIXELS, CHARACTER_PIXELS = 30, 7
 LABEL_PIXELS = 220
 """The width of the column of labels."""
 
-ATTRIBUTE_PIXELS = {"attributes.`Run Name`": 160, "runDateAndNestInfo": 122}
+ATTRIBUTE_PIXELS = {"attributes.`Run Name`": 160, "runDateAndNestInfo": 130}
 """The widths of the columns that every table has, narrower than MLflow's."""
 
 
