@@ -26,7 +26,7 @@ from tests.one_ray import Commands, one_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-QUICK_PAGES = ("README.md", "reading.md")
+QUICK_PAGES = ("README.md", "reading.md", "mlflow.md")
 COPYING_PAGES = ("search.md", "confirming.md", "studies.md")
 RUN_PAGES = QUICK_PAGES + COPYING_PAGES
 """The pages of which a test here runs every command of sabtune."""

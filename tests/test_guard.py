@@ -36,6 +36,7 @@ CALLED = {
     StudyCallback: [
         "on_trial_start",
         "on_trial_result",
+        "on_step_end",
         "on_checkpoint",
         "on_trial_complete",
         "on_trial_error",

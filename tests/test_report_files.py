@@ -290,9 +290,9 @@ def test_a_mistake_is_one_line(
 def test_the_report_is_logged_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[str, set[str]]] = []
 
-    def keep(study: StudyRecord, folder: Path) -> bool:
+    def keep(study: StudyRecord, folder: Path, draw: object, seconds: float) -> str:
         kept.append((study.name, {path.name for path in folder.iterdir()}))
-        return study.name == "found"
+        return "" if study.name == "found" else "MLflow didn't take it"
 
     monkeypatch.setattr(mirror, "keep_report", keep, raising=False)
     assert publish("found", store, Ending(complete=True)) == ""

@@ -68,6 +68,11 @@ class Database(ABC):
     def engine_options(self) -> dict[str, Any]:
         """Return the options of an SQLAlchemy engine for many short operations."""
 
+    @property
+    @abstractmethod
+    def insert(self) -> Callable[..., Any]:
+        """SQLAlchemy's statement that inserts rows, with `on_conflict_do_update`."""
+
     @abstractmethod
     def url_to_read(self, tables: Collection[str]) -> str:
         """Return the URL that opens the database for reading, without changing anything.
@@ -113,6 +118,12 @@ class SqliteFile(Database):
     def engine_options(self) -> dict[str, Any]:
         """Return options for connections that wait while another program holds the file."""
         return {"connect_args": databases.patience()}
+
+    @property
+    def insert(self) -> Callable[..., Any]:
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert
 
     def url_to_read(self, tables: Collection[str]) -> str:
         if not databases.tables(self.path) >= set(tables):
@@ -179,6 +190,12 @@ class Server(Database):
         from sabtune.storage import server
 
         return {"pool": server.pool(self.url)}
+
+    @property
+    def insert(self) -> Callable[..., Any]:
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
 
     def url_to_read(self, tables: Collection[str]) -> str:
         if not self.is_made(next(iter(tables))):

@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
+from sabtune.storage.database import database_at
 from sabtune.study.optuna_tables import Changes, all_trials, write
 from sabtune.study.write_behind import WriteBehind
 
@@ -221,4 +222,4 @@ class BulkStorage(RDBStorage):
 
     def set_changes(self, changes: Changes) -> None:
         """Write changes of trials in one transaction."""
-        write(self.engine, changes)
+        write(self.engine, changes, database_at(self.url).insert)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,10 +19,6 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Row, Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
-
-UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-"""The statement that inserts or updates rows, by the name of the database's dialect."""
 
 
 def id_of(trial: FrozenTrial) -> int:
@@ -260,12 +256,15 @@ class Changes:
         return any(vars(self).values())
 
 
-def write(engine: Engine, changes: Changes) -> None:
-    """Write changes in one transaction. Writing them again changes nothing more."""
+def write(engine: Engine, changes: Changes, insert: Callable[..., Any]) -> None:
+    """Write changes in one transaction. Writing them again changes nothing more.
+
+    insert: The statement of the database; see `Database.insert`.
+    """
     with engine.begin() as connection:
         for model, rows in _changed_rows(changes):
             if rows:
-                _upsert(connection, model, rows)
+                _upsert(connection, insert(_table(model)), rows)
         if changes.states:
             table = _table(models.TrialModel)
             statement = sqlalchemy.update(table).where(
@@ -317,8 +316,8 @@ def _changed_rows(changes: Changes) -> Iterator[tuple[Any, list[dict[str, Any]]]
     yield models.TrialValueModel, values
 
 
-def _upsert(connection: Connection, model: Any, rows: list[dict[str, Any]]) -> None:
-    statement = UPSERTS[connection.dialect.name](_table(model))
+def _upsert(connection: Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, or update those that exist. The first two columns of a row are its key."""
     key, changed = [*rows[0]][:2], [*rows[0]][2:]
     statement = statement.on_conflict_do_update(
         index_elements=key, set_={name: statement.excluded[name] for name in changed}
