@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ from sabtune.cluster.ray_session import some_ray
 from sabtune.tuning import run
 
 with some_ray(Path("ray.log")):  # one for all of them, which takes half of the time
-    run.some_ray = lambda log: nullcontext("")
+    run.some_ray = lambda *_: nullcontext("")
     for name in {names}:
         text = getattr(sab, name).__doc__
         example = doctest.DocTestParser().get_doctest(text, {{}}, name, None, 0)
@@ -186,7 +187,9 @@ def test_an_interrupted_search_resumes_in_the_same_kernel(tmp_path: Path) -> Non
     assert error.ename == "KeyboardInterrupt"
     assert "study 'interrupted' was interrupted: finished trials are kept" in error.evalue
     shown = "".join(str(output) for output in book.cells[2].outputs)
-    assert "0 running, 0 pruned, 0 failed, 2 complete of 2" in shown
+    lines = re.sub(r"<[^>]*>", "", shown)
+    assert "2 of 2 trials" in lines
+    assert "0 running, 0 pruned, 0 failed, 2 complete · best" in lines
     assert "stderr" not in shown
     assert "(2, {'complete'})" in shown
     assert "3 trials (3 complete)" in str(book.cells[3].outputs)
