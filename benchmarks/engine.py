@@ -5,8 +5,9 @@
 Each trial yields metrics 5 times, each time with a checkpoint of a few KB. The Optuna study on
 SQLite, ASHA, the seeds and MLflow (embedded, on SQLite) are those of `sabtune search`; only the
 trainable is replaced. ASHA compares the trials but prunes none, because all scores except the last
-are equal. Times are given per hundred trials, in the order in which they ended. CPU seconds are
-those of all threads of the driver and depend little on the load of the machine.
+are equal. Times are given per hundred trials, in the order in which they ended, with the driver's
+memory at the last of them. CPU seconds are those of all threads of the driver and depend less on
+the load of the machine than wall times.
 
 --plain then runs the same trainable with Ray Tune alone, without a study, a searcher and MLflow. It
 also runs 101 trials with Ray Tune and its own MLflow callback.
@@ -54,6 +55,7 @@ from sabtune.tuning.trainable import Trial, WorkerResult, WorkerTask
 REPORTS = 5
 STEP = 10  # updates per report
 HUNDRED = 100
+SHOWN = 3  # rows of a table before and after those that are left out
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
@@ -145,12 +147,23 @@ def progress_of(spec: TrialSpec) -> Iterator[Progress]:
         )
 
 
+def resident() -> float:
+    """Return the resident set size of the driver in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 class Clock:
-    """A callback that records when each trial ended, in wall time and in CPU time of the driver."""
+    """A callback that records the end of each trial.
+
+    wall, driver: The times, in wall seconds and in CPU seconds of the driver. memory: The resident
+    set size of the driver in MiB. load: The load of the machine.
+    """
 
     def __init__(self) -> None:
         self.wall: list[float] = []
         self.driver: list[float] = []
+        self.memory: list[float] = []
         self.load: list[float] = []
 
     def trial_started(self, spec: TrialSpec) -> None: ...
@@ -165,6 +178,7 @@ class Clock:
     def note(self) -> None:
         self.wall.append(time.perf_counter())
         self.driver.append(time.process_time())
+        self.memory.append(resident())
         self.load.append(os.getloadavg()[0])
 
 
@@ -195,16 +209,16 @@ class Untracked:
         return ""
 
 
-def engine(root: Path, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
+def engine(store: Store, trials: int, sampler: Sampler, mlflow: bool) -> Clock:
     """Run a search by sabtune with idle trials."""
     file = made_up(trials, sampler, f"{sampler}-{mlflow}")
     clock = Clock()
     with patch.object(run, "Trial", Idle):
         if mlflow:
-            ending = run.search(file, Store(root).made(), [clock])
+            ending = run.search(file, store.made(), [clock])
         else:
             with patch.object(run, "Mirror", Untracked):
-                ending = run.search(file, Store(root).made(), [clock])
+                ending = run.search(file, store.made(), [clock])
     assert ending.complete, ending
     if ending.behind:
         print(f"MLflow fell behind: {ending.behind}")
@@ -222,28 +236,23 @@ def plain(root: Path, trials: int, callbacks: Sequence[tune.Callback] = ()) -> C
         evaluation_seed=0,
         threads=1,
     )
+    task = WorkerTask(spec=spec, directory="", trials=str(root), save_every=1e9)
     clock = Clock()
     with some_ray(root / "plain.log"):
         tune.Tuner(
             tune.with_resources(Idle, {"cpu": 1}),
-            param_space={
-                "assignment": spec.to_dict(),
-                "directory": "",
-                "trials": str(root),
-                "checkpoints": [],
-                "save_every": 1e9,
-                "entry": "",
-                "draw": tune.uniform(0, 1),
-            },
+            param_space=task.to_config() | {"draw": tune.uniform(0, 1)},
             tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"plain-{len(callbacks)}",
                 storage_path=str(root),
                 callbacks=[PlainClock(clock), *callbacks],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
+                failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
             ),
         ).fit()
+    assert len(clock.wall) == trials
     return clock
 
 
@@ -258,20 +267,22 @@ def hundreds(times: Sequence[float]) -> list[float]:
 
 
 def table(name: str, clock: Clock) -> None:
-    """Print a row for each hundred trials, and the ratio of the last to the first."""
+    """Print the first three and the last three hundreds of trials, and the mean of all."""
     wall, driver = hundreds(clock.wall), hundreds(clock.driver)
     gaps = [b - a for a, b in itertools.pairwise(clock.wall)]
-    print(f"\n| {name} | s a trial | median between two ends | driver's CPU s | load |")
-    print("|---|---|---|---|---|")
+    print(f"\n| {name} | s a trial | median between two ends | driver's CPU s | MiB | load |")
+    print("|---|---|---|---|---|---|")
     for index, (a, b) in enumerate(zip(wall, driver, strict=True)):
+        if SHOWN <= index < len(wall) - SHOWN:
+            continue
         gap = statistics.median(gaps[index * HUNDRED : (index + 1) * HUNDRED])
         last = min((index + 1) * HUNDRED, len(clock.wall) - 1)
         row = f"| {index * HUNDRED + 1}–{last} | {a:.3f} | {gap:.3f} | {b:.3f} |"
-        print(f"{row} {clock.load[last]:.1f} |")
+        print(f"{row} {clock.memory[last]:.0f} | {clock.load[last]:.1f} |")
     if len(wall) > 1:
-        print(f"| last ÷ first | {wall[-1] / wall[0]:.2f} | | {driver[-1] / driver[0]:.2f} | |")
+        print(f"| last ÷ first | {wall[-1] / wall[0]:.2f} | | {driver[-1] / driver[0]:.2f} | | |")
     print(
-        f"| all | {statistics.fmean(wall):.3f} | | {statistics.fmean(driver):.3f} | |", flush=True
+        f"| all | {statistics.fmean(wall):.3f} | | {statistics.fmean(driver):.3f} | | |", flush=True
     )
 
 
@@ -282,6 +293,7 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("on", "off"), help="run only with MLflow, or only without"
     )
+    parser.add_argument("--store", help="a PostgreSQL database instead of a folder with SQLite")
     parser.add_argument("--plain", action="store_true", help="also run Ray Tune alone")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -297,7 +309,8 @@ def main() -> None:
             if options.only not in (None, way):
                 continue
             load = os.getloadavg()[0]
-            clock = engine(root, options.trials, options.sampler, mlflow)
+            store = Store.at(options.store or str(root), root)
+            clock = engine(store, options.trials, options.sampler, mlflow)
             table(f"{options.sampler}, MLflow {way}, load {load:.1f} before", clock)
         if options.plain:
             load = os.getloadavg()[0]

@@ -1,43 +1,23 @@
 """Trained models as MLflow logged models, each belonging to the run of its trial.
 
-    model = mlflow.pyfunc.load_model("models:/m-…")
-    logits = model.predict(x)          # x: float32 (B, T, I), any B and T; logits: (B, T, O)
-
-The files of a model are its weights in safetensors, its configuration in JSON, and its code.
+model = mlflow.pyfunc.load_model("models:/m-…")
+logits = model.predict(x)          # x: float32 (B, T, I), any B and T; logits: (B, T, O)
 """
 
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
 
-from sabtune.parts import local
 from sabtune.schema import codes
-from sabtune.seeding import Stream, generator
-from sabtune.storage.folder import Folder
-from sabtune.tasks import Task
 from sabtune.tracking.datasets import dataset
+from sabtune.tracking.model_files import CHECKPOINT, ModelWriter
 from sabtune.tracking.trial_run import MODEL, NUMBER, SELECTION, SUMMARY, TEST, RunContent
 from sabtune.training import checkpoint
 from sabtune.training.trial import TrialSpec
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow warns about its own type hints
-    from mlflow.pyfunc import save_model
-
-PYFUNC_MODEL = Path(__file__).with_name("pyfunc_model.py")
-"""The code of every model. MLflow runs it; it is not imported."""
-
-REQUIREMENTS = ("sabtune", "torch", "numpy", "safetensors", "numba")
 
 
 class Models:
@@ -48,6 +28,7 @@ class Models:
 
     def __init__(self, client: MlflowClient, experiment: str):
         self.client, self.experiment = client, experiment
+        self.writer = ModelWriter()
         self._by_number: dict[int, list[LoggedModel]] | None = (
             None  # earliest first; None: not read
         )
@@ -63,20 +44,17 @@ class Models:
         Raises CheckpointError if the checkpoint is damaged.
         """
         assert content.spec is not None
-        number = content.spec.number
+        number, run = content.spec.number, content.spec.run
         with tempfile.TemporaryDirectory() as folder:
-            task, exported = content.spec.run.task.build(), Path(folder) / "checkpoint"
+            exported = Path(folder) / CHECKPOINT
             exported.mkdir()
             checkpoint.export_model(directory, exported)
-            checkpoint.load_model(exported, content.spec.run)  # raises before anything is logged
+            checkpoint.load_model(exported, run)  # raises before anything is logged
             model = self._create(run_id, content)
             files = Path(folder) / "model"
-            code = Folder(str(Path(folder) / "code"))
-            own = {*codes(content.spec.run.to_dict()).values()}
+            own = {*codes(run.to_dict()).values()}
             digests = sorted(own | {content.origin.code} - {""})
-            local.write_bundles(digests, code)
-            paths = [str(code / digest) for digest in digests]
-            save(files, exported, task, model, run_id, code_paths=paths)
+            self.writer.write(files, exported, run, model, run_id, digests)
             self.client.log_model_artifacts(model.model_id, str(files))
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         ready = self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -149,51 +127,3 @@ def of_model(point: Metric, model: LoggedModel, spec: TrialSpec, run_id: str) ->
         dataset_digest=data.digest,
         run_id=run_id,
     )
-
-
-def save(
-    folder: Path,
-    exported: Path,
-    task: Task,
-    model: LoggedModel,
-    run_id: str,
-    code_paths: Sequence[str] = (),
-) -> None:
-    """Write the files of an MLflow model into `folder`, which must not exist.
-
-    code_paths: The folders of the study file's code and of the code of own parts.
-    """
-    drawn = generator(0, Stream.SELECTION, index=task.length)
-    example = task.batches(task.length, Stream.SELECTION, drawn).batch(1).x
-    save_model(
-        folder,
-        python_model=str(PYFUNC_MODEL),
-        artifacts={exported.name: str(exported)},
-        code_paths=list(code_paths) or None,
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-            run_id=run_id,
-        ),
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, task.inputs))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, task.outputs))]),
-        ),
-        input_example=example.numpy(),
-        pip_requirements=requirements(),
-    )
-
-
-def requirements() -> list[str]:
-    """Return the packages that a model needs, with the versions installed here.
-
-    Local version labels, such as +cpu in 2.13.0+cpu, depend on the machine and are left out.
-    """
-    pinned = []
-    for package in REQUIREMENTS:
-        try:
-            pinned.append(f"{package}=={version(package).partition('+')[0]}")
-        except PackageNotFoundError:  # numba is optional
-            continue
-    return pinned

@@ -100,7 +100,7 @@ class Scheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         number = trial.config["assignment"]["number"]
         goes_on = self.halving.goes_on(number, result["step"], result["score"])
-        keeps_training = goes_on or result["progress/solved"]  # a solved trial soon ends by itself
+        keeps_training = goes_on or result["solved"]  # a solved trial soon ends by itself
         return TrialScheduler.CONTINUE if keeps_training else TrialScheduler.STOP
 
     def on_trial_complete(
@@ -110,5 +110,5 @@ class Scheduler(FIFOScheduler):
 
         Ray Tune also calls this method for stopped and failed trials, which are ignored.
         """
-        if self.halving is not None and result.get("progress/finished"):
+        if self.halving is not None and result.get("finished"):
             self.halving.end(trial.config["assignment"]["number"], result["score"])

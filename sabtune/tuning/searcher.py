@@ -301,7 +301,7 @@ class StudyCallback(NotPickled, tune.Callback):
         last = trial.last_result or {}
         if last.get("failed"):
             self._end(trial, running, "FAIL", last["failed"])
-        elif last.get("progress") and last["progress"]["finished"]:
+        elif running.history and running.history[-1].finished:
             self._end(trial, running, "COMPLETE", "")
         elif self.budget.spent:
             return  # the next search resumes it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ T = TypeVar("T")
 
 SAVE_SECONDS = 30.0
 """The seconds after which a trial without new progress pauses, to save a checkpoint."""
+
+
+CONTENT = "content"
+"""The key of the text in a result; see `WorkerResult.to_result`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,30 +106,38 @@ class WorkerResult:
     def to_result(self) -> dict[str, Any]:
         """Return the result as plain values, for Ray Tune and for `from_result`.
 
-        The scheduler compares trials by `score` at `step`, and ignores a result with step 0.
+        The scheduler compares trials by `score` at `step`, and ignores a result with step 0. The
+        rest is in one text: Ray Tune keeps statistics of every number that it finds in a result,
+        with the averages of several reports, in memory and for each trial.
         """
         progress = self.progress
+        content = {
+            "progress": progress.to_dict() if progress else None,
+            "hardware": self.hardware,
+            "passed_over": self.passed_over,
+            "seconds": self.seconds,
+        }
         return {
             "step": progress.report.step if progress else 0,
             "score": progress.score if progress else 0.0,
-            "seconds": progress.seconds if progress else self.seconds,
             "done": progress.finished if progress else bool(self.failed),
-            "progress": progress.to_dict() if progress else None,
+            "finished": progress is not None and progress.finished,
+            "solved": progress is not None and progress.solved,
             "failed": self.failed,
-            "hardware": self.hardware,
-            "passed_over": list(self.passed_over),
+            CONTENT: json.dumps(content),
         }
 
     @classmethod
     def from_result(cls, result: dict[str, Any]) -> Self:
         """Return the result that `to_result` turned into plain values."""
-        data = result["progress"]
+        content = json.loads(result[CONTENT])
+        progress = content["progress"]
         return cls(
-            progress=Progress.from_dict(data) if data else None,
+            progress=Progress.from_dict(progress) if progress else None,
             failed=result["failed"],
-            hardware=result["hardware"],
-            passed_over=tuple(result["passed_over"]),
-            seconds=result["seconds"],
+            hardware=content["hardware"],
+            passed_over=tuple(content["passed_over"]),
+            seconds=content["seconds"],
         )
 
 
