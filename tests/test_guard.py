@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
@@ -27,6 +28,7 @@ from sabtune.tuning import run, searcher
 from sabtune.tuning.asha import Scheduler
 from sabtune.tuning.budget import Budget
 from sabtune.tuning.guard import Guard
+from sabtune.tuning.release import release
 from sabtune.tuning.searcher import StudyCallback, StudySearcher
 from sabtune.tuning.trainable import WorkerResult
 from tests import faults
@@ -182,7 +184,19 @@ def test_a_search_ended_by_a_problem_resumes_without_losing_a_trial(tmp_path: Pa
         assert "KeyError: 'score'" in str(said)
     study = StudyRecord.open(store, "guarded")
     assert all(trial.state == TrialState.RUNNING for trial in study.trials)
-    assert run.search(file, store).complete
+    released: list[TuneTrial] = []
+
+    def releases(trial: TuneTrial) -> None:
+        assert trial.metric_analysis
+        release(trial)
+        released.append(trial)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searcher, "release", releases)
+        assert run.search(file, store).complete
+    assert len(released) == 3
+    assert {trial.status for trial in released} == {TuneTrial.TERMINATED}
+    assert not any(trial.metric_analysis for trial in released)
     trials = optuna.load_study(study_name="guarded", storage=store.optuna_url).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     for trial in faults.records(store, "guarded"):

@@ -45,6 +45,7 @@ from sabtune.study.writer import StudyWriter
 from sabtune.training.trial import Progress, TrialSpec
 from sabtune.tuning import trainable
 from sabtune.tuning.budget import Budget
+from sabtune.tuning.release import release
 from sabtune.tuning.trainable import WorkerResult, WorkerTask, place
 from sabtune.wording import counted
 
@@ -199,6 +200,7 @@ class StudyCallback(NotPickled, tune.Callback):
         self.study, self.leaderboard, self.budget = study, leaderboard, budget
         self.file, self.watchers = file, watchers
         self.running: dict[int, Running] = {}  # by the trial's number
+        self.ended: list[TuneTrial] = []  # trials whose memory isn't released yet
         self.problem: SabtuneError | None = None  # a problem of the constraints or of the store
         self.cleaner = ThreadPoolExecutor(1, "cleaner")  # deletes files in an object store
 
@@ -261,8 +263,11 @@ class StudyCallback(NotPickled, tune.Callback):
             watcher.trial_reported(running.spec.number, progress)
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Write scores of running trials that have waited long enough."""
+        """Write scores that have waited long enough, and release the memory of ended trials."""
         self.study.flush(after=MAX_DELAY_SECONDS)
+        for trial in self.ended:
+            release(trial)
+        self.ended.clear()
 
     def on_checkpoint(
         self,
@@ -342,6 +347,7 @@ class StudyCallback(NotPickled, tune.Callback):
     def _end(self, trial: TuneTrial, running: Running, state: State, reason: str) -> None:
         """Record the outcome of a trial, and notify the watchers."""
         del self.running[running.spec.number]
+        self.ended.append(trial)
         last = running.history[-1] if running.history else None
         complete = state == "COMPLETE"
         outcome = Outcome(
