@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ class Notifier:
         for thread in self._pending.values():
             thread.join(max(0.0, until - time.monotonic()))
         late = [name for name, thread in self._pending.items() if thread.is_alive()]
-        refused = [name for name in self._pending if not self._results.get(name) and name not in late]
+        refused = [
+            name for name in self._pending if not self._results.get(name) and name not in late
+        ]
         self._pending = {}
         problems = [f"{', '.join(late)} didn't answer within {SEND_SECONDS:g} s"] * bool(late)
         problems += [f"{', '.join(refused)} couldn't be reached or refused it"] * bool(refused)
@@ -187,12 +190,14 @@ def _service(url: str, option: str) -> Service:
     """Return the service of a URL. Raises ConfigError if Apprise is missing or refuses the URL."""
     if importlib.util.find_spec("apprise") is None:
         raise ConfigError(f"{option} needs Apprise: pip install 'sabtune[notify]'")
-    import apprise
-
     scheme = SCHEME.match(url)
     name = f"{option} ({scheme[1].lower()})" if scheme else option
-    with _silent():
-        asset = apprise.AppriseAsset(async_mode=False, app_id="sabtune", app_desc="sabtune")
+    with _silent(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what Apprise imports
+        import apprise
+
+        # Apprise would wait for its own threads, and so would the end of the process.
+        asset = apprise.AppriseAsset(async_mode=False, service_timeout=0, app_id="sabtune")
         plugin: Any = apprise.Apprise.instantiate(url, asset=asset)
     if plugin is None:
         raise ConfigError(

@@ -51,7 +51,7 @@ def serving(status: int = 200) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            server.received.append(json.loads(content) | {"path": self.path})
+            served.received.append(json.loads(content) | {"path": self.path})
             self.send_response(status)
             self.end_headers()
 
@@ -59,11 +59,11 @@ def serving(status: int = 200) -> Iterator[Server]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        server = Server(listening.server_address[1])
+        served = Server(listening.server_address[1])
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
         try:
-            yield server
+            yield served
         finally:
             listening.shutdown()
             thread.join()
@@ -357,13 +357,16 @@ def test_errors_hide_whole_urls(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- a whole search
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_search_that_a_rule_ends_notifies_and_keeps_the_url_secret(
     server: Server, tmp_path: Path
 ) -> None:
     file = faults.study(tmp_path, "early", ["plain"] * 8, updates=30)
     text = file.read_text()
-    text = text.replace("    limits=", "    startup=1,\n    stop=NoImprovement(configurations=1),\n    limits=")
+    text = text.replace(
+        "    limits=", "    startup=1,\n    stop=NoImprovement(configurations=1),\n    limits="
+    )
     file.write_text("from sabtune.study.stopping import NoImprovement\n" + text)
     environment = {k: v for k, v in os.environ.items() if k != VARIABLE}
     command = [sys.executable, "-u", "-m", "sabtune", "search", "early.py", "--notify", server.url]

@@ -12,8 +12,8 @@ from sabtune import __version__
 from sabtune.cli.notifying import split_urls
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.errors import SabtuneError
-from sabtune.redaction import HIDDEN, redact
 from sabtune.notification import from_environment
+from sabtune.redaction import HIDDEN, redact
 from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
 MEMORY_REMEDY = "lower hidden, batch_size, the task's length or the ladder's lengths"
