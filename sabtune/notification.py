@@ -104,17 +104,20 @@ class Notifier:
             self._send(f"{name}: {_event(ending, '')}", self._shown(problem))
 
     @contextmanager
-    def failures(self, name: str) -> Iterator[None]:
-        """Notify of an exception that ends the block and print nothing; wait until that is sent.
+    def failures(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Notify of an exception that ends the block, and wait until that is sent.
 
-        Interruptions are no failures. name: the name of the study.
+        Interruptions are no failures. name: the name of the study. say: called with a line if the
+        notification can't be sent.
         """
         try:
             yield
         except Exception as problem:
             if self.services and interrupts.received() is None:
                 self._send(f"{name}: failed", self._shown(problem))
-                self.finish()
+                unsent = self.finish()
+                if unsent:
+                    say(unsent)
             raise
 
     def finish(self) -> str:

@@ -152,23 +152,29 @@ def test_all_services_are_notified(server: Server, store: Store) -> None:
 
 
 def test_an_interrupted_search_notifies_nobody(server: Server, store: Store) -> None:
-    notifier = Notifier([server.url])
+    notifier, said = Notifier([server.url]), list[str]()
     assert sent(notifier, store, Ending(complete=False)) == ""
-    with pytest.raises(KeyboardInterrupt), notifier.failures("copying"):
+    with pytest.raises(KeyboardInterrupt), notifier.failures("copying", said.append):
         raise interrupts.Interrupted(signal.SIGTERM)
     assert server.received == []
 
 
-def test_a_failure_is_notified_without_secrets(server: Server) -> None:
-    notifier = Notifier([server.url])
-    with pytest.raises(StoreError), notifier.failures("copying"):
+def test_a_failure_is_notified_without_secrets(server: Server, nobody: str) -> None:
+    notifier, said = Notifier([server.url]), list[str]()
+    with pytest.raises(StoreError), notifier.failures("copying", said.append):
         raise StoreError(f"no access to postgresql://anna:pa55word@host/db or {server.url}")
-    with pytest.raises(ZeroDivisionError), notifier.failures("copying"):
+    with pytest.raises(ZeroDivisionError), notifier.failures("copying", said.append):
         raise ZeroDivisionError("no\nway")
     first, second = server.received
     assert first["title"] == "sabtune: copying: failed"
     assert first["message"] == "no access to postgresql://anna:***@host/db or ***"
     assert second["message"] == "ZeroDivisionError: no way"
+    assert said == []
+    with pytest.raises(StoreError), Notifier([nobody]).failures("copying", said.append):
+        raise StoreError("no access")
+    assert said == [
+        "The notification was not sent: --notify (json) couldn't be reached or refused it"
+    ]
 
 
 def test_a_study_whose_trials_all_failed_has_failed(

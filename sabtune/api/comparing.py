@@ -272,7 +272,7 @@ def _compare(
     say = line_printer(console) if console else silent
     plan = make_plan(restored(store, say).existing(), names, say=say)
     interrupts.forget()
-    with steps, notifier.failures(plan.name):
+    with steps, notifier.failures(plan.name, say):
         with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
             ending, _ = run_comparison(plan, watchers, say, steps)
         steps(REPORT_STEP)

@@ -156,7 +156,7 @@ def search(
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
     name = file.study.name
-    with using(data_dir), steps, notifier.failures(name):
+    with using(data_dir), steps, notifier.failures(name, say):
         with watching(console, file, place, retry_failed, steps) as watchers:
             ending = run.search(
                 file,

@@ -239,7 +239,7 @@ def search(
         )
         interrupts.advise(resume_advice(again))
         options |= {"retry_failed": retry_failed, "system_metrics": system_metrics}
-        with notifier.failures(file.study.name):
+        with notifier.failures(file.study.name, line_printer(console)):
             ending = _run_search(console, steps, file, place, limits, **options)
             searched = _record(place, file.study.name)
             _print_results(console, steps, searched, place, ending, where)

@@ -55,7 +55,7 @@ def run_comparison(
     from sabtune.terminal.watching import watching
 
     interrupts.advise(resume_advice(again))
-    with notifier.failures(plan.name):
+    with notifier.failures(plan.name, line_printer(console)):
         with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
             ending, study = run(plan, watchers, line_printer(console), steps)
         console.print(comparison_summary(study))

@@ -7,6 +7,7 @@ search that is resumed, or that runs again, comes to the same judgment.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,19 +31,19 @@ class StoppingRule(Config):
     """The name of the rule in a list of studies."""
 
     @property
+    @abstractmethod
     def words(self) -> str:
         """The condition in words, as in "ends early by WORDS"."""
-        raise NotImplementedError
 
     def check_reachable(self, seeds: Seeds) -> None:
         """Raise ConfigError if no configuration with so few seeds can fulfill the rule."""
 
+    @abstractmethod
     def reason(self, leaderboard: Leaderboard, startup: int) -> str:
         """Return in words how the study fulfills the rule; "" if it doesn't.
 
         startup: the number of the study's first trials that are drawn at random.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
