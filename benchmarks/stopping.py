@@ -35,6 +35,7 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
+import torch
 from optuna import terminator as t
 from optuna.distributions import (
     BaseDistribution,
@@ -235,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=10, help="random orders of each study")
     orders = parser.parse_args().orders
+    torch.set_num_threads(1)  # the Gaussian processes are small
     searches = []
     for name in STUDIES:
         rows = recorded(name)
