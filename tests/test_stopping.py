@@ -21,6 +21,7 @@ from scipy import stats
 
 import sabtune as sab
 from sabtune.api.opened import OpenStudy
+from sabtune.compare.confirm import comparison_file
 from sabtune.config import PARTS
 from sabtune.errors import ConfigError, SabtuneError
 from sabtune.reporting.data import ReportData
@@ -51,7 +52,7 @@ from sabtune.tuning.run import Ending, search
 from sabtune.tuning.searcher import StudySearcher
 from sabtune.tuning.trainable import WorkerTask
 from tests.doc_blocks import block
-from tests.records import trial
+from tests.records import spec, trial
 from tests.studies import learnable
 
 START = datetime(2026, 1, 1)
@@ -546,6 +547,19 @@ def test_the_runs_of_a_comparison_are_not_stopped(stopped: tuple[StudyFile, Stor
     enqueued = run.EnqueuedTrials(numbers=[], specs=specs)
     with pytest.raises(RayStartedError):
         run.execute(study, file, store, (), trials=4, enqueued=enqueued)
+
+
+def test_a_comparison_has_no_rule_and_a_baseline_has_that_of_its_file(tmp_path: Path) -> None:
+    path = learnable(tmp_path)
+    text = path.read_text().replace(
+        "startup=8,", "startup=8, stop=NoImprovement(configurations=2),"
+    )
+    text = f"from sabtune import NoImprovement\n{text}\nBASELINES = {{'same': space}}\n"
+    path.write_text(text)
+    file = load(path)
+    assert load(path, "same").study.rules == file.study.rules == (RULE,)
+    compared = comparison_file("c", file, {"run": spec().run}, None, None)
+    assert compared.study.rules == ()
 
 
 def printed(page: RenderableType) -> str:
