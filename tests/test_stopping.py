@@ -319,7 +319,10 @@ def test_only_complete_feasible_trials_reach_a_target_and_all_count_as_seeds() -
     rule = Target(score=0.8, share=0.5, confidence=0.75)
     assert rule.least_seeds == 2
     good = of_seeds([0.9, 0.9])
-    assert reason(rule, *good).endswith("with a confidence of 0.75 (#0, 2 of 2 seeds)")
+    assert reason(rule, *good) == (
+        "a score of 0.8 with at least 50% of the seeds of one configuration, at 75% confidence "
+        "(#0, 2 of 2 seeds)"
+    )
     for other in (
         ended(2, 0.9, 0, state=TrialState.PRUNED),
         ended(2, 0.0, 0, state=TrialState.FAIL),
@@ -337,7 +340,7 @@ def test_enough_solved_seeds_of_one_configuration() -> None:
     assert reason(rule, trials[0], ended(1, 0.9, 0, accuracy=0.98)) == ""
     assert reason(rule, trials[0], ended(1, 0.9, 0, constraints={"m": 1.0}, **solved)) == ""
     told = reason(rule, *trials, ended(2, 0.1, 0))
-    assert told == "every selection length solved by 2 seeds of a configuration (#0, 2 of 3 seeds)"
+    assert told == "2 solved seeds of one configuration (#0, 2 of 3 seeds)"
 
 
 def test_the_first_fulfilled_rule_is_the_reason() -> None:

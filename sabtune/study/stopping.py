@@ -130,8 +130,8 @@ class Target(StoppingRule):
     @property
     def words(self) -> str:
         return (
-            f"a score of {self.score:g} reached by at least {self.share:.6g} of the seeds of a "
-            f"configuration, with a confidence of {self.confidence:.6g}"
+            f"a score of {self.score:g} with at least {_percent(self.share)} of the seeds of one "
+            f"configuration, at {_percent(self.confidence)} confidence"
         )
 
     @property
@@ -181,7 +181,7 @@ class Solved(StoppingRule):
     Example:
         >>> import sabtune as sab
         >>> sab.Solved(seeds=3).words
-        'every selection length solved by 3 seeds of a configuration'
+        '3 solved seeds of one configuration'
     """
 
     label: ClassVar[str] = "solved"
@@ -193,7 +193,7 @@ class Solved(StoppingRule):
 
     @property
     def words(self) -> str:
-        return f"every selection length solved by {_seeds(self.seeds)} of a configuration"
+        return f"{counted(self.seeds, 'solved seed')} of one configuration"
 
     def check_reachable(self, seeds: Seeds) -> None:
         _check_seeds(self, self.seeds, seeds, "fewer seeds")
@@ -252,6 +252,10 @@ def _check_seeds(rule: StoppingRule, needed: int, seeds: Seeds, other: str) -> N
         f"seeds=Seeds(most={needed}) too, because the rule needs {_seeds(needed)} of one "
         f"configuration and the study has at most {seeds.most}; or {other}",
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g}%"
 
 
 def _seeds(count: int) -> str:
