@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sabtune.seeding import Stream
     from sabtune.study.configurations import Seeds
     from sabtune.study.definition import ASHA, Resources, Study
+    from sabtune.study.stopping import NoImprovement, Solved, Target
     from sabtune.tasks import (
         Adding,
         Batch,
@@ -53,6 +54,7 @@ _MODULES = {
     "sabtune.seeding": ("Stream",),
     "sabtune.study.configurations": ("Seeds",),
     "sabtune.study.definition": ("ASHA", "Resources", "Study"),
+    "sabtune.study.stopping": ("NoImprovement", "Solved", "Target"),
     "sabtune.tasks": (
         "Adding",
         "Batch",
@@ -91,6 +93,7 @@ __all__ = [
     "Linear",
     "Model",
     "ModelConfig",
+    "NoImprovement",
     "OpenStudy",
     "Pixels",
     "Recall",
@@ -103,11 +106,13 @@ __all__ = [
     "SelfAttentionLayer",
     "Sequences",
     "Shuffled",
+    "Solved",
     "Source",
     "Stepwise",
     "Stream",
     "Study",
     "SyntheticTask",
+    "Target",
     "Task",
     "TaskConfig",
     "TrainConfig",

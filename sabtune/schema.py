@@ -208,9 +208,11 @@ def from_dict(cls: type[C], data: object, parts: Parts, where: str = "") -> C:
         identity = {key: values.pop(key) for key in (KIND, CODE) if key in values}
         part = parts[base].find(identity, where)
         if not issubclass(part, cls):
-            raise ConfigError(
+            problem = WrongTypeError(
                 f"{where}.{KIND} is {identity[KIND]!r}, which is no {cls.__qualname__}"
             )
+            problem.where, problem.wanted = where, f"a value of type {cls.__qualname__}"
+            raise problem
         cls = part
     checked = _checked(cls, values, parts, where)
     return ABCMeta.__call__(cls, **checked)  # type: ignore[no-any-return]  # they are checked

@@ -20,8 +20,8 @@ from tests.studies import learnable
 PLACE = ["store", "files", "tracking", "data_dir", "progress"]
 
 FUNCTIONS = {
-    "ablate": ["studies", "seeds", "changes", "lengths", *PLACE],
-    "confirm": ["studies", "top", "seeds", "lengths", *PLACE],
+    "ablate": ["studies", "seeds", "changes", "lengths", "notify", *PLACE],
+    "confirm": ["studies", "top", "seeds", "lengths", "notify", *PLACE],
     "extrapolate": ["study", "lengths", "trials", "sequences", "phases", "store", "files",
                     "data_dir"],
     "open_study": ["name", "store", "files", "tracking"],
@@ -29,17 +29,18 @@ FUNCTIONS = {
     "reproduce": ["study", "trial", "store", "files", "data_dir"],
     "search": ["study", "space", "constraints", "baselines", "question", "baseline", "name", "new",
                "trials", "seed", "hours", "gpu_hours", "retry_failed", "warm_start",
-               "accept_changed_code", "system_metrics", *PLACE],
+               "accept_changed_code", "system_metrics", "ignore_stop", "notify", *PLACE],
     "study_names": ["store", "files"],
 }  # fmt: skip
 """The public functions and their parameters."""
 
 CLASSES = {
     "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder",
-    "Language", "Limits", "Linear", "Model", "ModelConfig", "OpenStudy", "Pixels", "Recall",
-    "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
-    "SelfAttentionLayer", "Sequences", "Shuffled", "Source", "Stepwise", "Stream", "Study",
-    "SyntheticTask", "Task", "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
+    "Language", "Limits", "Linear", "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Pixels",
+    "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
+    "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
+    "TruncatedLSTM",
 }  # fmt: skip
 
 MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_task"}}
@@ -47,7 +48,7 @@ MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_ta
 
 OPEN_STUDY = {
     "best", "champion", "comparison", "conclusion", "figures", "ladder", "model", "question",
-    "records", "refresh", "report", "source", "sync", "trials",
+    "records", "refresh", "report", "source", "stopped_by", "sync", "trials",
 }  # fmt: skip
 """The public attributes of `OpenStudy`, without `name` and `store`."""
 

@@ -20,6 +20,7 @@ from sabtune.schedule import Linear
 from sabtune.schema import Config, from_dict
 from sabtune.study.configurations import Seeds
 from sabtune.study.definition import ASHA, Resources, Study
+from sabtune.study.stopping import NoImprovement, Solved, Target
 from sabtune.tasks import Copying, Sequences
 from sabtune.training.evaluation import Ladder
 from sabtune.training.trial import Limits, TrialSpec
@@ -44,6 +45,7 @@ EXAMPLES += [
 ]
 EXAMPLES += [LADDER, RUN, RUN.trial, TrainConfig(), STUDY, Resources(), ASHA(grace=1), Seeds()]
 EXAMPLES += [Limits(), SPEC, Rule()]
+EXAMPLES += [NoImprovement(configurations=1), Target(score=0.5), Solved(seeds=1)]
 
 every_config = pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__qualname__)
 

@@ -80,9 +80,22 @@ def test_the_commands_are_in_groups() -> None:
 def test_the_options_of_search_are_in_groups() -> None:
     lines = "\n".join(shown("search", 80))
     titles = re.findall(r"╭─ (.*?) ─+╮", lines)
-    assert titles == ["Arguments", "Options", "Study", "Budget", "Store", "Cluster"]
+    assert titles == [
+        "Arguments",
+        "Options",
+        "Study",
+        "Budget",
+        "Store",
+        "Cluster",
+        "Notifications",
+    ]
     budget = lines.partition("─ Budget ─")[2].partition("╰")[0]
-    assert re.findall(r"--[\w-]+", budget) == ["--trials", "--hours", "--gpu-hours"]
+    assert re.findall(r"--[\w-]+", budget) == [
+        "--trials",
+        "--hours",
+        "--gpu-hours",
+        "--ignore-stop",
+    ]
 
 
 def test_the_help_has_no_color_that_is_unreadable_on_white() -> None:

@@ -229,7 +229,7 @@ def test_the_readme_begins_with_targets_of_the_makefile(ran: Callable[..., list[
     assert ran(*test.split()[1:])[-1].startswith("pytest ")
 
 
-@pytest.mark.parametrize("extra", ["cluster", "postgres"])
+@pytest.mark.parametrize("extra", ["cluster", "notify", "postgres"])
 def test_the_extras_of_the_docs_are_installed_with_sabtune(extra: str) -> None:
     """Run `pip install` as the docs do, where all that it asks for is there."""
     blocks = {
@@ -238,6 +238,7 @@ def test_the_extras_of_the_docs_are_installed_with_sabtune(extra: str) -> None:
             block("cluster.md", "pip install 'sabtune[cluster]'                             #"),
             block("storage.md", "pip install 'sabtune[cluster]'"),
         ],
+        "notify": [block("search.md", "pip install 'sabtune[notify]'")],
         "postgres": [block("storage.md", "pip install 'sabtune[postgres]'")],
     }
     (pip,) = {commands(text)[0] for text in blocks[extra]}

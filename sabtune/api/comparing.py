@@ -13,7 +13,12 @@ import torch
 from sabtune import interrupts
 from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
-from sabtune.api.searching import raise_unless_ended, say_problems
+from sabtune.api.searching import (
+    notifier_of,
+    raise_unless_ended,
+    say_and_notify,
+    say_problems,
+)
 from sabtune.compare import extrapolate as measuring
 from sabtune.compare import reproduce as reproducing
 from sabtune.compare.extrapolate import Extrapolation
@@ -44,6 +49,7 @@ def confirm(
     top: int = 3,
     seeds: int = 10,
     lengths: Sequence[int] | None = None,
+    notify: str | Sequence[str] | None = None,
     store: str | Path | None = None,
     files: str | Path | None = None,
     tracking: str | None = None,
@@ -62,6 +68,7 @@ def confirm(
         seeds: The number of fresh seeds of each configuration.
         lengths: The lengths to measure. Defaults to the training length and lengths between and
             beyond those of the ladder.
+        notify: As for `search`.
         store: As for `search`.
         files: As for `search`.
         tracking: As for `search`.
@@ -87,7 +94,7 @@ def confirm(
     """
     plan = partial(plan_confirmation, top=top, seeds=seeds, lengths=lengths)
     with using(data_dir):
-        return _compare(plan, studies, store_at(store, files, tracking), progress)
+        return _compare(plan, studies, store_at(store, files, tracking), progress, notify)
 
 
 def ablate(
@@ -96,6 +103,7 @@ def ablate(
     seeds: int = 5,
     changes: Sequence[str] | None = None,
     lengths: Sequence[int] | None = None,
+    notify: str | Sequence[str] | None = None,
     store: str | Path | None = None,
     files: str | Path | None = None,
     tracking: str | None = None,
@@ -110,6 +118,7 @@ def ablate(
         changes: The settings to change, among "k_top", "k_att", "k_trunc", "schedule", "form",
             "initial" and "lengths". Defaults to all.
         lengths: As for `confirm`.
+        notify: As for `search`.
         store: As for `search`.
         files: As for `search`.
         tracking: As for `search`.
@@ -134,7 +143,7 @@ def ablate(
     """
     plan = partial(plan_ablation, seeds=seeds, changes=changes, lengths=lengths)
     with using(data_dir):
-        return _compare(plan, studies, store_at(store, files, tracking), progress)
+        return _compare(plan, studies, store_at(store, files, tracking), progress, notify)
 
 
 def extrapolate(
@@ -252,16 +261,18 @@ def _compare(
     studies: str | Sequence[str],
     store: Store,
     progress: bool,
+    notify: str | Sequence[str] | None,
 ) -> OpenStudy:
     """Plan and run a comparison as `sabtune confirm` does, and return its study."""
     names = [studies] if isinstance(studies, str) else list(studies)
     check(len(names) > 0, "studies", studies, "the name of a study")
+    notifier = notifier_of(notify)
     console = make_console() if progress else None
     steps = Steps(None if in_notebook() else console)
     say = line_printer(console) if console else silent
     plan = make_plan(restored(store, say).existing(), names, say=say)
     interrupts.forget()
-    with steps:
+    with steps, notifier.failures(plan.name, say):
         with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
             ending, _ = run_comparison(plan, watchers, say, steps)
         steps(REPORT_STEP)
@@ -272,5 +283,6 @@ def _compare(
         say(f"Champion of {plan.champion_of}: {champion.words}")
     if behind:
         say(f"MLflow doesn't show the champion: {behind}")
+    say_and_notify(notifier, plan.name, plan.store, ending, say)
     raise_unless_ended(ending, f"study {plan.name!r}")
     return OpenStudy(plan.name, plan.store)

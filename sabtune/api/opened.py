@@ -137,6 +137,11 @@ class OpenStudy:
         return comparison(self._study) if self._study.is_comparison else None
 
     @property
+    def stopped_by(self) -> str:
+        """The stopping rule that ended the last search, in words; "" if none did."""
+        return self._study.stopped_by
+
+    @property
     def question(self) -> str:
         """The question of the study: the docstring of its file or of its space."""
         return question(self._study.plan)
@@ -229,6 +234,8 @@ class OpenStudy:
         parts = [f"<p><b>{escape(self.name)}</b>: {escape(self._study.size)}</p>"]
         if self.question:
             parts.append(f"<p>{'<br>'.join(escape(self.question).splitlines())}</p>")
+        if self.stopped_by:
+            parts.append(f"<p>{escape(f'Ended by {self.stopped_by}.')}</p>")
         conclusion = conclude(self._study)
         parts.append(f"<p>{escape(' '.join(conclusion.sentences))}</p>")
         if conclusion.table is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.data.place import using
 from sabtune.errors import ClusterError, ConfigError, FailedTrialsError
+from sabtune.notification import VARIABLE, Notifier, from_environment
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
-from sabtune.storage.store import METRICS_VARIABLE
+from sabtune.storage.store import METRICS_VARIABLE, Store
 from sabtune.study import names
 from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
@@ -50,6 +51,8 @@ def search(
     warm_start: str | None = None,
     accept_changed_code: bool = False,
     system_metrics: bool | None = None,
+    ignore_stop: bool = False,
+    notify: str | Sequence[str] | None = None,
     store: str | Path | None = None,
     files: str | Path | None = None,
     tracking: str | None = None,
@@ -85,6 +88,10 @@ def search(
             couldn't be compared.
         system_metrics: Log the machine's CPU, memory, disk, network and GPU use to MLflow. Defaults
             to $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, or else False.
+        ignore_stop: Search on even if a stopping rule of the study is fulfilled.
+        notify: The URL of a service to notify at the end, or several URLs, as Apprise defines them.
+            Needs `sabtune[notify]`. Defaults to $SABTUNE_NOTIFY, or else none. A search that you
+            interrupt doesn't notify.
         store: The folder of all studies, or the URL of a PostgreSQL database as a string. Defaults
             to `sabtune-store` in the current folder.
         files: Where to keep checkpoints, artifacts and backups. Defaults to $SABTUNE_FILES, or else
@@ -95,10 +102,11 @@ def search(
         progress: Show the progress of the search.
 
     Returns:
-        The study. If the budget is spent, some of its trials are unfinished.
+        The study. If the budget is spent, some of its trials are unfinished. If a stopping rule
+        ended the search, `stopped_by` has it.
 
     Raises:
-        ConfigError: An argument is out of range.
+        ConfigError: An argument is out of range, or `notify` can't be used.
         StudyFileError: The study file, the space or the constraints are invalid or fail.
         StoreError: The store can't be used, another search is writing to the study, or the study
             of this name asks another question.
@@ -136,6 +144,8 @@ def search(
         raise ConfigError(f"name is {name!r} and new is True: give one of them")
     file = file if name is None else file.renamed(name)
     file = file.with_limits(trials=trials, seed=seed)
+    file = file.without_rules() if ignore_stop else file
+    notifier = notifier_of(notify)
     console = make_console() if progress else None
     steps = Steps(None if in_notebook() else console)
     say = line_printer(console) if console else run.silent
@@ -145,7 +155,8 @@ def search(
     if system_metrics is None:
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
-    with using(data_dir), steps:
+    name = file.study.name
+    with using(data_dir), steps, notifier.failures(name, say):
         with watching(console, file, place, retry_failed, steps) as watchers:
             ending = run.search(
                 file,
@@ -160,12 +171,36 @@ def search(
                 step=steps,
             )
         steps(REPORT_STEP)
-        say_problems(publish(file.study.name, place, ending), ending, say)
-    raise_unless_ended(ending, f"study {file.study.name!r}")
-    failure = total_failure(StudyRecord.open(place, file.study.name))
+        say_problems(publish(name, place, ending), ending, say)
+    say_and_notify(notifier, name, place, ending, say)
+    raise_unless_ended(ending, f"study {name!r}")
+    failure = total_failure(StudyRecord.open(place, name))
     if failure:
-        raise FailedTrialsError(f"study {file.study.name!r}: {failure}")
-    return OpenStudy(file.study.name, place)
+        raise FailedTrialsError(f"study {name!r}: {failure}")
+    return OpenStudy(name, place)
+
+
+def notifier_of(notify: str | Sequence[str] | None) -> Notifier:
+    """Return the notifier of the parameter `notify`. Raises ConfigError if it is invalid."""
+    if notify is None:
+        return Notifier(from_environment(), f"${VARIABLE}")
+    urls = [notify] if isinstance(notify, str) else list(notify)
+    if not all(isinstance(url, str) for url in urls):
+        raise ConfigError("notify has a value that isn't a text: give URLs")
+    return Notifier(urls, "notify")
+
+
+def say_and_notify(
+    notifier: Notifier, name: str, store: Store, ending: Ending, say: run.Say
+) -> None:
+    """Notify of the end of a search; say which rule ended it, and whether that was sent."""
+    notifier.ended(name, store, ending, f"sabtune ui {name}")
+    if ending.stopped:
+        say(f"Complete: ended by {ending.stopped}.")
+        say("To go on, change the study's stop, or ignore it with ignore_stop=True.")
+    problem = notifier.finish()
+    if problem:
+        say(problem)
 
 
 def _check_limits(

@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from sabtune import interrupts
-from sabtune.cli import data, doctoring, problems, running, showing, streams, usage
+from sabtune.cli import data, doctoring, notifying, problems, running, showing, streams, usage
 from sabtune.cli.app import InterruptedCommandError, app
 from sabtune.cli.screen import INTERRUPTED
 from sabtune.escaping import terminal
@@ -24,6 +24,7 @@ __all__ = ["app", "data", "doctoring", "main", "running", "showing"]
 
 def main() -> NoReturn:
     """Run the command that the arguments of this process name, then exit."""
+    notifying.hide_urls()
     interrupts.install()
     streams.install()
     code = run()

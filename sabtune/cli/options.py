@@ -9,6 +9,7 @@ import typer
 
 from sabtune.cli.completing import study_names
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
+from sabtune.notification import VARIABLE as NOTIFY_VARIABLE
 from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
 MOST_RUNS = 10_000
@@ -17,7 +18,7 @@ MOST_RUNS = 10_000
 LARGEST_INTEGER = 2**31 - 1
 """The largest integer that both an INTEGER column of a database and a random generator accept."""
 
-STORE_PANEL, CLUSTER_PANEL = "Store", "Cluster"
+STORE_PANEL, CLUSTER_PANEL, NOTIFY_PANEL = "Store", "Cluster", "Notifications"
 """The groups of options in the help of commands that share them."""
 
 StudyArgument = Annotated[
@@ -80,6 +81,17 @@ RequiredClusterOption = Annotated[
         "--cluster",
         help="The YAML file of the cluster that runs the search.",
         rich_help_panel=CLUSTER_PANEL,
+    ),
+]
+NotifyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--notify",
+        envvar=NOTIFY_VARIABLE,
+        metavar="URL",
+        help="Notify this service at the end, such as mailto://… or slack://…; repeatable. Needs "
+        "sabtune[notify].",
+        rich_help_panel=NOTIFY_PANEL,
     ),
 ]
 SeedsOption = Annotated[

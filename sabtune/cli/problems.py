@@ -9,9 +9,11 @@ import tempfile
 import traceback
 
 from sabtune import __version__
+from sabtune.cli.notifying import split_urls
 from sabtune.data.place import VARIABLE as DATA_VARIABLE
 from sabtune.errors import SabtuneError
-from sabtune.redaction import redact
+from sabtune.notification import from_environment
+from sabtune.redaction import HIDDEN, redact
 from sabtune.storage.store import FILES_VARIABLE, TRACKING_VARIABLE
 
 MEMORY_REMEDY = "lower hidden, batch_size, the task's length or the ladder's lengths"
@@ -104,6 +106,11 @@ def shortened(text: str, most: int = 300) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return the text without passwords from the arguments and environment of the command."""
+    """Return the text without secrets from the arguments and environment of the command.
+
+    These are passwords in addresses, and whole URLs of --notify.
+    """
+    for url in (*split_urls(sys.argv[1:])[0], *from_environment()):
+        text = text.replace(url, HIDDEN)
     words = [word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]]
     return redact(text, *words, *(os.environ.get(name) for name in VARIABLES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -22,6 +22,7 @@ from sabtune.cli.commands import (
     location_values,
 )
 from sabtune.cli.completing import baselines, study_names
+from sabtune.cli.notifying import notifier_of
 from sabtune.cli.options import (
     LARGEST_INTEGER,
     MOST_RUNS,
@@ -29,6 +30,7 @@ from sabtune.cli.options import (
     DataOption,
     FilesOption,
     LengthsOption,
+    NotifyOption,
     SeedsOption,
     StoreOption,
     StudiesArgument,
@@ -39,6 +41,7 @@ from sabtune.cli.screen import (
     close,
     data_folder,
     hint,
+    notifying,
     parse_lengths,
     publish_report,
     restore_if_lost,
@@ -91,6 +94,10 @@ LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
         "Search on a cluster",
         "sabtune search search_spaces/copying.py --cluster cluster.yaml",
     ),
+    (
+        "Search unattended, and be told of its end",
+        "sabtune search search_spaces/copying.py --notify ntfy://TOPIC",
+    ),
 )
 def search(
     path: Annotated[Path, typer.Argument(help="A Python file with a STUDY and a space(trial).")],
@@ -127,6 +134,14 @@ def search(
             rich_help_panel=STUDY_PANEL,
         ),
     ] = None,
+    ignore_stop: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-stop",
+            help="Search on even if a stopping rule of the STUDY is fulfilled.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
+    ] = False,
     study: Annotated[
         str | None,
         typer.Option(
@@ -181,14 +196,18 @@ def search(
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
+    notify: NotifyOption = None,
 ) -> None:
     """Search the space of a study file and report the best model.
 
     An existing study is resumed: unfinished trials continue from their checkpoints.
     """
-    limits = _Limits(trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours)
+    limits = _Limits(
+        trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours, ignore_stop=ignore_stop
+    )
     limits.check()
     check(study is None or not new, "--study", study, "it or --new, not both")
+    notifier = notifier_of(notify, cluster=cluster is not None)
     console = make_console()
     with Steps(console) as steps:
         file = _loaded(path, baseline, steps)
@@ -203,7 +222,7 @@ def search(
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
         _search_on_cluster(cluster, path, file, own_name, given, rename=new and not dry_run)
     data_folder(data_dir)
-    file = file.with_limits(trials=trials, seed=seed)
+    file = limits.applied_to(file)
     place = Store.at(store, files, tracking)
     options = {"warm_start": warm_start, "accept_changed_code": accept_changed_code}
     with steps:
@@ -215,13 +234,18 @@ def search(
         name = None if file.study.name == own_name else file.study.name
         where = location_values(store, files, tracking, data_dir)
         again = _resume_command(path, name, baseline, limits, system_metrics, where)
+        go_on = _resume_command(
+            path, name, baseline, replace(limits, ignore_stop=True), system_metrics, where
+        )
         interrupts.advise(resume_advice(again))
         options |= {"retry_failed": retry_failed, "system_metrics": system_metrics}
-        ending = _run_search(console, steps, file, place, limits, **options)
-        searched = _record(place, file.study.name)
-        _print_results(console, steps, searched, place, ending, where)
-    close(console, ending, again, command_line("sync", searched.name, where=where))
-    _check_not_all_failed(searched, again)
+        with notifier.failures(file.study.name, line_printer(console)):
+            ending = _run_search(console, steps, file, place, limits, **options)
+            searched = _record(place, file.study.name)
+            _print_results(console, steps, searched, place, ending, where)
+    with notifying(console, notifier, searched.name, place, ending, where):
+        close(console, ending, again, command_line("sync", searched.name, where=where), go_on)
+        _check_not_all_failed(searched, again)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +256,7 @@ class _Limits:
     seed: int | None
     hours: float | None
     gpu_hours: float | None
+    ignore_stop: bool = False
 
     def check(self) -> None:
         """Raise ConfigError if a value is out of range."""
@@ -242,6 +267,11 @@ class _Limits:
         for name, bound in (("--hours", self.hours), ("--gpu-hours", self.gpu_hours)):
             check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
 
+    def applied_to(self, file: StudyFile) -> StudyFile:
+        """Return the file with these limits in place of its own."""
+        file = file.with_limits(trials=self.trials, seed=self.seed)
+        return file.without_rules() if self.ignore_stop else file
+
     def budget(self) -> Budget:
         """Return the time limits of the search."""
         from sabtune.tuning.budget import Budget
@@ -251,7 +281,8 @@ class _Limits:
     def options(self) -> dict[str, Value]:
         """Return the values by option."""
         values: dict[str, Value] = {"--trials": self.trials, "--hours": self.hours}
-        return values | {"--gpu-hours": self.gpu_hours, "--seed": self.seed}
+        values |= {"--gpu-hours": self.gpu_hours, "--seed": self.seed}
+        return values | {"--ignore-stop": self.ignore_stop}
 
 
 def _loaded(path: Path, baseline: str | None, steps: Steps) -> StudyFile:
@@ -350,6 +381,7 @@ def _resume_command(
         seed=limits.seed,
         hours=limits.hours,
         gpu_hours=limits.gpu_hours,
+        ignore_stop=limits.ignore_stop,
         system_metrics=system_metrics,
     )
 
@@ -445,11 +477,13 @@ def confirm(
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
+    notify: NotifyOption = None,
 ) -> NoReturn:
     """Retrain the best configurations on fresh seeds and measure them at new lengths.
 
     Search scores are optimistic: they picked the winner. Scores on fresh seeds are not.
     """
+    notifier = notifier_of(notify, cluster=cluster is not None)
     if cluster is not None:
         given: dict[str, Value] = {"--top": top, "--seeds": seeds, "--lengths": lengths}
         location = remote.location_options(store, files, tracking, data_dir)
@@ -470,7 +504,7 @@ def confirm(
         again = command_line(
             "confirm", *studies, where=where, top=top, seeds=seeds, lengths=lengths
         )
-        run_comparison(console, plan, again, where, steps)
+        run_comparison(console, plan, again, where, steps, notifier)
 
 
 @command(
@@ -494,8 +528,10 @@ def ablate(
     tracking: TrackingOption = None,
     data_dir: DataOption = None,
     cluster: ClusterOption = None,
+    notify: NotifyOption = None,
 ) -> NoReturn:
     """Change the best configuration one setting at a time and measure the effect of each change."""
+    notifier = notifier_of(notify, cluster=cluster is not None)
     if cluster is not None:
         given: dict[str, Value] = {"--seeds": seeds, "--changes": changes, "--lengths": lengths}
         location = remote.location_options(store, files, tracking, data_dir)
@@ -520,7 +556,7 @@ def ablate(
         again = command_line(
             "ablate", *studies, where=where, seeds=seeds, changes=changes, lengths=lengths
         )
-        run_comparison(console, plan, again, where, steps)
+        run_comparison(console, plan, again, where, steps, notifier)
 
 
 @command(

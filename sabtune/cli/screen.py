@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,6 +23,7 @@ from sabtune.wording import counted
 
 if TYPE_CHECKING:
     from sabtune.compare.run import ComparisonPlan
+    from sabtune.notification import Notifier
     from sabtune.study.record import StudyRecord
     from sabtune.tuning.run import Ending
 
@@ -29,7 +32,12 @@ INTERRUPTED = 130
 
 
 def run_comparison(
-    console: Console, plan: ComparisonPlan, again: str, where: Values, steps: Steps
+    console: Console,
+    plan: ComparisonPlan,
+    again: str,
+    where: Values,
+    steps: Steps,
+    notifier: Notifier,
 ) -> NoReturn:
     """Run a comparison, print its results, and exit as `close` does.
 
@@ -38,6 +46,8 @@ def run_comparison(
     where: The options that select the store.
 
     steps: The steps of the command.
+
+    notifier: The services to notify of its end.
     """
     from sabtune.compare.run import run_comparison as run
     from sabtune.compare.run import update_champion_of
@@ -45,21 +55,40 @@ def run_comparison(
     from sabtune.terminal.watching import watching
 
     interrupts.advise(resume_advice(again))
-    with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
-        ending, study = run(plan, watchers, line_printer(console), steps)
-    console.print(comparison_summary(study))
-    steps(REPORT_STEP)
-    for name in (plan.name, plan.name.rpartition(".")[0]):
-        publish_report(console, name, plan.store, ending)
-    champion, behind = update_champion_of(plan, ending)
+    with notifier.failures(plan.name, line_printer(console)):
+        with watching(console, plan.renamed_file, plan.store, steps=steps) as watchers:
+            ending, study = run(plan, watchers, line_printer(console), steps)
+        console.print(comparison_summary(study))
+        steps(REPORT_STEP)
+        for name in (plan.name, plan.name.rpartition(".")[0]):
+            publish_report(console, name, plan.store, ending)
+        champion, behind = update_champion_of(plan, ending)
     steps("")
     if champion is not None:
         console.print(Text(f"Champion of {plan.champion_of}: {champion.words}"))
     if behind:
         console.print(Text(f"MLflow doesn't show the champion: {behind}"))
         hint(console, "Once MLflow is back:", command_line("sync", plan.champion_of, where=where))
-    close(console, ending, again, command_line("sync", plan.name, where=where))
+    with notifying(console, notifier, plan.name, plan.store, ending, where):
+        close(console, ending, again, command_line("sync", plan.name, where=where))
     raise typer.Exit
+
+
+@contextmanager
+def notifying(
+    console: Console, notifier: Notifier, name: str, store: Store, ending: Ending, where: Values
+) -> Iterator[None]:
+    """Notify of the end of a search, and print at the end of the block if that failed.
+
+    where: The options that select the store.
+    """
+    notifier.ended(name, store, ending, command_line("ui", name, where=where))
+    try:
+        yield
+    finally:
+        problem = notifier.finish()
+        if problem:
+            console.print(Text(problem))
 
 
 def check_free(port: int) -> None:
@@ -84,14 +113,24 @@ def parse_lengths(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--lengths is {text!r}: give whole numbers, such as 100,200") from None
 
 
-def close(console: Console, ending: Ending, again: str, sync: str) -> None:
-    """Print how a search ended and how to resume it. Raises typer.Exit unless it is complete."""
+def close(console: Console, ending: Ending, again: str, sync: str, go_on: str = "") -> None:
+    """Print how a search ended and how to resume it. Raises typer.Exit unless it is complete.
+
+    again: The command that resumes it.
+
+    sync: The command that completes MLflow's copy.
+
+    go_on: The command that goes on although a stopping rule is fulfilled.
+    """
     if ending.behind:
         console.print(Text(f"MLflow doesn't hold everything: {ending.behind}"))
         hint(console, "Once MLflow is back:", sync)
     if ending.lost:
         typer.echo(f"sabtune: {ending.lost}; {resume_advice(again)}", err=True)
         raise typer.Exit(2)
+    if ending.stopped:
+        console.print(Text(f"Complete: ended by {ending.stopped}."), soft_wrap=True)
+        hint(console, "To go on, change the study's stop, or ignore it with:", go_on)
     if not ending.complete:
         word = "The budget is spent." if ending.out_of_budget else "Interrupted."
         hint(console, f"{word} Resume with:", again)

@@ -239,6 +239,7 @@ def comparison_file(
         seeds=Seeds(),
         objectives=("score",),
         points=(),
+        stop=None,
         ladder=Ladder(
             lengths=tuple(lengths or fresh_lengths(searched)),
             select=searched.select if searched.solved_reports else searched.lengths[:1],

@@ -106,8 +106,9 @@ class ReportData:
 
     @property
     def counts(self) -> str:
-        """The number of trials by state, in words."""
-        return self.study.size
+        """The number of trials by state, and the rule that ended the search if one did."""
+        stopped = self.study.stopped_by
+        return self.study.size + (f"; ended by {stopped}" if stopped else "")
 
     @cached_property
     def conclusion(self) -> Conclusion:

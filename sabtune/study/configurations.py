@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, Self, get_args
 
 from optuna.trial import TrialState
@@ -71,6 +72,10 @@ class Configuration:
     solved: list[bool] = field(default_factory=list)
     complete: list[TrialRecord] = field(default_factory=list)  # complete and feasible trials
     infeasible: int = 0  # the number of complete trials that violate a constraint
+    failed: int = 0  # the number of failed trials
+    solving: int = 0  # the number of complete, feasible trials that solve every selection length
+    times: list[datetime] = field(default_factory=list)  # when each seed ended
+    _values: dict[tuple[Over, int], float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def able(self) -> bool:
@@ -80,8 +85,25 @@ class Configuration:
         """
         return bool(self.complete) or not self.infeasible
 
+    def ended(self, first: int) -> datetime | None:
+        """Return when the first `first` seeds had ended; None if they haven't.
+
+        A configuration that can't be the best gets no further seeds, and has ended with its last
+        one.
+        """
+        if len(self.times) >= first:
+            return min(self.times) if first == 1 else sorted(self.times)[first - 1]
+        is_over = not self.able and self.started == len(self.times)
+        return max(self.times) if is_over else None
+
     def value(self, over: Over, seeds: int | None = None) -> float:
         """Return the mean, median or P(solve) over the first `seeds` seeds, or over all of them."""
+        key = (over, len(self.scores) if seeds is None else seeds)
+        if key not in self._values:
+            self._values[key] = self._value(over, seeds)
+        return self._values[key]
+
+    def _value(self, over: Over, seeds: int | None) -> float:
         scores, solved = self.scores[:seeds], self.solved[:seeds]
         match over:
             case "mean":
@@ -103,6 +125,8 @@ class Leaderboard:
 
     seeds: Seeds
     configurations: dict[int, Configuration] = field(default_factory=dict)
+    ended: int = 0  # the number of trials that have ended
+    front: list[TrialRecord] = field(default_factory=list)  # only with several objectives
 
     def start(self, configuration: int) -> None:
         """Record that a seed of a configuration has started."""
@@ -115,13 +139,23 @@ class Leaderboard:
         A failed trial counts with a score of 0, a pruned trial with its last score. A complete
         trial that violates a constraint counts too, but is never the best.
         """
-        configuration = self.configurations[trial.configuration]
+        configuration, solved = self.configurations[trial.configuration], trial.solved
+        self.ended += 1
         configuration.scores.append(trial.score)
-        configuration.solved.append(trial.solved)
+        configuration.solved.append(solved)
+        configuration.times.append(trial.ended or datetime.min)
+        configuration.failed += trial.state == TrialState.FAIL
         if trial.state == TrialState.COMPLETE and trial.feasible:
             configuration.complete.append(trial)
+            configuration.solving += solved
+            self._join_front(trial)
         elif trial.state == TrialState.COMPLETE:
             configuration.infeasible += 1
+
+    def _join_front(self, trial: TrialRecord) -> None:
+        """Add a complete trial to the Pareto front, unless another one is at least as good."""
+        if len(trial.values) > 1 and not any(_as_good(other, trial) for other in self.front):
+            self.front = [other for other in self.front if not _as_good(trial, other)] + [trial]
 
     def add(self, trials: Iterable[TrialRecord]) -> Self:
         """Add the trials of an earlier search, and return the leaderboard itself.
@@ -176,6 +210,39 @@ class Leaderboard:
         ranked = self.ranked()
         return ranked[0].best if ranked else None
 
+    @property
+    def has_front(self) -> bool:
+        """Return whether the study has several objectives and a complete, feasible trial."""
+        return bool(self.front)
+
+    def latest_improvement(self) -> Configuration | None:
+        """Return the configuration that was the latest improvement; None if no trial qualifies.
+
+        It is the best configuration. With several objectives, it is the one of the Pareto front
+        that ended last.
+        """
+        if not self.has_front:
+            ranked = self.ranked()
+            return ranked[0] if ranked else None
+        numbers = {trial.configuration for trial in self.front}
+        return max((self.configurations[number] for number in numbers), key=self._when)
+
+    def ended_after(self, configuration: Configuration, startup: int) -> int:
+        """Return the number of configurations that have ended after another one.
+
+        Configurations whose seeds all failed don't count, nor those of the first `startup` trials.
+        """
+        time = self._when(configuration)
+        return sum(
+            c.number >= startup and c.failed < len(c.scores) and time < self._when(c) < NEVER
+            for c in self.configurations.values()
+        )
+
+    def _when(self, configuration: Configuration) -> tuple[datetime, int]:
+        """Return when a configuration ended, and its number; NEVER or later if it hasn't."""
+        ended = configuration.ended(self.seeds.first)
+        return (datetime.max if ended is None else ended), configuration.number
+
     def _sorted(
         self, configurations: Sequence[Configuration], seeds: int | None = None
     ) -> list[Configuration]:
@@ -186,3 +253,17 @@ class Leaderboard:
             return -c.value(over, seeds), -c.value("mean", seeds), c.number
 
         return sorted(configurations, key=key)
+
+
+NEVER = (datetime.max, -1)
+"""The time at which a configuration ends that hasn't ended yet."""
+
+
+def _as_good(trial: TrialRecord, other: TrialRecord) -> bool:
+    """Return whether a trial is at least as good as another one in every objective.
+
+    The first objective, the score, is maximized, and the others are minimized.
+    """
+    score, *costs = trial.values
+    other_score, *other_costs = other.values
+    return score >= other_score and all(a <= b for a, b in zip(costs, other_costs, strict=True))

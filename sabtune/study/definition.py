@@ -9,10 +9,20 @@ from typing import Any, Literal, get_args
 
 import optuna
 
-from sabtune.config import TrialConfig
+from sabtune.config import PARTS, TrialConfig
 from sabtune.data import place
-from sabtune.schema import Config, check, check_name, check_seed, check_whole
+from sabtune.schema import (
+    Config,
+    Parts,
+    check,
+    check_name,
+    check_seed,
+    check_whole,
+    from_dict,
+    to_dict,
+)
 from sabtune.study.configurations import Seeds
+from sabtune.study.stopping import RULES, OneRule, StoppingRule
 from sabtune.study.trial_record import TrialRecord
 from sabtune.tasks import TaskConfig
 from sabtune.training.evaluation import Ladder
@@ -22,6 +32,9 @@ Space = Callable[[optuna.Trial], TrialConfig]
 Constraints = Callable[[TrialRecord], Mapping[str, float]]
 Sampler = Literal["tpe", "cmaes", "gp", "random"]
 Objective = Literal["score", "seconds_per_update", "peak_memory", "share_kept"]
+
+STUDY_PARTS: Parts = {**PARTS, StoppingRule: RULES}
+"""For each base class of configurations in a study, the table of its subclasses."""
 
 AUTO: Literal["auto"] = "auto"
 
@@ -137,10 +150,13 @@ class Study(Config):
         points: Parameters that the search tries first, as values by name, such as
             `({"k_top": 5},)`. The sampler draws the parameters that a point leaves out.
         limits: The limits of each trial. Defaults to no limit.
+        stop: A rule that ends the search before `trials`, or a tuple of rules, of which the first
+            one that is fulfilled ends it: `NoImprovement`, `Target` or `Solved`. Trials that run
+            then end first. Defaults to None.
 
     Raises:
-        ConfigError: A field is missing, unknown, out of range or of the wrong type, or the ladder
-            doesn't fit the task.
+        ConfigError: A field is missing, unknown, out of range or of the wrong type, the ladder
+            doesn't fit the task, or a rule needs more seeds than a configuration gets.
 
     Example:
         >>> import sabtune as sab
@@ -164,6 +180,7 @@ class Study(Config):
     seeds: Seeds = field(default_factory=Seeds)
     points: tuple[dict[str, Any], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    stop: OneRule | tuple[OneRule, ...] | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -193,6 +210,36 @@ class Study(Config):
         for point in self.points:
             named = isinstance(point, dict) and all(isinstance(name, str) for name in point)
             check(named, "points", self.points, 'values by name, such as ({"k_top": 5},)')
+        for rule in self.rules:
+            rule.check_reachable(self.seeds)
         task = self.task.build()
         for length in {*self.ladder.lengths, *self.ladder.select}:
             task.steps(length)
+
+    @property
+    def rules(self) -> tuple[OneRule, ...]:
+        """The stopping rules."""
+        if self.stop is None:
+            return ()
+        return self.stop if isinstance(self.stop, tuple) else (self.stop,)
+
+    @property
+    def random_trials(self) -> int:
+        """The number of the first trials that are drawn at random before others are not."""
+        return 0 if self.sampler == "random" else self.startup
+
+
+def study_to_dict(study: Study) -> dict[str, Any]:
+    """Convert a study to JSON values. Without stopping rules, they are those of version 0.1."""
+    data = to_dict(study, STUDY_PARTS)
+    if study.stop is None:
+        del data["stop"]
+    return data
+
+
+def study_from_dict(data: object) -> Study:
+    """Build a study from the result of `study_to_dict`.
+
+    Raises ConfigError with the path of a wrong key or value.
+    """
+    return from_dict(Study, data, STUDY_PARTS, "study")

@@ -121,6 +121,7 @@ class Overview:
     best: TrialView | None = None  # the best trial, without its history
     champion: Version | None = None
     complete: bool = False  # whether nothing is left to do
+    stopped: str = ""  # the stopping rule that ended the last search, in words
 
 
 class Watcher(Protocol):

@@ -26,7 +26,8 @@ class ListedStudy:
     counts: the number of trials by state, without failed trials that were run again. planned: the
     number of ended trials at which the study is complete; None if the study doesn't store it.
     best: the best score so far of a trial that hasn't failed; None if there is none, or if the
-    study is a comparison. active: when a trial last started or ended.
+    study is a comparison. active: when a trial last started or ended. stopped: the label of the
+    stopping rule that ended the last search; "" if none did.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ListedStudy:
     planned: int | None
     best: float | None
     active: datetime | None
+    stopped: str = ""
 
     @property
     def ended(self) -> int:
@@ -42,7 +44,9 @@ class ListedStudy:
 
     @property
     def complete(self) -> bool:
-        """Return whether the planned number of trials has ended."""
+        """Return whether the planned number of trials has ended, or a stopping rule ended it."""
+        if self.stopped:
+            return True
         if self.planned is not None:
             return self.ended >= self.planned
         return self.ended == sum(self.counts.values()) > 0
@@ -83,6 +87,7 @@ def _listed(name: str, attributes: Mapping[str, object], tally: StudyTally) -> L
         planned=planned_trials(plan, sum(counts.values())),
         best=tally.best if plan.comparison is None else None,
         active=tally.active,
+        stopped=(plan.stopped or {}).get("label", ""),
     )
 
 

@@ -25,6 +25,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "placed": str,
     "comparison": dict,
     "datasets": dict,
+    "stopped": dict,
 }
 """The type of each field as it is stored."""
 
@@ -34,7 +35,7 @@ class Plan:
     """The plan of a study. A field is None if the study doesn't store it.
 
     `placement`, `placed`, `comparison` and `datasets` stay when a later search stores the plan of
-    its file.
+    its file. `stopped` doesn't: the later search judges the stopping rules again.
     """
 
     question: str | None = None
@@ -52,6 +53,7 @@ class Plan:
     placed: str | None = None  # in words, the resources of each trial in the last search
     comparison: Mapping[str, str] | None = None  # only in a comparison: the model of each label
     datasets: Mapping[str, str] | None = None  # the SHA-256 of each data set, by name
+    stopped: Mapping[str, str] | None = None  # the "label" of the rule that ended it, the "reason"
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:

@@ -15,13 +15,12 @@ from typing import Any, Self
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sabtune.config import PARTS, RunConfig
+from sabtune.config import RunConfig
 from sabtune.errors import StoreError
-from sabtune.schema import from_dict
 from sabtune.storage.store import Store
 from sabtune.study.attributes import FIXED, LABEL, MODEL, PLAN, RETRY_OF, SPEC, TRACKING, VERSIONS
 from sabtune.study.configurations import Configuration, Leaderboard, Seeds
-from sabtune.study.definition import Study
+from sabtune.study.definition import Study, study_from_dict
 from sabtune.study.events import KeptModel, Registered, Version
 from sabtune.study.optuna_private import Internals
 from sabtune.study.optuna_storage import Studies, exists, open_storage
@@ -175,6 +174,12 @@ class StudyRecord:
         return [trial.number for trial in self.frozen if trial.state == TrialState.WAITING]
 
     @property
+    def waiting_repetitions(self) -> list[int]:
+        """The numbers of the enqueued trials that repeat a failed trial."""
+        waiting = (trial for trial in self.frozen if trial.state == TrialState.WAITING)
+        return [trial.number for trial in waiting if RETRY_OF in trial.user_attrs]
+
+    @property
     def running(self) -> list[int]:
         """The numbers of the trials that run, or that an earlier search left unfinished."""
         return [trial.number for trial in self.frozen if trial.state == TrialState.RUNNING]
@@ -248,7 +253,12 @@ class StudyRecord:
         if self.plan.study is None:
             return None
         with readable(f"the plan of study {self.name!r}", self._store):
-            return from_dict(Study, self.plan.study, PARTS, "study")
+            return study_from_dict(self.plan.study)
+
+    @property
+    def stopped_by(self) -> str:
+        """The stopping rule that ended the last search, in words; "" if none did."""
+        return (self.plan.stopped or {}).get("reason", "")
 
     @property
     def is_comparison(self) -> bool:

@@ -79,6 +79,10 @@ class StudyFile:
         )
         return dataclasses.replace(self, study=study)
 
+    def without_rules(self) -> StudyFile:
+        """Return this file with a study that no stopping rule ends."""
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, stop=None))
+
     def renamed(self, name: str) -> StudyFile:
         """Return this file with its study under another name."""
         return dataclasses.replace(self, study=dataclasses.replace(self.study, name=name))

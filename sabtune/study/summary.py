@@ -46,6 +46,7 @@ def overview(study: StudyRecord, complete: bool) -> Overview:
         best=view(study, best) if best else None,
         champion=study.champion,
         complete=complete,
+        stopped=study.stopped_by,
     )
 
 
@@ -147,6 +148,8 @@ def _budget(study: Study, plan: Plan) -> Iterator[str]:
                 f"{study.seeds.first} to {study.seeds.most} seeds per configuration, "
                 f"compared by {study.seeds.objective}"
             )
+        for rule in study.rules:
+            yield f"ends early by {rule.words}"
     yield plan.placed or _resources(study)
     bounds = {"h": study.limits.hours, "GiB": study.limits.memory}
     limits = [f"{value:g} {unit}" for unit, value in bounds.items() if value is not None]

@@ -26,6 +26,7 @@ def prediction_page(prediction: Prediction, study: Study) -> RenderableType:
         when = "at every report" if result.selects else "at the end"
         table.add_row(f"{result.length:,}", f"{result.seconds:.2f}", f"{result.memory:,.0f}", when)
     pruned = "; pruning reduces this" if study.pruning else ""
+    pruned += "; a stopping rule may end it earlier" if study.rules else ""
     lines = [
         f"Study {study.name}, probed with {probe.label}, "
         f"{counted(probe.updates, 'update')} on {words(study.resources.cpus, 0)}:",

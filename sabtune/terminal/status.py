@@ -36,6 +36,8 @@ def status(study: StudyRecord, alive: bool, *, follow: bool = False) -> Renderab
     writes = "A search is writing to it now"
     if not alive:
         writes = "No search is writing to it now" + ", so there is none to follow" * follow
+        if study.stopped_by:
+            writes += f". The last one was ended by {study.stopped_by}"
     parts: list[RenderableType] = [
         with_colored_counts(f"Study {study.name}{planned}: {counts}"),
         Text(f"{writes}."),

@@ -50,7 +50,7 @@ def _state(study: ListedStudy, is_searched: bool) -> str:
     if is_searched:
         return "searching"
     if study.complete:
-        return "complete"
+        return f"complete, {study.stopped}" if study.stopped else "complete"
     return "interrupted" if sum(study.counts.values()) else "empty"
 
 

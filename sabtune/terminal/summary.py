@@ -30,6 +30,8 @@ def summary(study: StudyRecord, mlflow: str | None = None) -> RenderableType:
     parts: list[RenderableType] = [
         with_colored_counts(f"Study {study.name}: {study.size}, {seconds / 60:.1f} trial minutes")
     ]
+    if study.stopped_by:
+        parts.append(Text(f"Ended by {study.stopped_by}."))
     conclusion = conclude(study)
     parts += [Text(sentence) for sentence in conclusion.sentences]
     best = study.best

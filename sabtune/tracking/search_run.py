@@ -132,6 +132,8 @@ def _results(overview: Overview) -> Iterator[str]:
     counts = [f"{n} {state}" for state, n in overview.trials.items() if n]
     yield f"**Trials:** {', '.join(counts)}; {overview.hours:.2g} trial hours"
     yield ""
+    if overview.stopped:
+        yield from (f"**Ended by:** {overview.stopped}", "")
     if overview.best is not None:
         yield from (_best(overview.best), "")
     if overview.champion is not None:

@@ -13,17 +13,16 @@ from ray import tune
 from sabtune import interrupts
 from sabtune.cluster.ray_session import check_shared, some_ray
 from sabtune.cluster.ray_watch import RayLostError
-from sabtune.config import PARTS
 from sabtune.errors import StoreError
 from sabtune.ops.call import forced_backend
 from sabtune.parts import local
-from sabtune.schema import to_dict
 from sabtune.storage import server
 from sabtune.storage.store import Store
 from sabtune.study.backups import restore, snapshots
 from sabtune.study.cautions import cautions
 from sabtune.study.configurations import Leaderboard
 from sabtune.study.database_lock import DatabaseLock
+from sabtune.study.definition import study_to_dict
 from sabtune.study.events import Watcher
 from sabtune.study.locks import locked
 from sabtune.study.objectives import directions
@@ -33,6 +32,7 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.recovery import recover
 from sabtune.study.resuming import check_same_data, check_same_question, with_recorded_ladder
 from sabtune.study.samplers import sampler
+from sabtune.study.stopping import Stopping
 from sabtune.study.study_file import StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.writer import StudyWriter
@@ -61,12 +61,14 @@ def silent(words: str) -> None:
 class Ending:
     """The result of a search.
 
-    complete: whether all trials have ended. out_of_budget: whether the budget was spent. behind:
-    why MLflow lacks a part of the study; "" if it lacks nothing. lost: how Ray failed, if this
-    ended the search; else "".
+    complete: whether all trials have ended. stopped: the stopping rule that made the study complete
+    before its number of trials, in words; else "". out_of_budget: whether the budget was spent.
+    behind: why MLflow lacks a part of the study; "" if it lacks nothing. lost: how Ray failed, if
+    this ended the search; else "".
     """
 
     complete: bool
+    stopped: str = ""
     out_of_budget: bool = False
     behind: str = ""
     lost: str = ""
@@ -96,7 +98,7 @@ def search(
     say: Say = silent,
     step: Say = silent,
 ) -> Ending:
-    """Search until all trials of the study have ended or the budget is spent.
+    """Search until all trials of the study have ended, a rule stops it, or the budget is spent.
 
     If the study exists, the search resumes it: trials that an earlier search left unfinished run
     first, from their last checkpoints and under their own numbers. The models of complete trials
@@ -169,14 +171,19 @@ def execute(
     """Run trials of an open, locked study until `trials` of its trials have ended.
 
     trials: the number of ended trials to reach, including those of earlier searches. enqueued: the
-    enqueued trials to run; None for all of them. lock: the study's lock in a shared database, which
-    the search claims and checks. The other parameters, and the errors, are those of `search`.
+    enqueued trials to run, whatever the stopping rules of the study are; None for all enqueued
+    trials, and further ones until a rule is fulfilled. lock: the study's lock in a shared database,
+    which the search claims and checks. The other parameters, and the errors, are those of `search`.
     """
     earlier = study.read()
     missing = trials - earlier.ended
-    if missing <= 0:
+    leaderboard = Leaderboard(file.study.seeds).add(earlier.trials)
+    rules = () if enqueued else file.study.rules
+    stopping = Stopping(rules, file.study.random_trials, leaderboard)
+    if missing <= 0 or (stopping.reason and not earlier.running + earlier.waiting_repetitions):
+        stopped = "" if missing <= 0 else _record_stop(study, stopping)
         step(LAST_STEP)
-        return Ending(complete=True, behind=made_whole(study, store))
+        return Ending(complete=True, stopped=stopped, behind=made_whole(study, store))
     task = file.study.task.build()
     task.prepare(file.study.ladder.lengths)
     check_same_data(earlier, file.study.task)
@@ -185,7 +192,6 @@ def execute(
     if lock is not None:
         lock.claim(study, budget.stop)
     _resume_budget(budget, study, earlier)
-    leaderboard = Leaderboard(file.study.seeds).add(earlier.trials)
     mirror = Mirror(study, store, system_metrics=system_metrics)
     scheduler = Scheduler(_resumed_halving(file, earlier))
     guard = Guard(budget.stop)
@@ -201,6 +207,8 @@ def execute(
             enqueued.numbers if enqueued else None,
             most=missing,
             watchers=notified,
+            stopping=stopping,
+            say=say,
         )
         callback = StudyCallback(study, leaderboard, budget, file, notified)
         parts = _TuneParts(
@@ -218,12 +226,26 @@ def execute(
             server.retried(lock.check)
         if isinstance(callback.problem, StoreError):
             raise callback.problem
-        complete = study.read().ended >= trials
+        problem = searcher.problem or callback.problem
+        record, stopped = study.read(), ""
+        complete = record.ended >= trials
+        if problem is None and not complete and not record.running:
+            stopped = _record_stop(study, stopping)
+            complete = bool(stopped)
         behind = mirror.finish(complete)
-    problem = searcher.problem or callback.problem
     if problem is not None:
         raise problem
-    return Ending(complete=complete, out_of_budget=budget.spent, behind=behind, lost=lost)
+    return Ending(
+        complete=complete, stopped=stopped, out_of_budget=budget.spent, behind=behind, lost=lost
+    )
+
+
+def _record_stop(study: StudyWriter, stopping: Stopping) -> str:
+    """Store in the study which stopping rule is fulfilled, and return it in words; "" if none."""
+    label, reason = stopping.fulfilled
+    if reason:
+        study.change_plan(stopped={"label": label, "reason": reason})
+    return reason
 
 
 def _resume_budget(budget: Budget, study: StudyWriter, earlier: StudyRecord) -> None:
@@ -326,7 +348,7 @@ def open_or_create(file: StudyFile, store: Store) -> StudyWriter:
     study.set_plan(
         Plan(
             question=file.question,
-            study=to_dict(file.study, PARTS),
+            study=study_to_dict(file.study),
             objectives=file.study.objectives,
             seeds=asdict(file.study.seeds),
             searched=file.study.ladder.select,

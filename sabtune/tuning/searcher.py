@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from sabtune.study.events import Outcome, Watcher
 from sabtune.study.objectives import values
 from sabtune.study.recovery import entry
 from sabtune.study.states import State
+from sabtune.study.stopping import Stopping
 from sabtune.study.study_file import REJECTED_IN_A_ROW, StudyFile
 from sabtune.study.trial_specs import TrialSpecs
 from sabtune.study.write_behind import MAX_DELAY_SECONDS
@@ -69,12 +70,18 @@ class StudySearcher(NotPickled, Searcher):
     last checkpoints. Then it suggests the enqueued trials, and finally further seeds and new
     configurations.
 
+    While a stopping rule is fulfilled, the searcher suggests only unfinished trials and repetitions
+    of failed ones, and lets running trials end. If they change the judgment, it goes on; otherwise
+    the search ends.
+
     specs: creates the specifications of trials. leaderboard: chooses the configurations that get
     further seeds. trials: the study's folder of checkpoints. budget: no trial is suggested once it
     is spent. identity: the study's identity, if checkpoints store the entries of their trials in
     the study; else "". queue: the numbers of the enqueued trials to run; None for all of them.
     most: the maximum number of trials; None for no limit. Trials that the space rejects count, and
     end as pruned before they start. watchers: notified when a trial ends before it starts.
+    stopping: judges the stopping rules; None if there are none. say: called with a message for the
+    user while trials run.
 
     When the space fails, or rejects REJECTED_IN_A_ROW configurations in a row, the searcher
     suggests no more trials and stores the error in `problem`.
@@ -92,6 +99,8 @@ class StudySearcher(NotPickled, Searcher):
         *,
         most: int | None = None,
         watchers: Sequence[Watcher] = (),
+        stopping: Stopping | None = None,
+        say: Callable[[str], None] | None = None,
     ):
         super().__init__(metric="score", mode="max")
         self.study, self.specs, self.leaderboard = study, specs, leaderboard
@@ -100,13 +109,22 @@ class StudySearcher(NotPickled, Searcher):
         record = study.read()
         self.unfinished = deque(record.running)
         self.waiting = deque(record.waiting if queue is None else queue)
+        self.stopping = stopping or Stopping((), 0, leaderboard)
+        self.say, self.is_stopping = say or (lambda words: None), False
+        self.repetitions = set(record.waiting_repetitions)
+        self.live: set[str] = set()  # Ray Tune's IDs of suggested trials that haven't ended
         self.problem: StudyFileError | None = None
         self.remaining, self.watchers = math.inf if most is None else most, watchers
         self.rejected_in_a_row = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the `config` of the next trial, or `FINISHED` if there is none."""
+        """Return the `config` of the next trial, or `FINISHED` if there is none.
+
+        Returns None while a stopping rule is fulfilled but trials run that may change this.
+        """
         while self.problem is None and not self.budget.spent and self.remaining > 0:
+            if self._is_stopped():
+                return None if self.live else Searcher.FINISHED
             self.remaining -= 1
             trial, resumed = self._next()
             is_counted = SPEC in trial.user_attrs  # the leaderboard already counts it
@@ -123,8 +141,25 @@ class StudySearcher(NotPickled, Searcher):
                     self.leaderboard.start(spec.configuration)
                 config = self._config(trial, spec, resumed=resumed)
                 self.study.flush()  # the study has the trial before its worker does
+                self.live.add(trial_id)
                 return config
         return Searcher.FINISHED
+
+    def _is_stopped(self) -> bool:
+        """Return whether a stopping rule is fulfilled and nothing has to run in spite of it."""
+        reason = self.stopping.reason
+        running = len(self.live) + len(self.unfinished)
+        if reason and not self.is_stopping and running:
+            trials = counted(running, "trial")
+            self.say(f"No new configurations: {reason}. {trials} will end first.")
+        elif self.is_stopping and not reason:
+            self.say("The search goes on: a trial that ran was an improvement.")
+        self.is_stopping = bool(reason)
+        return self.is_stopping and not self.unfinished and self._due_repetition() is None
+
+    def _due_repetition(self) -> int | None:
+        """Return the number of the next waiting trial that repeats a failed one, or None."""
+        return next((number for number in self.waiting if number in self.repetitions), None)
 
     def _reject(self, trial: optuna.Trial, problem: RejectedError) -> None:
         """Prune a trial that the space rejects, and end the search after too many in a row."""
@@ -164,7 +199,10 @@ class StudySearcher(NotPickled, Searcher):
         if self.unfinished:
             return self.study.reopen(self.unfinished.popleft()), True
         if self.waiting:
-            return self.study.begin(self.waiting.popleft()), False
+            repetition = self._due_repetition() if self.is_stopping else None
+            number = self.waiting[0] if repetition is None else repetition
+            self.waiting.remove(number)
+            return self.study.begin(number), False
         promising = self.leaderboard.next()
         if promising is not None:
             return self.specs.another_seed(self.study, promising), False
@@ -173,7 +211,8 @@ class StudySearcher(NotPickled, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: `StudyCallback` records the end, because it also receives the reason."""
+        """Note that a trial no longer runs. `StudyCallback` records its end, with the reason."""
+        self.live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study's database holds the state."""
