@@ -23,6 +23,7 @@ from sabtune.analysis.comparison import (
     page,
     tables,
 )
+from sabtune.analysis.table import ResultTable
 from sabtune.errors import ConfigError
 from sabtune.training.evaluation import LengthResult
 
@@ -43,8 +44,8 @@ def compare(*groups: Group, length: int | None = None, searched: Sequence[int] =
     return Comparison(groups=groups, chance=0.125, searched=searched, length=length)
 
 
-def shown(what: RenderableType) -> str:
-    console = Console(width=250)
+def shown(what: RenderableType, width: int = 250) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(what)
     return captured.get()
@@ -260,3 +261,26 @@ def test_invalid_comparisons_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         compare(*groups, length=length)
+
+
+@pytest.mark.parametrize("width", [76, 80, 100, 140])
+def test_a_table_splits_no_word_and_no_number(width: int) -> None:
+    name = "#12 SAB (k_top=4, k_att=1, k_trunc=10, linear schedule)"
+    cells = (
+        name,
+        "12.9%",
+        "1",
+        "100.0%",
+        "99.8%",
+        "3",
+        "90.2% [70.7, 100.0]",
+        "75.7% [29.4, 99.9]",
+    )
+    lengths = ("length 20", "length 200")
+    header = ("configuration", "share kept", "seeds", *lengths, "fresh seeds", *lengths)
+    table = ResultTable("The best", header, (cells,))
+    lines = shown(table.rich(), width).splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for cell in cells:
+        assert set(cell.split()) <= set(words)

@@ -7,9 +7,9 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -43,20 +43,45 @@ class ResultTable:
     header: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
 
-    def rich(self) -> Table:
+    def rich(self) -> RenderableType:
         """Return the table for the terminal.
 
         Headers wrap to the width of the numbers, and intervals are below their numbers. If the
-        terminal is too narrow, the first column wraps.
+        terminal is too narrow, the first column wraps between words, and so do intervals if need
+        be.
+        """
+        return _Fitting(self)
+
+    def table(self, *, narrow: bool = False, folds: bool = False) -> Table:
+        """Return the table for the terminal.
+
+        narrow: Whether each interval is on two lines.
+
+        folds: Whether words and numbers may be split, for a terminal that has no room for them.
         """
         table = Table(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD)
-        body = [(*row[:1], *(cell.replace(" [", "\n[") for cell in row[1:])) for row in self.body]
+        between = ",\n" if narrow else ", "
+        body = [
+            (*row[:1], *(cell.replace(" [", "\n[").replace(", ", between) for cell in row[1:]))
+            for row in self.body
+        ]
         for column, name in enumerate(self.header):
-            lines = [line for row in body for cell in row[column:][:1] for line in cell.split("\n")]
-            width = max(map(len, [*lines, *name.split()]))
-            header = textwrap.fill(name, width) if column else name
-            justify: Literal["left", "right"] = "right" if column else "left"
-            table.add_column(Text(header), justify=justify, overflow="fold")
+            cells = [cell for row in body for cell in row[column : column + 1]]
+            words = [*name.split(), *(word for cell in cells for word in cell.split())]
+            if column == 0:
+                least = None if folds else max(map(len, words))
+                table.add_column(Text(name), overflow="fold", min_width=least)
+                continue
+            width = max(map(len, [*name.split(), *(line for c in cells for line in c.split("\n"))]))
+            header = textwrap.fill(name, width)
+            least = None if folds else width
+            table.add_column(
+                Text(header),
+                justify="right",
+                overflow="fold",
+                no_wrap=not folds,
+                min_width=least,
+            )
         for row in body:
             table.add_row(*map(Text, row))
         return table
@@ -95,6 +120,21 @@ class ResultTable:
                 lines.append(_row(row))
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table in the widest form that the terminal has room for."""
+
+    result: ResultTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=10_000)
+        for table in (self.result.table(), self.result.table(narrow=True)):
+            if table.__rich_measure__(console, unlimited).minimum <= options.max_width:
+                yield table
+                return
+        yield self.result.table(narrow=True, folds=True)
 
 
 def latex(text: str) -> str:
