@@ -19,6 +19,7 @@ from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from sabtune.cluster import USER_VARIABLES
+from sabtune.cluster.slurm import allocation
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import ClusterError
 
@@ -187,6 +188,7 @@ def start(folder: Path) -> None:
                     log_to_driver=False,
                     configure_logging=False,
                     object_store_memory=OBJECT_STORE_BYTES,
+                    **allocated_resources(),
                     _node_ip_address=LOOPBACK,
                     _temp_dir=str(folder),
                 )
@@ -200,6 +202,19 @@ def start(folder: Path) -> None:
                 ) from None
         else:
             return
+
+
+def allocated_resources() -> dict[str, int]:
+    """Return the limits of Ray's resources: in a Slurm job, the CPUs and GPUs that it has here.
+
+    By itself, Ray takes all CPUs of the machine. It takes the GPUs that CUDA_VISIBLE_DEVICES names,
+    which Slurm sets only if the job has GPUs.
+    """
+    allocated = allocation()
+    if allocated is None:
+        return {}
+    limits = {} if allocated.cpus is None else {"num_cpus": allocated.cpus}
+    return limits if allocated.gpus else limits | {"num_gpus": 0}
 
 
 def check_limits() -> None:
