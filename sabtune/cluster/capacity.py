@@ -188,10 +188,10 @@ def check_cluster(file: ClusterFile, resources: Resources) -> None:
 
 def this_machine() -> Capacity:
     """Return the capacity that Ray would find on this machine."""
-    available = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    limits = allocated_resources()
-    available["CPU"] = float(limits.get("num_cpus", available["CPU"]))
-    available["GPU"] = float(limits.get("num_gpus", available["GPU"]))
+    cpus, gpus = allocated_resources()
+    cpus = (os.cpu_count() or 1) if cpus is None else cpus
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    available = {"CPU": float(cpus), "GPU": float(gpus)}
     return Capacity(live=(Node(name="this machine", resources=available, head=True),))
 
 
