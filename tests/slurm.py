@@ -195,8 +195,9 @@ class Job:
 
     def begin_again(self) -> None:
         """Wait until the job is queued again, and start it without Slurm's delay of two minutes."""
-        self.until(lambda: self.facts()["JobState"] == "PENDING")
-        self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+        self.until(lambda: self.facts()["JobState"] in ("PENDING", "RUNNING"))
+        if self.facts()["JobState"] == "PENDING":
+            self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
 
 
 def _skip_without_programs() -> None:

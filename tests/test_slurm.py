@@ -189,7 +189,7 @@ def test_a_cancelled_job_is_submitted_again(lab: Lab) -> None:
 def test_a_complete_study_and_a_mistake_end_the_job(lab: Lab) -> None:
     mistakes = {
         "missing.py": "sabtune: there is no study file",
-        "--new": "give --study NAME, not --new",
+        "--new": "use --study NAME, not --new",
     }
     jobs = {words: lab.slurm.submit(words, options=ONE_NODE) for words in mistakes}
     for words, job in jobs.items():
@@ -220,6 +220,6 @@ def test_a_job_at_its_time_limit_saves_its_trials_and_is_queued_again(lab: Lab) 
     lab.slurm.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=10")
     job.begin_again()
     assert job.end() == "COMPLETED 0:0", job.output
-    assert job.facts()["Restarts"] == "1"
+    assert int(job.facts()["Restarts"]) >= 1  # more if other tests took longer than Slurm's delay
     assert "resumes at" in job.output
     assert_as_unbroken(lab.trials("limited"))
