@@ -90,7 +90,10 @@ def test_a_store_that_a_node_does_not_see_is_found() -> None:
         (NodeFacts(node="worker", unreachable="gone"), "wrong: worker: can't be checked"),
         (replace(IN_JOB, cpus=16), "wrong: worker: Ray gives out 16 CPUs, and job 7 has 8"),
         (replace(IN_JOB, cpus=4), "note: worker: Ray gives out 4 CPUs, and job 7 has 8"),
-        (replace(IN_JOB, declared=3, gpus=(L4,) * 3, seen=3), "wrong: worker: Ray gives out 3 GPUs, and job 7 has 2"),
+        (
+            replace(IN_JOB, declared=3, gpus=(L4,) * 3, seen=3),
+            "wrong: worker: Ray gives out 3 GPUs, and job 7 has 2",
+        ),
         (replace(IN_JOB, memory=9 * 2**30), "note: worker: Ray counts on 9.0 GiB of memory, and"),
         (replace(IN_JOB, sockets="/scratch/" + "x" * 40), "wrong: worker: /scratch/xxx"),
     ],

@@ -32,6 +32,7 @@ def test_the_rayjob_is_valid(job: Any) -> None:
     (image,) = {pod["template"]["spec"]["containers"][0]["image"] for pod in pods}
     assert "CHANGE-ME" in image
     assert f"ray=={spec['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+    assert f"FROM rayproject/ray:{spec['rayVersion']}-py311-" in (DOCS / "Dockerfile").read_text()
     (mounts,) = {
         tuple(mount["mountPath"] for mount in pod["template"]["spec"]["containers"][0][key])
         for pod in pods
