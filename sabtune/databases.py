@@ -59,10 +59,17 @@ def _read_only_option(path: Path) -> str:
     For an unused file in WAL mode, SQLite would create two more files, unless the option says that
     the file is immutable.
     """
-    with path.open("rb") as file:
-        header = file.read(20)
-    wal = header[18:20] == b"\2\2" and not path.with_name(f"{path.name}-wal").exists()
+    wal = is_wal(path) and not path.with_name(f"{path.name}-wal").exists()
     return "immutable=1" if wal else "mode=ro"
+
+
+def is_wal(path: Path) -> bool:
+    """Return whether a file is a SQLite database in WAL mode; False if there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(20)[18:] == b"\2\2"
+    except FileNotFoundError:
+        return False
 
 
 def tables(path: Path) -> set[str]:

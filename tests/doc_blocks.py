@@ -15,6 +15,10 @@ PAGES = {
 
 CLUSTER = "needs a cluster: tests/test_cluster.py runs such commands on hosts of its own"
 CLOUD = "needs an account in a cloud: tests/test_cluster_aws.py simulates EC2"
+SLURM = "needs a Slurm cluster: tests/test_slurm.py submits such jobs to one of its own"
+LOGIN = "needs the account of a cluster"
+SYSTEMD = "needs a user's systemd: tests/test_unattended.py has systemd verify the unit"
+KUBERNETES = "needs a Kubernetes cluster: tests/test_unattended.py validates the manifest"
 OBJECTS = "BUCKET and FILE stand for yours: tests/test_object_storage.py has a server of its own"
 DATABASE = "FILE, DIR and the servers stand for yours: tests/test_postgres.py starts a server"
 
@@ -37,6 +41,24 @@ UNRUN = {
     "ray up cluster.yaml": CLOUD,
     "sabtune search search_spaces/copying.py --cluster cluster.yaml": CLOUD,
     "ray down cluster.yaml": CLOUD,
+    "export SABTUNE_VENV=~/studies/.venv": SLURM,
+    "sbatch slurm.sbatch search_spaces/copying.py": SLURM,
+    "sbatch --nodes=4 --gres=gpu:2 slurm.sbatch search_spaces/copying.py --hours 20": SLURM,
+    "sbatch --nodes=2 --gres=gpu:1 slurm.sbatch doctor": SLURM,
+    "sabtune status copying --follow": LOGIN,
+    "ssh -t -L 5000:127.0.0.1:5000 LOGIN 'cd studies && .venv/bin/sabtune ui copying'": LOGIN,
+    "mkdir -p ~/.config/systemd/user": SYSTEMD,
+    "cp docs/sabtune@.service ~/.config/systemd/user/": SYSTEMD,
+    "systemctl --user daemon-reload": SYSTEMD,
+    "systemctl --user enable --now sabtune@copying": SYSTEMD,
+    "loginctl enable-linger": SYSTEMD,
+    "journalctl --user --unit sabtune@copying --follow": SYSTEMD,
+    "systemctl --user stop sabtune@copying": SYSTEMD,
+    "make wheel && docker build -t REGISTRY/sabtune -f docs/Dockerfile . "
+    "&& docker push REGISTRY/sabtune": KUBERNETES,
+    "kubectl create configmap sabtune-studies --from-file=search_spaces/copying.py": KUBERNETES,
+    "kubectl apply -f docs/rayjob.yaml": KUBERNETES,
+    "kubectl get rayjob sabtune-copying --watch": KUBERNETES,
     "export SABTUNE_FILES=s3://BUCKET/PREFIX": OBJECTS,
     "sabtune search FILE": OBJECTS,
     "sabtune search FILE --store postgresql://user@host/database --files DIR "

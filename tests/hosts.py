@@ -71,6 +71,7 @@ class Host:
 
     def __init__(self, name: str, address: str, folder: Path):
         self.name, self.address, self.folder = name, address, folder
+        self.interfaces: list[str] = []
         self.home = folder / name / "home"
         self.home.mkdir(parents=True)
         # The host must not read the shell configuration of this machine's root.
@@ -121,7 +122,8 @@ class Host:
 
     def kill(self) -> None:
         """Kill the host and everything on it at once, as by a power cut."""
-        _ip(self.pid, "link", "set", "eth0", "down")
+        for interface in self.interfaces:
+            _ip(self.pid, "link", "set", interface, "down")
         self.process.kill()
         self.process.wait()
 
@@ -149,13 +151,18 @@ class Network:
         """Start a new host, by default at the next free address, and return it."""
         host = Host(name, address or f"10.0.0.{len(self.hosts) + 1}", self.folder)
         self.hosts[name] = host
-        port, switch, into = f"to-{host.pid}", self.switch.pid, host.pid
-        peer = ["type", "veth", "peer", "name", "eth0", "netns", str(into)]
+        self.connect(host, "eth0", host.address)
+        return host
+
+    def connect(self, host: Host, interface: str, address: str) -> None:
+        """Add an interface with an address to a host, and connect it to the network."""
+        port, switch, into = f"{interface}-{host.pid}", self.switch.pid, host.pid
+        peer = ["type", "veth", "peer", "name", interface, "netns", str(into)]
         _ip(switch, "link", "add", port, *peer)
         _ip(switch, "link", "set", port, "master", "lan", "up")
-        _ip(into, "address", "add", f"{host.address}/24", "dev", "eth0")
-        _ip(into, "link", "set", "eth0", "up")
-        return host
+        _ip(into, "address", "add", f"{address}/24", "dev", interface)
+        _ip(into, "link", "set", interface, "up")
+        host.interfaces.append(interface)
 
     def close(self) -> None:
         for process in (*(host.process for host in self.hosts.values()), self.switch):

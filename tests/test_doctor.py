@@ -19,6 +19,7 @@ from sabtune.cluster.doctor import no_cluster, offset
 from sabtune.cluster.findings import find_problems
 from sabtune.cluster.node_facts import Disk, Gpu, NodeFacts, Token, examine, token
 from sabtune.cluster.preflight import problems_before
+from sabtune.cluster.slurm import Allocation
 from sabtune.storage.database import database_at
 from sabtune.tracking.reach import problem_of
 from tests.faults import small_disk
@@ -33,6 +34,16 @@ WELL = NodeFacts(
 )
 OTHER = replace(WELL, node="worker")
 L4 = Gpu(name="L4", memory=22.5, driver="580.1")
+IN_JOB = replace(
+    OTHER,
+    slurm=Allocation(job="7", nodes=2, cpus=8, gpus=2, memory=8 * 2**30),
+    cpus=8,
+    declared=2,
+    gpus=(L4,) * 2,
+    seen=2,
+    memory=8 * 2**30,
+    sockets="/tmp/sab-7/ray",
+)
 
 
 def lines(*nodes: NodeFacts, files: str | None = None) -> list[str]:
@@ -47,6 +58,20 @@ def lines(*nodes: NodeFacts, files: str | None = None) -> list[str]:
 def test_a_healthy_cluster_has_no_findings() -> None:
     built = replace(OTHER, versions=VERSIONS | {"torch": "2.13.0+cu130"})
     assert lines(WELL, built, files="s3://lab/x") == []
+    assert lines(WELL, IN_JOB, files="s3://lab/x") == []
+
+
+def test_a_store_that_a_node_does_not_see_is_found() -> None:
+    def found(**facts: object) -> list[str]:
+        node = replace(OTHER, **facts)  # type: ignore[arg-type]
+        return [str(one) for one in find_problems([WELL, node], cluster=True, shared="/store")]
+
+    assert found(sees_store=True) == []
+    assert found() == []
+    (unseen,) = found(sees_store=False)
+    assert unseen.startswith("worker: doesn't see the files in /store")
+    (local,) = found(sees_store=True, free_locks=("flock",))
+    assert local.startswith("worker: locks of the driver in /store don't hold there (flock)")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +88,14 @@ def test_a_healthy_cluster_has_no_findings() -> None:
         (replace(OTHER, token=Token(mode="token", found="/t", bits=0o644)), "wrong: worker: other"),
         (replace(OTHER, files="ACCESS_DENIED"), "wrong: worker: can't store files at s3://lab/x"),
         (NodeFacts(node="worker", unreachable="gone"), "wrong: worker: can't be checked"),
+        (replace(IN_JOB, cpus=16), "wrong: worker: Ray gives out 16 CPUs, and job 7 has 8"),
+        (replace(IN_JOB, cpus=4), "note: worker: Ray gives out 4 CPUs, and job 7 has 8"),
+        (
+            replace(IN_JOB, declared=3, gpus=(L4,) * 3, seen=3),
+            "wrong: worker: Ray gives out 3 GPUs, and job 7 has 2",
+        ),
+        (replace(IN_JOB, memory=9 * 2**30), "note: worker: Ray counts on 9.0 GiB of memory, and"),
+        (replace(IN_JOB, sockets="/scratch/" + "x" * 40), "wrong: worker: /scratch/xxx"),
     ],
 )  # fmt: skip
 def test_a_problem_of_one_node_is_found(node: NodeFacts, says: str) -> None:

@@ -1,6 +1,8 @@
 """Connections to Ray, on this machine or on a cluster, and checks of the machines.
 
 ray_session   the Ray that a search uses: a cluster's, or a private one on this machine
+slurm         what a Slurm job allocates on this machine
+sockets       the longest path of Ray's sockets
 local_ray     a private Ray on this machine, in a private folder, on the loopback interface only
 ray_watch     notices when Ray's processes end
 cluster_file  the nodes in a cluster file for `ray up`

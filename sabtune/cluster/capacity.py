@@ -15,6 +15,7 @@ import ray
 import torch
 
 from sabtune.cluster.cluster_file import BOOTSTRAP, ClusterFile, NodeType
+from sabtune.cluster.local_ray import allocated_resources
 from sabtune.errors import ResourceError
 from sabtune.study.definition import AUTO, Resources, words
 
@@ -187,7 +188,10 @@ def check_cluster(file: ClusterFile, resources: Resources) -> None:
 
 def this_machine() -> Capacity:
     """Return the capacity that Ray would find on this machine."""
-    available = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    cpus, gpus = allocated_resources()
+    cpus = (os.cpu_count() or 1) if cpus is None else cpus
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    available = {"CPU": float(cpus), "GPU": float(gpus)}
     return Capacity(live=(Node(name="this machine", resources=available, head=True),))
 
 

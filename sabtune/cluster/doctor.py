@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray
 
 from sabtune.cluster import node_facts
 from sabtune.cluster.capacity import HEAD_RESOURCE
-from sabtune.cluster.findings import Finding, find_problems
+from sabtune.cluster.findings import ONE_SEARCH, Finding, find_problems
 from sabtune.cluster.local_ray import check_limits, folder_base, prepare_token
 from sabtune.cluster.node_facts import NodeFacts
 from sabtune.cluster.ray_session import (
@@ -23,14 +23,26 @@ from sabtune.cluster.ray_session import (
     live_nodes,
     pinned_options,
 )
+from sabtune.databases import is_wal
 from sabtune.errors import ClusterError, SabtuneError
 from sabtune.redaction import hide_password, redact
+from sabtune.storage import locking
 from sabtune.storage.database import database_at
 from sabtune.storage.store import Store
 from sabtune.tracking.reach import problem_of
 
 ANSWER_SECONDS = 90.0
 """Seconds that a node has to answer. The first answer takes long, because it must load torch."""
+
+NETWORK = frozenset(
+    ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "afs", "wekafs", "panfs")
+) | {"fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
+"""Types of file systems that several machines share."""
+
+LOCAL_LOCKS = frozenset(
+    ("nolock", "localflock", "local_lock=all", "local_lock=flock", "local_lock=posix")
+)
+"""Options of mounts, of NFS and Lustre, whose locks hold on one machine only."""
 
 CLOCK_ROUNDS = 3
 """How many times a clock is read; the quickest answer counts."""
@@ -59,8 +71,8 @@ def see(store: Store) -> HealthCheck:
     nodes, findings = [own], list(store_findings(store))
     if address is not None:
         try:
-            with _connected(address):
-                nodes = ask_all(live_nodes(), {**folders, "the store": "~"}, files)
+            with _connected(address), _locked(store) as locks:
+                nodes = ask_all(live_nodes(), {**folders, "the store": "~"}, files, locks)
                 nodes = [replace(nodes[0], disks=own.disks), *nodes[1:]]
         except ClusterError as problem:
             findings.insert(0, ray_finding(problem))
@@ -68,7 +80,8 @@ def see(store: Store) -> HealthCheck:
             findings.insert(0, no_cluster(problem))
     else:
         findings += own_ray()
-    findings += find_problems(nodes, files=files, cluster=address is not None)
+    shared = str(store.place) if store.place.path else None
+    findings += find_problems(nodes, files=files, cluster=address is not None, shared=shared)
     ordered = sorted(findings, key=lambda finding: not finding.wrong)
     return HealthCheck(nodes=nodes, findings=ordered, cluster=address is not None)
 
@@ -115,11 +128,52 @@ def store_findings(store: Store) -> Iterator[Finding]:
                 says=f"{name} {hide_password(url)} can't be used: {words}",
                 remedy="check the address, that the server is up, and that you may write there",
             )
+    if store.database is None:
+        yield from _lock_findings(store)
     words = problem_of(store.mlflow_uri)
     if words:
         yield Finding(
             where="MLflow", says=words, remedy="start it, or give another with --tracking"
         )
+
+
+def _lock_findings(store: Store) -> Iterator[Finding]:
+    """Find a file system that doesn't lock the store's SQLite files for all machines."""
+    folder = node_facts.existing(store.root)
+    kind, options = node_facts.mount(folder)
+    words = locking.problem(folder)
+    if words:
+        yield Finding(
+            where="store",
+            says=f"files in {folder} ({kind}) can't be locked: {words}",
+            remedy="mount it with locks (Lustre with flock), or give --store postgresql://…",
+        )
+    if options & LOCAL_LOCKS:
+        yield Finding(where="store", says=f"{folder} ({kind}) keeps locks to one machine",
+                      remedy=ONE_SEARCH, wrong=False)  # fmt: skip
+    if kind in NETWORK:
+        for path in (store.root / "optuna.db", store.root / "mlflow.db"):
+            if is_wal(path):
+                yield Finding(
+                    where="store",
+                    says=f"{path} is in SQLite's WAL mode, which fails on {kind}",
+                    remedy=f"""run sqlite3 {path} "PRAGMA journal_mode = DELETE" """.strip(),
+                )
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[dict[str, str] | None]:
+    """Lock files where the store has its checkpoints, and yield their paths by the kind of lock.
+
+    Yields None if the store's files are in an object store or can't be locked.
+    """
+    with ExitStack() as stack:
+        locks = None
+        if store.place.path is not None:
+            with suppress(OSError):
+                folder = node_facts.existing(store.place.path)
+                locks = stack.enter_context(locking.held_locks(folder))
+        yield locks
 
 
 @contextmanager
@@ -134,12 +188,16 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def ask_all(
-    nodes: Sequence[Mapping[str, Any]], folders: Mapping[str, str], files: str | None
+    nodes: Sequence[Mapping[str, Any]],
+    folders: Mapping[str, str],
+    files: str | None,
+    locks: dict[str, str] | None = None,
 ) -> list[NodeFacts]:
     """Examine all nodes at the same time, and return their facts, including their clocks."""
     examine = ray.remote(max_retries=0)(_examine)
     answers = [
-        examine.options(**pinned_options(node)).remote(dict(folders), files) for node in nodes
+        examine.options(**pinned_options(node)).remote(dict(folders), files, locks)
+        for node in nodes
     ]
     ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
     return [_facts(node, answer) for node, answer in zip(nodes, answers, strict=True)]
@@ -162,8 +220,8 @@ def offset(ask: Callable[[], float], clock: Callable[[], float] = time.time) -> 
     return best
 
 
-def _examine(folders: dict[str, str], files: str | None) -> NodeFacts:
-    return node_facts.examine(folders, files)
+def _examine(folders: dict[str, str], files: str | None, locks: dict[str, str] | None) -> NodeFacts:
+    return node_facts.examine(folders, files, locks)
 
 
 def _now() -> float:
@@ -178,6 +236,8 @@ def _facts(node: Mapping[str, Any], answer: Any) -> NodeFacts:
         "node": name,
         "head": HEAD_RESOURCE in resources,
         "declared": resources.get("GPU", 0.0),
+        "cpus": resources.get("CPU", 0.0),
+        "memory": resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0),
     }
     try:
         facts: NodeFacts = ray.get(answer, timeout=1)

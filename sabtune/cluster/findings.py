@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sabtune.cluster.node_facts import SHOWN, Disk, NodeFacts, Token
+from sabtune.cluster.node_facts import BYTES_PER_GIB, SHOWN, Disk, NodeFacts, Token
+from sabtune.cluster.sockets import RAY_PATH_BYTES, SOCKET_PATH_BYTES
 from sabtune.wording import counted
 
 LEAST_FREE_GIB, SPARE_FREE_GIB = 1.0, 5.0
@@ -14,6 +16,15 @@ LEAST_FREE_GIB, SPARE_FREE_GIB = 1.0, 5.0
 
 CLOCK_ERROR_SECONDS, CLOCK_WARNING_SECONDS = 60.0, 2.0
 """The error in seconds above which a clock is a problem, and above which it is a notice."""
+
+MEMORY_MARGIN = 1.1
+"""How many times its limit Ray may count on before that is a finding: the two differ a little."""
+
+ONE_SEARCH = (
+    "never search a study in two jobs at once, and look at it on the machine that searches it, "
+    "or give --store postgresql://…"
+)
+"""The remedy for locks that hold on one machine only."""
 
 GENERATE_REMEDY = "run `ray get-auth-token --generate` and `chmod 600 ~/.ray/auth_token`"
 
@@ -36,12 +47,17 @@ class Finding:
 
 
 def find_problems(
-    nodes: Sequence[NodeFacts], *, files: str | None = None, cluster: bool = False
+    nodes: Sequence[NodeFacts],
+    *,
+    files: str | None = None,
+    cluster: bool = False,
+    shared: str | None = None,
 ) -> list[Finding]:
     """Return all findings, problems before notices.
 
     nodes: the first is the driver's own machine. files: the address where the nodes store files.
-    cluster: whether the nodes form a cluster.
+    cluster: whether the nodes form a cluster. shared: the folder of the store that all nodes must
+    see, None if there is no such folder.
     """
     findings: list[Finding] = []
     reachable = [node for node in nodes if not node.unreachable]
@@ -51,8 +67,66 @@ def find_problems(
     for node in reachable:
         findings += [*_gpus(node), *_disks(node), *_clock(node), *_files(node, files)]
         findings += _token(node.node, node.token, cluster=cluster)
+        findings += [*_slurm(node), *_store(node, shared, separate=files is not None)]
     findings += [*_versions(reachable), *_drivers(reachable), *_modes(reachable)]
     return sorted(findings, key=lambda finding: not finding.wrong)
+
+
+def _slurm(node: NodeFacts) -> Iterator[Finding]:
+    """Find what differs between a Slurm job and its Ray, and sockets whose path is too long."""
+    job = node.slurm
+    if job is None:
+        return
+    for name, option, rays, slurms in (
+        ("CPU", "--num-cpus", node.cpus, job.cpus),
+        ("GPU", "--num-gpus", None if node.cpus is None else node.declared, job.gpus),
+    ):
+        if rays is not None and slurms is not None and rays != slurms:
+            yield Finding(
+                where=node.node,
+                says=f"Ray gives out {counted(int(rays), name)}, and job {job.job} has {slurms}",
+                remedy=f"start Ray with {option}, as slurm.sbatch does",
+                wrong=rays > slurms,
+            )
+    if job.memory is not None and node.memory > MEMORY_MARGIN * job.memory:
+        yield Finding(
+            where=node.node,
+            says=f"Ray counts on {node.memory / BYTES_PER_GIB:.1f} GiB of memory, and the cgroup "
+            f"of job {job.job} allows {job.memory / BYTES_PER_GIB:.1f}: the kernel kills trials "
+            "before Ray notices",
+            remedy="ask for more with --mem (0 is all), or lower the number of trials at once",
+            wrong=False,
+        )
+    longest = SOCKET_PATH_BYTES - RAY_PATH_BYTES
+    if len(os.fsencode(node.sockets)) > longest:
+        yield Finding(
+            where=node.node,
+            says=f"{node.sockets} has {len(os.fsencode(node.sockets))} characters, and Ray's "
+            f"sockets allow {longest}: `ray start` fails there",
+            remedy="set RAY_TMPDIR to a short path, such as /tmp",
+        )
+
+
+def _store(node: NodeFacts, shared: str | None, *, separate: bool) -> Iterator[Finding]:
+    """Find a node that doesn't see the store, or where the driver's locks don't hold.
+
+    separate: whether the files are elsewhere than the databases, which only the driver opens.
+    """
+    if shared is None:
+        return
+    if node.sees_store is False:
+        yield Finding(
+            where=node.node,
+            says=f"doesn't see the files in {shared}",
+            remedy="give --store, or --files, a folder that all nodes share",
+        )
+    elif node.free_locks and not separate:
+        yield Finding(
+            where=node.node,
+            says=f"locks of the driver in {shared} don't hold there ({', '.join(node.free_locks)})",
+            remedy=ONE_SEARCH,
+            wrong=False,
+        )
 
 
 def other_version(where: str, name: str, here: str, there: str) -> Finding:
@@ -129,7 +203,9 @@ def _gpus(node: NodeFacts) -> Iterator[Finding]:
         yield Finding(
             where=node.node,
             says=f"Ray gives out GPUs there: {node.declared:g}; its driver knows {count}",
-            remedy="correct the node type's resources in the cluster file, or its image",
+            remedy="check nvidia-smi there, and the cluster's gres.conf"
+            if node.slurm
+            else "correct the node type's resources in the cluster file, or its image",
             wrong=False,
         )
 

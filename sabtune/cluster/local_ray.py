@@ -19,13 +19,12 @@ from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from sabtune.cluster import USER_VARIABLES
+from sabtune.cluster.slurm import allocation
+from sabtune.cluster.sockets import RAY_PATH_BYTES, SOCKET_PATH_BYTES
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
-
-SOCKET_PATH_BYTES, RAY_PATH_BYTES = 107, 66
-"""The maximum bytes in the path of a socket, and the bytes that Ray appends to its folder."""
 
 OBJECT_STORE_BYTES = 2**28
 """The size of Ray's object store; a search passes only a few small objects."""
@@ -177,6 +176,7 @@ def in_turn(base: Path) -> Iterator[None]:
 def start(folder: Path) -> None:
     """Start Ray and connect to it. Raises ClusterError if it doesn't start."""
     check_limits()
+    cpus, gpus = allocated_resources()
     for attempt in range(1, START_ATTEMPTS + 1):
         others = set(psutil.Process().children())
         try:
@@ -187,6 +187,8 @@ def start(folder: Path) -> None:
                     log_to_driver=False,
                     configure_logging=False,
                     object_store_memory=OBJECT_STORE_BYTES,
+                    num_cpus=cpus,
+                    num_gpus=gpus,
                     _node_ip_address=LOOPBACK,
                     _temp_dir=str(folder),
                 )
@@ -200,6 +202,18 @@ def start(folder: Path) -> None:
                 ) from None
         else:
             return
+
+
+def allocated_resources() -> tuple[int | None, int | None]:
+    """Return the CPUs and GPUs that Ray may use in a Slurm job; None for what it finds by itself.
+
+    By itself, Ray takes all CPUs of the machine, and the GPUs that CUDA_VISIBLE_DEVICES names.
+    Slurm sets that variable only if the job has GPUs; without it, Ray would take all of them.
+    """
+    allocated = allocation()
+    if allocated is None:
+        return None, None
+    return allocated.cpus, None if allocated.gpus else 0
 
 
 def check_limits() -> None:

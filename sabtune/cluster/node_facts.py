@@ -10,10 +10,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
+
+from sabtune.cluster.slurm import Allocation, allocation
 from sabtune.cluster.token import VARIABLE, token_path
 from sabtune.errors import StoreError
 from sabtune.provenance import software
+from sabtune.storage import locking
 from sabtune.storage.folder import Folder
 
 BYTES_PER_GIB = 2.0**30
@@ -70,7 +75,12 @@ class NodeFacts:
     number of GPUs that torch finds. declared: the number of GPUs that Ray offers to trials. files:
     why the machine can't use the store's files, "" if it can, None if that wasn't checked. offset:
     the seconds that its clock is ahead of the driver's. within: the uncertainty of the offset, in
-    seconds. unreachable: why the machine couldn't be examined, "" if it was.
+    seconds. unreachable: why the machine couldn't be examined, "" if it was. slurm: what a Slurm
+    job allocates there, None outside of one. cpus: the number of CPUs that Ray offers to trials,
+    None if it doesn't run. memory: the bytes of memory that Ray counts on. sockets: the folder
+    where `ray start` puts its sockets. sees_store: whether the machine sees the driver's store,
+    None if that wasn't checked. free_locks: the kinds of the driver's locks on files of the store
+    that don't hold on this machine.
     """
 
     node: str
@@ -86,13 +96,22 @@ class NodeFacts:
     offset: float = 0.0
     within: float = 0.0
     unreachable: str = ""
+    slurm: Allocation | None = None
+    cpus: float | None = None
+    memory: float = 0.0
+    sockets: str = ""
+    sees_store: bool | None = None
+    free_locks: tuple[str, ...] = ()
 
 
-def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
+def examine(
+    folders: Mapping[str, str], files: str | None, locks: Mapping[str, str] | None = None
+) -> NodeFacts:
     """Return the facts of the machine that runs this function.
 
     folders: the folders whose disks are examined, by what they hold. files: the address where files
-    are stored, or None.
+    are stored, or None. locks: the files that the driver's process has locked in its store, by the
+    kind of lock; None if that isn't checked.
     """
     import torch
 
@@ -107,7 +126,19 @@ def examine(folders: Mapping[str, str], files: str | None) -> NodeFacts:
         disks=tuple(_disk(content, path) for content, path in folders.items()),
         token=token(),
         files=files_problem(files) if files else None,
+        slurm=allocation(),
+        memory=float(psutil.virtual_memory().total),
+        sockets=str(Path(ray_folder(), "ray")),
+        **(_shared(locks) if locks else {}),
     )
+
+
+def _shared(locks: Mapping[str, str]) -> dict[str, Any]:
+    """Return whether this machine sees the driver's files, and which of their locks don't hold."""
+    try:
+        return {"sees_store": True, "free_locks": locking.not_seen(locks)}
+    except OSError:
+        return {"sees_store": False}
 
 
 def token(environment: Mapping[str, str] = os.environ) -> Token:
@@ -134,7 +165,26 @@ def files_problem(address: str) -> str:
 
 def ray_folder() -> str:
     """Return the folder where Ray keeps the files of its sessions on this machine."""
-    return os.environ.get("RAY_TMPDIR") or os.environ.get("RAY_TEMP_DIR") or "/tmp"  # noqa: S108
+    names = ("RAY_TMPDIR", "RAY_TEMP_DIR", "TMPDIR")
+    return next(filter(None, map(os.environ.get, names)), "/tmp")  # noqa: S108
+
+
+def mount(path: Path) -> tuple[str, frozenset[str]]:
+    """Return the type of the file system of a path, such as "nfs4", and its mount's options."""
+    path = path.resolve()
+    holding = [
+        partition
+        for partition in psutil.disk_partitions(all=True)
+        if path.is_relative_to(partition.mountpoint)
+    ]
+    nearest = max(holding, key=lambda partition: len(partition.mountpoint), default=None)
+    return (nearest.fstype, frozenset(nearest.opts.split(","))) if nearest else ("", frozenset())
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or its nearest parent that exists."""
+    path = path.expanduser().absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _gpus() -> tuple[Gpu, ...]:
@@ -169,9 +219,7 @@ def _output(command: list[str], environment: Mapping[str, str] = os.environ) -> 
 
 def _disk(content: str, path: str) -> Disk:
     """Return the disk of a folder, or of its nearest parent that exists."""
-    folder = Path(path).expanduser().absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(Path(path))
     usage = shutil.disk_usage(folder)
     free, size = usage.free / BYTES_PER_GIB, usage.total / BYTES_PER_GIB
     return Disk(of=content, path=str(folder), free=free, size=size)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
+import os
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,8 +17,9 @@ import filelock
 from sqlalchemy.exc import SQLAlchemyError
 
 from sabtune.databases import advisory_key, failure
-from sabtune.errors import SabtuneError, StoreError, UnexpectedError
+from sabtune.errors import ConfigError, SabtuneError, StoreError, UnexpectedError
 from sabtune.redaction import redact
+from sabtune.storage import locking
 from sabtune.storage.store import Store
 from sabtune.study.database_lock import DatabaseLock, held_keys
 
@@ -25,6 +29,9 @@ MAX_ERROR_CHARACTERS = 300
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """The error numbers of a disk that can't be written."""
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""The error numbers of a file system without locks."""
+
 OBJECT_STORE_SIGNS = ("AWS Error", "google::cloud")
 """Words that occur in the errors of an object store."""
 
@@ -32,6 +39,11 @@ LOCK_TIMEOUT_SECONDS = 1.0
 """The seconds that a search waits for the lock.
 
 A call of `is_held` in another process may hold the lock for a moment."""
+
+LOCK_VARIABLE = "SABTUNE_LOCK_SECONDS"
+"""The environment variable with a longer time to wait.
+
+A file server keeps the locks of a machine that was lost for a while, NFS for 90 seconds."""
 
 
 @contextmanager
@@ -44,9 +56,11 @@ def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
     example because the disk is full. Raises UnexpectedError for any other exception, and writes its
     traceback to a file of the store.
     """
+    seconds = _timeout()
     try:
-        file_lock = filelock.FileLock(store.lock(name), timeout=LOCK_TIMEOUT_SECONDS)
-        with file_lock, _locked_in_database(name, store) as database_lock:
+        _check_can_lock(store.lock(name).parent)
+        file_lock = filelock.FileLock(store.lock(name), timeout=seconds)
+        with file_lock, _locked_in_database(name, store, seconds) as database_lock:
             yield database_lock
     except filelock.Timeout:
         raise _held_error(name, store) from None
@@ -56,6 +70,31 @@ def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
         error: SabtuneError | None = _store_error(problem, store)
         error = error or _unexpected_error(problem, store, store.error_log(name))
         raise error from problem
+
+
+def _timeout() -> float:
+    """Return the seconds to wait for a lock. Raises ConfigError if the variable is invalid."""
+    text = os.environ.get(LOCK_VARIABLE, str(LOCK_TIMEOUT_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"{LOCK_VARIABLE} is {text!r}: give a number of seconds, or unset it")
+    return max(seconds, LOCK_TIMEOUT_SECONDS)
+
+
+def _check_can_lock(folder: Path) -> None:
+    """Raise StoreError if the file system of a folder has no locks; ignore other problems."""
+    try:
+        with locking.held_locks(folder):
+            pass
+    except OSError as problem:
+        if problem.errno in NO_LOCKS:
+            raise StoreError(
+                f"files in {folder} can't be locked ({problem.strerror}): mount its file system "
+                "with locks (Lustre with flock, NFS without nolock), or give another --store"
+            ) from None
 
 
 def _store_error(problem: BaseException | None, store: Store) -> StoreError | None:
@@ -140,16 +179,28 @@ def refuse_held(name: str, store: Store) -> None:
 
 
 @contextmanager
-def _locked_in_database(name: str, store: Store) -> Iterator[DatabaseLock | None]:
-    """Lock a study in a database server, and yield the lock; None if the store has no server."""
+def _locked_in_database(
+    name: str, store: Store, seconds: float = 0.0
+) -> Iterator[DatabaseLock | None]:
+    """Lock a study in a database server, and yield the lock; None if the store has no server.
+
+    seconds: how long to wait while another process holds the lock.
+    """
     if not store.optuna.is_shared:
         yield None
         return
-    lock = DatabaseLock(name, store, advisory_key(name), _held_error(name, store))
-    try:
-        lock.take()
-    except SQLAlchemyError as problem:
-        raise StoreError(failure(store.shown, problem, store.optuna_url)) from problem
+    held, end = _held_error(name, store), time.monotonic() + seconds
+    while True:
+        lock = DatabaseLock(name, store, advisory_key(name), held)
+        try:
+            lock.take()
+            break
+        except SQLAlchemyError as problem:
+            raise StoreError(failure(store.shown, problem, store.optuna_url)) from problem
+        except StoreError as problem:
+            if problem is not held or time.monotonic() >= end:
+                raise
+            time.sleep(LOCK_TIMEOUT_SECONDS)
     try:
         yield lock
     finally:

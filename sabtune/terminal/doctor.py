@@ -10,7 +10,8 @@ from rich.text import Text
 
 from sabtune.cluster.doctor import HealthCheck
 from sabtune.cluster.findings import Finding
-from sabtune.cluster.node_facts import SHOWN, NodeFacts
+from sabtune.cluster.node_facts import BYTES_PER_GIB, SHOWN, NodeFacts
+from sabtune.cluster.slurm import Allocation
 from sabtune.terminal.styles import styled
 from sabtune.wording import counted
 
@@ -56,7 +57,17 @@ def _facts(node: NodeFacts) -> dict[str, str]:
     drivers = ", ".join(dict.fromkeys(gpu.driver for gpu in node.gpus))
     facts: dict[str, str] = {name: node.versions.get(name) or "none" for name in SHOWN}
     facts |= {"CUDA": node.cuda or "none", "driver": drivers or "none", "GPUs": gpus or "none"}
-    return facts | {"token": _token(node)}
+    facts |= {"token": _token(node)}
+    return facts | {"Slurm": _job(node.slurm)} if node.slurm else facts
+
+
+def _job(job: Allocation) -> str:
+    """Return what a Slurm job has on a node."""
+    counts = (("CPU", job.cpus), ("GPU", job.gpus))
+    parts = [counted(count, name) for name, count in counts if count is not None]
+    if job.memory is not None:
+        parts.append(f"{job.memory / BYTES_PER_GIB:.1f} GiB")
+    return f"job {job.job}: {', '.join(parts)}"
 
 
 def _token(node: NodeFacts) -> str:
@@ -75,7 +86,7 @@ def _table(kinds: Sequence[Sequence[NodeFacts]]) -> Table:
         table.add_column(names + (", the head" if kind[0].head else ""), overflow="fold")
     facts = [_facts(kind[0]) for kind in kinds]
     for name in facts[0]:
-        table.add_row(name, *(fact[name] for fact in facts))
+        table.add_row(name, *(fact.get(name, "") for fact in facts))
     for place in dict.fromkeys(disk.of for kind in kinds for disk in kind[0].disks):
         table.add_row(f"free: {place}", *(_free(kind, place) for kind in kinds))
     table.add_row("clock", *(_clock(kind) for kind in kinds))
