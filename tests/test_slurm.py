@@ -223,3 +223,18 @@ def test_a_job_at_its_time_limit_saves_its_trials_and_is_queued_again(lab: Lab) 
     assert int(job.facts()["Restarts"]) >= 1  # more if other tests took longer than Slurm's delay
     assert "resumes" in job.output
     assert_as_unbroken(lab.trials("limited"))
+
+
+def test_a_job_that_loses_its_first_node_is_queued_again(lab: Lab) -> None:
+    """The other nodes notice the loss, because the script of the job is gone with its node."""
+    job = lab.search("headless", "--nodes=1-2", slow=True)
+    job.until("#1 5/100 updates")
+    assert "2 nodes, 2 CPUs, 0 GPUs" in job.output
+    first = next(node for node in lab.slurm.nodes if node.name == job.facts()["BatchHost"])
+    first.kill()
+    job.until(lambda: job.facts()["Restarts"] == "1")
+    job.begin_again()
+    job.until("#0 resumes")
+    lab.hurry(job)
+    assert job.end() == "COMPLETED 0:0", job.output
+    assert_as_unbroken(lab.trials("headless"))
