@@ -138,10 +138,10 @@ def store_findings(store: Store) -> Iterator[Finding]:
 
 
 def _lock_findings(store: Store) -> Iterator[Finding]:
-    """Find a file system that doesn't lock the store's SQLite files for all machines."""
+    """Find a network file system that doesn't lock the store's SQLite files for all machines."""
     folder = node_facts.existing(store.root)
     kind, options = node_facts.mount(folder)
-    words = locking.problem(folder)
+    words = locking.problem(folder) if kind in NETWORK else ""
     if words:
         yield Finding(
             where="store",

@@ -58,11 +58,11 @@ def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
     """
     seconds = _timeout()
     try:
-        _check_can_lock(store.lock(name).parent)
         file_lock = filelock.FileLock(store.lock(name), timeout=seconds)
         with file_lock, _locked_in_database(name, store, seconds) as database_lock:
             yield database_lock
-    except filelock.Timeout:
+    except (filelock.Timeout, NotImplementedError):
+        _check_can_lock(store.lock(name).parent)
         raise _held_error(name, store) from None
     except SabtuneError:
         raise
