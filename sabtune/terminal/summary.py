@@ -78,7 +78,8 @@ def _importances(study: StudyRecord) -> str:
     words = f"Importance for the score (fANOVA, {estimated.configurations} configurations): "
     if not certain:
         return f"{words}none exceeds chance ({_shares(uncertain)})."
-    return f"{words}{_shares(certain)}." + f" May be chance: {_shares(uncertain)}." * bool(uncertain)
+    words += f"{_shares(certain)}."
+    return words + (f" May be chance: {_shares(uncertain)}." if uncertain else "")
 
 
 def _shares(importances: Sequence[Importance]) -> str:
