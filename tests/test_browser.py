@@ -182,7 +182,8 @@ def test_the_first_line_is_the_conclusion_and_links_the_report(
     page: Page, made: StudyRecord, printed: str
 ) -> None:
     browser.open_study(page, printed)
-    line = page.get_by_text(re.compile(r"· 1 of 33 configurations solves length 2,000"))
+    found = r"· 1 of \d+ configurations trained to the end \(of 33 tried\) solves length 2,000"
+    line = page.get_by_text(re.compile(found))
     expect(line).to_be_visible()
     with page.expect_popup() as opened:
         line.get_by_role("link", name="Report").click()
@@ -385,7 +386,7 @@ def test_optunas_dashboard_has_names_the_conclusion_and_no_json(
             expect(page.get_by_text("Objective 0")).to_have_count(0)
             expect(page.get_by_text("the note has those of the report")).to_be_visible()
             page.goto(f"{study}/note")
-            expect(page.get_by_text("1 of 33 configurations solves length 2,000")).to_be_visible()
+            expect(page.get_by_text("(of 33 tried) solves length 2,000")).to_be_visible()
             expect(page.get_by_text("PED-ANOVA over 20 complete trials")).to_be_visible()
             page.goto(f"{study}/trials")
             expect(page.get_by_text(re.compile(r"^model k_top=\d+ k_att=\d+"))).to_be_visible()

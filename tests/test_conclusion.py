@@ -13,6 +13,7 @@ from sabtune.models import LSTM, SAB, ModelConfig
 from sabtune.storage.store import Store
 from sabtune.study.attributes import RESULT, SPEC, TEST
 from sabtune.study.record import StudyRecord
+from sabtune.tasks import Copying
 from tests.reports import confirmed, frozen, searched
 
 LENGTHS = (100, 200, 1000)
@@ -60,10 +61,12 @@ def test_configurations_that_generalize_are_counted_with_their_shares(store: Sto
     search(store, (sab(2), 1.0), (sab(5, 3), 1.0), (sab(9), 0.5))
     first, best, certainty = of_study(store).sentences
     assert first.startswith(
-        "2 of 4 configurations solve length 1,000, 10 times the training length"
+        "2 of 3 configurations trained to the end (of 4 tried) solve length 1,000, 10 times the"
     )
-    assert f"keep {share(2)} to {share(5, 3)} of the memories" in first
-    assert first.endswith("3 of them were trained to the end.")
+    assert first.endswith(
+        f"and keep {share(2)} to {share(5, 3)} of the memories at the training length."
+    )
+    assert "phase" not in first
     assert best.startswith("The best by its score in the search, #0 SAB (k_top=2, ")
     assert f"keeps {share(2)} of the memories" in best
     assert "100.0% at length 100 and 100.0% at length 1,000, where chance is 12.5%" in best
@@ -76,7 +79,7 @@ def test_if_none_generalizes_the_most_accurate_is_named(store: Store) -> None:
     search(store, (sab(2), 0.6), (sab(3), 0.8))
     first = of_study(store).sentences[0]
     accuracy = 0.125 + 0.875 * 0.8 ** (1 + 2.302585)  # `tests.reports.results` at length 1,000
-    assert first.startswith("None of 3 configurations solves length 1,000")
+    assert first.startswith("None of 2 configurations trained to the end (of 3 tried) solves ")
     assert first.endswith(f"#1, reaches {accuracy:.1%}.")
 
 
@@ -114,11 +117,20 @@ def test_seeds_are_averaged(store: Store) -> None:
     assert "with at most 3 seeds" in conclusion.sentences[2]
 
 
+def test_a_configuration_solves_with_one_of_its_seeds(store: Store) -> None:
+    study = search(store, (sab(4), 1.0))
+    trial = frozen(2, sab(4), 0.4, TrialState.COMPLETE, lengths=LENGTHS)
+    trial.user_attrs[SPEC]["configuration"] = 0
+    study.add_trial(trial)
+    first = of_study(store).sentences[0]
+    assert "at every shorter length) with at least one seed and keeps" in first
+
+
 def test_a_single_length_is_named_once(store: Store) -> None:
     study = searched(store, "search", 0)
     study.add_trial(frozen(0, sab(2), 1.0, TrialState.COMPLETE, lengths=(100,)))
     first, best, _ = of_study(store).sentences
-    assert first.startswith("1 of 1 configuration solves length 100 (at least 99% accuracy)")
+    assert first.startswith("1 of 1 configuration trained to the end solves length 100 (at least")
     assert best.count("at length 100") == 1
 
 
@@ -131,6 +143,7 @@ def test_the_worst_phase_is_named_if_it_is_lower(store: Store) -> None:
     study.add_trial(trial)
     first, best, _ = of_study(store).sentences
     assert first.startswith("None of")
+    assert "(at least 99% accuracy at it and at every shorter length, in every phase)" in first
     assert "75.0% at length 1,000 (50.0% at the least favorable length modulo k_att)" in best
 
 
@@ -186,10 +199,36 @@ def test_a_comparison_concludes_on_its_methods(store: Store) -> None:
     assert [row[0] for row in conclusion.table.body] == ["ours", "LSTM, full BPTT"]
 
 
+def test_the_task_decides_when_a_length_is_solved(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Copying, "solved", 0.6)
+    methods: dict[str, tuple[ModelConfig, list[float | None]]] = {
+        "ours": (sab(2), [0.9, 0.9]),  # 70.1 % at length 2,000
+        "lstm": (LSTM.Config(hidden=8), [0.2, 0.2]),
+    }
+    confirmed(store, "other.confirm", methods)
+    first, _, certainty = of_study(store, "other.confirm").sentences
+    assert first == "2 methods on fresh seeds: 1 of them solves length 2,000 with every seed."
+    assert certainty.startswith("Established: 2 of 2 fresh seeds solved length 2,000")
+
+
+def test_several_methods_are_lower_than_all_of_a_list(store: Store) -> None:
+    methods: dict[str, tuple[ModelConfig, list[float | None]]] = {
+        "ours": (sab(2), [0.9 + 0.01 * seed for seed in range(10)]),
+        "lstm": (LSTM.Config(hidden=8), [0.2] * 10),
+        "truncated": (LSTM.Config(hidden=8, k_trunc=5), [0.3] * 10),
+    }
+    confirmed(store, "other.confirm", methods)
+    assert (
+        "higher than that of LSTM, truncated BPTT (k_trunc=5) and LSTM, full BPTT."
+    ) in of_study(store, "other.confirm").sentences[2]
+
+
 def test_markdown_shows_names_literally(store: Store) -> None:
     search(store, (sab(2), 1.0), name="a_b|c*")
     text = conclude(StudyRecord.open(store, "a_b|c*")).markdown()
-    assert r"sabtune confirm a_b\|c\*" in text
+    assert r"sabtune confirm 'a_b\|c\*'" in text
     assert "\n\n**The best configuration" in text
 
 

@@ -17,6 +17,7 @@ from sabtune.study.loading import load
 from sabtune.study.record import StudyRecord
 from sabtune.study.summary import origin, overview
 from sabtune.study.writer import StudyWriter
+from sabtune.tasks import Copying
 from sabtune.tracking.search_run import DESCRIPTION_CHARACTERS, description, points
 from sabtune.tuning.run import open_or_create
 from tests.experiments import COMPLETE, spec, state, views
@@ -116,6 +117,14 @@ def test_the_description_is_readable_markdown(study: optuna.Study) -> None:
     assert "on fresh sequences 50.0% at 5, 50.0% at 10; length score" in best
     assert "**Champion:** trial 3, unconfirmed" in lines
     assert lines[-1].startswith("| rarely | ")  # MLflow shows no space below a table
+
+
+def test_the_description_names_the_accuracy_from_which_the_task_is_solved(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Copying, "solved", 0.6)
+    text = description(overview(StudyRecord(study), complete=False))
+    assert "solved (60%) up to length " in text
 
 
 def test_the_description_fits_into_mlflow() -> None:

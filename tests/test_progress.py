@@ -14,7 +14,7 @@ from rich.console import Console
 from sabtune.config import TrainConfig
 from sabtune.models import SAB
 from sabtune.study.events import Outcome
-from sabtune.terminal.live_table import Watch
+from sabtune.terminal.live_table import Watch, label
 from sabtune.terminal.pace import Pace, duration
 from sabtune.training.evaluation import Ladder, LengthResult
 from sabtune.training.loop import Report
@@ -151,7 +151,8 @@ def test_only_the_configuration_is_shortened_on_a_narrow_terminal(width: int) ->
     assert cells[-3:] == ["100.0%", "50.0%", "25.0%"]
     assert {"10000/20000", "0.600"} < set(cells)
     assert ("softmax" in cells[3]) == (width == 200)
-    assert cells[3].endswith("…") == (width == 80)
+    assert cells[3].endswith(" …") == (width == 80)
+    assert set(cells[3].removesuffix(" …").split()) <= set(label(run).split())  # words are whole
     assert ("1.0e+30" in cells) == (width == 200)  # speed and loss are hidden on narrow terminals
     assert ("at 1000" in head) == (width == 200)
 

@@ -127,6 +127,7 @@ def test_a_comparison_has_its_labels_and_kinds_of_models(embedded: Place) -> Non
     ]
     found = saved(embedded, trials)
     assert found["selectedColumns"][0] == "tags.`sabtune.label`"
+    assert found["columnWidths"]["tags.`sabtune.label`"] == 220  # labels are longer than the name
     assert "params.`model.kind`" in found["selectedColumns"]
     parallel = charts(found)["Parallel coordinates"]  # a run without a value would have no line
     assert parallel["selectedParams"] == ["model.kind"]

@@ -6,6 +6,7 @@ best configurations.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -126,21 +127,25 @@ class Findings:
         shortest, longest = self.lengths
         times = f", {longest / shortest:.3g} times the training length" * (longest != shortest)
         solving = [c for c in self.study.ranked if any(map(self._solves, c.complete))]
-        tried = counted(len(self.study.leaderboard.configurations), "configuration")
-        trained = f"{len(self.study.ranked):,} of them were trained to the end"
+        trained = f"{counted(len(self.study.ranked), 'configuration')} trained to the end"
+        tried = len(self.study.leaderboard.configurations)
+        trained += f" (of {tried:,} tried)" * (tried > len(self.study.ranked))
         where = f"length {longest:,}{times} (at least {self.task.solved:.0%} accuracy"
-        where += ")" if shortest == longest else " at it and at every shorter length)"
+        where += "" if shortest == longest else " at it and at every shorter length"
+        where += ", in every phase)" if self._has_phases else ")"
         if not solving:
             closest = max(self.study.ranked, key=lambda c: _mean(c.complete, longest) or 0.0)
             accuracy = _percent(_mean(closest.complete, longest))
             return (
-                f"None of {tried} solves {where}; {trained}, and the most accurate one at that "
-                f"length, #{closest.number}, reaches {accuracy}."
+                f"None of {trained} solves {where}; the most accurate one at that length, "
+                f"#{closest.number}, reaches {accuracy}."
             )
         shares = [share for c in solving if (share := _run(c.best).share_kept()) is not None]
         solve = "solves" if len(solving) == 1 else "solve"
         kept = _kept(shares, len(solving))
-        return f"{len(solving):,} of {tried} {solve} {where}{kept}; {trained}."
+        several = max(len(c.complete) for c in self.study.ranked) > 1
+        seed = " with at least one seed" * several
+        return f"{len(solving):,} of {trained} {solve} {where}{seed}{kept}."
 
     def best(self) -> str:
         """Return a sentence on the best configuration."""
@@ -176,7 +181,7 @@ class Findings:
             return (
                 f"Not established: that this holds for other seeds. Each configuration was "
                 f"trained with {seeds}, and the search picked the best; "
-                f"`sabtune confirm {self.study.name}` measures it on fresh seeds."
+                f"`sabtune confirm {shlex.quote(self.study.name)}` measures it on fresh seeds."
             )
         _, result = self.confirmation
         return _certainty(result, self.groups[self.first.number])
@@ -209,6 +214,12 @@ class Findings:
     def _solves(self, trial: TrialRecord) -> bool:
         return bool(trial.test) and solve_length(trial.test, self.task.solved) == self.lengths[1]
 
+    @property
+    def _has_phases(self) -> bool:
+        """Whether lengths were measured in several phases, of which the worst decides."""
+        trials = [trial for c in self.study.ranked for trial in c.complete]
+        return any(result.worst_phase is not None for trial in trials for result in trial.test)
+
     def _phase(self, configuration: Configuration) -> str:
         """Return the accuracy in the worst phase of the longest length, if it is lower."""
         results = list(_at(configuration.complete, self.lengths[1]))
@@ -227,7 +238,8 @@ def _of_comparison(study: StudyRecord, result: Comparison) -> Conclusion:
         key=lambda group: _fresh_mean(result, group, result.compared),
         reverse=True,
     )
-    best, solving = ordered[0], [g for g in ordered if g.solved(result.compared).count == g.n]
+    best, at = ordered[0], result.solved_at
+    solving = [g for g in ordered if g.solved(result.compared, at).count == g.n]
     task = runs[best.label].task.build()
     reached = statistics.mean(result.accuracies(best, result.compared))
     sentences = (
@@ -263,7 +275,7 @@ def _certainty(result: Comparison, group: Group) -> str:
         for reading in ("higher", "lower", NOT_DISTINGUISHABLE)
     }
     known = [solves] + [
-        f"its accuracy there is {reading} than that of {_listed(readings[reading])}"
+        f"its accuracy there is {reading} than that of {_listed(readings[reading], 'and')}"
         for reading in ("higher", "lower")
         if readings[reading]
     ]
@@ -372,8 +384,11 @@ def _interval(estimate: Estimate, words: str) -> str:
     return words.format(_percent(interval.low), _percent(interval.high)) if interval else ""
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return names as a list in words, with semicolons because names may contain commas."""
+def _listed(names: Sequence[str], word: str = "or") -> str:
+    """Return names as a list in words, with semicolons because names may contain commas.
+
+    word: What stands before the last name.
+    """
     if len(names) < 3:
-        return " or ".join(names)
-    return f"{'; '.join(names[:-1])}; or {names[-1]}"
+        return f" {word} ".join(names)
+    return f"{'; '.join(names[:-1])}; {word} {names[-1]}"

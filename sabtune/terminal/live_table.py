@@ -20,6 +20,7 @@ from sabtune.config import RunConfig
 from sabtune.study.events import Outcome
 from sabtune.study.states import SUMMARY_WORDS, WORDS_IN_A_SEARCH
 from sabtune.study.trial_record import TrialRecord
+from sabtune.terminal.one_line import OneLine
 from sabtune.terminal.pace import Pace, duration
 from sabtune.terminal.region import LiveRegion, is_live
 from sabtune.terminal.steps import Steps
@@ -340,7 +341,7 @@ def _cells(row: Row, lengths: Sequence[int], *, wide: bool) -> list[RenderableTy
     return [
         str(row.number),
         styled("resumed" if row.resumed and not row.outcome else row.state),
-        Text(row.words, no_wrap=True, overflow="ellipsis"),
+        OneLine(row.words),
         row.progress,
         *(speed if wide else []),
         "" if row.score is None else f"{row.score:.3f}",

@@ -14,6 +14,7 @@ from sabtune.study.record import StudyRecord
 from sabtune.study.states import ENDED, WORDS, WORDS_IN_A_SEARCH
 from sabtune.study.trial_record import TrialRecord
 from sabtune.terminal.live_table import label, same_as
+from sabtune.terminal.one_line import OneLine
 from sabtune.terminal.pace import duration
 from sabtune.terminal.styles import styled, with_colored_counts
 
@@ -69,7 +70,7 @@ def _running(trials: Sequence[TrialRecord], now: datetime, *, alive: bool) -> Ta
         ago = max((now - trial.started).total_seconds(), 0.0) if trial.started else None
         table.add_row(
             str(trial.number),
-            _one_line(_label(trial)),
+            OneLine(_label(trial)),
             f"{last}/{trial.run.train.updates}" if trial.run else "",
             f"{trial.scores[last]:.3f}" if trial.scores else "",
             f"{duration(ago)} ago" if ago is not None else "",
@@ -84,11 +85,11 @@ def _ended(trials: Sequence[TrialRecord]) -> Table:
         scored = trial.state != TrialState.FAIL and (trial.values or trial.scores)
         table.add_row(
             str(trial.number),
-            _one_line(_label(trial)),
+            OneLine(_label(trial)),
             styled(WORDS[trial.state]),
             f"{trial.score:.3f}" if scored else "",
             duration(trial.seconds) if trial.seconds else "",
-            trial.reason if trial.state == TrialState.FAIL else _one_line(trial.reason),
+            trial.reason if trial.state == TrialState.FAIL else OneLine(trial.reason),
         )
     return table
 
@@ -101,10 +102,6 @@ def _table(*names: str) -> Table:
         right = name in ("updates", "score", "started", "first started", "took")
         table.add_column(name, justify="right" if right else "left", no_wrap=not wide)
     return table
-
-
-def _one_line(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _label(trial: TrialRecord) -> str:

@@ -76,7 +76,9 @@ def _importances(study: StudyRecord) -> str:
     certain = [i for i in estimated.fanova if i.exceeds_chance]
     uncertain = [i for i in estimated.fanova if not i.exceeds_chance]
     words = f"Importance for the score (fANOVA, {estimated.configurations} configurations): "
-    words += f"{_shares(certain) or 'none exceeds chance'}."
+    if not certain:
+        return f"{words}none exceeds chance ({_shares(uncertain)})."
+    words += f"{_shares(certain)}."
     return words + (f" May be chance: {_shares(uncertain)}." if uncertain else "")
 
 

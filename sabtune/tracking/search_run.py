@@ -18,7 +18,6 @@ from sabtune.tracking.trial_run import (
     length_by_length,
     summary,
 )
-from sabtune.training.evaluation import SOLVED
 from sabtune.wording import counted
 
 DESCRIPTION_CHARACTERS = 5000
@@ -146,11 +145,11 @@ def _best(best: TrialView) -> str:
     outcome = best.outcome
     if outcome is None or not outcome.test:
         return words
-    values = summary(outcome.test, best.spec)
+    values, solved = summary(outcome.test, best.spec), best.spec.run.task.build().solved
     accuracies = ", ".join(f"{r.accuracy:.1%} at {r.length:,}" for r in outcome.test)
     return (
         f"{words}; on fresh sequences {accuracies}; length score {values[LENGTH_SCORE]:.3f}; "
-        f"solved ({SOLVED:.0%}) up to length {values[SOLVE_LENGTH]:,.0f}"
+        f"solved ({solved:.0%}) up to length {values[SOLVE_LENGTH]:,.0f}"
     )
 
 

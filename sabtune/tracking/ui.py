@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import warnings
@@ -21,6 +22,7 @@ import uvicorn
 from sabtune.errors import TrackingError
 from sabtune.loopback import HOST, READING, refusal
 from sabtune.storage.store import Store
+from sabtune.study.names import stored_names
 from sabtune.tracking import database, view
 from sabtune.tracking.links import ShownStudy, shown_studies
 from sabtune.tracking.mlflow_client import describe, refuse_database, shown
@@ -181,7 +183,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with database.to_read(store) as uri:
-            lines = list(_addresses(uri, port, study))
+            lines = list(_addresses(uri, port, study, store))
             app = opening(_app(uri, str(store.artifacts)), uri, study)
             config = uvicorn.Config(
                 reading(app),
@@ -210,7 +212,7 @@ class _Server(uvicorn.Server):
             self.listening()
 
 
-def _addresses(uri: str, port: int, study: str | None) -> Iterator[str]:
+def _addresses(uri: str, port: int, study: str | None, store: Store) -> Iterator[str]:
     """Yield lines with the address of the view of a study, and of a few others.
 
     study: The first study. None: the one that was searched last.
@@ -223,9 +225,10 @@ def _addresses(uri: str, port: int, study: str | None) -> Iterator[str]:
         raise TrackingError(describe(problem, uri)) from None
     if study is not None and study not in studies:
         known = f"it has {', '.join(studies[:MAX_ADDRESSES])}" if studies else "it has none"
-        raise TrackingError(
-            f"MLflow has no study {study!r} ({known}): run `sabtune sync {study}` to copy it there"
-        )
+        remedy = f"run `sabtune sync {shlex.quote(study)}` to copy it there"
+        if study not in stored_names(store):
+            remedy = "`sabtune status` lists the studies of the store"
+        raise TrackingError(f"MLflow has no study {study!r} ({known}): {remedy}")
     names = sorted(studies, key=lambda name: name != study)
     address = f"http://{HOST}:{port}"
     yield f"MLflow: {address}{STUDIES}{names[0]}" if names else f"MLflow: {address}"

@@ -117,10 +117,7 @@ def state(trials: Sequence[RunView], overview: Overview) -> dict[str, Any]:
         "selectedColumns": list(columns),
         "columnOrder": [*ATTRIBUTE_PIXELS, *columns],
         "columnWidths": ATTRIBUTE_PIXELS
-        | {
-            column: PADDING_PIXELS + CHARACTER_PIXELS * len(name)
-            for column, name in columns.items()
-        },
+        | {column: _pixels(name) for column, name in columns.items()},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
         "compareRunCharts": list(_charts(trials, params, longest)),
