@@ -263,6 +263,22 @@ def test_invalid_comparisons_are_refused(
         compare(*groups, length=length)
 
 
+def test_a_group_chosen_by_the_results_is_corrected_for_all_pairs() -> None:
+    comparison = compare(LSTM, ATTENTION, SAB)
+    planned = {c.other.name: c for c in compare(SAB, LSTM, ATTENTION).contrasts}
+    between = compare(LSTM, ATTENTION).contrasts[0].difference.p
+    ps = {name: contrast.difference.p for name, contrast in planned.items()}
+    (smallest, second), third = sorted(ps.values()), between
+    assert smallest < second
+    assert third >= smallest
+    chosen = {c.other.name: c for c in comparison.contrasts_of(SAB)}
+    assert {name: c.difference.p for name, c in chosen.items()} == pytest.approx(ps)
+    corrected = min(c.corrected for c in chosen.values())
+    assert corrected == pytest.approx(3 * smallest)  # of three pairs
+    assert min(c.corrected for c in planned.values()) == pytest.approx(2 * smallest)
+    assert comparison.contrasts_of(LSTM) == comparison.contrasts  # the first was planned
+
+
 @pytest.mark.parametrize("width", [76, 80, 100, 140])
 def test_a_table_splits_no_word_and_no_number(width: int) -> None:
     name = "#12 SAB (k_top=4, k_att=1, k_trunc=10, linear schedule)"

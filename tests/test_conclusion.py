@@ -221,7 +221,7 @@ def test_several_methods_are_lower_than_all_of_a_list(store: Store) -> None:
     }
     confirmed(store, "other.confirm", methods)
     assert (
-        "higher than that of LSTM, truncated BPTT (k_trunc=5) and LSTM, full BPTT."
+        "higher than that of LSTM, full BPTT and LSTM, truncated BPTT (k_trunc=5)."
     ) in of_study(store, "other.confirm").sentences[2]
 
 

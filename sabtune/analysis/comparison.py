@@ -6,6 +6,7 @@ Markdown (`markdown`), and as rows of unrounded numbers (`accuracy_rows`, `contr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,11 +150,28 @@ class Comparison:
     def contrasts(self) -> tuple[Contrast, ...]:
         """The differences between the first group and each other one."""
         ours, *others = self.groups
-        differences = [self._difference(ours, other) for other in others]
+        return self._contrasts(ours, [(ours, other) for other in others])
+
+    def contrasts_of(self, group: Group) -> tuple[Contrast, ...]:
+        """Return the differences between a group and each other one.
+
+        A group other than the first was chosen by the same results, so its p-values are corrected
+        for the comparisons between all groups.
+        """
+        if group.label == self.groups[0].label:
+            return self.contrasts
+        others = [other for other in self.groups if other.label != group.label]
+        pairs = [(group, other) for other in others]
+        return self._contrasts(group, [*pairs, *itertools.combinations(others, 2)])
+
+    def _contrasts(self, ours: Group, pairs: Sequence[tuple[Group, Group]]) -> tuple[Contrast, ...]:
+        """Return the differences between `ours` and others, with p corrected for all pairs."""
+        differences = [self._difference(first, second) for first, second in pairs]
         corrected = statistics.holm([difference.p for difference in differences])
         return tuple(
-            Contrast(other=other, difference=difference, corrected=float(p))
-            for other, difference, p in zip(others, differences, corrected, strict=True)
+            Contrast(other=second, difference=difference, corrected=float(p))
+            for (first, second), difference, p in zip(pairs, differences, corrected, strict=True)
+            if first is ours
         )
 
     def accuracies(self, group: Group, length: int, among: Collection[int] = ()) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from sabtune.analysis import compared, statistics
@@ -269,7 +269,7 @@ def _certainty(result: Comparison, group: Group) -> str:
     )
     if not others:
         return f"Established: {solves}. Nothing else was trained on these seeds to compare with."
-    contrasts = replace(result, groups=[group, *others]).contrasts
+    contrasts = result.contrasts_of(group)
     readings = {
         reading: [contrast.other.name for contrast in contrasts if contrast.reading == reading]
         for reading in ("higher", "lower", NOT_DISTINGUISHABLE)
