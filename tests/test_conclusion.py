@@ -68,7 +68,7 @@ def test_configurations_that_generalize_are_counted_with_their_shares(store: Sto
     )
     assert "phase" not in first
     assert best.startswith("The best by its score in the search, #0 SAB (k_top=2, ")
-    assert f"keeps {share(2)} of the memories" in best
+    assert f"keeps {share(2)} of the memories at the training length and" in best
     assert "100.0% at length 100 and 100.0% at length 1,000, where chance is 12.5%" in best
     assert certainty.startswith("Not established: that this holds for other seeds.")
     assert "with one seed" in certainty

@@ -151,7 +151,8 @@ class Findings:
         """Return a sentence on the best configuration."""
         best, run = self.first, _run(self.first.best)
         share = run.share_kept()
-        keeps = "" if share is None else f"keeps {_percent(share)} of the memories and "
+        kept = f"keeps {_percent(share)} of the memories at the training length and "
+        keeps = "" if share is None else kept
         lengths, seeds = self.lengths, len(best.complete)
         if self.confirmation is not None and best.number in self.groups:
             _, result = self.confirmation
