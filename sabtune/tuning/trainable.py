@@ -115,7 +115,7 @@ class WorkerResult:
             "progress": progress.to_dict() if progress else None,
             "hardware": self.hardware,
             "passed_over": self.passed_over,
-            "seconds": self.seconds,
+            "seconds": progress.seconds if progress else self.seconds,
         }
         return {
             "step": progress.report.step if progress else 0,
