@@ -224,7 +224,7 @@ def test_after_the_loss_of_the_head_a_new_one_resumes_from_the_files(lab: Lab) -
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     for trial in ended:
         assert trials[trial.number] == trial
-        assert f"#{trial.number} " not in done.stdout  # not run again
+        assert f"\n#{trial.number} " not in done.stdout  # not run again
     for trial in trials:
         assert_as_unbroken(trial)
 
