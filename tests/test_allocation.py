@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sabtune.cluster.capacity import this_machine
+from sabtune.cluster.local_ray import allocated_resources
 from sabtune.cluster.slurm import (
     HEAD_PORTS,
     Allocation,
@@ -40,6 +42,19 @@ def test_the_allocation_of_a_job(more: dict[str, str], gpus: int) -> None:
     assert found is not None
     limit = found.memory
     assert found == Allocation(job="7", nodes=3, cpus=8, gpus=gpus, memory=limit)
+
+
+def test_a_private_ray_has_what_the_job_allocates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without GPUs of the job, Ray would take all of the machine's."""
+    for name in ("SLURM_JOB_ID", "SLURM_GPUS_ON_NODE", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    assert allocated_resources() == (None, None)
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    assert allocated_resources() == (8, 0)
+    assert this_machine().live[0].resources == {"CPU": 8.0, "GPU": 0.0}
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    assert allocated_resources() == (8, None)  # those that Slurm's CUDA_VISIBLE_DEVICES names
 
 
 def groups(folder: Path, line: str, limits: dict[str, str]) -> tuple[Path, Path]:

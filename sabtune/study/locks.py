@@ -58,15 +58,18 @@ def locked(name: str, store: Store) -> Iterator[DatabaseLock | None]:
     """
     seconds = _timeout()
     try:
-        file_lock = filelock.FileLock(store.lock(name), timeout=seconds)
+        # a file in place of a lock would outlive a killed search
+        file_lock = filelock.FileLock(store.lock(name), timeout=seconds, fallback_to_soft=False)
         with file_lock, _locked_in_database(name, store, seconds) as database_lock:
             yield database_lock
-    except (filelock.Timeout, NotImplementedError):
+    except filelock.Timeout:
         _check_can_lock(store.lock(name).parent)
         raise _held_error(name, store) from None
     except SabtuneError:
         raise
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in NO_LOCKS:
+            _check_can_lock(store.lock(name).parent)
         error: SabtuneError | None = _store_error(problem, store)
         error = error or _unexpected_error(problem, store, store.error_log(name))
         raise error from problem
