@@ -38,7 +38,8 @@ FUNCTIONS = {
 CLASSES = {
     "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "GRU", "LSTM",
     "Ladder", "Language", "Limits", "Linear", "MinGRU", "MinLSTM", "Model", "ModelConfig",
-    "NoImprovement", "OpenStudy", "Pixels", "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "NoImprovement", "OpenStudy", "Pixels", "Recall", "Resources", "SAB", "SABLayer",
+    "SabtuneError", "Schedule", "Seeds", "SelfAttention",
     "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
     "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
     "TruncatedLSTM",

@@ -15,6 +15,7 @@ from sabtune.seeding import Stream, generator
 from sabtune.testing import check_model
 
 every_model = pytest.mark.parametrize("kind", MODELS)
+every_lstm = pytest.mark.parametrize("kind", ["sab", "lstm", "self-attention"])
 
 SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
 
@@ -137,7 +138,7 @@ def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
         SAB.Config(**{key: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["sab", "lstm", "self-attention"])
+@every_lstm
 def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
         MODELS[kind](**{"hidden": 6, "forget_bias": by})  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     torch.testing.assert_close(opened[name] - plain[name], by)
 
 
-@every_model
+@every_lstm
 def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> None:
     """Compare the first step with a step of torch's own LSTM cell from h and c."""
     model = MODELS[kind](hidden=6).build(

@@ -22,7 +22,7 @@ class State:
 
 
 class GRU(Model):
-    """PyTorch's `nn.GRU` with a linear readout: y_t = V h_t + b (Cho et al., 2014, arXiv 1406.1078).
+    """PyTorch's `nn.GRU` (Cho et al., 2014, arXiv 1406.1078) with a readout: y_t = V h_t + b.
 
     Args:
         config: The configuration. Its `build` method creates the model too.

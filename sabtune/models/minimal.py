@@ -57,7 +57,7 @@ class MinimalConfig(ModelConfig, ABC):
 
 
 class Minimal(Model):
-    """A stack of layers h_t = a_t h_{t-1} + b_t, where a_t and b_t depend on the layer's input alone.
+    """A stack of layers h_t = a_t h_{t-1} + b_t, whose a_t and b_t depend on their input alone.
 
     All steps of a layer are computed by a parallel scan in log space. The readout of the last layer
     is y_t = V h_t + b.

@@ -82,7 +82,7 @@ def _check_config(name: str, value: object, wanted: type, example: str) -> None:
 
 @cache
 def _count(model: ModelConfig, sizes: Sizes) -> int:
-    """Count the parameters of a model, which is built without memory for its weights if it can be."""
+    """Count the parameters of a model, built without memory for its weights if it can be."""
     inputs, outputs, steps = sizes
     build = partial(model.build, inputs, outputs, steps=steps, generator=torch.Generator())
     try:
