@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sabtune.models.base import Model, ModelConfig, uniform
 from sabtune.models.truncation import blocks
+from sabtune.ops import gru
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import check_whole
 
@@ -112,10 +114,21 @@ class GRU(Model):
         check_tensors(x, named)
         h, hidden = state.h.unsqueeze(0), []
         for block in x.split(blocks(k_trunc, state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
-            out, h = self.gru(block, h.detach() if k_trunc else h)
+            out, h = self._recur(block, h.detach() if k_trunc else h)
             hidden.append(out)
         after = State(h.squeeze(0), state.step + x.shape[1])
         return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
+
+    def _recur(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the GRU on x (B, T, I) from h (1, B, H); return every h (B, T, H), and the last."""
+        single = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        if x.device.type != "cpu" or not single:
+            every, last = self.gru(x, h)
+            return every, last
+        cell = self.gru
+        of_x = linear(x.transpose(0, 1), cell.weight_ih_l0, cell.bias_ih_l0)
+        every = gru.recur(of_x.contiguous(), h[0], cell.weight_hh_l0, cell.bias_hh_l0)
+        return every.transpose(0, 1), every[-1:]
 
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> State:
         h = scale * torch.randn(batch, self.config.hidden, generator=generator)

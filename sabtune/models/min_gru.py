@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from sabtune.models import minimal
-from sabtune.models.minimal import Minimal, MinimalConfig, log_g
+from sabtune.models.minimal import Minimal, MinimalConfig, g
 
 
 class State(minimal.State):
@@ -26,8 +25,7 @@ class MinGRU(Minimal):
 
     where g(x) is x + 0.5 for x ≥ 0, and σ(x) below, as in the paper's log-space form. The input of
     a layer after the first is the h_t of the layer before. h_0 is 0. The logits are
-    y_t = V h_t + b, from the last layer. `sabtune.ops.scan` computes all steps in parallel, in log
-    space.
+    y_t = V h_t + b, from the last layer. `sabtune.ops.scan` computes all steps in parallel.
 
     Args:
         config: The configuration. Its `build` method creates the model too.
@@ -78,6 +76,7 @@ class MinGRU(Minimal):
         ) -> MinGRU:
             return MinGRU(self, inputs, outputs, generator)
 
-    def log_coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        k, candidate = projected.chunk(2, dim=-1)
-        return -softplus(k), log_g(candidate) - softplus(-k)
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        gate, candidate = projected.chunk(2, dim=-1)
+        z = gate.sigmoid()
+        return 1 - z, z * g(candidate)

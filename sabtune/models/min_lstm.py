@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from sabtune.models import minimal
-from sabtune.models.minimal import Minimal, MinimalConfig, log_g
+from sabtune.models.minimal import Minimal, MinimalConfig, g
 
 
 class State(minimal.State):
@@ -27,8 +27,7 @@ class MinLSTM(Minimal):
 
     where g(x) is x + 0.5 for x ≥ 0, and σ(x) below, as in the paper's log-space form. The input of
     a layer after the first is the h_t of the layer before. h_0 is 0. The logits are
-    y_t = V h_t + b, from the last layer. `sabtune.ops.scan` computes all steps in parallel, in log
-    space.
+    y_t = V h_t + b, from the last layer. `sabtune.ops.scan` computes all steps in parallel.
 
     Args:
         config: The configuration. Its `build` method creates the model too.
@@ -90,7 +89,7 @@ class MinLSTM(Minimal):
             for _, projection in self.numbered():
                 projection.bias.view(self.GATES, -1)[0] += config.forget_bias
 
-    def log_coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
         forget, insert, candidate = projected.chunk(3, dim=-1)
-        difference = softplus(-forget) - softplus(-insert)  # log(i_t / f_t)
-        return -softplus(difference), log_g(candidate) - softplus(-difference)
+        share = (logsigmoid(insert) - logsigmoid(forget)).sigmoid()  # i_t / (f_t + i_t)
+        return 1 - share, share * g(candidate)

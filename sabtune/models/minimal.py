@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, softplus
 
 from sabtune.models.base import Model, ModelConfig, uniform
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
@@ -59,7 +58,7 @@ class MinimalConfig(ModelConfig, ABC):
 class Minimal(Model):
     """A stack of layers h_t = a_t h_{t-1} + b_t, whose a_t and b_t depend on their input alone.
 
-    All steps of a layer are computed by a parallel scan in log space. The readout of the last layer
+    All steps of a layer are computed by a parallel scan. The readout of the last layer
     is y_t = V h_t + b.
     """
 
@@ -87,8 +86,8 @@ class Minimal(Model):
         self.b = uniform(outputs, fan_in=H, generator=generator)
 
     @abstractmethod
-    def log_coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log a_t and log b_t, each (B, T, H), from the projections (B, T, GATES * H)."""
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a_t and b_t, each (T, B, H), from the projections (T, B, GATES * H)."""
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_x(x, self.projections[0].in_features)  # type: ignore[arg-type]
@@ -99,15 +98,15 @@ class Minimal(Model):
         check_count("state.step", state.step, least=0)
         weights = [(f"projections.{i}", p.weight, p.weight.shape) for i, p in self.numbered()]
         check_tensors(x, [("state.h", state.h, (B, L, H)), *weights, ("V", self.V, self.V.shape)])
-        hidden, last = x, []
+        hidden, last = x.transpose(0, 1), []
         for projection, start in zip(self.projections, state.h.unbind(1), strict=True):
             projected = projection(hidden)
             wide = torch.promote_types(projected.dtype, torch.float32)
-            h = scan(*self.log_coefficients(projected.to(wide)), start.to(wide))
+            h = scan(*self.coefficients(projected.to(wide)), start.to(wide))
             hidden = h.to(x.dtype)
-            last.append(hidden[:, -1])
+            last.append(hidden[-1])
         after = self.state_type(torch.stack(last, dim=1), state.step + x.shape[1])
-        return hidden @ self.V.T + self.b, after
+        return (hidden @ self.V.T + self.b).transpose(0, 1), after
 
     def numbered(self) -> list[tuple[int, nn.Linear]]:
         """Return the projections with their indices."""
@@ -126,6 +125,6 @@ class Minimal(Model):
         return self.state_type(state.h.detach(), 0)
 
 
-def log_g(x: Tensor) -> Tensor:
-    """Compute log g(x) of the paper: g(x) is x + 0.5 for x ≥ 0, and the sigmoid of x below."""
-    return torch.where(x >= 0, (relu(x) + 0.5).log(), -softplus(-x))
+def g(x: Tensor) -> Tensor:
+    """Compute g(x) of the paper: x + 0.5 for x ≥ 0, and the sigmoid of x below."""
+    return torch.where(x >= 0, x + 0.5, x.sigmoid())
