@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sabtune.api.searching import search
     from sabtune.config import TrainConfig, TrialConfig
     from sabtune.errors import SabtuneError
-    from sabtune.models import LSTM, SAB, Model, ModelConfig, SelfAttention
+    from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, Model, ModelConfig, SelfAttention
     from sabtune.models.layers import SABLayer, SelfAttentionLayer, TruncatedLSTM
     from sabtune.schedule import Constant, Cosine, Exponential, Linear, Schedule, Stepwise
     from sabtune.seeding import Stream
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TaskConfig,
     )
     from sabtune.training.evaluation import Ladder
+    from sabtune.training.matching import matched
     from sabtune.training.trial import Limits
 
 __version__ = "0.1.0"
@@ -48,7 +49,16 @@ _MODULES = {
     "sabtune.api.searching": ("search",),
     "sabtune.config": ("TrainConfig", "TrialConfig"),
     "sabtune.errors": ("SabtuneError",),
-    "sabtune.models": ("LSTM", "SAB", "Model", "ModelConfig", "SelfAttention"),
+    "sabtune.models": (
+        "GRU",
+        "LSTM",
+        "SAB",
+        "MinGRU",
+        "MinLSTM",
+        "Model",
+        "ModelConfig",
+        "SelfAttention",
+    ),
     "sabtune.models.layers": ("SABLayer", "SelfAttentionLayer", "TruncatedLSTM"),
     "sabtune.schedule": ("Constant", "Cosine", "Exponential", "Linear", "Schedule", "Stepwise"),
     "sabtune.seeding": ("Stream",),
@@ -70,6 +80,7 @@ _MODULES = {
         "TaskConfig",
     ),
     "sabtune.training.evaluation": ("Ladder",),
+    "sabtune.training.matching": ("matched",),
     "sabtune.training.trial": ("Limits",),
 }
 
@@ -79,6 +90,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "ASHA",
+    "GRU",
     "LSTM",
     "SAB",
     "Adding",
@@ -91,6 +103,8 @@ __all__ = [
     "Language",
     "Limits",
     "Linear",
+    "MinGRU",
+    "MinLSTM",
     "Model",
     "ModelConfig",
     "NoImprovement",
@@ -122,6 +136,7 @@ __all__ = [
     "ablate",
     "confirm",
     "extrapolate",
+    "matched",
     "open_study",
     "report",
     "reproduce",

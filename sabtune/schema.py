@@ -18,7 +18,7 @@ import typing
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union
 
 from sabtune.errors import ConfigError
@@ -26,6 +26,9 @@ from sabtune.errors import ConfigError
 KIND, CODE = "kind", "code"
 """The keys under which a dict holds the name of its class in `Parts`, and the digest of the code
 that defines the class; only a class of your own code has a digest."""
+
+ADDED = "added"
+"""The key in the metadata of a field that `added` made."""
 
 MAX_SHOWN_CHARACTERS = 200
 """The maximum length of a value in a message, in characters."""
@@ -53,6 +56,15 @@ class Config(metaclass=_Checked):
     type. An int is converted to a float, a list to a tuple, and a NumPy scalar to a Python number
     where the annotation requires it.
     """
+
+
+def added(default: Any) -> Any:
+    """Declare a field that is stored only if its value differs from `default`.
+
+    Use it for a field that is added to a configuration that earlier versions stored: configurations
+    without it are then stored, shown and compared as before.
+    """
+    return field(default=default, metadata={ADDED: True})
 
 
 class PartTable(Mapping[str, type]):
@@ -156,9 +168,10 @@ def to_dict(config: Config, parts: Parts) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for table in (table for base, table in parts.items() if isinstance(config, base)):
         data |= table.identify(type(config))
-    for field in fields(config):
-        if field.init:
-            data[field.name] = _plain(getattr(config, field.name), parts)
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.init and not (ADDED in each.metadata and value == each.default):
+            data[each.name] = _plain(value, parts)
     return data
 
 
@@ -180,12 +193,12 @@ def check_storable(config: Config, parts: Parts) -> None:
 
 def _difference(config: Config, again: Config, where: str) -> str:
     """Return the first difference between a configuration and its copy, for a message."""
-    for field in fields(config):
-        before, after = getattr(config, field.name), getattr(again, field.name, None)
+    for each in fields(config):
+        before, after = getattr(config, each.name), getattr(again, each.name, None)
         if before != after:
             if isinstance(before, Config) and isinstance(after, type(before)):
-                return _difference(before, after, f"{where}.{field.name}")
-            return f"{where}.{field.name} is {shown(before)}, and {shown(after)} once it was stored"
+                return _difference(before, after, f"{where}.{each.name}")
+            return f"{where}.{each.name} is {shown(before)}, and {shown(after)} once it was stored"
     return f"{where} isn't equal to itself once it was stored"
 
 

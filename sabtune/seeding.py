@@ -21,12 +21,12 @@ class Stream(IntEnum):
     INITIALIZATION: the initial weights. TRAINING: the training sequences. SELECTION: the sequences
     that a search compares trials on. TEST: the sequences that are measured at the end of a trial.
     CONFIRMATION: the sequences of a confirmation, which no search uses. STATES: the initial states
-    of training sequences.
+    of training sequences. GRADIENTS: the steps at which a model blocks gradients.
 
     Example:
         >>> import sabtune as sab
         >>> [stream.name for stream in sab.Stream]
-        ['INITIALIZATION', 'TRAINING', 'SELECTION', 'TEST', 'CONFIRMATION', 'STATES']
+        ['INITIALIZATION', 'TRAINING', 'SELECTION', 'TEST', 'CONFIRMATION', 'STATES', 'GRADIENTS']
     """
 
     INITIALIZATION = 0
@@ -35,6 +35,7 @@ class Stream(IntEnum):
     TEST = 3
     CONFIRMATION = 4
     STATES = 5
+    GRADIENTS = 6
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:

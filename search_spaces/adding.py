@@ -42,4 +42,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=64, k_trunc=(5, 25))
+BASELINES = baselines(train, hidden=64, k_trunc=(5, 25), task=STUDY.task)

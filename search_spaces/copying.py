@@ -95,4 +95,4 @@ def schedule(trial: optuna.Trial) -> Schedule:
     return DECREASING[name](start="all", share=trial.suggest_float("share", 0.05, 0.5))
 
 
-BASELINES = baselines(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias)
+BASELINES = baselines(train, hidden=64, k_trunc=(5, 50), forget_bias=forget_bias, task=STUDY.task)

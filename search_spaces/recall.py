@@ -41,4 +41,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=64, k_trunc=(2, 8))
+BASELINES = baselines(train, hidden=64, k_trunc=(2, 8), task=STUDY.task)

@@ -41,4 +41,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=128, k_trunc=(10, 50))
+BASELINES = baselines(train, hidden=128, k_trunc=(10, 50), task=STUDY.task)

@@ -24,6 +24,7 @@ FUNCTIONS = {
     "confirm": ["studies", "top", "seeds", "lengths", "notify", *PLACE],
     "extrapolate": ["study", "lengths", "trials", "sequences", "phases", "store", "files",
                     "data_dir"],
+    "matched": ["model", "parameters", "task"],
     "open_study": ["name", "store", "files", "tracking"],
     "report": ["study", "out", "formats", "style", "store", "files"],
     "reproduce": ["study", "trial", "store", "files", "data_dir"],
@@ -35,9 +36,10 @@ FUNCTIONS = {
 """The public functions and their parameters."""
 
 CLASSES = {
-    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder",
-    "Language", "Limits", "Linear", "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Pixels",
-    "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "GRU", "LSTM",
+    "Ladder", "Language", "Limits", "Linear", "MinGRU", "MinLSTM", "Model", "ModelConfig",
+    "NoImprovement", "OpenStudy", "Pixels", "Recall", "Resources", "SAB", "SABLayer",
+    "SabtuneError", "Schedule", "Seeds", "SelfAttention",
     "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
     "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
     "TruncatedLSTM",

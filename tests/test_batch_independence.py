@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sabtune.models import LSTM, SAB, Model, ModelConfig, SelfAttention
+from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, Model, ModelConfig, SelfAttention
 from sabtune.ops import reference, self_attention
 from sabtune.ops.reference import Rule
 from tests.fused_cases import RULES, Sparsity, dispatch_sab, eager_sab, for_rule, noise, parameters
@@ -171,7 +171,13 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
 @over_modes
 @pytest.mark.parametrize(
     "config",
-    [LSTM.Config(hidden=HIDDEN, k_trunc=5), SelfAttention.Config(hidden=HIDDEN)],
+    [
+        LSTM.Config(hidden=HIDDEN, k_trunc=5),
+        SelfAttention.Config(hidden=HIDDEN),
+        GRU.Config(hidden=HIDDEN),
+        MinGRU.Config(hidden=HIDDEN, layers=1),
+        MinLSTM.Config(hidden=HIDDEN, layers=1),
+    ],
     ids=lambda config: config.label(),
 )
 def test_the_other_models(config: ModelConfig, learns: bool, dtype: torch.dtype) -> None:

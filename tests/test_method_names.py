@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sabtune.analysis.compared import comparison
-from sabtune.models import LSTM, SAB, ModelConfig, SelfAttention
+from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, ModelConfig, SelfAttention
 from sabtune.models.sab import ALL
 from sabtune.schedule import Linear
 from sabtune.storage.store import Store
@@ -26,6 +26,10 @@ SPARSE = SAB.Config(k_top=5, k_att=2)
         (FULL, "LSTM, full BPTT"),
         (TRUNCATED, "LSTM, truncated BPTT (k_trunc=10)"),
         (DENSE, "Self-attention LSTM, full BPTT"),
+        (LSTM.Config(h_detach=0.25), "LSTM, full BPTT, h-detach (p=0.25)"),
+        (GRU.Config(k_trunc=10), "GRU, truncated BPTT (k_trunc=10)"),
+        (MinGRU.Config(), "minGRU, 2 layers"),
+        (MinLSTM.Config(layers=1), "minLSTM, 1 layer"),
         (SPARSE, "SAB (k_top=5, k_att=2, k_trunc=5)"),
         (SAB.Config(k_top=ALL, k_trunc=0), "SAB (k_top=all, k_att=5, full BPTT)"),
         (SAB.Config(schedule=Linear()), "SAB (k_top=5, k_att=5, k_trunc=5, linear schedule)"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sabtune.errors import ConfigError
-from sabtune.models import LSTM, MODELS, SAB, SelfAttention
+from sabtune.models import GRU, LSTM, MODELS, SAB, MinGRU, MinLSTM, SelfAttention
 from sabtune.ops import reference
 from sabtune.ops.reference import Normalizer, Scoring
 from sabtune.schedule import Linear
@@ -15,6 +15,7 @@ from sabtune.seeding import Stream, generator
 from sabtune.testing import check_model
 
 every_model = pytest.mark.parametrize("kind", MODELS)
+every_lstm = pytest.mark.parametrize("kind", ["sab", "lstm", "self-attention"])
 
 SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
 
@@ -25,8 +26,11 @@ def test_every_model_keeps_its_contract(kind: str) -> None:
     assert not [note for note in result.notes if not note.startswith("devices: ")]
 
 
-def test_models_of_few_memories_keep_their_contract() -> None:
-    check_model(LSTM.Config(hidden=6, k_trunc=4))
+def test_models_with_other_settings_keep_their_contract() -> None:
+    check_model(LSTM.Config(hidden=6, k_trunc=4, h_detach=0.5))
+    check_model(GRU.Config(hidden=6, k_trunc=4))
+    check_model(MinGRU.Config(hidden=6, layers=1))
+    check_model(MinLSTM.Config(hidden=6, layers=3, forget_bias=1.0))
     check_model(SAB.Config(hidden=6, schedule=Linear(), **SPARSITY))  # type: ignore[arg-type]
     check_model(SAB.Config(hidden=6, form="released", **SPARSITY))  # type: ignore[arg-type]
 
@@ -134,7 +138,7 @@ def test_model_values_out_of_range_are_named(key: str, value: object) -> None:
         SAB.Config(**{key: value})  # type: ignore[arg-type]
 
 
-@every_model
+@every_lstm
 def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     plain, opened = (
         MODELS[kind](**{"hidden": 6, "forget_bias": by})  # type: ignore[arg-type]
@@ -150,7 +154,7 @@ def test_forget_bias_changes_only_the_forget_gates(kind: str) -> None:
     torch.testing.assert_close(opened[name] - plain[name], by)
 
 
-@every_model
+@every_lstm
 def test_a_restarted_sequence_starts_from_h_and_c_without_memory(kind: str) -> None:
     """Compare the first step with a step of torch's own LSTM cell from h and c."""
     model = MODELS[kind](hidden=6).build(

@@ -22,6 +22,8 @@ MODELS_TRIED: list[tuple[str, dict[str, Any]]] = [
     ("sab", {"k_att": 1, "form": "released"}),
     ("self-attention", {}),
     ("lstm", {}),
+    ("gru", {}),
+    ("mingru", {"layers": 1}),
 ]
 
 every_model = pytest.mark.parametrize(("kind", "values"), MODELS_TRIED, ids=str)

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from sabtune.models.base import uniform
 from sabtune.models.lstm_like import LSTMLike, LSTMLikeConfig, open_forget_gates
+from sabtune.models.truncation import blocks
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
-from sabtune.schema import check_whole
+from sabtune.schema import added, check, check_whole
+from sabtune.seeding import Stream
+from sabtune.seeding import generator as generator_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class LSTM(LSTMLike):
                 the gates start more open (Gers et al., 2000).
             k_trunc: The number of steps of local back-propagation, in blocks as in SAB; 0 for no
                 truncation.
+            h_detach: The probability, at each step of a training sequence, that no gradient flows
+                through the h of the step before; from 0 to 1. The values are unchanged, and so is
+                the gradient through c. It is h-detach (Kanuparthi et al., 2019, arXiv 1810.03023),
+                which uses 0.25 to 1. The sequences of a batch share these steps. They follow from
+                the seed and the completed share of training: if you train the model yourself, call
+                `set_progress` before each update. In evaluation mode, all gradients flow.
 
         Raises:
             ConfigError: A field is unknown, out of range or of the wrong type.
@@ -66,20 +75,27 @@ class LSTM(LSTMLike):
             ('lstm full BPTT', 'lstm k_trunc=5')
             >>> sab.LSTM.Config(k_trunc=5).legend()
             'LSTM, truncated BPTT (k_trunc=5)'
+            >>> sab.LSTM.Config(h_detach=0.25).legend()
+            'LSTM, full BPTT, h-detach (p=0.25)'
         """
 
         k_trunc: int = 0
+        h_detach: float = added(0.0)
 
         def __post_init__(self) -> None:
             super().__post_init__()
             check_whole("k_trunc", self.k_trunc, least=0)
+            valid = 0 <= self.h_detach <= 1
+            check(valid, "h_detach", self.h_detach, "a probability from 0 to 1")
 
         def label(self) -> str:
-            return f"lstm k_trunc={self.k_trunc}" if self.k_trunc else "lstm full BPTT"
+            words = f"lstm k_trunc={self.k_trunc}" if self.k_trunc else "lstm full BPTT"
+            return words + (f" h_detach={self.h_detach:g}" if self.h_detach else "")
 
         def legend(self) -> str:
             k_trunc = self.k_trunc
-            return f"LSTM, truncated BPTT (k_trunc={k_trunc})" if k_trunc else "LSTM, full BPTT"
+            words = f"LSTM, truncated BPTT (k_trunc={k_trunc})" if k_trunc else "LSTM, full BPTT"
+            return words + (f", h-detach (p={self.h_detach:g})" if self.h_detach else "")
 
         def build(
             self,
@@ -105,6 +121,10 @@ class LSTM(LSTMLike):
         open_forget_gates(self.lstm.get_parameter("bias_ih_l0"), config.forget_bias)
         self.V = uniform(outputs, H, fan_in=H, generator=generator)
         self.b = uniform(outputs, fan_in=H, generator=generator)
+        self.progress, self.seed = 0.0, 0
+        if config.h_detach:  # drawn last: the weights are those without it
+            drawn = torch.randint(2**31, (), generator=generator, device="cpu")
+            self.seed = int(drawn)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_x(x, self.lstm.input_size)
@@ -118,12 +138,18 @@ class LSTM(LSTMLike):
         weight = self.lstm.weight_hh_l0
         check_tensors(x, [*named, ("weight_hh", weight, (4 * H, H)), ("V", self.V, self.V.shape)])
         h, c = state.h, state.c
-        hidden = []
+        detached = self.detached_steps(state.step, x.shape[1])
+        hidden, done = [], 0
         for block in x.split(self.blocks(state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
             if self.config.k_trunc:
                 h, c = h.detach(), c.detach()
-            out, (h, c) = self.lstm(block, (h, c))
-            hidden.append(out)
+            cuts = [step - done for step in detached if done < step < done + block.shape[1]]
+            if done in detached:
+                h = h.detach()
+            for number, piece in enumerate(block.tensor_split(cuts, dim=1) if cuts else [block]):
+                out, (h, c) = self.lstm(piece, (h.detach() if number else h, c))
+                hidden.append(out)
+            done += block.shape[1]
         after = State(h, c, state.step + x.shape[1])
         return torch.cat(hidden, dim=1) @ self.V.T + self.b, after
 
@@ -141,10 +167,22 @@ class LSTM(LSTMLike):
             done: The number of steps before them.
             steps: The number of steps to cut.
         """
-        k = self.config.k_trunc
-        if not k:
-            return [steps]
-        blocks = [min(-done % k, steps)] if done % k else []
-        while sum(blocks) < steps:
-            blocks.append(min(k, steps - sum(blocks)))
-        return blocks
+        return blocks(self.config.k_trunc, done, steps)
+
+    def set_progress(self, progress: float) -> None:
+        """Set the completed share of training (0 to 1), which the steps of h-detach follow from."""
+        self.progress = progress
+
+    def detached_steps(self, done: int, steps: int) -> list[int]:
+        """Return the steps, among the next `steps` ones, that detach the h of the step before.
+
+        Args:
+            done: The number of steps of the sequence before them.
+            steps: The number of steps to draw for.
+        """
+        p = self.config.h_detach
+        if not p or not self.training or not torch.is_grad_enabled():
+            return []
+        index = int(self.progress * 2**53) + (done << 54)  # distinct for each update and step
+        drawn = torch.rand(steps, generator=generator_of(self.seed, Stream.GRADIENTS, index))
+        return [step for step, value in enumerate(drawn.tolist()) if value < p]

@@ -1,4 +1,4 @@
-"""The search spaces of the paper's baselines, for the BASELINES of a study file."""
+"""The search spaces of the baselines, for the BASELINES of a study file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.models import LSTM, SelfAttention
+from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, ModelConfig, SelfAttention
 from sabtune.study.definition import Space
+from sabtune.tasks import TaskConfig
+from sabtune.training.matching import matched
 
 
 def zero(_: optuna.Trial) -> float:
@@ -22,13 +24,22 @@ def baselines(
     hidden: int,
     k_trunc: tuple[int, int],
     forget_bias: Callable[[optuna.Trial], float] = zero,
+    task: TaskConfig | None = None,
 ) -> dict[str, Space]:
-    """Return the spaces of the baselines "lstm", "truncated" and "self_attention", by name.
+    """Return the spaces of the baselines, by name.
+
+    "lstm", "truncated" and "self_attention" are those of the paper, and "h_detach" is an LSTM with
+    h-detach. These have the width of SAB. "gru", "mingru" and "minlstm" have its number of
+    parameters.
 
     train: a function that suggests the training configuration of a trial. forget_bias: a function
-    that suggests the forget bias of a trial. hidden: the number of hidden units. k_trunc: the
-    smallest and the largest number of steps of truncated back-propagation.
+    that suggests the forget bias of a trial. hidden: the number of hidden units of SAB. k_trunc:
+    the smallest and the largest number of steps of truncated back-propagation. task: the task of
+    the study, whose inputs and outputs decide the numbers of parameters; None counts for copying.
     """
+
+    def as_large(model: ModelConfig) -> ModelConfig:
+        return matched(model, parameters=SAB.Config(hidden=hidden), task=task)
 
     def lstm(trial: optuna.Trial) -> TrialConfig:
         """An LSTM of the same size without a memory, under full back-propagation through time."""
@@ -46,7 +57,34 @@ def baselines(
         model = SelfAttention.Config(hidden=hidden, forget_bias=forget_bias(trial))
         return TrialConfig(model=model, train=train(trial))
 
-    return {"lstm": lstm, "truncated": truncated, "self_attention": self_attention}
+    def h_detach(trial: optuna.Trial) -> TrialConfig:
+        """An LSTM of the same size that blocks gradients through h at random steps."""
+        probability = trial.suggest_float("h_detach", 0.1, 0.9)
+        model = LSTM.Config(hidden=hidden, h_detach=probability, forget_bias=forget_bias(trial))
+        return TrialConfig(model=model, train=train(trial))
+
+    def gru(trial: optuna.Trial) -> TrialConfig:
+        """A GRU with the number of parameters of SAB, under full back-propagation through time."""
+        return TrialConfig(model=as_large(GRU.Config()), train=train(trial))
+
+    def mingru(trial: optuna.Trial) -> TrialConfig:
+        """Two layers of minGRU with the number of parameters of SAB."""
+        return TrialConfig(model=as_large(MinGRU.Config()), train=train(trial))
+
+    def minlstm(trial: optuna.Trial) -> TrialConfig:
+        """Two layers of minLSTM with the number of parameters of SAB."""
+        model = as_large(MinLSTM.Config(forget_bias=forget_bias(trial)))
+        return TrialConfig(model=model, train=train(trial))
+
+    return {
+        "lstm": lstm,
+        "truncated": truncated,
+        "self_attention": self_attention,
+        "h_detach": h_detach,
+        "gru": gru,
+        "mingru": mingru,
+        "minlstm": minlstm,
+    }
 
 
 rivals = baselines  # the name in version 0.1
