@@ -35,9 +35,10 @@ FUNCTIONS = {
 """The public functions and their parameters."""
 
 CLASSES = {
-    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "LSTM", "Ladder",
-    "Language", "Limits", "Linear", "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Pixels",
-    "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "FlipFlop", "LSTM",
+    "Ladder", "Language", "Limits", "Linear", "MQAR", "Model", "ModelConfig", "NoImprovement",
+    "OpenStudy", "Parity", "Passkey", "Permutations", "Pixels", "Recall", "Resources", "SAB",
+    "SABLayer", "SabtuneError", "Schedule", "Seeds", "SelectiveCopying", "SelfAttention",
     "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
     "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
     "TruncatedLSTM",

@@ -61,7 +61,11 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("baseline", ["lstm", "truncated", "self_attention"])
-@pytest.mark.parametrize("name", ["copying", "adding", "recall", "digits", "text"])
+@pytest.mark.parametrize(
+    "name",
+    ["copying", "adding", "recall", "mqar", "selective_copying", "flip_flop", "passkey", "parity"]
+    + ["permutations", "digits", "text"],
+)
 def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) -> None:
     path = ROOT / "search_spaces" / f"{name}.py"
     ours, theirs = load(path), load(path, baseline)
