@@ -33,11 +33,9 @@ from sabtune.study.loading import load
 from sabtune.tasks import Batch
 from sabtune.training.loop import Training
 
-GENERATED = (
-    *("copying", "adding", "recall", "mqar", "selective_copying"),
-    *("flip_flop", "passkey", "parity", "permutations"),
-)
-STUDIES = (*GENERATED, "digits", "mnist", "cifar10", "text", "ptb", "text8")
+GENERATED = ["copying", "adding", "recall", "mqar", "selective_copying", "flip_flop", "passkey"]
+GENERATED += ["parity", "permutations"]
+STUDIES = [*GENERATED, "digits", "mnist", "cifar10", "text", "ptb", "text8"]
 WARM, TIMED, SECONDS = 2, 200, 15.0
 
 

@@ -76,7 +76,7 @@ def test_the_output_decides_which_steps_count() -> None:
     ("config", "message"),
     [
         (lambda: Parity.Config(length=1), "length is 1: give at least 2, since the first step is"),
-        (lambda: Parity.Config(output="all"), "output is 'all'"),
+        (lambda: Parity.Config(output="all"), "output is 'all'"),  # type: ignore[arg-type]
         (lambda: Permutations.Config(length=1), "length is 1: give at least 2"),
         (lambda: Permutations.Config(items=1), "items is 1: give a whole number of at least 2"),
         (lambda: Permutations.Config(items=6), "items is 6: give a whole number from 2 to 5"),

@@ -83,9 +83,7 @@ EXAMPLES = {
     "mqar": Example(
         MQAR.Config(length=12, pairs=2, keys=50, values=20, grows="pairs"), among(0), (13, 96)
     ),
-    "selective_copying": Example(
-        SelectiveCopying.Config(length=12, symbols=4), among(0), (1, 300)
-    ),
+    "selective_copying": Example(SelectiveCopying.Config(length=12, symbols=4), among(0), (1, 300)),
     "flip_flop": Example(FlipFlop.Config(length=12, test_ignore=0.5), among(0), (2, 300)),
     "passkey": Example(Passkey.Config(length=12, digits=3), among(0), (1, 300)),
     "parity": Example(Parity.Config(length=12), among(0), (2, 300)),

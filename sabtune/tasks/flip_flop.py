@@ -106,9 +106,7 @@ class FlipFlop(SyntheticTask):
         write[:, -1], read[:, -1] = False, True
         latest = torch.where(write, torch.arange(length), 0).cummax(dim=1).values
         stored = bits.gather(1, latest)
-        instructions = torch.full((size, length), IGNORE)
-        instructions[write] = WRITE
-        instructions[read] = READ
+        instructions = torch.where(write, WRITE, torch.where(read, READ, IGNORE))
         shown = torch.stack([instructions, torch.where(read, stored, bits)], dim=-1)
         targets = torch.zeros((size, T), dtype=torch.long)
         targets[:, ::2] = stored
