@@ -1,6 +1,6 @@
 """Measure the share of an update's time that its batch takes, for every task.
 
-    python benchmarks/data.py
+    python benchmarks/data.py [STUDY ...]
 
 For each study, the script trains the first configuration of its space on one thread. It compares
 the CPU time of making the batch with the CPU time of the whole update; both are medians over up to
@@ -15,6 +15,7 @@ import gzip
 import io
 import statistics
 import struct
+import sys
 import tarfile
 import tempfile
 import time
@@ -32,7 +33,9 @@ from sabtune.study.loading import load
 from sabtune.tasks import Batch
 from sabtune.training.loop import Training
 
-STUDIES = ("copying", "adding", "recall", "digits", "mnist", "cifar10", "text", "ptb", "text8")
+GENERATED = ["copying", "adding", "recall", "mqar", "selective_copying", "flip_flop", "passkey"]
+GENERATED += ["parity", "permutations"]
+STUDIES = [*GENERATED, "digits", "mnist", "cifar10", "text", "ptb", "text8"]
 WARM, TIMED, SECONDS = 2, 200, 15.0
 
 
@@ -105,7 +108,7 @@ def main() -> None:
         published.check = lambda name, folder: None  # noise isn't the published content
         print("| study | batch × steps × inputs | hidden | ms for data | ms an update | share |")
         print("|---|---|---|---|---|---|")
-        for study in STUDIES:
+        for study in sys.argv[1:] or STUDIES:
             print(row(study), flush=True)
 
 

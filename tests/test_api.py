@@ -36,10 +36,11 @@ FUNCTIONS = {
 """The public functions and their parameters."""
 
 CLASSES = {
-    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "GRU", "LSTM",
-    "Ladder", "Language", "Limits", "Linear", "MinGRU", "MinLSTM", "Model", "ModelConfig",
-    "NoImprovement", "OpenStudy", "Pixels", "Recall", "Resources", "SAB", "SABLayer",
-    "SabtuneError", "Schedule", "Seeds", "SelfAttention",
+    "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "FlipFlop", "GRU",
+    "LSTM", "Ladder", "Language", "Limits", "Linear", "MQAR", "MinGRU", "MinLSTM", "Model",
+    "ModelConfig", "NoImprovement", "OpenStudy", "Parity", "Passkey", "Permutations", "Pixels",
+    "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds",
+    "SelectiveCopying", "SelfAttention",
     "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
     "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
     "TruncatedLSTM",

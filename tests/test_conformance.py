@@ -307,7 +307,7 @@ TASK_FAULTS: Faults = [
     (
         "batches",
         draws(lambda b: replace(b, scored=b.scored & False)),
-        r"scored has no step: mark a",
+        r"scored has no step of a sequence: mark a",
     ),
     (
         "batches",

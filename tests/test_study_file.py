@@ -38,6 +38,10 @@ OTHERS = ("found", "gru")
 SEARCHED = [p for p in sorted((ROOT / "search_spaces").glob("*.py")) if p.stem not in OTHERS]
 
 
+COMPARED = ["copying", "adding", "recall", "digits", "text"]
+COMPARED += ["mqar", "selective_copying", "flip_flop", "passkey", "parity", "permutations"]
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "study.py"
     path.write_text(text)
@@ -66,7 +70,7 @@ WIDE = {"lstm", "truncated", "self_attention", "h_detach"}
 
 
 @pytest.mark.parametrize("baseline", [*sorted(WIDE), "gru", "mingru", "minlstm"])
-@pytest.mark.parametrize("name", ["copying", "adding", "recall", "digits", "text"])
+@pytest.mark.parametrize("name", COMPARED)
 def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) -> None:
     path = ROOT / "search_spaces" / f"{name}.py"
     ours, theirs = load(path), load(path, baseline)

@@ -18,13 +18,19 @@ from sabtune.models import SAB
 from sabtune.seeding import Stream, generator
 from sabtune.study.loading import load
 from sabtune.tasks import (
+    MQAR,
     TASKS,
     Adding,
     Batch,
     Copying,
+    FlipFlop,
     Language,
+    Parity,
+    Passkey,
+    Permutations,
     Pixels,
     Recall,
+    SelectiveCopying,
     Sequences,
     Task,
     TaskConfig,
@@ -74,6 +80,14 @@ EXAMPLES = {
     "copying": Example(Copying.Config(length=12), among(1), (20, 300)),
     "adding": Example(Adding.Config(length=12), one, (3, 300)),
     "recall": Example(Recall.Config(length=12), among(0), (1, 300)),
+    "mqar": Example(
+        MQAR.Config(length=12, pairs=2, keys=50, values=20, grows="pairs"), among(0), (13, 96)
+    ),
+    "selective_copying": Example(SelectiveCopying.Config(length=12, symbols=4), among(0), (1, 300)),
+    "flip_flop": Example(FlipFlop.Config(length=12, test_ignore=0.5), among(0), (2, 300)),
+    "passkey": Example(Passkey.Config(length=12, digits=3), among(0), (1, 300)),
+    "parity": Example(Parity.Config(length=12), among(0), (2, 300)),
+    "permutations": Example(Permutations.Config(length=6, output="last"), among(0), (2, 300)),
     "language": Example(Language.Config(length=60), among(0), (5, 300)),
     "pixels": Example(Pixels.Config(permutation=1), among(0), (100, 600)),
     "sequences": Example(

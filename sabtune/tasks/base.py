@@ -154,8 +154,8 @@ class Task(ABC):
         """Return `size` sequences of this length from the test stream, for inspection.
 
         Returns:
-            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored` (T,), whether
-            accuracy counts a step.
+            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored`, (T,) or (B, T),
+            whether accuracy counts a step.
         """
         return self.batches(length, Stream.TEST, generator, device).batch(size)
 
@@ -212,7 +212,7 @@ class Task(ABC):
     @torch.no_grad()
     def count(self, logits: Tensor, batch: Batch) -> Count:
         """Measure logits (B, T, O) on a batch without waiting for the device."""
-        scored = batch.targets.shape[0] * int(batch.scored.sum())
+        scored = batch.answers
         steps = batch.targets.numel() if self.loss_everywhere else scored
         if not steps:
             return Count(steps=0, scored=0)
@@ -280,8 +280,8 @@ class SyntheticTask(Task):
         """Draw `size` new sequences of this length on the CPU, and return them on `device`.
 
         Returns:
-            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored` (T,), whether
-            accuracy counts a step.
+            A batch with the fields `x` (B, T, I), `targets` (B, T), and `scored`, (T,) or (B, T),
+            whether accuracy counts a step.
         """
 
     def batches(

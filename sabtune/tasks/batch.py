@@ -1,6 +1,6 @@
 """Batches of sequences with their targets, and the counts that measure a model on them.
 
-Shapes: B batch, T steps, I inputs, S scored steps.
+Shapes: B batch, T steps, I inputs, S scored steps, N answers of a batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Batch:
     Args:
         x: (B, T, I), the inputs.
         targets: (B, T), the correct class at every step (int64), or the correct number.
-        scored: (T,), whether accuracy counts a step. It is on the CPU.
+        scored: Whether accuracy counts a step: (T,), or (B, T) if the sequences differ in it. It is
+            on the CPU.
         continues: Whether each row continues the same row of the previous batch.
 
     Example:
@@ -38,7 +39,7 @@ class Batch:
 
     x: Tensor  # (B, T, I)
     targets: Tensor  # (B, T), the correct class at every step, or the correct number
-    scored: Tensor  # (T,), whether accuracy counts a step; on the CPU, so reading it never waits
+    scored: Tensor  # (T,) or (B, T), whether accuracy counts a step; on the CPU: no read waits
     continues: bool = False  # whether each row continues that row of the previous batch
 
     def windows(self, steps: int) -> Iterator[Self]:
@@ -48,13 +49,31 @@ class Batch:
             yield type(self)(
                 x=self.x[:, span],
                 targets=self.targets[:, span],
-                scored=self.scored[span],
+                scored=self.scored[..., span],
                 continues=self.continues or start > 0,
             )
 
     def at_scored(self, values: Tensor) -> Tensor:
-        """Return the entries of `values` (B, T, …) at the scored steps: (B, S, …)."""
-        return values.index_select(1, moved(self.scored.nonzero().flatten(), values.device))
+        """Return the entries of `values` (B, T, …) at the scored steps: (B, S, …).
+
+        If the sequences differ in their scored steps, the result is (1, N, …), with the entries of
+        all sequences in one row.
+        """
+        index = moved(self.scored.flatten().nonzero().flatten(), values.device)
+        if self.scored.dim() == 2:
+            return values.flatten(0, 1).index_select(0, index).unsqueeze(0)
+        return values.index_select(1, index)
+
+    @property
+    def scored_by_row(self) -> Tensor:
+        """Whether accuracy counts a step of each sequence: (B, T), on the CPU."""
+        return self.scored.expand(self.targets.shape)
+
+    @property
+    def answers(self) -> int:
+        """The number of scored steps of all sequences."""
+        each = int(self.scored.sum())
+        return each if self.scored.dim() == 2 else each * len(self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +150,23 @@ def last(count: int, steps: int) -> Tensor:
     Calls share the tensor, so do not write to it.
     """
     return torch.arange(steps) >= steps - count
+
+
+def distinct(size: int, count: int, below: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` different integers below `below` for each sequence, in random order.
+
+    Returns:
+        The integers (size, count).
+    """
+    if count**2 > below:
+        return torch.rand((size, below), generator=generator).topk(count).indices
+    drawn = torch.randint(below, (size, count), generator=generator)
+    while True:  # at most two in five rows have equal integers, and are drawn again
+        in_order = drawn.sort(dim=1).values
+        repeated = (in_order[:, 1:] == in_order[:, :-1]).any(dim=1).nonzero().flatten()
+        if not len(repeated):
+            return drawn
+        drawn[repeated] = torch.randint(below, (len(repeated), count), generator=generator)
 
 
 def classification(steps: Tensor, classes: Tensor, length: int) -> Batch:

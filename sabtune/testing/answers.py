@@ -39,14 +39,14 @@ class AnswerChecks(TaskCase):
         expect(gradient is not None, f"{name} does not depend on the logits")
         finite = bool(gradient.isfinite().all())
         expect(finite, f"{name} has a gradient that is not finite for random logits")
-        by_step = gradient.abs().sum(dim=(0, 2))
+        by_step, scored = gradient.abs().sum(dim=2), batch.scored_by_row
         expect(
-            bool(by_step[batch.scored].any()),
+            bool(by_step[scored].any()),
             f"{name} has no gradient at the scored steps: use them",
         )
         if bool(batch.scored.all()):
             return
-        elsewhere = bool(by_step[~batch.scored].any())
+        elsewhere = bool(by_step[~scored].any())
         covers = "covers steps that are not scored" if elsewhere else "covers the scored steps only"
         expect(
             elsewhere == self.task.loss_everywhere,
@@ -59,7 +59,7 @@ class AnswerChecks(TaskCase):
         batch, name = self.batch, self.named("tally")
         logits = self.logits(batch)
         whole = self.task.tally(logits, batch)
-        steps, scored = batch.targets.numel(), len(batch.x) * int(batch.scored.sum())
+        steps, scored = batch.targets.numel(), batch.answers
         steps = steps if self.task.loss_everywhere else scored
         counts = f"{name} counts {whole.steps} steps and {whole.scored} answers"
         expect(
@@ -177,13 +177,16 @@ class AnswerChecks(TaskCase):
 
     def accuracy(self, guess: Guess, batches: list[Batch]) -> tuple[float, float, float]:
         """Return the accuracy of an answer, its standard error, and the loss."""
-        by_row, tally = [], Tally()
+        hits, counts, tally = [], [], Tally()
         for batch in batches:
             logits = guess(self.task, batch)
             right = self.task.right(batch.at_scored(logits), batch.at_scored(batch.targets))
-            by_row.append(right.float().mean(dim=1))
+            row_of = batch.scored_by_row.nonzero()[:, 0]
+            hits.append(torch.zeros(len(batch.x)).index_add(0, row_of, right.flatten().float()))
+            counts.append(batch.scored_by_row.sum(dim=1))
             tally += self.task.tally(logits, batch)
-        rows, chance = torch.cat(by_row), self.task.chance
+        answers, chance = torch.cat(counts).float(), self.task.chance
+        rows = (torch.cat(hits) - tally.accuracy * answers) / answers.mean()
         least = chance * (1 - chance) * len(rows) / tally.scored  # if answers are independent
         variance = max(float(rows.var(correction=0)), least)
         return tally.accuracy, math.sqrt(variance / len(rows)), tally.mean_loss
@@ -191,7 +194,7 @@ class AnswerChecks(TaskCase):
     def recalled_steps(self) -> None:
         """Check that `sources` names earlier steps for scored steps."""
         batch, name = self.batch, self.named("sources")
-        for x in batch.x:
+        for x, scored in zip(batch.x, batch.scored_by_row, strict=True):
             pairs = self.task.sources(x)
             if pairs is None:
                 continue
@@ -202,7 +205,7 @@ class AnswerChecks(TaskCase):
             for step, source in pairs.tolist():
                 where = f"{name} says that step {step} recalls step {source}"
                 expect(1 <= source < step <= len(x), f"{where}: give 1 ≤ i < t ≤ {len(x)}")
-                expect(bool(batch.scored[step - 1]), f"{where}, but step {step} is not scored")
+                expect(bool(scored[step - 1]), f"{where}, but step {step} is not scored")
 
 
 def _constant(answer: Tensor) -> Guess:

@@ -88,10 +88,11 @@ class SourceChecks(TaskCase):
     def check_batch(self, batch: Batch, shape: tuple[int, int], where: str) -> None:
         expect(isinstance(batch, Batch), f"{where} returns {type_of(batch)}: return a Batch")
         B, T = shape
+        by_row = isinstance(batch.scored, Tensor) and batch.scored.dim() == 2
         for name, tensor, wanted_shape, dtype in (
             ("x", batch.x, (B, T, self.task.inputs), torch.float32),
             ("targets", batch.targets, (B, T), None),
-            ("scored", batch.scored, (T,), torch.bool),
+            ("scored", batch.scored, (B, T) if by_row else (T,), torch.bool),
         ):
             expect(
                 isinstance(tensor, Tensor), f"{where}: {name} is {type_of(tensor)}: give a tensor"
@@ -108,7 +109,8 @@ class SourceChecks(TaskCase):
             expect(not tensor.requires_grad, f"{where}: {name} requires a gradient: {fixed}")
         finite = bool(batch.x.isfinite().all())
         expect(finite, f"{where}: x has numbers that are not finite: replace them")
-        expect(bool(batch.scored.any()), f"{where}: scored has no step: mark at least one")
+        marked = bool(batch.scored_by_row.any(dim=1).all())
+        expect(marked, f"{where}: scored has no step of a sequence: mark at least one")
         self.check_targets(batch.targets, where)
 
     def check_targets(self, targets: Tensor, where: str) -> None:

@@ -151,8 +151,9 @@ def _map(task: Task, title: str, batch: Batch, recall: RecallMap) -> Figure:
 
 def _scored_map(data: ReportData, length: int, batch: Batch, recall: RecallMap) -> Figure:
     """Return the recall map of the scored steps, which are few in a long sequence."""
-    scored = 1 + batch.scored.nonzero().flatten()
-    weights, k_att = recall.weights[0, batch.scored, 1:], int(recall.made_at[1])
+    steps = batch.scored_by_row[0]
+    scored = 1 + steps.nonzero().flatten()
+    weights, k_att = recall.weights[0, steps, 1:], int(recall.made_at[1])
     T, (S, M) = batch.x.shape[1], weights.shape
     edges = np.unique(np.geomspace(1, M + 1, MAX_CELLS + 1).round().astype(int))
     cells = np.maximum.reduceat(weights.numpy().astype(float), edges[:-1] - 1, axis=1)
@@ -220,7 +221,7 @@ def _distances(data: ReportData, batch: Batch, recall: RecallMap) -> Figure:
     """Return the histogram of recall distances."""
     T = batch.x.shape[1]
     width = math.ceil(T / MAX_BINS)
-    scored = RecallMap(recall.weights * batch.scored[None, :, None], recall.made_at)
+    scored = RecallMap(recall.weights * batch.scored_by_row[:, :, None], recall.made_at)
     marks: list[Mark] = [
         Bars(
             at=[width * (i + 0.5) + 0.5 for i in range(math.ceil((T - 1) / width))],
