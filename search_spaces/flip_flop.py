@@ -45,4 +45,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=64, k_trunc=(2, 20))
+BASELINES = baselines(train, hidden=64, k_trunc=(2, 20), task=STUDY.task)

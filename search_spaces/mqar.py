@@ -44,4 +44,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=128, k_trunc=(2, 16))
+BASELINES = baselines(train, hidden=128, k_trunc=(2, 16), task=STUDY.task)

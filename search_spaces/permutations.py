@@ -44,4 +44,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=128, k_trunc=(2, 10))
+BASELINES = baselines(train, hidden=128, k_trunc=(2, 10), task=STUDY.task)

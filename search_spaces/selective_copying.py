@@ -43,4 +43,4 @@ def train(trial: optuna.Trial) -> TrainConfig:
     )
 
 
-BASELINES = baselines(train, hidden=64, k_trunc=(2, 25))
+BASELINES = baselines(train, hidden=64, k_trunc=(2, 25), task=STUDY.task)

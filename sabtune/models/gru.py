@@ -125,9 +125,9 @@ class GRU(Model):
         if x.device.type != "cpu" or not single:
             every, last = self.gru(x, h)
             return every, last
-        cell = self.gru
-        of_x = linear(x.transpose(0, 1), cell.weight_ih_l0, cell.bias_ih_l0)
-        every = gru.recur(of_x.contiguous(), h[0], cell.weight_hh_l0, cell.bias_hh_l0)
+        weight_ih, weight_hh, bias_ih, bias_hh = self.gru.all_weights[0]
+        of_x = linear(x.transpose(0, 1), weight_ih, bias_ih)
+        every = gru.recur(of_x.contiguous(), h[0], weight_hh, bias_hh)
         return every.transpose(0, 1), every[-1:]
 
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> State:

@@ -29,7 +29,7 @@ def recur(of_x: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _GRU(torch.autograd.Function):
-    """The recurrence. Besides every h, it returns r, z, n and v_n of every step, for its gradient."""
+    """The recurrence; for its gradient, it also returns r, z, n and v_n of every step."""
 
     @staticmethod
     def forward(of_x: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -55,7 +55,7 @@ class _GRU(torch.autograd.Function):
         ctx.save_for_backward(start, weight, h, gates)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         start, weight, h, (r, z, n, v) = ctx.saved_tensors
         T, B, H = h.shape

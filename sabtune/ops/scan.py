@@ -35,7 +35,7 @@ class _Scan(torch.autograd.Function):
         size = max(1, math.isqrt(T))
         whole = T - T % size
         h = torch.empty_like(b, memory_format=torch.contiguous_format)
-        blocks = h[:whole].view(-1, size, *h.shape[1:])
+        blocks = h[:whole].view(whole // size, size, *h.shape[1:])
         factors, terms = (t[:whole].reshape(blocks.shape) for t in (a, b))
         kept = torch.empty_like(factors)  # the product of a since the start of the block
         kept[:, 0], blocks[:, 0] = factors[:, 0], terms[:, 0]
