@@ -14,6 +14,8 @@ from sabtune.config import RunConfig
 from sabtune.errors import TrackingError
 from sabtune.study.events import Outcome
 from sabtune.tracking import Tracker
+from sabtune.tracking.experiment import Experiment
+from sabtune.tracking.trial_run import RunContent
 from tests.experiments import (
     COMPLETE,
     ENOUGH,
@@ -235,3 +237,25 @@ def test_files_of_the_search_replace_earlier_ones(place: Place, tmp_path: Path) 
     kept = {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()}
     assert kept == {"report/index.html", "report/figures/new.png"}
     assert (shown / "report/index.html").read_text() == "second"
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_the_end_waits_for_a_slow_mlflow_but_not_for_a_stuck_one(
+    embedded: Place, run: RunConfig, monkeypatch: pytest.MonkeyPatch, stuck: bool
+) -> None:
+    released, patience, trials = threading.Event(), 2.0, 6
+    add = Experiment.add
+
+    def slow(self: Experiment, number: int, content: RunContent) -> None:
+        released.wait(ENOUGH if stuck else 0.4 * patience)
+        add(self, number, content)
+
+    tracker = embedded.tracker()
+    tracker._wait_for_queue()  # so that opening takes none of the patience
+    monkeypatch.setattr(Experiment, "add", slow)
+    for number in range(trials):
+        tracker.trial_started(spec(run, number))
+    assert tracker.close(patience) is not stuck
+    released.set()
+    tracker._thread.join(ENOUGH)
+    assert len(embedded.trials()) == trials

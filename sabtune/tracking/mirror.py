@@ -28,7 +28,7 @@ from sabtune.tracking.mlflow_client import refuse_unusable
 from sabtune.training.trial import Progress, TrialSpec
 
 DRAIN_SECONDS = 60.0
-"""Maximum time that a search waits at its end until MLflow has everything."""
+"""How long a search waits at its end for MLflow while MLflow takes nothing."""
 
 OVERVIEW_SECONDS, OVERVIEW_FRACTION = 60.0, 0.01
 """Minimum time between two overviews of the study during a search, and the maximum fraction of the

@@ -92,6 +92,7 @@ class Tracker:
         self._failing = False  # the last attempt failed
         self._lost = False  # something was dropped
         self._problem: str | None = None
+        self._progressed = time.monotonic()  # when a trial's content was last written
         self._mlflow = threading.Lock()  # guards the experiment and all calls of MLflow
         self._experiment: Experiment | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -137,15 +138,20 @@ class Tracker:
             self._state = SearchState(overview, ended=True)
             self._announce()
 
-    def close(self, timeout: float) -> bool:
-        """Write the queue, for at most `timeout` seconds. Return whether MLflow has everything.
+    def close(self, patience: float) -> bool:
+        """Write the queue. Return whether MLflow has everything.
 
-        Later events are dropped.
+        Gives up when nothing was written for `patience` seconds. Later events are dropped.
         """
         with self._queue:
             self._closed = True
             self._queue.notify_all()
-        self._thread.join(timeout)
+        self._progressed = time.monotonic()
+        while self._thread.is_alive():
+            left = self._progressed + patience - time.monotonic()
+            if left <= 0:
+                break
+            self._thread.join(left)
         return not self._thread.is_alive() and not self._lost
 
     def sync(self, views: Sequence[TrialView], overview: Overview) -> None:
@@ -331,6 +337,7 @@ class Tracker:
                             self._lost = True
                             self._record_problem(problem)
                     del contents[number]
+                    self._progressed = time.monotonic()
                 if state is not None and state.ended:
                     self._stop_monitor()
                     self._opened().end(state.overview)
