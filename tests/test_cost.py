@@ -124,7 +124,7 @@ def test_layers_of_torch_are_counted_as_by_hand() -> None:
 
 
 def test_the_count_of_a_layer_is_that_of_torchs_counter() -> None:
-    model = nn.Sequential(nn.Linear(I, H), nn.Linear(H, O), nn.Flatten(0, 1))
+    model: Any = nn.Sequential(nn.Linear(I, H), nn.Linear(H, O), nn.Flatten(0, 1))
     model.set_progress = lambda _: None
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, T, I))

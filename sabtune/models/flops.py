@@ -22,7 +22,7 @@ class TooManyOperationsError(Exception):
     """A forward pass of more than MOST_OPERATIONS operations."""
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the FLOPs of the products within the context.
 
     Raises TooManyOperationsError after MOST_OPERATIONS operations. It counts what torch's
@@ -35,8 +35,9 @@ class _Counter(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.operations = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: int = 0
+        self.operations = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -91,4 +92,4 @@ def counted(model: nn.Module, inputs: int, steps: int) -> float | None:
                 twin(torch.zeros(1, steps, inputs))
     except Exception:  # a model of your own may raise anything, and must train all the same
         return None
-    return counter.flops / 2 / steps
+    return float(counter.flops / 2 / steps)
