@@ -103,6 +103,16 @@ class Notifier:
         except SabtuneError as problem:
             self._send(f"{name}: {_event(ending, '')}", self._shown(problem))
 
+    def send(self, title: str, text: str) -> str:
+        """Send a notification, and return which could not be sent and why, or "".
+
+        Use it for the end of several searches.
+        """
+        if not self.services:
+            return ""
+        self._send(title, text)
+        return self.finish()
+
     @contextmanager
     def failures(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
         """Notify of an exception that ends the block, and wait until that is sent.

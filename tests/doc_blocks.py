@@ -19,10 +19,12 @@ SLURM = "needs a Slurm cluster: tests/test_slurm.py submits such jobs to one of 
 LOGIN = "needs the account of a cluster"
 SYSTEMD = "needs a user's systemd: tests/test_unattended.py has systemd verify the unit"
 KUBERNETES = "needs a Kubernetes cluster: tests/test_unattended.py validates the manifest"
+SERIES = "as long as a search of every baseline: tests/test_all_baselines.py runs one of two"
 OBJECTS = "BUCKET and FILE stand for yours: tests/test_object_storage.py has a server of its own"
 DATABASE = "FILE, DIR and the servers stand for yours: tests/test_postgres.py starts a server"
 
 UNRUN = {
+    "sabtune search search_spaces/copying.py --baseline all": SERIES,
     "make test": "runs these tests",
     "sabtune data fetch mnist ptb": "needs the internet: tests/test_fetch.py serves the files",
     "ray up cluster.local.yaml": CLUSTER,

@@ -64,8 +64,12 @@ def frozen(
     params: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     label: str = "",
+    costs: Mapping[str, float] | None = None,
 ) -> FrozenTrial:
-    """Return a trial with 10 reports; a pruned trial has 3 and a failed trial has 1."""
+    """Return a trial with 10 reports; a pruned trial has 3 and a failed trial has 1.
+
+    costs: its seconds, parameters and multiply_adds, as they are stored.
+    """
     params = params or {}
     train = TrainConfig(
         updates=1000, report_every=100, learning_rate=params.get("learning_rate", 1e-3)
@@ -88,6 +92,7 @@ def frozen(
     complete = state == TrialState.COMPLETE
     result: dict[str, Any] = {TEST: plain(results(score, lengths)) if complete else []}
     result |= {CHECKPOINT: str(checkpoint)} if checkpoint else {}
+    result |= costs or {}
     several = values is not None and len(values) > 1
     return create_trial(
         state=state,

@@ -164,7 +164,7 @@ def searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
     monkeypatch.setattr("sabtune.tracking.mirror.sync", lambda *_: made.asked.append(("sync",)))
     monkeypatch.setattr("sabtune.tracking.ui.serve", lambda *_: made.asked.append(("ui",)))
     monkeypatch.setattr("sabtune.cli.showing.check_free", lambda _: None)
-    for module in ("running", "showing", "screen"):
+    for module in ("searching", "showing", "screen"):
         monkeypatch.setattr(f"sabtune.cli.{module}.publish_report", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("SABTUNE_DATA", str(tmp_path / "data $1"))

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sabtune sync --store other ", ["mnist"]),
         ("sabtune confirm copying ", ["copying.lstm", "old"]),
         ("sabtune search mine.py --store other --warm-start ", ["mnist"]),
-        ("sabtune search mine.py --baseline ", ["lstm", "truncated"]),
+        ("sabtune search mine.py --baseline ", ["lstm", "truncated", "all"]),
         ("sabtune search nowhere.py --baseline ", []),
         ("sabtune ui o", ["old"]),
         ("sabtune search ", []),  # the shell completes files

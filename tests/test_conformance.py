@@ -647,6 +647,7 @@ MODEL_FAULTS: Faults = [
     ),
     ("shapes", {"model": lambda *_: nn.Identity()}, r"build returns a Identity: return a Model"),
     ("shapes", {"period": 4}, r"Broken\.period is 4, that of its Config 1: return it"),
+    ("shapes", {"multiply_adds": lambda *_: -1}, r"Broken\.multiply_adds\(4, 19\) is -1: return a"),
     ("shapes", computes(lambda m, x, y: y[:, -1]), r"returns logits \(1, 3\): return \(1, 1, 3\)"),
     (
         "shapes",

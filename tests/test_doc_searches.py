@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from sabtune.cli import running, screen
+from sabtune.cli import screen, searching
 from sabtune.tracking import ui
 from sabtune.tuning import optuna_ui, probe
 from tests.doc_blocks import ROOT, UNRUN, all_blocks, arguments, block, commands
@@ -129,7 +129,7 @@ def test_the_quick_study(
 
 
 def test_the_main_study(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (running, screen):  # the other study's reports are published
+    for module in (searching, screen):  # the other study's reports are published
         monkeypatch.setattr(module, "publish_report", lambda *_: None)
     shown = {command: run(command) for command in printed(COPYING_PAGES)}
     for command, output in shown.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from optuna.trial import TrialState
 
 from sabtune.analysis.comparison import Comparison, Group
+from sabtune.analysis.cost import costs
 from sabtune.study.method_names import method_names
 from sabtune.study.names import COMPARISONS, kept_names, kind
 from sabtune.study.record import StudyRecord
@@ -40,6 +41,7 @@ def comparison(study: StudyRecord) -> Comparison | None:
             failed=failed[label],
             legend=names.get(label, ""),
             share=configurations[label].share_kept() if label in configurations else None,
+            **costs([t for t in study.counted if t.label == label]),
         )
         for label, by_seed in runs.items()
     ]

@@ -46,6 +46,9 @@ class Group:
 
     share: The share of the memories that a step keeps at the end of a training sequence; None for a
     model without memories.
+
+    parameters, multiply_adds, seconds: The mean over the seeds that didn't fail of the parameters,
+    of the multiply-adds of a step, and of the seconds of a run; None if no run recorded it.
     """
 
     label: str
@@ -53,6 +56,9 @@ class Group:
     failed: int = 0
     legend: str = ""
     share: float | None = None
+    parameters: float | None = None
+    multiply_adds: float | None = None
+    seconds: float | None = None
 
     @property
     def name(self) -> str:

@@ -6,9 +6,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
+
+from rich.console import Console
 
 from sabtune import interrupts
+from sabtune.analysis.cost import study_table
 from sabtune.api.location import store_at
 from sabtune.api.opened import OpenStudy
 from sabtune.data.place import using
@@ -20,7 +23,13 @@ from sabtune.storage.store import METRICS_VARIABLE, Store
 from sabtune.study import names
 from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
-from sabtune.study.loading import from_objects, load
+from sabtune.study.loading import (
+    ALL,
+    baselines_from_objects,
+    from_objects,
+    load,
+    load_baselines,
+)
 from sabtune.study.record import StudyRecord
 from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import total_failure
@@ -31,6 +40,67 @@ from sabtune.terminal.watching import watching
 from sabtune.tuning import run
 from sabtune.tuning.budget import Budget
 from sabtune.tuning.run import Ending
+
+RESUME = "finished trials are kept; call the function again to resume the others"
+"""What to do after an interruption."""
+
+
+@overload
+def search(  # type: ignore[overload-overlap]  # "all" is a str, too
+    study: Study | str | Path,
+    space: Space | None = None,
+    *,
+    baseline: Literal["all"],
+    constraints: Constraints | None = None,
+    baselines: Mapping[str, Space] | None = None,
+    question: str | None = None,
+    name: str | None = None,
+    new: bool = False,
+    trials: int | None = None,
+    seed: int | None = None,
+    hours: float | None = None,
+    gpu_hours: float | None = None,
+    retry_failed: bool = False,
+    warm_start: str | None = None,
+    accept_changed_code: bool = False,
+    system_metrics: bool | None = None,
+    ignore_stop: bool = False,
+    notify: str | Sequence[str] | None = None,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    tracking: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, OpenStudy]: ...
+
+
+@overload
+def search(
+    study: Study | str | Path,
+    space: Space | None = None,
+    *,
+    constraints: Constraints | None = None,
+    baselines: Mapping[str, Space] | None = None,
+    question: str | None = None,
+    baseline: str | None = None,
+    name: str | None = None,
+    new: bool = False,
+    trials: int | None = None,
+    seed: int | None = None,
+    hours: float | None = None,
+    gpu_hours: float | None = None,
+    retry_failed: bool = False,
+    warm_start: str | None = None,
+    accept_changed_code: bool = False,
+    system_metrics: bool | None = None,
+    ignore_stop: bool = False,
+    notify: str | Sequence[str] | None = None,
+    store: str | Path | None = None,
+    files: str | Path | None = None,
+    tracking: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> OpenStudy: ...
 
 
 def search(
@@ -58,7 +128,7 @@ def search(
     tracking: str | None = None,
     data_dir: str | Path | None = None,
     progress: bool = True,
-) -> OpenStudy:
+) -> OpenStudy | dict[str, OpenStudy]:
     """Search the space of a study and return the study with its results.
 
     This does what `sabtune search` does: Ray Tune runs the trials, Optuna chooses their
@@ -74,8 +144,11 @@ def search(
         baselines: Other spaces by name, each of which you can search with `baseline`.
         question: The question of the study, shown with its results. Defaults to the docstring of
             `space`.
-        baseline: Search the space of this baseline, in a study of its own, NAME.BASELINE.
-        name: The name of the study in the store. Defaults to that of `study`.
+        baseline: Search the space of this baseline, in a study of its own, NAME.BASELINE. "all"
+            searches all baselines one after the other; `trials`, `hours` and `gpu_hours` then
+            apply to each.
+        name: The name of the study in the store. Defaults to that of `study`. With
+            `baseline="all"`, the studies are NAME.BASELINE.
         new: Start a new study even if one of this name exists.
         trials: Stop at this number of trials in total. Defaults to that of `study`.
         seed: The seed of the sampler and the trials. Defaults to that of `study`.
@@ -103,7 +176,8 @@ def search(
 
     Returns:
         The study. If the budget is spent, some of its trials are unfinished. If a stopping rule
-        ended the search, `stopped_by` has it.
+        ended the search, `stopped_by` has it. With `baseline="all"`, a dict of the studies by the
+        names of the baselines.
 
     Raises:
         ConfigError: An argument is out of range, or `notify` can't be used.
@@ -113,7 +187,8 @@ def search(
         ResourceError: A trial requests more than the machine or the cluster has.
         DataError: The data of the task is missing.
         TrackingError: MLflow can't be used.
-        FailedTrialsError: Every trial failed. The message has the most common reason.
+        FailedTrialsError: Every trial failed. The message has the most common reason. With
+            `baseline="all"`, it is raised after the last baseline.
         ClusterError: Ray doesn't start, or ends during the search. Call `search` again to resume.
         KeyboardInterrupt: You interrupted the search. Finished trials are kept; run it again to
             resume the others from their checkpoints.
@@ -138,46 +213,117 @@ def search(
         2
     """
     _check_limits(trials, seed, hours, gpu_hours)
-    file = _file(study, space, baseline, constraints=constraints, baselines=baselines,
-                 question=question)  # fmt: skip
     if new and name is not None:
         raise ConfigError(f"name is {name!r} and new is True: give one of them")
-    file = file if name is None else file.renamed(name)
-    file = file.with_limits(trials=trials, seed=seed)
-    file = file.without_rules() if ignore_stop else file
+    loaded = _files(study, space, baseline, constraints=constraints, baselines=baselines,
+                    question=question)  # fmt: skip
+    base = loaded[0].study.name
+    parts = [file.baseline or "" for file in loaded] if baseline == ALL else []
+    if parts:
+        base = base.removesuffix(f".{parts[0]}")
+    if name is not None:
+        base, loaded = name, _renamed(loaded, name, parts)
     notifier = notifier_of(notify)
     console = make_console() if progress else None
-    steps = Steps(None if in_notebook() else console)
     say = line_printer(console) if console else run.silent
     place = restored(store_at(store, files, tracking).made(), say)
     if new:
-        file = file.renamed(names.free_name(file.study.name, place))
+        base = names.free_base(base, parts, place) if parts else names.free_name(base, place)
+        loaded = _renamed(loaded, base, parts)
     if system_metrics is None:
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
+    found: dict[str, OpenStudy] = {}
+    failures: list[str] = []
+    for number, file in enumerate(loaded, 1):
+        if parts:
+            say(f"Baseline {file.baseline}, {number} of {len(loaded)}:")
+        file = file.with_limits(trials=trials, seed=seed)
+        ending, failure = _search_one(
+            file.without_rules() if ignore_stop else file,
+            place,
+            console,
+            notifier,
+            data_dir,
+            budget=Budget(hours=hours, gpu_hours=gpu_hours),
+            retry_failed=retry_failed,
+            warm_start=warm_start,
+            accept_changed_code=accept_changed_code,
+            system_metrics=system_metrics,
+        )
+        own_name = file.study.name
+        if not parts:
+            say_and_notify(notifier, own_name, place, ending, say)
+        elif ending.stopped:
+            say(f"Complete: ended by {ending.stopped}.")
+        raise_unless_ended(ending, f"study {own_name!r}")
+        if parts and interrupts.received() is not None and number < len(loaded):
+            raise KeyboardInterrupt(f"study {own_name!r} was the last: {RESUME}")
+        failures += [f"study {own_name!r}: {failure}"] * bool(failure)
+        found[file.baseline or ""] = OpenStudy(own_name, place)
+    if parts:
+        _conclude(notifier, base, place, found, failures, console)
+    if failures:
+        raise FailedTrialsError("; ".join(failures))
+    return found if parts else next(iter(found.values()))
+
+
+def _renamed(loaded: Sequence[StudyFile], name: str, parts: Sequence[str]) -> list[StudyFile]:
+    """Return the study under another name, or those of all baselines as NAME.BASELINE."""
+    own_names = [f"{name}.{part}" for part in parts]
+    if not own_names:
+        return [loaded[0].renamed(name)]
+    loaded[0].renamed(name)  # raises for an invalid name before it has a baseline's
+    return [file.renamed(own) for file, own in zip(loaded, own_names, strict=True)]
+
+
+def _search_one(
+    file: StudyFile,
+    place: Store,
+    console: Console | None,
+    notifier: Notifier,
+    data_dir: str | Path | None,
+    *,
+    retry_failed: bool,
+    **options: Any,
+) -> tuple[Ending, str]:
+    """Search one study and publish its report.
+
+    options: The other parameters of `sabtune.tuning.run.search`.
+
+    Returns how the search ended, and the most common reason if every trial failed; else "".
+    """
+    steps = Steps(None if in_notebook() else console)
+    say = line_printer(console) if console else run.silent
     name = file.study.name
     with using(data_dir), steps, notifier.failures(name, say):
         with watching(console, file, place, retry_failed, steps) as watchers:
             ending = run.search(
-                file,
-                place,
-                watchers,
-                budget=Budget(hours=hours, gpu_hours=gpu_hours),
-                retry_failed=retry_failed,
-                warm_start=warm_start,
-                accept_changed_code=accept_changed_code,
-                system_metrics=system_metrics,
-                say=say,
-                step=steps,
+                file, place, watchers, retry_failed=retry_failed, say=say, step=steps, **options
             )
         steps(REPORT_STEP)
         say_problems(publish(name, place, ending), ending, say)
-    say_and_notify(notifier, name, place, ending, say)
-    raise_unless_ended(ending, f"study {name!r}")
-    failure = total_failure(StudyRecord.open(place, name))
-    if failure:
-        raise FailedTrialsError(f"study {name!r}: {failure}")
-    return OpenStudy(name, place)
+    return ending, total_failure(StudyRecord.open(place, name))
+
+
+def _conclude(
+    notifier: Notifier,
+    name: str,
+    place: Store,
+    found: Mapping[str, OpenStudy],
+    failures: Sequence[str],
+    console: Console | None,
+) -> None:
+    """Print the table of all baselines, and notify of their end."""
+    own = StudyRecord.find(place, name)
+    records = [StudyRecord.open(place, study.name) for study in found.values()]
+    table = study_table([*([own] if own is not None else []), *records])
+    if console is not None:
+        console.print(table.rich())
+    text = "\n\n".join([*failures, table.markdown()])
+    problem = notifier.send(f"{name}: all baselines {'failed' if failures else 'ended'}", text)
+    if problem and console is not None:
+        line_printer(console)(problem)
 
 
 def notifier_of(notify: str | Sequence[str] | None) -> Notifier:
@@ -215,21 +361,24 @@ def _check_limits(
         check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
 
 
-def _file(
+def _files(
     study: Study | str | Path, space: Space | None, baseline: str | None, **others: Any
-) -> StudyFile:
-    """Return the study that the arguments of `search` define."""
+) -> list[StudyFile]:
+    """Return the study that the arguments of `search` define, or those of all baselines."""
     if isinstance(study, Study):
         if space is None:
             raise ConfigError("space is None: give a function that returns a TrialConfig")
-        return from_objects(study, space, baseline=baseline, **others)
+        if baseline == ALL:
+            return baselines_from_objects(study, space, **others)
+        return [from_objects(study, space, baseline=baseline, **others)]
     if not isinstance(study, str | Path):
         raise ConfigError(f"study is {study!r}: give a Study, or the path of a study file")
     given = {"space": space, **others}
     for key, value in given.items():
         if value is not None:
             raise ConfigError(f"{key} is given, but {study} is a study file: define {key} there")
-    return load(Path(study), baseline)
+    path = Path(study)
+    return load_baselines(path) if baseline == ALL else [load(path, baseline)]
 
 
 def say_problems(unpublished: str, ending: Ending, say: run.Say) -> None:
@@ -242,8 +391,7 @@ def say_problems(unpublished: str, ending: Ending, say: run.Say) -> None:
 
 def raise_unless_ended(ending: Ending, subject: str) -> None:
     """Raise ClusterError if Ray was lost, and KeyboardInterrupt if the search was interrupted."""
-    remedy = "finished trials are kept; call the function again to resume the others"
     if ending.lost:
-        raise ClusterError(f"{subject}: {ending.lost}; {remedy}")
+        raise ClusterError(f"{subject}: {ending.lost}; {RESUME}")
     if not (ending.complete or ending.out_of_budget):
-        raise KeyboardInterrupt(f"{subject} was interrupted: {remedy}")
+        raise KeyboardInterrupt(f"{subject} was interrupted: {RESUME}")

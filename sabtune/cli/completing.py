@@ -49,7 +49,7 @@ def _stored_names(place: str) -> list[str]:
 
 
 def baselines(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names of the baselines that the study file of the command defines.
+    """Return the names of the baselines that the study file of the command defines, and "all".
 
     The file isn't run: only names that it writes down are found.
     """
@@ -58,7 +58,8 @@ def baselines(ctx: typer.Context, incomplete: str) -> list[str]:
         tree = ast.parse(Path(str(path)).read_text())
     except (OSError, ValueError, SyntaxError):
         return []
-    return [name for name in _keys(tree) if name.startswith(incomplete)]
+    names = list(_keys(tree))
+    return [name for name in [*names, *["all"] * bool(names)] if name.startswith(incomplete)]
 
 
 def _keys(tree: ast.Module) -> Iterator[str]:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from sabtune import interrupts
 from sabtune.cli import remote
 from sabtune.cli.app import COMPARE, SEARCH, command
-from sabtune.cli.commands import (
-    CLUSTER_VARIABLE,
-    STUDY_FILE_VARIABLE,
-    Value,
-    Values,
-    command_line,
-    location_values,
-)
+from sabtune.cli.commands import Value, command_line, location_values
 from sabtune.cli.completing import baselines, study_names
 from sabtune.cli.notifying import notifier_of
 from sabtune.cli.options import (
@@ -37,39 +26,23 @@ from sabtune.cli.options import (
     StudyArgument,
     TrackingOption,
 )
-from sabtune.cli.screen import (
-    close,
-    data_folder,
-    hint,
-    notifying,
-    parse_lengths,
-    publish_report,
-    restore_if_lost,
-    resume_advice,
-    run_comparison,
-    show_address,
-    show_report,
+from sabtune.cli.screen import data_folder, parse_lengths, restore_if_lost, run_comparison
+from sabtune.cli.searching import (
+    ALL,
+    LIBRARIES_STEP,
+    Limits,
+    Loaded,
+    Searches,
+    print_prediction,
+    search_on_cluster,
 )
-from sabtune.errors import ConfigError
-from sabtune.schema import check, check_lengths, check_seed, check_whole
+from sabtune.schema import check, check_lengths
 from sabtune.storage.store import DEFAULT, METRICS_VARIABLE, Store
 from sabtune.terminal.console import line_printer, make_console
-from sabtune.terminal.steps import REPORT_STEP, Steps
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sabtune.study.record import StudyRecord
-    from sabtune.study.study_file import StudyFile
-    from sabtune.tuning.budget import Budget
-    from sabtune.tuning.run import Ending
-
+from sabtune.terminal.steps import Steps
 
 STUDY_PANEL, BUDGET_PANEL = "Study", "Budget"
 """The groups of options in the help of `search`."""
-
-LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
-"""The first step of a command that runs trials."""
 
 
 @command(
@@ -91,6 +64,10 @@ LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
         "sabtune search search_spaces/copying.py --baseline lstm",
     ),
     (
+        "Tune every baseline as hard, one after the other; the same command resumes",
+        "sabtune search search_spaces/copying.py --baseline all",
+    ),
+    (
         "Search on a cluster",
         "sabtune search search_spaces/copying.py --cluster cluster.yaml",
     ),
@@ -104,7 +81,8 @@ def search(
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="Search the space of this entry of the file's BASELINES.",
+            help="Search the space of this entry of the file's BASELINES, or with all, those of "
+            "every entry in turn. --trials, --hours and --gpu-hours then apply to each.",
             rich_help_panel=STUDY_PANEL,
             autocompletion=baselines,
         ),
@@ -202,7 +180,7 @@ def search(
 
     An existing study is resumed: unfinished trials continue from their checkpoints.
     """
-    limits = _Limits(
+    limits = Limits(
         trials=trials, seed=seed, hours=hours, gpu_hours=gpu_hours, ignore_stop=ignore_stop
     )
     limits.check()
@@ -210,232 +188,43 @@ def search(
     notifier = notifier_of(notify, cluster=cluster is not None)
     console = make_console()
     with Steps(console) as steps:
-        file = _loaded(path, baseline, steps)
-    own_name = file.study.name
+        loaded = Loaded.of(path, baseline, steps)
     if study is not None:
-        file = _renamed(file, study)
+        loaded = loaded.renamed(study)
     if cluster is not None:
         given: dict[str, Value] = {"--baseline": baseline, **limits.options()}
         given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--accept-changed-code": accept_changed_code}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        _search_on_cluster(cluster, path, file, own_name, given, rename=new and not dry_run)
+        search_on_cluster(cluster, path, loaded, given, rename=new and not dry_run)
     data_folder(data_dir)
-    file = limits.applied_to(file)
+    loaded = loaded.limited(limits)
     place = Store.at(store, files, tracking)
     options = {"warm_start": warm_start, "accept_changed_code": accept_changed_code}
     with steps:
         if dry_run:
-            _print_prediction(console, steps, file, place, new=new, **options)
+            for file in loaded.files:
+                print_prediction(console, steps, file, place, new=new, **options)
             return
         place = restore_if_lost(console, place.made())
-        file = _with_free_name(file, place) if new else file
-        name = None if file.study.name == own_name else file.study.name
-        where = location_values(store, files, tracking, data_dir)
-        again = _resume_command(path, name, baseline, limits, system_metrics, where)
-        go_on = _resume_command(
-            path, name, baseline, replace(limits, ignore_stop=True), system_metrics, where
-        )
-        interrupts.advise(resume_advice(again))
+        loaded = loaded.with_free_name(place) if new else loaded
         options |= {"retry_failed": retry_failed, "system_metrics": system_metrics}
-        with notifier.failures(file.study.name, line_printer(console)):
-            ending = _run_search(console, steps, file, place, limits, **options)
-            searched = _record(place, file.study.name)
-            _print_results(console, steps, searched, place, ending, where)
-    with notifying(console, notifier, searched.name, place, ending, where):
-        close(console, ending, again, command_line("sync", searched.name, where=where), go_on)
-        _check_not_all_failed(searched, again)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """The options of `search` that limit it."""
-
-    trials: int | None
-    seed: int | None
-    hours: float | None
-    gpu_hours: float | None
-    ignore_stop: bool = False
-
-    def check(self) -> None:
-        """Raise ConfigError if a value is out of range."""
-        if self.trials is not None:
-            check_whole("--trials", self.trials, least=1)
-        if self.seed is not None:
-            check_seed("--seed", self.seed)
-        for name, bound in (("--hours", self.hours), ("--gpu-hours", self.gpu_hours)):
-            check(bound is None or 0 < bound < math.inf, name, bound, "a number above 0")
-
-    def applied_to(self, file: StudyFile) -> StudyFile:
-        """Return the file with these limits in place of its own."""
-        file = file.with_limits(trials=self.trials, seed=self.seed)
-        return file.without_rules() if self.ignore_stop else file
-
-    def budget(self) -> Budget:
-        """Return the time limits of the search."""
-        from sabtune.tuning.budget import Budget
-
-        return Budget(hours=self.hours, gpu_hours=self.gpu_hours)
-
-    def options(self) -> dict[str, Value]:
-        """Return the values by option."""
-        values: dict[str, Value] = {"--trials": self.trials, "--hours": self.hours}
-        values |= {"--gpu-hours": self.gpu_hours, "--seed": self.seed}
-        return values | {"--ignore-stop": self.ignore_stop}
-
-
-def _loaded(path: Path, baseline: str | None, steps: Steps) -> StudyFile:
-    """Return the study of a file, or of one of its baselines."""
-    steps(f"Loading {path.name}")
-    from sabtune.study.loading import load  # imports torch, which takes seconds
-
-    return load(path, baseline)
-
-
-def _record(place: Store, name: str) -> StudyRecord:
-    """Return the record of a study."""
-    from sabtune.study.record import StudyRecord
-
-    return StudyRecord.open(place, name)
-
-
-def _renamed(file: StudyFile, name: str) -> StudyFile:
-    """Return the file with another name for its study. Raises ConfigError if it is invalid."""
-    try:
-        return file.renamed(name)
-    except ConfigError as problem:
-        raise ConfigError(f"--study: {problem}") from None
-
-
-def _with_free_name(file: StudyFile, place: Store) -> StudyFile:
-    """Return the file with a name for its study that no study in the store has."""
-    from sabtune.study import names
-
-    return file.renamed(names.free_name(file.study.name, place))
-
-
-def _search_on_cluster(
-    cluster: Path,
-    path: Path,
-    file: StudyFile,
-    own_name: str,
-    given: dict[str, Value],
-    *,
-    rename: bool,
-) -> NoReturn:
-    """Run a search as a job on the cluster, and exit with its exit code.
-
-    own_name: The name of the study in its file.
-
-    given: The values of the options, except --study.
-
-    rename: Whether to give the study a name that no study in the store has.
-    """
-    remote.check_capacity(cluster, file.study.resources)
-    if rename:
-        location = remote.options({name: given[name] for name in ("--store", "--files")})
-        file = _renamed(file, remote.free_name(cluster, own_name, *location))
-    name = file.study.name
-    given = given | {"--study": None if name == own_name else name}
-    remote.train(cluster, "search", *remote.options(given), study=name, upload=path)
-
-
-def _print_prediction(
-    console: Console, steps: Steps, file: StudyFile, place: Store, **options: Any
-) -> None:
-    """Check a search, probe one trial and print the predicted cost of the search.
-
-    options: The options of `sabtune.tuning.dry_run.check_search`.
-    """
-    steps(LIBRARIES_STEP)
-    from sabtune.terminal.results import prediction_page
-    from sabtune.tuning.dry_run import check_search, predict
-
-    file = check_search(file, place, **options)
-    steps("Training the first configuration for ten seconds")
-    prediction = predict(file)
-    steps("")
-    console.print(prediction_page(prediction, file.study))
-
-
-def _resume_command(
-    path: Path,
-    name: str | None,
-    baseline: str | None,
-    limits: _Limits,
-    system_metrics: bool,
-    where: Values,
-) -> str:
-    """Return the command that resumes a search.
-
-    name: The value of --study.
-    """
-    return command_line(
-        "search",
-        os.environ.get(STUDY_FILE_VARIABLE, path),
-        where=where,
-        baseline=baseline,
-        study=name,
-        trials=limits.trials,
-        seed=limits.seed,
-        hours=limits.hours,
-        gpu_hours=limits.gpu_hours,
-        ignore_stop=limits.ignore_stop,
-        system_metrics=system_metrics,
-    )
-
-
-def _run_search(
-    console: Console, steps: Steps, file: StudyFile, place: Store, limits: _Limits, **options: Any
-) -> Ending:
-    """Run a search on this machine, or on the cluster of this machine, and show its progress.
-
-    options: The other parameters of `sabtune.tuning.run.search`.
-    """
-    steps(LIBRARIES_STEP)
-    from sabtune.terminal.watching import watching
-    from sabtune.tuning import run  # imports Ray, which takes seconds
-
-    say = line_printer(console)
-    with watching(console, file, place, options["retry_failed"], steps) as watchers:
-        return run.search(
-            file, place, watchers, budget=limits.budget(), say=say, step=steps, **options
+        searches = Searches(
+            console=console,
+            steps=steps,
+            path=path,
+            loaded=loaded,
+            place=place,
+            where=location_values(store, files, tracking, data_dir),
+            limits=limits,
+            options=options,
+            notifier=notifier,
         )
-
-
-def _print_results(
-    console: Console,
-    steps: Steps,
-    study: StudyRecord,
-    place: Store,
-    ending: Ending,
-    where: Values,
-) -> None:
-    """Print the results of a search, log its report to MLflow, and print what to run next."""
-    name = study.name
-    show_report(console, study, place, command_line("sync", name, where=where))
-    steps(REPORT_STEP)
-    publish_report(console, name, place, ending)
-    steps("")
-    show_address(console, study, place, command_line("ui", name, where=where))
-    hint(console, "Show these results again:", command_line("report", name, where=where))
-    if study.best is None:
-        return
-    if CLUSTER_VARIABLE not in os.environ:
-        report = command_line("report", name, where=where, out="report")
-        hint(console, "Write figures and tables:", report)
-    hint(console, "Confirm on fresh seeds:", command_line("confirm", name, where=where))
-
-
-def _check_not_all_failed(study: StudyRecord, again: str) -> None:
-    """Exit with 1 and the most common reason if every trial of a study has failed."""
-    from sabtune.study.summary import total_failure
-
-    failure = total_failure(study)
-    if failure:
-        typer.echo(f"sabtune: {failure}; try again with: {again} --retry-failed", err=True)
-        raise typer.Exit(1)
+        if loaded.baseline == ALL:
+            searches.run_baselines()
+        else:
+            searches.run_one(loaded.files[0])
 
 
 @command(SEARCH, name="free-name", hidden=True)

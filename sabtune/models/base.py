@@ -82,6 +82,11 @@ def uniform(*shape: int, fan_in: int, generator: torch.Generator | None) -> nn.P
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
+def matrix_weights(model: nn.Module) -> int:
+    """Return the number of weights in matrices: the multiply-adds of a step that uses each once."""
+    return sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
+
+
 def state_tensors(state: Any) -> dict[str, Tensor]:
     """Return the fields of a state, tensors or integers, as copied tensors by name."""
     values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
@@ -179,6 +184,24 @@ class Model(nn.Module, ABC):
     def settled(self) -> bool:
         """Whether all scheduled values have reached their final value."""
         return True
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the number of multiply-adds of a step, for one sequence, in the forward pass.
+
+        It is the mean over a sequence of T = `steps` steps, with the final value of each schedule.
+        Products of matrices count, and nothing else does. By default, `torch.utils.flop_counter`
+        counts them in a call on one sequence. A call of more than 2,000 operations, such as a loop
+        over many steps, isn't counted: the model then counts as one that multiplies by each weight
+        of its matrices once a step. If yours computes something else, define this method.
+
+        Args:
+            inputs: I, the number of inputs of a step.
+            steps: T, the number of steps of the sequence.
+        """
+        from sabtune.models.flops import counted
+
+        count = counted(self, inputs, steps)
+        return matrix_weights(self) if count is None else count
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.models.base import Model, ModelConfig, matrix_weights, uniform
 from sabtune.models.truncation import blocks
 from sabtune.ops import gru
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
@@ -129,6 +129,10 @@ class GRU(Model):
         of_x = linear(x.transpose(0, 1), weight_ih, bias_ih)
         every = gru.recur(of_x.contiguous(), h[0], weight_hh, bias_hh)
         return every.transpose(0, 1), every[-1:]
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the number of weights in matrices: a step multiplies by each of them once."""
+        return matrix_weights(self)
 
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> State:
         h = scale * torch.randn(batch, self.config.hidden, generator=generator)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import uniform
+from sabtune.models.base import matrix_weights, uniform
 from sabtune.models.lstm_like import LSTMLike, LSTMLikeConfig, open_forget_gates
 from sabtune.models.truncation import blocks
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
@@ -159,6 +159,10 @@ class LSTM(LSTMLike):
     def carry(self, state: State, span: int) -> State:
         """Return `state` detached; the LSTM has no memories."""
         return State(state.h.detach(), state.c.detach(), state.step)
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the number of weights in matrices: a step multiplies by each of them once."""
+        return matrix_weights(self)
 
     def blocks(self, done: int, steps: int) -> list[int]:
         """Return the lengths of the blocks into which k_trunc cuts the next `steps` steps.

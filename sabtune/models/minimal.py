@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import Model, ModelConfig, uniform
+from sabtune.models.base import Model, ModelConfig, matrix_weights, uniform
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.ops.scan import scan
 from sabtune.schema import check_whole
@@ -107,6 +107,10 @@ class Minimal(Model):
             last.append(hidden[-1])
         after = self.state_type(torch.stack(last, dim=1), state.step + x.shape[1])
         return (hidden @ self.V.T + self.b).transpose(0, 1), after
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the number of weights in matrices: a step multiplies by each of them once."""
+        return matrix_weights(self)
 
     def numbered(self) -> list[tuple[int, nn.Linear]]:
         """Return the projections with their indices."""

@@ -233,6 +233,19 @@ class SAB(Attentive):
     def start(self, h: Tensor, c: Tensor) -> reference.State:
         return replace(reference.initial_state(len(h), self.weights()), h=h, c=c)
 
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the multiply-adds of a step, which scores all memories and sums up k_top of them.
+
+        See `Model.multiply_adds`. W1 m is computed once for each memory.
+        """
+        k_top, k_att = self.config.k_top, self.config.k_att
+        memories = [1 + step // k_att for step in range(steps)]
+        return self.attention_multiply_adds(
+            keys=steps // k_att / steps,
+            scored=sum(memories) / steps,
+            recalled=sum(min(k_top, count) for count in memories) / steps,
+        )
+
     @property
     def settled(self) -> bool:
         return self.k_top == self.config.k_top

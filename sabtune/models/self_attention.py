@@ -92,6 +92,14 @@ class SelfAttention(Attentive):
         hidden, summary, after = self_attention.attend(x, state, self.weights())
         return self.readout(hidden, summary), after
 
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the multiply-adds of a step, which attends to all earlier states.
+
+        See `Model.multiply_adds`. W1 m is computed once for each state.
+        """
+        memories = (steps - 1) / 2
+        return self.attention_multiply_adds(keys=1, scored=memories, recalled=memories)
+
     def start(self, h: Tensor, c: Tensor) -> State:
         return self_attention.start(h, c)
 

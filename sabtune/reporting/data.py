@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from sabtune.analysis.compared import comparisons
 from sabtune.analysis.comparison import Comparison
 from sabtune.analysis.conclusion import Conclusion, conclude
+from sabtune.analysis.cost import baseline_studies
 from sabtune.config import RunConfig
 from sabtune.errors import StoreError
 from sabtune.study.checkpoints import Attempts, history
@@ -126,6 +127,11 @@ class ReportData:
         except (OSError, SyntaxError, ValueError):
             docstring = None
         return (docstring or "").strip()
+
+    @cached_property
+    def baselines(self) -> list[StudyRecord]:
+        """The studies of the baselines of this study, with at least one complete trial."""
+        return [study for study in baseline_studies(self.study) if study.ranked]
 
     def by_score(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
         """Sort trials by score, with the best trial last: it is drawn on top and never left out."""

@@ -18,7 +18,7 @@ from sabtune.analysis import comparison
 from sabtune.analysis.table import ResultTable
 from sabtune.reporting import length_table
 from sabtune.reporting.data import ReportData
-from sabtune.reporting.figures import live
+from sabtune.reporting.figures import cost, live
 from sabtune.reporting.figures.marks import Drawing
 from sabtune.reporting.figures.palette import DARK
 from sabtune.schema import flatten
@@ -102,7 +102,7 @@ def page(data: ReportData, drawings: Sequence[Drawing]) -> str:
             ),
             *_comparisons(data),
             Section(id="figures", title="Figures"),
-            *(_figure(drawing) for drawing in drawings if drawing is not first),
+            *(_figure(drawing, data) for drawing in drawings if drawing is not first),
             _best(data),
             *[Section(id="question", title="The question", text=data.question)] * is_long,
             _provenance(data),
@@ -173,8 +173,15 @@ def _two_lines(table: ResultTable) -> ResultTable:
     return replace(table, body=tuple(body))
 
 
-def _figure(drawing: Drawing) -> Section:
-    return Section(id=f"figure-{drawing.name}", title=drawing.title, level=3, figure=_plot(drawing))
+def _figure(drawing: Drawing, data: ReportData) -> Section:
+    tables = cost.tables(data) if drawing.name == cost.NAME else []
+    return Section(
+        id=f"figure-{drawing.name}",
+        title=drawing.title,
+        level=3,
+        tables=tables,
+        figure=_plot(drawing),
+    )
 
 
 def _plot(drawing: Drawing) -> Plot:

@@ -12,7 +12,7 @@ Cells = dict[str, object]
 
 OUTCOME = (
     "trial", "configuration", "label", "state", "run_again", "reason", "score", "updates",
-    "seconds", "peak_memory_mib",
+    "seconds", "peak_memory_mib", "parameters", "multiply_adds_per_step",
 )  # fmt: skip
 """The columns that say how a trial ended."""
 
@@ -59,6 +59,8 @@ def _outcome(trial: TrialRecord) -> Cells:
         max(trial.scores, default=0),
         trial.seconds,
         trial.memory,
+        trial.parameters,
+        trial.multiply_adds,
     )
     return dict(zip(OUTCOME, values, strict=True))
 

@@ -19,8 +19,10 @@ SCORES = "scores"  # by updates; only with several objectives, where Optuna stor
 ATTEMPTS = "attempts"  # the number of times that the trial was resumed
 SECONDS = "seconds"  # computing time over all attempts
 MEMORY = "memory"  # peak memory in MiB
+PARAMETERS = "parameters"  # the number of parameters of the model
+MULTIPLY_ADDS = "multiply_adds"  # of a step for one sequence, in the forward pass
 ENVIRONMENT = "environment"  # software and hardware, see `sabtune.provenance`
-RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT, SECONDS and MEMORY, in one write for speed
+RESULT = "result"  # LADDER, TEST, REASON, CHECKPOINT and the costs, in one write for speed
 # attributes of a study
 MODEL = "model"  # the trial number and the MLflow URI of the best trial's model
 TRACKING = "tracking"  # URI of the MLflow with that model, without password; None: the store's own

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> TrialRecord:
     """Return the record of a trial with made-up results.
 
-    The accuracy is 0.5 at every length, the time is 1 s, and the memory is 1 MiB.
+    The accuracy is 0.5 at every length, the time is 1 s, the memory is 1 MiB, and the model has one
+    parameter and one multiply-add.
     """
     spec = TrialSpec(
         number=0,
@@ -53,4 +54,6 @@ def example(study: Study, config: TrialConfig, params: Mapping[str, Any]) -> Tri
         started=datetime.now(),
         environment={},
         constraints={},
+        parameters=1,
+        multiply_adds=1.0,
     )

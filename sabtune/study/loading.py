@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import decode_source
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sabtune.config import PARTS
 from sabtune.errors import StudyFileError
@@ -20,6 +20,9 @@ from sabtune.schema import suggest
 from sabtune.study.definition import Constraints, Space, Study, fits_name
 from sabtune.study.study_file import StudyFile
 from sabtune.study.wording import code_of, explain, function_of, location, shown
+
+ALL: Literal["all"] = "all"
+"""What stands for every baseline of a study. No baseline has this name."""
 
 
 def load(path: Path, baseline: str | None = None) -> StudyFile:
@@ -35,6 +38,20 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
     Raises StudyFileError, with the line number where possible, if the file doesn't exist, fails, or
     doesn't define a valid study.
     """
+    return _checked(*_read(path), baseline)
+
+
+def load_baselines(path: Path) -> list[StudyFile]:
+    """Load the studies of all baselines of a study file, in the order of its BASELINES.
+
+    Each is what `load` returns. Raises StudyFileError as `load` does, and if the file has no
+    BASELINES.
+    """
+    return _all_baselines(*_read(path))
+
+
+def _read(path: Path) -> tuple[StudyFile, Mapping[str, Any]]:
+    """Return the study of a file, unchecked, and the names that the file defines."""
     if not _is_file(path):
         raise StudyFileError(f"there is no study file {path}: give the path of a Python file")
     if path.suffix != ".py":
@@ -48,7 +65,7 @@ def load(path: Path, baseline: str | None = None) -> StudyFile:
     local.identify_all(PARTS, {module.__name__, *neighbors(path)})
     names = vars(module)
     file = dataclasses.replace(_study_file(path, names), source=decode_source(path.read_bytes()))
-    return _checked(file, names, baseline)
+    return file, names
 
 
 def from_objects(
@@ -69,6 +86,33 @@ def from_objects(
     Raises StudyFileError, with the line number where possible, if the objects don't define a valid
     study.
     """
+    return _checked(*_defined(study, space, constraints, baselines, question), baseline)
+
+
+def baselines_from_objects(
+    study: Study,
+    space: Space,
+    *,
+    constraints: Constraints | None = None,
+    baselines: Mapping[str, Space] | None = None,
+    question: str | None = None,
+) -> list[StudyFile]:
+    """Return the studies of all baselines that a script or a notebook defines, in their order.
+
+    Each is what `from_objects` returns. Raises StudyFileError as `from_objects` does, and if there
+    are no baselines.
+    """
+    return _all_baselines(*_defined(study, space, constraints, baselines, question))
+
+
+def _defined(
+    study: Study,
+    space: Space,
+    constraints: Constraints | None,
+    baselines: Mapping[str, Space] | None,
+    question: str | None,
+) -> tuple[StudyFile, Mapping[str, Any]]:
+    """Return the study of a script or a notebook, unchecked, and its objects by name."""
     if not isinstance(question, str | None):
         raise StudyFileError(f"question is {shown(question)}: give the question as text")
     code = code_of(space) if callable(space) else None
@@ -82,7 +126,7 @@ def from_objects(
         "__doc__": _doc(space) if question is None else question,
     }
     file = dataclasses.replace(_study_file(path, names), in_file=False, source=_source(names))
-    return _checked(file, names, baseline)
+    return file, names
 
 
 def _doc(space: Space) -> str:
@@ -103,15 +147,40 @@ def _source(names: Mapping[str, Any]) -> str:
 
 def _checked(own: StudyFile, names: Mapping[str, Any], baseline: str | None) -> StudyFile:
     """Return the study of `load`, after it has tried the space and the constraints."""
+    file = own if baseline is None else _as_baseline(own, _baselines(names), baseline)
+    _try(file)
+    return file if file.phases_given else file.with_ladder(phases=_phases(own, names))
+
+
+def _all_baselines(own: StudyFile, names: Mapping[str, Any]) -> list[StudyFile]:
+    """Return the studies of `load_baselines`, after it has tried each space."""
     baselines = _baselines(names)
-    file = own if baseline is None else _as_baseline(own, baselines, baseline)
+    if not baselines:
+        raise StudyFileError(
+            f'{own.path} has no baselines: add {_baselines_name(names)} = {{"lstm": a function '
+            "like space(trial)}"
+        )
+    files = [_as_baseline(own, baselines, name) for name in baselines]
+    for file in files:
+        _try(file)
+    if own.phases_given:
+        return files
+    phases = _phases(own, names)
+    return [file.with_ladder(phases=phases) for file in files]
+
+
+def _try(file: StudyFile) -> None:
+    """Try the space and the constraints of a study. Raises StudyFileError if they fail."""
     file.try_space()
     file.try_constraints()
-    if file.phases_given:
-        return file
-    spaces = [own.space, *baselines.values()] if file.study.task.build().phased else []
+
+
+def _phases(own: StudyFile, names: Mapping[str, Any]) -> int:
+    """Return the number of phases of a ladder whose file doesn't set it; see `load`."""
+    phased = own.study.task.build().phased
+    spaces = [own.space, *_baselines(names).values()] if phased else []
     phases = (dataclasses.replace(own, space=space).largest_period() for space in spaces)
-    return file.with_ladder(phases=max(phases, default=1))
+    return max(phases, default=1)
 
 
 def _study_file(path: Path, names: Mapping[str, Any]) -> StudyFile:
@@ -170,6 +239,11 @@ def _check_baselines(path: Path, baselines: Any, name: str) -> None:
         raise StudyFileError(
             f"{location(path, name)}: {name} is {shown(baselines)}: give spaces by name, such as "
             '{"lstm": a function like space(trial)}'
+        )
+    if ALL in baselines:
+        raise StudyFileError(
+            f"{location(path, name)}: {name} has an entry {ALL!r}, which stands for all of them: "
+            "give it another name"
         )
     for key, space in baselines.items():
         _check_takes_trial(path, f"{name}[{key!r}]", space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
 
 from sabtune.storage.store import Store
@@ -37,6 +37,16 @@ def free_name(name: str, store: Store) -> str:
     """Return the first of the numbered names that no study in the store has."""
     existing = set(stored_names(store))
     return next(candidate for candidate in numbered(name) if candidate not in existing)
+
+
+def free_base(name: str, parts: Sequence[str], store: Store) -> str:
+    """Return the first of the numbered names for which the store has no study NAME.PART."""
+    existing = set(stored_names(store))
+    return next(
+        candidate
+        for candidate in numbered(name)
+        if existing.isdisjoint(f"{candidate}.{part}" for part in parts)
+    )
 
 
 def kept_names(name: str, store: Store) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,6 +20,8 @@ from sabtune.study.attributes import (
     LABEL,
     LADDER,
     MEMORY,
+    MULTIPLY_ADDS,
+    PARAMETERS,
     REASON,
     RESULT,
     RETRY_OF,
@@ -33,6 +35,8 @@ from sabtune.study.optuna_storage import unreadable_value
 from sabtune.study.states import final_state
 from sabtune.training.evaluation import LengthResult, solves
 from sabtune.training.trial import TrialSpec
+
+N = TypeVar("N", int, float)
 
 UNMEASURED = ("seconds", "in_phase", "worst_phase")
 """The fields of a length result that may be None."""
@@ -60,6 +64,8 @@ class TrialRecord:
     environment: dict[str, Any]
     constraints: dict[str, float]  # a value above 0 is a violation
     ended: datetime | None = None
+    parameters: int | None = None  # of the model; None before the end, and in version 0.1
+    multiply_adds: float | None = None  # of a step, forward; None where `parameters` is
     run_again: bool = False  # the trial failed, and another trial counts in its place
 
     @property
@@ -135,6 +141,8 @@ class TrialRecord:
             environment=dict(attrs.get(ENVIRONMENT, {})),
             constraints=dict(trial.constraints),
             ended=trial.datetime_complete,
+            parameters=_number(attrs, PARAMETERS, int),
+            multiply_adds=_number(attrs, MULTIPLY_ADDS, float),
         )
 
     @property
@@ -151,6 +159,12 @@ class TrialRecord:
             test=self.test,
             checkpoint=self.checkpoint,
         )
+
+
+def _number(attributes: Mapping[str, Any], name: str, kind: type[N]) -> N | None:
+    """Return a stored number; None if the trial has none."""
+    value = attributes.get(name)
+    return None if value is None else kind(value)
 
 
 def _length_result(data: Mapping[str, Any]) -> LengthResult:

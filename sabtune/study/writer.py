@@ -23,6 +23,8 @@ from sabtune.study.attributes import (
     LADDER,
     MEMORY,
     MODEL,
+    MULTIPLY_ADDS,
+    PARAMETERS,
     PLAN,
     REASON,
     RESULT,
@@ -236,7 +238,10 @@ class StudyWriter:
             TEST: plain(outcome.test),
             REASON: outcome.reason,
         }
-        result |= {SECONDS: last.seconds, MEMORY: last.memory} if last is not None else {}
+        if last is not None:
+            result |= {SECONDS: last.seconds, MEMORY: last.memory}
+            cost = {PARAMETERS: last.parameters, MULTIPLY_ADDS: last.multiply_adds}
+            result |= {name: value for name, value in cost.items() if value is not None}
         if outcome.checkpoint is not None:
             result[CHECKPOINT] = recorded(outcome.checkpoint)
         trial.set_user_attr(RESULT, result)

@@ -95,6 +95,11 @@ def _best(best: TrialRecord) -> Iterator[str]:
         f"  learning_rate={train.learning_rate:.4g} updates={train.updates} "
         f"batch_size={train.batch_size} seed={best.run.seed}"
     )
+    if best.parameters is not None and best.multiply_adds is not None:
+        yield (
+            f"  {best.parameters:,} parameters, {best.multiply_adds:,.0f} multiply-adds per step, "
+            f"{best.seconds:,.0f} s"
+        )
 
 
 def _seeds(best: Configuration, seeds: Seeds) -> Iterator[str]:

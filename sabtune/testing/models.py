@@ -57,7 +57,8 @@ def check_model(
     - config: the configuration is read from JSON as it was, and has a hash.
     - description: `label` and `legend` are one line each; `period` and `share_kept` are in their
       ranges.
-    - shapes: logits and states fit, for one and several sequences and steps.
+    - shapes: logits and states fit, for one and several sequences and steps, and `multiply_adds`
+      is a number of at least 0.
     - determinism: only the generator decides the weights, and only x and state the logits.
     - precision: the model can be converted to float64.
     - progress: `set_progress` changes no weights; at progress 1, `settled` is true.
@@ -154,6 +155,13 @@ class ModelChecks(StateChecks):
         period, same = model.period, self.model_config.period
         expect(
             period == same, f"{self.name}.period is {period}, that of its Config {same}: return it"
+        )
+        count = model.multiply_adds(self.inputs, self.steps)
+        valid = isinstance(count, int | float) and 0 <= count < math.inf
+        expect(
+            valid,
+            f"{self.name}.multiply_adds({self.inputs}, {self.steps}) is {shown(count)}: return a "
+            "number of at least 0",
         )
         for batch, steps in ((1, 1), (1, self.steps), (BATCH, self.steps), (BATCH, 2 * self.steps)):
             logits, state = model(self.x(steps, batch, torch.float32))

@@ -17,6 +17,8 @@ the metrics whose names have the same part before "/" in a section of their own.
                        on the test sequences, once training is complete; the step is 0
     share_kept         at the training length, once the trial has ended; the step is 0
     peak_memory_mib    peak memory, once the trial has ended
+    parameters, multiply_adds_per_step
+                       the cost of the model, once the trial has ended
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ SCHEDULE_END = "score_at_schedule_end"
 """The metric of the score at the end of the schedule. MLflow draws its only point as a dot."""
 
 PEAK_MEMORY = "peak_memory_mib"
+
+PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply_adds_per_step"
+"""The metrics of the model's cost, which trials of version 0.1 lack."""
 
 LENGTH_DIGITS = 4
 """Minimum number of digits of a length in a metric's name, so that names sort by length."""
@@ -174,7 +179,8 @@ def full_content(view: TrialView, since: int) -> RunContent:
         content.points += report_points(progress, end, content.until)
     if view.outcome is not None:
         content.points += ladder_points(view.outcome, view.spec, content.until)
-        content.points += [peak_memory(progress, content.until) for progress in view.history[-1:]]
+        for progress in view.history[-1:]:
+            content.points += cost_points(progress, content.until)
     return content
 
 
@@ -217,9 +223,15 @@ def schedule_end(run: RunConfig) -> int | None:
     return steps[changing[-1] + 1] if changing and changing[-1] + 1 < len(steps) else None
 
 
-def peak_memory(progress: Progress, when: int) -> Metric:
-    """Return the peak memory of a trial that ended with this progress."""
-    return Metric(PEAK_MEMORY, progress.memory, when, progress.report.step)
+def cost_points(progress: Progress, when: int) -> list[Metric]:
+    """Return the peak memory and the cost of the model of a trial that ended with this progress."""
+    values = {
+        PEAK_MEMORY: progress.memory,
+        PARAMETERS: progress.parameters,
+        MULTIPLY_ADDS: progress.multiply_adds,
+    }
+    step = progress.report.step
+    return [Metric(key, value, when, step) for key, value in values.items() if value is not None]
 
 
 SELECTION, TEST = "ladder", "test"

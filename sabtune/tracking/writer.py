@@ -24,8 +24,8 @@ from sabtune.tracking.experiment import Experiment, ModelError
 from sabtune.tracking.runs import now
 from sabtune.tracking.trial_run import (
     RunContent,
+    cost_points,
     ladder_points,
-    peak_memory,
     report_points,
     schedule_end,
 )
@@ -123,7 +123,7 @@ class Tracker:
             content = self._content(number)
             content.points += ladder_points(outcome, content.spec, content.until)
             last = self._last.pop(number, None)
-            content.points += [peak_memory(last, content.until)] if last else []
+            content.points += cost_points(last, content.until) if last else []
             content.outcome = outcome
 
     def search_updated(self, overview: Overview) -> None:

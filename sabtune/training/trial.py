@@ -31,6 +31,7 @@ from sabtune.errors import CheckpointError, DataError, LimitError
 from sabtune.schema import CODE, Config, check, from_dict, known_fields, to_dict
 from sabtune.seeding import Stream
 from sabtune.training import checkpoint
+from sabtune.training.cost import cost_of
 from sabtune.training.evaluation import (
     Begun,
     Ladder,
@@ -204,6 +205,8 @@ class Progress:
     memory: float  # MiB, peak so far
     finished: bool = False  # training has ended
     solved: bool = False  # every selection length is; False if solved_reports is None
+    parameters: int | None = None  # of the model; None in records of version 0.1
+    multiply_adds: float | None = None  # of a step, forward; None in records of version 0.1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the progress as plain JSON values."""
@@ -256,6 +259,7 @@ class TrialRun:
         self.report, self.results, self.begun = saved.report, saved.results, saved.begun
         self._earlier_seconds, self._earlier_memory = saved.seconds, saved.memory
         self._started_at = time.perf_counter()
+        self.cost = cost_of(training.model, training.task)
         forget_peak(training.model.device)
 
     def save(self, directory: Path, others: Mapping[str, bytes] | None = None) -> None:
@@ -386,6 +390,8 @@ class TrialRun:
             memory=self._memory(),
             finished=len(planned) > len(select),
             solved=ladder.solved_reports is not None and self._solves(select),
+            parameters=self.cost.parameters,
+            multiply_adds=self.cost.multiply_adds,
         )
 
     @property

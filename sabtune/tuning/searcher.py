@@ -425,6 +425,8 @@ class StudyCallback(NotPickled, tune.Callback):
             ladder=list(outcome.ladder),
             seconds=running.history[-1].seconds,
             memory=running.history[-1].memory,
+            parameters=running.history[-1].parameters,
+            multiply_adds=running.history[-1].multiply_adds,
         )
         try:
             constraints = self.file.constrained(trial)

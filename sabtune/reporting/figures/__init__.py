@@ -2,6 +2,7 @@
 
 marks.py       the elements of figures
 lengths.py     accuracy and loss against length
+cost.py        accuracy against parameters, multiply-adds and seconds
 phases.py      accuracy against the length modulo k_att
 space.py       score against each parameter; accuracy against sparsity; Pareto front
 importance.py  parameter importances, and their uncertainty
@@ -20,7 +21,16 @@ traces.py      the marks of live.py
 from __future__ import annotations
 
 from sabtune.reporting.data import ReportData
-from sabtune.reporting.figures import importance, lengths, memory, parallel, phases, space, training
+from sabtune.reporting.figures import (
+    cost,
+    importance,
+    lengths,
+    memory,
+    parallel,
+    phases,
+    space,
+    training,
+)
 from sabtune.reporting.figures.marks import Drawing
 
 __all__ = ["drawings"]
@@ -31,6 +41,7 @@ def drawings(data: ReportData) -> list[Drawing]:
     figures = [
         lengths.accuracy(data),
         lengths.loss(data),
+        cost.cost(data),
         phases.phases(data),
         space.scores(data),
         importance.importance(data),
