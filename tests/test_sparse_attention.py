@@ -128,10 +128,12 @@ every_variant = pytest.mark.parametrize(("values", "normalize"), VARIANTS.values
 def by_steps(model: SelfAttention, x: Tensor, normalize: Normalizer) -> Tensor:
     """Run a model step by step, with PyTorch's LSTM cell and an own normalizer."""
     cell = nn.LSTMCell(I, H, dtype=torch.float64)
-    weights = dict(model.named_parameters())
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     W1, W2, w3, V, b = (weights[name] for name in ("W1", "W2", "w3", "V", "b"))
     early = model.config.form == "early"
-    h, c, past, logits = x.new_zeros(B, H), x.new_zeros(B, H), [], []
+    h, c = x.new_zeros(B, H), x.new_zeros(B, H)
+    past: list[Tensor] = []
+    logits: list[Tensor] = []
     for t in range(x.shape[1]):
         named = {name: weights[name] for name, _ in cell.named_parameters()}
         h, c = torch.func.functional_call(cell, named, (x[:, t], (h, c)))
