@@ -4,7 +4,8 @@
 
 The script tests the trained models of a study as they are, and with only the k_top highest scores
 of each step. It trains nothing, because self-attention has the same parameters as SAB. The control
-is self-attention with k_top "all". A SAB model is tested with every k_top below its own.
+is self-attention with k_top "all". A SAB model is tested with every k_top below its own. To search
+models that are sparse at test alone, use the baseline `sparse_test`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfA
         if trial.spec is None or trial.checkpoint is None or not trial.test:
             continue
         config = trial.spec.run.model
+        if isinstance(config, SelfAttention.Config) and not is_dense(config):
+            continue
         if config.label().startswith(only) and isinstance(
             config, SelfAttention.Config | SAB.Config
         ):
@@ -49,6 +52,11 @@ def models(study: str, store: str, only: str) -> Iterator[tuple[TrialSpec, SelfA
                 model = load_model(here)
             assert isinstance(model, SelfAttention | SAB)
             yield trial.spec, model
+
+
+def is_dense(config: SelfAttention.Config) -> bool:
+    """Return whether self-attention has softmax weights in training and at test."""
+    return config.form == "paper" and config.weights == "softmax" and config.same_at_test
 
 
 class Sparsified(SAB):

@@ -174,6 +174,9 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
     [
         LSTM.Config(hidden=HIDDEN, k_trunc=5),
         SelfAttention.Config(hidden=HIDDEN),
+        SelfAttention.Config(hidden=HIDDEN, weights="entmax15", test_weights="sparsemax"),
+        SelfAttention.Config(hidden=HIDDEN, weights="top_k"),
+        SelfAttention.Config(hidden=HIDDEN, form="early"),
         GRU.Config(hidden=HIDDEN),
         MinGRU.Config(hidden=HIDDEN, layers=1),
         MinLSTM.Config(hidden=HIDDEN, layers=1),

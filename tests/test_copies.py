@@ -116,6 +116,8 @@ STATES: list[tuple[str, dict[str, Any]]] = [
     ("mingru", {}),
     ("minlstm", {}),
     ("self-attention", {}),
+    ("self-attention", {"weights": "sparsemax"}),
+    ("self-attention", {"form": "early"}),
 ]
 
 

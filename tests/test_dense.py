@@ -1,10 +1,11 @@
-"""Compare compiled full self-attention with its equations: values and every gradient."""
+"""Compare compiled self-attention with its equations: values and every gradient."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sabtune.ops.compiled import backend
 from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.dense_call import DenseCall
 from sabtune.ops.reference import Parameters
-from sabtune.ops.self_attention import State
+from sabtune.ops.self_attention import DENSE, Attention, State
 from sabtune.seeding import Stream, generator
 from tests.fused_cases import NAMES, check_same, noise, parameters, to
 
@@ -54,14 +55,22 @@ def results(attend: Attend, x: Tensor, p: Parameters, state: State) -> dict[str,
 
 
 def check(
-    x: Tensor, p: Parameters, state: State | None = None, tolerance: float = 0.0
+    x: Tensor,
+    p: Parameters,
+    state: State | None = None,
+    tolerance: float = 0.0,
+    attention: Attention = DENSE,
 ) -> dict[str, Tensor]:
     """Compare the compiled pass with the equations, to `tolerance` or the dtype's if larger."""
     state = state or beginning(x.shape[0], p)
     real = torch.float64
-    truth = results(self_attention.equations, x.to(real), to(p, real), to_dtype(state, real))
-    found = results(self_attention.attend, x, p, state)
-    rounded = results(self_attention.equations, x, p, state) if x.dtype != real else None
+    equations, attend = (
+        partial(run, attention=attention)
+        for run in (self_attention.equations, self_attention.attend)
+    )
+    truth = results(equations, x.to(real), to(p, real), to_dtype(state, real))
+    found = results(attend, x, p, state)
+    rounded = results(equations, x, p, state) if x.dtype != real else None
     check_same(found, truth, max(tolerance, TOLERANCE[x.dtype]), rounded)
     return found
 
@@ -85,6 +94,69 @@ def test_self_attention_is_compiled() -> None:
 def test_same_as_the_equations(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     B, T, H = shape
     check(noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype))
+
+
+ATTENTIONS = [
+    Attention(weights="sparsemax"),
+    Attention(weights="entmax15"),
+    Attention(weights="top_k", k_top=1),
+    Attention(weights="top_k", k_top=20),
+    Attention(form="early"),
+]
+every_attention = pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda a: a.words + a.form)
+
+
+@over_dtypes
+@every_attention
+@pytest.mark.parametrize("shape", [(33, 1, 17), (3, 37, 64), (5, 100, 80)], ids=str)
+def test_other_weights(
+    shape: tuple[int, int, int], attention: Attention, dtype: torch.dtype
+) -> None:
+    B, T, H = shape
+    p = parameters(H, 4, dtype)
+    p = replace(p, w3=p.w3 * 3)  # scores far enough apart for zeros
+    x = noise(B, T, 4, dtype=dtype)
+    check(x, p, attention=attention)
+    check(x[:, :9], p, remembering(21, p, B), attention=attention)
+    with torch.no_grad():
+        truth = self_attention.equations(x, beginning(B, p), p, attention)[0]
+        found = self_attention.attend(x, beginning(B, p), p, attention)[0]
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-3 if dtype is torch.float32 else 1e-9)
+
+
+@over_dtypes
+@every_attention
+def test_other_weights_of_extreme_scores(attention: Attention, dtype: torch.dtype) -> None:
+    p = parameters(17, 4, dtype)
+    x = noise(4, 30, 4, dtype=dtype)
+    if attention.weights != "top_k":  # saturated scores are ties, and rounding decides them
+        wide = replace(p, W1=p.W1 * 60, W2=p.W2 * 60)
+        check(x, wide, remembering(20, wide, 4), 1e-12 * 60, attention)
+    apart = replace(p, w3=p.w3 * (0.01 if attention.form == "early" else 100))
+    check(x, apart, attention=attention)
+
+
+@over_dtypes
+@pytest.mark.parametrize("k_top", [1, 3, 16, 19, 20, 2**40])
+def test_of_equal_scores_the_first_are_kept(k_top: int, dtype: torch.dtype) -> None:
+    """All keys are equal, so the weights are equal, too."""
+    p, memory = parameters(17, 4, dtype), noise(3, 20, 17, dtype=dtype)
+    state = replace(beginning(3, p), memory=memory, keys=torch.zeros_like(memory))
+    x, attention = noise(3, 1, 4, dtype=dtype), Attention(weights="top_k", k_top=k_top)
+    for attend in (self_attention.equations, self_attention.attend):
+        summary = attend(x, state, p, attention)[1]
+        torch.testing.assert_close(summary[:, 0], memory[:, :k_top].mean(dim=1))
+
+
+@every_attention
+def test_a_nan_stays_in_its_example_with_other_weights(attention: Attention) -> None:
+    x, p = noise(5, 30, 4, dtype=torch.float32), parameters(17, 4, torch.float32)
+    with torch.no_grad():
+        clean, _, _ = self_attention.attend(x, beginning(5, p), p, attention)
+        x[1, 4] = torch.nan
+        hidden, _, _ = self_attention.attend(x, beginning(5, p), p, attention)
+    assert hidden[1, 4:].isnan().all()
+    assert torch.equal(hidden[[0, 2, 3, 4]], clean[[0, 2, 3, 4]])
 
 
 @over_dtypes
@@ -308,7 +380,7 @@ def test_memory_for_the_backward_pass_is_not_hidden_size_per_pair_of_steps(
     B, T, H = 2, 200, 64
     x, p = noise(B, T, 4, dtype=dtype), parameters(H, 4, dtype)
     state = beginning(B, p)
-    tape = DenseCall(x, (state.h, state.c, state.memory, state.keys), p).compute(keep=True)
+    tape = DenseCall(x, (state.h, state.c, state.memory, state.keys), p, DENSE).compute(keep=True)
     kept = sum(array.nbytes for array in tape.workspace.arrays)
     assert kept < 0.2 * B * T * T / 2 * H * x.itemsize
     tape.release()

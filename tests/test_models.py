@@ -31,6 +31,10 @@ def test_models_with_other_settings_keep_their_contract() -> None:
     check_model(GRU.Config(hidden=6, k_trunc=4))
     check_model(MinGRU.Config(hidden=6, layers=1))
     check_model(MinLSTM.Config(hidden=6, layers=3, forget_bias=1.0))
+    check_model(SelfAttention.Config(hidden=6, weights="sparsemax", test_weights="softmax"))
+    check_model(SelfAttention.Config(hidden=6, test_weights="entmax15"))
+    check_model(SelfAttention.Config(hidden=6, weights="top_k", k_top=3, test_k_top=2))
+    check_model(SelfAttention.Config(hidden=6, form="early", forget_bias=1.0))
     check_model(SAB.Config(hidden=6, schedule=Linear(), **SPARSITY))  # type: ignore[arg-type]
     check_model(SAB.Config(hidden=6, form="released", **SPARSITY))  # type: ignore[arg-type]
 

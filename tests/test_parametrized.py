@@ -21,6 +21,8 @@ MODELS_TRIED: list[tuple[str, dict[str, Any]]] = [
     ("sab", {"k_att": 1, "scoring": "separable", "normalizer": "softmax"}),
     ("sab", {"k_att": 1, "form": "released"}),
     ("self-attention", {}),
+    ("self-attention", {"weights": "entmax15"}),
+    ("self-attention", {"form": "early"}),
     ("lstm", {}),
     ("gru", {}),
     ("mingru", {"layers": 1}),

@@ -96,8 +96,15 @@ def by_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
 
 
-MODEL_CASES = [("sab", {"k_top": 3, "k_att": 2, "k_trunc": 5}), ("self-attention", {})]
-over_models = pytest.mark.parametrize(("kind", "values"), MODEL_CASES, ids=["sab", "attention"])
+MODEL_CASES: list[tuple[str, dict[str, Any]]] = [
+    ("sab", {"k_top": 3, "k_att": 2, "k_trunc": 5}),
+    ("self-attention", {}),
+    ("self-attention", {"weights": "sparsemax"}),
+    ("self-attention", {"weights": "entmax15"}),
+    ("self-attention", {"weights": "top_k", "k_top": 3}),
+    ("self-attention", {"form": "early"}),
+]
+over_models = pytest.mark.parametrize(("kind", "values"), MODEL_CASES, ids=str)
 
 
 def penalized(model: Model, x: Tensor) -> list[Tensor | None]:
@@ -109,7 +116,7 @@ def penalized(model: Model, x: Tensor) -> list[Tensor | None]:
 
 @over_models
 def test_a_gradient_penalty(
-    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    kind: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = built(kind, **values), noise(4, 20, 3, dtype=torch.float64)
     found = penalized(model, x)
@@ -120,7 +127,7 @@ def test_a_gradient_penalty(
 
 @over_models
 def test_an_input_computed_from_a_weight(
-    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    kind: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gradient through the input isn't added to the weight's own gradient twice."""
     model, x = built(kind, **values), noise(4, 20, 3, dtype=torch.float64)
@@ -140,7 +147,7 @@ def test_an_input_computed_from_a_weight(
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # raised by torch
 @over_models
 def test_function_transforms(
-    kind: str, values: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    kind: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Test `torch.func` and forward mode, including derivatives of the parameters."""
     model, x = built(kind, **values), noise(2, 8, 3, dtype=torch.float64)

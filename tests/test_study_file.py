@@ -65,7 +65,7 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
     assert len({repr(config) for config in configs}) > 40
 
 
-WIDE = {"lstm", "truncated", "self_attention", "h_detach"}
+WIDE = {"lstm", "truncated", "self_attention", "entmax", "sparse_test", "h_detach"}
 """The baselines that have the width of SAB."""
 
 

@@ -25,11 +25,13 @@ class Attentive(AttentionWeights, LSTMLike):
         generator: torch.Generator,
         rule: Rule = PAPER,
         forget_bias: float = 0.0,
+        readout_width: int | None = None,
     ):
         super().__init__()
         self.add_weights(inputs, hidden, generator, rule, forget_bias)
-        readout = partial(uniform, fan_in=2 * hidden, generator=generator)
-        self.V = readout(outputs, 2 * hidden)  # [V1 V2]
+        width = readout_width or 2 * hidden
+        readout = partial(uniform, fan_in=width, generator=generator)
+        self.V = readout(outputs, width)  # [V1 V2] if it is 2H wide
         self.b = readout(outputs)
 
     def attention_multiply_adds(self, *, keys: float, scored: float, recalled: float) -> float:

@@ -49,9 +49,18 @@ class ModelConfig(Config, ABC):
     def share_kept(self, steps: int) -> float | None:
         """Return the share of the memories that the last of T = `steps` steps attends to.
 
-        The share is that with the final k_top. A model without memories returns None.
+        The share is that with the final k_top. A model without memories, or one whose
+        scores decide how many it attends to, returns None.
         """
         return None
+
+    @property
+    def same_at_test(self) -> bool:
+        """Whether the logits are the same in training mode and in evaluation mode.
+
+        Models are measured in evaluation mode.
+        """
+        return True
 
     @abstractmethod
     def label(self) -> str:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from sabtune.errors import InputError
 from sabtune.models.lstm_like import open_forget_gates
 from sabtune.models.sab import SAB
+from sabtune.models.self_attention import DEFAULT_K_TOP, SelfAttention
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import dispatch, reference, self_attention
 from sabtune.ops.call import Call
 from sabtune.ops.checks import check_count
 from sabtune.ops.reference import Form, Normalizer, Parameters, Rule, Scoring, Sparsity
+from sabtune.ops.self_attention import Weights
 
 
 def _sab(
@@ -233,9 +235,9 @@ class SABLayer(_Layer):
 
 
 class SelfAttentionLayer(_Layer):
-    """An LSTM layer that attends to all of its past states, with softmax weights.
+    """An LSTM layer that attends to all of its past states, by default with softmax weights.
 
-    It is `SABLayer` with every state remembered and recalled, without truncation. Time and memory
+    It is `SABLayer` with every state remembered and scored, without truncation. Time and memory
     grow with T². The output has 2H features, h_t followed by s_t; the state has the fields `h`, `c`
     (B, H), `memory` and `keys` (B, M, H).
 
@@ -243,6 +245,12 @@ class SelfAttentionLayer(_Layer):
         input_size: I, the number of input features.
         hidden_size: H, the number of features of the state.
         batch_first: As in `torch.nn.LSTM`.
+        weights: "softmax", "sparsemax", "entmax15" or "top_k", as in `SelfAttention.Config`.
+        k_top: The number of states that "top_k" keeps, at least 1.
+        test_weights: The weights after `eval()`; None for the same as in training.
+        test_k_top: The number of states that "top_k" keeps after `eval()`; None for `k_top`.
+        form: "paper" or "early", as in `SelfAttention.Config`. The early form's readout takes the
+            sum of 2 h_t and s_t.
         forget_bias: A number added to the initial bias of the forget gates.
         device: The device of the weights.
         dtype: The dtype of the weights.
@@ -251,7 +259,8 @@ class SelfAttentionLayer(_Layer):
         x: (T, B, I), or (B, T, I) if `batch_first=True`. output: (T, B, 2H) or (B, T, 2H).
 
     Raises:
-        InputError: An argument, x or the state doesn't fit the layer.
+        ConfigError: An argument is out of range.
+        InputError: x or the state doesn't fit the layer.
 
     Example:
         >>> import torch, sabtune as sab
@@ -266,11 +275,24 @@ class SelfAttentionLayer(_Layer):
         hidden_size: int,
         *,
         batch_first: bool = False,
+        weights: Weights = "softmax",
+        k_top: int = DEFAULT_K_TOP,
+        test_weights: Weights | None = None,
+        test_k_top: int | None = None,
+        form: self_attention.Form = "paper",
         forget_bias: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         """Create the layer, with weights drawn by PyTorch's global random generator."""
+        config = SelfAttention.Config(  # checks the values
+            weights=weights,
+            k_top=k_top,
+            test_weights=test_weights,
+            test_k_top=test_k_top,
+            form=form,
+            forget_bias=forget_bias,
+        )
         super().__init__(
             input_size,
             hidden_size,
@@ -280,6 +302,7 @@ class SelfAttentionLayer(_Layer):
             device=device,
             dtype=dtype,
         )
+        self.in_training, self.at_test = config.in_training, config.at_test
 
     def forward(
         self, x: Tensor, state: self_attention.State | None = None
@@ -292,9 +315,19 @@ class SelfAttentionLayer(_Layer):
                 zeros = self.weight_hh.new_zeros(x.shape[0], self.hidden_size)
                 before = self_attention.start(zeros, zeros)
             attend = _callable(self_attention.attend)
-            return attend(x, before, self.weights())  # type: ignore[no-any-return]
+            attention = self.in_training if self.training else self.at_test
+            return attend(x, before, self.weights(), attention)  # type: ignore[no-any-return]
 
         return self._run(x, run)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ from the defaults, for `print`."""
+        trained, tested = self.in_training.words, self.at_test.words
+        words = [super().extra_repr()]
+        words += [trained] * (trained != "softmax")
+        words += [f"{tested} at test"] * (tested != trained)
+        words += ["form=early"] * (self.in_training.form == "early")
+        return ", ".join(words)
 
 
 class TruncatedLSTM(nn.LSTM):

@@ -28,9 +28,10 @@ def baselines(
 ) -> dict[str, Space]:
     """Return the spaces of the baselines, by name.
 
-    "lstm", "truncated" and "self_attention" are those of the paper, and "h_detach" is an LSTM with
-    h-detach. These have the width of SAB. "gru", "mingru" and "minlstm" have its number of
-    parameters.
+    "lstm", "truncated" and "self_attention" are those of the paper. "entmax" is self-attention with
+    entmax-1.5, and "sparse_test" is self-attention that is sparse at test alone. "h_detach" is an
+    LSTM with h-detach. These have the width of SAB. "gru", "mingru" and "minlstm" have its number
+    of parameters.
 
     train: a function that suggests the training configuration of a trial. forget_bias: a function
     that suggests the forget bias of a trial. hidden: the number of hidden units of SAB. k_trunc:
@@ -57,6 +58,21 @@ def baselines(
         model = SelfAttention.Config(hidden=hidden, forget_bias=forget_bias(trial))
         return TrialConfig(model=model, train=train(trial))
 
+    def entmax(trial: optuna.Trial) -> TrialConfig:
+        """An LSTM of the same size that attends to earlier states with weights from entmax-1.5."""
+        model = SelfAttention.Config(
+            hidden=hidden, weights="entmax15", forget_bias=forget_bias(trial)
+        )
+        return TrialConfig(model=model, train=train(trial))
+
+    def sparse_test(trial: optuna.Trial) -> TrialConfig:
+        """An LSTM of the same size with full attention in training, and top-k attention at test."""
+        k_top = trial.suggest_int("k_top", 1, 20)
+        model = SelfAttention.Config(
+            hidden=hidden, test_weights="top_k", k_top=k_top, forget_bias=forget_bias(trial)
+        )
+        return TrialConfig(model=model, train=train(trial))
+
     def h_detach(trial: optuna.Trial) -> TrialConfig:
         """An LSTM of the same size that blocks gradients through h at random steps."""
         probability = trial.suggest_float("h_detach", 0.1, 0.9)
@@ -80,6 +96,8 @@ def baselines(
         "lstm": lstm,
         "truncated": truncated,
         "self_attention": self_attention,
+        "entmax": entmax,
+        "sparse_test": sparse_test,
         "h_detach": h_detach,
         "gru": gru,
         "mingru": mingru,

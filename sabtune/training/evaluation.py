@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 from typing import Any, Literal, Self
@@ -203,6 +204,18 @@ def measure(
     return result
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Set a model to evaluation mode within the context, and restore the modes of its parts."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def measure_on(
     model: Model,
@@ -216,7 +229,7 @@ def measure_on(
     begun: Begun,
     should_pause: Callable[[], bool] = never,
 ) -> LengthResult | Begun:
-    """Measure `model` at `length`, continuing from `begun`.
+    """Measure `model` in evaluation mode at `length`, continuing from `begun`.
 
     The measurement spreads `sequences` sequences evenly over the lengths `length` to `length` +
     `phases` - 1. At a length that has fewer sequences in `stream`, it uses all of them. The same
@@ -247,7 +260,9 @@ def measure_on(
         done = first + sizes.total()
         if done <= begun.done:
             continue
-        for phase, tally in tallied(model, task, batches).items():
+        with evaluating(model):
+            counted = tallied(model, task, batches)
+        for phase, tally in counted.items():
             tallies[phase] += tally
         if done < len(phase_of) and should_pause():
             seconds = time.perf_counter() - started_at

@@ -6,6 +6,7 @@ This module loads without numba; the passes need it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ except ImportError:
     HAS_NUMBA = False
 else:
     HAS_NUMBA = True
+
+if TYPE_CHECKING:
+    from sabtune.ops.self_attention import Attention  # which imports this module
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -66,9 +70,9 @@ def run(call: Call) -> Results:
 BACKEND = Backend("compiled", unsupported, run)
 
 
-def attend(x: Tensor, before: Before, p: Parameters) -> tuple[Tensor, ...]:
+def attend(x: Tensor, before: Before, p: Parameters, attention: Attention) -> tuple[Tensor, ...]:
     """Run self-attention in its pass; return h and s, then h, c, memory and keys after x.
 
     before: h, c, memory and keys.
     """
-    return DenseCall(x, before, p).run()
+    return DenseCall(x, before, p, attention).run()

@@ -1,4 +1,4 @@
-"""The backward pass of the LSTM with full self-attention, compiled: from last step to first.
+"""The backward pass of the LSTM with self-attention, compiled: from last step to first.
 
 The notation is that of `dense_forward`. The gradient of a memory accumulates in `d_memory` and
 `d_keys` as the pass visits the steps that recalled it. When the pass reaches the step that made the
@@ -28,6 +28,7 @@ from sabtune.ops.compiled.common import (
     kernel,
 )
 from sabtune.ops.compiled.dense_forward import TILE, Tape, Tile, exponentials
+from sabtune.ops.compiled.dense_normalize import EARLY, Weighting, normalize_backward
 from sabtune.ops.compiled.dense_score import (
     QUAD,
     ScoreRow,
@@ -42,7 +43,6 @@ from sabtune.ops.compiled.score import SATURATED, SATURATED_FLOAT
 from sabtune.ops.compiled.simd import (
     LANES,
     F,
-    Number,
     at_most,
     called,
     compiled,
@@ -140,7 +140,8 @@ def make_score_backward(denominator: F) -> Callable[..., None]:
         """Compute the gradients of w3, of the keys and of the query from dL/da.
 
         Adds to d_w3. Adds dL/dk, without its factor 4 w3, to d_keys. Writes dL/dq to d_query. With
-        z = 1 / (1 + e^{2(k+q)}), tanh is 1 - 2z and its slope is 4(z - z²). Σ da is zero.
+        z = 1 / (1 + e^{2(k+q)}), tanh is 1 - 2z and its slope is 4(z - z²). d_w3 is without Σ da,
+        which is zero for every normalizer.
         """
         d_keys, d_w3 = grads.keys, grads.w3
         number = w.dtype.type
@@ -203,14 +204,6 @@ score_backward_tame, score_backward_wide = (
 )
 
 
-@compiled
-def softmax_backward(M: int, p: Array, at: int, mean: Number, da: Array) -> None:
-    """Replace dL/dp by dL/da in `da`; `mean` is Σ p dL/dp."""
-    by = lanes_of(mean)
-    for i in range(0, M, LANES):
-        store(da, i, load(p, at + i) * (load(da, i) - by))
-
-
 @phase
 def prefetch_step(at: int, H: int, tape: Tape, d_out: Outputs) -> None:
     """Prefetch the numbers of an example that the next step of the backward pass will read."""
@@ -253,8 +246,8 @@ def memory_backward(
 
 @phase
 def attend_backward(
-    b: int, t: int, M: int, ds: Row, tape: Tape, w: Array, d_query: Row, grads: Gradients,
-    work: Scratch,
+    b: int, t: int, M: int, weighting: Weighting, ds: Row, tape: Tape, w: Array, d_query: Row,
+    grads: Gradients, work: Scratch,
 ) -> None:  # fmt: skip
     """Compute dL/dq, and add to dL/d of keys and w3, from dL/ds_t of example b, for M > 0."""
     H = w.shape[0]
@@ -264,7 +257,7 @@ def attend_backward(
     out = ScoreRow(work.da, 0, w.dtype.type(0), work.quads)
     products(M, Row(tape.memory, memories), ds, w, out)
     mean = total(inner(ds.array, ds.at, tape.summary, now, w))
-    softmax_backward(M, tape.weights, at, mean, work.da)
+    normalize_backward(weighting, M, tape.weights, at, mean, work.da, grads.w3)
     if tape.wide[b]:
         keys, query = Row(tape.raw, memories), Row(tape.queries, now)
         score_backward_wide(M, work.da, keys, query, w, d_query, grads)
@@ -275,8 +268,9 @@ def attend_backward(
 
 @phase
 def attention_backward(
-    tile: Tile, t: int, d_summary: Array, tape: Tape, w: Weights, grads: Gradients, work: Scratch
-) -> None:
+    tile: Tile, t: int, weighting: Weighting, d_summary: Array, tape: Tape, w: Weights,
+    grads: Gradients, work: Scratch,
+) -> None:  # fmt: skip
     """Propagate dL/dh_t and dL/ds_t to ĥ_t, to the memories and to their keys."""
     H = w.w.shape[0]
     number = w.w.dtype.type
@@ -287,13 +281,16 @@ def attention_backward(
         b = tile.first + r
         row, now = r * across, (b * tile.T + t) * H
         step = r * BLOCK + k
-        copy(work.ds, step * H, work.dh, row, H)
-        add(work.ds, step * H, number(1), d_summary, now, H)
+        if weighting.kind == EARLY:
+            copy(work.ds, step * H, d_summary, now, H)
+        else:
+            copy(work.ds, step * H, work.dh, row, H)
+            add(work.ds, step * H, number(1), d_summary, now, H)
         if M > 0:
             at = b * tape.weights.shape[1] + tape.starts[t]
             copy(work.p, step * span, tape.weights, at, M)
             ds, d_query = Row(work.ds, step * H), Row(work.dq, row)
-            attend_backward(b, t, M, ds, tape, w.w, d_query, grads, work)
+            attend_backward(b, t, M, weighting, ds, tape, w.w, d_query, grads, work)
         else:
             work.dq[r] = number(0)
         copy(tape.queries, now, work.dq, row, H)
@@ -329,8 +326,8 @@ def step_cell_backward(
 
 @kernel
 def backward(
-    low: int, high: int, M0: int, d_out: Outputs, c: Array, tape: Tape, w: Weights,
-    grads: Gradients, work: Scratch,
+    low: int, high: int, M0: int, weighting: Weighting, d_out: Outputs, c: Array, tape: Tape,
+    w: Weights, grads: Gradients, work: Scratch,
 ) -> None:  # fmt: skip
     """Run examples `low` to `high` - 1 through all steps, from the last to the first.
 
@@ -352,5 +349,5 @@ def backward(
         grads.keys[first : first + B] = zero
         for t in range(T - 1, -1, -1):
             memory_backward(tile, t, d_out, tape, w, grads.keys, work)
-            attention_backward(tile, t, d_out.summary, tape, w, grads, work)
+            attention_backward(tile, t, weighting, d_out.summary, tape, w, grads, work)
             step_cell_backward(tile, t, c, tape, w.W_hh, grads.bias, work)

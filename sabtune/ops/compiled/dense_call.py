@@ -5,7 +5,7 @@ The notation is that of `sabtune.ops.compiled.dense_forward`. W is H padded to w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from sabtune.ops.compiled.buffers import BUFFERS
 from sabtune.ops.compiled.common import filled
 from sabtune.ops.compiled.dense_backward import backward
 from sabtune.ops.compiled.dense_forward import forward
+from sabtune.ops.compiled.dense_normalize import EARLY, KINDS, Weighting
 from sabtune.ops.compiled.dense_weights import weight_gradients
 from sabtune.ops.compiled.layout import Layout
 from sabtune.ops.compiled.threads import in_parts, parts
 from sabtune.ops.higher_order import gradients_through
 from sabtune.ops.reference import Parameters
+
+if TYPE_CHECKING:
+    from sabtune.ops.self_attention import Attention  # which imports this module
 
 Array = NDArray[Any]
 Before = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, memory and keys
@@ -30,11 +34,13 @@ Before = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, memory and keys
 class DenseCall:
     """One call: its sizes, its weights, and its state, which a run replaces by the state after."""
 
-    def __init__(self, x: Tensor, before: Before, p: Parameters):
+    def __init__(self, x: Tensor, before: Before, p: Parameters, attention: Attention):
         self.before = h, c, memory, keys = before
         self.inputs = (x, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.W1, p.W2, p.w3)
         self.x = x.detach().contiguous()
-        self.p = p
+        self.p, self.attention = p, attention
+        kind = EARLY if attention.form == "early" else KINDS.index(attention.weights)
+        self.weighting = Weighting(kind, attention.k_top)
         self.B, self.T = x.shape[:2]
         self.layout = layout = Layout(h.shape[1])
         self.M0 = memory.shape[1]
@@ -61,7 +67,7 @@ class DenseCall:
 
     def again(self) -> DenseCall:
         """Return a new `DenseCall` with the same inputs and the same start state."""
-        return DenseCall(self.inputs[0], self.before, self.p)
+        return DenseCall(self.inputs[0], self.before, self.p, self.attention)
 
     def equations(self, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return h and s (B, T, H) of these inputs, by `self_attention.steps`."""
@@ -69,7 +75,8 @@ class DenseCall:
 
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "W1", "W2", "w3")
         p = Parameters(**dict(zip(names, weights, strict=True)))
-        hidden, summary, _ = self_attention.steps(x, self_attention.State(*self.before), p)
+        state = self_attention.State(*self.before)
+        hidden, summary, _ = self_attention.steps(x, state, p, self.attention)
         return hidden, summary
 
     @property
@@ -102,7 +109,7 @@ class DenseCall:
             sizes = high - low, layout.width, self.x.shape[2]
             workspace = BUFFERS.take(dense_forward.scratch(*sizes, tape.real))
             work = dense_forward.Scratch(*workspace.arrays)
-            forward(low, high, keep, self.M0, x, h, c, arrays, weights, work)
+            forward(low, high, keep, self.M0, self.weighting, x, h, c, arrays, weights, work)
             BUFFERS.release(workspace)
 
         in_parts(parts(self.B), part)
@@ -199,12 +206,14 @@ def differentiate(
         scratch = BUFFERS.take(dense_backward.scratch(high - low, W, call.M0 + call.T, real))
         grads = dense_backward.Gradients(d_keys, d_bias, d_w3)
         work = dense_backward.Scratch(*scratch.arrays)
-        backward(low, high, call.M0, d_out, tape.c, arrays, weights, grads, work)
+        backward(low, high, call.M0, call.weighting, d_out, tape.c, arrays, weights, grads, work)
         BUFFERS.release(scratch)
         scratch = BUFFERS.take(dense_weights.scratch(W, real))
         sums = dense_weights.WeightGradients(*of_weights)
         weight_work = dense_weights.Scratch(*scratch.arrays)
-        weight_gradients(low, high, call.M0, x.numpy(), tape.h, arrays, d_keys, sums, weight_work)
+        weight_gradients(
+            low, high, call.M0, call.weighting, x.numpy(), tape.h, arrays, d_keys, sums, weight_work
+        )
         BUFFERS.release(scratch)
 
     in_parts(ranges, part)

@@ -1,4 +1,4 @@
-"""The forward pass of the LSTM with full self-attention, compiled: one call runs every step.
+"""The forward pass of the LSTM with self-attention, compiled: one call runs every step.
 
 TILE examples go through the whole sequence together, so that their memories stay in the cache.
 
@@ -35,14 +35,8 @@ from sabtune.ops.compiled.common import (
     kernel,
     largest_magnitude,
 )
-from sabtune.ops.compiled.dense_score import (
-    QUAD,
-    ScoreRow,
-    recall,
-    softmax,
-    tame_scores,
-    wide_scores,
-)
+from sabtune.ops.compiled.dense_normalize import EARLY, Weighting, normalize
+from sabtune.ops.compiled.dense_score import QUAD, ScoreRow, recall, tame_scores, wide_scores
 from sabtune.ops.compiled.product import ROWS, padded, product
 from sabtune.ops.compiled.simd import LANES, compiled, exp, load, phase, store
 from sabtune.ops.compiled.tile import Rows
@@ -170,25 +164,30 @@ def step_cell(
 
 
 @phase
-def attend(b: int, r: int, t: int, M: int, tape: Tape, w: Array, work: Scratch) -> None:
+def attend(
+    b: int, r: int, t: int, M: int, weighting: Weighting, tape: Tape, w: Array, work: Scratch
+) -> None:  # fmt: skip
     """Compute s_t of example b, which is row r of its tile, over M memories, for M > 0."""
     H, row = w.shape[0], r * work.q.shape[1]
     at = b * tape.weights.shape[1] + tape.starts[t]
     memories = b * tape.memory.shape[1] * H
     if largest_magnitude(work.q, row, H) > REACH:
         tape.wide[b] = True
-    out = ScoreRow(tape.weights, at, w.dtype.type(-np.inf), work.quads)
+    filler = w.dtype.type(0) if weighting.kind == EARLY else w.dtype.type(-np.inf)
+    out = ScoreRow(tape.weights, at, filler, work.quads)
     if tape.wide[b]:
         wide_scores(M, Row(tape.raw, memories), Row(work.q, row), w, out)
     else:
         exponentials(work.q, row, H, work.e, 0)
         tame_scores(M, Row(tape.keys, memories), Row(work.e, 0), w, out)
-    softmax(M, tape.weights, at)
+    normalize(weighting, M, w, tape.weights, at)
     recall(M, Row(tape.weights, at), 1, Row(tape.memory, memories), H, Row(work.s, row))
 
 
 @phase
-def step_attention(tile: Tile, t: int, keep: bool, tape: Tape, w: Weights, work: Scratch) -> None:
+def step_attention(
+    tile: Tile, t: int, keep: bool, weighting: Weighting, tape: Tape, w: Weights, work: Scratch
+) -> None:  # fmt: skip
     """Compute s_t and h_t from ĥ_t."""
     H, across = w.w.shape[0], work.q.shape[1]
     zero = w.w.dtype.type(0)
@@ -202,10 +201,13 @@ def step_attention(tile: Tile, t: int, keep: bool, tape: Tape, w: Weights, work:
         if keep:
             copy(tape.queries, now, work.q, row, H)
         if tile.M0 + t > 0:
-            attend(b, r, t, tile.M0 + t, tape, w.w, work)
+            attend(b, r, t, tile.M0 + t, weighting, tape, w.w, work)
         copy(tape.summary, now, work.s, row, H)
-        for j in range(row, row + H, LANES):
-            store(work.carried, j, load(work.states, j) + load(work.s, j))
+        if weighting.kind == EARLY:
+            copy(work.carried, row, work.states, row, H)
+        else:
+            for j in range(row, row + H, LANES):
+                store(work.carried, j, load(work.states, j) + load(work.s, j))
 
 
 @phase
@@ -224,8 +226,8 @@ def remember(tile: Tile, t: int, tape: Tape, W1: Array, work: Scratch) -> None:
 
 @kernel
 def forward(
-    low: int, high: int, keep: bool, M0: int, x: Array, h: Array, c: Array, tape: Tape, w: Weights,
-    work: Scratch,
+    low: int, high: int, keep: bool, M0: int, weighting: Weighting, x: Array, h: Array, c: Array,
+    tape: Tape, w: Weights, work: Scratch,
 ) -> None:  # fmt: skip
     """Run examples `low` to `high` - 1 of x (B, T, I) through all steps.
 
@@ -245,7 +247,7 @@ def forward(
         start_tile(tile, h, tape, work)
         for t in range(T):
             step_cell(tile, t, keep, x, c, tape, w, work)
-            step_attention(tile, t, keep, tape, w, work)
+            step_attention(tile, t, keep, weighting, tape, w, work)
             remember(tile, t, tape, w.W1, work)
         for r in range(B):
             copy(h, (first + r) * H, work.carried, r * work.carried.shape[1], H)

@@ -4,9 +4,10 @@ Sixteen memories are scored together. Each leaves LANES partial sums. `fold` add
 vectors in three instructions, so that every score ends in its own lane.
 
 With `w` = -2 w3 a score is Σ w / (1 + e^{2(k+q)}). This is w3 · tanh(k + q) without Σ w3, which is
-the same for all memories and cancels in the softmax. Both exponentials are clamped to the range of
-`exp`. This has no effect while |q| is within REACH: a key beyond the range of `exp` saturates by
-itself. If some |q| of an example exceeds REACH, the example is `wide` and is scored from k and q.
+the same for all memories and cancels in every normalizer. Both exponentials are clamped to the
+range of `exp`. This has no effect while |q| is within REACH: a key beyond the range of `exp`
+saturates by itself. If some |q| of an example exceeds REACH, the example is `wide` and is scored
+from k and q.
 
 H is the hidden size (whole vectors), M the number of memories.
 """

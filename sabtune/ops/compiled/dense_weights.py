@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sabtune.ops.compiled.common import Array, copy, kernel
 from sabtune.ops.compiled.dense_forward import Tape
+from sabtune.ops.compiled.dense_normalize import EARLY, Weighting
 from sabtune.ops.compiled.product import outer
 from sabtune.ops.compiled.simd import LANES, load, store
 from sabtune.ops.compiled.tile import Rows
@@ -41,8 +42,8 @@ def scratch(H: int, real: Any) -> Scratch:
 
 @kernel
 def weight_gradients(
-    low: int, high: int, M0: int, x: Array, h: Array, tape: Tape, d_keys: Array,
-    grads: WeightGradients, work: Scratch,
+    low: int, high: int, M0: int, weighting: Weighting, x: Array, h: Array, tape: Tape,
+    d_keys: Array, grads: WeightGradients, work: Scratch,
 ) -> None:  # fmt: skip
     """Compute the gradients of the weights over examples `low` to `high` - 1.
 
@@ -68,8 +69,10 @@ def weight_gradients(
                 copy(before, H, memory, at, (count - 1) * H)
             else:
                 copy(before, 0, memory, at - H, count * H)
-            for j in range(0, count * H, LANES):
-                store(states, j, load(memory, at + j) - load(tape.summary, now + j))
+            copy(states, 0, memory, at, count * H)
+            if weighting.kind != EARLY:
+                for j in range(0, count * H, LANES):
+                    store(states, j, load(states, j) - load(tape.summary, now + j))
             d_gates = Rows(tape.gates, 4 * now, G)
             x_rows = Rows(x, (b * T + t) * inputs, inputs)
             outer(count, d_gates, G, Rows(before, 0, H), H, Rows(grads.W_hh, 0, H))

@@ -347,8 +347,22 @@ def inverse(typing: Any, lanes: Any) -> Any:
 
 
 @instruction
+def root(typing: Any, lanes: Any) -> Any:
+    """Return √x, correctly rounded."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (x,) = args
+        kind = ir.FunctionType(x.type, [x.type])
+        name = f"llvm.sqrt.v{LANES}f{lanes.dtype.bitwidth}"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        return builder.call(function, [x])
+
+    return lanes(lanes), code
+
+
+@instruction
 def where_less(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
-    """Return `then` where a < b, elsewhere `otherwise`."""
+    """Return `then` where a < b, elsewhere `otherwise`, also where a or b is NaN."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
