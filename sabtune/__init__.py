@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from sabtune.api.searching import search
     from sabtune.config import TrainConfig, TrialConfig
     from sabtune.errors import SabtuneError
-    from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, Model, ModelConfig, SelfAttention
+    from sabtune.models import (
+        GRU,
+        LSTM,
+        SAB,
+        MemLSTM,
+        MinGRU,
+        MinLSTM,
+        Model,
+        ModelConfig,
+        RelLSTM,
+        SelfAttention,
+    )
     from sabtune.models.layers import SABLayer, SelfAttentionLayer, TruncatedLSTM
     from sabtune.schedule import Constant, Cosine, Exponential, Linear, Schedule, Stepwise
     from sabtune.seeding import Stream
@@ -59,10 +70,12 @@ _MODULES = {
         "GRU",
         "LSTM",
         "SAB",
+        "MemLSTM",
         "MinGRU",
         "MinLSTM",
         "Model",
         "ModelConfig",
+        "RelLSTM",
         "SelfAttention",
     ),
     "sabtune.models.layers": ("SABLayer", "SelfAttentionLayer", "TruncatedLSTM"),
@@ -117,6 +130,7 @@ __all__ = [
     "Language",
     "Limits",
     "Linear",
+    "MemLSTM",
     "MinGRU",
     "MinLSTM",
     "Model",
@@ -128,6 +142,7 @@ __all__ = [
     "Permutations",
     "Pixels",
     "Recall",
+    "RelLSTM",
     "Resources",
     "SABLayer",
     "SabtuneError",

@@ -37,13 +37,12 @@ FUNCTIONS = {
 
 CLASSES = {
     "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "FlipFlop", "GRU",
-    "LSTM", "Ladder", "Language", "Limits", "Linear", "MQAR", "MinGRU", "MinLSTM", "Model",
-    "ModelConfig", "NoImprovement", "OpenStudy", "Parity", "Passkey", "Permutations", "Pixels",
-    "Recall", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule", "Seeds",
-    "SelectiveCopying", "SelfAttention",
-    "SelfAttentionLayer", "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream",
-    "Study", "SyntheticTask", "Target", "Task", "TaskConfig", "TrainConfig", "TrialConfig",
-    "TruncatedLSTM",
+    "LSTM", "Ladder", "Language", "Limits", "Linear", "MQAR", "MemLSTM", "MinGRU", "MinLSTM",
+    "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Parity", "Passkey", "Permutations",
+    "Pixels", "Recall", "RelLSTM", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule",
+    "Seeds", "SelectiveCopying", "SelfAttention", "SelfAttentionLayer", "Sequences", "Shuffled",
+    "Solved", "Source", "Stepwise", "Stream", "Study", "SyntheticTask", "Target", "Task",
+    "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
 }  # fmt: skip
 
 MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_task"}}

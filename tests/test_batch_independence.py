@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, Model, ModelConfig, SelfAttention
+from sabtune.models import (
+    GRU,
+    LSTM,
+    SAB,
+    MemLSTM,
+    MinGRU,
+    MinLSTM,
+    Model,
+    ModelConfig,
+    RelLSTM,
+    SelfAttention,
+)
 from sabtune.ops import reference, self_attention
 from sabtune.ops.reference import Rule
 from tests.fused_cases import RULES, Sparsity, dispatch_sab, eager_sab, for_rule, noise, parameters
@@ -131,11 +142,11 @@ def test_the_model(scoring: Any, learns: bool, dtype: torch.dtype) -> None:
 
 @over_dtypes
 @over_modes
-@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("form", ["paper", "released", "early"])
 @over_rules
 def test_the_eager_pass(rule: Rule, form: Any, learns: bool, dtype: torch.dtype) -> None:
     """Check one batch size at a time, because torch's matrix products may depend on the size."""
-    if form == "released":
+    if form != "paper":
         if rule != RULES[0]:
             pytest.skip("has one rule")
         rule = replace(rule, form=form)
@@ -180,6 +191,8 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
         GRU.Config(hidden=HIDDEN),
         MinGRU.Config(hidden=HIDDEN, layers=1),
         MinLSTM.Config(hidden=HIDDEN, layers=1),
+        MemLSTM.Config(hidden=HIDDEN),
+        RelLSTM.Config(hidden=HIDDEN, short_term=4, relevant=3),
     ],
     ids=lambda config: config.label(),
 )

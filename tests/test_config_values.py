@@ -104,7 +104,7 @@ def test_a_configuration_accepts_its_own_values(config: Config) -> None:
     ("build", "message"),
     [
         (lambda: SAB.Config(normalizer="max"), r"normalizer is 'max': give 'sum' or 'softmax'$"),  # type: ignore[arg-type]
-        (lambda: SAB.Config(form="Released"), r"form is 'Released': give 'paper' or 'released'$"),  # type: ignore[arg-type]
+        (lambda: SAB.Config(form="Released"), r"'Released': give one of paper, released, early$"),  # type: ignore[arg-type]
         (lambda: SAB.Config(schedule="linear"), r"schedule is 'linear': give .* Schedule$"),  # type: ignore[arg-type]
         (lambda: SAB.Config(k_topp=1), r"no key 'k_topp': did you mean 'k_top'\?$"),  # type: ignore[call-arg]
         (lambda: SAB.Config(5), r"^SAB\.Config has 5 without a name: write name=value$"),  # type: ignore[call-arg]

@@ -134,6 +134,7 @@ def test_an_ablation_can_be_limited_to_some_changes() -> None:
         (SAB.Config(k_top=ALL, schedule=Linear()), {}, ["k_top → all", "schedule → constant"]),
         (SAB.Config(k_trunc=70), {}, ["k_trunc → full"]),
         (SAB.Config(k_trunc=1000), {}, ["k_trunc → full"]),
+        (SAB.Config(k_trunc=71, cut="before"), {}, ["k_trunc → full"]),
         (SAB.Config(), {"shortest": 50}, ["lengths → one"]),
     ],
 )
@@ -153,6 +154,7 @@ def test_a_change_without_effect_is_left_out_with_a_message(
         (SAB.Config(k_top=3, schedule=Linear(start=4)), "schedule → constant"),
         (SAB.Config(k_top=20, k_att=5), "k_top → all"),  # longer sequences have more memories
         (SAB.Config(k_trunc=69), "k_trunc → full"),
+        (SAB.Config(k_trunc=70, cut="before"), "k_trunc → full"),
     ],
 )
 def test_a_change_with_an_effect_stays(model: ModelConfig, change: str) -> None:

@@ -115,6 +115,8 @@ STATES: list[tuple[str, dict[str, Any]]] = [
     ("gru", {}),
     ("mingru", {}),
     ("minlstm", {}),
+    ("mem-lstm", {}),
+    ("rel-lstm", {"short_term": 3, "relevant": 2}),
     ("self-attention", {}),
     ("self-attention", {"weights": "sparsemax"}),
     ("self-attention", {"form": "early"}),

@@ -33,7 +33,8 @@ from tests.fused_cases import (
     to,
 )
 
-EVERY = [*RULES, replace(PAPER, epsilon=0.1), replace(PAPER, form="released")]
+EVERY = [*RULES, replace(PAPER, epsilon=0.1)]
+EVERY += [replace(PAPER, form="released"), replace(PAPER, form="early")]
 over_rules = pytest.mark.parametrize(
     "rule", EVERY, ids=lambda r: f"{r.form}-{r.scoring}-{r.normalizer}-{r.epsilon:g}"
 )
@@ -58,8 +59,8 @@ def _two_threads() -> Iterator[None]:
 
 
 def weights(H: int, rule: Rule, dtype: torch.dtype = torch.float64) -> Parameters:
-    """Return weights, smaller for the released form, whose unbounded scores amplify rounding."""
-    return parameters(H, 4, dtype, scale=0.5 if rule.form == "released" else 2.0)
+    """Return weights, smaller for the authors' forms, whose scores as weights amplify rounding."""
+    return parameters(H, 4, dtype, scale=2.0 if rule.form == "paper" else 0.5)
 
 
 @over_rules

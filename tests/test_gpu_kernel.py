@@ -99,6 +99,15 @@ def test_from_a_state_between_two_memories(k_trunc: int) -> None:
     compare(x[:, 3:], p, sparsity, carried(x[:, :3], p, sparsity))
 
 
+@pytest.mark.parametrize("k_trunc", [0, 1, 5])
+def test_cuts_before_the_last_step_of_a_block(k_trunc: int) -> None:
+    x, p = drawn(1, 16, 9, torch.float32)
+    sparsity = Sparsity(k_top=3, k_att=5, k_trunc=k_trunc)
+    rule = Rule(cut="before")
+    compare(x, p, sparsity, rule=rule)
+    compare(x[:, 3:], p, sparsity, carried(x[:, :3], p, sparsity), rule=rule)
+
+
 def test_several_launches_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_forward, "ROWS", 8)  # two or three steps per launch
     compare(*drawn(3, 7, 9, torch.float32), SPARSITY)

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from sabtune.analysis.compared import comparison
-from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, ModelConfig, SelfAttention
+from sabtune.models import (
+    GRU,
+    LSTM,
+    SAB,
+    MemLSTM,
+    MinGRU,
+    MinLSTM,
+    ModelConfig,
+    RelLSTM,
+    SelfAttention,
+)
 from sabtune.models.sab import ALL
 from sabtune.schedule import Linear
 from sabtune.storage.store import Store
@@ -31,6 +41,8 @@ SPARSE = SAB.Config(k_top=5, k_att=2)
         (GRU.Config(k_trunc=10), "GRU, truncated BPTT (k_trunc=10)"),
         (MinGRU.Config(), "minGRU, 2 layers"),
         (MinLSTM.Config(layers=1), "minLSTM, 1 layer"),
+        (MemLSTM.Config(), "MemLSTM"),
+        (RelLSTM.Config(short_term=8), "RelLSTM (short_term=8, relevant=15)"),
         (SPARSE, "SAB (k_top=5, k_att=2, k_trunc=5)"),
         (SAB.Config(k_top=ALL, k_trunc=0), "SAB (k_top=all, k_att=5, full BPTT)"),
         (SAB.Config(schedule=Linear()), "SAB (k_top=5, k_att=5, k_trunc=5, linear schedule)"),
@@ -39,6 +51,10 @@ SPARSE = SAB.Config(k_top=5, k_att=2)
             "SAB (k_top=5, k_att=5, k_trunc=5, dot scoring, softmax)",
         ),
         (SAB.Config(form="released"), "SAB (k_top=5, k_att=5, k_trunc=5, released form)"),
+        (
+            SAB.Config(form="early", cut="after"),
+            "SAB (k_top=5, k_att=5, k_trunc=5, early form, cut=after)",
+        ),
     ],
 )
 def test_a_model_has_the_name_of_its_kind_and_its_parameters(model: ModelConfig, name: str) -> None:

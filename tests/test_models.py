@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sabtune.errors import ConfigError
-from sabtune.models import GRU, LSTM, MODELS, SAB, MinGRU, MinLSTM, SelfAttention
+from sabtune.models import GRU, LSTM, MODELS, SAB, MinGRU, MinLSTM, RelLSTM, SelfAttention
 from sabtune.ops import reference
 from sabtune.ops.reference import Normalizer, Scoring
 from sabtune.schedule import Linear
@@ -15,7 +15,9 @@ from sabtune.seeding import Stream, generator
 from sabtune.testing import check_model
 
 every_model = pytest.mark.parametrize("kind", MODELS)
-every_lstm = pytest.mark.parametrize("kind", ["sab", "lstm", "self-attention"])
+every_lstm = pytest.mark.parametrize(
+    "kind", ["sab", "lstm", "self-attention", "mem-lstm", "rel-lstm"]
+)
 
 SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
 
@@ -35,8 +37,12 @@ def test_models_with_other_settings_keep_their_contract() -> None:
     check_model(SelfAttention.Config(hidden=6, test_weights="entmax15"))
     check_model(SelfAttention.Config(hidden=6, weights="top_k", k_top=3, test_k_top=2))
     check_model(SelfAttention.Config(hidden=6, form="early", forget_bias=1.0))
+    check_model(RelLSTM.Config(hidden=6, short_term=3, relevant=2))
+    check_model(RelLSTM.Config(hidden=6, short_term=2, relevant=5, forget_bias=1.0))
     check_model(SAB.Config(hidden=6, schedule=Linear(), **SPARSITY))  # type: ignore[arg-type]
     check_model(SAB.Config(hidden=6, form="released", **SPARSITY))  # type: ignore[arg-type]
+    check_model(SAB.Config(hidden=6, form="early", **SPARSITY))  # type: ignore[arg-type]
+    check_model(SAB.Config(hidden=6, cut="before", **SPARSITY))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])

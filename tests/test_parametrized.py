@@ -20,12 +20,14 @@ MODELS_TRIED: list[tuple[str, dict[str, Any]]] = [
     ("sab", {"k_att": 1, "scoring": "dot"}),
     ("sab", {"k_att": 1, "scoring": "separable", "normalizer": "softmax"}),
     ("sab", {"k_att": 1, "form": "released"}),
+    ("sab", {"k_att": 1, "form": "early"}),
     ("self-attention", {}),
     ("self-attention", {"weights": "entmax15"}),
     ("self-attention", {"form": "early"}),
     ("lstm", {}),
     ("gru", {}),
     ("mingru", {"layers": 1}),
+    ("rel-lstm", {"short_term": 3, "relevant": 2}),
 ]
 
 every_model = pytest.mark.parametrize(("kind", "values"), MODELS_TRIED, ids=str)

@@ -136,6 +136,7 @@ RULES = {
     "softmax": Rule(normalizer="softmax"),
     "large epsilon": Rule(epsilon=0.5),
     "released": Rule(form="released"),
+    "early": Rule(form="early"),
 }
 
 

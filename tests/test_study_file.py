@@ -68,8 +68,11 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
 WIDE = {"lstm", "truncated", "self_attention", "entmax", "sparse_test", "h_detach"}
 """The baselines that have the width of SAB."""
 
+SIZED = ("gru", "mingru", "minlstm", "mem_lstm", "rel_lstm")
+"""The baselines that have the number of parameters of SAB."""
 
-@pytest.mark.parametrize("baseline", [*sorted(WIDE), "gru", "mingru", "minlstm"])
+
+@pytest.mark.parametrize("baseline", [*sorted(WIDE), *SIZED])
 @pytest.mark.parametrize("name", COMPARED)
 def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) -> None:
     path = ROOT / "search_spaces" / f"{name}.py"

@@ -78,8 +78,11 @@ def _effective(run: RunConfig) -> RunConfig:
         steps = run.task.build().steps(length)
         if _keeps_same_memories(model, model.dense(steps), carried=train.initial == "passed"):
             model = replace(model, schedule=Constant())
-        if model.k_trunc >= steps + (model.form == "released"):  # no sequence is ever truncated
+        before = model.sparsity.rule.cuts_before
+        if model.k_trunc >= steps + before:  # no sequence is ever truncated
             model = replace(model, k_trunc=0)
+        alike = model.k_trunc <= 1 or before == replace(model, cut=None).sparsity.rule.cuts_before
+        model = replace(model, cut=None) if alike else model
     return replace(run, model=model, train=train)
 
 

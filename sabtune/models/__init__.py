@@ -5,6 +5,7 @@ from sabtune.models.gru import GRU
 from sabtune.models.lstm import LSTM
 from sabtune.models.min_gru import MinGRU
 from sabtune.models.min_lstm import MinLSTM
+from sabtune.models.relevancy import MemLSTM, RelLSTM
 from sabtune.models.sab import SAB
 from sabtune.models.self_attention import SelfAttention
 
@@ -15,6 +16,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "gru": GRU.Config,
     "mingru": MinGRU.Config,
     "minlstm": MinLSTM.Config,
+    "mem-lstm": MemLSTM.Config,
+    "rel-lstm": RelLSTM.Config,
 }
 
 __all__ = [
@@ -22,9 +25,11 @@ __all__ = [
     "LSTM",
     "MODELS",
     "SAB",
+    "MemLSTM",
     "MinGRU",
     "MinLSTM",
     "Model",
     "ModelConfig",
+    "RelLSTM",
     "SelfAttention",
 ]

@@ -20,7 +20,7 @@ from sabtune.models.weights import AttentionWeights
 from sabtune.ops import dispatch, reference, self_attention
 from sabtune.ops.call import Call
 from sabtune.ops.checks import check_count
-from sabtune.ops.reference import Form, Normalizer, Parameters, Rule, Scoring, Sparsity
+from sabtune.ops.reference import Cut, Form, Normalizer, Parameters, Rule, Scoring, Sparsity
 from sabtune.ops.self_attention import Weights
 
 
@@ -145,7 +145,9 @@ class SABLayer(_Layer):
         scoring: "mlp" (the paper's), "dot" or "separable".
         normalizer: "sum" (the paper's) or "softmax".
         epsilon: The ε of the paper's normalizer, above 0.
-        form: "paper", or "released" for the variant of the authors' code.
+        form: "paper"; or "released" or "early" for a variant of the authors' code.
+        cut: "after" or "before" every `k_trunc`-th step, as in `SAB.Config`; defaults to that of
+            the form.
         forget_bias: A number added to the initial bias of the forget gates.
         device: The device of the weights.
         dtype: The dtype of the weights.
@@ -183,6 +185,7 @@ class SABLayer(_Layer):
         normalizer: Normalizer = "sum",
         epsilon: float = 1e-7,
         form: Form = "paper",
+        cut: Cut | None = None,
         forget_bias: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -196,6 +199,7 @@ class SABLayer(_Layer):
             normalizer=normalizer,
             epsilon=epsilon,
             form=form,
+            cut=cut,
             forget_bias=forget_bias,
         )
         super().__init__(

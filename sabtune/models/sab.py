@@ -14,9 +14,9 @@ from sabtune.models.lstm_like import LSTMLikeConfig
 from sabtune.ops import dispatch, reference
 from sabtune.ops.call import Call
 from sabtune.ops.checks import check_x
-from sabtune.ops.reference import Form, Normalizer, Rule, Scoring, Sparsity
+from sabtune.ops.reference import Cut, Form, Normalizer, Rule, Scoring, Sparsity
 from sabtune.schedule import Constant, Schedule
-from sabtune.schema import check, check_whole
+from sabtune.schema import added, check, check_whole
 
 ALL = 10**9
 """A k_top that selects every memory of a sequence of any length."""
@@ -76,8 +76,15 @@ class SAB(Attentive):
                 scores.
             epsilon: The ε of "sum", above 0. Because of it, all weights are zero at a step where no
                 score is above θ.
-            form: "paper"; or "released", the variant in the authors' released code, which requires
-                the default scoring and normalizer.
+            form: "paper"; or a variant in code of the authors, "released" (March 2019) or "early"
+                (July 2018), which require the default scoring and normalizer. The initial weights
+                are those of the paper's form.
+            cut: Where `k_trunc` cuts the local gradient: "after" every `k_trunc`-th step, before
+                the steps t with (t - 1) mod k_trunc = 0; or "before" every `k_trunc`-th step,
+                before those with t mod k_trunc = 0. Defaults to that of the form: "after" in the
+                paper's form, "before" in that of the authors' code. With `k_att` = `k_trunc`, the
+                gradient of a memory flows back through its whole block with "after", and through
+                its own step alone with "before". Values are the same.
 
         Raises:
             ConfigError: A field is unknown, out of range or of the wrong type, or the form doesn't
@@ -102,6 +109,7 @@ class SAB(Attentive):
         normalizer: Normalizer = "sum"
         epsilon: float = 1e-7
         form: Form = "paper"
+        cut: Cut | None = added(None)
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -109,8 +117,8 @@ class SAB(Attentive):
             check_whole("k_att", self.k_att, least=1)
             check_whole("k_trunc", self.k_trunc, least=0)
             check(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
-            if self.form == "released":
-                wanted = "the default, which the released form requires"
+            if self.form != "paper":
+                wanted = f"the default, which the {self.form} form requires"
                 check(self.scoring == "mlp", "scoring", self.scoring, wanted)
                 check(self.normalizer == "sum", "normalizer", self.normalizer, wanted)
 
@@ -121,6 +129,7 @@ class SAB(Attentive):
             words += [self.scoring] * (self.scoring != "mlp")
             words += [self.normalizer] * (self.normalizer != "sum")
             words += [self.form] * (self.form != "paper")
+            words += [f"cut={self.cut}"] * (self.cut is not None)
             return " ".join(words)
 
         def legend(self) -> str:
@@ -132,6 +141,7 @@ class SAB(Attentive):
             words += [f"{self.scoring} scoring"] * (self.scoring != "mlp")
             words += [self.normalizer] * (self.normalizer != "sum")
             words += [f"{self.form} form"] * (self.form != "paper")
+            words += [f"cut={self.cut}"] * (self.cut is not None)
             return f"SAB ({', '.join(words)})"
 
         @property
@@ -142,6 +152,7 @@ class SAB(Attentive):
                 normalizer=self.normalizer,
                 epsilon=self.epsilon,
                 form=self.form,
+                cut=self.cut,
             )
             return Sparsity(k_top=self.k_top, k_att=self.k_att, k_trunc=self.k_trunc, rule=rule)
 

@@ -3,8 +3,8 @@
 Every backend computes what `sabtune.ops.reference.sab` does, gradients included. On a CPU, the
 compiled pass costs about as much as an LSTM and supports every scoring, normalizer and ε of the
 paper's form. The Triton kernels are off unless you enable them. The eager pass runs the other calls
-(no numba, another device, a gradient with respect to the incoming state, the released form), and
-the reference those that it does not support, for example another dtype or autocast.
+(no numba, another device, a gradient with respect to the incoming state, the forms of the authors'
+code), and the reference those that it does not support, for example another dtype or autocast.
 
 The environment variable SABTUNE_BACKEND forces one backend for every call.
 

@@ -6,7 +6,7 @@ Backtracking: Temporal Credit Assignment Through Reminding", NeurIPS 2018 (arXiv
 For the steps t = 1 … T, with a memory M that initially holds one zero vector m_0:
 
     h'_t, c_t = LSTMCell(x_t, (h_{t-1}, c_{t-1}))   `lstm_cell`; h and c are detached first
-                                                    where (t-1) mod k_trunc == 0
+                                                    where (t-1) mod k_trunc == 0, `is_cut`
     a_i       = w3 · tanh(W1 m_i + W2 h'_t)         `scores`
     θ         = the (k_top+1)-th largest a_i        `threshold`
     p_i       = max(a_i - θ, 0) / (Σ … + ε)         `sparse_weights`
@@ -35,7 +35,8 @@ from sabtune.schema import Config
 
 Scoring = Literal["mlp", "dot", "separable"]
 Normalizer = Literal["sum", "softmax"]
-Form = Literal["paper", "released"]
+Form = Literal["paper", "released", "early"]
+Cut = Literal["after", "before"]
 Readout = tuple[Tensor, Tensor]  # V (O, 2H) = [V1 V2], and b (O,)
 
 
@@ -48,21 +49,33 @@ class Rule(Config):
     normalizer: how the scores above θ become weights: "sum", (a - θ) / (Σ (a - θ) + ε); or
     "softmax", the softmax of those scores.
     epsilon: ε. Because of it, all weights are zero at a step where no score is above θ.
-    form: "paper"; or "released", the variant in the authors' released code. There,
-    a_i = w · [tanh h'_t; tanh m_i], so the query cancels in a_i - θ; θ is the k_top-th largest
-    score + 1e-7, so a step keeps k_top - 1 memories; the weights are the scores themselves while
-    there are at most k_top memories; and h and c are detached before the steps t with
-    t mod k_trunc == 0.
+    form: "paper"; or a variant in code of the authors, "released" (March 2019) or "early" (July
+    2018). In both, the weights are the scores themselves, not normalized, while there are at most
+    k_top memories, and `cut` is "before". In "released", a_i = w · [tanh h'_t; tanh m_i], so the
+    query cancels in a_i - θ; and θ is the k_top-th largest score + 1e-7, so a step keeps k_top - 1
+    memories. In "early", a_i is that of "mlp", and θ is the (k_top+1)-th largest score - 1e-7, so
+    that score has a tiny weight too, and so has any score that equals it.
+    cut: where k_trunc cuts the local gradient. With "after", h and c are detached after every
+    k_trunc-th step, which is before the steps t with (t-1) mod k_trunc == 0; with "before", they
+    are detached before every k_trunc-th step, t mod k_trunc == 0. None is the form's own: "after"
+    in the paper's form, "before" in the others.
     """
 
     scoring: Scoring = "mlp"
     normalizer: Normalizer = "sum"
     epsilon: float = 1e-7
     form: Form = "paper"
+    cut: Cut | None = None
+
+    @property
+    def cuts_before(self) -> bool:
+        """Whether h and c are detached before every k_trunc-th step, instead of after it."""
+        return self.form != "paper" if self.cut is None else self.cut == "before"
 
 
 PAPER = Rule()
-RELEASED_MARGIN = 1e-7
+MARGIN = 1e-7
+"""The distance between θ and a score, in the forms of the authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,9 +161,12 @@ def threshold(a: Tensor, k_top: int) -> Tensor:
 
 
 def sparse_weights(a: Tensor, k_top: int, rule: Rule = PAPER) -> Tensor:
-    """Compute p (B, M) from the scores a (B, M); at most k_top weights are not zero."""
-    if rule.form == "released":
-        return released_weights(a, k_top, rule)
+    """Compute p (B, M) from the scores a (B, M).
+
+    At most k_top weights are not zero, except in the form "early".
+    """
+    if rule.form != "paper":
+        return authors_weights(a, k_top, rule)
     theta = threshold(a, k_top)
     if rule.normalizer == "softmax":
         w = torch.exp(a - a.amax(dim=-1, keepdim=True)) * (a > theta)
@@ -159,11 +175,14 @@ def sparse_weights(a: Tensor, k_top: int, rule: Rule = PAPER) -> Tensor:
     return w / (w.sum(dim=-1, keepdim=True) + rule.epsilon)
 
 
-def released_weights(a: Tensor, k_top: int, rule: Rule) -> Tensor:
-    """Compute p (B, M) as the authors' released code does."""
+def authors_weights(a: Tensor, k_top: int, rule: Rule) -> Tensor:
+    """Compute p (B, M) as the authors' code does, released or early."""
     if a.shape[-1] <= k_top:
         return a
-    theta = a.topk(k_top, dim=-1).values[..., -1:] + RELEASED_MARGIN
+    if rule.form == "early":
+        theta = threshold(a, k_top) - MARGIN
+    else:
+        theta = a.topk(k_top, dim=-1).values[..., -1:] + MARGIN
     w = torch.relu(a - theta)
     return w / (w.sum(dim=-1, keepdim=True) + rule.epsilon)
 
@@ -172,7 +191,7 @@ def is_cut(t: int, k_trunc: int, rule: Rule = PAPER) -> bool:
     """Return whether h and c are detached before step t, counted from 1."""
     if not k_trunc:
         return False
-    return t % k_trunc == 0 if rule.form == "released" else (t - 1) % k_trunc == 0
+    return (t - 1 + rule.cuts_before) % k_trunc == 0
 
 
 def sab(

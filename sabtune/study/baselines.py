@@ -7,7 +7,17 @@ from collections.abc import Callable
 import optuna
 
 from sabtune.config import TrainConfig, TrialConfig
-from sabtune.models import GRU, LSTM, SAB, MinGRU, MinLSTM, ModelConfig, SelfAttention
+from sabtune.models import (
+    GRU,
+    LSTM,
+    SAB,
+    MemLSTM,
+    MinGRU,
+    MinLSTM,
+    ModelConfig,
+    RelLSTM,
+    SelfAttention,
+)
 from sabtune.study.definition import Space
 from sabtune.tasks import TaskConfig
 from sabtune.training.matching import matched
@@ -30,8 +40,8 @@ def baselines(
 
     "lstm", "truncated" and "self_attention" are those of the paper. "entmax" is self-attention with
     entmax-1.5, and "sparse_test" is self-attention that is sparse at test alone. "h_detach" is an
-    LSTM with h-detach. These have the width of SAB. "gru", "mingru" and "minlstm" have its number
-    of parameters.
+    LSTM with h-detach. These have the width of SAB. The others, such as "gru", have its number of
+    parameters.
 
     train: a function that suggests the training configuration of a trial. forget_bias: a function
     that suggests the forget bias of a trial. hidden: the number of hidden units of SAB. k_trunc:
@@ -92,6 +102,21 @@ def baselines(
         model = as_large(MinLSTM.Config(forget_bias=forget_bias(trial)))
         return TrialConfig(model=model, train=train(trial))
 
+    def mem_lstm(trial: optuna.Trial) -> TrialConfig:
+        """An LSTM that reads its attention to all states, with the number of parameters of SAB."""
+        model = as_large(MemLSTM.Config(forget_bias=forget_bias(trial)))
+        return TrialConfig(model=model, train=train(trial))
+
+    def rel_lstm(trial: optuna.Trial) -> TrialConfig:
+        """MemLSTM with relevancy screening: it attends to recent and to relevant states."""
+        model = RelLSTM.Config(
+            hidden=as_large(MemLSTM.Config()).hidden,  # it has the same parameters
+            short_term=trial.suggest_int("short_term", 1, 20),
+            relevant=trial.suggest_int("relevant", 1, 20),
+            forget_bias=forget_bias(trial),
+        )
+        return TrialConfig(model=model, train=train(trial))
+
     return {
         "lstm": lstm,
         "truncated": truncated,
@@ -102,6 +127,8 @@ def baselines(
         "gru": gru,
         "mingru": mingru,
         "minlstm": minlstm,
+        "mem_lstm": mem_lstm,
+        "rel_lstm": rel_lstm,
     }
 
 

@@ -388,7 +388,7 @@ def backward(
             if grads.x.size > 0:
                 input_backward(tile, t, w.W_ih, grads.x, work)
             work.du[:] = zero
-            if t > 0 and s.k_trunc > 0 and (s.step + t) % s.k_trunc == 0:
+            if t > 0 and s.k_trunc > 0 and (s.step + t + s.cut) % s.k_trunc == 0:
                 work.dc[:] = zero
             elif t > 0:
                 sums = Rows(work.S, 0, work.S.shape[1])

@@ -90,6 +90,7 @@ class CompiledCall:
             k_top=self.sparsity.k_top,
             k_att=self.sparsity.k_att,
             k_trunc=self.sparsity.k_trunc,
+            cut=int(self.sparsity.rule.cuts_before),
             M0=M0,
             sparse=self.sparse,
         )

@@ -98,8 +98,9 @@ def kernel(function: F) -> F:
 class Settings(NamedTuple):
     """The numbers of a call.
 
-    step: the number of steps before the call. M0: the number of memories from before the call.
-    sparse: whether x is mostly zeros, so that the kernels skip those.
+    step: the number of steps before the call. cut: the number of steps by which the cuts of
+    truncated back-propagation are early. M0: the number of memories from before the call. sparse:
+    whether x is mostly zeros, so that the kernels skip those.
     """
 
     scoring: int  # MLP, DOT or SEPARABLE
@@ -109,6 +110,7 @@ class Settings(NamedTuple):
     k_top: int
     k_att: int
     k_trunc: int
+    cut: int
     M0: int
     sparse: bool
 

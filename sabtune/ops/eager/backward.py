@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sabtune.ops.eager.forward import EagerCall, Record, double_cell_gate, doubled
 from sabtune.ops.eager.scores import add_to_rows, gather_rows, make_scores, tanh
-from sabtune.ops.eager.weights import score_gradient
+from sabtune.ops.eager.weights import early_score_gradient, score_gradient
 from sabtune.ops.reference import Parameters
 
 CHUNK_STEPS = 16
@@ -110,7 +110,12 @@ class Backward:
         ds = dh if self.d_summary is None else dh + self.d_summary[:, t]
         dp = torch.bmm(ds.unsqueeze(1), gather_rows(self.record.memory, rows, M).mT).squeeze(1)
         add_to_rows(self.d_memory, rows, M, p.unsqueeze(2) * ds.unsqueeze(1))
-        da = score_gradient(dp, p, self.record.divisors[t], rows is None, call.sparsity.rule)
+        divisor, rule = self.record.divisors[t], call.sparsity.rule
+        if rule.form == "early":
+            lowest = None if call.uses_scores(t) else self.record.lowest[t]
+            da = early_score_gradient(dp, p, divisor, lowest)
+        else:
+            da = score_gradient(dp, p, divisor, rows is None, rule)
         return self.scores.backward(da, rows, M, q)
 
     def backward_cell(self, t: int, d_gates: Tensor, dc_factor: Tensor) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sabtune.ops import reference
 from sabtune.ops.eager.scores import gather_rows, make_scores, tanh
-from sabtune.ops.eager.weights import weigh
+from sabtune.ops.eager.weights import weigh, weigh_early
 from sabtune.ops.reference import Parameters, Sparsity, State
 
 
@@ -33,7 +33,14 @@ class EagerCall:
     @property
     def max_scores(self) -> int:
         """The largest number of scores that affect the weights of a step, including θ."""
-        return self.sparsity.k_top + (self.sparsity.rule.form == "paper")
+        form, k_top = self.sparsity.rule.form, self.sparsity.k_top
+        if form == "early":  # any number of scores may equal θ
+            return self.memories(self.T)
+        return k_top + (form == "paper")
+
+    def uses_scores(self, t: int) -> bool:
+        """Return whether the weights of step t are the scores themselves."""
+        return self.sparsity.rule.form != "paper" and self.memories(t) <= self.sparsity.k_top
 
     def memories(self, t: int) -> int:
         """Return M at step t, which is also the index of a memory that step t adds."""
@@ -75,6 +82,7 @@ class Record(NamedTuple):
     weights: Tensor  # p of all steps, sized by `EagerCall.top_counts`
     rows: Tensor  # the selected memories' rows, sized by `EagerCall.selected_counts`
     divisors: Tensor  # (T, B, 1): the divisor of p
+    lowest: Tensor  # (T, B, 1) in the early form: the index of the score that gives θ
 
 
 def doubled(p: Parameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,6 +112,7 @@ def forward(call: EagerCall, x: Tensor, p: Parameters, state: State, *, keep: bo
     keep: store what the backward pass needs. Otherwise the record does not hold it.
     """
     B, T, H, rule = call.B, call.T, state.h.shape[1], call.sparsity.rule
+    early = rule.form == "early"
     W_ih, W_hh, bias = doubled(p)
     gates = torch.addmm(bias, x.transpose(0, 1).reshape(T * B, -1), W_ih.T).view(T, B, 4 * H)
     memory = allocate_bank(state.memory, call.memories(T))
@@ -112,6 +121,7 @@ def forward(call: EagerCall, x: Tensor, p: Parameters, state: State, *, keep: bo
     hidden, summary = x.new_empty(B, T, H), x.new_empty(B, T, H)
     cells = x.new_empty(T + 1 if keep else 1, B, H)
     divisors = x.new_empty(T if keep else 0, B, 1)
+    lowest = torch.empty(T if keep and early else 0, B, 1, dtype=torch.long, device=x.device)
     weights = x.new_empty(B * sum(call.top_counts()) if keep else 0)
     rows = torch.empty(
         B * sum(call.selected_counts()) if keep else 0, dtype=torch.long, device=x.device
@@ -127,7 +137,11 @@ def forward(call: EagerCall, x: Tensor, p: Parameters, state: State, *, keep: bo
         query = tanh(c).mul_(o)
         M = call.memories(t)
         a, selected = scores.highest(query, M)
-        w, divisor = weigh(a, selected is None, rule, step_weights[t] if keep else None)
+        out = step_weights[t] if keep else None
+        if early:
+            w, divisor, index = weigh_early(a, call.sparsity.k_top, rule.epsilon, out)
+        else:
+            w, divisor = weigh(a, selected is None, rule, out)
         s = torch.bmm(w.unsqueeze(1), gather_rows(memory, selected, M)).squeeze(1)
         h = query.add_(s)
         hidden[:, t], summary[:, t] = h, s
@@ -136,6 +150,10 @@ def forward(call: EagerCall, x: Tensor, p: Parameters, state: State, *, keep: bo
             scores.remember(h, M)
         if keep:
             divisors[t] = divisor
+            if early:
+                lowest[t] = index
             if selected is not None:
                 step_rows[t].copy_(selected)
-    return Record(hidden, summary, c.clone(), memory, keys, gates, cells, weights, rows, divisors)
+    return Record(
+        hidden, summary, c.clone(), memory, keys, gates, cells, weights, rows, divisors, lowest
+    )

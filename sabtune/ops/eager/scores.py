@@ -198,6 +198,18 @@ class Mlp(QueryScores):
         return s.mul_(da.unsqueeze(2)), dq
 
 
+class EarlyMlp(Mlp):
+    """The scores of `Mlp` with their constant, because in the early form they may be weights."""
+
+    def scores(self, keys: Tensor, q: Tensor) -> Tensor:
+        return super().scores(keys, q) - self.p.w3.sum()
+
+    def unscaled_gradients(self, keys: Tensor, q: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        gradients = super().unscaled_gradients(keys, q, da)
+        self.d_w3 -= da.sum()
+        return gradients
+
+
 class Dot(QueryScores):
     """a = (W1 m) · (W2 ĥ) / √H."""
 
@@ -343,5 +355,7 @@ def make_scores(p: Parameters, rule: Rule, keys: Tensor, M0: int, count: int) ->
     """Return the scores of a call under `rule`."""
     if rule.form == "released":
         return Released(p, keys, M0, count)
+    if rule.form == "early":
+        return EarlyMlp(p, keys, M0, count)
     kinds: dict[str, type[Scores]] = {"mlp": Mlp, "dot": Dot, "separable": Separable}
     return kinds[rule.scoring](p, keys, M0, count)

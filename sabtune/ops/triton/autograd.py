@@ -34,7 +34,8 @@ Names in this package:
     room        M after the call
     K, most     the number of top scores of a step; the maximum of K
     KP          `most` rounded up to one of a few sizes
-    since, cut  the number of steps before the call, modulo k_att and modulo k_trunc
+    since       the number of steps before the call, modulo k_att
+    cut         the offset of the truncation: it cuts before step t where (cut + t) mod k_trunc = 0
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class KernelCall:
     def cuts(self) -> dict[str, int]:
         """Return the arguments that place the cuts of truncated back-propagation."""
         k_trunc = min(self.sparsity.k_trunc or NEVER_STEPS, NEVER_STEPS)
-        return {"k_trunc": k_trunc, "cut": self.step % k_trunc}
+        early = int(self.sparsity.rule.cuts_before)
+        return {"k_trunc": k_trunc, "cut": (self.step + early) % k_trunc}
 
     def shape(self) -> dict[str, Any]:
         """Return the compile-time arguments of the kernels."""
