@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sabtune as sab
 from sabtune.models import LSTM, MODELS, SAB, SelfAttention
-from sabtune.models.flops import MOST_OPERATIONS, counted
 from sabtune.models.base import matrix_weights
+from sabtune.models.flops import MOST_OPERATIONS, counted
 from sabtune.ops import reference, self_attention
 from sabtune.study.events import Outcome
 from sabtune.study.writer import StudyWriter
