@@ -94,7 +94,33 @@ def test_self_attention_makes_the_products_that_torch_sees() -> None:
     assert counter.get_total_flops() / 2 / T + unseen == pytest.approx(model.multiply_adds(I, T))
 
 
-@pytest.mark.parametrize("kind", sorted({*MODELS} - {"sab", "self-attention"}))
+@pytest.mark.parametrize(
+    "config",
+    [
+        sab.MemLSTM.Config(hidden=H),
+        sab.RelLSTM.Config(hidden=H),
+        sab.RelLSTM.Config(hidden=H, short_term=5, relevant=3),
+        sab.RelLSTM.Config(hidden=H, short_term=1, relevant=0),
+    ],
+)
+def test_relevancy_screening_makes_the_products_that_torch_sees(config: sab.ModelConfig) -> None:
+    model = built(config)
+    count = counted(model, I, T)
+    assert count is not None
+    single = T if config.label().endswith("relevant=0") else 1  # torch sees no sum of one memory
+    assert count + single * H / T == pytest.approx(model.multiply_adds(I, T))
+
+
+def test_self_attention_to_few_states_sums_up_only_those() -> None:
+    full = built(SelfAttention.Config(hidden=H)).multiply_adds(I, T)
+    few = built(SelfAttention.Config(hidden=H, weights="top_k", k_top=2)).multiply_adds(I, T)
+    left_out = sum(max(0, memories - 2) for memories in range(T))
+    assert few == pytest.approx(full - left_out * H / T)
+
+
+@pytest.mark.parametrize(
+    "kind", sorted({*MODELS} - {"sab", "self-attention", "mem-lstm", "rel-lstm"})
+)
 def test_the_count_of_a_model_is_that_of_torch(kind: str) -> None:
     model = built(MODELS[kind](hidden=H))
     assert model.multiply_adds(I, T) == pytest.approx(counted(model, I, T))

@@ -211,12 +211,18 @@ class SelfAttention(Attentive):
         return self.readout(hidden, summary), after
 
     def multiply_adds(self, inputs: int, steps: int) -> float:
-        """Return the multiply-adds of a step, which attends to all earlier states.
+        """Return the multiply-adds of a step, which scores all earlier states.
 
-        See `Model.multiply_adds`. W1 m is computed once for each state.
+        See `Model.multiply_adds`. W1 m is computed once for each state. With "top_k" in training, a
+        step sums up k_top states; with the other weights, it counts as summing up all of them.
         """
-        memories = (steps - 1) / 2
-        return self.attention_multiply_adds(keys=1, scored=memories, recalled=memories)
+        weights, k_top = self.in_training.weights, self.in_training.k_top
+        most = k_top if weights == "top_k" else steps
+        return self.attention_multiply_adds(
+            keys=1,
+            scored=(steps - 1) / 2,
+            recalled=sum(min(most, step) for step in range(steps)) / steps,
+        )
 
     def readout(self, hidden: Tensor, summary: Tensor) -> Tensor:
         if self.config.form == "early":

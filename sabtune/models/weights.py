@@ -54,6 +54,23 @@ class AttentionWeights(nn.Module):
             **attention,
         )
 
+    def attention_multiply_adds(self, *, keys: float, scored: float, recalled: float) -> float:
+        """Return the multiply-adds of a step, as the equations of `reference` have them.
+
+        The readout V counts, too.
+
+        Args:
+            keys: The number of memories for which a step computes W1 m.
+            scored: The number of memories that a step scores.
+            recalled: The number of memories that a step sums up.
+        """
+        p = self.weights()
+        H = p.weight_hh.shape[1]
+        products = [p.weight_ih, p.weight_hh, p.W2, self.get_parameter("V")]
+        query = H if self.rule.form == "released" else 0  # w · tanh h'
+        each_step = sum(weight.numel() for weight in products) + query
+        return each_step + keys * p.W1.numel() + (scored + recalled) * H
+
 
 def attention_shapes(rule: Rule, hidden: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parameters that a rule scores with, by the paper's names."""
