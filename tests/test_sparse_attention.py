@@ -24,6 +24,7 @@ from sabtune.schema import from_dict, to_dict
 from sabtune.seeding import Stream, generator
 from sabtune.tasks import Copying
 from sabtune.training.evaluation import measure
+from tests.doc_blocks import block
 
 B, T, I, O, H = 3, 17, 4, 5, 6
 
@@ -169,6 +170,22 @@ def test_a_model_is_that_of_its_equations(
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+@every_variant
+def test_a_model_runs_in_other_dtypes_and_on_an_empty_batch(
+    values: dict[str, Any], normalize: Normalizer
+) -> None:
+    model, x = built(**values).float(), noise(B, T, I).float()
+    truth, state = model(x)
+    assert model(x[:0])[0].shape == (0, T, O)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x, state)[0].shape == truth.shape
+        torch.testing.assert_close(model(x)[0].float(), truth, rtol=0.1, atol=0.1)
+    for dtype in (torch.bfloat16, torch.float16):
+        logits, _ = built(**values).to(dtype)(x.to(dtype))
+        assert logits.dtype == dtype
+        torch.testing.assert_close(logits.float(), truth, rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("test_weights", ["sparsemax", "entmax15", "top_k"])
 def test_a_model_uses_its_test_weights_in_evaluation_mode_alone(test_weights: str) -> None:
     model = built(test_weights=test_weights)
@@ -287,6 +304,14 @@ def test_names_and_stored_forms_distinguish_variants(
     task = Copying.Config(length=80)
     run = RunConfig.of(task=task, trial=trial, seed=0)
     assert RunConfig.from_dict(run.to_dict()) == run
+
+
+def test_the_configurations_of_the_documentation() -> None:
+    named: dict[str, Any] = {}
+    exec(block("studies.md", "import sabtune as sab\n\ndense"), named)
+    assert named["dense"] == SelfAttention.Config(hidden=64)
+    assert named["sparse_at_test"].legend().endswith("softmax, top-10 at test")
+    assert named["sparse"].legend().endswith("entmax-1.5")
 
 
 def test_an_early_readout_has_half_of_the_weights() -> None:
