@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from sabtune.errors import InputError
-from sabtune.models.base import uniform
+from sabtune.models.base import matrix_weights, uniform
 from sabtune.models.lstm_like import LSTMLike, LSTMLikeConfig
 from sabtune.models.weights import AttentionWeights
 from sabtune.ops import reference
@@ -126,17 +126,19 @@ class MemLSTM(AttentionWeights, LSTMLike):
         def share_kept(self, steps: int) -> float:
             return 1.0
 
+        def attended(self, step: int) -> int:
+            """Return the number of states that a step attends to, counted from 1."""
+            return step
+
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
         ) -> MemLSTM:
             return MemLSTM(self, inputs, outputs, generator)
 
     state_type: type = MemState
-    config: LSTMLikeConfig
+    config: Config
 
-    def __init__(
-        self, config: LSTMLikeConfig, inputs: int, outputs: int, generator: torch.Generator
-    ):
+    def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
         """Create the model, with weights drawn from `generator`."""
         super().__init__()
         self.config = config
@@ -173,6 +175,14 @@ class MemLSTM(AttentionWeights, LSTMLike):
             s, _ = attend(s, h, memory, keys, p)
             hidden.append(h)
         return self.readout(hidden), MemState(h, c, s, memory, keys)
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the multiply-adds of a step, which scores and sums up the states it attends to.
+
+        See `Model.multiply_adds`. W1 h is computed once for each state.
+        """
+        attended = sum(self.config.attended(step) for step in range(1, steps + 1)) / steps
+        return matrix_weights(self) + 2 * attended * self.config.hidden
 
     def readout(self, hidden: list[Tensor]) -> Tensor:
         """Compute the logits (B, T, O) from the h (B, H) of every step."""
@@ -276,7 +286,10 @@ class RelLSTM(MemLSTM):
             return f"RelLSTM (short_term={self.short_term}, relevant={self.relevant})"
 
         def share_kept(self, steps: int) -> float:
-            return min(1.0, (self.short_term + self.relevant) / steps)
+            return self.attended(steps) / steps
+
+        def attended(self, step: int) -> int:
+            return min(step, self.short_term + self.relevant)
 
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
