@@ -48,10 +48,11 @@ class TrainConfig(Config):
         shortest: If given, each batch has a length drawn uniformly from `shortest` to the training
             length. Only for tasks that generate their sequences, such as copying. With
             None, every batch has the training length.
-        initial: The h and c at the start of a training sequence: "zero"; "noise", normally
-            distributed with standard deviation `initial_scale`; or "passed", the final h and c of
-            the same row of the previous batch. "noise" and "passed" are from Ruiz and Gu (2025,
-            arXiv 2507.02782) and help models to generalize to longer sequences.
+        initial: The recurrent state, such as h and c, at the start of a training sequence: "zero";
+            "noise", normally distributed with standard deviation `initial_scale`; or "passed", the
+            final state of the same row of the previous batch. "noise" and "passed" are from Ruiz
+            and Gu (2025, arXiv 2507.02782) and help models to generalize to longer sequences. A
+            Transformer has no recurrent state: they change nothing there.
         initial_scale: The standard deviation of "noise", above 0.
 
     Raises:

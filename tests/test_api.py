@@ -37,12 +37,12 @@ FUNCTIONS = {
 
 CLASSES = {
     "ASHA", "Adding", "Batch", "Constant", "Copying", "Cosine", "Exponential", "FlipFlop", "GRU",
-    "LSTM", "Ladder", "Language", "Limits", "Linear", "MQAR", "MemLSTM", "MinGRU", "MinLSTM",
-    "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Parity", "Passkey", "Permutations",
-    "Pixels", "Recall", "RelLSTM", "Resources", "SAB", "SABLayer", "SabtuneError", "Schedule",
-    "Seeds", "SelectiveCopying", "SelfAttention", "SelfAttentionLayer", "Sequences", "Shuffled",
-    "Solved", "Source", "Stepwise", "Stream", "Study", "SyntheticTask", "Target", "Task",
-    "TaskConfig", "TrainConfig", "TrialConfig", "TruncatedLSTM",
+    "LSTM", "Ladder", "Language", "Limits", "Linear", "MQAR", "Mamba2", "MemLSTM", "MinGRU",
+    "MinLSTM", "Model", "ModelConfig", "NoImprovement", "OpenStudy", "Parity", "Passkey",
+    "Permutations", "Pixels", "Recall", "RelLSTM", "Resources", "SAB", "SABLayer", "SLSTM",
+    "SabtuneError", "Schedule", "Seeds", "SelectiveCopying", "SelfAttention", "SelfAttentionLayer",
+    "Sequences", "Shuffled", "Solved", "Source", "Stepwise", "Stream", "Study", "SyntheticTask",
+    "Target", "Task", "TaskConfig", "TrainConfig", "Transformer", "TrialConfig", "TruncatedLSTM",
 }  # fmt: skip
 
 MODULES = {"testing": {"CheckResult", "check_model", "check_schedule", "check_task"}}

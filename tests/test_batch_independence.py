@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from sabtune.models import (
     GRU,
     LSTM,
     SAB,
+    SLSTM,
+    Mamba2,
     MemLSTM,
     MinGRU,
     MinLSTM,
@@ -23,13 +25,17 @@ from sabtune.models import (
     ModelConfig,
     RelLSTM,
     SelfAttention,
+    Transformer,
 )
+from sabtune.models.base import state_tensors
+from sabtune.models.transformer import Positions
 from sabtune.ops import reference, self_attention
 from sabtune.ops.reference import Rule
 from tests.fused_cases import RULES, Sparsity, dispatch_sab, eager_sab, for_rule, noise, parameters
 
 STEPS, HIDDEN = 24, 17
 SPOILT = {"NaN": math.nan, "Inf": math.inf, "huge": 1e30, "negative": -1e38}
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 BATCHES = [4, 35]  # 35 exceeds the examples that the kernel processes together
 Results = dict[str, Tensor]
 
@@ -71,7 +77,10 @@ def of_model(model: Model, x: Tensor, *, learns: bool) -> Results:
     x = x.clone().requires_grad_(learns)
     with torch.set_grad_enabled(learns):
         logits, state = model(x)
-        found = {"logits": logits, "h": state.h.reshape(-1, state.h.shape[-1])}
+        found = {"logits": logits}
+        for name, tensor in state_tensors(state).items():
+            if tensor.dim():  # h and c of an LSTM are (1, B, H), as in torch
+                found[name] = tensor if len(tensor) == len(x) else tensor.squeeze(0)
         if learns:
             (found["d_x"],) = torch.autograd.grad(logits.square().sum(), x)
     return {name: tensor.detach() for name, tensor in found.items()}
@@ -193,6 +202,9 @@ def test_self_attention(learns: bool, dtype: torch.dtype) -> None:
         MinLSTM.Config(hidden=HIDDEN, layers=1),
         MemLSTM.Config(hidden=HIDDEN),
         RelLSTM.Config(hidden=HIDDEN, short_term=4, relevant=3),
+        *(Transformer.Config(hidden=8, layers=1, heads=2, positions=p) for p in POSITIONS),
+        SLSTM.Config(hidden=HIDDEN),
+        Mamba2.Config(hidden=HIDDEN, layers=1, heads=2, state_size=4, chunk=7),
     ],
     ids=lambda config: config.label(),
 )

@@ -16,16 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sabtune.errors import InputError
-from sabtune.models import MODELS, SAB, Model
+from sabtune.models import SAB, Model
 from sabtune.schedule import Linear
 from tests.fused_cases import noise
+from tests.small_models import small
 
 I, O, T = 3, 4, 20
 
 
 def built(kind: str = "sab", hidden: int = 17, **values: Any) -> Model:
     generator = torch.Generator().manual_seed(0)
-    return MODELS[kind](hidden=hidden, **values).build(I, O, steps=T, generator=generator)
+    return small(kind, hidden=hidden, **values).build(I, O, steps=T, generator=generator)
 
 
 def by_file(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -117,6 +118,9 @@ STATES: list[tuple[str, dict[str, Any]]] = [
     ("minlstm", {}),
     ("mem-lstm", {}),
     ("rel-lstm", {"short_term": 3, "relevant": 2}),
+    ("transformer", {}),
+    ("mamba2", {}),
+    ("slstm", {}),
     ("self-attention", {}),
     ("self-attention", {"weights": "sparsemax"}),
     ("self-attention", {"form": "early"}),

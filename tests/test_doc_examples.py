@@ -60,11 +60,11 @@ def public_members(cls: type) -> list[str]:
 def test_these_are_the_public_classes() -> None:
     assert {"Study", "Linear", "SABLayer", "SAB.Config", "Pixels.Config"} <= CLASSES.keys()
     assert CLASSES.keys() - DATACLASSES.keys() == {
-        "Adding", "Copying", "FlipFlop", "GRU", "LSTM", "Language", "MQAR", "MemLSTM", "MinGRU",
-        "MinLSTM", "Model", "Parity", "Passkey", "Permutations", "Pixels", "Recall", "RelLSTM",
-        "SAB", "SABLayer", "SabtuneError", "SelectiveCopying", "SelfAttention",
+        "Adding", "Copying", "FlipFlop", "GRU", "LSTM", "Language", "MQAR", "Mamba2", "MemLSTM",
+        "MinGRU", "MinLSTM", "Model", "Parity", "Passkey", "Permutations", "Pixels", "Recall",
+        "RelLSTM", "SAB", "SABLayer", "SLSTM", "SabtuneError", "SelectiveCopying", "SelfAttention",
         "SelfAttentionLayer", "Sequences", "Shuffled", "Source", "Stream", "SyntheticTask", "Task",
-        "TruncatedLSTM",
+        "Transformer", "TruncatedLSTM",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from sabtune.ops.compiled import backend
 from sabtune.ops.eager import call as eager_call
 from sabtune.ops.reference import Rule
 from tests.fused_cases import dispatch_predict, dispatch_sab, for_rule, noise, parameters
+from tests.small_models import small
 
 B, T, I, H, M = 3, 7, 4, 5, 2
 
@@ -180,7 +181,7 @@ def test_an_invalid_readout_is_refused(name: str, how: str) -> None:
 
 def built(kind: str, hidden: int = H, inputs: int = I) -> Model:
     generator = torch.Generator().manual_seed(0)
-    return MODELS[kind](hidden=hidden).build(inputs, 6, steps=T, generator=generator)
+    return small(kind, hidden=hidden).build(inputs, 6, steps=T, generator=generator)
 
 
 every_model = pytest.mark.parametrize("kind", MODELS)

@@ -12,12 +12,15 @@ from sabtune.models import (
     GRU,
     LSTM,
     SAB,
+    SLSTM,
+    Mamba2,
     MemLSTM,
     MinGRU,
     MinLSTM,
     ModelConfig,
     RelLSTM,
     SelfAttention,
+    Transformer,
 )
 from sabtune.models.sab import ALL
 from sabtune.schedule import Linear
@@ -43,6 +46,11 @@ SPARSE = SAB.Config(k_top=5, k_att=2)
         (MinLSTM.Config(layers=1), "minLSTM, 1 layer"),
         (MemLSTM.Config(), "MemLSTM"),
         (RelLSTM.Config(short_term=8), "RelLSTM (short_term=8, relevant=15)"),
+        (Transformer.Config(), "Transformer, 2 layers, rotary positions"),
+        (Transformer.Config(layers=1, positions="none"), "Transformer, 1 layer, no positions"),
+        (Transformer.Config(positions="alibi"), "Transformer, 2 layers, ALiBi"),
+        (Mamba2.Config(layers=1), "Mamba-2, 1 layer"),
+        (SLSTM.Config(), "sLSTM"),
         (SPARSE, "SAB (k_top=5, k_att=2, k_trunc=5)"),
         (SAB.Config(k_top=ALL, k_trunc=0), "SAB (k_top=all, k_att=5, full BPTT)"),
         (SAB.Config(schedule=Linear()), "SAB (k_top=5, k_att=5, k_trunc=5, linear schedule)"),

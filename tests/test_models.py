@@ -7,12 +7,24 @@ import torch
 from torch import Tensor
 
 from sabtune.errors import ConfigError
-from sabtune.models import GRU, LSTM, MODELS, SAB, MinGRU, MinLSTM, RelLSTM, SelfAttention
+from sabtune.models import (
+    GRU,
+    LSTM,
+    MODELS,
+    SAB,
+    Mamba2,
+    MinGRU,
+    MinLSTM,
+    RelLSTM,
+    SelfAttention,
+    Transformer,
+)
 from sabtune.ops import reference
 from sabtune.ops.reference import Normalizer, Scoring
 from sabtune.schedule import Linear
 from sabtune.seeding import Stream, generator
 from sabtune.testing import check_model
+from tests.small_models import small
 
 every_model = pytest.mark.parametrize("kind", MODELS)
 every_lstm = pytest.mark.parametrize(
@@ -24,7 +36,7 @@ SPARSITY = {"k_top": 3, "k_att": 2, "k_trunc": 4}
 
 @every_model
 def test_every_model_keeps_its_contract(kind: str) -> None:
-    result = check_model(MODELS[kind](hidden=6))
+    result = check_model(small(kind, hidden=6))
     assert not [note for note in result.notes if not note.startswith("devices: ")]
 
 
@@ -39,6 +51,9 @@ def test_models_with_other_settings_keep_their_contract() -> None:
     check_model(SelfAttention.Config(hidden=6, form="early", forget_bias=1.0))
     check_model(RelLSTM.Config(hidden=6, short_term=3, relevant=2))
     check_model(RelLSTM.Config(hidden=6, short_term=2, relevant=5, forget_bias=1.0))
+    check_model(Transformer.Config(hidden=6, layers=1, heads=3, positions="none"))
+    check_model(Transformer.Config(hidden=12, layers=3, heads=3, positions="rotary"))
+    check_model(Mamba2.Config(hidden=6, layers=1, heads=3, state_size=3, expand=1, conv_width=1))
     check_model(SAB.Config(hidden=6, schedule=Linear(), **SPARSITY))  # type: ignore[arg-type]
     check_model(SAB.Config(hidden=6, form="released", **SPARSITY))  # type: ignore[arg-type]
     check_model(SAB.Config(hidden=6, form="early", **SPARSITY))  # type: ignore[arg-type]

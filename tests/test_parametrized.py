@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from sabtune.models import MODELS, Model
+from sabtune.models import Model
 from tests.fused_cases import noise
+from tests.small_models import small
 
 MODELS_TRIED: list[tuple[str, dict[str, Any]]] = [
     ("sab", {"k_att": 1}),
@@ -28,6 +29,9 @@ MODELS_TRIED: list[tuple[str, dict[str, Any]]] = [
     ("gru", {}),
     ("mingru", {"layers": 1}),
     ("rel-lstm", {"short_term": 3, "relevant": 2}),
+    ("transformer", {"layers": 1, "positions": "rotary"}),
+    ("mamba2", {"layers": 1}),
+    ("slstm", {}),
 ]
 
 every_model = pytest.mark.parametrize(("kind", "values"), MODELS_TRIED, ids=str)
@@ -35,8 +39,11 @@ every_model = pytest.mark.parametrize(("kind", "values"), MODELS_TRIED, ids=str)
 
 def built(kind: str, values: dict[str, Any]) -> Model:
     generator = torch.Generator().manual_seed(0)
-    config = MODELS[kind](hidden=6, **values)
-    return config.build(3, 4, steps=20, generator=generator).double()
+    model = small(kind, hidden=6, **values).build(3, 4, steps=20, generator=generator).double()
+    with torch.no_grad():
+        for weight in model.parameters():  # none is 0, as a bias may be
+            weight.add_(noise(*weight.shape, dtype=torch.float64), alpha=0.01)
+    return model
 
 
 def owner(model: Model, name: str) -> tuple[nn.Module, str]:

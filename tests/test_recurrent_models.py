@@ -1,4 +1,4 @@
-"""Test the GRU, minGRU, minLSTM and h-detach against their equations, written out step by step."""
+"""Test the recurrent models and h-detach against their equations, written out step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sabtune.config import PARTS, TrialConfig
 from sabtune.errors import ConfigError
-from sabtune.models import GRU, LSTM, MinGRU, MinLSTM, Model, ModelConfig
+from sabtune.models import GRU, LSTM, SLSTM, MinGRU, MinLSTM, Model, ModelConfig
 from sabtune.ops.scan import scan
 from sabtune.schema import from_dict, to_dict
 from sabtune.seeding import Stream, generator
@@ -74,6 +74,52 @@ def test_a_gru_equals_that_of_torch() -> None:
     logits, state = model(x)
     torch.testing.assert_close(logits, hidden @ model.V.T + model.b)
     torch.testing.assert_close(state.h, h[0])
+
+
+# sLSTM
+
+
+def slstm_by_equations(model: SLSTM, x: Tensor) -> Tensor:
+    """Compute the logits with the cell, the normalizer and the stabilizer of the paper."""
+    h, c, n = (x.new_zeros(len(x), H) for _ in range(3))
+    m, hidden = x.new_full((len(x), H), -torch.inf), []
+    for t in range(x.shape[1]):
+        gates = x[:, t] @ model.weight_ih.T + h @ model.weight_hh.T + model.bias
+        i, f, z, o = gates.chunk(4, dim=1)
+        forget = f.sigmoid().log()
+        before, m = m, torch.maximum(forget + m, i).detach()
+        i, f = (i - m).exp(), (forget + before - m).exp()
+        c, n = f * c + i * z.tanh(), f * n + i
+        h = o.sigmoid() * c / n
+        hidden.append(h)
+    return torch.stack(hidden, dim=1) @ model.V.T + model.b
+
+
+def test_an_slstm_is_that_of_its_equations() -> None:
+    model = built(SLSTM.Config(hidden=H, forget_bias=1.0))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    check_same(model, lambda x: slstm_by_equations(model, x), 3 * noise(B, T, I))
+
+
+def test_an_slstm_has_gradients_through_its_state() -> None:
+    model, x = built(SLSTM.Config(hidden=H)), noise(B, T, I)
+    state, logits = None, []
+    for piece in x.split((5, 1, 13), dim=1):  # type: ignore[no-untyped-call]
+        out, state = model(piece, state)
+        logits.append(out)
+    check_same(model, lambda _: torch.cat(logits, dim=1), x)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3, 1e5])
+def test_the_exponential_gates_of_an_slstm_overflow_nowhere(size: float) -> None:
+    model = built(SLSTM.Config(hidden=H)).float()
+    x = (size * noise(B, 200, I)).float().requires_grad_()
+    logits, _ = model(x)
+    assert logits.isfinite().all()
+    for gradient in torch.autograd.grad(logits.sum(), [x, *model.parameters()]):
+        assert gradient.isfinite().all()
 
 
 # The parallel scan

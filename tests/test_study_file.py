@@ -67,12 +67,21 @@ def test_every_shipped_study_loads_and_its_space_holds(path: Path) -> None:
 
 WIDE = {"lstm", "truncated", "self_attention", "entmax", "sparse_test", "h_detach"}
 """The baselines that have the width of SAB."""
+MATCHED = {
+    "gru": 0.02,
+    "slstm": 0.02,
+    "mingru": 0.02,
+    "minlstm": 0.02,
+    "mem_lstm": 0.02,
+    "rel_lstm": 0.02,
+    "transformer": 0.12,  # its heads divide the width, twice if positions are rotary
+    "mamba2": 0.03,
+    "mamba2_passing": 0.03,
+}
+"""The largest relative differences of the numbers of parameters of the others."""
 
-SIZED = ("gru", "mingru", "minlstm", "mem_lstm", "rel_lstm")
-"""The baselines that have the number of parameters of SAB."""
 
-
-@pytest.mark.parametrize("baseline", [*sorted(WIDE), *SIZED])
+@pytest.mark.parametrize("baseline", [*sorted(WIDE), *MATCHED])
 @pytest.mark.parametrize("name", COMPARED)
 def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) -> None:
     path = ROOT / "search_spaces" / f"{name}.py"
@@ -86,7 +95,7 @@ def test_a_shipped_baseline_differs_only_in_the_model(name: str, baseline: str) 
         assert a.model.hidden == b.model.hidden
     else:
         ours_has, theirs_has = (count_parameters(c.model, ours.study.task) for c in (a, b))
-        assert abs(theirs_has / ours_has - 1) < 0.02
+        assert abs(theirs_has / ours_has - 1) < MATCHED[baseline]
     assert a.train.updates == b.train.updates
 
 

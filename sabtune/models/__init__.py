@@ -3,11 +3,14 @@
 from sabtune.models.base import Model, ModelConfig
 from sabtune.models.gru import GRU
 from sabtune.models.lstm import LSTM
+from sabtune.models.mamba2 import Mamba2
 from sabtune.models.min_gru import MinGRU
 from sabtune.models.min_lstm import MinLSTM
 from sabtune.models.relevancy import MemLSTM, RelLSTM
 from sabtune.models.sab import SAB
 from sabtune.models.self_attention import SelfAttention
+from sabtune.models.slstm import SLSTM
+from sabtune.models.transformer import Transformer
 
 MODELS: dict[str, type[ModelConfig]] = {
     "sab": SAB.Config,
@@ -18,6 +21,9 @@ MODELS: dict[str, type[ModelConfig]] = {
     "minlstm": MinLSTM.Config,
     "mem-lstm": MemLSTM.Config,
     "rel-lstm": RelLSTM.Config,
+    "transformer": Transformer.Config,
+    "mamba2": Mamba2.Config,
+    "slstm": SLSTM.Config,
 }
 
 __all__ = [
@@ -25,6 +31,8 @@ __all__ = [
     "LSTM",
     "MODELS",
     "SAB",
+    "SLSTM",
+    "Mamba2",
     "MemLSTM",
     "MinGRU",
     "MinLSTM",
@@ -32,4 +40,5 @@ __all__ = [
     "ModelConfig",
     "RelLSTM",
     "SelfAttention",
+    "Transformer",
 ]

@@ -96,6 +96,17 @@ def matrix_weights(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
 
 
+def linear(
+    inputs: int, outputs: int, generator: torch.Generator, *, bias: bool = True
+) -> nn.Linear:
+    """Return a linear map with weights drawn from `generator`, from PyTorch's default range."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.copy_(uniform(*weight.shape, fan_in=inputs, generator=generator))
+    return layer
+
+
 def state_tensors(state: Any) -> dict[str, Tensor]:
     """Return the fields of a state, tensors or integers, as copied tensors by name."""
     values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
@@ -169,7 +180,8 @@ class Model(nn.Module, ABC):
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> Any:
         """Return a random state at the start of `batch` sequences, with no memories.
 
-        It is on the device of the weights.
+        It is on the device of the weights. A model without a recurrent state returns the state
+        without memories, which has no numbers.
 
         Args:
             batch: B, the number of sequences.

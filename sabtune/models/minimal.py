@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import Model, ModelConfig, matrix_weights, uniform
+from sabtune.models.base import Model, ModelConfig, linear, matrix_weights, uniform
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.ops.scan import scan
 from sabtune.schema import check_whole
@@ -76,12 +76,8 @@ class Minimal(Model):
         H = config.hidden
         widths = [inputs, *[H] * config.layers]
         self.projections = nn.ModuleList(
-            nn.Linear(width, self.GATES * after) for width, after in pairwise(widths)
+            linear(width, self.GATES * after, generator) for width, after in pairwise(widths)
         )
-        with torch.no_grad():
-            for width, projection in zip(widths[:-1], self.projections, strict=True):
-                for weight in projection.parameters():
-                    weight.copy_(uniform(*weight.shape, fan_in=width, generator=generator))
         self.V = uniform(outputs, H, fan_in=H, generator=generator)
         self.b = uniform(outputs, fan_in=H, generator=generator)
 

@@ -186,7 +186,7 @@ def raise_wrong_shape(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ..
     if shape == UNUSED:
         wanted = "an empty tensor: this rule does not use it"
     elif name.startswith("state."):
-        wanted = f"{shape}, because x is {tuple(x.shape)} and H is {shape[-1]}"
+        wanted = f"{shape}, for this model and x of {tuple(x.shape)}"
     else:
         wanted = f"{shape}"
     raise InputError(f"{name} is {tuple(tensor.shape)}: give {wanted}")

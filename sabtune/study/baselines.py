@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
 import optuna
 
@@ -11,13 +13,17 @@ from sabtune.models import (
     GRU,
     LSTM,
     SAB,
+    SLSTM,
+    Mamba2,
     MemLSTM,
     MinGRU,
     MinLSTM,
     ModelConfig,
     RelLSTM,
     SelfAttention,
+    Transformer,
 )
+from sabtune.models.transformer import POSITIONS, Positions
 from sabtune.study.definition import Space
 from sabtune.tasks import TaskConfig
 from sabtune.training.matching import matched
@@ -41,7 +47,8 @@ def baselines(
     "lstm", "truncated" and "self_attention" are those of the paper. "entmax" is self-attention with
     entmax-1.5, and "sparse_test" is self-attention that is sparse at test alone. "h_detach" is an
     LSTM with h-detach. These have the width of SAB. The others, such as "gru", have its number of
-    parameters.
+    parameters, as closely as the heads of a Transformer and of Mamba-2 allow. The batches of
+    "mamba2_passing" start from the final states of the one before.
 
     train: a function that suggests the training configuration of a trial. forget_bias: a function
     that suggests the forget bias of a trial. hidden: the number of hidden units of SAB. k_trunc:
@@ -93,6 +100,11 @@ def baselines(
         """A GRU with the number of parameters of SAB, under full back-propagation through time."""
         return TrialConfig(model=as_large(GRU.Config()), train=train(trial))
 
+    def slstm(trial: optuna.Trial) -> TrialConfig:
+        """An sLSTM with the number of parameters of SAB, under full back-propagation."""
+        model = as_large(SLSTM.Config(forget_bias=forget_bias(trial)))
+        return TrialConfig(model=model, train=train(trial))
+
     def mingru(trial: optuna.Trial) -> TrialConfig:
         """Two layers of minGRU with the number of parameters of SAB."""
         return TrialConfig(model=as_large(MinGRU.Config()), train=train(trial))
@@ -117,6 +129,24 @@ def baselines(
         )
         return TrialConfig(model=model, train=train(trial))
 
+    def transformer(trial: optuna.Trial) -> TrialConfig:
+        """Two layers of a Transformer with about the number of parameters of SAB."""
+        model = Transformer.Config(
+            heads=trial.suggest_categorical("heads", (1, 2)),
+            positions=cast(Positions, trial.suggest_categorical("positions", tuple(POSITIONS))),
+        )
+        return TrialConfig(model=as_large(model), train=train(trial))
+
+    def mamba2(trial: optuna.Trial) -> TrialConfig:
+        """Two layers of Mamba-2 with the number of parameters of SAB."""
+        model = Mamba2.Config(state_size=trial.suggest_categorical("state_size", (16, 32, 64)))
+        return TrialConfig(model=as_large(model), train=train(trial))
+
+    def mamba2_passing(trial: optuna.Trial) -> TrialConfig:
+        """Mamba-2 whose training sequences start from the final states of the batch before."""
+        config = mamba2(trial)
+        return replace(config, train=replace(config.train, initial="passed"))
+
     return {
         "lstm": lstm,
         "truncated": truncated,
@@ -125,10 +155,14 @@ def baselines(
         "sparse_test": sparse_test,
         "h_detach": h_detach,
         "gru": gru,
+        "slstm": slstm,
         "mingru": mingru,
         "minlstm": minlstm,
         "mem_lstm": mem_lstm,
         "rel_lstm": rel_lstm,
+        "transformer": transformer,
+        "mamba2": mamba2,
+        "mamba2_passing": mamba2_passing,
     }
 
 

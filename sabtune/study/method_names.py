@@ -15,7 +15,9 @@ from sabtune.models import MODELS, ModelConfig
 ORIGIN = re.compile(r"(?P<origin>(.* )?#\d+) .+", re.DOTALL)
 """A label that `confirm` gives: the study, if there are several, the number, and the model."""
 
-BASELINES = frozenset({*MODELS, "truncated", "self_attention", "entmax", "sparse_test", "h_detach"})
+BASELINES = frozenset(
+    {*MODELS, "truncated", "self_attention", "entmax", "sparse_test", "h_detach", "mamba2_passing"}
+)
 """Labels that only name a kind of model or a baseline."""
 
 ARROW = " → "

@@ -101,6 +101,16 @@ class StateChecks(ModelCase):
         one, same, other = states
         key = first_difference(one, same)
         expect(key is None, f"{name} gives another {key} if the global seed changes: {remedy}")
+        if any(tensor.is_floating_point() and tensor.numel() for tensor in one.values()):
+            self.check_scale(one, other)
+        start = self.built().random_start(BATCH, SCALE, generator(0, Stream.STATES))
+        logits, _ = self.built()(self.x(dtype=torch.float32), start)
+        finite = logits.shape[0] == BATCH and bool(logits.isfinite().all())
+        expect(finite, f"{self.forward} gives no finite logits from {name}")
+
+    def check_scale(self, one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+        """Check the scale of two random states of different generators."""
+        name, remedy = f"{self.name}.random_start", "draw from the given generator"
         numbers = [one[key][one[key] != other[key]].flatten() for key in one]
         drawn = torch.cat([each.double() for each in numbers])
         expect(len(drawn) > 0, f"{name} gives the same state for different generators: {remedy}")
@@ -111,10 +121,6 @@ class StateChecks(ModelCase):
             f"{name} gives numbers with a standard deviation of {scale:.2g} for scale {SCALE}: "
             "multiply standard normal numbers by scale",
         )
-        start = self.built().random_start(BATCH, SCALE, generator(0, Stream.STATES))
-        logits, _ = self.built()(self.x(dtype=torch.float32), start)
-        finite = logits.shape[0] == BATCH and bool(logits.isfinite().all())
-        expect(finite, f"{self.forward} gives no finite logits from {name}")
 
     def restarting(self) -> None:
         """Check that `restart` is detached and has no memories."""
