@@ -188,18 +188,6 @@ class MemLSTM(AttentionWeights, LSTMLike):
         """Compute the logits (B, T, O) from the h (B, H) of every step."""
         return linear(torch.stack(hidden, dim=1), self.V, self.b)
 
-    def multiply_adds(self, inputs: int, steps: int) -> float:
-        """Return the multiply-adds of a step, which attends to the states that the model keeps.
-
-        See `Model.multiply_adds`. W1 m is computed once for each state.
-        """
-        memories = sum(self.kept(step) for step in range(1, steps + 1)) / steps
-        return self.attention_multiply_adds(keys=1, scored=memories, recalled=memories)
-
-    def kept(self, step: int) -> int:
-        """Return the number of states that a step, counted from 1, attends to."""
-        return step
-
     def start(self, h: Tensor, c: Tensor) -> Any:
         empty = h.unsqueeze(1)[:, :0]
         return MemState(h, c, h, empty, empty)
@@ -389,10 +377,6 @@ class RelLSTM(MemLSTM):
             scores=torch.where(place, beta, kept.scores),
             made_at=torch.where(place, made_at, kept.made_at),
         )
-
-    def kept(self, step: int) -> int:
-        short_term, relevant = self.config.short_term, self.config.relevant
-        return min(step, short_term) + min(max(0, step - short_term), relevant)
 
     def start(self, h: Tensor, c: Tensor) -> RelState:
         states = h.unsqueeze(1)[:, :0]
