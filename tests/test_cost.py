@@ -64,6 +64,15 @@ def test_self_attention_is_sab_without_sparsity_and_the_zero_vector() -> None:
     assert built(SelfAttention.Config(hidden=H)).multiply_adds(I, T) == pytest.approx(wanted)
 
 
+def test_the_other_variants_of_self_attention_differ_in_the_readout_alone() -> None:
+    dense = built(SelfAttention.Config(hidden=H)).multiply_adds(I, T)
+    for values in ({"weights": "entmax15"}, {"test_weights": "top_k"}):
+        config = SelfAttention.Config(hidden=H, **values)  # type: ignore[arg-type]
+        assert built(config).multiply_adds(I, T) == dense
+    early = built(SelfAttention.Config(hidden=H, form="early"))
+    assert early.multiply_adds(I, T) == pytest.approx(dense - O * H)
+
+
 @pytest.mark.parametrize("scoring", ["mlp", "dot", "separable"])
 def test_the_products_of_the_equations_are_those_that_torch_sees(scoring: Any) -> None:
     # torch sees neither the products with a vector that score memories, nor the sum of one memory
