@@ -14,6 +14,7 @@ import sabtune as sab
 from sabtune.errors import ConfigError
 from sabtune.models import MODELS
 from sabtune.schema import check
+from tests.doc_blocks import block
 from tests.small_models import small
 
 TASK = sab.Adding.Config(length=20)
@@ -120,3 +121,13 @@ def test_the_example_runs() -> None:
     text = inspect.getdoc(sab.matched) or ""
     example = doctest.DocTestParser().get_doctest(text, {}, "matched", None, 0)
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_the_examples_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    named: dict[str, Any] = {}
+    exec(block("studies.md", "import sabtune as sab\n\ntask"), named)
+    task, ours = named["task"], sab.SAB.Config(hidden=64)
+    assert named["gru"] == sab.matched(sab.GRU.Config(), parameters=ours, task=task)
+    exec(block("python.md", "import sabtune as sab\n\ntask"), named)
+    wanted = [sab.matched(sab.MinGRU.Config(), parameters=n, task=task) for n in (20_000, ours)]
+    assert capsys.readouterr().out.splitlines() == list(map(str, wanted))
