@@ -132,7 +132,7 @@ def test_the_study_file_of_the_docs_loads(tmp_path: Path) -> None:
 
 def test_the_study_of_the_script_is_valid() -> None:
     names: dict[str, Any] = {"__name__": "docs"}
-    exec(block("python.md", "import sabtune"), names)
+    exec(block("python.md", "import sabtune as sab\n\n\ndef space"), names)
     file = from_objects(names["study"], names["space"])
     assert file.question.startswith("How many memories")
     assert file.study.ladder.phases == 4

@@ -147,7 +147,7 @@ def test_the_main_study(run: Callable[[str], str], monkeypatch: pytest.MonkeyPat
 
 def test_the_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = folder / "from_python.py"
-    script.write_text(block("python.md", "import sabtune"))
+    script.write_text(block("python.md", "import sabtune as sab\n\n\ndef space"))
     monkeypatch.chdir(folder)
     found = runpy.run_path(str(script), run_name="__main__")["found"]
     assert found.ladder()["length"].tolist() == [10, 20, 100]

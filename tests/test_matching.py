@@ -14,6 +14,7 @@ import sabtune as sab
 from sabtune.errors import ConfigError
 from sabtune.models import MODELS
 from sabtune.schema import check
+from tests.doc_blocks import block
 
 TASK = sab.Adding.Config(length=20)
 
@@ -97,3 +98,13 @@ def test_the_example_runs() -> None:
     text = inspect.getdoc(sab.matched) or ""
     example = doctest.DocTestParser().get_doctest(text, {}, "matched", None, 0)
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(block("studies.md", "import sabtune as sab\n\ntask"), names)
+    assert names["gru"] == sab.matched(
+        sab.GRU.Config(), parameters=sab.SAB.Config(hidden=64), task=sab.Copying.Config(length=100)
+    )
+    exec(block("python.md", "import sabtune as sab\n\ntask"))
+    assert capsys.readouterr().out.count("MinGRU.Config(hidden=") == 2
