@@ -349,3 +349,11 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], message: s
     with pytest.raises(ConfigError) as caught:
         SelfAttention.Config(**values)
     assert message in str(caught.value)
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    names: dict[str, Any] = {}
+    exec(block("studies.md", "import sabtune as sab\n\ndense"), names)
+    assert names["sparse_at_test"].at_test.words == "top_k=10"
+    assert names["sparse_at_test"].in_training.words == names["dense"].in_training.words
+    assert names["sparse"].at_test.words == "entmax15"
