@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sabtune.errors import StoreError
 from sabtune.storage.store import Store
+from sabtune.study import optuna_private
 from sabtune.study.record import StudyRecord
 from sabtune.study.writer import StudyWriter
 
@@ -212,3 +213,18 @@ def test_a_record_that_was_read_keeps_its_content(study: StudyWriter) -> None:
         after = study.read().frozen[0]
         assert after.user_attrs == {"a": 1}
         assert StudyRecord(study.optuna).store == study.read().store
+
+
+def test_trials_are_counted_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is asked for the number before each new trial."""
+    storage = optuna_private.BulkStorage(f"sqlite:///{tmp_path / 'counted.db'}")
+    study = optuna.create_study(storage=storage)
+    other = optuna.create_study(storage=storage)
+    for _ in range(3):
+        study.ask()
+    other.ask()
+    monkeypatch.setattr(optuna_private, "all_trials", None)
+    assert storage.get_n_trials(study._study_id) == 3
+    assert storage.get_n_trials(other._study_id) == 1

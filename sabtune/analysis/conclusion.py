@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What a study shows.
+    """The conclusion of a study, in sentences and as a table.
 
     sentences: What was found, the best configuration, and what is and is not established.
 

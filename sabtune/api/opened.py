@@ -110,7 +110,7 @@ class OpenStudy:
 
     @property
     def conclusion(self) -> str:
-        """What the study shows, in three sentences.
+        """The conclusion of the study, in three sentences.
 
         The first says how many configurations generalize and what share of the memories they keep,
         the second describes the best configuration, and the third says what is and is not

@@ -22,7 +22,7 @@ UNLIMITED = 2**60
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """What a Slurm job may use on one node.
+    """The resources that a Slurm job may use on one node.
 
     job: the job's number. nodes: the number of its nodes. cpus, gpus: None if Slurm doesn't say.
     memory: the bytes that the cgroup of the job's processes allows; None without a limit.

@@ -112,7 +112,7 @@ class ReportData:
 
     @cached_property
     def conclusion(self) -> Conclusion:
-        """What the study shows: three sentences and the best configurations."""
+        """The conclusion of the study: three sentences and the best configurations."""
         return conclude(self.study)
 
     @cached_property

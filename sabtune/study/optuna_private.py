@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from sabtune.storage.database import database_at
-from sabtune.study.optuna_tables import Changes, all_trials, write
+from sabtune.study.optuna_tables import Changes, all_trials, count_trials, write
 from sabtune.study.write_behind import WriteBehind
 
 CACHED_METHODS = ("_create_new_trial", "_get_trials", "_set_trial_param")
@@ -215,6 +215,14 @@ class BulkStorage(RDBStorage):
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         trials = all_trials(self.engine, study_id)
         return [trial for trial in trials if states is None or trial.state in states]
+
+    def get_n_trials(
+        self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
+    ) -> int:
+        """Return the number of trials, without reading them if all states count."""
+        if state is not None:
+            return super().get_n_trials(study_id, state)
+        return count_trials(self.engine, study_id)
 
     def start_new_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
         """Create a trial, or a copy of a template, and return it."""

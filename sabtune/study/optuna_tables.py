@@ -78,6 +78,14 @@ def all_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
         ]
 
 
+def count_trials(engine: Engine, study_id: int) -> int:
+    """Return the number of trials of a study."""
+    trial = _table(models.TrialModel).c
+    statement = select(func.count()).where(trial.study_id == study_id)
+    with engine.connect() as connection:
+        return int(connection.execute(statement).scalar_one())
+
+
 def _table(model: Any) -> Table:
     table: Table = model.__table__
     return table
