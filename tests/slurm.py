@@ -46,6 +46,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
 GresTypes=gpu
 SlurmdTimeout=15
+SlurmdParameters=config_overrides
 KillWait=10
 """
 """A configuration for hosts that share a kernel. Their CPUs and GPUs exist only on paper."""
@@ -56,8 +57,8 @@ class Slurm:
 
     `login` is the host from which jobs are submitted; it also has slurmctld. `nodes` are the hosts
     of the default partition; the partitions "single" and "gpu" have one node and two nodes of their
-    own. Every node has one CPU, and the last two have three GPUs. `work` is the folder of all
-    studies, which every host sees.
+    own. Every node has one CPU, but the last two have two CPUs and three GPUs. `work` is the folder
+    of all studies, which every host sees.
     """
 
     def __init__(self, network: Network):
@@ -91,8 +92,8 @@ class Slurm:
         """Write the configuration of Slurm, and the names of all hosts for each of them."""
         lines = [CONFIGURATION.format(login=self.login.address, folder=self.folder)]
         for node in nodes:
-            gpus = f"Gres=gpu:{len(DEVICES)}" if node in self.partitions["gpu"] else ""
-            lines.append(f"NodeName={node.name} NodeAddr={node.address} CPUs=1 {gpus}")
+            has = f"CPUs=2 Gres=gpu:{len(DEVICES)}" if node in self.partitions["gpu"] else "CPUs=1"
+            lines.append(f"NodeName={node.name} NodeAddr={node.address} {has}")
         for name, members in self.partitions.items():
             names = ",".join(node.name for node in members)
             default = "YES" if name == "all" else "NO"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class Lab:
         (slurm.work / "tiny.py").write_text(text)
         limit = ("--partition=single", "--time=2", "--signal=B:TERM@50")
         self.limited = self.search("limited", *ONE_NODE, *limit, slow=True)
-        options = ("--partition=gpu", "--nodes=2", "--gres=gpu:2")
+        # the tasks of a job's script are those of Ray, whatever the job says
+        options = ("--partition=gpu", "--nodes=2", "--gres=gpu:2", "--ntasks-per-node=2")
         self.examined = slurm.submit("doctor", options=options)
 
     def search(self, name: str, *options: str, slow: bool = False) -> Job:
@@ -207,8 +209,8 @@ def test_doctor_compares_the_job_with_ray(lab: Lab) -> None:
     job = lab.examined
     assert job.end() == "COMPLETED 0:0", job.output
     assert "The cluster, 2 nodes" in job.output
-    assert f"job {job.number}: 1 CPU, 2 GPUs" in job.output
-    assert "Ray gives out 2 GPUs" not in job.output
+    assert f"job {job.number}: 2 CPUs, 2 GPUs" in job.output
+    assert not re.search(r"Ray gives out \d+ \w+, and job", job.output)
 
 
 def test_a_job_at_its_time_limit_saves_its_trials_and_is_queued_again(lab: Lab) -> None:

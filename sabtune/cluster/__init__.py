@@ -2,6 +2,7 @@
 
 ray_session   the Ray that a search uses: a cluster's, or a private one on this machine
 slurm         what a Slurm job allocates on this machine
+slurm_job     runs a command on all nodes of a Slurm job, for slurm.sbatch
 sockets       the longest path of Ray's sockets
 local_ray     a private Ray on this machine, in a private folder, on the loopback interface only
 ray_watch     notices when Ray's processes end

@@ -1,14 +1,10 @@
-"""What a Slurm job allocates on this machine, and the address of the head that a job starts.
-
-`slurm.sbatch` runs this module for the address: `python -m sabtune.cluster.slurm INTERFACE NODE`.
-"""
+"""What a Slurm job allocates on this machine, and the address of the head that a job starts."""
 
 from __future__ import annotations
 
 import os
 import platform
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,21 +151,3 @@ def _address_towards(peer: str) -> str:
             f"{platform.node()} finds no way to {peer} ({problem.strerror}): set "
             "SABTUNE_INTERFACE to the interface between the nodes, such as ib0"
         ) from None
-
-
-def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Print the address for the head of this job, or on stderr what is wrong; return an exit code.
-
-    arguments: the interface, or "", and the name of another node of the job.
-    """
-    interface, peer = arguments
-    try:
-        print(head_address(interface, peer, environment.get("SLURM_JOB_ID", "")))  # noqa: T201
-    except ClusterError as problem:
-        print(f"sabtune: {problem}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
