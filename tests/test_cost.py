@@ -128,14 +128,19 @@ def test_self_attention_to_few_states_sums_up_only_those() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", sorted({*MODELS} - {"sab", "self-attention", "mem-lstm", "rel-lstm"})
+    "kind", sorted({*MODELS} - {"sab", "self-attention", "mem-lstm", "rel-lstm", "transformer"})
 )
 def test_the_count_of_a_model_is_that_of_torch(kind: str) -> None:
     model = built(MODELS[kind](hidden=H))
+    assert model.multiply_adds(I, T) == pytest.approx(counted(model, I, T))
+
+
+def test_a_transformer_counts_the_pairs_of_steps_that_its_mask_allows() -> None:
+    model = built(sab.Transformer.Config(hidden=H, layers=3))
     seen = counted(model, I, T)
     assert seen is not None
-    unseen = H / T if kind in ("mem-lstm", "rel-lstm") else 0  # the sum of one state
-    assert model.multiply_adds(I, T) == pytest.approx(seen + unseen)
+    masked = 3 * 2 * H * T * (T - 1) / 2  # torch counts all pairs
+    assert model.multiply_adds(I, T) == pytest.approx(seen - masked / T)
 
 
 class Layers(nn.Module):

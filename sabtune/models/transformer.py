@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from sabtune.models.base import Model, ModelConfig, linear, uniform
+from sabtune.models.base import Model, ModelConfig, linear, matrix_weights, uniform
 from sabtune.ops.attention import Rotation, alibi_slopes, attend, rotate, rotation
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import check, check_name, check_whole
@@ -224,6 +224,14 @@ class Transformer(Model):
             memory = torch.cat([state.memory, memory], dim=2)
         after = State(memory, torch.stack(keys, dim=1), torch.stack(values, dim=1), state.step + T)
         return self.norm(hidden) @ self.V.T + self.b, after
+
+    def multiply_adds(self, inputs: int, steps: int) -> float:
+        """Return the multiply-adds of a step, which attends to itself and to all earlier steps.
+
+        See `Model.multiply_adds`. Pairs of steps that the causal mask excludes don't count.
+        """
+        attended = (steps + 1) / 2
+        return matrix_weights(self) + 2 * attended * self.config.hidden * self.config.layers
 
     def _rotation(self, first: int, steps: int, like: Tensor) -> Rotation | None:
         """Return the rotation of the next `steps` steps after `first` ones, if it is used."""
