@@ -16,6 +16,7 @@ from sabtune.data.own_text import TextContent
 from sabtune.errors import ConfigError
 from sabtune.models import SAB
 from sabtune.ops.reference import Rule
+from sabtune.ops.self_attention import Attention
 from sabtune.schedule import Linear
 from sabtune.schema import Config, from_dict
 from sabtune.study.configurations import Seeds
@@ -44,7 +45,7 @@ EXAMPLES += [
     ImageContent(sha256="0", height=1, width=1, channels=1, classes=(), images=(1,), majority=0.5),
 ]
 EXAMPLES += [LADDER, RUN, RUN.trial, TrainConfig(), STUDY, Resources(), ASHA(grace=1), Seeds()]
-EXAMPLES += [Limits(), SPEC, Rule()]
+EXAMPLES += [Limits(), SPEC, Rule(), Attention()]
 EXAMPLES += [NoImprovement(configurations=1), Target(score=0.5), Solved(seeds=1)]
 
 every_config = pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__qualname__)
