@@ -20,17 +20,16 @@ from sabtune.notification import VARIABLE, Notifier, from_environment
 from sabtune.reporting.publish import publish
 from sabtune.schema import check, check_seed, check_whole
 from sabtune.storage.store import METRICS_VARIABLE, Store
-from sabtune.study import names
 from sabtune.study.backups import restored
 from sabtune.study.definition import Constraints, Space, Study
 from sabtune.study.loading import (
-    ALL,
     baselines_from_objects,
     from_objects,
     load,
     load_baselines,
 )
 from sabtune.study.record import StudyRecord
+from sabtune.study.series import ALL_BASELINES, Series
 from sabtune.study.study_file import StudyFile
 from sabtune.study.summary import total_failure
 from sabtune.terminal.console import line_printer, make_console
@@ -215,29 +214,26 @@ def search(
     _check_limits(trials, seed, hours, gpu_hours)
     if new and name is not None:
         raise ConfigError(f"name is {name!r} and new is True: give one of them")
-    loaded = _files(study, space, baseline, constraints=constraints, baselines=baselines,
-                    question=question)  # fmt: skip
-    base = loaded[0].study.name
-    parts = [file.baseline or "" for file in loaded] if baseline == ALL else []
-    if parts:
-        base = base.removesuffix(f".{parts[0]}")
+    files_given = _files(study, space, baseline, constraints=constraints, baselines=baselines,
+                         question=question)  # fmt: skip
+    series = Series.of(files_given, baseline)
     if name is not None:
-        base, loaded = name, _renamed(loaded, name, parts)
+        series = series.renamed(name)
     notifier = notifier_of(notify)
     console = make_console() if progress else None
     say = line_printer(console) if console else run.silent
     place = restored(store_at(store, files, tracking).made(), say)
     if new:
-        base = names.free_base(base, parts, place) if parts else names.free_name(base, place)
-        loaded = _renamed(loaded, base, parts)
+        series = series.with_free_name(place)
     if system_metrics is None:
         system_metrics = os.environ.get(METRICS_VARIABLE, "").lower() in ("1", "true", "yes", "on")
     interrupts.forget()
     found: dict[str, OpenStudy] = {}
     failures: list[str] = []
-    for number, file in enumerate(loaded, 1):
-        if parts:
-            say(f"Baseline {file.baseline}, {number} of {len(loaded)}:")
+    count = len(series.files)
+    for number, file in enumerate(series.files, 1):
+        if series.baselines:
+            say(f"Baseline {file.baseline}, {number} of {count}:")
         file = file.with_limits(trials=trials, seed=seed)
         ending, failure = _search_one(
             file.without_rules() if ignore_stop else file,
@@ -252,29 +248,20 @@ def search(
             system_metrics=system_metrics,
         )
         own_name = file.study.name
-        if not parts:
+        if not series.baselines:
             say_and_notify(notifier, own_name, place, ending, say)
         elif ending.stopped:
             say(f"Complete: ended by {ending.stopped}.")
         raise_unless_ended(ending, f"study {own_name!r}")
-        if parts and interrupts.received() is not None and number < len(loaded):
+        if interrupts.received() is not None and number < count:
             raise KeyboardInterrupt(f"study {own_name!r} was the last: {RESUME}")
         failures += [f"study {own_name!r}: {failure}"] * bool(failure)
         found[file.baseline or ""] = OpenStudy(own_name, place)
-    if parts:
-        _conclude(notifier, base, place, found, failures, console)
+    if series.baselines:
+        _conclude(notifier, series.name, place, found, failures, console)
     if failures:
         raise FailedTrialsError("; ".join(failures))
-    return found if parts else next(iter(found.values()))
-
-
-def _renamed(loaded: Sequence[StudyFile], name: str, parts: Sequence[str]) -> list[StudyFile]:
-    """Return the study under another name, or those of all baselines as NAME.BASELINE."""
-    own_names = [f"{name}.{part}" for part in parts]
-    if not own_names:
-        return [loaded[0].renamed(name)]
-    loaded[0].renamed(name)  # raises for an invalid name before it has a baseline's
-    return [file.renamed(own) for file, own in zip(loaded, own_names, strict=True)]
+    return found if series.baselines else next(iter(found.values()))
 
 
 def _search_one(
@@ -368,7 +355,7 @@ def _files(
     if isinstance(study, Study):
         if space is None:
             raise ConfigError("space is None: give a function that returns a TrialConfig")
-        if baseline == ALL:
+        if baseline == ALL_BASELINES:
             return baselines_from_objects(study, space, **others)
         return [from_objects(study, space, baseline=baseline, **others)]
     if not isinstance(study, str | Path):
@@ -378,7 +365,7 @@ def _files(
         if value is not None:
             raise ConfigError(f"{key} is given, but {study} is a study file: define {key} there")
     path = Path(study)
-    return load_baselines(path) if baseline == ALL else [load(path, baseline)]
+    return load_baselines(path) if baseline == ALL_BASELINES else [load(path, baseline)]
 
 
 def say_problems(unpublished: str, ending: Ending, say: run.Say) -> None:

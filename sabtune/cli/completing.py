@@ -18,6 +18,7 @@ import typer
 from sabtune import databases
 from sabtune.errors import SabtuneError
 from sabtune.storage.store import DEFAULT, Store
+from sabtune.study.series import ALL_BASELINES
 
 BUSY_SECONDS = 0.2
 """The time that a completion waits for a database which a search is writing to."""
@@ -59,7 +60,8 @@ def baselines(ctx: typer.Context, incomplete: str) -> list[str]:
     except (OSError, ValueError, SyntaxError):
         return []
     names = list(_keys(tree))
-    return [name for name in [*names, *["all"] * bool(names)] if name.startswith(incomplete)]
+    names += [ALL_BASELINES] * bool(names)
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _keys(tree: ast.Module) -> Iterator[str]:

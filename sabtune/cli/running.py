@@ -28,12 +28,12 @@ from sabtune.cli.options import (
 )
 from sabtune.cli.screen import data_folder, parse_lengths, restore_if_lost, run_comparison
 from sabtune.cli.searching import (
-    ALL,
     LIBRARIES_STEP,
     Limits,
-    Loaded,
     Searches,
+    loaded,
     print_prediction,
+    renamed,
     search_on_cluster,
 )
 from sabtune.schema import check, check_lengths
@@ -188,43 +188,43 @@ def search(
     notifier = notifier_of(notify, cluster=cluster is not None)
     console = make_console()
     with Steps(console) as steps:
-        loaded = Loaded.of(path, baseline, steps)
+        series = loaded(path, baseline, steps)
     if study is not None:
-        loaded = loaded.renamed(study)
+        series = renamed(series, study)
     if cluster is not None:
         given: dict[str, Value] = {"--baseline": baseline, **limits.options()}
         given |= {"--retry-failed": retry_failed, "--warm-start": warm_start}
         given |= {"--accept-changed-code": accept_changed_code}
         given |= {"--dry-run": dry_run, "--system-metrics": system_metrics, "--store": store}
         given |= {"--files": files, "--tracking": tracking, "--data-dir": data_dir}
-        search_on_cluster(cluster, path, loaded, given, rename=new and not dry_run)
+        search_on_cluster(cluster, path, series, given, rename=new and not dry_run)
     data_folder(data_dir)
-    loaded = loaded.limited(limits)
+    series = series.changed(limits.applied_to)
     place = Store.at(store, files, tracking)
     options = {"warm_start": warm_start, "accept_changed_code": accept_changed_code}
     with steps:
         if dry_run:
-            for file in loaded.files:
+            for file in series.files:
                 print_prediction(console, steps, file, place, new=new, **options)
             return
         place = restore_if_lost(console, place.made())
-        loaded = loaded.with_free_name(place) if new else loaded
+        series = series.with_free_name(place) if new else series
         options |= {"retry_failed": retry_failed, "system_metrics": system_metrics}
         searches = Searches(
             console=console,
             steps=steps,
             path=path,
-            loaded=loaded,
+            series=series,
             place=place,
             where=location_values(store, files, tracking, data_dir),
             limits=limits,
             options=options,
             notifier=notifier,
         )
-        if loaded.baseline == ALL:
+        if series.baselines:
             searches.run_baselines()
         else:
-            searches.run_one(loaded.files[0])
+            searches.run_one(series.files[0])
 
 
 @command(SEARCH, name="free-name", hidden=True)

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -34,6 +34,7 @@ from sabtune.cli.screen import (
 from sabtune.errors import ConfigError
 from sabtune.schema import check, check_seed, check_whole
 from sabtune.storage.store import Store
+from sabtune.study.series import ALL_BASELINES, Series
 from sabtune.terminal.console import line_printer
 from sabtune.terminal.steps import REPORT_STEP, Steps
 
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
 LIBRARIES_STEP = "Loading Ray, Optuna and MLflow"
 """The first step of a command that runs trials."""
-
-ALL = "all"
-"""The value of --baseline for all baselines of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,76 +86,25 @@ class Limits:
         return values | {"--ignore-stop": self.ignore_stop}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The studies to search: that of a file, that of a baseline, or those of all baselines.
+def loaded(path: Path, baseline: str | None, steps: Steps) -> Series:
+    """Load the study of a file, that of one of its baselines, or those of all of them."""
+    steps(f"Loading {path.name}")
+    from sabtune.study.loading import load, load_baselines  # imports torch, which takes seconds
 
-    name: The name of the study. With all baselines, each has the name NAME.BASELINE.
+    files = load_baselines(path) if baseline == ALL_BASELINES else [load(path, baseline)]
+    return Series.of(files, baseline)
 
-    own_name: That name in the file.
 
-    baseline: The value of --baseline.
-    """
-
-    files: list[StudyFile]
-    name: str
-    own_name: str
-    baseline: str | None
-
-    @classmethod
-    def of(cls, path: Path, baseline: str | None, steps: Steps) -> Self:
-        """Load a file."""
-        steps(f"Loading {path.name}")
-        from sabtune.study.loading import load, load_baselines  # imports torch, which takes seconds
-
-        if baseline == ALL:
-            files = load_baselines(path)
-            name = files[0].study.name.removesuffix(f".{files[0].baseline}")
-        else:
-            files = [load(path, baseline)]
-            name = files[0].study.name
-        return cls(files=files, name=name, own_name=name, baseline=baseline)
-
-    @property
-    def is_renamed(self) -> bool:
-        """Whether the name is another than in the file."""
-        return self.name != self.own_name
-
-    @property
-    def baselines(self) -> list[str]:
-        """The names of all baselines; [] unless all are searched."""
-        return [file.baseline or "" for file in self.files] if self.baseline == ALL else []
-
-    @property
-    def job_name(self) -> str:
-        """The name under which a cluster lists the search: NAME.all with all baselines."""
-        return f"{self.name}.{ALL}" if self.baseline == ALL else self.name
-
-    def renamed(self, name: str) -> Loaded:
-        """Return the studies under another name. Raises ConfigError if it is invalid."""
-        try:
-            self.files[0].renamed(name)
-            names = [f"{name}.{baseline}" for baseline in self.baselines] or [name]
-            files = [file.renamed(n) for file, n in zip(self.files, names, strict=True)]
-        except ConfigError as problem:
-            raise ConfigError(f"--study: {problem}") from None
-        return replace(self, files=files, name=name)
-
-    def with_free_name(self, place: Store) -> Loaded:
-        """Return the studies under names that no study in the store has."""
-        from sabtune.study import names
-
-        if self.baseline == ALL:
-            return self.renamed(names.free_base(self.name, self.baselines, place))
-        return self.renamed(names.free_name(self.name, place))
-
-    def limited(self, limits: Limits) -> Loaded:
-        """Return the studies with limits in place of their own."""
-        return replace(self, files=[limits.applied_to(file) for file in self.files])
+def renamed(series: Series, name: str) -> Series:
+    """Return the studies under the name of --study. Raises ConfigError if it is invalid."""
+    try:
+        return series.renamed(name)
+    except ConfigError as problem:
+        raise ConfigError(f"--study: {problem}") from None
 
 
 def search_on_cluster(
-    cluster: Path, path: Path, loaded: Loaded, given: dict[str, Value], *, rename: bool
+    cluster: Path, path: Path, series: Series, given: dict[str, Value], *, rename: bool
 ) -> NoReturn:
     """Run the searches as a job on the cluster, and exit with its exit code.
 
@@ -168,16 +115,16 @@ def search_on_cluster(
     Raises ConfigError if all baselines are to get new names, which only the head could choose.
     """
     check(
-        not (rename and loaded.baseline == ALL), "--new", True,
+        not (rename and series.baselines), "--new", True,
         "--study NAME instead, with --cluster and --baseline all",
     )  # fmt: skip
-    remote.check_capacity(cluster, loaded.files[0].study.resources)
+    remote.check_capacity(cluster, series.files[0].study.resources)
     if rename:
         location = remote.options({name: given[name] for name in ("--store", "--files")})
-        loaded = loaded.renamed(remote.free_name(cluster, loaded.own_name, *location))
-    given = given | {"--study": loaded.name if loaded.is_renamed else None}
+        series = renamed(series, remote.free_name(cluster, series.own_name, *location))
+    given = given | {"--study": series.name if series.is_renamed else None}
     words = remote.options(given)
-    remote.train(cluster, "search", *words, study=loaded.job_name, upload=path)
+    remote.train(cluster, "search", *words, study=series.job_name, upload=path)
 
 
 def print_prediction(
@@ -212,7 +159,7 @@ class Searches:
     console: Console
     steps: Steps
     path: Path
-    loaded: Loaded
+    series: Series
     place: Store
     where: Values
     limits: Limits
@@ -237,8 +184,8 @@ class Searches:
         studies: list[StudyRecord] = []
         failures: list[str] = []
         unfinished = False
-        for number, file in enumerate(self.loaded.files, 1):
-            count = len(self.loaded.files)
+        for number, file in enumerate(self.series.files, 1):
+            count = len(self.series.files)
             self.console.print(Text(f"Baseline {file.baseline}, {number} of {count}:", "bold"))
             study, ending = self._run(file)
             is_last = ending.lost or not (ending.complete or ending.out_of_budget)
@@ -262,8 +209,8 @@ class Searches:
             "search",
             os.environ.get(STUDY_FILE_VARIABLE, self.path),
             where=self.where,
-            baseline=self.loaded.baseline,
-            study=self.loaded.name if self.loaded.is_renamed else None,
+            baseline=self.series.baseline,
+            study=self.series.name if self.series.is_renamed else None,
             trials=limits.trials,
             seed=limits.seed,
             hours=limits.hours,
@@ -299,7 +246,7 @@ class Searches:
                     **self.options,
                 )
             study = StudyRecord.open(self.place, name)
-            if self.loaded.baselines and ending.complete and study.ended == ended:
+            if self.series.baselines and ending.complete and study.ended == ended:
                 self.steps("")
                 self.console.print(Text(f"Study {name} is complete: {study.size}."))
             else:
@@ -345,7 +292,7 @@ class Searches:
         from sabtune.analysis.cost import study_table
         from sabtune.study.record import StudyRecord
 
-        own = StudyRecord.find(self.place, self.loaded.name)
+        own = StudyRecord.find(self.place, self.series.name)
         compared = [*([own] if own is not None else []), *studies]
         table = study_table(compared)
         self.console.print(Text(""), table.rich())
@@ -355,7 +302,7 @@ class Searches:
             hint(self.console, "Compare on fresh seeds:", confirm)
         event = "the budget is spent" if unfinished else "complete"
         text = "\n\n".join([*(f"{failure}." for failure in failures), table.markdown()])
-        title = f"{self.loaded.name}: all baselines {'failed' if failures else event}"
+        title = f"{self.series.name}: all baselines {'failed' if failures else event}"
         problem = self.notifier.send(title, text)
         if problem:
             self.console.print(Text(problem))

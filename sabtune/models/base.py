@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,13 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
     """Return the fields of a state, tensors or integers, as copied tensors by name."""
     values = {field.name: torch.as_tensor(getattr(state, field.name)) for field in fields(state)}
     return {name: value.clone() for name, value in values.items()}
+
+
+def detached(state: Any) -> Any:
+    """Return a copy of a state whose tensors are detached."""
+    values = {field.name: getattr(state, field.name) for field in fields(state)}
+    tensors = {name: t.detach() for name, t in values.items() if isinstance(t, Tensor)}
+    return replace(state, **tensors)
 
 
 class Model(nn.Module, ABC):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from sabtune.models.base import Model, ModelConfig, matrix_weights, uniform
-from sabtune.models.truncation import blocks
+from sabtune.models import truncation
+from sabtune.models.base import ModelConfig, uniform
+from sabtune.models.recurrent import Recurrent
 from sabtune.ops import gru
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import check_whole
@@ -23,7 +24,7 @@ class State:
     step: int
 
 
-class GRU(Model):
+class GRU(Recurrent):
     """PyTorch's `nn.GRU` (Cho et al., 2014, arXiv 1406.1078) with a readout: y_t = V h_t + b.
 
     Args:
@@ -74,11 +75,10 @@ class GRU(Model):
             check_whole("k_trunc", self.k_trunc, least=0)
 
         def label(self) -> str:
-            return f"gru k_trunc={self.k_trunc}" if self.k_trunc else "gru full BPTT"
+            return f"gru {truncation.label(self.k_trunc)}"
 
         def legend(self) -> str:
-            k_trunc = self.k_trunc
-            return f"GRU, truncated BPTT (k_trunc={k_trunc})" if k_trunc else "GRU, full BPTT"
+            return f"GRU, {truncation.legend(self.k_trunc)}"
 
         def build(
             self, inputs: int, outputs: int, *, steps: int, generator: torch.Generator
@@ -113,7 +113,7 @@ class GRU(Model):
         ]
         check_tensors(x, named)
         h, hidden = state.h.unsqueeze(0), []
-        for block in x.split(blocks(k_trunc, state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
+        for block in x.split(truncation.blocks(k_trunc, state.step, x.shape[1]), dim=1):  # type: ignore[no-untyped-call]
             out, h = self._recur(block, h.detach() if k_trunc else h)
             hidden.append(out)
         after = State(h.squeeze(0), state.step + x.shape[1])
@@ -130,17 +130,6 @@ class GRU(Model):
         every = gru.recur(of_x.contiguous(), h[0], weight_hh, bias_hh)
         return every.transpose(0, 1), every[-1:]
 
-    def multiply_adds(self, inputs: int, steps: int) -> float:
-        """Return the number of weights in matrices: a step multiplies by each of them once."""
-        return matrix_weights(self)
-
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> State:
         h = scale * torch.randn(batch, self.config.hidden, generator=generator)
         return State(h.to(self.device, non_blocking=True), 0)
-
-    def carry(self, state: State, span: int) -> State:
-        """Return `state` detached; the GRU has no memories."""
-        return State(state.h.detach(), state.step)
-
-    def restart(self, state: State) -> State:
-        return State(state.h.detach(), 0)

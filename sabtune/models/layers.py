@@ -6,13 +6,13 @@ Shapes: B batch, T steps, I inputs, H hidden, M memories.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sabtune.errors import InputError
+from sabtune.models.base import detached
 from sabtune.models.lstm_like import open_forget_gates
 from sabtune.models.sab import SAB
 from sabtune.models.self_attention import DEFAULT_K_TOP, SelfAttention
@@ -67,10 +67,7 @@ def _detached(state: Any) -> Any:
     """Return a state whose tensors have no gradient; most backends return such a state."""
     if not state.h.requires_grad:
         return state
-    tensors = {f.name: getattr(state, f.name) for f in fields(state)}
-    return type(state)(
-        **{name: t.detach() if isinstance(t, Tensor) else t for name, t in tensors.items()}
-    )
+    return detached(state)
 
 
 class _Layer(AttentionWeights):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import matrix_weights, uniform
+from sabtune.models import truncation
+from sabtune.models.base import detached, matrix_weights, uniform
 from sabtune.models.lstm_like import LSTMLike, LSTMLikeConfig, open_forget_gates
-from sabtune.models.truncation import blocks
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.schema import added, check, check_whole
 from sabtune.seeding import Stream
@@ -89,12 +89,11 @@ class LSTM(LSTMLike):
             check(valid, "h_detach", self.h_detach, "a probability from 0 to 1")
 
         def label(self) -> str:
-            words = f"lstm k_trunc={self.k_trunc}" if self.k_trunc else "lstm full BPTT"
+            words = f"lstm {truncation.label(self.k_trunc)}"
             return words + (f" h_detach={self.h_detach:g}" if self.h_detach else "")
 
         def legend(self) -> str:
-            k_trunc = self.k_trunc
-            words = f"LSTM, truncated BPTT (k_trunc={k_trunc})" if k_trunc else "LSTM, full BPTT"
+            words = f"LSTM, {truncation.legend(self.k_trunc)}"
             return words + (f", h-detach (p={self.h_detach:g})" if self.h_detach else "")
 
         def build(
@@ -158,7 +157,7 @@ class LSTM(LSTMLike):
 
     def carry(self, state: State, span: int) -> State:
         """Return `state` detached; the LSTM has no memories."""
-        return State(state.h.detach(), state.c.detach(), state.step)
+        return detached(state)  # type: ignore[no-any-return]
 
     def multiply_adds(self, inputs: int, steps: int) -> float:
         """Return the number of weights in matrices: a step multiplies by each of them once."""
@@ -171,7 +170,7 @@ class LSTM(LSTMLike):
             done: The number of steps before them.
             steps: The number of steps to cut.
         """
-        return blocks(self.config.k_trunc, done, steps)
+        return truncation.blocks(self.config.k_trunc, done, steps)
 
     def set_progress(self, progress: float) -> None:
         """Set the completed share of training (0 to 1), which the steps of h-detach follow from."""

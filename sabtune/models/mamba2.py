@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from sabtune.models.base import Model, ModelConfig, linear, uniform
+from sabtune.models.recurrent import Recurrent
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.ops.ssd import ssd
 from sabtune.schema import check, check_whole
@@ -90,7 +91,7 @@ class Block(nn.Module):
         return total
 
 
-class Mamba2(Model):
+class Mamba2(Recurrent):
     """Mamba-2 (Dao and Gu, 2024, arXiv 2405.21060), trained in chunks of steps.
 
     An embedding W_e u_t + b_e of the input passes through L layers with residual connections. A
@@ -197,6 +198,7 @@ class Mamba2(Model):
             return Mamba2(self, inputs, outputs, generator)
 
     state_type = State
+    multiply_adds = Model.multiply_adds  # the products within a chunk count, too
 
     def __init__(self, config: Config, inputs: int, outputs: int, generator: torch.Generator):
         """Create the model, with weights drawn from `generator`."""
@@ -246,10 +248,3 @@ class Mamba2(Model):
         }
         moved = {name: t.to(self.device, non_blocking=True) for name, t in drawn.items()}
         return State(**moved, step=0)
-
-    def carry(self, state: State, span: int) -> State:
-        """Return `state` detached; the model has no memories."""
-        return State(state.conv.detach(), state.ssm.detach(), state.step)
-
-    def restart(self, state: State) -> State:
-        return State(state.conv.detach(), state.ssm.detach(), 0)

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sabtune.models.base import Model, ModelConfig, linear, matrix_weights, uniform
+from sabtune.models.base import ModelConfig, linear, uniform
+from sabtune.models.recurrent import Recurrent
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 from sabtune.ops.scan import scan
 from sabtune.schema import check_whole
@@ -55,7 +56,7 @@ class MinimalConfig(ModelConfig, ABC):
         return f"{self.name}, {self.layers} layer{'s' * (self.layers > 1)}"
 
 
-class Minimal(Model):
+class Minimal(Recurrent):
     """A stack of layers h_t = a_t h_{t-1} + b_t, whose a_t and b_t depend on their input alone.
 
     All steps of a layer are computed by a parallel scan. The readout of the last layer
@@ -104,10 +105,6 @@ class Minimal(Model):
         after = self.state_type(torch.stack(last, dim=1), state.step + x.shape[1])
         return (hidden @ self.V.T + self.b).transpose(0, 1), after
 
-    def multiply_adds(self, inputs: int, steps: int) -> float:
-        """Return the number of weights in matrices: a step multiplies by each of them once."""
-        return matrix_weights(self)
-
     def numbered(self) -> list[tuple[int, nn.Linear]]:
         """Return the projections with their indices."""
         return [(i, p) for i, p in enumerate(self.projections) if isinstance(p, nn.Linear)]
@@ -116,13 +113,6 @@ class Minimal(Model):
         shape = (batch, len(self.projections), self.config.hidden)
         h = scale * torch.randn(shape, generator=generator)
         return self.state_type(h.to(self.device, non_blocking=True), 0)
-
-    def carry(self, state: State, span: int) -> State:
-        """Return `state` detached; the model has no memories."""
-        return self.state_type(state.h.detach(), state.step)
-
-    def restart(self, state: State) -> State:
-        return self.state_type(state.h.detach(), 0)
 
 
 def g(x: Tensor) -> Tensor:

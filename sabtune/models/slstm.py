@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sabtune.models.base import Model, matrix_weights, uniform
+from sabtune.models.base import uniform
 from sabtune.models.lstm_like import LSTMLikeConfig, open_forget_gates
+from sabtune.models.recurrent import Recurrent
 from sabtune.ops import slstm
 from sabtune.ops.checks import check_count, check_state, check_tensors, check_x
 
@@ -28,7 +29,7 @@ class State:
     step: int
 
 
-class SLSTM(Model):
+class SLSTM(Recurrent):
     """The sLSTM of xLSTM (Beck et al., 2024, arXiv 2405.04517): an LSTM with exponential gates.
 
     At each step t, with [ĩ, f̃, z̃, õ] = W x_t + R h_{t-1} + b,
@@ -128,18 +129,7 @@ class SLSTM(Model):
         after = State(hidden[-1], c, n, state.step + x.shape[1])
         return hidden.transpose(0, 1) @ self.V.T + self.b, after
 
-    def multiply_adds(self, inputs: int, steps: int) -> float:
-        """Return the number of weights in matrices: a step multiplies by each of them once."""
-        return matrix_weights(self)
-
     def random_start(self, batch: int, scale: float, generator: torch.Generator) -> State:
         drawn = scale * torch.randn(3, batch, self.config.hidden, generator=generator)
         h, c, n = drawn.to(self.device, non_blocking=True)
         return State(h, c, n, 0)
-
-    def carry(self, state: State, span: int) -> State:
-        """Return `state` detached; the model has no memories."""
-        return State(state.h.detach(), state.c.detach(), state.n.detach(), state.step)
-
-    def restart(self, state: State) -> State:
-        return State(state.h.detach(), state.c.detach(), state.n.detach(), 0)

@@ -1,4 +1,4 @@
-"""Truncated back-propagation: the blocks between which gradients don't flow."""
+"""Truncated back-propagation: the blocks between which gradients don't flow, and their names."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def blocks(k_trunc: int, done: int, steps: int) -> list[int]:
     while sum(lengths) < steps:
         lengths.append(min(k_trunc, steps - sum(lengths)))
     return lengths
+
+
+def label(k_trunc: int) -> str:
+    """Return the truncation in the label of a configuration, as in "full BPTT" or "k_trunc=5"."""
+    return f"k_trunc={k_trunc}" if k_trunc else "full BPTT"
+
+
+def legend(k_trunc: int) -> str:
+    """Return the truncation in figures and tables, as in "truncated BPTT (k_trunc=5)"."""
+    return f"truncated BPTT (k_trunc={k_trunc})" if k_trunc else "full BPTT"

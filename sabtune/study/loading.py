@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import decode_source
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sabtune.config import PARTS
 from sabtune.errors import StudyFileError
@@ -18,11 +18,9 @@ from sabtune.parts import local
 from sabtune.parts.importing import import_file, neighbors
 from sabtune.schema import suggest
 from sabtune.study.definition import Constraints, Space, Study, fits_name
+from sabtune.study.series import ALL_BASELINES
 from sabtune.study.study_file import StudyFile
 from sabtune.study.wording import code_of, explain, function_of, location, shown
-
-ALL: Literal["all"] = "all"
-"""What stands for every baseline of a study. No baseline has this name."""
 
 
 def load(path: Path, baseline: str | None = None) -> StudyFile:
@@ -240,10 +238,10 @@ def _check_baselines(path: Path, baselines: Any, name: str) -> None:
             f"{location(path, name)}: {name} is {shown(baselines)}: give spaces by name, such as "
             '{"lstm": a function like space(trial)}'
         )
-    if ALL in baselines:
+    if ALL_BASELINES in baselines:
         raise StudyFileError(
-            f"{location(path, name)}: {name} has an entry {ALL!r}, which stands for all of them: "
-            "give it another name"
+            f"{location(path, name)}: {name} has an entry {ALL_BASELINES!r}, which stands for "
+            "all of them: give it another name"
         )
     for key, space in baselines.items():
         _check_takes_trial(path, f"{name}[{key!r}]", space)
