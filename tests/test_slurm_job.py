@@ -60,9 +60,9 @@ def test_which_ends_of_a_command_are_final(code: int, ending: str, kills: int, f
 
 def test_the_environment_of_a_job() -> None:
     given = {"SLURM_JOB_ID": "12", "SLURM_NNODES": "2", "PATH": "/bin"}
-    made = job_environment(Path("/work/sabtune-12"), given)
+    made = job_environment(Path("/shared/sabtune-12"), given)
     assert made["RAY_TMPDIR"] == "/tmp/sab-12"
-    assert made["RAY_AUTH_TOKEN_PATH"] == "/work/sabtune-12/token"
+    assert made["RAY_AUTH_TOKEN_PATH"] == "/shared/sabtune-12/token"
     assert made["PATH"].split(":") == [str(Path(sys.executable).parent), "/bin"]
     assert "SABTUNE_LOCK_SECONDS" not in made
     restarted = given | {"SLURM_RESTART_COUNT": "1"}

@@ -51,7 +51,9 @@ def ssd(
 
 
 class _Within(torch.autograd.Function):
-    """What the steps of a chunk add to one another: y_i = Σ_{j ≤ i} (C_i · B_j) exp(d_i - d_j) x_j.
+    """Compute what the steps of a chunk add to one another.
+
+    y_i = Σ_{j ≤ i} (C_i · B_j) exp(d_i - d_j) x_j
 
     x: (b, c, Q, h, P). d: `log_decay`, (b, c, Q, h). B, C: (b, c, Q, N). It returns y, (b, c, Q, h,
     P), and for its gradient exp(d_i - d_j) and the weights of x_j, (b, c, h, Q, Q).
